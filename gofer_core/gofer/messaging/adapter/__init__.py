@@ -1,0 +1,1 @@
+"""Adapters: the interface, and finding the one that a URL asks for."""

@@ -1,0 +1,111 @@
+"""Broker URLs: ``<adapter>+<protocol>://<user>:<password>@<host>:<port>/<virtual-host>``.
+
+All but the host are optional. Protocols: ``tcp`` and ``amqp`` (plain, port 5672), ``ssl`` and ``amqps`` (TLS, port
+5671), and ``local`` (the embedded broker: ``local://`` or ``local:///path/to.sock``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import quote, unquote
+
+from gofer.errors import ConfigError
+
+__all__ = ["URL"]
+
+_PORTS = {"amqp": 5672, "tcp": 5672, "amqps": 5671, "ssl": 5671, "local": None}
+_TLS = {"amqps", "ssl"}
+_SHAPE = re.compile(
+    r"""
+    (?: (?: (?P<adapter> [A-Za-z][A-Za-z0-9._-]*) \+ )? (?P<protocol> [A-Za-z][A-Za-z0-9.-]*) :// )?
+    (?: (?P<user> [^:@/]*) (?: : (?P<password> [^@/]*) )? @ )?
+    (?P<host> \[ [0-9A-Fa-f:.%]+ \] | [^:@/\[\]]* )
+    (?: : (?P<port> \d*) )?
+    (?P<path> /.*)?
+    """,
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class URL:
+    """Where a broker is. Frozen, hashable; ``str()`` and ``repr()`` never show the password, ``text`` does."""
+
+    host: str = "localhost"
+    protocol: str = "amqp"
+    adapter: str | None = None
+    port: int | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    path: str | None = None
+
+    @classmethod
+    def parse(cls, text: str | URL) -> URL:
+        """Read a URL.
+
+        Raises:
+            ConfigError: not a URL, an unknown protocol, or a port that is none. The text shows no password.
+        """
+        if isinstance(text, URL):
+            return text
+        if not isinstance(text, str):
+            raise ConfigError(f"a URL is text like amqp://host, not {type(text).__name__}")
+        found = _SHAPE.fullmatch(text.strip())
+        if found is None:
+            raise ConfigError(f"not a URL: {_masked(text)!r}; expected [adapter+]protocol://[user[:password]@]host[:port][/virtual-host]")
+        protocol = (found["protocol"] or "amqp").lower()
+        if protocol not in _PORTS:
+            raise ConfigError(f"unknown protocol {protocol!r} in {_masked(text)!r}; allowed: {', '.join(sorted(_PORTS))}")
+        host = found["host"].strip("[]")
+        path = found["path"]
+        if protocol == "local":
+            if host or found["user"] or found["port"]:
+                raise ConfigError(f"{_masked(text)!r}: local takes only a path: local:// or local:///path/to.sock")
+            return cls("", protocol, found["adapter"] or "local", None, None, None, unquote(path) if path and path != "/" else None)
+        if not host:
+            raise ConfigError(f"no host in {_masked(text)!r}")
+        port = int(found["port"]) if found["port"] else _PORTS[protocol]
+        if port is None or not 0 < port < 65536:
+            raise ConfigError(f"port {port} in {_masked(text)!r} is not between 1 and 65535")
+        vhost = unquote(path[1:]) if path is not None and len(path) > 1 else None
+        return cls(
+            host,
+            protocol,
+            found["adapter"],
+            port,
+            None if found["user"] is None else unquote(found["user"]),
+            None if found["password"] is None else unquote(found["password"]),
+            vhost,
+        )
+
+    @property
+    def tls(self) -> bool:
+        """Whether the protocol is a TLS one."""
+        return self.protocol in _TLS
+
+    @property
+    def text(self) -> str:
+        """The URL with its password: what ``parse`` reads back as an equal URL."""
+        return self._format(None if self.password is None else quote(self.password, safe=""))
+
+    def __str__(self) -> str:
+        return self._format(None if self.password is None else "***")
+
+    def _format(self, password: str | None) -> str:
+        adapter = "" if self.adapter is None or self.protocol == "local" else f"{self.adapter}+"
+        if self.protocol == "local":
+            adapter = "" if self.adapter in (None, "local") else f"{self.adapter}+"
+            return f"{adapter}local://{quote(self.path or '', safe='/')}"
+        login = "" if self.user is None else quote(self.user, safe="")
+        if password is not None:
+            login += f":{password}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port is None else f":{self.port}"
+        vhost = "" if self.path is None else "/" + quote(self.path, safe="")
+        return f"{adapter}{self.protocol}://{login + '@' if login else ''}{host}{port}{vhost}"
+
+
+def _masked(text: str) -> str:
+    """The text without what may be a password, for error messages."""
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", text)[:200]
