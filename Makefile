@@ -1,0 +1,69 @@
+# Each target installs what it needs into $(VENV), once, and may be repeated.
+#   PYTHON=python3.12      the Python to use (3.11 or newer; found by itself otherwise)
+#   VENV=/some/directory   another place for the virtual environment
+#   ARGS="-k links -x"     more arguments for pytest, gofer demo or the bench
+
+PYTHON ?=
+VENV ?= .venv
+ARGS ?=
+
+# The distributions of this repository, the core first: the others require it.
+FOUND := $(patsubst %/pyproject.toml,%,$(wildcard gofer_*/pyproject.toml gofer_*/*/pyproject.toml))
+DISTRIBUTIONS := gofer_core $(sort $(filter-out gofer_core,$(FOUND)))
+
+# The marks that remember what is installed already.
+INSTALLED := $(VENV)/.gofer-installed
+TOOLS := $(VENV)/.gofer-test-tools
+
+pip := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test check unit bench clean
+.NOTPARALLEL:
+
+help:
+	@echo "make demo    install gofer into $(VENV) and watch an agent, a plugin and a few calls"
+	@echo "make test    everything: the checks below and all tests, brokers included"
+	@echo "make check   ruff, mypy --strict, import-linter and the pinned public names"
+	@echo "make unit    the tests that need nothing but Python"
+	@echo "make bench   the speed of calls beside raw py-amqp, on a RabbitMQ of its own"
+	@echo "make clean   remove what the others made"
+
+demo: $(INSTALLED)
+	$(VENV)/bin/gofer demo $(ARGS)
+
+test: $(TOOLS) check
+	@scripts/need-rabbitmq
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(TOOLS)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy --strict
+	$(VENV)/bin/lint-imports --no-logo
+	$(VENV)/bin/python -m pytest -q tests/unit/test_public_names.py
+
+unit: $(TOOLS)
+	$(VENV)/bin/python -m pytest tests/unit $(ARGS)
+
+bench: $(TOOLS)
+	@scripts/need-rabbitmq
+	$(VENV)/bin/python bench/run.py $(ARGS)
+
+clean:
+	[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find gofer_* tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# No recipe: an environment whose Python went away (a moved directory, a new Python) makes the mark below out of date.
+$(VENV)/bin/python: ;
+
+$(INSTALLED): $(VENV)/bin/python $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
+	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || scripts/make-venv $(VENV) $(PYTHON)
+	@echo "Installing gofer into $(VENV)"
+	@$(pip) $(addprefix --editable ./,$(DISTRIBUTIONS))
+	@touch $@
+
+$(TOOLS): $(INSTALLED) tests/requirements.txt
+	@echo "Installing what the tests need into $(VENV)"
+	@$(pip) --requirement tests/requirements.txt
+	@touch $@
