@@ -1,4 +1,4 @@
-"""What shapes a connection: the URL, TLS files and the heartbeat."""
+"""What shapes a connection: the URL, TLS files, the heartbeat, and how patient it is."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ class Connector:
 
     ``heartbeat`` is in seconds; a peer silent for two of them is dead; 0 turns heartbeats off. The files are PEM and
     are read at each (re)connect, so renewed ones are taken up. ``clientcert`` may hold the key too.
+    ``adapter`` is the one to use for a URL that names none. Reconnecting waits at most ``reconnect_max`` seconds between
+    two attempts. A document is at most ``max_message`` bytes.
     """
 
     url: URL
@@ -23,3 +25,15 @@ class Connector:
     clientkey: str | None = None
     host_validation: bool = True
     heartbeat: float = 10.0
+    adapter: str | None = None
+    reconnect_max: float = 30.0
+    max_message: int = 16 * 1024 * 1024
+
+    @classmethod
+    def of(cls, url: str | URL | Connector) -> Connector:
+        """Make a connector of a URL; a connector stays as it is.
+
+        Raises:
+            ConfigError: the text is not a URL.
+        """
+        return url if isinstance(url, Connector) else cls(URL.parse(url))

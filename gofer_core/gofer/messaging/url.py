@@ -53,16 +53,28 @@ class URL:
             raise ConfigError(f"a URL is text like amqp://host, not {type(text).__name__}")
         found = _SHAPE.fullmatch(text.strip())
         if found is None:
-            raise ConfigError(f"not a URL: {_masked(text)!r}; expected [adapter+]protocol://[user[:password]@]host[:port][/virtual-host]")
+            raise ConfigError(
+                f"not a URL: {_masked(text)!r}; expected [adapter+]protocol://[user[:password]@]host[:port][/virtual-host]"
+            )
         protocol = (found["protocol"] or "amqp").lower()
         if protocol not in _PORTS:
-            raise ConfigError(f"unknown protocol {protocol!r} in {_masked(text)!r}; allowed: {', '.join(sorted(_PORTS))}")
+            raise ConfigError(
+                f"unknown protocol {protocol!r} in {_masked(text)!r}; allowed: {', '.join(sorted(_PORTS))}"
+            )
         host = found["host"].strip("[]")
         path = found["path"]
         if protocol == "local":
             if host or found["user"] or found["port"]:
                 raise ConfigError(f"{_masked(text)!r}: local takes only a path: local:// or local:///path/to.sock")
-            return cls("", protocol, found["adapter"] or "local", None, None, None, unquote(path) if path and path != "/" else None)
+            return cls(
+                "",
+                protocol,
+                found["adapter"] or "local",
+                None,
+                None,
+                None,
+                unquote(path) if path and path != "/" else None,
+            )
         if not host:
             raise ConfigError(f"no host in {_masked(text)!r}")
         port = int(found["port"]) if found["port"] else _PORTS[protocol]

@@ -1,0 +1,261 @@
+"""Decorators for plugins. Each puts a mark on a function, and nothing else.
+
+They go on functions, methods and ``async def``, bare or with arguments, in any order and stacked::
+
+    @remote
+    @fork
+    @user(name="root")
+    def reboot(self): ...
+
+Wrong use raises at import, with the function's name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar, overload
+
+__all__ = [
+    "DIRECT",
+    "FORK",
+    "Action",
+    "Login",
+    "Mark",
+    "action",
+    "direct",
+    "fork",
+    "initializer",
+    "load",
+    "mark_of",
+    "once",
+    "pam",
+    "remote",
+    "unload",
+    "user",
+]
+
+DIRECT = "direct"
+FORK = "fork"
+
+Secret = str | Sequence[str] | Callable[[], Any]
+_F = TypeVar("_F", bound=Callable[..., Any])
+_ATTRIBUTE = "__gofer__"
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A PAM user who may call; ``service`` None means the agent's own choice."""
+
+    user: str
+    service: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """When an action runs. ``interval`` in seconds, or ``cron``; neither: once, at start. ``splay`` in seconds."""
+
+    interval: float | None = None
+    cron: str | None = None
+    splay: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """All that decorators have said about one function."""
+
+    remote: bool = False
+    secret: Secret | None = None
+    model: str | None = None
+    timeout: float | None = None
+    once: bool = False
+    logins: tuple[Login, ...] = ()
+    action: Action | None = None
+    load: bool = False
+    load_in_fork: bool = False
+    unload: bool = False
+
+
+class _Decorator(Protocol):
+    def __call__(self, fn: _F, /) -> _F: ...
+
+
+def mark_of(fn: object) -> Mark | None:
+    """Return the mark on a function, or None when it has none. Bound and class methods are looked through."""
+    fn = getattr(fn, "__func__", fn)
+    found = getattr(fn, "__dict__", {}).get(_ATTRIBUTE)
+    return found if isinstance(found, Mark) else None
+
+
+@overload
+def remote(fn: _F, /) -> _F: ...
+@overload
+def remote(*, secret: Secret | None = None, model: str | None = None, timeout: float | None = None) -> _Decorator: ...
+def remote(
+    fn: Any = None, /, *, secret: Secret | None = None, model: str | None = None, timeout: float | None = None
+) -> Any:
+    """Expose a function or method to callers.
+
+    Args:
+        secret: what a caller must pass: text, several texts of which one must match, or a callable that returns them.
+        model: DIRECT (in the agent's process) or FORK (in a child of its own).
+        timeout: seconds that a call may run.
+    """
+
+    def check(name: str) -> Mark:
+        if model not in (None, DIRECT, FORK):
+            raise TypeError(f"@remote on {name}: model is {model!r}, allowed: {DIRECT!r}, {FORK!r}")
+        if secret is not None and not _is_secret(secret):
+            raise TypeError(f"@remote on {name}: secret is text, a list or tuple of texts (not empty), or a callable")
+        _positive("remote", name, "timeout", timeout)
+        return Mark(remote=True, secret=secret, model=model, timeout=None if timeout is None else float(timeout))
+
+    return _decorate("remote", fn, check)
+
+
+def direct(fn: _F, /) -> _F:
+    """Run the function within the agent's process (what is done without a decorator, too)."""
+    return _mark("direct", fn, Mark(model=DIRECT))
+
+
+def fork(fn: _F, /) -> _F:
+    """Run each call in a child process: a leak or a crash is then its own, and a cancellation certain."""
+    return _mark("fork", fn, Mark(model=FORK))
+
+
+def once(fn: _F, /) -> _F:
+    """Never run a request a second time, whatever happens to the agent: its caller hears Interrupted instead."""
+    return _mark("once", fn, Mark(once=True))
+
+
+@overload
+def action(fn: _F, /) -> _F: ...
+@overload
+def action(
+    *,
+    seconds: float = 0,
+    minutes: float = 0,
+    hours: float = 0,
+    days: float = 0,
+    weeks: float = 0,
+    cron: str | None = None,
+    splay: float | None = None,
+) -> _Decorator: ...
+def action(
+    fn: Any = None,
+    /,
+    *,
+    seconds: float = 0,
+    minutes: float = 0,
+    hours: float = 0,
+    days: float = 0,
+    weeks: float = 0,
+    cron: str | None = None,
+    splay: float | None = None,
+) -> Any:
+    """Run the function again and again: on an interval (its parts add up), or by a cron line of five fields.
+
+    With neither it runs once, when the plugin has started. ``splay`` spreads the agents of a fleet over so many seconds.
+    """
+
+    def check(name: str) -> Mark:
+        parts = {"seconds": seconds, "minutes": minutes, "hours": hours, "days": days, "weeks": weeks}
+        for part, value in parts.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+                raise TypeError(f"@action on {name}: {part} is a number, 0 or more, not {value!r}")
+        interval = float(seconds + 60 * (minutes + 60 * (hours + 24 * (days + 7 * weeks))))
+        if cron is not None and (interval or not isinstance(cron, str) or len(cron.split()) != 5):
+            raise TypeError(
+                f"@action on {name}: cron is a line of five fields, given without an interval, not {cron!r}"
+            )
+        _positive("action", name, "splay", splay)
+        return Mark(action=Action(interval or None, cron, splay))
+
+    return _decorate("action", fn, check)
+
+
+@overload
+def load(fn: _F, /) -> _F: ...
+@overload
+def load(*, fork: bool = False) -> _Decorator: ...
+def load(fn: Any = None, /, *, fork: bool = False) -> Any:
+    """Call the function when its plugin has been loaded. With ``fork=True`` also in the process that forks calls."""
+    return _decorate("load", fn, lambda _: Mark(load=True, load_in_fork=bool(fork)))
+
+
+#: The original's older name of ``load``.
+initializer = load
+
+
+def unload(fn: _F, /) -> _F:
+    """Call the function before its plugin is unloaded."""
+    return _mark("unload", fn, Mark(unload=True))
+
+
+def pam(*, user: str, service: str | None = None) -> _Decorator:
+    """Let the method be called only with this user's name and password, checked by PAM on the agent's machine."""
+    return _login("pam", "user", user, service)
+
+
+def user(*, name: str, service: str | None = None) -> _Decorator:
+    """Do as ``pam(user=name)``."""
+    return _login("user", "name", name, service)
+
+
+def _login(decorator: str, argument: str, name: object, service: object) -> _Decorator:
+    def put(fn: _F, /) -> _F:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"@{decorator} on {_name(fn)}: {argument} is a user's name, not {name!r}")
+        if service is not None and (not isinstance(service, str) or not service):
+            raise TypeError(f"@{decorator} on {_name(fn)}: service is the name of a PAM service, not {service!r}")
+        return _mark(decorator, fn, Mark(logins=(Login(name, service),)))
+
+    return put
+
+
+def _decorate(decorator: str, fn: Any, check: Callable[[str], Mark]) -> Any:
+    """Serve both ``@decorator`` and ``@decorator(...)``."""
+    if fn is not None:
+        return _mark(decorator, fn, check(_name(fn)))
+
+    def put(fn: Any, /) -> Any:
+        return _mark(decorator, fn, check(_name(fn)))
+
+    return put
+
+
+def _mark(decorator: str, fn: _F, added: Mark) -> _F:
+    target: Any = fn.__func__ if isinstance(fn, (staticmethod, classmethod)) else fn
+    if not inspect.isfunction(target):
+        raise TypeError(f"@{decorator} on {_name(fn)}: goes on a function or method, not on a {type(fn).__name__}")
+    before: Mark = target.__dict__.get(_ATTRIBUTE) or Mark()
+    if added.model is not None and before.model not in (None, added.model):
+        raise TypeError(f"@{decorator} on {_name(fn)}: it is {before.model!r} already")
+    for once_only in ("secret", "timeout", "action"):
+        if getattr(added, once_only) is not None and getattr(before, once_only) is not None:
+            raise TypeError(f"@{decorator} on {_name(fn)}: {once_only} is given twice")
+    changes: dict[str, Any] = {
+        name: value for name in Mark.__slots__ if (value := getattr(added, name)) not in (None, False, ())
+    }
+    if added.logins:
+        changes["logins"] = before.logins + added.logins
+    setattr(target, _ATTRIBUTE, replace(before, **changes))
+    return fn
+
+
+def _is_secret(secret: object) -> bool:
+    if isinstance(secret, str) or callable(secret):
+        return True
+    return isinstance(secret, (list, tuple)) and bool(secret) and all(isinstance(one, str) for one in secret)
+
+
+def _positive(decorator: str, name: str, argument: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise TypeError(f"@{decorator} on {name}: {argument} is a number of seconds above 0, not {value!r}")
+
+
+def _name(fn: object) -> str:
+    return getattr(fn, "__qualname__", None) or getattr(getattr(fn, "__func__", None), "__qualname__", None) or repr(fn)

@@ -1,0 +1,98 @@
+"""Hook specifications: all that plugins can do to each other and to the agent.
+
+A plugin's module implements a hook by a function of that name marked ``@hookimpl``; a misspelt one is an error at start.
+What a hook needs is handed to it; take only the arguments you use. ``plugin`` is a :class:`gofer.agent.plugin.Plugin`,
+``request`` a :class:`gofer.rmi.request.Received`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from gofer.agent.plugin import Plugin
+    from gofer.rmi.request import Received
+
+__all__ = [
+    "gofer_accept",
+    "gofer_call",
+    "gofer_extend",
+    "gofer_find",
+    "gofer_finished",
+    "gofer_load",
+    "gofer_route",
+    "gofer_unload",
+    "hookimpl",
+    "hookspec",
+]
+
+hookspec = pluggy.HookspecMarker("gofer")
+hookimpl = pluggy.HookimplMarker("gofer")
+
+
+@hookspec
+def gofer_load(plugin: Plugin) -> None:
+    """Take part in a plugin's loading, before it is attached to its queue.
+
+    Called by the thread that loads. Raising quarantines that plugin.
+    """
+
+
+@hookspec
+def gofer_unload(plugin: Plugin) -> None:
+    """Take part in a plugin's unloading, when its last call has ended.
+
+    Called by the thread that unloads. Raising is logged; the plugin is unloaded all the same.
+    """
+
+
+@hookspec
+def gofer_extend(plugin: Plugin) -> Any:
+    """Give a plugin more API: return a module, a class, a function, another plugin, or a list of these; or None.
+
+    Called by the thread that loads, after gofer_load. Raising, or a name that clashes, quarantines that plugin.
+    """
+
+
+@hookspec(firstresult=True)
+def gofer_find(name: str) -> Plugin | None:
+    """Find a plugin by name, for delegation: what ``Plugin.find`` asks. The first that is not None counts.
+
+    Called by any thread. Raising is an exception of the one who asked.
+    """
+
+
+@hookspec
+def gofer_accept(plugin: Plugin, request: Received) -> None:
+    """Refuse a request before it is accepted, by raising: its caller hears Rejected, code ``hook.refused``.
+
+    Called by the thread that reads the broker, for every request: be quick, never wait.
+    """
+
+
+@hookspec(firstresult=True)
+def gofer_route(plugin: Plugin, request: Received) -> Plugin | None:
+    """Name the plugin that answers a request. The first that is not None counts; None: the plugin itself.
+
+    Called by a worker of the plugin. Raising is that call's exception.
+    """
+
+
+@hookspec(firstresult=True)
+def gofer_call(plugin: Plugin, request: Received, invoke: Any) -> Any:
+    """Make the call: ``invoke()`` runs the method and returns its value. Wrap it to audit, time, trace or authorize.
+
+    ``request.api`` names the target: its plugin, class, method and marks. A wrapper
+    (``@hookimpl(wrapper=True)``) must ``yield`` once; raising before that is that call's exception and the method is not
+    run. Called by the worker that runs the method; for ``async def`` the value is an awaitable.
+    """
+
+
+@hookspec
+def gofer_finished(plugin: Plugin, request: Received, outcome: str, seconds: float) -> None:
+    """Hear that a request has ended: ``value``, ``exception``, ``rejected``, ``cancelled`` or ``interrupted``.
+
+    Called by the thread that ended it, once a request, before its result is confirmed. Raising is logged.
+    """

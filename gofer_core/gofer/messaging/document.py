@@ -1,0 +1,247 @@
+"""Documents: what travels in a message's body.
+
+JSON in UTF-8, as gofer 2.12 writes and reads it. A :class:`Request` goes to an agent; a :class:`Reply` (a status or a result)
+comes back. Unknown fields are ignored. What does not fit is a :class:`~gofer.errors.DocumentError` with a code and a
+sentence, never another exception.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from gofer.errors import DocumentError
+from gofer.messaging.value import MAX_DEPTH
+
+__all__ = [
+    "VERSION",
+    "Head",
+    "Invocation",
+    "Reply",
+    "Request",
+    "Result",
+    "Signed",
+    "decode_reply",
+    "decode_request",
+    "encode",
+    "head",
+    "shown",
+    "timestamp",
+    "unwrap",
+]
+
+VERSION = "2.0"
+
+_SN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}")
+_T = TypeVar("_T")
+
+
+class Invocation(msgspec.Struct, frozen=True, kw_only=True):
+    """What to call: ``cntr`` holds the constructor's [[args], {keywords}], None when the stub was not called.
+
+    Keyword arguments are read from ``kws`` and from ``kwargs``: old agents know only the second, old callers the first.
+    """
+
+    classname: str
+    method: str
+    cntr: tuple[list[Any] | None, dict[str, Any] | None] | None = None
+    args: list[Any] | None = None
+    kws: dict[str, Any] | None = None
+    kwargs: dict[str, Any] | None = None
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The keyword arguments, whichever field they came in."""
+        if self.kwargs:
+            return {**self.kws, **self.kwargs} if self.kws else self.kwargs
+        return self.kws or {}
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """A request's envelope.
+
+    ``wait`` is how long its caller waits, in seconds: statuses are then held back so that a fast call is two messages.
+    ``again`` says that it may have been published before. ``timeout`` bounds its execution, in seconds.
+    """
+
+    sn: str | None = None
+    version: str | None = None
+    routing: list[Any] | None = None
+    replyto: str | None = None
+    request: Invocation
+    data: Any = None
+    secret: Any = None
+    pam: Any = None
+    wait: float | None = None
+    again: bool = False
+    timeout: float | None = None
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """How a call ended: ``retval``, or an exception in the other fields (then ``exval`` is its remote trace)."""
+
+    retval: Any = None
+    exval: str | None = None
+    xmodule: str | None = None
+    xclass: str | None = None
+    xstate: dict[str, Any] | None = None
+    xargs: list[Any] | None = None
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """A status (``accepted``, ``rejected``, ``started``, ``progress``) or, with ``result``, the end of a request."""
+
+    sn: str | None = None
+    version: str | None = None
+    routing: list[Any] | None = None
+    origin: str | None = None
+    timestamp: str | None = None
+    data: Any = None
+    status: str | None = None
+    result: Result | None = None
+    code: str | None = None
+    description: str | None = None
+    details: Any = None
+    total: Any = None
+    completed: Any = None
+
+
+class Signed(msgspec.Struct, frozen=True):
+    """The wrapper of a signed document: its exact text, and the signature in base64."""
+
+    message: str
+    signature: str
+
+
+class Head(NamedTuple):
+    """What can be told of a document that is otherwise unreadable: each field None unless it has the right shape."""
+
+    sn: str | None
+    replyto: str | None
+
+
+_encoder = msgspec.json.Encoder()
+_request = msgspec.json.Decoder(Request)
+_reply = msgspec.json.Decoder(Reply)
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """Write a document whose values were checked by :func:`gofer.messaging.value.plain`."""
+    return _encoder.encode(document)
+
+
+def decode_request(body: bytes) -> Request:
+    """Read a request.
+
+    Raises:
+        DocumentError: ``model.invalid``, with what does not fit and where; ``model.version`` for another version.
+    """
+    try:
+        request = _request.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as bad:
+        request = _decode_leniently(body, Request, bad)
+    if request.sn is not None and _SN.fullmatch(request.sn) is None:
+        raise _invalid("sn is not a serial number", shown(request.sn))
+    if _too_deep(body):
+        raise _invalid(f"nested deeper than {MAX_DEPTH}")
+    if request.version != VERSION:
+        raise DocumentError(
+            "model.version",
+            "MODEL: document version not matched",
+            f"expected:{VERSION}, found:{shown(request.version, 40)}",
+        )
+    return request
+
+
+def decode_reply(body: bytes) -> Reply:
+    """Read a status or a result.
+
+    Raises:
+        DocumentError: ``model.invalid``, with what does not fit and where.
+    """
+    try:
+        reply = _reply.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as bad:
+        reply = _decode_leniently(body, Reply, bad)
+    if _too_deep(body):
+        raise _invalid(f"nested deeper than {MAX_DEPTH}")
+    return reply
+
+
+def unwrap(body: bytes) -> Signed | None:
+    """Return the wrapper if the body is a signed document, None if it is a plain one (or no document at all)."""
+    if b'"signature"' not in body or b'"message"' not in body:
+        return None
+    try:
+        return msgspec.json.decode(body, type=Signed)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return None
+
+
+def head(body: bytes) -> Head:
+    """Read what a rejection needs from a document that was refused. Never raises."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return Head(None, None)
+    if not isinstance(found, dict):
+        return Head(None, None)
+    sn, replyto = found.get("sn"), found.get("replyto")
+    return Head(
+        sn if isinstance(sn, str) and _SN.fullmatch(sn) else None,
+        replyto if isinstance(replyto, str) and replyto else None,
+    )
+
+
+def timestamp() -> str:
+    """The time as replies carry it: UTC, ISO 8601, whole seconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def shown(text: object, most: int = 200) -> str:
+    """Return text from the wire as it may stand in a log or an error: its repr, cut to ``most`` characters."""
+    cut = text[: most + 1] if isinstance(text, str) else text
+    rendered = repr(cut) if isinstance(text, str) else str(text)
+    return rendered if len(rendered) <= most else rendered[: most - 3] + "..."
+
+
+def _decode_leniently(body: bytes, kind: type[_T], bad: Exception) -> _T:
+    """Read what only the original's encoder writes (NaN, lone surrogates), or say what was wrong in the first place."""
+    if isinstance(bad, msgspec.ValidationError) and "out of range" not in str(bad):
+        raise _invalid(str(bad)) from None
+    try:
+        return msgspec.convert(json.loads(body), kind)
+    except msgspec.ValidationError as invalid:
+        raise _invalid(str(invalid)) from None
+    except RecursionError:
+        raise _invalid("nested too deep") from None
+    except ValueError:
+        raise _invalid(str(bad)) from None
+
+
+def _too_deep(body: bytes) -> bool:
+    # Brackets in text count here too, so this only ever asks for a walk that was not needed.
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return False
+    layer: list[Any] = [json.loads(body)]
+    for _ in range(MAX_DEPTH + 4):  # the envelope's own levels come on top of a value's
+        layer = [
+            item
+            for box in layer
+            if isinstance(box, (list, dict))
+            for item in (box.values() if isinstance(box, dict) else box)
+        ]
+        if not layer:
+            return False
+    return True
+
+
+def _invalid(details: str, found: str | None = None) -> DocumentError:
+    return DocumentError(
+        "model.invalid", "MODEL: document not valid", details if found is None else f"{details}: {found}"
+    )

@@ -1,0 +1,65 @@
+"""Values that cross the wire: plain JSON, checked where they are made.
+
+Plain is None, bool, int, finite float, str, list, tuple, and dict with str keys, nested at most 100 deep. Anything else is
+a TypeError that names the place, never a silent conversion: an encoder would make null of NaN and text of bytes.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+__all__ = ["MAX_DEPTH", "plain"]
+
+MAX_DEPTH = 100
+
+_ATOMS = frozenset({str, int, bool, type(None)})
+
+
+def plain(value: Any, what: str = "value") -> Any:
+    """Return the value, with subclasses of str, int and float made plain.
+
+    Args:
+        what: how to name the value in an error: ``argument 2``, ``result``.
+
+    Raises:
+        TypeError: something in it is not plain JSON, or it is nested too deep (or contains itself).
+    """
+    if type(value) in _ATOMS and (type(value) is not str or value.isascii()):
+        return value
+    return _plain(value, what, 0)
+
+
+def _plain(value: Any, path: str, depth: int) -> Any:
+    kind = type(value)
+    if kind is str or isinstance(value, str):
+        return _text(value, path)
+    if kind in _ATOMS:
+        return value
+    if isinstance(value, float):
+        if not isfinite(value):
+            raise TypeError(f"{path} is {value!r}: only finite numbers can be sent")
+        return float(value)
+    if isinstance(value, int):
+        return int(value)
+    if depth >= MAX_DEPTH:
+        raise TypeError(f"{path.split('[', 1)[0]} is nested deeper than {MAX_DEPTH}")
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{path}[{n}]", depth + 1) for n, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {_key(key, path): _plain(item, f"{path}[{key!r}]", depth + 1) for key, item in value.items()}
+    raise TypeError(f"{path} is a {kind.__module__}.{kind.__qualname__}: only plain JSON values can be sent")
+
+
+def _text(value: str, path: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as bad:
+        raise TypeError(f"{path} is text with a lone surrogate at {bad.start}: it cannot be sent as UTF-8") from None
+    return value if type(value) is str else str.__str__(value)
+
+
+def _key(key: Any, path: str) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"{path} has the key {key!r}: the keys of a dict must be text")
+    return _text(key, path)
