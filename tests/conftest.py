@@ -1,0 +1,58 @@
+"""What all tests share: a root of their own, nothing left behind, and how hypothesis tries values."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import settings
+
+# No deadlines: machines that run tests are shared, and slow for reasons of their own. In CI the same values every time.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
+
+_PUBLIC = ("etc/gofer/plugins", "etc/gofer/conf.d", "usr/share/gofer/plugins", "var/log/gofer")
+_PRIVATE = ("var/lib/gofer", "run/gofer")
+_GRACE = 2.0  # seconds in which a thread or a child that was told to end must be gone
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A private GOFER_ROOT with its directories, set in the environment of this process and of those it starts."""
+    top = tmp_path / "root"
+    for path in (*_PUBLIC, *_PRIVATE):
+        (top / path).mkdir(parents=True)
+    for directory in [top, *top.rglob("*")]:
+        directory.chmod(0o755)  # whatever the umask: goferd refuses what others may write to
+    for path in _PRIVATE:
+        (top / path).chmod(0o700)
+    monkeypatch.setenv("GOFER_ROOT", str(top))
+    return top
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail the test that leaves a thread running or a child process unended.
+
+    Children are counted, not named: a broker of the whole session that a test restarts is a new process.
+    """
+    me = psutil.Process()
+    threads = set(threading.enumerate())
+    children = set(me.children())
+    yield
+    deadline = time.monotonic() + _GRACE
+
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    left = sorted(thread.name for thread in set(threading.enumerate()) - threads)
+    assert not left, f"threads still running: {left}"
+
+    while len(now := set(me.children())) > len(children) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(now) <= len(children), f"child processes not ended: {sorted(map(str, now - children))}"
