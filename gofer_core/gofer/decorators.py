@@ -156,7 +156,7 @@ def action(
 ) -> Any:
     """Run the function again and again: on an interval (its parts add up), or by a cron line of five fields.
 
-    With neither it runs once, when the plugin has started. ``splay`` spreads the agents of a fleet over so many seconds.
+    With neither it runs once, when the plugin has started. ``splay`` spreads a fleet's agents over so many seconds.
     """
 
     def check(name: str) -> Mark:

@@ -20,7 +20,7 @@ class Address(NamedTuple):
         """Read ``key`` or ``exchange/key``.
 
         Raises:
-            ConfigError: not text, empty, longer than the 255 bytes a broker takes for a name, or with control characters.
+            ConfigError: not text, empty, longer than 255 bytes (brokers take no more), or with control characters.
         """
         if not isinstance(text, str):
             raise ConfigError(f"an address is text like 'queue' or 'exchange/queue', not {type(text).__name__}")

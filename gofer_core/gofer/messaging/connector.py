@@ -15,8 +15,8 @@ class Connector:
 
     ``heartbeat`` is in seconds; a peer silent for two of them is dead; 0 turns heartbeats off. The files are PEM and
     are read at each (re)connect, so renewed ones are taken up. ``clientcert`` may hold the key too.
-    ``adapter`` is the one to use for a URL that names none. Reconnecting waits at most ``reconnect_max`` seconds between
-    two attempts. A document is at most ``max_message`` bytes.
+    ``adapter`` is the one to use for a URL that names none. Reconnecting waits at most ``reconnect_max`` seconds
+    between two attempts. A document is at most ``max_message`` bytes.
     """
 
     url: URL

@@ -1,7 +1,7 @@
 """Documents: what travels in a message's body.
 
-JSON in UTF-8, as gofer 2.12 writes and reads it. A :class:`Request` goes to an agent; a :class:`Reply` (a status or a result)
-comes back. Unknown fields are ignored. What does not fit is a :class:`~gofer.errors.DocumentError` with a code and a
+JSON in UTF-8, as gofer 2.12 writes and reads it. A :class:`Request` goes to an agent; a :class:`Reply` (a status or a
+result) comes back. Unknown fields are ignored. What does not fit is a :class:`~gofer.errors.DocumentError` with a code and a
 sentence, never another exception.
 """
 

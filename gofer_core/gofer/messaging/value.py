@@ -1,7 +1,7 @@
 """Values that cross the wire: plain JSON, checked where they are made.
 
-Plain is None, bool, int, finite float, str, list, tuple, and dict with str keys, nested at most 100 deep. Anything else is
-a TypeError that names the place, never a silent conversion: an encoder would make null of NaN and text of bytes.
+Plain is None, bool, int, finite float, str, list, tuple, and dict with str keys, nested at most 100 deep. Anything else
+is a TypeError that names the place, never a silent conversion: an encoder would make null of NaN and text of bytes.
 """
 
 from __future__ import annotations

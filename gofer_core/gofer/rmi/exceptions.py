@@ -1,8 +1,8 @@
 """Exceptions as data, both ways.
 
 An exception crosses as the names of its class and module, its ``args`` and its ``__dict__`` (values that are not plain
-JSON as their repr), and its trace. At the caller a class is only ever *looked up*, among gofer's own errors, the builtins
-and the modules already imported; nothing from the wire is imported or called.
+JSON as their repr), and its trace. At the caller a class is only ever *looked up*, among gofer's own errors, the
+builtins and the modules already imported; nothing from the wire is imported or called.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def to_result(raised: BaseException) -> dict[str, Any]:
     module = kind.__module__
     if getattr(errors, kind.__name__, None) is kind:
         module = _WIRE_MODULES.get(kind.__name__, _DISPATCHER if issubclass(kind, errors.DispatchError) else module)
-    args = raised.args if isinstance(raised.args, tuple) else ()
+    args = OSError.__reduce__(raised)[1] if isinstance(raised, OSError) else raised.args  # with the file's name
     state = {key: _plain_or_repr(value) for key, value in list(vars(raised).items()) if isinstance(key, str)}
     state.pop("__notes__", None)  # they are in the trace, where they belong
     state["trace"] = trace
@@ -67,8 +67,9 @@ def _make(result: Result) -> Exception | None:
     args = tuple(result.xargs or ())
     try:
         made = base.__new__(kind, *args)
-        base.__init__(made, *args)
-        made.args = args
+        base.__init__(made, *args)  # type: ignore[misc]  # unsound for unknown bases; these are the builtin exceptions
+        if not isinstance(made, OSError):  # it takes its file name out of the arguments by itself
+            made.args = args
     except Exception:  # noqa: BLE001 - builtins such as UnicodeDecodeError refuse arguments that JSON cannot carry
         return None
     if not isinstance(made, Exception):
@@ -83,7 +84,7 @@ def _class(module: str | None, name: str | None) -> type[Exception] | None:
     if not name or not name.isidentifier():  # a class inside a function or another class cannot be looked up
         return None
     found: object = None
-    if module == "builtins" or module == "exceptions":  # Python 2 agents say "exceptions"
+    if module in ("builtins", "exceptions"):  # Python 2 agents say "exceptions"
         found = vars(builtins).get(name)
     elif module is not None and (module == "gofer" or module.startswith("gofer.")):
         found = vars(errors).get(name) or vars(sys.modules.get(module, builtins)).get(name)
