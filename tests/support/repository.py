@@ -48,5 +48,7 @@ def settings() -> dict[str, Any]:
 
 def tracked() -> list[Path]:
     """List the files that git keeps, as far as they are in the work tree."""
-    done = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, check=True, capture_output=True, text=True, timeout=30)
+    # In a container the clone may belong to somebody else, whom git trusts only when told to.
+    command = ["git", "-c", f"safe.directory={TOP}", "ls-files", "-z"]
+    done = subprocess.run(command, cwd=TOP, check=True, capture_output=True, text=True, timeout=30)
     return [path for name in done.stdout.split("\0") if name and (path := TOP / name).is_file()]
