@@ -1,0 +1,45 @@
+"""What is configured: the agent's settings and the plugins' descriptors, read and checked.
+
+Reading never raises for what a file holds: it returns values and a list of :class:`Problem`, each of which is one line
+that names file, section, key and what is allowed. The tables in :mod:`gofer.agent.config.schema` say what there is.
+"""
+
+from gofer.agent.config.agent import (
+    AgentConfig,
+    LoggingConfig,
+    MainConfig,
+    ManagementConfig,
+    MessagingConfig,
+    PamConfig,
+    read_agent,
+)
+from gofer.agent.config.descriptor import (
+    Descriptor,
+    find_plugin_dirs,
+    read_descriptor,
+    read_descriptors,
+    read_url_file,
+)
+from gofer.agent.config.files import distrust
+from gofer.agent.config.identity import stable_uuid
+from gofer.agent.config.problem import Problem
+from gofer.agent.config.settings import Settings
+
+__all__ = [
+    "AgentConfig",
+    "MainConfig",
+    "ManagementConfig",
+    "LoggingConfig",
+    "PamConfig",
+    "MessagingConfig",
+    "read_agent",
+    "Descriptor",
+    "read_descriptor",
+    "read_descriptors",
+    "read_url_file",
+    "find_plugin_dirs",
+    "distrust",
+    "stable_uuid",
+    "Problem",
+    "Settings",
+]

@@ -1,0 +1,298 @@
+"""Plugins' descriptors: ``/etc/gofer/plugins/*.conf`` and ``*.json``, one for each plugin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gofer.agent.config.agent import MessagingConfig
+from gofer.agent.config.files import Unreadable, distrust, list_files, read_sections, read_text
+from gofer.agent.config.problem import Problem
+from gofer.agent.config.reading import Reader, Values
+from gofer.agent.config.schema import DESCRIPTOR, Key, Main, Messaging, Model
+from gofer.agent.config.settings import Settings
+from gofer.agent.config.values import Name, Wrong
+from gofer.errors import ConfigError
+from gofer.messaging.address import Address
+from gofer.messaging.connector import Connector
+from gofer.messaging.url import URL
+from gofer.root import Root
+
+__all__ = ["Descriptor", "find_plugin_dirs", "read_descriptor", "read_descriptors", "read_url_file"]
+
+_UNSET = MessagingConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What a plugin's descriptor says. Frozen; equal when all it says is equal, so a reload knows what has changed.
+
+    Durations are seconds, files absolute paths; None: not given (and no limit). ``entry``: what to load when
+    ``plugin`` is None, the file's base name. ``queue``: its ``key`` is the queue's name, its ``exchange`` (``""``: the
+    default one) what it is bound to; None: not given, and then ``exchange`` says what a queue named later is bound to.
+    ``admin``: None: anyone. ``sections``: all sections as written, the user's own and the standard ones.
+    """
+
+    file: Path
+    name: str
+    entry: str
+    plugin: str | None
+    enabled: bool
+    threads: int
+    latency: float
+    timeout: float | None
+    accept: tuple[str, ...]
+    forward: tuple[str, ...]
+    extends: str | None
+    admin: tuple[str, ...] | None
+    url: URL | None
+    url_file: Path | None
+    authenticator: str | None
+    cacert: Path | None
+    clientcert: Path | None
+    clientkey: Path | None
+    host_validation: bool
+    heartbeat: float
+    audience: tuple[str, ...]
+    managed: int
+    queue: Address | None
+    exchange: str
+    expiration: float | None
+    exclusive: bool
+    prefetch: int
+    kind: str
+    sections: Settings = field(repr=False, hash=False)
+
+    def connector(self, messaging: MessagingConfig = _UNSET, url: URL | None = None) -> Connector:
+        """Make the connector for this plugin's broker.
+
+        Args:
+            messaging: what the agent's settings say for all connections.
+            url: stands in for the descriptor's: a plugin may set its own, and a ``url_file`` may have changed.
+
+        Raises:
+            ConfigError: there is no URL.
+        """
+        url = url or self.url
+        if url is None:
+            raise ConfigError(f"{self.file}: [messaging] url: is not given, and plugin {self.name!r} has set none")
+        return Connector(
+            url,
+            None if self.cacert is None else str(self.cacert),
+            None if self.clientcert is None else str(self.clientcert),
+            None if self.clientkey is None else str(self.clientkey),
+            self.host_validation,
+            self.heartbeat,
+            messaging.adapter,
+            messaging.reconnect_max,
+            messaging.max_message,
+        )
+
+
+def read_descriptors(root: Root) -> tuple[list[Descriptor], list[Problem]]:
+    """Read all descriptors, in the order of their files' names, and tell all that is wrong.
+
+    Never raises for what is there. One with an error is left out and does not touch the others. Of two with one
+    plugin's name the second is left out.
+    """
+    problem = _distrusted(root.descriptors)
+    if problem is not None:
+        return [], [problem]
+    paths, problem = list_files(root.descriptors)
+    problems = [] if problem is None else [problem]
+    found: dict[str, Descriptor] = {}
+    for path in paths:
+        descriptor, wrong = _read(path)
+        problems += wrong
+        if descriptor is None:
+            continue
+        first = found.setdefault(descriptor.name, descriptor)
+        if first is not descriptor:
+            text = f"plugin {descriptor.name!r} is described by {first.file} too, which stays; this one is refused"
+            problems.append(Problem("error", str(path), "main", "name", f"{text}; allowed: each name once"))
+    return list(found.values()), problems
+
+
+def read_descriptor(root: Root, path: Path) -> tuple[Descriptor | None, list[Problem]]:
+    """Read one descriptor, wherever it is. None when there is an error among the problems.
+
+    Its directory must be as safe as the root's own one. A relative path is taken from the root's descriptors.
+    """
+    path = root.descriptors / path
+    problem = _distrusted(path.parent)
+    if problem is not None:
+        return None, [problem]
+    if path.suffix not in (".conf", ".json"):
+        text = "is not named as a descriptor; allowed: a name that ends in .conf or .json"
+        return None, [Problem("error", str(path), None, None, text)]
+    return _read(path)
+
+
+def read_url_file(path: Path) -> URL:
+    """Read the URL that a ``url_file`` holds: one line. Read it again before each connection: it may have changed.
+
+    Raises:
+        ConfigError: it cannot be read, others may write to it, or it holds no URL. The text names the file and shows no
+            password.
+    """
+    try:
+        return Messaging.URL.type.read(read_text(path, trusted=True)) or URL()
+    except Unreadable as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except Wrong as error:
+        raise ConfigError(f"{path}: {error}; allowed: {Messaging.URL.type.allowed}") from None
+
+
+def find_plugin_dirs(root: Root) -> tuple[list[Path], list[Problem]]:
+    """Return those of the root's plugin directories that exist and are safe to load code from, in search order."""
+    found = []
+    problems = []
+    for directory in root.plugin_dirs:
+        if directory.exists():
+            problem = _distrusted(directory)
+            if problem is None:
+                found.append(directory)
+            else:
+                problems.append(problem)
+    return found, problems
+
+
+def _distrusted(directory: Path) -> Problem | None:
+    try:
+        reason = distrust(directory)
+    except FileNotFoundError:
+        text = "directory does not exist, so no plugin is described"
+        return Problem("warning", str(directory), None, None, text)
+    except OSError as error:
+        return Problem("error", str(directory), None, None, f"directory cannot be read: {error.strerror}")
+    return None if reason is None else Problem("error", str(directory), None, None, reason)
+
+
+def _read(path: Path) -> tuple[Descriptor | None, list[Problem]]:
+    sections, unread = read_sections(path, trusted=True)
+    if sections is None:
+        return None, [] if unread is None else [unread]
+    reader = Reader(DESCRIPTOR, str(path))
+    reader.read(sections)
+    name = _name(reader, path)
+    url, url_file = _broker(reader, path)
+    queue, exchange = _queue(reader)
+    cacert, clientcert, clientkey = (
+        _file(reader, key, path) for key in (Messaging.CACERT, Messaging.CLIENTCERT, Messaging.CLIENTKEY)
+    )
+    _check_tls(reader, url)
+    if reader.failed:
+        return None, reader.problems
+    values = reader.values
+    descriptor = Descriptor(
+        file=path,
+        name=name,
+        entry=path.stem,
+        plugin=values[Main.PLUGIN],
+        enabled=values[Main.ENABLED],
+        threads=values[Main.THREADS],
+        latency=values[Main.LATENCY],
+        timeout=values[Main.TIMEOUT],
+        accept=values[Main.ACCEPT],
+        forward=values[Main.FORWARD],
+        extends=values[Main.EXTENDS],
+        admin=values[Main.ADMIN],
+        url=url,
+        url_file=url_file,
+        authenticator=values[Messaging.AUTHENTICATOR],
+        cacert=cacert,
+        clientcert=clientcert,
+        clientkey=clientkey,
+        host_validation=values[Messaging.HOST_VALIDATION],
+        heartbeat=values[Messaging.HEARTBEAT],
+        audience=values[Messaging.AUDIENCE],
+        managed=values[Model.MANAGED],
+        queue=queue,
+        exchange=exchange,
+        expiration=values[Model.EXPIRATION],
+        exclusive=values[Model.EXCLUSIVE],
+        prefetch=values[Model.PREFETCH],
+        kind=values[Model.TYPE],
+        sections=Settings.of_file(str(path), sections),
+    )
+    return descriptor, reader.problems
+
+
+def _name(reader: Reader, path: Path) -> str:
+    name = reader.values[Main.NAME]
+    if name is not None:
+        return name
+    try:
+        return Name().read(path.stem)
+    except Wrong as wrong:
+        reader.error(
+            Main.NAME, f"is not given, and the file's base name will not do: {wrong}; allowed: {Name().allowed}"
+        )
+        return ""
+
+
+def _broker(reader: Reader, path: Path) -> tuple[URL | None, Path | None]:
+    values = reader.values
+    file = _file(reader, Messaging.URL_FILE, path, check=False)
+    if file is None:
+        return values[Messaging.URL], None
+    if Messaging.URL in values:
+        reader.error(Messaging.URL_FILE, "is given beside url; allowed: one of them")
+        return None, file
+    try:
+        return read_url_file(file), file
+    except ConfigError as error:
+        reader.error(Messaging.URL_FILE, str(error))
+        return None, file
+
+
+def _queue(reader: Reader) -> tuple[Address | None, str]:
+    """Find the queue and its exchange among the keys that old and new descriptors name them by."""
+    values = reader.values
+    queue = values[Model.QUEUE]
+    if queue is None and Messaging.UUID in values:
+        queue = _address(reader, Messaging.UUID)
+    elif Messaging.UUID in values:
+        reader.warn("messaging", "uuid", "is not used, because [model] queue is given")
+    exchange = queue.exchange if queue is not None else ""
+    for key in (Model.EXCHANGE, Messaging.EXCHANGE):
+        older = values[key]
+        if older is None:
+            continue
+        if "/" in older:
+            reader.error(key, f"{older[:200]!r} has a '/' in it; allowed: {key.type.allowed}")
+        elif exchange and older != exchange:
+            reader.warn(key.section, key.name, f"is not used, because the exchange is {exchange[:200]!r} already")
+        else:
+            exchange = older
+    return (None if queue is None else Address(exchange, queue.key)), exchange
+
+
+def _address(reader: Reader, key: Key[str | None]) -> Address | None:
+    try:
+        return Model.QUEUE.type.read(reader.values[key])
+    except Wrong as wrong:
+        reader.error(key, f"{wrong}; allowed: {Model.QUEUE.type.allowed}")
+        return None
+
+
+def _file(reader: Reader, key: Key[str | None], path: Path, *, check: bool = True) -> Path | None:
+    text = reader.values[key]
+    if text is None:
+        return None
+    file = path.absolute().parent / text
+    if check and not file.exists():
+        # Not an error: certificates may be put in place later, and are read at each connection.
+        reader.warn(key.section, key.name, f"no file {str(file)[:200]!r} yet; connecting will fail until it is there")
+    return file
+
+
+def _check_tls(reader: Reader, url: URL | None) -> None:
+    values: Values = reader.values
+    if Messaging.CLIENTKEY in values and Messaging.CLIENTCERT not in values:
+        reader.error(Messaging.CLIENTKEY, "is given without clientcert; allowed: both, or clientcert alone")
+    if url is None or url.tls:
+        return
+    for key in (Messaging.CACERT, Messaging.CLIENTCERT):
+        if key in values:
+            reader.warn("messaging", key.name, f"is not used: {url.protocol} has no TLS; allowed: with amqps or ssl")
