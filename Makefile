@@ -52,7 +52,7 @@ bench: $(TOOLS)
 clean:
 	[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find gofer_* tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # No recipe: an environment whose Python went away (a moved directory, a new Python) makes the mark below out of date.
 $(VENV)/bin/python: ;
