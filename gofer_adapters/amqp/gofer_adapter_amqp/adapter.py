@@ -1,0 +1,450 @@
+"""The amqp adapter: AMQP 0-9-1 by py-amqp, for RabbitMQ and whatever else speaks it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
+
+import amqp
+from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
+from gofer.messaging.adapter.base import Adapter, Delivery, Event, ExchangeSpec, QueueSpec
+from gofer.messaging.address import Address
+from gofer.messaging.connector import Connector
+from gofer.messaging.net import open_socket
+
+from gofer_adapter_amqp.channels import Consumer
+from gofer_adapter_amqp.connection import Channel, ClosedByBroker, Connection, ProtocolError
+from gofer_adapter_amqp.sender import Sender
+
+__all__ = ["AmqpAdapter"]
+
+_T = TypeVar("_T")
+
+_ACCESS_REFUSED, _NOT_FOUND, _DIFFERS, _NOT_ALLOWED = 403, 404, 406, 530
+# RabbitMQ takes no longer time to live than this (49 days); a message without one is kept, which a longer one allows.
+_LONGEST_TTL = 4_294_967_295
+_CLOSE_TIME = 1.0
+
+
+class AmqpAdapter(Adapter):
+    """One AMQP 0-9-1 connection. See :class:`gofer.messaging.adapter.base.Adapter` for what all methods promise.
+
+    A subscription has a channel of its own, and so has publishing; what may fail (declaring, asking, a message to an
+    exchange not seen before) never runs on either.
+    """
+
+    def __init__(self, connector: Connector) -> None:
+        super().__init__(connector)
+        self._connection: Connection | None = None
+        self._sender: Sender | None = None
+        self._control: Channel | None = None
+        self._consumers: dict[int, Consumer] = {}
+        self._subscribed = 0
+        self._finished: str | None = "not connected"
+
+    # -- connection ------------------------------------------------------------------------------------------------
+
+    def connect(self, timeout: float) -> None:
+        """Open the socket and log in."""
+        if self._connection is not None:
+            raise AdapterError("an adapter connects only once")
+        deadline = time.monotonic() + timeout
+        sock = open_socket(self.connector, timeout)
+        self._connection = connection = Connection(sock, self.connector, f"gofer {socket.gethostname()} {os.getpid()}")
+        connection.deadline = deadline
+        try:
+            connection.connect()
+        except Exception as error:
+            connection.wire.close()
+            raise self._login_error(error, timeout) from error
+        except BaseException:
+            connection.wire.close()
+            raise
+        self._sender = Sender(connection)
+        self._finished = None
+
+    def close(self) -> None:
+        """Say goodbye if the broker answers within a second, and close the socket."""
+        connection = self._connection
+        if connection is None:
+            self._finished = "closed"
+            return
+        try:
+            if self._finished is None:
+                self._finished = "closed"
+                connection.deadline = time.monotonic() + _CLOSE_TIME
+                connection.close_politely()
+        except Exception:  # noqa: BLE001, S110 - it was to be closed, and is in any case
+            pass
+        finally:
+            self._finished = "closed"
+            connection.wire.close()
+
+    def abandon(self) -> None:
+        """Close the descriptor."""
+        self._finished = "abandoned"
+        if self._connection is not None:
+            self._connection.wire.close()
+
+    @property
+    def blocked(self) -> str | None:
+        """The broker's alarm, in its words."""
+        return None if self._connection is None else self._connection.blocked
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._open().wire.sock.fileno()
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes in the outbox."""
+        return 0 if self._connection is None else len(self._connection.wire.outbox)
+
+    @property
+    def pending(self) -> bool:
+        """Whether events, decrypted bytes or the end of the connection wait for ``process``."""
+        connection = self._connection
+        if connection is None:
+            return False
+        return bool(connection.events) or self._finished is not None or connection.wire.pending
+
+    def flush(self) -> None:
+        """Write what the socket takes."""
+        connection = self._open()
+        try:
+            connection.wire.flush()
+        except OSError as error:
+            self._finished = _reason(error)
+            # The broker's last words may be there still: settlements, or why it closed. They are process's to return.
+            self._read(connection)
+            if not connection.events:
+                raise ConnectionLost(self._finished) from error
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def process(self) -> Sequence[Event]:
+        """Read what is there."""
+        connection = self._connection
+        if connection is None:
+            raise ConnectionLost(self._finished)
+        if self._finished is None:
+            self._read(connection)
+        events = connection.events
+        if events:
+            connection.events = []
+        elif self._finished is not None:
+            raise ConnectionLost(self._finished)
+        return events
+
+    def tick(self) -> None:
+        """Send a heartbeat if it is time, and look whether the broker is alive."""
+        connection = self._open()
+        try:
+            connection.beat()
+            connection.wire.flush()
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    # -- nodes -----------------------------------------------------------------------------------------------------
+
+    def declare_queue(self, queue: QueueSpec, timeout: float) -> str | None:
+        """Declare a queue, or use the one that is there."""
+        if queue.kind not in ("classic", "quorum"):
+            raise ValueError(f"a queue's kind is classic or quorum, not {queue.kind!r}")
+        name = queue.name
+        _name(name)
+        arguments: dict[str, object] = {}
+        if queue.expires is not None:
+            arguments["x-expires"] = max(1, round(queue.expires * 1000))
+        if queue.kind == "quorum":
+            arguments["x-queue-type"] = "quorum"
+        return self._declare(
+            lambda channel: channel.queue_declare(
+                name,
+                durable=queue.durable,
+                exclusive=queue.exclusive,
+                auto_delete=queue.auto_delete,
+                arguments=arguments,
+            ),
+            lambda channel: channel.queue_declare(name, passive=True),
+            timeout,
+        )
+
+    def delete_queue(self, name: str, timeout: float, *, if_unused: bool = False, if_empty: bool = False) -> None:
+        """Delete a queue."""
+
+        _name(name)
+
+        def delete(channel: Channel) -> None:
+            # RabbitMQ deletes what is not there without a word.
+            channel.queue_declare(name, passive=True, nowait=True)
+            channel.queue_delete(name, if_unused=if_unused, if_empty=if_empty)
+
+        self._ask(delete, timeout)
+
+    def purge_queue(self, name: str, timeout: float) -> None:
+        """Drop a queue's messages."""
+        _name(name)
+        self._ask(lambda channel: channel.queue_purge(name), timeout)
+
+    def declare_exchange(self, exchange: ExchangeSpec, timeout: float) -> str | None:
+        """Declare an exchange, or use the one that is there."""
+        if exchange.kind not in ("direct", "topic", "fanout"):
+            raise ValueError(f"an exchange's kind is direct, topic or fanout, not {exchange.kind!r}")
+        name = exchange.name
+        _name(name)
+        difference = self._declare(
+            lambda channel: channel.exchange_declare(
+                name, exchange.kind, durable=exchange.durable, auto_delete=exchange.auto_delete
+            ),
+            lambda channel: channel.exchange_declare(name, exchange.kind, passive=True),
+            timeout,
+        )
+        self._senders().prove(name)
+        return difference
+
+    def delete_exchange(self, name: str, timeout: float) -> None:
+        """Delete an exchange."""
+
+        _name(name)
+
+        def delete(channel: Channel) -> None:
+            channel.exchange_declare(name, "direct", passive=True, nowait=True)
+            channel.exchange_delete(name)
+
+        self._ask(delete, timeout)
+        self._senders().doubt(name)
+
+    def bind(self, queue: str, exchange: str, key: str, timeout: float) -> None:
+        """Bind a queue to an exchange."""
+        _binding(queue, exchange, key)
+        self._ask(lambda channel: channel.queue_bind(queue, exchange, key), timeout)
+        self._senders().prove(exchange)
+
+    def unbind(self, queue: str, exchange: str, key: str, timeout: float) -> None:
+        """Undo a binding."""
+        _binding(queue, exchange, key)
+
+        def unbind(channel: Channel) -> None:
+            channel.queue_declare(queue, passive=True, nowait=True)
+            channel.exchange_declare(exchange, "direct", passive=True, nowait=True)
+            channel.queue_unbind(queue, exchange, key)
+
+        self._ask(unbind, timeout)
+
+    # -- receiving -------------------------------------------------------------------------------------------------
+
+    def subscribe(self, queue: str, prefetch: int, timeout: float, *, exclusive: bool = False) -> int:
+        """Consume from a queue, on a channel of its own."""
+        if not 1 <= prefetch <= 65535:
+            raise ValueError(f"prefetch is between 1 and 65535, not {prefetch}")
+        _name(queue)
+        connection = self._open()
+        self._subscribed = number = self._subscribed + 1
+        consumer = Consumer(connection, number)
+
+        def consume(channel: Channel) -> None:
+            channel.send_method(amqp.spec.Basic.Qos, "lBb", (0, prefetch, False))
+            channel.basic_consume(queue, consumer_tag=str(number), exclusive=exclusive)
+
+        consumer.ended = True  # until it has begun, its end is the operation's to tell
+        self._ask(consume, timeout, consumer)
+        consumer.ended = False
+        self._consumers[number] = consumer
+        return number
+
+    def cancel(self, subscription: int, timeout: float) -> None:
+        """Stop consuming; the channel stays for what is not settled."""
+        self._open()
+        consumer = self._consumers.pop(subscription, None)
+        if consumer is None or consumer.ended:
+            return
+        consumer.ended = True
+        try:
+            self._ask(lambda channel: channel.basic_cancel(str(subscription)), timeout, consumer)
+        except (NotFound, AdapterError):
+            return  # the broker closed the channel meanwhile: it is ended
+        consumer.end()
+
+    def accept(self, delivery: Delivery) -> None:
+        """Acknowledge."""
+        self._settle(delivery, accept=True, requeue=False)
+
+    def release(self, delivery: Delivery) -> None:
+        """Reject, to be queued again."""
+        self._settle(delivery, accept=False, requeue=True)
+
+    def reject(self, delivery: Delivery) -> None:
+        """Reject, to be dropped or dead-lettered."""
+        self._settle(delivery, accept=False, requeue=False)
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    def send(
+        self, token: int, address: Address, body: bytes, *, ttl: float | None = None, isolated: bool = False
+    ) -> None:
+        """Publish, persistent and mandatory."""
+        if self._finished is not None or self._sender is None:
+            raise ConnectionLost(self._finished)
+        milliseconds: int | None = None
+        if ttl is not None and ttl * 1000 <= _LONGEST_TTL:
+            milliseconds = max(1, round(ttl * 1000))
+        exchange, key = address
+        try:
+            self._sender.send(token, exchange, key, milliseconds, body, isolated=isolated)
+        except ValueError:
+            raise
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _open(self) -> Connection:
+        if self._finished is not None or self._connection is None:
+            raise ConnectionLost(self._finished)
+        return self._connection
+
+    def _senders(self) -> Sender:
+        assert self._sender is not None  # noqa: S101 - made by connect, and every caller has passed _open
+        return self._sender
+
+    def _settle(self, delivery: Delivery, *, accept: bool, requeue: bool) -> None:
+        if self._finished is not None:
+            raise ConnectionLost(self._finished)
+        consumer, tag = cast("tuple[Consumer, int]", delivery.tag)
+        if consumer.home is not self._connection:
+            return
+        try:
+            consumer.settle(tag, accept=accept, requeue=requeue)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _read(self, connection: Connection) -> None:
+        """Read; an error finishes the adapter, and is raised by ``process`` after the events that came before it."""
+        try:
+            connection.read()
+        except Exception as error:  # noqa: BLE001 - kept, and raised by process
+            self._finished = _reason(error)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _ask(self, question: Callable[[Channel], _T], timeout: float, channel: Channel | None = None) -> _T:
+        """Run an operation that waits for the broker, on the control channel or on its own.
+
+        What it breaks is only its channel; the next operation opens another.
+        """
+        connection = self._open()
+        connection.deadline = time.monotonic() + timeout
+        try:
+            if channel is None:
+                channel = self._control
+                if channel is None or not channel.usable:
+                    channel = self._control = Channel(connection)
+            return question(channel)
+        except BaseException as error:
+            # py-amqp says only that the channel is gone; the broker's words are the channel's to keep.
+            if isinstance(error, amqp.RecoverableConnectionError) and channel is not None and channel.error is not None:
+                raise _refusal(channel.error) from channel.error
+            if isinstance(error, TimeoutError):
+                error = TimeoutError(f"{self._where}: no answer within {timeout:g} s")
+            self._fail(error)
+            raise
+
+    def _declare(
+        self, declare: Callable[[Channel], object], look: Callable[[Channel], object], timeout: float
+    ) -> str | None:
+        """Declare; return the broker's sentence when the node is there with other properties."""
+        deadline = time.monotonic() + timeout
+        try:
+            self._ask(declare, timeout)
+        except AdapterError as error:
+            refusal = error.__cause__
+            if not isinstance(refusal, ClosedByBroker) or refusal.code != _DIFFERS:
+                raise
+            try:
+                self._ask(look, deadline - time.monotonic())
+            except NotFound:  # nothing there that would differ: the properties themselves are refused
+                raise error from None
+            return refusal.text
+        return None
+
+    def _fail(self, error: BaseException) -> None:
+        """Finish the adapter: after an error, or an interrupt, inside a read or write nothing is sure any more.
+
+        Raises:
+            ConnectionLost: unless it was an interrupt, which goes on as it is.
+        """
+        self._finished = _reason(error)
+        if isinstance(error, Exception):
+            raise ConnectionLost(self._finished) from error
+
+    @property
+    def _where(self) -> str:
+        url = self.connector.url
+        return f"{url.host}:{url.port}"
+
+    def _login_error(self, error: Exception, timeout: float) -> MessagingError:  # noqa: PLR0911 - a table of cases
+        url, connection = self.connector.url, self._connection
+        assert connection is not None  # noqa: S101 - it is its error
+        refused = f"{self._where}: login refused for user {url.user or 'guest'!r}"
+        match error:
+            case ClosedByBroker(code=code, text=text) if code == _ACCESS_REFUSED:
+                return AdapterError(f"{refused}: {text}")
+            case ClosedByBroker(code=code, text=text) if code == _NOT_ALLOWED:
+                return AdapterError(f"{self._where}: virtual host {url.path or '/'!r}: {text}")
+            case ClosedByBroker(text=text):
+                return ConnectionLost(f"{self._where}: {text}")
+            case TimeoutError():
+                return ConnectionLost(f"{self._where}: no answer within {timeout:g} s")
+            case ssl.SSLError():
+                return AdapterError(f"{self._where}: TLS: {error.reason or error}")
+            case OSError():
+                said = (connection.server_properties or {}).get("capabilities") or {}
+                # Brokers that cannot say so close the socket on a bad login, a moment later than on anything else.
+                if connection.mechanisms and not connection.tuned and not said.get("authentication_failure_close"):
+                    return AdapterError(f"{refused}: the broker closed the connection")
+                return ConnectionLost(f"{self._where}: {_reason(error)}")
+            case amqp.AMQPError():
+                return AdapterError(f"{self._where}: {error}")
+            case _:
+                return AdapterError(f"{self._where} does not speak AMQP 0-9-1: {_reason(error)}")
+
+
+def _refusal(error: ClosedByBroker) -> MessagingError:
+    return NotFound(error.text) if error.code == _NOT_FOUND else AdapterError(error.text)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ClosedByBroker):
+        return f"closed by the broker: {error.text}"
+    if isinstance(error, ProtocolError):
+        return f"protocol error: {error}"
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    return f"{type(error).__name__}: {error}"
+
+
+def _name(name: str) -> None:
+    if not name:
+        raise ValueError("the default exchange is not declared or bound, and a queue has a name")
+    _short(name)
+
+
+def _short(text: str) -> None:
+    if len(text.encode()) > 255:
+        raise ValueError(f"longer than 255 bytes: {text[:60]!r}")
+
+
+def _binding(queue: str, exchange: str, key: str) -> None:
+    _name(queue)
+    _name(exchange)
+    _short(key)

@@ -1,0 +1,38 @@
+"""Real brokers for the tests of this folder. One that is missing is a failure with the line to run, never a skip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from gofer.testing.rabbitmq import RabbitMQ
+
+from support.certificates import Certificates
+
+#: The largest message that the test broker takes, in bytes; more than the contract's largest, which is 1 MiB.
+MESSAGE_LIMIT = 2 * 1024 * 1024
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority, what it signed for the broker and a client, and another authority."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[RabbitMQ]:
+    """A RabbitMQ for the whole session, with management, TLS, and a limit on the size of messages."""
+    with RabbitMQ(
+        tmp_path_factory.mktemp("rabbitmq") / "node",
+        management=True,
+        plugins=["rabbitmq_auth_mechanism_ssl"],
+        config=f"max_message_size = {MESSAGE_LIMIT}\nauth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = AMQPLAIN",
+        tls_config=f"""
+            ssl_options.cacertfile = {certificates.authority}
+            ssl_options.certfile = {certificates.server}
+            ssl_options.keyfile = {certificates.server_key}
+            ssl_options.verify = verify_peer
+            ssl_options.fail_if_no_peer_cert = false
+        """,
+    ) as broker:
+        yield broker
