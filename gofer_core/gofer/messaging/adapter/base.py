@@ -10,8 +10,8 @@ An adapter
 - blocks only in ``connect`` and in the operations that take a ``timeout`` (seconds as float), and no longer than that;
 - raises only :class:`~gofer.errors.NotFound`, :class:`~gofer.errors.ConnectionLost` and
   :class:`~gofer.errors.AdapterError` (ValueError and TypeError for a call that is wrong in itself);
-- after :class:`~gofer.errors.ConnectionLost` is finished: only ``close`` and ``abandon`` may follow. A new connection is
-  a new object.
+- after :class:`~gofer.errors.ConnectionLost` is finished: only ``close`` and ``abandon`` may follow. A new connection
+  is a new object.
 
 Reading and writing are apart. ``send``, ``accept``, ``release`` and ``reject`` only put encoded frames into the
 adapter's outbox (and are cheap); ``flush`` gives the socket what it takes without blocking; ``process`` reads and
