@@ -95,8 +95,8 @@ class Driver:
         return self.settled(self.post(key, body, exchange=exchange, ttl=ttl))
 
     def give(self, key: str, *bodies: bytes, exchange: str = "", ttl: float | None = None) -> None:
-        """Send messages that must be taken."""
-        for token in [self.post(key, body, exchange=exchange, ttl=ttl) for body in bodies]:
+        """Send messages that must be taken: these, or any one when none is named."""
+        for token in [self.post(key, body, exchange=exchange, ttl=ttl) for body in bodies or (b"any",)]:
             found = self.settled(token)
             assert found.outcome is Outcome.TAKEN, f"message to {exchange}/{key} was not taken: {found}"
 
