@@ -1,6 +1,6 @@
 """Hook specifications: all that plugins can do to each other and to the agent.
 
-A plugin's module implements a hook by a function of that name marked ``@hookimpl``; a misspelt one is an error at start.
+A plugin's module implements a hook by a function of that name marked ``@hookimpl``; a misspelt one is a start-up error.
 What a hook needs is handed to it; take only the arguments you use. ``plugin`` is a :class:`gofer.agent.plugin.Plugin`,
 ``request`` a :class:`gofer.rmi.request.Received`.
 """
@@ -85,8 +85,8 @@ def gofer_call(plugin: Plugin, request: Received, invoke: Any) -> Any:
     """Make the call: ``invoke()`` runs the method and returns its value. Wrap it to audit, time, trace or authorize.
 
     ``request.api`` names the target: its plugin, class, method and marks. A wrapper
-    (``@hookimpl(wrapper=True)``) must ``yield`` once; raising before that is that call's exception and the method is not
-    run. Called by the worker that runs the method; for ``async def`` the value is an awaitable.
+    (``@hookimpl(wrapper=True)``) must ``yield`` once; raising before that is that call's exception, and the method is
+    not run. Called by the worker that runs the method; for ``async def`` the value is an awaitable.
     """
 
 

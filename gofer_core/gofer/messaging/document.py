@@ -1,8 +1,8 @@
 """Documents: what travels in a message's body.
 
 JSON in UTF-8, as gofer 2.12 writes and reads it. A :class:`Request` goes to an agent; a :class:`Reply` (a status or a
-result) comes back. Unknown fields are ignored. What does not fit is a :class:`~gofer.errors.DocumentError` with a code and a
-sentence, never another exception.
+result) comes back. Unknown fields are ignored. What does not fit is a :class:`~gofer.errors.DocumentError` with a code
+and a sentence, never another exception.
 """
 
 from __future__ import annotations

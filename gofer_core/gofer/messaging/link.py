@@ -104,6 +104,7 @@ class Link:
         self._numbers: dict[int, Subscription] = {}
         self._todo: deque[Callable[[], None]] = deque()  # read, and not yet handled
         self._openings: list[Callable[[], None]] = []
+        self._farewells: list[Callable[[], None]] = []
         self._shared: dict[object, Any] = {}
         self._failures = 0
         self._retry_at = 0.0
@@ -171,6 +172,15 @@ class Link:
         """Have a handler called each time the connection has (re)opened and its subscriptions are back."""
         self._openings.append(callback)
 
+    def on_exit(self, callback: Callable[[], None]) -> None:
+        """Have something done at the end of the process, before the connection is closed."""
+        self._farewells.append(callback)
+
+    def farewell(self) -> None:
+        """Do what was asked for by ``on_exit``."""
+        for callback in self._farewells:
+            callback()
+
     # -- opening, waiting ---------------------------------------------------------------------------------------
 
     def open(self, deadline: float | None) -> None:
@@ -222,6 +232,7 @@ class Link:
         """Have a queue's messages delivered from now on, over every reconnect.
 
         Args:
+            subscription: one that is waiting to be tried again is tried at once.
             timeout: seconds to wait for it; 0: only ask for it, the link does it as soon as it can.
 
         Raises:
@@ -231,7 +242,9 @@ class Link:
         deadline = None if timeout is None else monotonic() + timeout
         self._usable()
         with self._lock:
-            self._subscriptions.append(subscription)
+            if subscription not in self._subscriptions:
+                self._subscriptions.append(subscription)
+            subscription.error, subscription._retry_at = None, 0.0
             self._establish_at = 0.0
         self._interrupt()
         if timeout == 0:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Callable
 from time import monotonic
 
 from gofer.messaging.adapter import find
@@ -37,7 +36,6 @@ class Pool:
         self._users: dict[Connector, int] = {}
         self._keeper: threading.Thread | None = None
         self._poke = threading.Event()
-        self._goodbyes: list[Callable[[], None]] = []
 
     def acquire(self, connector: Connector) -> Link:
         """Return the link for a connector and count one more user. Nothing is opened yet.
@@ -65,24 +63,15 @@ class Pool:
             del self._links[link.connector], self._users[link.connector]
         link.close()
 
-    def on_exit(self, goodbye: Callable[[], None]) -> None:
-        """Have something done at the end of the process, before the links are closed."""
-        self._goodbyes.append(goodbye)
-
-    def nudge(self) -> None:
-        """Have the keeper look now: there is output that nobody waits for."""
-        self._poke.set()
-
     def close(self) -> None:
         """Close every link: at the end of the process."""
-        for goodbye in self._goodbyes:
-            goodbye()
         with self._lock:
             links = list(self._links.values())
             self._links.clear()
             self._users.clear()
         self._poke.set()
         for link in links:
+            link.farewell()
             link.close()
 
     def abandon(self) -> None:

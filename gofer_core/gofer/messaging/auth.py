@@ -1,0 +1,84 @@
+"""Signing and verifying documents.
+
+A signed document travels as ``{"message": <its exact JSON text>, "signature": <base64>}``. The digest that
+authenticators sign and validate is the lower-case hex sha256 of that text.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from abc import ABC, abstractmethod
+from typing import Any
+
+from gofer.errors import DocumentError
+from gofer.messaging.document import encode, unwrap
+
+__all__ = ["Authenticator", "ValidationFailed", "sign", "verify"]
+
+_CODE = "security.authentication"
+_SENTENCE = "SECURITY: message authentication failed"
+
+
+class ValidationFailed(Exception):
+    """A signature is not valid. The text says why; it goes into the rejection."""
+
+    def __init__(self, details: str | None = None) -> None:
+        super().__init__(details)
+        self.details = details
+
+
+class Authenticator(ABC):
+    """Signs what is sent, and validates what is received. Must be usable from many threads."""
+
+    @abstractmethod
+    def sign(self, digest: str) -> str | bytes:
+        """Return the signature for a digest (hex text). Raising means that nothing is sent."""
+
+    @abstractmethod
+    def validate(self, document: Any, digest: str, signature: bytes) -> str | None:
+        """Return who signed (or None where nobody is named); raise ValidationFailed for a signature that is not valid.
+
+        Args:
+            document: the document, not verified yet, as a mapping.
+            signature: what the signer's ``sign`` returned, as bytes.
+        """
+
+
+def sign(body: bytes, authenticator: Authenticator) -> bytes:
+    """Wrap a document with its signature. What the authenticator raises goes through: cannot sign means not sent."""
+    digest = hashlib.sha256(body).hexdigest()
+    signature = authenticator.sign(digest)
+    if isinstance(signature, str):
+        signature = signature.encode()
+    return encode({"message": body.decode(), "signature": base64.b64encode(signature).decode()})
+
+
+def verify(body: bytes, authenticator: Authenticator | None, document: Any = None) -> tuple[bytes, str | None]:
+    """Unwrap a document, and verify it if there is an authenticator.
+
+    Returns:
+        The document's own text, and the signer's identity. Without an authenticator a wrapper is only taken off.
+
+    Raises:
+        DocumentError: not signed, or not validly; code ``security.authentication``. Whatever an authenticator raises is
+            that too: it fails closed.
+    """
+    signed = unwrap(body)
+    inner = body if signed is None else signed.message.encode("utf-8", "surrogatepass")
+    if authenticator is None:
+        return inner, None
+    if signed is None:
+        raise DocumentError(_CODE, _SENTENCE, "not signed")
+    try:
+        signature = base64.b64decode(signed.signature, validate=True)
+    except (binascii.Error, ValueError):
+        raise DocumentError(_CODE, _SENTENCE, "signature is not base64") from None
+    try:
+        identity = authenticator.validate(document, hashlib.sha256(inner).hexdigest(), signature)
+    except ValidationFailed as failed:
+        raise DocumentError(_CODE, _SENTENCE, failed.details or str(failed)) from failed
+    except Exception as broken:
+        raise DocumentError(_CODE, _SENTENCE, f"authenticator failed: {type(broken).__name__}") from broken
+    return inner, identity if isinstance(identity, str) else None

@@ -1,0 +1,90 @@
+"""The conversation about one request, as a pure state machine: replies go in, a value or an error comes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gofer.errors import Rejected, RequestTimeout
+from gofer.messaging.document import Reply
+from gofer.rmi.exceptions import from_result
+from gofer.rmi.options import Report
+
+__all__ = ["Conversation"]
+
+_ORDER = {"not sent": 0, "sent": 1, "queued": 2, "accepted": 3, "started": 4, "progress": 5}
+
+
+class Conversation:
+    """What is known about one request. No input or output, no threads.
+
+    ``state`` is one of: not sent, sent (to the broker), queued (the broker has it), accepted, started, progress.
+    """
+
+    def __init__(self, sn: str) -> None:
+        self.sn = sn
+        self.state = "not sent"
+        self.report: Report | None = None
+        self.done = False
+        self._value: Any = None
+        self._error: Exception | None = None
+
+    def reached(self, state: str) -> None:
+        """Note that the request got so far; it never goes back."""
+        if _ORDER[state] > _ORDER[self.state]:
+            self.state = state
+
+    def feed(self, reply: Reply) -> Report | None:
+        """Take in a reply, in any order and any number of times; return the report if it is one of progress."""
+        if self.done:
+            return None
+        if reply.result is not None:
+            self.done = True
+            if reply.result.exval is not None or reply.result.xclass is not None:
+                self._error = from_result(reply.result)
+            else:
+                self._value = reply.result.retval
+        elif reply.status == "rejected":
+            self.done = True
+            self._error = Rejected(self.sn, reply.code or "unknown", reply.description or "rejected", reply.details)
+        elif reply.status == "progress":
+            self.reached("progress")
+            self.report = {
+                "sn": self.sn,
+                "data": reply.data,
+                "any": reply.data,
+                "total": reply.total,
+                "completed": reply.completed,
+                "details": reply.details,
+            }
+            return self.report
+        elif reply.status in ("accepted", "started"):
+            self.reached(reply.status)
+        return None
+
+    def outcome(self) -> Any:
+        """Return the value, or raise what the request ended with. Only when ``done``."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def timeout(self, wait: float | None, ttl: float | None, link: str) -> RequestTimeout:
+        """Make the error for a caller that waits no longer; it says how far the request got.
+
+        Args:
+            link: the connection's state in words.
+        """
+        until = "" if ttl is None else f" until its ttl of {ttl:g} s is over"
+        if self.state == "not sent":
+            detail = f"it was not sent: {link}"
+        elif self.state == "sent":
+            detail = (
+                f"no word from the broker, and so none from the agent (connection: {link}); it may still run{until}"
+            )
+        elif self.state == "queued":
+            detail = f"the broker has it, but there was no word from the agent; it may still run{until}"
+        elif self.state == "progress" and self.report is not None:
+            done = f"{self.report['completed']} of {self.report['total']}"
+            detail = f"it was started; last progress: {done}, details {self.report['details']!r}; it may still end"
+        else:
+            detail = f"it was {self.state} by the agent; it may still run"
+        return RequestTimeout(self.sn, wait, self.state, detail, self.report)

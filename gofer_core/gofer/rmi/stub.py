@@ -1,0 +1,140 @@
+"""Stubs: what stands for a remote class, a remote method, and a request that is sent later."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gofer.messaging.document import VERSION
+from gofer.messaging.value import plain
+from gofer.rmi.options import OPTION_NAMES, Options
+
+__all__ = ["Invoke", "Method", "Stub", "Trigger", "new_request"]
+
+
+class Invoke(Protocol):
+    """Does what a remote method's call asks for, and returns its value or the request's serial number."""
+
+    def __call__(
+        self, classname: str, method: str, cntr: list[Any] | None, args: tuple[Any, ...], kws: dict[str, Any], /
+    ) -> Any: ...
+
+
+class Stub:
+    """A remote class, or a module. Calling it sets the constructor's arguments; an attribute or item is a method.
+
+    Later arguments replace earlier ones. Threads that want different ones make their own stubs.
+    """
+
+    def __init__(self, name: str, invoke: Invoke) -> None:
+        self.__name = name
+        self.__invoke = invoke
+        self.__cntr: list[Any] | None = None
+
+    def __call__(self, *args: Any, **kws: Any) -> Stub:
+        """Set the arguments that the remote class is constructed with.
+
+        Raises:
+            TypeError: an argument is not plain JSON, or is an option of the call (those go to the agent).
+        """
+        options = sorted(OPTION_NAMES.intersection(kws))
+        callables = [f"argument {n}" for n, arg in enumerate(args) if callable(arg)]
+        callables += [name for name, value in kws.items() if callable(value) and name not in options]
+        if options or callables:
+            name = (options or ["progress"])[0]
+            raise TypeError(
+                f"{', '.join(options or callables)}: {self.__name}() takes what the remote class is constructed with; "
+                f"options go to the agent, like agent({name}={'fn' if name == 'progress' else '...'}).{self.__name}()"
+            )
+        self.__cntr = [plain(list(args), "constructor argument"), plain(kws, "constructor argument")]
+        return self
+
+    def __getattr__(self, name: str) -> Method:
+        if name.startswith("_"):
+            raise AttributeError(f"remote names do not start with '_': {name!r}")
+        return self[name]
+
+    def __getitem__(self, name: str) -> Method:
+        return Method(self.__name, name, self.__cntr, self.__invoke)
+
+    def __repr__(self) -> str:
+        return f"<remote {self.__name}>"
+
+
+class Method:
+    """A remote method or function. Calling it sends a request."""
+
+    def __init__(self, classname: str, name: str, cntr: list[Any] | None, invoke: Invoke) -> None:
+        self._of = (classname, name, cntr)
+        self._invoke = invoke
+
+    def __call__(self, *args: Any, **kws: Any) -> Any:
+        """Call the method with plain JSON values.
+
+        Raises:
+            TypeError: an argument is not plain JSON.
+        """
+        return self._invoke(*self._of, args, kws)
+
+    def __repr__(self) -> str:
+        return f"<remote {self._of[0]}.{self._of[1]}>"
+
+
+class Trigger:
+    """A request that is sent when it is called, once."""
+
+    def __init__(self, sn: str, pull: Callable[[], Any]) -> None:
+        self.sn = sn
+        self._pull: Callable[[], Any] | None = pull
+
+    def __call__(self) -> Any:
+        """Send the request, and return what the call would have returned.
+
+        Raises:
+            RuntimeError: it was sent before.
+        """
+        pull, self._pull = self._pull, None
+        if pull is None:
+            raise RuntimeError(f"request {self.sn} was sent already: a trigger is pulled once")
+        return pull()
+
+    def __repr__(self) -> str:
+        return f"<Trigger {self.sn}{'' if self._pull else ' (pulled)'}>"
+
+
+def new_request(
+    of: tuple[str, str, list[Any] | None],
+    args: tuple[Any, ...],
+    kws: dict[str, Any],
+    address: str,
+    options: Options,
+) -> dict[str, Any]:
+    """Make the document of a request, all but its ``replyto``.
+
+    Raises:
+        TypeError: an argument is not plain JSON.
+    """
+    classname, method, cntr = of
+    request: dict[str, Any] = {
+        "classname": classname,
+        "method": method,
+        "cntr": cntr,
+        "args": plain(args, "argument"),
+        "kws": plain(kws, "argument"),
+    }
+    if kws:
+        request["kwargs"] = request["kws"]  # all that agents of 2.12 look at
+    document: dict[str, Any] = {
+        "sn": str(uuid.uuid4()),
+        "version": VERSION,
+        "routing": [None, address],
+        "replyto": None,
+        "request": request,
+        "data": options.data,
+        "secret": options.secret,
+        "pam": options.login,
+    }
+    if options.timeout is not None:
+        document["timeout"] = options.timeout
+    return document
