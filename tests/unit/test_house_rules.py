@@ -15,6 +15,7 @@ from support.repository import TOP, distributions, settings, tracked
 # Module-level state that has to be: "module.name", and why.
 STATE = {
     "gofer.agent.plugin._current": "a ContextVar: which plugin's code runs, for Plugin.find without an argument",
+    "gofer.rmi.context._current": "a ContextVar: which request's method runs, for Context.current",
     "gofer.messaging.pool.pool": "one connection per broker and process; counted, and emptied in a forked child",
 }
 
