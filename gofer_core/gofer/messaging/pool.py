@@ -61,6 +61,7 @@ class Pool:
             if linger or self._users[link.connector] > 0:
                 return
             del self._links[link.connector], self._users[link.connector]
+            self._poke.set()  # the keeper of no links ends
         link.close()
 
     def close(self) -> None:

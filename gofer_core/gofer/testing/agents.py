@@ -1,0 +1,128 @@
+"""A real goferd as a child process, under a root of its own: for tests that kill, stop and restart one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+
+__all__ = ["AgentProcess"]
+
+_READY = 20.0
+_END = 20.0
+
+
+class AgentProcess:
+    """``goferd`` under a private root. A context manager: it is stopped, or else killed, at the end.
+
+    Args:
+        root: the directory before ``/etc/gofer`` and all others; made if missing.
+        path: directories that its Python looks for modules in, first.
+        environ: more environment, over this process's own.
+    """
+
+    def __init__(self, root: Path, *, path: tuple[Path, ...] = (), environ: Mapping[str, str] | None = None) -> None:
+        self.root = root
+        self.log = root / "goferd.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._environ = {**os.environ, **(environ or {}), "GOFER_ROOT": str(root)}
+        if path:
+            known = self._environ.get("PYTHONPATH", "")
+            self._environ["PYTHONPATH"] = os.pathsep.join([*map(str, path), *filter(None, [known])])
+        for folder in ("etc/gofer/plugins", "etc/gofer/conf.d", "usr/share/gofer/plugins", "var/lib/gofer"):
+            (root / folder).mkdir(parents=True, exist_ok=True, mode=0o755)
+
+    def plugin(self, name: str, code: str, descriptor: str) -> None:
+        """Write a plugin: its module into a plugin directory, and its descriptor."""
+        module = self.root / "usr/share/gofer/plugins" / f"{name}.py"
+        self._write(module, code)
+        self.descriptor(name, descriptor)
+
+    def descriptor(self, name: str, text: str) -> Path:
+        """Write a plugin's descriptor, ``name.conf``, and return its path."""
+        return self._write(self.root / "etc/gofer/plugins" / f"{name}.conf", text)
+
+    def configure(self, text: str) -> None:
+        """Write ``agent.conf``."""
+        self._write(self.root / "etc/gofer/agent.conf", text)
+
+    def start(self) -> AgentProcess:
+        """Start it, and wait until it says that it is ready.
+
+        Raises:
+            RuntimeError: it ended, or was not ready in time; the text holds the end of its log.
+        """
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, self.log.open("ab") as log:
+            # An abstract address: the root's path may be too long for a socket's.
+            address = f"\0gofer-test-{os.getpid()}-{id(self)}"
+            ready.bind(address)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gofer.agent.main", "-f"],
+                env={**self._environ, "NOTIFY_SOCKET": "@" + address[1:]},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+            ready.settimeout(0.1)
+            deadline = monotonic() + _READY
+            while monotonic() < deadline and self.process.poll() is None:
+                try:
+                    if ready.recv(4096).startswith(b"READY=1"):
+                        return self
+                except TimeoutError:
+                    continue
+        raise RuntimeError(f"goferd is not ready (exit status {self.process.poll()}):\n{self.tail()}")
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running one."""
+        if self.process is None:
+            raise RuntimeError("goferd was not started")
+        return self.process.pid
+
+    def kill(self) -> None:
+        """Kill it at once, as a crash would (``SIGKILL``), and wait until it has gone."""
+        self._signal(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """Stop it softly (``SIGTERM``), and return its exit status; killed if it does not end."""
+        return self._signal(signal.SIGTERM)
+
+    def tail(self, lines: int = 40) -> str:
+        """Return the end of its log."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _signal(self, number: signal.Signals) -> int:
+        process = self.process
+        if process is None:
+            return 0
+        if process.poll() is None:
+            process.send_signal(number)
+            try:
+                process.wait(_END)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.process = None
+        return process.returncode
+
+    def _write(self, path: Path, text: str) -> Path:
+        path.write_text(textwrap.dedent(text))
+        path.chmod(0o644)
+        return path
+
+    def __enter__(self) -> AgentProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
