@@ -33,8 +33,8 @@ def parse_duration(value: float | str) -> float:
         return _parse_text(value)
     try:
         seconds = float(value)
-    except OverflowError:  # an int too large for a float
-        seconds = math.inf
+    except OverflowError:  # an int too large for a float, and perhaps for repr()
+        raise ConfigError(f"the duration is too long a number; allowed: {DURATIONS}") from None
     if not math.isfinite(seconds) or seconds < 0:
         raise ConfigError(f"duration {repr(value)[:200]} is not a finite number of 0 or more; allowed: {DURATIONS}")
     return seconds

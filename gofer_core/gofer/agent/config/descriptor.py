@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gofer.agent.config.agent import MessagingConfig
 from gofer.agent.config.files import Unreadable, distrust, list_files, read_sections, read_text
-from gofer.agent.config.problem import Problem
+from gofer.agent.config.problem import Problem, shown
 from gofer.agent.config.reading import Reader, Values
 from gofer.agent.config.schema import DESCRIPTOR, Key, Main, Messaging, Model
 from gofer.agent.config.settings import Settings
@@ -95,6 +96,9 @@ def read_descriptors(root: Root) -> tuple[list[Descriptor], list[Problem]]:
     Never raises for what is there. One with an error is left out and does not touch the others. Of two with one
     plugin's name the second is left out.
     """
+    if not os.path.lexists(root.descriptors):
+        text = "directory does not exist, so no plugin is described"
+        return [], [Problem("warning", str(root.descriptors), None, None, text)]
     problem = _distrusted(root.descriptors)
     if problem is not None:
         return [], [problem]
@@ -148,7 +152,7 @@ def find_plugin_dirs(root: Root) -> tuple[list[Path], list[Problem]]:
     found = []
     problems = []
     for directory in root.plugin_dirs:
-        if directory.exists():
+        if os.path.lexists(directory):
             problem = _distrusted(directory)
             if problem is None:
                 found.append(directory)
@@ -158,13 +162,14 @@ def find_plugin_dirs(root: Root) -> tuple[list[Path], list[Problem]]:
 
 
 def _distrusted(directory: Path) -> Problem | None:
+    """Say why nothing in a directory may be used, or None. The directory is there, if only as a dangling link."""
+    reason: str | None
     try:
         reason = distrust(directory)
-    except FileNotFoundError:
-        text = "directory does not exist, so no plugin is described"
-        return Problem("warning", str(directory), None, None, text)
+        if reason is None and not os.path.isdir(directory):
+            reason = "is not a directory"
     except OSError as error:
-        return Problem("error", str(directory), None, None, f"directory cannot be read: {error.strerror}")
+        reason = f"directory cannot be read: {error.strerror}"
     return None if reason is None else Problem("error", str(directory), None, None, reason)
 
 
@@ -259,10 +264,8 @@ def _queue(reader: Reader) -> tuple[Address | None, str]:
         older = values[key]
         if older is None:
             continue
-        if "/" in older:
-            reader.error(key, f"{older[:200]!r} has a '/' in it; allowed: {key.type.allowed}")
-        elif exchange and older != exchange:
-            reader.warn(key.section, key.name, f"is not used, because the exchange is {exchange[:200]!r} already")
+        if exchange and older != exchange:
+            reader.warn(key.section, key.name, f"is not used, because the exchange is {shown(exchange)} already")
         else:
             exchange = older
     return (None if queue is None else Address(exchange, queue.key)), exchange
@@ -281,9 +284,9 @@ def _file(reader: Reader, key: Key[str | None], path: Path, *, check: bool = Tru
     if text is None:
         return None
     file = path.absolute().parent / text
-    if check and not file.exists():
+    if check and not os.path.exists(file):  # unlike Path.exists it never raises
         # Not an error: certificates may be put in place later, and are read at each connection.
-        reader.warn(key.section, key.name, f"no file {str(file)[:200]!r} yet; connecting will fail until it is there")
+        reader.warn(key.section, key.name, f"no file {shown(str(file))} yet; connecting will fail until it is there")
     return file
 
 

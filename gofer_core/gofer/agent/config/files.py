@@ -75,7 +75,7 @@ def read_text(path: Path, *, trusted: bool = False) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
         raise Unreadable(_why_not_opened(path, error)) from None
-    with open(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise Unreadable(f"is {_file_kind(found.st_mode)}; allowed: a regular file, or a link to one")
@@ -83,10 +83,12 @@ def read_text(path: Path, *, trusted: bool = False) -> str:
             reason = _distrust_status(found, os.geteuid()) or _distrust_way(path, os.geteuid())
             if reason is not None:
                 raise Unreadable(reason)
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             data = file.read(MAX_FILE + 1)
-        except OSError as error:
-            raise Unreadable(f"cannot be read: {error.strerror}") from None
+    except OSError as error:
+        raise Unreadable(f"cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
     return _decode(data)
 
 
@@ -136,10 +138,9 @@ def _owner(user: int) -> str:
 
 def _why_not_opened(path: Path, error: OSError) -> str:
     if error.errno in (errno.ENOENT, errno.ELOOP) and os.path.islink(path):
-        target = shown(os.readlink(path))
         if error.errno == errno.ELOOP:
-            return f"is a symbolic link to {target} that leads back to itself"
-        return f"is a symbolic link to {target}, which does not exist"
+            return "is a symbolic link that leads back to itself"
+        return f"is a symbolic link to {shown(os.path.realpath(path))}, which does not exist"
     if error.errno == errno.ENXIO:
         return "is a socket or a device; allowed: a regular file, or a link to one"
     return f"cannot be read: {error.strerror}"
@@ -204,6 +205,8 @@ def _parse_json(text: str) -> Sections:
         document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise Unreadable(f"is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
+    except Unreadable:
+        raise
     except RecursionError:
         raise Unreadable("is nested too deeply; allowed: a JSON object of objects") from None
     except ValueError:  # an integer of thousands of digits

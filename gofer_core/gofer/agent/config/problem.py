@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-__all__ = ["Problem", "nearest", "shown"]
+__all__ = ["Problem", "kind", "nearest", "plain", "shown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +50,15 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     by_lower = {one.lower(): one for one in known}
     found = get_close_matches(name.strip().lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[found[0]] if found else None
+
+
+def kind(raw: object) -> str:
+    """Name the JSON type of a value that is not shown."""
+    names: dict[type, str] = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+    }
+    return names.get(type(raw), "text")

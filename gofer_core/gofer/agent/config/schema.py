@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from gofer.agent.config import values as v
+from gofer.agent.config.places import AddressText, BrokerURL, ExchangeName
 from gofer.messaging.address import Address
 from gofer.messaging.url import URL
 
@@ -211,7 +212,7 @@ class Messaging:
     """The keys of a descriptor's ``[messaging]``."""
 
     URL: Key[URL | None] = Key(
-        "messaging", "url", v.BrokerURL(), None, "The broker; without one the plugin connects to none, or sets its own."
+        "messaging", "url", BrokerURL(), None, "The broker; without one the plugin connects to none, or sets its own."
     )
     URL_FILE: Key[str | None] = Key(
         "messaging", "url_file", _FILE, None, "A file that holds the broker's URL, read again at each connection."
@@ -254,7 +255,7 @@ class Messaging:
     EXCHANGE: Key[str | None] = Key(
         "messaging",
         "exchange",
-        v.Line("an exchange's name"),
+        ExchangeName(),
         None,
         "The older way to name the exchange.",
         instead="[model] queue as <exchange>/<queue>",
@@ -274,7 +275,7 @@ class Model:
     QUEUE: Key[Address | None] = Key(
         "model",
         "queue",
-        v.AddressText(),
+        AddressText(),
         None,
         "The plugin's queue; with a URL and no queue it is a uuid kept on disk.",
     )
@@ -291,7 +292,7 @@ class Model:
     EXCHANGE: Key[str | None] = Key(
         "model",
         "exchange",
-        v.Line("an exchange's name"),
+        ExchangeName(),
         None,
         "The older way to name the exchange.",
         instead="[model] queue as <exchange>/<queue>",

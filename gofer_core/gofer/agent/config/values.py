@@ -11,27 +11,11 @@ import re
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from gofer.agent.config.problem import shown
+from gofer.agent.config.problem import kind, shown
 from gofer.duration import parse_duration
 from gofer.errors import ConfigError
-from gofer.messaging.address import Address
-from gofer.messaging.url import URL
 
-__all__ = [
-    "AddressText",
-    "BrokerURL",
-    "Choice",
-    "Flag",
-    "Level",
-    "Line",
-    "Name",
-    "Names",
-    "Seconds",
-    "Size",
-    "Type",
-    "Whole",
-    "Wrong",
-]
+__all__ = ["Choice", "Flag", "Level", "Line", "Name", "Names", "Seconds", "Size", "Type", "Whole", "Wrong"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -115,7 +99,7 @@ class Seconds:
     def read(self, raw: object) -> float:
         """Read what ``parse_duration`` reads, within the bounds."""
         if isinstance(raw, bool) or not isinstance(raw, int | float | str):
-            raise Wrong(f"{_kind(raw)} is not a duration")
+            raise Wrong(f"{kind(raw)} is not a duration")
         try:
             seconds = parse_duration(raw)
         except ConfigError:
@@ -164,7 +148,7 @@ class Line:
     def read(self, raw: object) -> str:
         """Read text without control characters. The message does not show it: it may be anything."""
         if not isinstance(raw, str):
-            raise Wrong(f"{_kind(raw)} is not text")
+            raise Wrong(f"{kind(raw)} is not text")
         text = raw.strip()
         if any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in text):
             raise Wrong("has line breaks or control characters in it (an indented line continues the one above)")
@@ -180,7 +164,7 @@ class Name:
     def read(self, raw: object) -> str:
         """Read a name."""
         if not isinstance(raw, str):
-            raise Wrong(f"{_kind(raw)} is not a name")
+            raise Wrong(f"{kind(raw)} is not a name")
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", raw.strip()):
             raise Wrong(f"{shown(raw)} is not a name")
         return raw.strip()
@@ -201,7 +185,7 @@ class Names:
         elif isinstance(raw, list):
             items = raw
         else:
-            raise Wrong(f"{_kind(raw)} is not a list")
+            raise Wrong(f"{kind(raw)} is not a list")
         if not items:
             raise Wrong("names nothing")
         found: dict[str, None] = {}
@@ -211,7 +195,7 @@ class Names:
             elif isinstance(item, str) and item.strip() in ("", "*"):
                 raise Wrong(f"{shown(item)} is not allowed in this list")
             else:
-                found[self.one.read(item)] = None
+                found[self.one.read(item.strip() if isinstance(item, str) else item)] = None
         return tuple(found)
 
 
@@ -247,73 +231,6 @@ class Level:
         if word not in ("CRITICAL", "DEBUG", "ERROR", "FATAL", "INFO", "WARN", "WARNING"):
             raise Wrong(f"{shown(raw)} is not a level")
         return logging.getLevelNamesMapping()[word]
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerURL:
-    """The URL of a broker."""
-
-    allowed: str = (
-        "[adapter+]protocol://[user[:password]@]host[:port][/virtual-host], "
-        "protocols amqp, amqps, ssl, tcp; or local:// or local:///path/to.sock"
-    )
-
-    def read(self, raw: object) -> URL:
-        """Read a URL. No message shows a password, wherever in the text it stands."""
-        if not isinstance(raw, str):
-            raise Wrong(f"{_kind(raw)} is not a URL")
-        try:
-            url = URL.parse(raw)
-        except (ConfigError, ValueError):
-            raise Wrong(_why_no_url(raw)) from None
-        if any(c.isspace() or not c.isprintable() for c in url.host):
-            raise Wrong(f"the host {shown(url.host)} has spaces or control characters in it")
-        return url
-
-
-@dataclass(frozen=True, slots=True)
-class AddressText:
-    """A queue, perhaps with its exchange."""
-
-    allowed: str = "<queue> or <exchange>/<queue>, each at most 255 bytes"
-
-    def read(self, raw: object) -> Address:
-        """Read an address."""
-        if not isinstance(raw, str):
-            raise Wrong(f"{_kind(raw)} is not an address")
-        try:
-            return Address.parse(raw.strip())
-        except ConfigError as error:
-            raise Wrong(re.split("; (?:allowed|expected)", str(error))[0]) from None
-
-
-def _why_no_url(text: str) -> str:
-    """Say what is wrong with a URL that does not parse, by parsing it again with everything secret masked."""
-    found = re.fullmatch(r"(?P<scheme>\s*[^:/@]*://)?(?:(?P<login>.*)@)?(?P<rest>.*)", text, re.DOTALL)
-    assert found is not None, "every part is optional"  # noqa: S101  # for the type checker
-    rest = found["rest"]
-    if found["login"] is None:  # what stands where a port should may be a password whose '@host' was forgotten
-        head, colon, tail = rest.partition("]:" if rest.startswith("[") else ":")
-        if colon and not re.fullmatch(r"[0-9]*(/.*)?", tail, re.DOTALL):
-            rest = f"{head}{colon}***"
-    masked = f"{found['scheme'] or ''}{'' if found['login'] is None else '***@'}{rest}"
-    try:
-        URL.parse(masked)
-    except (ConfigError, ValueError) as error:
-        return re.split("; (?:allowed|expected)", str(error))[0]
-    return f"{shown(masked)} has a user or a password in which ':', '/' or '@' must be written as %3A, %2F or %40"
-
-
-def _kind(raw: object) -> str:
-    """Name the JSON type of a value that is not shown."""
-    names: dict[type, str] = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(raw), "text")
 
 
 def _size(size: int) -> str:

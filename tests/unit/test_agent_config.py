@@ -1,0 +1,455 @@
+"""The agent's settings: defaults, merging, what is said about each slip; durations; and that the table is whole."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gofer.agent.config
+import pytest
+from gofer.agent.config import (
+    AgentConfig,
+    LoggingConfig,
+    MainConfig,
+    ManagementConfig,
+    MessagingConfig,
+    PamConfig,
+    Problem,
+    read_agent,
+)
+from gofer.agent.config.schema import AGENT, DESCRIPTOR, Schema
+from gofer.duration import parse_duration
+from gofer.errors import ConfigError
+from gofer.root import Root
+from hypothesis import given
+from hypothesis import strategies as st
+
+SECONDS = "seconds, or a number with s, m, h or d behind it, like 30s or 5m"
+
+
+def configure(root: Path, **files: str | object) -> tuple[AgentConfig, list[str]]:
+    """Write ``agent_conf`` and files of ``conf.d`` (named ``a_conf``, ``b_json``); return what is read and said."""
+    for name, content in files.items():
+        path = Root(root).etc / ("agent.conf" if name == "agent_conf" else f"conf.d/{name.replace('_', '.')}")
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    config, problems = read_agent(Root(root))
+    return config, [str(problem).removeprefix(f"{Root(root).etc}/") for problem in problems]
+
+
+# -- values --------------------------------------------------------------------------------------------------------
+
+
+def test_without_any_file_the_defaults_stand(root: Path) -> None:
+    defaults = AgentConfig(
+        MainConfig(shutdown_timeout=30.0),
+        ManagementConfig(enabled=False, host="localhost", port=5650),
+        LoggingConfig(levels={}, file=None, format="text"),
+        PamConfig(service=None),
+        MessagingConfig(adapter=None, reconnect_max=30.0, max_message=16 * 1024 * 1024),
+    )
+
+    assert configure(root) == (defaults, [])
+    assert AgentConfig() == defaults
+    assert read_agent(Root(root / "nowhere")) == (defaults, [])
+
+
+@pytest.mark.parametrize("kind", ["agent_conf", "a_conf", "a_json"])
+def test_every_key_is_read_from_each_kind_of_file(root: Path, kind: str) -> None:
+    sections = {
+        "main": {"shutdown_timeout": "2m"},
+        "management": {"enabled": "1", "host": "::1", "port": "5651"},
+        "logging": {
+            "root": "debug",
+            "gofer.agent": "Warn",
+            "urllib3": "FATAL",
+            "log-file": "agent",
+            "log-format": "JSON",
+        },
+        "pam": {"service": "gofer"},
+        "messaging": {"adapter": "proton", "reconnect_max": "2", "max_message": "1MiB"},
+    }
+    ini = "".join(f"[{name}]\n" + "".join(f"{k}={v}\n" for k, v in keys.items()) for name, keys in sections.items())
+
+    config, said = configure(root, **{kind: sections if kind == "a_json" else ini})
+    assert said == []
+    assert config == AgentConfig(
+        MainConfig(120.0),
+        ManagementConfig(True, "::1", 5651),
+        LoggingConfig(
+            {"root": logging.DEBUG, "gofer.agent": logging.WARNING, "urllib3": logging.CRITICAL},
+            Root(root).log / "agent",
+            "json",
+        ),
+        PamConfig("gofer"),
+        MessagingConfig("proton", 2.0, 1 << 20),
+    )
+
+
+@pytest.mark.parametrize("word", ["CRITICAL", "DEBUG", "ERROR", "FATAL", "INFO", "WARN", "WARNING"])
+@pytest.mark.parametrize("change", [str.upper, str.lower, str.title])
+def test_levels_are_known_in_any_case(root: Path, word: str, change: object) -> None:
+    assert callable(change)
+    config, said = configure(root, agent_conf=f"[logging]\ngofer={change(word)}\n")
+
+    assert (dict(config.logging.levels), said) == ({"gofer": getattr(logging, word)}, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1048576", 1 << 20), ("16M", 16 << 20), ("16 MiB", 16 << 20), ("64k", 64 << 10), ("64KIB", 64 << 10)],
+)
+def test_sizes_may_be_written_with_a_unit(root: Path, text: str, size: int) -> None:
+    config, said = configure(root, agent_conf=f"[messaging]\nmax_message={text}\n")
+
+    assert (config.messaging.max_message, said) == (size, [])
+
+
+def test_an_absolute_log_file_stays_where_it_is(root: Path) -> None:
+    config, _ = configure(root, agent_conf="[logging]\nlog-file=/srv/log/x\n")
+
+    assert config.logging.file == Path("/srv/log/x")
+
+
+def test_settings_are_frozen_and_can_be_compared_and_hashed(root: Path) -> None:
+    config, _ = configure(root, agent_conf="[logging]\ngofer=DEBUG\n")
+
+    with pytest.raises(AttributeError):
+        config.main.shutdown_timeout = 1.0  # type: ignore[misc]  # that is the point
+    with pytest.raises(TypeError):
+        config.logging.levels["x"] = 1  # type: ignore[index]  # that is the point
+    assert hash(config) == hash(read_agent(Root(root))[0])
+
+
+# -- merging -------------------------------------------------------------------------------------------------------
+
+
+def test_later_files_win_key_by_key_in_the_order_of_their_names(root: Path) -> None:
+    config, said = configure(
+        root,
+        agent_conf="[management]\nenabled=1\nport=1\nhost=a\n[logging]\ngofer=INFO\nroot=INFO\n",
+        c_conf="[management]\nport=4\n",
+        b_json={"management": {"port": 3, "host": "b"}, "logging": {"gofer": "DEBUG"}},
+        a_conf="[management]\nport=2\n",
+    )
+
+    assert said == []
+    assert config.management == ManagementConfig(True, "b", 4)
+    assert config.logging.levels == {"gofer": logging.DEBUG, "root": logging.INFO}
+
+
+def test_only_conf_and_json_files_that_are_not_hidden_are_merged(root: Path) -> None:
+    for name in (".a.conf", "a.conf~", "a.ini", "b.conf.dpkg-old"):
+        (Root(root).conf_d / name).write_text("junk")
+
+    assert configure(root) == (AgentConfig(), [])
+
+
+def test_a_wrong_value_leaves_the_one_before_it(root: Path) -> None:
+    config, said = configure(
+        root,
+        agent_conf="[management]\nport=1000\n",
+        a_conf="[management]\nport=many\nenabled=1\n",
+    )
+
+    assert config.management == ManagementConfig(True, "localhost", 1000)
+    assert said == [
+        "conf.d/a.conf: [management] port: 'many' is not a whole number; allowed: a whole number from 1 to 65535"
+    ]
+
+
+def test_a_broken_file_is_one_line_and_the_others_count(root: Path) -> None:
+    config, said = configure(
+        root, agent_conf="[pam]\nservice=x\n", a_conf="\0", b_json="[", c_conf="[management]\nenabled=on\n"
+    )
+
+    assert config == AgentConfig(management=ManagementConfig(enabled=True), pam=PamConfig("x"))
+    assert len(said) == 2
+    assert said[0] == "conf.d/a.conf: has a NUL byte at offset 0; allowed: UTF-8 text"
+    assert said[1].startswith("conf.d/b.json: is not JSON: ")
+
+
+def test_empty_files_say_nothing(root: Path) -> None:
+    assert configure(root, agent_conf="", a_conf="# nothing\n", b_json={}) == (AgentConfig(), [])
+
+
+# -- what is said --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (
+            "[main]\nshutdown_timeout=soon\n",
+            f"[main] shutdown_timeout: 'soon' is not a duration; allowed: {SECONDS}",
+        ),
+        (
+            "[management]\nenabled=perhaps\n",
+            "[management] enabled: 'perhaps' is neither yes nor no; allowed: 0, 1, yes, no, true, false, on, off",
+        ),
+        ("[management]\nport=0\n", "[management] port: '0' is out of range; allowed: a whole number from 1 to 65535"),
+        (
+            "[logging]\ngofer=LOUD\n",
+            (
+                "[logging] gofer: 'LOUD' is not a level; "
+                "allowed: CRITICAL, DEBUG, ERROR, FATAL, INFO, WARN, WARNING (in any case)"
+            ),
+        ),
+        ("[logging]\nlog-format=xml\n", "[logging] log-format: 'xml' is none of them; allowed: text, json"),
+        (
+            "[messaging]\nmax_message=16MB\n",
+            (
+                "[messaging] max_message: '16MB' is not a size; "
+                "allowed: bytes, or a number with K, M or G (KiB, MiB, GiB) behind it, from 1 KiB to 128 MiB"
+            ),
+        ),
+        (
+            "[messaging]\nmax_message=1G\n",
+            (
+                "[messaging] max_message: '1G' is out of range; "
+                "allowed: bytes, or a number with K, M or G (KiB, MiB, GiB) behind it, from 1 KiB to 128 MiB"
+            ),
+        ),
+        (
+            "[messaging]\nreconnect_max=0\n",
+            f"[messaging] reconnect_max: '0' is out of range; allowed: {SECONDS}, more than 0, at most 86400",
+        ),
+        (
+            "[pam]\nservice=../su\n",
+            (
+                "[pam] service: '../su' is not a name; "
+                "allowed: letters, digits, '_', '-' and '.', not starting with '-' or '.', at most 100 of them"
+            ),
+        ),
+    ],
+)
+def test_a_wrong_value_is_an_error_that_says_what_is_allowed(root: Path, content: str, line: str) -> None:
+    config, said = configure(root, agent_conf=content)
+
+    assert said == [f"agent.conf: {line}"]
+    assert [problem.severity for problem in read_agent(Root(root))[1]] == ["error"]
+    assert config == AgentConfig()
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (
+            "[managment]\nenabled=1\n",
+            (
+                "[managment]: unknown section, ignored; nearest known: [management]; "
+                "allowed: [main], [management], [logging], [pam], [messaging]"
+            ),
+        ),
+        (
+            "[zzz]\n",
+            "[zzz]: unknown section, ignored; allowed: [main], [management], [logging], [pam], [messaging]",
+        ),
+        (
+            "[management]\nprot=1\n",
+            "[management] prot: unknown key, ignored; nearest known: port; allowed: enabled, host, port",
+        ),
+        (
+            "[main]\nport=1\n",
+            "[main] port: unknown key, ignored; it belongs in [management]; allowed: shutdown_timeout",
+        ),
+        (
+            "[logging]\nlog-fiel=x\n",
+            (
+                "[logging] log-fiel: unknown key, ignored; nearest known: log-file; "
+                "allowed: log-file, log-format, <package>"
+            ),
+        ),
+        (
+            "[main]\nmonitor=1\n",
+            (
+                "[main] monitor: no longer used: descriptors are not watched for changes; "
+                "send SIGHUP or use `gofer mgt -r`"
+            ),
+        ),
+        (
+            "[messaging]\nurl=amqp://u:hunter2@h\n",
+            "[messaging] url: no longer used: brokers are named in the plugins' descriptors",
+        ),
+        ("[loader]\neager=0\n", "[loader]: no longer used: plugins are always loaded at start"),
+    ],
+)
+def test_what_is_not_known_is_a_warning_that_names_what_is(root: Path, content: str, line: str) -> None:
+    config, said = configure(root, agent_conf=content)
+
+    assert said == [f"agent.conf: {line}"]
+    assert [problem.severity for problem in read_agent(Root(root))[1]] == ["warning"]
+    assert config == AgentConfig()
+
+
+def test_a_name_that_no_package_can_have_is_no_level(root: Path) -> None:
+    _, said = configure(root, agent_conf="[logging]\n1x=DEBUG\ngofer..x=DEBUG\n")
+
+    assert [line.partition(":")[2].split(":")[0] for line in said] == [" [logging] 1x", " [logging] gofer..x"]
+
+
+def test_a_dangling_agent_conf_is_an_error(root: Path) -> None:
+    Root(root).agent_conf.symlink_to("/no/such/file")
+
+    assert configure(root)[1] == ["agent.conf: is a symbolic link to '/no/such/file', which does not exist"]
+
+
+@pytest.mark.timeout(10)
+def test_a_fifo_is_an_error_and_never_waited_for(root: Path) -> None:
+    os.mkfifo(Root(root).agent_conf)
+
+    assert configure(root)[1] == ["agent.conf: is a FIFO; allowed: a regular file, or a link to one"]
+
+
+def test_a_conf_d_that_is_no_directory_is_an_error(root: Path) -> None:
+    Root(root).conf_d.rmdir()
+    Root(root).conf_d.touch()
+
+    assert configure(root)[1] == ["conf.d: directory cannot be read: Not a directory"]
+
+
+def test_a_problem_is_one_line_whatever_is_in_it() -> None:
+    problem = Problem("error", "a\nb", "c\nd", "e\tf", "g\nh")
+
+    assert str(problem) == r"'a\nb': ['c\nd'] 'e\tf': g h"
+    assert str(Problem("warning", "/x", None, None, "y")) == "/x: y"
+    assert str(Problem("warning", "/x", "s", None, "y")) == "/x: [s]: y"
+
+
+# -- durations -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (0, 0.0),
+        (30, 30.0),
+        (1.5, 1.5),
+        ("30", 30.0),
+        ("30s", 30.0),
+        ("5m", 300.0),
+        ("2h", 7200.0),
+        ("1d", 86400.0),
+        ("0.5h", 1800.0),
+        (".5", 0.5),
+        (" 2 m ", 120.0),
+    ],
+)
+def test_durations_are_numbers_or_text_with_a_unit(value: float | str, seconds: float) -> None:
+    assert parse_duration(value) == seconds
+    assert isinstance(parse_duration(value), float)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "s",
+        "5w",
+        "5M",
+        "-1",
+        "+1",
+        "1e3",
+        "nan",
+        "inf",
+        "1 2",
+        "5m30s",
+        "\u0665",
+        "9" * 400,
+        "1d" * 500,
+        -1,
+        -0.1,
+        math.nan,
+        math.inf,
+        10**400,
+    ],
+)
+def test_what_is_no_duration_is_an_error_that_says_what_is(value: float | str) -> None:
+    with pytest.raises(ConfigError, match=r"allowed: seconds as a number, .*'30s', '5m', '2h', '1d'$") as caught:
+        parse_duration(value)
+    assert len(str(caught.value)) < 400
+
+
+def test_an_int_that_cannot_even_be_printed_is_no_duration() -> None:
+    with pytest.raises(ConfigError, match="too long"):
+        parse_duration(10**5000)
+
+
+@pytest.mark.parametrize("value", [True, None, b"5", [5], {}])
+def test_a_duration_of_a_wrong_type_is_a_type_error(value: object) -> None:
+    with pytest.raises(TypeError, match=r"^a duration is seconds as a number"):
+        parse_duration(value)  # type: ignore[arg-type]  # that is the point
+
+
+@given(st.text() | st.floats() | st.integers())
+def test_any_text_or_number_is_a_duration_or_a_config_error(value: float | str) -> None:
+    try:
+        seconds = parse_duration(value)
+    except ConfigError:
+        return
+    assert math.isfinite(seconds)
+    assert seconds >= 0
+
+
+# -- the tables ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schema", [AGENT, DESCRIPTOR], ids=["agent", "descriptor"])
+def test_the_table_of_keys_is_whole(schema: Schema) -> None:
+    for key in schema.keys:
+        assert key.section in schema.sections
+        assert key.type.allowed
+        assert key.doc.endswith(".")
+        if isinstance(key.default, str | int | float):  # a default is one of the values that are allowed
+            assert key.type.read(key.default) == key.default, (key.section, key.name)
+    names = [(key.section, key.name) for key in schema.keys]
+    assert len(names) == len(set(names))
+    assert not set(names) & set(schema.retired)
+
+
+def test_the_tables_leave_out_no_key_that_is_declared() -> None:
+    source = Path(gofer.agent.config.__file__).with_name("schema.py").read_text()
+    declared = {
+        (call.args[0].value, call.args[1].value)
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and call.func.id == "Key"
+        and isinstance(call.args[0], ast.Constant)
+        and isinstance(call.args[1], ast.Constant)
+    }
+
+    assert declared == {(key.section, key.name) for schema in (AGENT, DESCRIPTOR) for key in schema.keys}
+
+
+def test_keys_of_our_own_among_loggers_cannot_be_packages() -> None:
+    ours = AGENT.names("logging")
+
+    assert ours == ["log-file", "log-format"]
+    assert not any(name.replace(".", "").isidentifier() for name in ours)
+
+
+def test_reading_configuration_imports_nothing_heavy() -> None:
+    code = "import sys, gofer.agent.config; print(*sorted(name for name in sys.modules if name.startswith('gofer')))"
+    code += "; print(*sorted({'click', 'rich', 'stevedore', 'pluggy', 'asyncio', 'socket', 'ssl'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30)
+    ours, heavy = done.stdout.splitlines()
+    beyond = [name for name in ours.split() if not name.startswith("gofer.agent.config")]
+
+    assert heavy == ""
+    assert set(beyond) <= {
+        "gofer",
+        "gofer.agent",
+        "gofer.duration",
+        "gofer.errors",
+        "gofer.messaging",
+        "gofer.messaging.address",
+        "gofer.messaging.connector",
+        "gofer.messaging.url",
+        "gofer.root",
+    }
