@@ -1,1 +1,70 @@
 """Adapters: the interface, and finding the one that a URL asks for."""
+
+from __future__ import annotations
+
+from gofer.entry_points import Installed, listed, load
+from gofer.errors import AdapterError, PluginError
+from gofer.messaging.adapter.base import Adapter
+from gofer.messaging.url import URL
+
+__all__ = ["GROUP", "find", "installed"]
+
+#: The entry point group of adapters.
+GROUP = "gofer.adapters"
+
+#: Our own adapters, in the order in which a URL without a name tries them, and their other names.
+_OURS = {
+    "amqp": ("amqp-0-9-1", "rabbitmq", "rabbit"),
+    "proton": ("amqp-1-0",),
+    "qpid": ("amqp-0-10", "qpid.messaging"),
+}
+
+
+def installed() -> list[Installed]:
+    """Return the adapters that are installed, by name. Imports none of them."""
+    return listed(GROUP)
+
+
+def find(url: URL, preferred: str | None = None) -> type[Adapter]:
+    """Return the adapter for a URL, and import that one only.
+
+    Args:
+        url: its adapter's name decides, or ``local`` its protocol. ``qpid`` falls back to ``proton`` when that is all
+            there is.
+        preferred: the adapter for a URL that names none; None: the first of amqp, proton and qpid that is installed.
+
+    Raises:
+        AdapterError: no such adapter (the text says what is installed and what to install), two distributions claim it,
+            importing it fails, or it is not an adapter.
+    """
+    names = {one.name for one in installed()}
+    name = _choose(url, preferred, names)
+    if name not in names:
+        there = ", ".join(sorted(names)) or "none"
+        asked = f"the adapter {name!r} of {url}" if url.adapter or not preferred else f"the preferred adapter {name!r}"
+        raise AdapterError(f"{asked} is not installed; installed: {there}; to install it: {_install(name)}")
+    try:
+        found = load(GROUP, name)
+    except PluginError as error:
+        raise AdapterError(f"no adapter for {url}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Adapter)):
+        who = ", ".join(str(one) for one in installed() if one.name == name)
+        raise AdapterError(f"no adapter for {url}: {name!r} of {who} is {found!r}, and not a subclass of Adapter")
+    return found
+
+
+def _choose(url: URL, preferred: str | None, names: set[str]) -> str:
+    """Return the name of the adapter to use; it need not be installed."""
+    wanted = "local" if url.adapter is None and url.protocol == "local" else url.adapter or preferred
+    if wanted is None:
+        return next((name for name in _OURS if name in names), next(iter(_OURS)))
+    if wanted not in names and wanted in ("qpid", *_OURS["qpid"]) and "proton" in names:
+        return "proton"
+    return wanted
+
+
+def _install(name: str) -> str:
+    if name == "local":
+        return "pip install gofer-core, which brings it, again"
+    ours = next((own for own, others in _OURS.items() if name == own or name in others), name)
+    return f"pip install gofer-adapter-{ours}"
