@@ -15,6 +15,7 @@ from types import TracebackType
 
 __all__ = ["AgentProcess"]
 
+_GOFERD = "import sys; from gofer.agent.main import main; sys.exit(main())"
 _READY = 20.0
 _END = 20.0
 
@@ -64,7 +65,7 @@ class AgentProcess:
             address = f"\0gofer-test-{os.getpid()}-{id(self)}"
             ready.bind(address)
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gofer.agent.main", "-f"],
+                [sys.executable, "-c", _GOFERD, "-f"],
                 env={**self._environ, "NOTIFY_SOCKET": "@" + address[1:]},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -1,0 +1,280 @@
+"""The calls of the main job, as tests that run over any broker: a subclass says which."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+
+import pytest
+from gofer.errors import MemberNotFound, NamespaceNotFound, NotFound, NotTaken, RemoteException, RequestTimeout
+from gofer.messaging.connector import Connector
+from gofer.messaging.url import URL
+from gofer.proxy import Agent
+from gofer.testing.agents import AgentProcess
+
+from support.probe import PROBE, descriptor, runs
+from support.waiting import eventually
+
+__all__ = ["CallScenarios"]
+
+
+class CallScenarios:
+    """Subclasses give the fixtures ``url`` (the broker's), ``queue``, and ``declare_queue`` (makes one, no agent)."""
+
+    @pytest.fixture
+    def agents(self, url: str, queue: str, root: Path) -> Iterator[AgentProcess]:
+        """A goferd with the probe, running."""
+        with AgentProcess(root) as process:
+            process.configure("[messaging]\nreconnect_max = 2\n")
+            process.plugin("probe", PROBE, descriptor(url, queue, threads=4))
+            yield process.start()
+
+    @pytest.fixture
+    def agent(self, agents: AgentProcess, url: str, queue: str) -> Iterator[Agent]:
+        with Agent(Connector(URL.parse(url), reconnect_max=2.0), queue, wait=30) as agent:
+            eventually(lambda: answers(agent), what=agents.tail())
+            yield agent
+
+    # -- values and errors --------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            None,
+            True,
+            0,
+            -7,
+            2**70,
+            1.5,
+            "",
+            "grüße, 世界 \U0001f415",
+            [],
+            [1, [2, {"a": None}]],
+            {},
+            {"k": [1, {"x": "y"}]},
+        ],
+    )
+    def test_a_value_comes_back_as_it_was(self, agent: Agent, value: object) -> None:
+        assert agent.Probe().echo(value) == value
+        assert agent(data=value).Probe().echo(thing=value) == value
+
+    def test_a_megabyte_goes_both_ways(self, agent: Agent) -> None:
+        text = "x" * (1 << 20)
+        assert agent.Probe().echo(text) == text
+
+    def test_constructor_arguments_stay_until_they_are_replaced(self, agent: Agent) -> None:
+        probe = agent.Probe()
+        assert probe.who() == "nobody"
+        probe("rover")
+        assert (probe.who(), probe.who()) == ("rover", "rover")
+        probe(name="max")
+        assert probe.who() == "max"
+        assert agent["Probe"]("item")["who"]() == "item"
+
+    def test_an_exception_comes_back_as_itself(self, agent: Agent) -> None:
+        with pytest.raises(TypeError, match="unexpected keyword argument 'nothing'"):
+            agent.Probe().echo(nothing=1)
+        with pytest.raises(RemoteException, match="Trouble: over there") as caught:
+            agent.Probe().fail("over there", 7)
+        assert (caught.value.xclass, caught.value.xargs) == ("Trouble", ["over there"])
+        assert caught.value.xstate["code"] == 7  # type: ignore[index]  # the state is plain data of any shape
+
+    def test_what_is_not_exposed_is_not_found(self, agent: Agent) -> None:
+        with pytest.raises(NamespaceNotFound, match="Nope"):
+            agent.Nope().echo(1)
+        with pytest.raises(MemberNotFound, match="nope"):
+            agent.Probe().nope()
+        for hidden in ("__init__", "__class__", "_Probe__x"):
+            with pytest.raises(MemberNotFound):
+                agent["Probe"][hidden]()
+
+    def test_progress_is_heard_in_the_thread_that_calls(self, agent: Agent) -> None:
+        heard: list[tuple[int, object, object, object]] = []
+        mine = threading.get_ident()
+
+        def progress(report: dict[str, object]) -> None:
+            assert threading.get_ident() == mine
+            heard.append((report["total"], report["completed"], report["details"], report["any"]))  # type: ignore[arg-type]  # checked below
+
+        assert agent(progress=progress, data="mine").Probe().work(3) == 3
+        assert heard[-1] == (3, 3, "step 3", "mine")
+        assert [completed for _, completed, _, _ in heard] == sorted({c for _, c, _, _ in heard})  # type: ignore[type-var]  # ints
+
+    # -- how far a request got ----------------------------------------------------------------------------------
+
+    def test_nobody_there_is_heard_at_once(self, url: str) -> None:
+        with Agent(url, "no-such-queue", wait=30) as agent:
+            start = time.monotonic()
+            with pytest.raises(NotFound, match="no-such-queue"):
+                agent.Probe().echo(1)
+            assert time.monotonic() - start < 10
+
+    def test_a_queue_without_an_agent_times_out_without_a_word(
+        self, url: str, declare_queue: Callable[[str], None]
+    ) -> None:
+        declare_queue("nobody-reads")
+        with Agent(url, "nobody-reads", wait=0.5) as agent, pytest.raises(RequestTimeout) as caught:
+            agent.Probe().echo(1)
+        assert caught.value.state == "queued"
+        assert "no word from the agent" in str(caught.value)
+
+    def test_a_call_that_outlives_its_wait_says_how_far_it_is(
+        self, agent: Agent, tmp_path: Path, agents: AgentProcess
+    ) -> None:
+        done = tmp_path / "done"
+        with pytest.raises(RequestTimeout) as caught:
+            agent(wait=1).Probe().until(str(done))
+        assert caught.value.state == "started", agents.tail()
+        with pytest.raises(RequestTimeout) as caught:
+            agent(wait=0.7).Probe().work(60)
+        assert caught.value.state == "progress"
+        assert caught.value.report["details"].startswith("step ")  # type: ignore[index]  # a dict by its state
+        done.touch()
+
+    def test_fired_and_forgotten_runs(self, agent: Agent, tmp_path: Path) -> None:
+        trace = tmp_path / "trace"
+        sent = [agent(wait=0).Probe().note(str(trace), f"n{n}") for n in range(300)]
+        agent.flush(30)
+        assert len(set(sent)) == 300
+        eventually(lambda: len(runs(trace)) == 300)
+        assert set(runs(trace).values()) == {1}
+
+    def test_what_was_not_taken_is_told_by_the_next_call_and_by_flush(self, url: str) -> None:
+        with Agent(url, "no-such-queue", wait=0) as agent:
+            sn = agent.Probe().echo(1)
+            with pytest.raises(NotTaken) as caught:
+                agent.flush(30)
+            assert list(caught.value.reasons) == [sn]
+            agent.flush(30)  # told once
+
+            sn = agent.Probe().echo(2)
+            deadline = time.monotonic() + 30
+            told: dict[str, str] = {}
+            while not told and time.monotonic() < deadline:
+                try:
+                    agent.Admin().echo(3)
+                except NotTaken as first:
+                    told = first.reasons
+            assert sn in told
+            with pytest.raises(NotTaken):
+                agent.flush(30)  # the echoes
+
+            with pytest.raises(NotTaken, match="nobody listens"):
+                agent(confirm=True).Probe().echo(4)
+
+    # -- threads and forks --------------------------------------------------------------------------------------
+
+    def test_32_threads_share_an_agent(self, agent: Agent) -> None:
+        """No wake-up is lost: each wait ends within a second of its reply or its deadline, interrupts or not."""
+        random = Random(20261122)
+        plan = [(random.random(), random.uniform(0.05, 0.6), random.uniform(0.0, 0.5)) for _ in range(32 * 12)]
+        late: list[str] = []
+
+        def one(kind: float, wait: float, seconds: float) -> str:
+            probe = agent(wait=wait).Probe() if kind < 0.5 else agent.Probe()
+            start = time.monotonic()
+            try:
+                if kind < 0.3:
+                    probe.note("/dev/null", "slow", seconds)
+                else:
+                    assert probe.echo(kind) == kind
+                outcome = "value"
+            except RequestTimeout:
+                outcome = "timeout"
+                if time.monotonic() - start > wait + 1:
+                    late.append(f"{time.monotonic() - start:.2f} s for a wait of {wait:.2f} s")
+            return outcome
+
+        interrupted = threading.Event()
+        stop = threading.Event()
+
+        def interrupt() -> None:
+            # While the main thread waits (it may well be the pumper at that moment).
+            while not stop.wait(0.3) and not interrupted.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with ThreadPoolExecutor(31) as threads:
+            results = [threads.submit(one, *each) for each in plan]
+            disturber = threading.Thread(target=interrupt)
+            disturber.start()
+            try:
+                while not interrupted.is_set():
+                    try:
+                        agent.Probe().note("/dev/null", "main", 0.2)
+                    except KeyboardInterrupt:
+                        interrupted.set()
+            finally:
+                stop.set()
+                disturber.join()
+            outcomes = [result.result(60) for result in results]
+        assert interrupted.is_set()
+        assert not late
+        assert outcomes.count("value") >= len(plan) // 3
+        assert agent.Probe().echo("still here") == "still here"
+
+    def test_both_processes_call_after_a_fork(self, agent: Agent, tmp_path: Path) -> None:
+        release, started = tmp_path / "release", tmp_path / "started"
+        with ThreadPoolExecutor(1) as threads:
+            flying = threads.submit(agent.Probe().until, str(release))
+            threads_probe = agent.Probe()
+            threads_probe.note(str(started), "flying")
+            read, write = os.pipe()
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    os.close(read)
+                    values = [agent.Probe().echo(n) for n in range(20)]
+                    os.write(write, b"ok" if values == list(range(20)) else repr(values).encode())
+                    agent.close()
+                    status = 0
+                except BaseException:  # noqa: BLE001 - the child must not run on in the parent's test
+                    os.write(write, traceback.format_exc().encode())
+                finally:
+                    sys.stdout.flush()
+                    os._exit(status)
+            os.close(write)
+            assert [agent.Probe().echo(n) for n in range(20)] == list(range(20))
+            with os.fdopen(read, "rb") as pipe:
+                assert pipe.read() == b"ok"
+            assert os.waitpid(child, 0)[1] == 0
+            release.touch()
+            assert flying.result(30) == str(release)
+
+    # -- crashes ------------------------------------------------------------------------------------------------
+
+    def test_killed_agent_loses_nothing_and_repeats_nothing_that_waited(
+        self, agents: AgentProcess, agent: Agent, tmp_path: Path
+    ) -> None:
+        trace, go = tmp_path / "trace", tmp_path / "go"
+        with ThreadPoolExecutor(24) as threads:
+            running = [threads.submit(agent.Probe().note, str(trace), f"r{n}", 1.5) for n in range(4)]
+            eventually(lambda: len(runs(trace)) == 4)
+            waiting = [threads.submit(agent.Probe().note, str(trace), f"w{n}") for n in range(20)]
+            eventually(lambda: agent.Admin().echo("all sent") == "all sent")
+            agents.kill()
+            before = runs(trace)
+            agents.start()
+            go.touch()
+            assert [one.result(60) for one in running] == [f"r{n}" for n in range(4)]
+            assert [one.result(60) for one in waiting] == [f"w{n}" for n in range(20)]
+        assert set(before) == {f"r{n}" for n in range(4)}
+        counted = runs(trace)
+        assert {counted[f"w{n}"] for n in range(20)} == {1}
+        assert {counted[f"r{n}"] for n in range(4)} == {2}
+
+
+def answers(agent: Agent) -> bool:
+    """Whether the agent is there yet."""
+    try:
+        return bool(agent(wait=2).Admin().hello())
+    except (NotFound, RequestTimeout):
+        return False

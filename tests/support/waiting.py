@@ -1,0 +1,21 @@
+"""Waiting for a condition, with a deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+__all__ = ["eventually"]
+
+_T = TypeVar("_T")
+
+
+def eventually(look: Callable[[], _T], timeout: float = 15.0, what: str = "") -> _T:
+    """Look again and again until it returns something true, and return that; fail after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout:g} s: {what or look}")
+        time.sleep(0.01)
+    return found
