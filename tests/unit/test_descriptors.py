@@ -36,6 +36,8 @@ from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.root import Root
+from hypothesis import given
+from hypothesis import strategies as st
 
 GOOD = "[main]\nenabled=1\n[messaging]\nurl=amqp://localhost\n[model]\nqueue=good\n"
 NAME = "letters, digits, '_', '-' and '.', not starting with '-' or '.', at most 100 of them"
@@ -629,6 +631,35 @@ def test_a_broken_descriptor_is_one_clear_line_and_its_neighbour_is_read(root: P
         assert said == f"{path}: {line}"
     assert "hunter2" not in repr(problems)
     assert said.isprintable()
+
+
+INI = st.text(st.sampled_from("[]=:#; \t\n%\"'amqp/@.5\u00e9\u2028\x85") | st.characters(codec="utf-8"), max_size=200)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=10,
+)
+SECTION = st.sampled_from(sorted(EVERYTHING))
+KEY = st.sampled_from(sorted({key for keys in EVERYTHING.values() for key in keys} | {"uuid", "exchange", "url_file"}))
+
+
+@given(
+    st.tuples(st.just(".conf"), st.binary(max_size=200))
+    | st.tuples(st.just(".conf"), INI.map("[main]\n".__add__))
+    | st.tuples(st.just(".conf"), st.builds("[main]\n[messaging]\n[model]\n{}={}\n".format, KEY, INI))
+    | st.tuples(st.just(".json"), JSON)
+    | st.tuples(st.just(".json"), st.dictionaries(SECTION, st.dictionaries(KEY, JSON, max_size=4)))
+)
+def test_whatever_is_in_a_file_it_is_a_descriptor_or_lines_that_say_why_not(case: tuple[str, object]) -> None:
+    suffix, content = case
+    with tempfile.TemporaryDirectory() as top:
+        os.chmod(top, 0o755)
+        path = write(Path(top) / f"x{suffix}", content)
+        descriptor, problems = read_descriptor(Root(Path(top)), path)
+
+    assert (descriptor is None) == any(problem.severity == "error" for problem in problems)
+    assert all(str(problem).isprintable() for problem in problems)
+    assert all(str(problem).startswith(f"{path}: ") for problem in problems)
 
 
 def test_every_error_of_a_file_is_told_at_once(root: Path, plugins: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gofer.agent.config.agent import MessagingConfig
 from gofer.agent.config.files import Unreadable, distrust, list_files, read_sections, read_text
+from gofer.agent.config.places import AddressText, BrokerURL
 from gofer.agent.config.problem import Problem, shown
 from gofer.agent.config.reading import Reader, Values
 from gofer.agent.config.schema import DESCRIPTOR, Key, Main, Messaging, Model
@@ -21,7 +22,7 @@ from gofer.root import Root
 
 __all__ = ["Descriptor", "find_plugin_dirs", "read_descriptor", "read_descriptors", "read_url_file"]
 
-_UNSET = MessagingConfig()
+_DEFAULTS = MessagingConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Descriptor:
     kind: str
     sections: Settings = field(repr=False, hash=False)
 
-    def connector(self, messaging: MessagingConfig = _UNSET, url: URL | None = None) -> Connector:
+    def connector(self, messaging: MessagingConfig = _DEFAULTS, url: URL | None = None) -> Connector:
         """Make the connector for this plugin's broker.
 
         Args:
@@ -140,11 +141,11 @@ def read_url_file(path: Path) -> URL:
             password.
     """
     try:
-        return Messaging.URL.type.read(read_text(path, trusted=True)) or URL()
+        return BrokerURL().read(read_text(path, trusted=True))
     except Unreadable as error:
         raise ConfigError(f"{path}: {error}") from None
     except Wrong as error:
-        raise ConfigError(f"{path}: {error}; allowed: {Messaging.URL.type.allowed}") from None
+        raise ConfigError(f"{path}: {error}; allowed: {BrokerURL().allowed}") from None
 
 
 def find_plugin_dirs(root: Root) -> tuple[list[Path], list[Problem]]:
@@ -273,9 +274,9 @@ def _queue(reader: Reader) -> tuple[Address | None, str]:
 
 def _address(reader: Reader, key: Key[str | None]) -> Address | None:
     try:
-        return Model.QUEUE.type.read(reader.values[key])
+        return AddressText().read(reader.values[key])
     except Wrong as wrong:
-        reader.error(key, f"{wrong}; allowed: {Model.QUEUE.type.allowed}")
+        reader.error(key, f"{wrong}; allowed: {AddressText().allowed}")
         return None
 
 
