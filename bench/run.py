@@ -1,0 +1,252 @@
+"""Measure gofer against raw py-amqp on one RabbitMQ, in one run, interleaved.
+
+``make bench``, or ``python bench/run.py [--rounds 5] [--calls 2000]``. Rates depend on the machine and its mood; the
+ratios to the floor of the same round are what counts. Prints a table in markdown, as bench/README.md keeps it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter, sleep
+
+import psutil
+import raw
+from gofer.errors import NotFound
+from gofer.messaging.adapter.base import QueueSpec
+from gofer.messaging.connector import Connector
+from gofer.messaging.pool import pool
+from gofer.proxy import Agent
+from gofer.testing.agents import AgentProcess
+from gofer.testing.rabbitmq import RabbitMQ
+
+PLUGIN = """
+from gofer.decorators import remote
+
+count = 0
+
+
+class Bench:
+    @remote
+    def echo(self, text):
+        return text
+
+    @remote
+    def add(self):
+        global count
+        count += 1
+
+    @remote
+    def total(self):
+        return count
+"""
+DESCRIPTOR = """
+[main]
+enabled = 1
+
+[messaging]
+url = {url}
+
+[model]
+queue = {queue}
+"""
+THREADS = 8
+TEXT = "x" * 100
+Measure = tuple[float, list[float]]  # calls a second, and the seconds of each call (if it was timed)
+
+
+def main() -> None:
+    """Run all measures and print them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, 3 or more (default: 5)")
+    parser.add_argument("--calls", type=int, default=2000, help="calls of each measure in each round (default: 2000)")
+    options = parser.parse_args()
+    rounds = max(3, options.rounds)
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gofer-bench-")))
+        url = stack.enter_context(RabbitMQ(home / "rabbitmq")).url()
+        for kind in ("echo", "confirmed", "sink"):
+            stack.enter_context(serving(url, kind))
+        process = stack.enter_context(AgentProcess(home / "agent"))
+        process.plugin("bench", PLUGIN, DESCRIPTOR.format(url=url, queue="bench"))
+        process.start()
+        agent = stack.enter_context(Agent(url, "bench", wait=30))
+        ready(lambda: agent.Bench().total())
+        measures = the_measures(url, agent, options.calls)
+        results: dict[str, list[Measure]] = {name: [] for name in measures}
+        for number in range(rounds):
+            for name, measure in measures.items():
+                results[name].append(measure())
+                print(f"round {number + 1}: {name}: {results[name][-1][0]:.0f}/s", file=sys.stderr)
+        starts, sizes = zip(*(start_and_size(url, home / f"start-{n}") for n in range(rounds)), strict=True)
+    print(head(rounds, options.calls))
+    print(table(results))
+    print(
+        f"\nAn agent with the amqp adapter and one plugin: {statistics.median(sizes) / 1e6:.1f} MB RSS when idle; "
+        f"{statistics.median(starts):.2f} s from its start to its first reply "
+        f"(medians of {rounds}; {min(sizes) / 1e6:.1f}-{max(sizes) / 1e6:.1f} MB, "
+        f"{min(starts):.2f}-{max(starts):.2f} s)."
+    )
+
+
+def the_measures(url: str, agent: Agent, calls: int) -> dict[str, Callable[[], Measure]]:
+    """Name what is measured, in the order of a round. The name before a colon says which floor counts."""
+    return {
+        "one caller: raw py-amqp (the floor)": lambda: ping_pong(url, "echo", calls),
+        "one caller: raw, persistent, confirmed": lambda: ping_pong(url, "confirmed", calls),
+        "one caller: gofer": lambda: sequence(agent, calls),
+        "8 threads: raw py-amqp (the floor)": lambda: rated(
+            THREADS * (calls // THREADS), raw.threaded(url, 8, calls // 8)
+        ),
+        "8 threads: gofer": lambda: threaded(agent, calls),
+        "one way: raw py-amqp (the floor)": lambda: (calls / raw.one_way(url, calls), []),
+        "one way: gofer": lambda: one_way(agent, calls),
+    }
+
+
+def rated(count: int, measured: tuple[float, list[float]]) -> Measure:
+    """Make a rate of seconds."""
+    return count / measured[0], measured[1]
+
+
+def timed(call: Callable[[], object], count: int) -> Measure:
+    """Call so often in sequence."""
+    times = []
+    begin = perf_counter()
+    for _ in range(count):
+        start = perf_counter()
+        call()
+        times.append(perf_counter() - start)
+    return count / (perf_counter() - begin), times
+
+
+def ping_pong(url: str, kind: str, calls: int) -> Measure:
+    """Measure raw calls in sequence."""
+    caller = raw.Caller(url, kind)
+    try:
+        for _ in range(50):
+            caller.call()
+        return timed(caller.call, calls)
+    finally:
+        caller.close()
+
+
+def sequence(agent: Agent, calls: int) -> Measure:
+    """Measure one caller that waits for each result."""
+    bench = agent.Bench()
+    for _ in range(50):
+        bench.echo(TEXT)
+    return timed(lambda: bench.echo(TEXT), calls)
+
+
+def threaded(agent: Agent, calls: int) -> Measure:
+    """Measure eight threads that share one connection."""
+    bench, times = agent.Bench(), []
+
+    def run() -> None:
+        times.extend(timed(lambda: bench.echo(TEXT), calls // THREADS)[1])
+
+    threads = [threading.Thread(target=run) for _ in range(THREADS)]
+    start = perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(times) / (perf_counter() - start), times
+
+
+def one_way(agent: Agent, calls: int) -> Measure:
+    """Measure from the first call until the last method has run, and all of them are settled."""
+    before = agent.Bench().total()
+    bench = agent(wait=0).Bench()
+    start = perf_counter()
+    for _ in range(calls):
+        bench.add()
+    agent.flush(60)
+    while agent.Bench().total() < before + calls:
+        pass
+    return calls / (perf_counter() - start), []
+
+
+def start_and_size(url: str, root: Path) -> tuple[float, int]:
+    """Return the seconds from an agent's start to its first reply, and its size when idle."""
+    queue = root.name
+    link = pool.acquire(Connector.of(url))
+    link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec(queue), timeout))
+    process = AgentProcess(root)
+    process.plugin("bench", PLUGIN, DESCRIPTOR.format(url=url, queue=queue))
+    with Agent(url, queue, wait=30) as agent, process:
+        begin = threading.Thread(target=process.start)
+        start = perf_counter()
+        begin.start()
+        agent.Bench().echo(TEXT)  # it waits in the queue until the agent takes it
+        seconds = perf_counter() - start
+        begin.join()
+        sleep(2)  # idle
+        size = psutil.Process(process.pid).memory_info().rss
+    pool.release(link)
+    return seconds, size
+
+
+def ready(call: Callable[[], object]) -> None:
+    """Wait until the agent has declared its queue."""
+    deadline = perf_counter() + 20
+    while True:
+        try:
+            call()
+        except NotFound:
+            if perf_counter() > deadline:
+                raise
+            sleep(0.05)
+        else:
+            return
+
+
+@contextmanager
+def serving(url: str, kind: str) -> Iterator[None]:
+    """Run one of the raw servers."""
+    server = subprocess.Popen([sys.executable, raw.__file__, url, kind])
+    try:
+        sleep(0.5)
+        yield
+    finally:
+        server.kill()
+        server.wait()
+
+
+def head(rounds: int, calls: int) -> str:
+    """Say where and with what this was measured."""
+    return (
+        f"Python {platform.python_version()}, py-amqp {version('amqp')}, gofer-core {version('gofer-core')}, "
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores shared by broker, agent and caller; "
+        f"{rounds} rounds of {calls} calls, interleaved.\n"
+    )
+
+
+def table(results: dict[str, list[Measure]]) -> str:
+    """Lay the results out in markdown: the medians over the rounds, and the ratio to the floor of the same round."""
+    lines = ["| measure | calls/s | p50 ms | p99 ms | ratio to the floor: median (min-max) |", "|---|---|---|---|---|"]
+    floors = {name.split(":")[0]: rates for name, rates in results.items() if "the floor" in name}
+    for name, rounds in results.items():
+        floor = floors[name.split(":")[0]]
+        ratios = [mine[0] / its[0] for mine, its in zip(rounds, floor, strict=True)]
+        latencies = sorted(seconds for _, times in rounds for seconds in times)
+        p50, p99 = (f"{latencies[int(len(latencies) * part)] * 1000:.2f}" if latencies else "" for part in (0.5, 0.99))
+        rate = statistics.median(rate for rate, _ in rounds)
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        lines.append(f"| {name} | {rate:.0f} | {p50} | {p99} | {ratio} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
