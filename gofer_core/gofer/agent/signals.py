@@ -1,0 +1,79 @@
+"""Signals as values: the main thread waits for them, and nothing of ours ever runs inside a handler."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterable
+from time import monotonic
+from types import FrameType, TracebackType
+
+__all__ = ["Signals"]
+
+_WOKEN = 0  # no signal has this number
+
+
+class Signals:
+    """The signals that this process wants to hear of, from entering ``with`` on. For the main thread alone.
+
+    One that arrives while nobody waits is kept for the next ``wait``. They are not blocked, so that what plugins start does
+    not inherit a mask under which it could not be ended.
+    """
+
+    def __init__(self, wanted: Iterable[signal.Signals]) -> None:
+        """Remember which signals are wanted."""
+        self._wanted = tuple(wanted)
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Signals:
+        """Begin to keep the signals."""
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._former = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in self._wanted:
+            self._before[number] = signal.signal(number, _ignore)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Restore what was before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() itself has returned
+        signal.set_wakeup_fd(self._former)
+        os.close(self._read)
+        write, self._write = self._write, -1
+        os.close(write)
+
+    def wake(self) -> None:
+        """Have ``wait`` return None soon. Any thread may call this; after the end it does nothing."""
+        try:
+            os.write(self._write, bytes([_WOKEN]))
+        except OSError:
+            pass  # full: it wakes anyhow; closed: nobody waits any more
+
+    def wait(self, timeout: float | None = None) -> signal.Signals | None:
+        """Wait for the next signal, at most ``timeout`` seconds; None: no limit.
+
+        Returns:
+            The signal, or None when the time is over or ``wake`` was called.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        poller = select.poll()
+        poller.register(self._read, select.POLLIN)
+        while True:
+            left = None if deadline is None else max(0.0, deadline - monotonic()) * 1000
+            if not poller.poll(left):
+                return None
+            try:
+                number = os.read(self._read, 1)[0]
+            except BlockingIOError:
+                continue
+            if number == _WOKEN:
+                return None
+            if number in self._wanted:
+                return signal.Signals(number)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Stand as a handler, so that the default action does not; the wake-up descriptor tells of the signal."""
