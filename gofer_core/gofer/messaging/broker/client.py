@@ -8,8 +8,9 @@ from collections.abc import Callable
 from gofer.errors import AdapterError, NotFound
 from gofer.messaging.adapter.base import ExchangeSpec, Outcome, QueueSpec
 from gofer.messaging.broker import protocol
-from gofer.messaging.broker.model import ACCEPT, REJECT, Model, Session
+from gofer.messaging.broker.model import Model
 from gofer.messaging.broker.queues import Message
+from gofer.messaging.broker.session import ACCEPT, REJECT, Session
 
 __all__ = ["Client"]
 
@@ -45,7 +46,7 @@ class Client:
         self._starved = False
         self._heartbeat = 0.0
 
-    # -- for the loop -------------------------------------------------------------------------------------------
+    # -- for the loop ----------------------------------------------------------------------------------------
 
     @property
     def reads(self) -> bool:
@@ -132,7 +133,7 @@ class Client:
             self._since = self._model.clock()
             self.session.close()
 
-    # -- for the session: see Peer --------------------------------------------------------------------------------
+    # -- for the session: see Peer ---------------------------------------------------------------------------
 
     @property
     def takes(self) -> bool:
@@ -150,7 +151,7 @@ class Client:
         """Tell that a subscription ended."""
         self._say(protocol.Lost(subscription, reason))
 
-    # -- frames -----------------------------------------------------------------------------------------------------
+    # -- frames ----------------------------------------------------------------------------------------------
 
     def _say(self, frame: protocol.FromBroker) -> None:
         protocol.put(self.out, frame)
@@ -185,7 +186,7 @@ class Client:
             outcome, reason = Outcome.REFUSED, f"a body of {len(frame.body)} bytes is over {protocol.MAX_BODY}"
         else:
             outcome, reason = self._model.publish(frame.exchange, frame.key, frame.body, frame.ttl)
-        self._say(protocol.Answer(frame.token, outcome.value, reason))
+        self._say(protocol.Answer(frame.token, outcome, reason))
 
     def _answer(self, frame: protocol.Operation) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What the local broker keeps: nodes, sessions and the messages they hold. Pure state, no input or output.
+"""What the local broker keeps: queues, exchanges, and a message's way among them. Pure state, no input or output.
 
 Operations raise NotFound when a queue or an exchange does not exist, and AdapterError when they are not allowed.
 """
@@ -11,14 +11,18 @@ from typing import Protocol
 from gofer.errors import AdapterError, NotFound
 from gofer.messaging.adapter.base import ExchangeSpec, Outcome, QueueSpec
 from gofer.messaging.broker.exchanges import KINDS, Exchange
-from gofer.messaging.broker.queues import Consumer, Message, Queue, Usage, cost
+from gofer.messaging.broker.queues import Queue, Usage, cost
 
-__all__ = ["ACCEPT", "REJECT", "RELEASE", "Model", "Peer", "Session"]
-
-ACCEPT, RELEASE, REJECT = range(3)
+__all__ = ["Model", "Owner"]
 
 #: Seconds between two searches for expired messages in a full broker.
 _SWEEP = 1.0
+
+
+class Owner(Protocol):
+    """Whose a queue can be, alone."""
+
+    owned: dict[Queue, None]
 
 
 class Model:
@@ -31,6 +35,7 @@ class Model:
         self.clock = clock
         self._queues: dict[str, Queue] = {}
         self._expiring: dict[Queue, None] = {}
+        self._owners: dict[Queue, Owner] = {}
         self._exchanges: dict[str, Exchange] = {}
         self._total = Usage(total_limit)
         self._queue_limit = queue_limit
@@ -43,7 +48,7 @@ class Model:
         """Bytes that all messages take."""
         return self._total.used
 
-    # -- messages ---------------------------------------------------------------------------------------------
+    # -- messages --------------------------------------------------------------------------------------------
 
     def publish(self, exchange: str, key: str, body: bytes, ttl: float | None) -> tuple[Outcome, str]:
         """Put a message into every queue it is routed to, or into none. Returns what became of it, and why."""
@@ -92,18 +97,18 @@ class Model:
             queue.sweep(now)
         return True
 
-    # -- queues -----------------------------------------------------------------------------------------------
+    # -- queues ----------------------------------------------------------------------------------------------
 
-    def queue(self, name: str, session: Session | None) -> Queue:
+    def queue(self, name: str, session: Owner | None) -> Queue:
         """Return a queue that the session may use."""
         queue = self._queues.get(name)
         if queue is None:
             raise NotFound(f"there is no queue {name!r}")
-        if queue.owner is not None and queue.owner is not session:
+        if self._owners.get(queue, session) is not session:
             raise AdapterError(f"queue {name!r} is exclusive to another connection")
         return queue
 
-    def declare_queue(self, spec: QueueSpec, session: Session | None) -> str | None:
+    def declare_queue(self, spec: QueueSpec, session: Owner | None) -> str | None:
         """Make a queue, or tell how the one that exists differs."""
         now = self.clock()
         if spec.name in self._queues:
@@ -116,15 +121,16 @@ class Model:
         if spec.expires is not None and not spec.expires > 0:
             raise AdapterError(f"queue {spec.name!r}: expires must be more than 0 s, not {spec.expires!r}")
         owner = session if spec.exclusive else None
-        queue = Queue(spec, owner, Usage(self._queue_limit), self._total, now)
+        queue = Queue(spec, Usage(self._queue_limit), self._total, now)
         self._queues[spec.name] = queue
         if spec.expires is not None:
             self._expiring[queue] = None
         if owner is not None:
             owner.owned[queue] = None
+            self._owners[queue] = owner
         return None
 
-    def delete_queue(self, name: str, session: Session | None, *, if_unused: bool, if_empty: bool) -> None:
+    def delete_queue(self, name: str, session: Owner | None, *, if_unused: bool, if_empty: bool) -> None:
         """Delete a queue."""
         queue = self.queue(name, session)
         if if_unused and queue.consumers:
@@ -141,8 +147,9 @@ class Model:
         queue.purge()
         del self._queues[queue.name]
         self._expiring.pop(queue, None)
-        if isinstance(queue.owner, Session):
-            queue.owner.owned.pop(queue, None)
+        owner = self._owners.pop(queue, None)
+        if owner is not None:
+            owner.owned.pop(queue, None)
         for exchange in tuple(self._exchanges.values()):
             if exchange.bound:
                 exchange.forget(queue)
@@ -151,7 +158,7 @@ class Model:
             queue.leave(consumer, 0.0)
             consumer.taker.lose(consumer, reason)
 
-    def purge_queue(self, name: str, session: Session | None) -> None:
+    def purge_queue(self, name: str, session: Owner | None) -> None:
         """Drop what waits in a queue."""
         self.queue(name, session).purge()
 
@@ -169,7 +176,7 @@ class Model:
                 due = end
         return due
 
-    # -- exchanges --------------------------------------------------------------------------------------------
+    # -- exchanges -------------------------------------------------------------------------------------------
 
     def exchange(self, name: str) -> Exchange:
         """Return an exchange by name; not the default one."""
@@ -196,12 +203,12 @@ class Model:
             raise AdapterError(f"exchange {name!r} is the broker's own")
         del self._exchanges[name]
 
-    def bind(self, queue: str, exchange: str, key: str, session: Session | None) -> None:
+    def bind(self, queue: str, exchange: str, key: str, session: Owner | None) -> None:
         """Bind a queue to an exchange."""
         found = self.exchange(exchange)
         found.bind(self.queue(queue, session), key)
 
-    def unbind(self, queue: str, exchange: str, key: str, session: Session | None) -> None:
+    def unbind(self, queue: str, exchange: str, key: str, session: Owner | None) -> None:
         """Undo a binding, if there is one."""
         found = self.exchange(exchange)
         bound = found.bound
@@ -212,121 +219,6 @@ class Model:
     def _drop_unbound(self, exchange: Exchange) -> None:
         if exchange.spec.auto_delete and not exchange.bound:
             self._exchanges.pop(exchange.name, None)
-
-
-class Peer(Protocol):
-    """Who is told what happens in a session."""
-
-    @property
-    def takes(self) -> bool:
-        """Whether it takes deliveries now."""
-
-    def deliver(self, subscription: int, tag: int, message: Message) -> None:
-        """Hand on a delivery."""
-
-    def lost(self, subscription: int, reason: str) -> None:
-        """Tell that a subscription ended."""
-
-
-class Session:
-    """One client's subscriptions and the deliveries that it holds."""
-
-    def __init__(self, model: Model, peer: Peer) -> None:
-        self.owned: dict[Queue, None] = {}
-        self._model = model
-        self._peer = peer
-        self._consumers: dict[int, Consumer] = {}
-        self._held: dict[int, tuple[Consumer, Message]] = {}
-        self._subscriptions = 0
-        self._tags = 0
-        self._closed = False
-
-    def subscribe(self, name: str, prefetch: int, *, exclusive: bool) -> int:
-        """Subscribe to a queue. Returns the subscription's number; deliveries come after ``ready``."""
-        queue = self._model.queue(name, self)
-        if not 0 < prefetch < 65536:
-            raise AdapterError(f"a prefetch of {prefetch} is not between 1 and 65535")
-        if queue.sole:
-            raise AdapterError(f"queue {name!r} has an exclusive subscriber")
-        if exclusive and queue.consumers:
-            raise AdapterError(
-                f"queue {name!r} has {len(queue.consumers)} other subscriber(s), so none can be exclusive"
-            )
-        self._subscriptions += 1
-        consumer = Consumer(self._subscriptions, queue, self, prefetch)
-        self._consumers[consumer.number] = consumer
-        queue.join(consumer, sole=exclusive)
-        return consumer.number
-
-    def cancel(self, subscription: int) -> None:
-        """End a subscription, if there is one."""
-        consumer = self._consumers.pop(subscription, None)
-        if consumer is not None:
-            self._leave(consumer)
-
-    def settle(self, tag: int, verdict: int) -> None:
-        """Settle a delivery: ACCEPT, RELEASE or REJECT. An unknown tag is ignored."""
-        held = self._held.pop(tag, None)
-        if held is None:
-            return
-        consumer, message = held
-        queue = consumer.queue
-        if verdict == RELEASE:
-            queue.put_back(message)
-        else:
-            queue.forget(message)
-        consumer.credit += 1
-        queue.ready(consumer)
-        queue.dispatch(self._model.clock())
-
-    def ready(self) -> None:
-        """Have messages delivered again, after the peer took none for a while, or after a subscription."""
-        now = self._model.clock()
-        for consumer in tuple(self._consumers.values()):
-            consumer.queue.ready(consumer)
-            consumer.queue.dispatch(now)
-
-    def close(self) -> None:
-        """End it: what is held goes back, what is the session's own is deleted. Idempotent."""
-        self._closed = True
-        consumers, self._consumers = self._consumers, {}
-        held, self._held = self._held, {}
-        queues: dict[Queue, None] = {}
-        for consumer, message in held.values():
-            consumer.queue.put_back(message)
-            queues[consumer.queue] = None
-        for queue in tuple(self.owned):
-            self._model.drop(queue, f"queue {queue.name!r} was exclusive to a connection that ended")
-        for consumer in consumers.values():
-            self._leave(consumer)
-        now = self._model.clock()
-        for queue in queues:
-            queue.dispatch(now)
-
-    def _leave(self, consumer: Consumer) -> None:
-        queue = consumer.queue
-        queue.leave(consumer, self._model.clock())
-        if queue.spec.auto_delete and not queue.consumers:
-            self._model.drop(queue, f"queue {queue.name!r} went with its last subscriber")
-
-    # -- for the queues: see Taker ------------------------------------------------------------------------------
-
-    @property
-    def takes(self) -> bool:
-        """Whether the peer takes deliveries now."""
-        return not self._closed and self._peer.takes
-
-    def take(self, consumer: Consumer, message: Message) -> None:
-        """Hold a message and hand it on."""
-        self._tags += 1
-        self._held[self._tags] = (consumer, message)
-        self._peer.deliver(consumer.number, self._tags, message)
-
-    def lose(self, consumer: Consumer, reason: str) -> None:
-        """Forget a subscription whose queue is gone, and tell the peer."""
-        self._consumers.pop(consumer.number, None)
-        if not self._closed:
-            self._peer.lost(consumer.number, reason)
 
 
 def _difference(what: str, has: object, wanted: object) -> str | None:

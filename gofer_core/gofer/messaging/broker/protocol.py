@@ -14,6 +14,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from gofer.messaging.adapter.base import Outcome
+
 __all__ = [
     "VERSION",
     "MAX_FRAME",
@@ -202,10 +204,10 @@ class Denied(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):
-    """What became of a message: ``outcome`` is a value of ``Outcome``."""
+    """What became of a message. The outcome travels as its value."""
 
     token: int
-    outcome: str
+    outcome: Outcome
     reason: str = ""
 
 

@@ -86,10 +86,9 @@ class Queue:
     enough to keep those that came back in a heap of their own.
     """
 
-    def __init__(self, spec: QueueSpec, owner: object, usage: Usage, total: Usage, now: float) -> None:
+    def __init__(self, spec: QueueSpec, usage: Usage, total: Usage, now: float) -> None:
         self.spec = spec
         self.name = spec.name
-        self.owner = owner
         self.deleted = False
         self.sole = False
         self.used_at = now
@@ -101,7 +100,7 @@ class Queue:
         self._usage = usage
         self._total = total
 
-    # -- messages ---------------------------------------------------------------------------------------------
+    # -- messages --------------------------------------------------------------------------------------------
 
     def room(self, body: bytes) -> str | None:
         """Return None when there is room for a message, else the reason why not."""
@@ -167,7 +166,7 @@ class Queue:
     def _pop(self) -> Message:
         return heapq.heappop(self._back) if self._back else self._fresh.popleft()
 
-    # -- consumers --------------------------------------------------------------------------------------------
+    # -- consumers -------------------------------------------------------------------------------------------
 
     def join(self, consumer: Consumer, *, sole: bool) -> None:
         """Add a consumer. ``dispatch`` is the caller's to do."""

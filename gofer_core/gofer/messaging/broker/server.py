@@ -55,7 +55,7 @@ class Broker:
         self._listener: socket.socket | None = None
         self._waker: tuple[socket.socket, socket.socket] | None = None
 
-    # -- life ---------------------------------------------------------------------------------------------------
+    # -- life ------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Take the path and listen there. Its directory is made, with mode 0700, if it is missing.
@@ -108,7 +108,7 @@ class Broker:
     ) -> None:
         self.close()
 
-    # -- the loop -----------------------------------------------------------------------------------------------
+    # -- the loop --------------------------------------------------------------------------------------------
 
     def serve_forever(self) -> None:
         """Serve until ``stop``."""
@@ -179,7 +179,7 @@ class Broker:
         self._check_at = max(due, now + _SHORTEST_CHECK)
         self._write()
 
-    # -- clients ------------------------------------------------------------------------------------------------
+    # -- clients ---------------------------------------------------------------------------------------------
 
     def _accept(self) -> None:
         assert self._listener is not None and self._selector is not None  # noqa: S101, PT018 - open, see step
