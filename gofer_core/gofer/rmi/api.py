@@ -1,0 +1,241 @@
+"""What a plugin exposes: namespaces (classes and modules) and their remote members."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+from gofer.decorators import DIRECT, Mark, mark_of
+from gofer.errors import MemberNotFound, NamespaceNotFound, PluginError
+from gofer.rmi import description
+
+__all__ = ["API", "Target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One remote member, ready to be called.
+
+    ``cls`` is None for a function of a module. ``member`` is what stands in the class (a function, staticmethod,
+    classmethod) or the function; ``function`` is the plain function below it. ``plugin`` names the plugin whose API it
+    is in, ``namespace`` the class or module as callers write it.
+    """
+
+    plugin: str
+    namespace: str
+    method: str
+    cls: type | None
+    member: Any
+    function: Callable[..., Any]
+    mark: Mark
+    is_async: bool = False
+
+    @property
+    def model(self) -> str:
+        """``DIRECT`` or ``FORK``."""
+        return self.mark.model or DIRECT
+
+    @property
+    def name(self) -> str:
+        """``Class.method``, as logs and errors have it."""
+        return f"{self.namespace}.{self.method}"
+
+
+class API:
+    """The namespaces of one plugin.
+
+    Built and changed by the thread that loads; read by any thread. Only what carries the mark of ``@remote`` is in it,
+    never a property nor a name that begins with ``_``. Methods are looked up in the class as Python does: inherited
+    ones are exposed as decorated there, and an override without a decorator hides the inherited one.
+
+    ``loads``, ``unloads`` and ``actions`` are the functions of the module so marked, in the order of their definition.
+    """
+
+    def __init__(self, plugin: str, names: Iterable[str] = ()) -> None:
+        """Make an empty API. ``names`` are the namespaces under which functions of the module are called."""
+        self.plugin = plugin
+        self.names = tuple(dict.fromkeys(names)) or (plugin,)
+        self.classes: Mapping[str, type] = {}
+        self.functions: Mapping[str, Callable[..., Any]] = {}
+        self.loads: tuple[Callable[..., Any], ...] = ()
+        self.unloads: tuple[Callable[..., Any], ...] = ()
+        self.actions: tuple[Callable[..., Any], ...] = ()
+        self._targets: Mapping[str, Mapping[str, Target]] = {}
+
+    @classmethod
+    def of_module(cls, module: ModuleType, names: Iterable[str] = ()) -> API:
+        """Collect what a module exposes: its classes (also those it imported) and functions.
+
+        Args:
+            names: the first is the plugin's; the module's last component is always one more.
+
+        Raises:
+            PluginError: a class and the module share a name, and both have a member of the same name.
+        """
+        last = module.__name__.rpartition(".")[2]
+        given = [*names, last]
+        api = cls(given[0], given)
+        api._take({}, _members(module))
+        own = [
+            (mark, value)
+            for value in vars(module).values()
+            if (mark := mark_of(value)) and getattr(value, "__module__", None) == module.__name__
+        ]
+        api.loads = tuple(dict.fromkeys(value for mark, value in own if mark.load))
+        api.unloads = tuple(dict.fromkeys(value for mark, value in own if mark.unload))
+        api.actions = tuple(dict.fromkeys(value for mark, value in own if mark.action))
+        return api
+
+    def find(self, classname: str, method: str) -> Target:
+        """Return a remote member.
+
+        Raises:
+            NamespaceNotFound: no such class or module.
+            MemberNotFound: it has no such remote method or function; the error's argument is the name alone.
+        """
+        members = self._targets.get(classname)
+        if members is None:
+            raise NamespaceNotFound(f'"{classname}" is not provided by plugin "{self.plugin}".')
+        target = members.get(method)
+        if target is None:
+            raise MemberNotFound(method)
+        return target
+
+    def has(self, classname: str, method: str) -> bool:
+        """Whether ``find`` would find it."""
+        members = self._targets.get(classname)
+        return members is not None and method in members
+
+    def __contains__(self, namespace: object) -> bool:
+        return namespace in self._targets
+
+    def __iter__(self) -> Iterator[Target]:
+        """Iterate over all members; a function that has several namespaces comes once for each."""
+        for members in self._targets.values():
+            yield from members.values()
+
+    def __len__(self) -> int:
+        return sum(len(members) for members in self._targets.values())
+
+    def get(self, name: str) -> Any:
+        """Return the class or the function of this name, as the plugin's module has it; None when there is none."""
+        found = self.classes.get(name)
+        return self.functions.get(name) if found is None else found
+
+    def add(self, other: object, plugin: str | None = None) -> None:
+        """Take more into this API: another API, a module, a class, a function, or a list of these.
+
+        Functions are then called under this plugin's names; those of another API under that plugin's names, too.
+
+        Args:
+            plugin: where it comes from, for errors; by default what can be told from ``other``.
+
+        Raises:
+            PluginError: nothing in it is remote, or a name is taken by something else: says which, and whose both are.
+                Nothing is added then.
+        """
+        if isinstance(other, (list, tuple)):
+            kept = (self.classes, self.functions, self._targets)
+            try:
+                for one in other:
+                    self.add(one, plugin)
+            except PluginError:
+                self.classes, self.functions, self._targets = kept
+                raise
+            return
+        aliases: Iterable[str] = ()
+        if isinstance(other, API):
+            source, found, aliases = plugin or other.plugin, {**other.classes, **other.functions}, other.names
+        elif isinstance(other, ModuleType):
+            source, found = plugin or other.__name__, _members(other)
+        elif callable(other):
+            name = getattr(other, "__name__", "")
+            source, found = plugin or str(getattr(other, "__module__", "?")), {name: other}
+        else:
+            raise PluginError(f"plugin {self.plugin!r}: cannot take a {type(other).__name__} into its API")
+        if not any(True for name, value in found.items() for _ in _targets_of(source, name, value)):
+            shown = getattr(other, "__name__", None) or source
+            raise PluginError(f"plugin {self.plugin!r}: {shown!r} has nothing that is marked @remote")
+        self._take(dict.fromkeys(found, source), found, aliases)
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the API as plain JSON: classes and functions, with signatures, first docstring lines and marks.
+
+        A secret is told only as True; the values never leave the agent.
+        """
+        return {
+            "plugin": self.plugin,
+            "names": list(self.names),
+            "classes": [
+                description.of_class(name, cls, _targets_of(self.plugin, name, cls))
+                for name, cls in sorted(self.classes.items())
+            ],
+            "functions": [
+                description.of_target(target)
+                for name, function in sorted(self.functions.items())
+                for target in _targets_of(self.plugin, name, function)
+            ],
+        }
+
+    def _take(self, sources: Mapping[str, str], found: Mapping[str, Any], aliases: Iterable[str] = ()) -> None:
+        """Add checked members; all or nothing. ``sources`` names the plugin that each comes from."""
+        classes, functions = dict(self.classes), dict(self.functions)
+        table = {name: dict(members) for name, members in self._targets.items()}
+        for name, value in found.items():
+            source = sources.get(name, self.plugin)
+            targets = list(_targets_of(self.plugin, name, value))
+            if not targets:
+                continue
+            taken = classes.get(name, functions.get(name))
+            if taken is not None and taken is not value:
+                raise PluginError(
+                    f"name clash: {name!r} of plugin {source!r} and {name!r} of plugin {self.plugin!r} are not the same"
+                )
+            (classes if isinstance(value, type) else functions)[name] = value
+            spaces = (name,) if isinstance(value, type) else dict.fromkeys((*self.names, *aliases))
+            for space in spaces:
+                for target in targets:
+                    before = table.setdefault(space, {}).get(target.method)
+                    if before is not None and before.function is not target.function:
+                        raise PluginError(
+                            f"name clash: {space}.{target.method} of plugin {source!r} and of plugin {self.plugin!r}"
+                        )
+                    table[space][target.method] = replace(target, namespace=space)
+        self.classes, self.functions, self._targets = classes, functions, table
+
+
+def _members(module: ModuleType) -> dict[str, Any]:
+    """Return the classes and functions of a module that may be exposed."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and (isinstance(value, type) or mark_of(value) is not None)
+    }
+
+
+def _targets_of(plugin: str, name: str, value: Any) -> Iterator[Target]:
+    """Iterate over the remote members of a class, or over the one that a remote function is."""
+    if not isinstance(value, type):
+        mark = mark_of(value)
+        if mark is not None and mark.remote and not name.startswith("_") and not isinstance(value, property):
+            yield Target(plugin, name, name, None, value, value, mark, _is_async(value))
+        return
+    seen: set[str] = set()
+    for cls in value.__mro__:
+        for method, member in vars(cls).items():
+            if method in seen:
+                continue
+            seen.add(method)
+            mark = None if method.startswith("_") or isinstance(member, (property, type)) else mark_of(member)
+            if mark is None or not mark.remote:
+                continue
+            function = getattr(member, "__func__", member)
+            yield Target(plugin, name, method, value, member, function, mark, _is_async(function))
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    """Tell ``async def`` also through a decorator's wrapper."""
+    return inspect.iscoroutinefunction(inspect.unwrap(function))

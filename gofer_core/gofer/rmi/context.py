@@ -1,0 +1,71 @@
+"""What a method can know of the call it answers: ``Context.current()``."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar, Token
+from typing import Any
+
+from gofer.rmi.progress import Progress
+from gofer.rmi.request import Received
+
+__all__ = ["Context"]
+
+_current: ContextVar[Context] = ContextVar("gofer_context")
+
+
+class Context:
+    """The call that is being answered. May be handed to threads that the method starts."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: Received) -> None:
+        self._request = request
+
+    @staticmethod
+    def current() -> Context:
+        """Return the context of the call that this thread or task answers.
+
+        Raises:
+            RuntimeError: it answers none; a thread that a method has started must be given the context by it.
+        """
+        found = _current.get(None)
+        if found is None:
+            raise RuntimeError(
+                "Context.current() outside of a remote call; "
+                "a thread started by a method does not know it: take it in the method and hand it over"
+            )
+        return found
+
+    @property
+    def sn(self) -> str | None:
+        """The request's serial number."""
+        return self._request.sn
+
+    @property
+    def data(self) -> Any:
+        """What the caller has put beside the request (its option ``data``)."""
+        return self._request.data
+
+    @property
+    def identity(self) -> str | None:
+        """Who signed the request, as the authenticator says; None without one."""
+        return self._request.identity
+
+    @property
+    def progress(self) -> Progress:
+        """The progress of this call; setting ``completed`` or ``details`` reports it."""
+        progress: Progress = self._request.progress
+        return progress
+
+    def cancelled(self) -> bool:
+        """Whether the method should stop: its caller no longer wants the result."""
+        return self._request.cancelled.is_set()
+
+    def enter(self) -> Token[Context]:
+        """Make this the current context of the running thread or task, until ``leave``."""
+        return _current.set(self)
+
+    @staticmethod
+    def leave(token: Token[Context]) -> None:
+        """Restore what was current before ``enter``."""
+        _current.reset(token)

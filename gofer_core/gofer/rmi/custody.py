@@ -1,0 +1,65 @@
+"""Who keeps a request until it is answered."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gofer.rmi.book import Book
+from gofer.rmi.request import Received
+
+__all__ = ["Custody", "HeldByBroker"]
+
+
+class Custody(Protocol):
+    """Decides where an accepted request is kept, so that the death of its agent does not lose it. Any thread."""
+
+    def taken(self, request: Received) -> None:
+        """Hear that a request was accepted. Called before its caller is told so, by the thread that reads."""
+
+    def ended(self, request: Received, result: bytes) -> None:
+        """Let go of a request: its result was taken by a broker, or given up."""
+
+    def kept(self, request: Received, result: bytes) -> None:
+        """Hear that a request has its result, which no broker will take through this connection."""
+
+    def refused(self, request: Received) -> None:
+        """Let go of a request that was rejected; its rejection was taken by a broker, or given up."""
+
+    def given_back(self, request: Received) -> None:
+        """Give a request that was not started back to its broker, for whoever reads the queue next."""
+
+    def adopted(self, previous: Received) -> None:
+        """Let go of the delivery that a newer one has replaced."""
+
+
+class HeldByBroker:
+    """Custody by the broker: a request stays unacknowledged until its result is settled."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    def taken(self, request: Received) -> None:
+        """Do nothing: what is not acknowledged is held."""
+
+    def ended(self, request: Received, result: bytes) -> None:
+        """Remember the result and acknowledge."""
+        self._book.end(request, result)
+        request.receiver.link.accept(request.delivery)
+
+    def kept(self, request: Received, result: bytes) -> None:
+        """Remember the result, and do not acknowledge: the broker delivers the request again, to be answered then."""
+        self._book.end(request, result)
+
+    def refused(self, request: Received) -> None:
+        """Acknowledge."""
+        self._book.forget(request)
+        request.receiver.link.accept(request.delivery)
+
+    def given_back(self, request: Received) -> None:
+        """Release."""
+        self._book.forget(request)
+        request.receiver.link.release(request.delivery)
+
+    def adopted(self, previous: Received) -> None:
+        """Acknowledge: the newer delivery is what the broker holds for it."""
+        previous.receiver.link.accept(previous.delivery)

@@ -1,0 +1,80 @@
+"""Descriptions of remote members as plain JSON: what ``Admin.describe`` tells."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gofer.rmi.api import Target
+
+__all__ = ["of_class", "of_target"]
+
+
+def of_class(name: str, cls: type, targets: Iterable[Target]) -> dict[str, Any]:
+    """Describe a class and its remote methods."""
+    return {
+        "name": name,
+        "doc": _first_line(cls),
+        "constructor": _signature(cls, skip=False),
+        "methods": [of_target(target) for target in targets],
+    }
+
+
+def of_target(target: Target) -> dict[str, Any]:
+    """Describe a method or function, without its ``self``."""
+    mark = target.mark
+    bound = target.cls is not None and not isinstance(target.member, staticmethod)
+    return {
+        "name": target.method,
+        "doc": _first_line(target.function),
+        "signature": _signature(target.function, skip=bound),
+        "parameters": _parameters(target.function, skip=bound),
+        "model": target.model,
+        "async": target.is_async,
+        "once": mark.once,
+        "timeout": mark.timeout,
+        "secret": mark.secret is not None,
+        "users": [login.user for login in mark.logins],
+    }
+
+
+def _parameters(function: Callable[..., Any], *, skip: bool) -> list[dict[str, Any]]:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[1 if skip else 0 :]
+    except (TypeError, ValueError):
+        return []  # what is written in C tells no signature
+    empty = inspect.Parameter.empty
+    return [
+        {
+            "name": one.name,
+            "kind": one.kind.name.lower(),
+            "type": None if one.annotation is empty else inspect.formatannotation(one.annotation).strip("'"),
+            "default": None if one.default is empty else _shown(one.default),
+        }
+        for one in parameters
+    ]
+
+
+def _signature(function: Callable[..., Any], *, skip: bool) -> str:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return "(...)"
+    parameters = list(signature.parameters.values())[1 if skip else 0 :]
+    try:
+        return str(signature.replace(parameters=parameters))
+    except Exception:  # noqa: BLE001 - the repr of a default value may do anything
+        return "(...)"
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)[:200]
+    except Exception:  # noqa: BLE001 - the repr of a default value may do anything
+        return f"<{type(value).__qualname__}>"
+
+
+def _first_line(documented: object) -> str:
+    return (inspect.getdoc(documented) or "").strip().partition("\n")[0]

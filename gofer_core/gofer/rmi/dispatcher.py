@@ -1,0 +1,153 @@
+"""From a request to what its method returned: who answers, may it be called, and the call."""
+
+from __future__ import annotations
+
+import logging
+from hmac import compare_digest
+from typing import Any
+
+from gofer.errors import (
+    DispatchError,
+    MemberNotFound,
+    NamespaceNotFound,
+    NotAuthenticated,
+    NotAuthorized,
+    PasswordRequired,
+    RemoteException,
+    SecretNotMatched,
+    SecretRequired,
+    UserNotAuthorized,
+    UserRequired,
+)
+from gofer.rmi.api import Target
+from gofer.rmi.model import DIRECT
+from gofer.rmi.model.direct import call
+from gofer.rmi.request import Received
+from gofer.rmi.service import Service
+
+__all__ = [
+    "Dispatcher",
+    "authorize",
+    # The documented home of these (see gofer.errors):
+    "DispatchError",
+    "MemberNotFound",
+    "NamespaceNotFound",
+    "NotAuthenticated",
+    "NotAuthorized",
+    "PasswordRequired",
+    "RemoteException",
+    "SecretNotMatched",
+    "SecretRequired",
+    "UserNotAuthorized",
+    "UserRequired",
+]
+
+log = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """Finds and calls the methods of one plugin. Any thread."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def call(self, request: Received) -> Any:
+        """Find the method that answers a request, call it if its caller may, and return its value.
+
+        For ``async def`` that is an awaitable, to be run in the context that is current now.
+
+        Raises:
+            NamespaceNotFound, MemberNotFound: the plugin that was asked has none, and nobody else answers for it.
+            NotAuthorized: not for this caller.
+            DispatchError: it cannot be run here.
+            BaseException: whatever the method or a hook raised.
+        """
+        service = self._service
+        owner = service.hook.gofer_route(plugin=service.plugin, request=request)
+        target = (service if owner is None else owner).api.find(request.classname, request.method)
+        return self.invoke(request, target)
+
+    def invoke(self, request: Received, target: Target) -> Any:
+        """Do as ``call`` with a method that was found."""
+        request.api = target
+        authorize(target, request)
+        if target.model != DIRECT:
+            raise DispatchError(
+                f"{target.name}(): marked @{target.model}: that model is not available in this version of gofer"
+            )
+        once = _Once(target, request)
+        try:
+            value = self._service.hook.gofer_call(plugin=self._service.plugin, request=request, invoke=once)
+            # None may mean that no hook has called it: then this is the place.
+            return once() if value is None else value
+        finally:
+            once.forget()
+
+
+class _Once:
+    """The call of one method, for hooks: called again it returns, or raises, what it did the first time."""
+
+    __slots__ = ("_called", "_raised", "_request", "_target", "_value")
+
+    def __init__(self, target: Target, request: Received) -> None:
+        self._target = target
+        self._request = request
+        self._called = False
+        self._value: Any = None
+        self._raised: BaseException | None = None
+
+    def __call__(self) -> Any:
+        if self._called:
+            if self._raised is not None:
+                raise self._raised
+            return self._value
+        self._called = True
+        try:
+            self._value = call(self._target, self._request.document.request)
+        except BaseException as raised:
+            self._raised = raised
+            raise
+        return self._value
+
+    def forget(self) -> None:
+        """Let go of the exception: its traceback refers to this object, and only the collector would free the two."""
+        self._raised = None
+
+
+def authorize(target: Target, request: Received) -> None:
+    """Check what the marks on a method ask of its caller.
+
+    Raises:
+        NotAuthorized: it is not given, or wrong. The text tells no secret.
+    """
+    mark = target.mark
+    if mark.secret is not None:
+        _check_secret(target, request.document.secret)
+    if mark.logins:
+        raise NotAuthorized(
+            f"{target.name}(): for the user {' or '.join(login.user for login in mark.logins)} alone, "
+            "and this version of gofer cannot check users and passwords: nobody may call it"
+        )
+
+
+def _check_secret(target: Target, given: Any) -> None:
+    wanted: Any = target.mark.secret
+    if callable(wanted):
+        try:
+            wanted = wanted()
+        except Exception:
+            # What it raised may hold the secret: it is logged here, and not sent.
+            log.exception("%s(): the secret cannot be had", target.name)
+            raise NotAuthorized(f"{target.name}(): the agent cannot tell whether the secret is right") from None
+    candidates = [wanted] if isinstance(wanted, str) else wanted
+    if not isinstance(candidates, (list, tuple)) or not all(isinstance(one, str) and one for one in candidates):
+        log.error("%s(): its secret is not text, and so nobody may call it", target.name)
+        raise NotAuthorized(f"{target.name}(): the agent cannot tell whether the secret is right")
+    if given is None:
+        raise SecretRequired(f"{target.name}(): a secret is required")
+    offered = given if isinstance(given, str) else ""
+    matched = False
+    for one in candidates:  # all of them, whichever matches: the time taken tells nothing
+        matched |= compare_digest(one.encode("utf-8", "surrogatepass"), offered.encode("utf-8", "surrogatepass"))
+    if not matched:
+        raise SecretNotMatched(f"{target.name}(): the secret passed is not the right one")

@@ -1,0 +1,212 @@
+"""Requests in the hands of workers: started, called, ended."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from gofer.errors import Cancelled
+from gofer.messaging.document import encode, shown
+from gofer.messaging.value import plain
+from gofer.rmi.answers import CannotSign, Refusal
+from gofer.rmi.context import Context
+from gofer.rmi.dispatcher import Dispatcher
+from gofer.rmi.exceptions import to_result
+from gofer.rmi.progress import Progress
+from gofer.rmi.request import ENDED, RUNNING, Received
+
+if TYPE_CHECKING:
+    from gofer.rmi.api import Target
+    from gofer.rmi.receiver import Receiver
+
+__all__ = ["Execution"]
+
+log = logging.getLogger(__name__)
+requests = logging.getLogger("gofer.rmi.requests")
+
+_COUNTED = {"value": "done", "exception": "failed", "cancelled": "cancelled"}
+
+
+class Execution:
+    """Runs the requests of one receiver and ends them: one result, one hook, one log line each. Any thread."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._service = receiver.service
+        self._dispatcher = Dispatcher(receiver.service)
+
+    def run(self, request: Received) -> None:
+        """Run a request to its end, or (``async def``) to where the plugin's event loop goes on with it."""
+        self._run(request, lambda: self._dispatcher.call(request))
+
+    def answer(self, request: Received, target: Target) -> None:
+        """Run a request by a method that was found already."""
+        self._run(request, lambda: self._dispatcher.invoke(request, target))
+
+    def _run(self, request: Received, call: Callable[[], Any]) -> None:
+        if request.cancelled.is_set():
+            self.fail(request, Cancelled("cancelled before it was started"))
+            return
+        request.started = time.monotonic()
+        request.state = RUNNING
+        statuses = request.statuses
+        if statuses is not None:
+            statuses.started()
+        request.progress = Progress(self._receiver.clock, None if statuses is None else statuses.progress)
+        self._receiver.counters.add("running")
+        token = Context(request).enter()
+        try:
+            with self._service.entered():
+                value = call()
+                if inspect.isawaitable(value):
+                    self._go_on(request, value)
+                    return
+        except BaseException as raised:  # noqa: BLE001 - SystemExit, too, is a result; its caller waits for one
+            self.fail(request, raised)
+        else:
+            self._succeed(request, value)
+        finally:
+            Context.leave(token)
+
+    def _go_on(self, request: Received, value: Awaitable[Any]) -> None:
+        if request.api is None or not request.api.is_async:
+            raise _undeclared(request, value)
+
+        def done(value: Any, raised: BaseException | None) -> None:
+            if raised is None:
+                self._succeed(request, value)
+            else:
+                self.fail(request, raised)
+
+        if not self._service.loop.run(value if inspect.iscoroutine(value) else _awaiting(value), done):
+            log.warning("%r: not run, its plugin has stopped; the broker delivers it again", request)
+
+    def _succeed(self, request: Received, value: Any) -> None:
+        try:
+            result = encode({"retval": plain(value, "result")})
+        except Exception as raised:  # noqa: BLE001 - not plain JSON; its caller hears that
+            self.fail(request, raised)
+            return
+        self._end(request, result, "value")
+
+    def fail(self, request: Received, raised: BaseException) -> None:
+        """End a request by an exception."""
+        raised.__traceback__ = _below(raised.__traceback__)
+        try:
+            result = encode(to_result(raised))
+        except Exception as worse:  # noqa: BLE001 - an integer of 5,000 digits among its arguments, for one
+            result = encode(to_result(TypeError(f"a {type(raised).__qualname__} that cannot be sent: {worse}")))
+        self._end(request, result, "cancelled" if isinstance(raised, Cancelled) else "exception")
+
+    def reject(self, request: Received, refusal: Refusal) -> None:
+        """End a request that was not accepted."""
+        if not request.end():
+            return
+        request.state = ENDED
+        self._receiver.counters.add("rejected")
+        self._finished(request, "rejected")
+        replyto = request.document.replyto or ""
+        self._post(
+            request,
+            lambda: self._receiver.answers.rejected(request.sn, replyto, request.data, refusal),
+            lambda settled: self._receiver.refused(request, settled),
+        )
+
+    def answer_again(self, request: Received, result: bytes) -> None:
+        """Answer a request that was delivered again after its end."""
+        if request.end():
+            self._post(
+                request,
+                lambda: self._receiver.answers.result(request, result)[0],
+                lambda settled: self._receiver.ended(request, result, settled),
+            )
+
+    def _end(self, request: Received, result: bytes, outcome: str) -> None:
+        if not request.end():
+            return
+        receiver = self._receiver
+        body: bytes | CannotSign = b""
+        if request.replyto is not None:
+            try:
+                body, result, large = receiver.answers.result(request, result)
+                if large is not None:
+                    outcome = "exception"
+                    log.warning("%r of plugin %s: %s", request, self._service.name, large)
+            except CannotSign as failed:
+                body = failed
+        if request.started is not None:
+            receiver.counters.add("running", -1)
+        receiver.counters.add(_COUNTED[outcome])
+        request.state = ENDED
+        self._finished(request, outcome)
+
+        def write() -> bytes:
+            if isinstance(body, CannotSign):
+                raise body
+            return body
+
+        def send() -> None:
+            self._post(request, write, lambda settled: receiver.ended(request, result, settled))
+
+        if request.progress is not None:
+            request.progress.finish()
+        if request.statuses is None:
+            send()
+        else:
+            request.statuses.end(send)
+
+    def _post(self, request: Received, write: Callable[[], bytes], done: Callable[[bool], None]) -> None:
+        """Send what ends a request, if somebody waits for it; then let go of the request."""
+        if request.replyto is None:
+            done(True)
+            return
+        try:
+            body = write()
+        except CannotSign as failed:
+            self._receiver.counters.add("undeliverable")
+            log.error("%r of plugin %s is not answered: cannot sign: %s", request, self._service.name, failed)
+            done(True)
+            return
+        # The receiver of now: after a redelivery that may be another one.
+        request.receiver.outgoing.post(request.replyto, body, done, repr(request))
+
+    def _finished(self, request: Received, outcome: str) -> None:
+        seconds = time.monotonic() - (request.started or request.arrived)
+        service = self._service
+        try:
+            service.hook.gofer_finished(plugin=service.plugin, request=request, outcome=outcome, seconds=seconds)
+        except Exception:
+            log.exception("plugin %s: a hook gofer_finished failed", service.name)
+        if requests.isEnabledFor(logging.INFO):
+            requests.info(
+                "%s %s %s %s %.1f ms",
+                request.sn,
+                shown(request.identity or request.document.replyto or "nobody"),
+                request.target,
+                outcome,
+                seconds * 1000,
+            )
+
+
+async def _awaiting(value: Awaitable[Any]) -> Any:
+    return await value
+
+
+def _undeclared(request: Received, value: object) -> TypeError:
+    """Make the error for a method that is no ``async def`` and returned an awaitable: nobody will await that now."""
+    close = getattr(value, "close", None)
+    if callable(close):
+        close()
+    return TypeError(f"{request.target}() returned a {type(value).__name__}: declare the method `async def`")
+
+
+def _below(trace: TracebackType | None) -> TracebackType | None:
+    """Leave our own frames out of a traceback, as long as any others are below them."""
+    below = trace
+    while below is not None and below.tb_frame.f_globals.get("__name__", "").startswith(("gofer.rmi.", "pluggy.")):
+        below = below.tb_next
+    return below or trace

@@ -1,0 +1,117 @@
+"""One event loop per plugin, for its ``async def`` methods."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from typing import Any
+
+__all__ = ["Loop"]
+
+log = logging.getLogger(__name__)
+
+
+class Loop:
+    """An event loop in a thread of its own, started with the first coroutine. Any thread.
+
+    Args:
+        name: the plugin's; the thread is named ``gofer-<plugin>-loop``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = f"gofer-{name}-loop"
+        self._changed = threading.Condition(threading.Lock())
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
+        self._running = 0
+        self._stopped = False
+
+    @property
+    def running(self) -> int:
+        """How many coroutines have not ended."""
+        return self._running
+
+    def run(self, coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> bool:
+        """Run a coroutine, within a copy of this thread's context variables.
+
+        Args:
+            done: called in the loop's thread with its value, or with what it raised; it must not wait. It is not called
+                for a coroutine that ``stop`` has cancelled.
+
+        Returns:
+            False when stopped: the coroutine was closed.
+        """
+        with self._changed:
+            if self._stopped:
+                coroutine.close()
+                return False
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._serve, args=(self._loop,), name=self._name, daemon=True)
+                self._thread.start()
+            self._running += 1
+            self._loop.call_soon_threadsafe(self._begin, coroutine, done, context=copy_context())
+        return True
+
+    def stop(self, timeout: float) -> int:
+        """Wait for what runs, at most ``timeout`` seconds, then cancel the rest and end the thread. May be repeated.
+
+        Returns:
+            How many were cancelled.
+        """
+        with self._changed:
+            self._stopped = True
+            self._changed.wait_for(lambda: not self._running, timeout)
+            left, loop, thread = self._running, self._loop, self._thread
+            self._loop = None
+        if loop is not None and thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(1.0)  # a coroutine that blocks keeps its thread; nothing here can end that
+        return left
+
+    def _begin(self, coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> None:
+        task = asyncio.ensure_future(self._guard(coroutine, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(
+        self, coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]
+    ) -> None:
+        value, raised = None, None
+        try:
+            value = await coroutine
+        except BaseException as any_kind:  # noqa: BLE001 - SystemExit, too, would end the loop that others need
+            raised = any_kind
+        # A coroutine may raise CancelledError for its own reasons; only one that we have cancelled is not told.
+        if not (isinstance(raised, asyncio.CancelledError) and self._stopped):
+            done(value, raised)
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        except (
+            BaseException
+        ):  # a task that a method has left behind may raise SystemExit: the next call gets a new loop
+            log.exception("the event loop of %s failed", self._name)
+        with self._changed:
+            if self._loop is loop:
+                self._loop = None
+        try:
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        except BaseException:
+            log.exception("the event loop of %s cannot end cleanly", self._name)
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()

@@ -1,0 +1,124 @@
+"""Progress reports of a running method."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gofer.messaging.value import plain
+from gofer.rmi.clock import Clock, Timer
+
+__all__ = ["INTERVAL", "Progress"]
+
+#: The least time between two reports, in seconds.
+INTERVAL = 0.1
+
+
+class Progress:
+    """How far a method is: ``total``, ``completed`` and ``details``, any plain JSON values. Any thread.
+
+    Setting ``completed`` or ``details`` reports, at most ten times a second; the last is always sent, 0.1 s later or
+    before the result. Setting ``total`` does not report.
+
+    Raises:
+        TypeError: what is set is not plain JSON.
+    """
+
+    __slots__ = ("_clock", "_completed", "_details", "_ended", "_last", "_lock", "_send", "_timer", "_total")
+
+    def __init__(self, clock: Clock, send: Callable[[], None] | None) -> None:
+        """Start with nothing done.
+
+        Args:
+            send: sends what the progress says when it is called; never waits. None: nobody listens.
+        """
+        self._clock = clock
+        self._send = send
+        self._lock = threading.Lock()
+        self._last = 0.0
+        self._timer: Timer | None = None
+        self._ended = False
+        self._total: Any = 0
+        self._completed: Any = 0
+        self._details: Any = {}
+
+    @property
+    def total(self) -> Any:
+        """How much there is to do."""
+        return self._total
+
+    @total.setter
+    def total(self, value: Any) -> None:
+        self._total = plain(value, "progress.total")
+
+    @property
+    def completed(self) -> Any:
+        """How much is done."""
+        return self._completed
+
+    @completed.setter
+    def completed(self, value: Any) -> None:
+        self._completed = plain(value, "progress.completed")
+        self._changed()
+
+    @property
+    def details(self) -> Any:
+        """Whatever else there is to say."""
+        return self._details
+
+    @details.setter
+    def details(self, value: Any) -> None:
+        self._details = plain(value, "progress.details")
+        self._changed()
+
+    def report(self) -> None:
+        """Report now, however short after the last time.
+
+        Raises:
+            TypeError: ``details`` were changed in place to what is not plain JSON.
+        """
+        self._details = plain(self._details, "progress.details")
+        if self._send is None:
+            return
+        with self._lock:
+            if self._ended:
+                return
+            self._sending()
+        self._send()
+
+    def finish(self) -> None:
+        """Send what was held back; nothing is reported after that."""
+        with self._lock:
+            self._ended = True
+            if self._timer is None or self._send is None:
+                return
+            self._sending()
+        self._send()
+
+    def _changed(self) -> None:
+        if self._send is None:
+            return
+        with self._lock:
+            if self._ended or self._timer is not None:
+                return
+            next_time = self._last + INTERVAL
+            if time.monotonic() < next_time:
+                self._timer = self._clock.call_at(next_time, self._late)
+                return
+            self._sending()
+        self._send()
+
+    def _late(self) -> None:
+        with self._lock:
+            if self._ended or self._timer is None or self._send is None:
+                return
+            self._sending()
+        self._send()
+
+    def _sending(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        self._last = time.monotonic()

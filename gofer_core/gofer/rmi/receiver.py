@@ -1,0 +1,303 @@
+"""From a broker's delivery to a request in a worker's queue, or to its rejection."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gofer.errors import ConfigError, DispatchError, MessagingError
+from gofer.messaging.address import Address
+from gofer.messaging.document import shown
+from gofer.messaging.link import Link, Subscription
+from gofer.rmi.answers import Answers, CannotSign, Refusal
+from gofer.rmi.book import Book, Known
+from gofer.rmi.clock import Clock, Timer
+from gofer.rmi.counters import Counters
+from gofer.rmi.custody import Custody, HeldByBroker
+from gofer.rmi.execution import Execution
+from gofer.rmi.limit import Limit
+from gofer.rmi.outgoing import GIVE_UP, Outgoing
+from gofer.rmi.request import QUEUED, Received
+from gofer.rmi.service import Service
+from gofer.rmi.statuses import Statuses
+from gofer.rmi.verification import Refused, Verification
+
+if TYPE_CHECKING:
+    from gofer.messaging.adapter.base import Adapter, Delivery
+
+__all__ = ["Receiver"]
+
+log = logging.getLogger(__name__)
+
+
+class Receiver:
+    """Takes the requests of one plugin from its queue, and answers for each of them. Any thread.
+
+    Each delivery is verified, decoded, looked up in the book, shown to the hook gofer_accept, and then accepted or
+    rejected; an accepted one waits for a worker. What the broker delivered is acknowledged when its result (or
+    rejection) is settled, so that the death of this process loses nothing.
+
+    Args:
+        book: shared by all receivers of an agent.
+        custody: who keeps an accepted request; by default the broker.
+        give_up: seconds after which a result that no broker takes is let go.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        link: Link,
+        clock: Clock,
+        book: Book,
+        *,
+        counters: Counters | None = None,
+        custody: Custody | None = None,
+        prefetch: int = 200,
+        give_up: float = GIVE_UP,
+    ) -> None:
+        self.service = service
+        self.link = link
+        self.clock = clock
+        self.counters = counters or Counters()
+        self.answers = Answers(service.address, service.authenticator, service.max_message)
+        self.outgoing = Outgoing(
+            link, clock, self.counters, give_up=give_up, most_waiting=max(1, min(100, prefetch // 2))
+        )
+        self.execution = Execution(self)
+        self._verification = Verification(service)
+        self._book = book
+        self._custody = custody or HeldByBroker(book)
+        self._prefetch = prefetch
+        self._subscription: Subscription | None = None
+        self._changed = threading.Condition(threading.Lock())
+        self._open: dict[Received, None] = {}  # accepted, and not yet let go
+        self._delayed: dict[Received, Timer] = {}
+        self._stopping = False
+        self._strangers = Limit(10, 50)  # answers to documents that nobody has vouched for, a second
+        self._complaints = Limit(10, 50)  # log lines about what was dropped, a second
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        queue: str,
+        timeout: float | None,
+        *,
+        prepare: Callable[[Adapter, float], None] | None = None,
+        on_lost: Callable[[str], None] | None = None,
+        dispose: Callable[[Adapter, float], None] | None = None,
+        exclusive: bool = False,
+    ) -> Subscription:
+        """Subscribe to the queue; the arguments are those of :class:`Subscription` and :meth:`Link.subscribe`."""
+        self._subscription = Subscription(
+            queue, self._prefetch, self.deliver, prepare, on_lost, exclusive=exclusive, dispose=dispose
+        )
+        self.link.subscribe(self._subscription, timeout)
+        return self._subscription
+
+    def stop(self, timeout: float) -> list[Received]:
+        """Take no more, give back what has not started, and wait for the rest, at most ``timeout`` seconds.
+
+        The workers are left as they are. May be repeated.
+
+        Returns:
+            What has not ended by then, or whose result no broker has taken. The broker still holds these, and delivers
+            them again when the connection ends; a result that was not taken is then answered from memory.
+        """
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            self._stopping = True
+            delayed = list(self._delayed.items())
+            self._delayed.clear()
+        if self._subscription is not None:
+            try:
+                self.link.unsubscribe(self._subscription, max(1.0, timeout))
+            except MessagingError as gone:
+                log.debug("plugin %s: its subscription went with the connection: %s", self.service.name, gone)
+        for request, timer in delayed:
+            timer.cancel()
+            self._give_back(request)
+        for task in self.service.workers.withdraw(self._is_mine):
+            if isinstance(task, Received):
+                self._give_back(task)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open, max(0.0, deadline - time.monotonic()))
+            left = list(self._open)
+        self.outgoing.stop()
+        return left
+
+    @property
+    def open(self) -> int:
+        """How many accepted requests have not been let go."""
+        return len(self._open)
+
+    # -- in -------------------------------------------------------------------------------------------------------
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Take a message, in the thread that reads the broker."""
+        if self._stopping:
+            self.link.release(delivery)
+            return
+        try:
+            self._take(delivery)
+        except Exception:
+            # A mistake of ours. Given back, it would come again and again.
+            log.exception("plugin %s: a message is dropped: %s", self.service.name, _start_of(delivery.body))
+            self.counters.add("dropped")
+            self.link.reject(delivery)
+
+    def _take(self, delivery: Delivery) -> None:
+        try:
+            document, identity = self._verification.read(delivery.body)
+        except Refused as refused:
+            self._refuse(delivery, refused)
+            return
+        try:
+            replyto = Address.parse(document.replyto) if document.replyto else None
+        except ConfigError as bad:
+            self._drop(delivery, f"replyto: {bad}")
+            return
+        request = Received(document, delivery, self, replyto=replyto, identity=identity)
+        known, result, previous = self._book.arrive(request)
+        if known is Known.NEW:
+            self._accept(request)
+        elif known is Known.CONFLICT:
+            self.execution.reject(
+                request, Refusal("sn.conflict", "another request with this serial number is known", request.sn)
+            )
+        else:
+            self.counters.add("repeated")
+            if previous is not None:
+                self._custody.adopted(previous)
+            elif result is not None:
+                self.execution.answer_again(request, result)
+
+    def _accept(self, request: Received) -> None:
+        service = self.service
+        try:
+            service.hook.gofer_accept(plugin=service.plugin, request=request)
+        except Exception as refused:  # noqa: BLE001 - raising is how a hook refuses
+            details = f"{type(refused).__name__}: {refused}"[:1000].encode("utf-8", "backslashreplace").decode()
+            self.execution.reject(request, Refusal("hook.refused", "refused by a hook of the agent", details))
+            return
+        with self._changed:
+            self._open[request] = None
+        self._custody.taken(request)
+        self.counters.add("accepted")
+        if request.replyto is not None:
+            request.statuses = Statuses(request)
+            request.statuses.accepted(self.clock)
+        admin = service.admin
+        if admin is not None and request.classname in admin:
+            self._answer(request, request.classname, request.method)
+        elif service.latency > 0:
+            self._delay(request)
+        else:
+            self._submit(request)
+
+    def _answer(self, request: Received, classname: str, method: str) -> None:
+        admin = self.service.admin
+        assert admin is not None  # noqa: S101 - asked just before
+        try:
+            target = admin.find(classname, method)
+        except DispatchError as unknown:
+            self.execution.fail(request, unknown)
+            return
+        self.execution.answer(request, target)
+
+    def _delay(self, request: Received) -> None:
+        with self._changed:
+            stopping = self._stopping
+            if not stopping:
+                # The clock keeps the order of equal delays.
+                self._delayed[request] = self.clock.call_after(self.service.latency, lambda: self._due(request))
+        if stopping:
+            self._give_back(request)
+
+    def _due(self, request: Received) -> None:
+        with self._changed:
+            due = self._delayed.pop(request, None) is not None
+        if due:
+            self._submit(request)
+
+    def _submit(self, request: Received) -> None:
+        with self._changed:
+            stopping = self._stopping
+            if not stopping:
+                self.service.workers.put(request)
+        if stopping:
+            self._give_back(request)
+
+    def _is_mine(self, task: object) -> bool:
+        return isinstance(task, Received) and task.receiver is self and task.state == QUEUED
+
+    def _give_back(self, request: Received) -> None:
+        if request.end():
+            self._custody.given_back(request)
+            self._let_go(request)
+
+    # -- out ------------------------------------------------------------------------------------------------------
+
+    def ended(self, request: Received, result: bytes, settled: bool) -> None:
+        """Hear from the execution that a result was taken or given up (``settled``), or cannot be sent from here."""
+        if settled:
+            self._custody.ended(request, result)
+        else:
+            self._custody.kept(request, result)
+        self._let_go(request)
+
+    def refused(self, request: Received, settled: bool) -> None:
+        """Hear from the execution that a rejection was taken or given up (``settled``), or cannot be sent from here."""
+        if settled:
+            self._custody.refused(request)
+        else:
+            self._book.forget(request)
+
+    def _let_go(self, request: Received) -> None:
+        with self._changed:
+            self._open.pop(request, None)
+            if not self._open:
+                self._changed.notify_all()
+
+    # -- what is no request ---------------------------------------------------------------------------------------
+
+    def _refuse(self, delivery: Delivery, refused: Refused) -> None:
+        """Answer a message that was refused before it became a request, if its sender can be told."""
+        self.counters.add("rejected")
+        try:
+            address = Address.parse(refused.replyto) if refused.replyto else None
+        except ConfigError:
+            address = None
+        if address is None:
+            self._drop(delivery, f"{refused.refusal.code}: {refused.refusal.details}")
+            return
+        if not refused.trusted and (address.exchange or not self._strangers.allows()):
+            self._drop(delivery, f"{refused.refusal.code}, not answered: {refused.refusal.details}")
+            return
+        try:
+            body = self.answers.rejected(refused.sn, str(address), refused.data, refused.refusal)
+        except CannotSign as failed:
+            self._drop(delivery, f"{refused.refusal.code}, and the rejection cannot be signed: {failed}")
+            return
+        if self._complaints.allows():
+            log.info("plugin %s: rejected (%s): %s", self.service.name, refused.refusal.code, _start_of(delivery.body))
+        if refused.trusted:
+            self.outgoing.post(
+                address, body, lambda settled: self.link.accept(delivery) if settled else None, "a rejection"
+            )
+        # Nobody has vouched for this one: it is told once, and takes nobody's place among the results that wait.
+        elif not self.link.offer(address, body, settled=lambda outcome, reason: self.link.accept(delivery)):
+            self._drop(delivery, f"{refused.refusal.code}, not answered: the link is down or full")
+
+    def _drop(self, delivery: Delivery, why: str) -> None:
+        self.counters.add("dropped")
+        if self._complaints.allows():
+            log.warning("plugin %s: a message is dropped (%s): %s", self.service.name, why, _start_of(delivery.body))
+        self.link.accept(delivery)
+
+
+def _start_of(body: bytes) -> str:
+    return shown(body[:800].decode("utf-8", "replace"))

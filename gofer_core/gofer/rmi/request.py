@@ -1,0 +1,143 @@
+"""A request as the agent knows it, from its delivery to its end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gofer.messaging.address import Address
+from gofer.messaging.document import Request, shown
+
+if TYPE_CHECKING:
+    from gofer.messaging.adapter.base import Delivery
+    from gofer.rmi.api import Target
+    from gofer.rmi.receiver import Receiver
+
+__all__ = ["DONE", "ENDED", "QUEUED", "RUNNING", "Received", "digest_of"]
+
+QUEUED = "queued"  # accepted, not started
+RUNNING = "running"
+ENDED = "ended"  # has its result, which no broker has taken yet
+DONE = "done"  # nothing left to do for it
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Received:
+    """One accepted request. Hooks are given it to read; only the agent's half of gofer.rmi changes it.
+
+    ``document`` is the request as it was sent, ``sn`` its serial number (None when it has none) and ``key`` what stands
+    for that in here. ``api`` is the method it asks for, None until that is known. ``plugin`` is the plugin it was sent
+    to, ``address`` that plugin's address, ``replyto`` where replies go, None: nobody waits for one. ``identity`` is who
+    signed it, as the authenticator says. ``redelivered``: it was delivered before; None: the broker cannot tell.
+    ``arrived`` and ``started`` are times of ``time.monotonic()``; ``state`` is one of the constants of this module;
+    ``cancelled`` is set when it shall not go on.
+    """
+
+    __slots__ = (
+        "_ended",
+        "address",
+        "api",
+        "arrived",
+        "cancelled",
+        "delivery",
+        "digest",
+        "document",
+        "identity",
+        "key",
+        "plugin",
+        "progress",
+        "receiver",
+        "redelivered",
+        "replyto",
+        "sn",
+        "started",
+        "state",
+        "statuses",
+    )
+
+    def __init__(
+        self,
+        document: Request,
+        delivery: Delivery,
+        receiver: Receiver,
+        *,
+        replyto: Address | None = None,
+        identity: str | None = None,
+    ) -> None:
+        self.document = document
+        self.delivery = delivery
+        self.receiver = receiver
+        self.plugin: Any = receiver.service.plugin
+        self.address: str = receiver.service.address
+        self.replyto = replyto
+        self.identity = identity
+        self.sn = document.sn
+        # Without a number of its own a request cannot be recognised when it comes again.
+        self.key: str = document.sn or str(uuid.uuid4())
+        self.digest = digest_of(document)
+        self.redelivered: bool | None = True if document.again else delivery.redelivered
+        self.arrived = time.monotonic()
+        self.started: float | None = None
+        self.state = QUEUED
+        self.cancelled = threading.Event()
+        self.api: Target | None = None
+        self.statuses: Any = None
+        self.progress: Any = None
+        self._ended = threading.Lock()
+
+    @property
+    def classname(self) -> str:
+        """The class or module that is asked for."""
+        return self.document.request.classname
+
+    @property
+    def method(self) -> str:
+        """The method or function that is asked for."""
+        return self.document.request.method
+
+    @property
+    def target(self) -> str:
+        """``Class.method`` as it may stand in a log line, whatever was sent."""
+        name = f"{self.classname}.{self.method}"
+        return name if name.isascii() and name.replace(".", "").isidentifier() and len(name) <= 200 else shown(name)
+
+    @property
+    def data(self) -> Any:
+        """What the caller has put beside the request, to be given back with each reply."""
+        return self.document.data
+
+    @property
+    def body(self) -> bytes:
+        """The message as it came."""
+        return self.delivery.body
+
+    def run(self) -> None:
+        """Run it, as a worker's task."""
+        self.receiver.execution.run(self)
+
+    def end(self) -> bool:
+        """Claim the right to end the request: True for the first who asks, False for all others."""
+        return self._ended.acquire(blocking=False)
+
+    def __repr__(self) -> str:
+        return f"<request {self.sn}: {self.target}, {self.state}>"
+
+
+def digest_of(document: Request) -> bytes:
+    """Return 16 bytes that are equal for the same request published twice, and differ for another one.
+
+    Not over the body: one that is published again says so in it, and may be signed anew.
+    """
+    said = (document.routing, document.replyto, document.request, document.data, document.secret, document.pam)
+    try:
+        text = _encode(said)
+    except (UnicodeEncodeError, msgspec.MsgspecError):  # lone surrogates, which only the original's encoder writes
+        text = json.dumps(msgspec.to_builtins(said)).encode()
+    return hashlib.sha256(text).digest()[:16]

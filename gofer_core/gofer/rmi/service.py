@@ -1,0 +1,68 @@
+"""What the agent's half of gofer.rmi needs to know of a plugin."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from gofer.messaging.auth import Authenticator
+from gofer.rmi.api import API
+from gofer.rmi.model.coroutines import Loop
+from gofer.rmi.workers import Workers
+
+__all__ = ["Service"]
+
+
+class Service(Protocol):
+    """A plugin, as requests see it. Constant while a receiver serves it, but for ``api``, which may grow.
+
+    What the hook gofer_route returns for another plugin needs ``api`` alone. The plugin manager behind ``hook`` must
+    have an implementation of gofer_call, called last, that returns ``invoke()``: wrappers wrap that one.
+    """
+
+    @property
+    def name(self) -> str:
+        """The plugin's name."""
+
+    @property
+    def plugin(self) -> Any:
+        """What hooks are given as ``plugin``."""
+
+    @property
+    def address(self) -> str:
+        """The plugin's own address: the ``origin`` of its replies."""
+
+    @property
+    def api(self) -> API:
+        """What callers may call."""
+
+    @property
+    def admin(self) -> API | None:
+        """What is answered by the thread that reads, without a worker: the builtin Admin. It must be quick."""
+
+    @property
+    def hook(self) -> Any:
+        """The hook caller of the agent's pluggy.PluginManager."""
+
+    @property
+    def authenticator(self) -> Authenticator | None:
+        """Who verifies requests and signs replies; None: neither is done."""
+
+    @property
+    def workers(self) -> Workers:
+        """The threads that run its methods."""
+
+    @property
+    def loop(self) -> Loop:
+        """Where its ``async def`` methods run."""
+
+    @property
+    def latency(self) -> float:
+        """Seconds that a request waits before it goes to a worker."""
+
+    @property
+    def max_message(self) -> int:
+        """The most bytes of a document, either way."""
+
+    def entered(self) -> AbstractContextManager[object]:
+        """Return what is entered around a call: in it, the plugin's code finds its own plugin."""

@@ -1,0 +1,136 @@
+"""Checks on a message before anything else sees it: size, signature, shape, version, addressee."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gofer.errors import ConfigError, DocumentError
+from gofer.messaging.address import Address
+from gofer.messaging.auth import verify
+from gofer.messaging.document import Head, Request, decode_request, head, shown, unwrap
+from gofer.rmi.answers import Refusal
+
+if TYPE_CHECKING:
+    from gofer.rmi.service import Service
+
+__all__ = ["Refused", "Verification"]
+
+
+class _LargeHead(msgspec.Struct, frozen=True):
+    sn: str | None = None
+    replyto: str | None = None
+
+
+class Refused(Exception):
+    """A message is not taken as a request.
+
+    ``trusted``: it is what it claims to be, and may be answered as any request; else only with care. ``sn``,
+    ``replyto`` and ``data`` are those of the document as far as they could be told.
+    """
+
+    def __init__(
+        self, refusal: Refusal, *, sn: str | None, replyto: str | None, data: Any = None, trusted: bool = False
+    ) -> None:
+        super().__init__(refusal)
+        self.refusal = refusal
+        self.sn = sn
+        self.replyto = replyto
+        self.data = data
+        self.trusted = trusted
+
+
+class Verification:
+    """Reads the requests of one plugin. Without an authenticator a signature is taken off and not looked at."""
+
+    def __init__(self, service: Service) -> None:
+        self._limit = service.max_message
+        self._authenticator = service.authenticator
+        self._key = Address.parse(service.address).key
+
+    def read(self, body: bytes) -> tuple[Request, str | None]:
+        """Return a request that was verified, and who signed it.
+
+        Raises:
+            Refused: with code ``model.size``, ``security.authentication``, ``model.invalid``, ``model.version`` or
+                ``security.addressee``.
+        """
+        if len(body) > self._limit:
+            found = _head_of_large(body)
+            raise Refused(
+                Refusal("model.size", "MODEL: document too large", f"{len(body)} bytes, allowed: {self._limit}"),
+                sn=found.sn,
+                replyto=found.replyto,
+            )
+        signer: str | None = None
+        inner = body
+        try:
+            if self._authenticator is None:
+                inner, _ = verify(body, None)
+            else:
+                inner, signer = verify(body, self._authenticator, _mapping(body))
+        except DocumentError as bad:
+            signed = unwrap(body)
+            found = head(body if signed is None else signed.message.encode("utf-8", "surrogatepass"))
+            raise Refused(_refusal(bad), sn=found.sn, replyto=found.replyto) from None
+        try:
+            request = decode_request(inner)
+        except DocumentError as bad:
+            raise self._malformed(inner, bad) from None
+        if self._authenticator is not None:
+            self._check_addressee(request)
+        return request, signer
+
+    def _malformed(self, inner: bytes, bad: DocumentError) -> Refused:
+        found = head(inner)
+        # With the right shape and only another version it is a request, and its sender may have its data back.
+        versioned = bad.code == "model.version"
+        return Refused(
+            _refusal(bad),
+            sn=found.sn,
+            replyto=found.replyto,
+            data=json.loads(inner).get("data") if versioned else None,
+            trusted=versioned or self._authenticator is not None,
+        )
+
+    def _check_addressee(self, request: Request) -> None:
+        """Refuse what was signed for somebody else: a copy of it that was sent to us."""
+        routing = request.routing
+        to = routing[1] if routing is not None and len(routing) == 2 else None
+        try:
+            if isinstance(to, str) and Address.parse(to).key == self._key:
+                return
+        except ConfigError:
+            pass  # no address at all: nobody's, as below
+        raise Refused(
+            Refusal("security.addressee", "SECURITY: signed for another address", shown(to)),
+            sn=request.sn,
+            replyto=request.replyto,
+        )
+
+
+def _refusal(bad: DocumentError) -> Refusal:
+    details = bad.details if bad.details is None else str(bad.details).encode("utf-8", "backslashreplace").decode()
+    return Refusal(bad.code, bad.description, details)
+
+
+def _mapping(body: bytes) -> dict[str, Any]:
+    """Return the fields of a document, for an authenticator; none of what is no document."""
+    signed = unwrap(body)
+    text: bytes | str = body if signed is None else signed.message
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _head_of_large(body: bytes) -> Head:
+    """Do as ``head`` without making objects of all the rest."""
+    try:
+        found = msgspec.json.decode(body, type=_LargeHead)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return Head(None, None)
+    return Head(found.sn if found.sn and len(found.sn) <= 128 and found.sn.isascii() else None, found.replyto or None)

@@ -1,0 +1,97 @@
+"""The threads that run the methods of one plugin."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ["Task", "Workers"]
+
+log = logging.getLogger(__name__)
+
+
+class Task(Protocol):
+    """Something to be done by a worker."""
+
+    def run(self) -> None:
+        """Do it. Whatever it raises is logged, and its thread goes on."""
+
+
+class Workers:
+    """A fixed number of threads that take tasks in the order in which they came.
+
+    Args:
+        name: the plugin's; the threads are named ``gofer-<plugin>-<n>``.
+    """
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._running: list[Task | None] = [None] * threads
+        self._threads = [
+            threading.Thread(target=self._work, args=(n,), name=f"gofer-{name}-{n + 1}", daemon=True)
+            for n in range(threads)
+        ]
+
+    def start(self) -> None:
+        """Start the threads, once."""
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, task: Task) -> None:
+        """Have a task done by the next thread that is free. Any thread; never waits."""
+        self._queue.put(task)
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks no thread has taken, about."""
+        return self._queue.qsize()
+
+    def running(self) -> list[Task]:
+        """Return the tasks that threads are busy with."""
+        return [task for task in self._running if task is not None]
+
+    def withdraw(self, wanted: Callable[[Task], bool] = lambda task: True) -> list[Task]:
+        """Take back those tasks that no thread has taken yet, in their order. The others stay, in theirs."""
+        taken: list[Task] = []
+        kept: list[Task | None] = []
+        while True:
+            try:
+                task = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if task is not None and wanted(task):
+                taken.append(task)
+            else:
+                kept.append(task)
+        for other in kept:
+            self._queue.put(other)
+        return taken
+
+    def stop(self, timeout: float) -> tuple[list[Task], list[Task]]:
+        """Start nothing more, and wait for what runs, at most ``timeout`` seconds. May be repeated.
+
+        Returns:
+            What was not started, to be given back by the caller; and what still runs. Its threads end when it does.
+        """
+        deadline = time.monotonic() + timeout
+        waiting = self.withdraw()
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return waiting, self.running()
+
+    def _work(self, number: int) -> None:
+        while (task := self._queue.get()) is not None:
+            self._running[number] = task
+            try:
+                task.run()
+            except BaseException:  # SystemExit, too: no task may end the thread that the others need
+                log.exception("a worker's task failed")
+            self._running[number] = None
+            del task  # or the last request would live until the next one
