@@ -10,75 +10,34 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
-import os
-import random
-import select
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
 from gofer.messaging.adapter.base import Adapter, Delivery, Event, Outcome, Settled
 from gofer.messaging.address import Address
+from gofer.messaging.backoff import Backoff
 from gofer.messaging.connector import Connector
+from gofer.messaging.doorbell import Doorbell
 from gofer.messaging.pump import Pump, Waiter
+from gofer.messaging.subscription import Subscription, Subscriptions
 
 __all__ = ["Link", "Subscription"]
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_Settled = Callable[[Outcome, str], None]
 
 #: Seconds for a connection to open, and for one operation (declare, subscribe ...) to be answered.
 _CONNECT = 10.0
 _OPERATION = 10.0
 #: Bytes that may wait for the socket before senders wait too.
 _OUTBOX = 8 * 1024 * 1024
-#: The first wait before reconnecting is at most this many seconds; it doubles up to the connector's ``reconnect_max``.
-_FIRST_RETRY = 0.25
-
-
-class Subscription:
-    """A queue whose messages are wanted, now and after every reconnect.
-
-    Args:
-        on_delivery: called with each delivery; the one who gets it settles it (``link.accept`` ...).
-        prepare: called with the adapter and a timeout before each (re)subscribing, to declare what is needed.
-        on_lost: called with a sentence when it ends or cannot be made; the link tries again by itself.
-        dispose: called with the adapter and a timeout when the link is closed for good, to clean up.
-    """
-
-    def __init__(
-        self,
-        queue: str,
-        prefetch: int,
-        on_delivery: Callable[[Delivery], None],
-        prepare: Callable[[Adapter, float], None] | None = None,
-        on_lost: Callable[[str], None] | None = None,
-        *,
-        exclusive: bool = False,
-        dispose: Callable[[Adapter, float], None] | None = None,
-    ) -> None:
-        self.queue = queue
-        self.prefetch = prefetch
-        self.on_delivery = on_delivery
-        self.prepare = prepare
-        self.on_lost = on_lost
-        self.exclusive = exclusive
-        self.dispose = dispose
-        #: Whether messages are coming.
-        self.active = False
-        #: Why they are not, as the last try said.
-        self.error: MessagingError | None = None
-        self._number: int | None = None
-        self._failures = 0
-        self._retry_at = 0.0
-
-    def __repr__(self) -> str:
-        return f"<Subscription {self.queue!r} {'active' if self.active else 'waiting'}>"
 
 
 class Link:
@@ -93,34 +52,27 @@ class Link:
         self.connector = connector
         #: Set in a forked child: the link belongs to the parent and must not be used here.
         self.abandoned = False
-        self._class = adapter
-        self._lock = threading.Lock()  # guards the adapter and what is below; never held while waiting or handling
-        self._adapter: Adapter | None = None
-        self._poller: select.poll | None = None
-        self._polled = 0
-        self._tokens = itertools.count(1)
-        self._sends: dict[int, Callable[[Outcome, str], None] | None] = {}
-        self._subscriptions: list[Subscription] = []
-        self._numbers: dict[int, Subscription] = {}
-        self._todo: deque[Callable[[], None]] = deque()  # read, and not yet handled
-        self._openings: list[Callable[[], None]] = []
-        self._farewells: list[Callable[[], None]] = []
-        self._shared: dict[object, Any] = {}
-        self._failures = 0
-        self._retry_at = 0.0
-        self._tick_at = 0.0
-        self._establish_at = math.inf
-        self._opened_before = False
-        self._closed = False
-        self._stopping = False
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.pump = Pump(self._turn, self._interrupt)
         #: Why there is no connection, as the last try or loss said.
         self.error: MessagingError | None = None
         #: When the connection came up (``time.monotonic()``), None while it is down.
         self.up_since: float | None = None
         #: When something was last sent or delivered.
         self.used_at = monotonic()
+        self._class = adapter
+        self._lock = threading.Lock()  # guards the adapter and what is below; never held while waiting or handling
+        self._adapter: Adapter | None = None
+        self._tokens = itertools.count(1)
+        self._sends: dict[int, _Settled | None] = {}
+        self._subscriptions = Subscriptions(connector.reconnect_max)
+        self._todo: deque[Callable[[], None]] = deque()  # read, and not yet handled
+        self._openings: list[Callable[[], None]] = []
+        self._farewells: list[Callable[[], None]] = []
+        self._shared: dict[object, Any] = {}
+        self._retry = Backoff(connector.reconnect_max)
+        self._tick_at = 0.0
+        self._opened_before = self._closed = self._stopping = False
+        self._bell = Doorbell()
+        self.pump = Pump(self._turn, self._bell.ring)
 
     def __repr__(self) -> str:
         return f"<Link {self.connector.url} {self.state}>"
@@ -194,10 +146,9 @@ class Link:
         self._usable()
         if not self._opened_before:
             self.error = None  # somebody asks: whatever an earlier try said, this is a new one
-            self._retry_at = 0.0
-            self._interrupt()
-        self.pump.drive(lambda: self._adapter or (self.error and not self._opened_before) or self._closed, deadline)
-        self._usable()
+            self._retry.hurry()
+            self._bell.ring()
+        self.drive(lambda: self._adapter or (self.error and not self._opened_before), deadline)
         if self._adapter is None:
             raise self.error or ConnectionLost(f"no connection to {self.connector.url} in time")
 
@@ -242,11 +193,8 @@ class Link:
         deadline = None if timeout is None else monotonic() + timeout
         self._usable()
         with self._lock:
-            if subscription not in self._subscriptions:
-                self._subscriptions.append(subscription)
-            subscription.error, subscription._retry_at = None, 0.0
-            self._establish_at = 0.0
-        self._interrupt()
+            self._subscriptions.add(subscription)
+        self._bell.ring()
         if timeout == 0:
             return
         try:
@@ -256,25 +204,17 @@ class Link:
             if not subscription.active and subscription.error is not None:
                 raise subscription.error
         except BaseException:
-            self._forget(subscription)
+            with self._lock:
+                self._subscriptions.remove(subscription)
             raise
 
     def unsubscribe(self, subscription: Subscription, timeout: float) -> None:
         """End a subscription. Deliveries that nobody wants any more are released. An unknown one is ignored."""
-        self._forget(subscription)
         with self._lock:
-            number, adapter = subscription._number, self._adapter
-            subscription.active, subscription._number = False, None
-            if number is None or adapter is None:
-                return
-            self._numbers.pop(number, None)
-            self._guarded(adapter, lambda: adapter.cancel(number, timeout))
-        self._interrupt()
-
-    def _forget(self, subscription: Subscription) -> None:
-        with self._lock:
-            if subscription in self._subscriptions:
-                self._subscriptions.remove(subscription)
+            number, adapter = self._subscriptions.remove(subscription), self._adapter
+            if number is not None and adapter is not None:
+                self._guarded(adapter, lambda: adapter.cancel(number, timeout))
+        self._bell.ring()
 
     # -- operations, sending, settling ---------------------------------------------------------------------------
 
@@ -289,11 +229,11 @@ class Link:
             self.open(deadline)
             with self._lock:
                 adapter = self._adapter
-                if adapter is None:
-                    continue
-                done = self._guarded(adapter, lambda a=adapter: operation(a, max(0.1, deadline - monotonic())))  # type: ignore[misc]  # mypy cannot infer a lambda's default
-            self._interrupt()  # it may have read what others wait for
-            return done
+                if adapter is not None:
+                    done = self._guarded(adapter, partial(operation, adapter, max(0.1, deadline - monotonic())))
+                    break
+        self._bell.ring()  # it may have read what others wait for
+        return done
 
     def offer(
         self,
@@ -302,7 +242,7 @@ class Link:
         *,
         ttl: float | None = None,
         isolated: bool = False,
-        settled: Callable[[Outcome, str], None] | None = None,
+        settled: _Settled | None = None,
     ) -> bool:
         """Send a message if that is possible now; never waits.
 
@@ -320,18 +260,11 @@ class Link:
                 return False
             token = next(self._tokens)
             self._sends[token] = settled
-            try:
-                adapter.send(token, address, body, ttl=ttl, isolated=isolated)
-                self._flush(adapter)
-            except MessagingError as lost:
-                self._break(adapter, lost)
-            except BaseException:
-                self._break(adapter, ConnectionLost("interrupted while writing"))
-                raise
+            self._write(adapter, lambda: adapter.send(token, address, body, ttl=ttl, isolated=isolated))
             self.used_at = monotonic()
             waiting = adapter.unwritten
         if waiting and not self.pump.mine:
-            self._interrupt()
+            self._bell.ring()
         return True
 
     def send(
@@ -341,7 +274,7 @@ class Link:
         *,
         deadline: float | None,
         ttl: float | None = None,
-        settled: Callable[[Outcome, str], None] | None = None,
+        settled: _Settled | None = None,
     ) -> None:
         """Send a message, waiting for the connection and for room in the outbox if need be.
 
@@ -355,38 +288,50 @@ class Link:
 
     def accept(self, delivery: Delivery) -> None:
         """Tell the broker that a delivery is done with. A stale one is ignored."""
-        self._settle(Adapter.accept, delivery)
+        with self._lock:
+            if (adapter := self._adapter) is not None:
+                self._write(adapter, lambda: adapter.accept(delivery))
 
     def release(self, delivery: Delivery) -> None:
         """Give a delivery back to its queue. A stale one is ignored."""
-        self._settle(Adapter.release, delivery)
+        with self._lock:
+            if (adapter := self._adapter) is not None:
+                self._write(adapter, lambda: adapter.release(delivery))
 
     def reject(self, delivery: Delivery) -> None:
         """Have the broker drop or dead-letter a delivery. A stale one is ignored."""
-        self._settle(Adapter.reject, delivery)
-
-    def _settle(self, how: Callable[[Adapter, Delivery], None], delivery: Delivery) -> None:
         with self._lock:
-            adapter = self._adapter
-            if adapter is None:
-                return
-            try:
-                getattr(adapter, how.__name__)(delivery)
-                self._flush(adapter)
-            except MessagingError as lost:
-                self._break(adapter, lost)
-            except BaseException:
-                self._break(adapter, ConnectionLost("interrupted while writing"))
-                raise
+            if (adapter := self._adapter) is not None:
+                self._write(adapter, lambda: adapter.reject(delivery))
 
     def _sendable(self) -> bool:
         adapter = self._adapter
         return adapter is not None and adapter.blocked is None and adapter.unwritten <= _OUTBOX
 
-    def _flush(self, adapter: Adapter) -> None:
-        # In a handler the pumper has more to write soon, and flushes all of it before it waits again.
-        if not self.pump.mine:
-            adapter.flush()
+    def _write(self, adapter: Adapter, encode: Callable[[], None]) -> None:
+        try:
+            encode()
+            # In a handler the pumper has more to write soon, and flushes all of it before it waits again.
+            if not self.pump.mine:
+                adapter.flush()
+        except MessagingError as lost:
+            self._break(adapter, lost)
+        except BaseException:
+            self._break(adapter, ConnectionLost("interrupted while writing"))
+            raise
+
+    def _guarded(self, adapter: Adapter, operation: Callable[[], _T]) -> _T:
+        """Do something that the broker answers; a connection that is lost over it is taken down."""
+        try:
+            return operation()
+        except (NotFound, AdapterError):
+            raise
+        except MessagingError as lost:
+            self._break(adapter, lost)
+            raise
+        except BaseException:
+            self._break(adapter, ConnectionLost("interrupted"))
+            raise
 
     # -- closing ------------------------------------------------------------------------------------------------
 
@@ -420,9 +365,7 @@ class Link:
 
     def _end(self) -> None:
         self._handle()
-        wake, self._wake = self._wake, -1
-        if wake >= 0:
-            os.close(wake)
+        self._bell.close()
 
     def abandon(self) -> None:
         """Drop the connection in a forked child, without a word to the broker.
@@ -433,9 +376,7 @@ class Link:
         adapter, self._adapter = self._adapter, None
         if adapter is not None:
             adapter.abandon()
-        if self._wake >= 0:
-            os.close(self._wake)
-            self._wake = -1
+        self._bell.close()
 
     def _usable(self) -> None:
         if self.abandoned:
@@ -453,43 +394,43 @@ class Link:
         adapter = self._adapter
         if adapter is None:
             self._reopen(now, timeout)
-            return
-        if now >= self._establish_at:
+        elif now >= self._subscriptions.due:
             self._establish(adapter)
-            return
+        else:
+            self._wait_and_read(adapter, now, timeout)
+            self._handle()
+
+    def _wait_and_read(self, adapter: Adapter, now: float, timeout: float) -> None:
         with self._lock:
             if adapter is not self._adapter:
                 return
-            try:
-                if adapter.unwritten:
-                    adapter.flush()
-                waiting, pending = adapter.unwritten, adapter.pending
-            except MessagingError as lost:
-                self._break(adapter, lost)
-                return
-            except BaseException:
-                self._break(adapter, ConnectionLost("interrupted while writing"))
-                raise
+            if adapter.unwritten:
+                self._steady(adapter, adapter.flush)
+            waiting, pending = adapter.unwritten, adapter.pending
+            until = min(now + timeout, self._tick_at, self._subscriptions.due)
         if not pending:
-            self._poll(min(timeout, max(0.0, self._tick_at - now), self._establish_at - now), bool(waiting))
+            self._bell.wait(until - now, writing=bool(waiting))
         with self._lock:
             if adapter is self._adapter:
-                self._read(adapter)
-        self._handle()
+                self._steady(adapter, lambda: self._read(adapter))
 
     def _read(self, adapter: Adapter) -> None:
+        self._collect(adapter.process())
+        now = monotonic()
+        if now >= self._tick_at:
+            adapter.tick()
+            adapter.flush()
+            heartbeat = self.connector.heartbeat
+            self._tick_at = now + (min(1.0, heartbeat / 4) if heartbeat else 1.0)
+
+    def _steady(self, adapter: Adapter, work: Callable[[], None]) -> None:
+        """Read or write for all (under the lock). A loss, or an interrupt in the middle, takes the connection down."""
         try:
-            self._collect(adapter.process())
-            now = monotonic()
-            if now >= self._tick_at:
-                adapter.tick()
-                adapter.flush()
-                heartbeat = self.connector.heartbeat
-                self._tick_at = now + (min(1.0, heartbeat / 4) if heartbeat else 1.0)
+            work()
         except MessagingError as lost:
             self._break(adapter, lost)
         except BaseException:
-            self._break(adapter, ConnectionLost("interrupted while reading"))
+            self._break(adapter, ConnectionLost("interrupted"))
             raise
 
     def _collect(self, events: Iterable[Event]) -> None:
@@ -497,19 +438,15 @@ class Link:
         for event in events:
             if isinstance(event, Delivery):
                 self.used_at = monotonic()
-                subscription = self._numbers.get(event.subscription)
-                if subscription is None:
-                    self._todo.append(lambda unwanted=event: self.release(unwanted))  # type: ignore[misc]  # mypy cannot infer a lambda's default
-                else:
-                    self._todo.append(lambda s=subscription, d=event: s.on_delivery(d))  # type: ignore[misc]  # same
+                subscription = self._subscriptions.of(event.subscription)
+                wanted = self.release if subscription is None else subscription.on_delivery
+                self._todo.append(partial(wanted, event))
             elif isinstance(event, Settled):
                 callback = self._sends.pop(event.token, None)
                 if callback is not None:
-                    self._todo.append(lambda c=callback, e=event: c(e.outcome, e.reason))  # type: ignore[misc]  # same
-            else:
-                subscription = self._numbers.pop(event.subscription, None)
-                if subscription is not None:
-                    self._fail(subscription, NotFound(event.reason))
+                    self._todo.append(partial(callback, event.outcome, event.reason))
+            elif (subscription := self._subscriptions.of(event.subscription)) is not None:
+                self._fail(subscription, NotFound(event.reason))
 
     def _handle(self) -> None:
         # Popped only when done: an interrupt in the middle leaves the rest, and this one again, to the next pumper.
@@ -521,48 +458,7 @@ class Link:
                 log.exception("a handler failed")
             self._todo.popleft()
 
-    def _poll(self, timeout: float, writing: bool) -> None:
-        poller, adapter = self._poller, self._adapter
-        if poller is None or adapter is None:
-            return
-        mask = select.POLLIN | (select.POLLOUT if writing else 0)
-        try:
-            if mask != self._polled:
-                poller.modify(adapter.fileno(), mask)
-                self._polled = mask
-            ready = poller.poll(math.ceil(max(0.0, timeout) * 1000))
-        except (OSError, ValueError, MessagingError):
-            return  # closed by another thread meanwhile: the next look at the adapter tells
-        for descriptor, _ in ready:
-            if descriptor == self._wake:
-                self._quieten()
-
-    def _interrupt(self) -> None:
-        try:
-            os.eventfd_write(self._wake, 1)
-        except (OSError, ValueError):
-            pass  # closed: there is nobody left to wake
-
-    def _quieten(self) -> None:
-        try:
-            os.eventfd_read(self._wake)
-        except (OSError, ValueError):
-            pass  # somebody else has read it, or the link was closed
-
     # -- breaking and reopening ---------------------------------------------------------------------------------
-
-    def _guarded(self, adapter: Adapter, operation: Callable[[], _T]) -> _T:
-        """Do something on the adapter, under the lock; a connection that is lost over it is taken down."""
-        try:
-            return operation()
-        except (NotFound, AdapterError):
-            raise
-        except MessagingError as lost:
-            self._break(adapter, lost)
-            raise
-        except BaseException:
-            self._break(adapter, ConnectionLost("interrupted"))
-            raise
 
     def _break(self, adapter: Adapter, error: MessagingError, *, quietly: bool = False) -> None:
         """Take down the connection (under the lock): what is unsettled is LOST, what was subscribed waits."""
@@ -571,67 +467,43 @@ class Link:
         if not quietly:
             log.warning("%s: connection lost: %s", self.connector.url, error)
         self._adapter = None
-        self._poller = None
+        self._bell.forget()
         self.error = error
         self.up_since = None
-        self._retry_at = 0.0
-        self._failures = 0
-        self._numbers.clear()
-        for subscription in self._subscriptions:
-            subscription.active, subscription._number = False, None
+        self._retry.reset()
+        self._subscriptions.all_down()
         adapter.close()
         self._collect([Settled(token, Outcome.LOST, str(error)) for token in self._sends])
-        self._interrupt()
+        self._bell.ring()
 
     def _reopen(self, now: float, timeout: float) -> None:
         if self._closed:
             return
-        if now < self._retry_at:
-            self._rest(min(timeout, self._retry_at - now))
+        if now < self._retry.due:
+            self._bell.wait(min(timeout, self._retry.due - now))
             return
         adapter = self._class(self.connector)
         try:
             adapter.connect(min(_CONNECT, max(timeout, 0.1)))
         except MessagingError as failed:
             adapter.close()
-            # Full jitter: agents that lost one broker together must not come back together.
-            ceiling = min(self.connector.reconnect_max, _FIRST_RETRY * 2.0 ** min(self._failures, 20))
-            delay = random.uniform(0, ceiling)  # noqa: S311 - spreads load, guards nothing
-            self._failures += 1
-            self._retry_at = monotonic() + delay
+            delay = self._retry.failed()
             self.error = failed
-            log.log(
-                logging.WARNING if self._failures == 1 else logging.INFO,
-                "%s: cannot connect: %s; next try in %.1f s",
-                self.connector.url,
-                failed,
-                delay,
-            )
+            level = logging.WARNING if self._retry.failures == 1 else logging.INFO
+            log.log(level, "%s: cannot connect: %s; next try in %.1f s", self.connector.url, failed, delay)
             self.pump.wake_all()
-            self._quieten()
             return
         except BaseException:
             adapter.abandon()
             raise
-        self._adopt(adapter)
-
-    def _adopt(self, adapter: Adapter) -> None:
         with self._lock:
             if self._closed:
                 adapter.close()
                 return
-            self._poller = select.poll()
-            self._poller.register(self._wake, select.POLLIN)
-            self._poller.register(adapter.fileno(), select.POLLIN)
-            self._polled = select.POLLIN
-            now = monotonic()
+            self._bell.watch(adapter.fileno())
             self._adapter = adapter
-            self._failures = 0
-            self._tick_at = now
-            self._establish_at = 0.0
-            for subscription in self._subscriptions:
-                subscription._retry_at = 0.0
-            self.up_since = now
+            self._retry.reset()
+            self._tick_at = self.up_since = monotonic()
             self.error = None
             self._opened_before = True
         log.info("%s: connected", self.connector.url)
@@ -639,49 +511,20 @@ class Link:
         self._todo.extend(self._openings)
         self.pump.wake_all()
 
-    def _rest(self, seconds: float) -> None:
-        resting = select.poll()
-        resting.register(self._wake, select.POLLIN)
-        if resting.poll(math.ceil(seconds * 1000)):
-            self._quieten()
-
     def _establish(self, adapter: Adapter) -> None:
-        """Make the subscriptions that are due, one at a time, so that sends get in between."""
-        for subscription in list(self._subscriptions):
-            if subscription.active or subscription._retry_at > monotonic():
-                continue
+        """Make the subscriptions that are due, one at a time, so that others get in between."""
+        while True:
             with self._lock:
-                if adapter is not self._adapter or subscription not in self._subscriptions:
-                    continue
+                subscription = self._subscriptions.next_due(monotonic())
+                if subscription is None or adapter is not self._adapter:
+                    break
+                make = partial(self._subscriptions.make, subscription, adapter, _OPERATION)
                 try:
-                    self._guarded(adapter, lambda s=subscription: self._make(adapter, s))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+                    self._guarded(adapter, make)
                 except MessagingError as refused:
                     self._fail(subscription, refused)
-                    if adapter is not self._adapter:
-                        return
-        with self._lock:
-            waiting = [s._retry_at for s in self._subscriptions if not s.active]
-            self._establish_at = min(waiting, default=math.inf)
         self.pump.wake_all()
-        self._quieten()
-
-    def _make(self, adapter: Adapter, subscription: Subscription) -> None:
-        if subscription.prepare is not None:
-            subscription.prepare(adapter, _OPERATION)
-        number = adapter.subscribe(
-            subscription.queue, subscription.prefetch, _OPERATION, exclusive=subscription.exclusive
-        )
-        self._numbers[number] = subscription
-        subscription._number, subscription.active = number, True
-        subscription.error, subscription._failures = None, 0
 
     def _fail(self, subscription: Subscription, why: MessagingError) -> None:
-        """Note that a subscription is not there, and when to try again (under the lock)."""
-        first = subscription.error is None or subscription.active
-        subscription.active, subscription._number, subscription.error = False, None, why
-        ceiling = min(self.connector.reconnect_max, _FIRST_RETRY * 2.0 ** min(subscription._failures, 20))
-        subscription._failures += 1
-        subscription._retry_at = monotonic() + random.uniform(0, ceiling)  # noqa: S311 - spreads load, guards nothing
-        self._establish_at = min(self._establish_at, subscription._retry_at)
-        if first and subscription.on_lost is not None:
-            self._todo.append(lambda: subscription.on_lost(str(why)) if subscription.on_lost else None)
+        if self._subscriptions.failed(subscription, why) and subscription.on_lost is not None:
+            self._todo.append(partial(subscription.on_lost, str(why)))
