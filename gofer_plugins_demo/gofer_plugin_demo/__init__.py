@@ -1,7 +1,7 @@
 """The plugin to copy: one class and one function, which show each way of calling and of answering.
 
-A plugin is a module with ``@remote`` in it, named by an entry point of the group ``gofer.plugins``, and switched on by a
-descriptor of the entry point's name (``demo.conf`` beside this file is one to start from).
+A plugin is a module with ``@remote`` in it, named by an entry point of the group ``gofer.plugins``, and switched on by
+a descriptor of the entry point's name (``demo.conf`` beside this file is one to start from).
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Demo:
         report = Context.current().progress
         report.total = total
         for unit in range(1, total + 1):
-            time.sleep(pause)
             report.details = f"unit {unit}"
+            time.sleep(pause)
             report.completed = unit
         return f"{total} units done"
 

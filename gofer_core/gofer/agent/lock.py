@@ -23,10 +23,10 @@ class AlreadyRunning(ConfigError):
 
 
 class AgentLock:
-    """The lock of a root, ``goferd.lock`` in its run directory, taken by entering ``with`` and given back by leaving it.
+    """The lock of a root, ``goferd.lock`` in its run directory: taken by entering ``with``, given back by leaving it.
 
-    The file holds the process id of its holder, for people. It stays when the lock is given back: deleting it would let a
-    third process lock another file of the same name.
+    The file holds the process id of its holder, for people. It stays when the lock is given back: deleting it would let
+    a third process lock another file of the same name.
     """
 
     def __init__(self, root: Root) -> None:

@@ -98,7 +98,7 @@ def configure(
             logging.getLogger(name).setLevel(level)
     logging.captureWarnings(capture=True)
     # Not shown by any of the formats, and each costs time on every request's line.
-    logging.logProcesses = logging.logMultiprocessing = logging.logAsyncioTasks = False
+    logging.logProcesses = logging.logMultiprocessing = False
 
 
 def is_journal(environ: Mapping[str, str], descriptor: int) -> bool:

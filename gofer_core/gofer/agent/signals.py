@@ -17,8 +17,8 @@ _WOKEN = 0  # no signal has this number
 class Signals:
     """The signals that this process wants to hear of, from entering ``with`` on. For the main thread alone.
 
-    One that arrives while nobody waits is kept for the next ``wait``. They are not blocked, so that what plugins start does
-    not inherit a mask under which it could not be ended.
+    One that arrives while nobody waits is kept for the next ``wait``. They are not blocked, so that what plugins start
+    does not inherit a mask under which it could not be ended.
     """
 
     def __init__(self, wanted: Iterable[signal.Signals]) -> None:

@@ -1,0 +1,130 @@
+"""The steps by which a described plugin becomes one that can run. Each succeeds, or says on one line why not."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from gofer import hooks as specifications
+from gofer.agent.authentication import make_authenticator
+from gofer.agent.config import Problem
+from gofer.agent.loading import Broken, import_source, locate, one_line
+from gofer.agent.plugin import Plugin
+from gofer.errors import GoferError, PluginError
+from gofer.root import Root
+
+__all__ = ["Refused", "add_extension", "ask_extensions", "blamed", "check_hooks", "import_plugin"]
+
+_HOOKS = frozenset(name for name in specifications.__all__ if name.startswith("gofer_"))
+
+
+class Refused(PluginError):
+    """A plugin cannot run. ``problem`` is the line that says why; ``trace`` the traceback, if its code raised."""
+
+    def __init__(self, plugin: Plugin, problem: Problem, trace: str | None = None) -> None:
+        super().__init__(str(problem))
+        self.plugin = plugin
+        self.problem = problem
+        self.trace = trace
+
+
+@contextmanager
+def blamed(plugin: Plugin, section: str, key: str, what: str = "") -> Iterator[None]:
+    """Turn whatever is raised within into a Refused for this plugin, at this place of its descriptor.
+
+    Everything, an end of the process included: what is done within is done by a plugin's code.
+    """
+    try:
+        yield
+    except Refused:
+        raise
+    except BaseException as raised:
+        if isinstance(raised, Broken):
+            words, trace = str(raised), raised.trace
+        else:
+            words, trace = one_line(raised)
+            if isinstance(raised, GoferError):
+                words = str(raised)  # it names what it is about; the class and the place would only be in the way
+        text = f"{what}: {words}" if what else words
+        raise Refused(plugin, Problem("error", str(plugin.descriptor.file), section, key, text), trace) from raised
+
+
+def import_plugin(root: Root, hooks: pluggy.PluginManager, plugin: Plugin) -> None:
+    """Import a plugin's module, build its API, take up its hooks, and run what is to run when it is loaded.
+
+    Raises:
+        Refused: any of that fails.
+    """
+    descriptor = plugin.descriptor
+    source = locate(root, descriptor)
+    if isinstance(source, Problem):
+        raise Refused(plugin, source)
+    plugin.source = source
+    with blamed(plugin, "messaging", "authenticator"):
+        plugin.authenticator = make_authenticator(descriptor.authenticator)
+    with plugin.entered():
+        with blamed(plugin, "main", "plugin", f"module {source.module} cannot be imported"):
+            module = import_source(source)
+        with blamed(plugin, "main", "plugin", f"module {source.module}"):
+            check_hooks(module)
+            plugin.expose(module)
+        if not hooks.is_registered(module):  # two plugins may share a module; its hooks are called once
+            hooks.register(module)
+        with blamed(plugin, "main", "plugin", "its @load or a gofer_load hook failed"):
+            hooks.hook.gofer_load(plugin=plugin)
+
+
+def check_hooks(module: ModuleType) -> None:
+    """Refuse a module whose hooks would never be called.
+
+    Raises:
+        PluginError: a hook of a name that there is none of, with arguments it does not have, or without ``@hookimpl``.
+    """
+    for name, value in vars(module).items():
+        if not inspect.isfunction(value):
+            continue
+        marked: Any = getattr(value, "gofer_impl", None)
+        if marked is None:
+            if name in _HOOKS and value.__module__ == module.__name__:
+                raise PluginError(f"{name} is not marked @hookimpl (from gofer.hooks), so it would never be called")
+            continue
+        hook = marked.get("specname") or name
+        if hook not in _HOOKS:
+            if marked.get("optionalhook"):
+                continue
+            near = difflib.get_close_matches(hook, _HOOKS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise PluginError(f"there is no hook {hook}{hint} (hooks: {', '.join(sorted(_HOOKS))})")
+        known = inspect.signature(getattr(specifications, hook)).parameters
+        unknown = [one for one in inspect.signature(value).parameters if one not in known]
+        if unknown:
+            raise PluginError(f"hook {hook} has no argument {unknown[0]}; it has: {', '.join(known)}")
+
+
+def ask_extensions(hooks: pluggy.PluginManager, plugin: Plugin) -> list[Any]:
+    """Ask all hooks what they add to a plugin's API.
+
+    Raises:
+        Refused: one of them raised.
+    """
+    with plugin.entered(), blamed(plugin, "main", "plugin", "a gofer_extend hook failed"):
+        given = hooks.hook.gofer_extend(plugin=plugin)
+    return [one for more in given for one in (more if isinstance(more, (list, tuple)) else [more])]
+
+
+def add_extension(plugin: Plugin, more: Any) -> None:
+    """Add one extension to a plugin's API.
+
+    Raises:
+        Refused: it does not fit; that is the fault of the plugin whose descriptor asks for it, if one does, else of the
+            one that is extended.
+    """
+    asked = isinstance(more, Plugin) and more.descriptor.extends == plugin.name
+    with blamed(more if asked else plugin, "main", "extends" if asked else "plugin"):
+        plugin += more

@@ -1,0 +1,86 @@
+"""A plugin's place at its queue: the connection, the subscription, and those who answer what comes."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from gofer.agent.builtin import admin_api
+from gofer.agent.plugin import Plugin
+from gofer.agent.queues import QueueModel
+from gofer.rmi.api import API
+from gofer.rmi.receiver import Receiver
+
+if TYPE_CHECKING:
+    from gofer.agent.container import PluginContainer
+
+__all__ = ["Attachment"]
+
+log = logging.getLogger(__name__)
+
+
+class Attachment:
+    """One plugin at one queue: the :class:`gofer.rmi.service.Service` that a receiver serves. Any thread."""
+
+    def __init__(self, container: PluginContainer, plugin: Plugin) -> None:
+        """Find the connection and the identity. Nothing is sent yet.
+
+        Raises:
+            ConfigError: there is no URL, or the identity cannot be kept.
+            AdapterError: no adapter serves the URL.
+        """
+        descriptor = plugin.descriptor
+        connector = descriptor.connector(container.config.messaging, plugin.url)
+        if plugin.queue is None:
+            plugin.identify()
+            log.info(
+                "plugin %s: no queue is given; its address is %s, kept for the next time", plugin.name, plugin.queue
+            )
+        # What a receiver asks for with every request are plain attributes.
+        self.plugin = plugin
+        self.name = plugin.name
+        self.queue = QueueModel(descriptor, plugin.identify())
+        self.address = str(self.queue.address)
+        self.admin = admin_api(plugin)
+        self.hook: Any = container.hooks.hook
+        self.authenticator: Any = plugin.authenticator
+        self.workers = plugin.workers
+        self.loop = plugin.loop
+        self.latency = descriptor.latency
+        self.max_message = container.config.messaging.max_message
+        self._links = container.links
+        self.link = self._links.acquire(connector)
+        self.receiver = Receiver(
+            self, self.link, container.clock, container.book, counters=plugin.counters, prefetch=descriptor.prefetch
+        )
+
+    @property
+    def api(self) -> API:
+        """What callers may call."""
+        return self.plugin.api
+
+    def entered(self) -> AbstractContextManager[object]:
+        """Return what is entered around what the plugin's code does."""
+        return self.plugin.entered()
+
+    def start(self) -> None:
+        """Take requests from now on, or as soon as the broker and the queue are there. Does not wait for them."""
+        self.receiver.start(
+            self.queue.spec.name,
+            0,
+            prepare=self.queue.prepare,
+            on_lost=self._lost,
+            exclusive=self.plugin.descriptor.exclusive,
+        )
+
+    def stop(self, deadline: float) -> None:
+        """Take no more, let what runs end by the deadline (``time.monotonic()``), and leave the rest to the broker."""
+        left = self.receiver.stop(max(0.0, deadline - monotonic()))
+        if left:
+            log.warning("plugin %s: %d requests have not ended in time; the broker keeps them", self.name, len(left))
+        self._links.release(self.link)
+
+    def _lost(self, why: str) -> None:
+        log.warning("plugin %s: no requests from queue %r: %s", self.name, self.queue.spec.name, why)

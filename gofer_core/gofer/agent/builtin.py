@@ -1,0 +1,98 @@
+"""``Admin``: what every plugin's queue answers, even when all workers are busy."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from gofer.agent.plugin import Plugin, State
+from gofer.decorators import remote
+from gofer.errors import NotAuthorized
+from gofer.rmi.api import API
+from gofer.rmi.context import Context
+
+if TYPE_CHECKING:
+    from gofer.agent.container import PluginContainer
+
+__all__ = ["admin_api", "help_text"]
+
+
+def admin_api(plugin: Plugin) -> API:
+    """Make the API that holds ``Admin`` for the queue of one plugin."""
+
+    class Admin:
+        """The agent itself. Answered by the thread that reads the broker: nothing in here may wait."""
+
+        def __init__(self) -> None:
+            allowed = plugin.descriptor.admin
+            if allowed is not None and Context.current().identity not in allowed:
+                raise NotAuthorized("Admin is for the identities that [main] admin names")
+
+        @remote
+        def hello(self) -> str:
+            """Say that the agent is there."""
+            return "Hello, I am gofer agent"
+
+        @remote
+        def echo(self, text: object) -> object:
+            """Return what was passed."""
+            return text
+
+        @remote
+        def help(self) -> str:
+            """Tell all plugins' classes, methods and functions as text."""
+            return help_text(plugin.container)
+
+        @remote
+        def describe(self) -> dict[str, Any]:
+            """Tell all plugins' APIs as JSON: signatures, docs, versions."""
+            return {"plugins": [_describe(one) for one in _running(plugin.container)]}
+
+    api = API("Admin")
+    api.add(Admin)
+    return api
+
+
+def help_text(container: PluginContainer) -> str:
+    """Write what can be called, plugin by plugin, laid out as gofer 2.12 does."""
+    plugins = _running(container)
+    lines = ["Plugins:"]
+    for plugin in plugins:
+        lines += ["", f"  <plugin> {plugin.name}", "    Classes:"]
+        for name in sorted(plugin.api.classes):
+            methods = (target for target in plugin.api if target.namespace == name and target.cls is not None)
+            lines += [f"      <class> {name}", "        Methods:"]
+            lines += sorted(f"          {target.method}{_parameters(target.function)}" for target in methods)
+        functions = plugin.api.functions
+        lines += ["    Functions:", *(f"      {name}{_parameters(functions[name])}" for name in sorted(functions))]
+    lines += ["", "Actions:"]
+    lines += [f"  {plugin.name}.{action.__name__}()" for plugin in plugins for action in plugin.api.actions]
+    return "\n".join(lines)
+
+
+def _describe(plugin: Plugin) -> dict[str, Any]:
+    source = plugin.source
+    return {
+        **plugin.api.describe(),
+        "distribution": None if source is None else source.distribution,
+        "version": None if source is None else source.version,
+    }
+
+
+def _running(container: PluginContainer) -> list[Plugin]:
+    plugins = list(container.plugins.values())
+    return sorted((plugin for plugin in plugins if plugin.state is State.RUNNING), key=lambda plugin: plugin.name)
+
+
+def _parameters(function: Callable[..., Any]) -> str:
+    """Write a function's parameters with their defaults, without types."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return "(...)"  # what is written in C tells none
+    bare = [one.replace(annotation=inspect.Parameter.empty) for one in signature.parameters.values()]
+    try:
+        return str(inspect.Signature(bare))
+    except Exception:  # noqa: BLE001 - the repr of a default value may do anything
+        return "(...)"

@@ -1,0 +1,318 @@
+"""The container of plugins: what is loaded, which connections that takes, and what plugins know of each other."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
+from time import monotonic
+
+import pluggy
+
+from gofer import hooks as specifications
+from gofer.agent.assembly import Refused, add_extension, ask_extensions, blamed, import_plugin
+from gofer.agent.attachment import Attachment
+from gofer.agent.config import AgentConfig, Descriptor
+from gofer.agent.core_hooks import CoreHooks
+from gofer.agent.links import Links
+from gofer.agent.loading import forget_module
+from gofer.agent.plugin import Plugin, State
+from gofer.errors import PluginError
+from gofer.messaging.pool import Pool
+from gofer.messaging.pool import pool as process_pool
+from gofer.rmi.book import Book
+from gofer.rmi.clock import Clock
+from gofer.root import Root
+
+__all__ = ["PluginContainer"]
+
+log = logging.getLogger(__name__)
+
+
+class PluginContainer:
+    """All plugins of one agent.
+
+    ``start``, ``load``, ``unload`` and ``stop`` do one thing at a time; everything else may be called by any thread. A
+    plugin that fails is quarantined, which is one line in the log, and the others go on.
+    """
+
+    def __init__(self, root: Root, config: AgentConfig, pool: Pool = process_pool) -> None:
+        """Keep the settings. Nothing runs yet."""
+        self.root = root
+        self.config = config
+        self.clock = Clock()
+        self.links = Links(pool)
+        self.plugins: dict[str, Plugin] = {}
+        self.hooks = pluggy.PluginManager("gofer")
+        self.hooks.add_hookspecs(specifications)
+        self.hooks.register(CoreHooks(self))
+        self.book = Book()
+        self._changes = threading.RLock()  # held while plugins are loaded and unloaded, also by their own code
+        self._attaching = threading.Lock()  # guards the attachments, for a moment only
+        self._pending: dict[str, Descriptor] = {}
+        self._attachments: dict[str, Attachment] = {}
+        self._stopping = threading.Event()
+
+    # -- loading --------------------------------------------------------------------------------------------------
+
+    def start(self, descriptors: Iterable[Descriptor]) -> None:
+        """Load every plugin that is enabled, and attach those that have a broker. Never fails for a plugin's sake."""
+        with self._changes:
+            self.clock.start()
+            self._load(list(descriptors))
+            if not any(plugin.state is State.RUNNING for plugin in self.plugins.values()):
+                log.warning("no plugin runs; descriptors are read from %s", self.root.descriptors)
+
+    def load(self, descriptor: Descriptor) -> Plugin:
+        """Load one plugin.
+
+        Raises:
+            PluginError: one of that name is loaded already, or it failed (and is quarantined).
+        """
+        with self._changes:
+            known = self.plugins.get(descriptor.name)
+            if known is not None and known.state in (State.LOADING, State.RUNNING):
+                raise PluginError(f"plugin {descriptor.name!r} is loaded already")
+            self._load([descriptor])
+            plugin = self.plugins[descriptor.name]
+            if plugin.error is not None:
+                raise PluginError(plugin.error)
+            return plugin
+
+    def find(self, name: str) -> Plugin:
+        """Return a plugin by its name or its module's; one whose descriptor is still to come is loaded first.
+
+        Raises:
+            PluginError: there is none.
+        """
+        found: Plugin | None = self.hooks.hook.gofer_find(name=name)
+        if found is None:
+            known = ", ".join(sorted({*self.plugins, *self._pending})) or "none"
+            raise PluginError(f"there is no plugin {name!r}; there are: {known}")
+        return found
+
+    def look_up(self, name: str) -> Plugin | None:
+        """Do what ``find`` does where no plugin's hook says otherwise; None: there is none."""
+        if any(name in (one.name, one.plugin) for one in list(self._pending.values())):
+            with self._changes:
+                for descriptor in list(self._pending.values()):
+                    if name in (descriptor.name, descriptor.plugin):
+                        self._begin(self._pending.pop(descriptor.name))
+        plugin = self.plugins.get(name)
+        if plugin is not None:
+            return plugin
+        return next((one for one in list(self.plugins.values()) if one.has_name(name)), None)
+
+    def _load(self, descriptors: list[Descriptor]) -> None:
+        """Load several, in three rounds: each one's code, then what they add to each other, then their queues."""
+        names = [descriptor.name for descriptor in descriptors]
+        self._pending = {descriptor.name: descriptor for descriptor in descriptors}
+        for name in names:
+            if name in self._pending and not self._stopping.is_set():  # else another has asked for it meanwhile
+                self._begin(self._pending.pop(name))
+        self._pending = {}
+        loaded = [self.plugins[name] for name in names if name in self.plugins]
+        extended: set[str] = set()
+        for plugin in loaded:
+            self._extend(plugin, extended)
+            target = plugin.descriptor.extends
+            if target is not None and plugin.state is State.LOADING:
+                self._guarded(plugin, lambda plugin: self._extend(self._extended_by(plugin), extended))
+        for plugin in loaded:
+            if plugin.state is State.LOADING and not self._stopping.is_set():
+                self._guarded(plugin, self._run)
+
+    def _begin(self, descriptor: Descriptor) -> None:
+        plugin = self.plugins[descriptor.name] = Plugin(self, descriptor)
+        if descriptor.enabled:
+            self._guarded(plugin, lambda plugin: import_plugin(self.root, self.hooks, plugin))
+
+    def _extended_by(self, plugin: Plugin) -> Plugin:
+        with blamed(plugin, "main", "extends"):
+            target = self.find(plugin.descriptor.extends or "")
+            if target.state not in (State.LOADING, State.RUNNING):
+                raise PluginError(f"plugin {target.name!r} is {target.state.value}")
+            return target
+
+    def _extend(self, plugin: Plugin, done: set[str]) -> None:
+        """Add what hooks and other plugins' ``extends`` give a plugin, after those have got all of their own."""
+        if plugin.name in done or plugin.state not in (State.LOADING, State.RUNNING):
+            return
+        done.add(plugin.name)
+        given: list[object] = []
+        self._guarded(plugin, lambda plugin: given.extend(ask_extensions(self.hooks, plugin)))
+        for more in given:
+            if isinstance(more, Plugin):
+                self._extend(more, done)
+            self._guarded(plugin, lambda plugin, more=more: add_extension(plugin, more))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+
+    def _run(self, plugin: Plugin) -> None:
+        plugin.workers.start()
+        plugin.state = State.RUNNING
+        if plugin.wants_queue if plugin.wants_queue is not None else plugin.url is not None:
+            with blamed(plugin, "messaging", "url"):
+                self.attach(plugin)
+        log.info("plugin %s: loaded from %s, %s", plugin.name, plugin.source, self._where(plugin))
+
+    def _guarded(self, plugin: Plugin, step: Callable[[Plugin], object]) -> None:
+        """Do one step of a plugin's loading; quarantine whoever made it fail."""
+        try:
+            step(plugin)
+        except Refused as refused:
+            self._quarantine(refused)
+
+    def _quarantine(self, refused: Refused) -> None:
+        plugin = refused.plugin
+        log.error("%s", refused.problem)
+        if refused.trace is not None:
+            log.debug("plugin %s: quarantined:\n%s", plugin.name, refused.trace)
+        self._end(plugin, State.QUARANTINED, str(refused.problem), refused.trace)
+
+    # -- unloading ------------------------------------------------------------------------------------------------
+
+    def unload(self, name: str) -> None:
+        """Unload one plugin: its running calls end first (within the shutdown timeout), what waits goes back.
+
+        Raises:
+            PluginError: there is none of that name.
+        """
+        with self._changes:
+            plugin = self.plugins.get(name)
+            if plugin is None:
+                raise PluginError(
+                    f"there is no plugin {name!r}; there are: {', '.join(sorted(self.plugins)) or 'none'}"
+                )
+            self._end(plugin, State.STOPPED, timeout=self.config.main.shutdown_timeout)
+            del self.plugins[name]
+            log.info("plugin %s: unloaded", name)
+
+    def update(self, descriptors: Iterable[Descriptor], kept: Collection[str] = ()) -> None:
+        """Follow the descriptors as they are now: unload what is gone, load what is new, do both for what has changed.
+
+        What is quarantined is tried again.
+
+        Args:
+            kept: the files of descriptors that cannot be read; what they described goes on as it is.
+        """
+        with self._changes:
+            wanted = {descriptor.name: descriptor for descriptor in descriptors}
+            for plugin in list(self.plugins.values()):
+                same = wanted.get(plugin.name) == plugin.descriptor and plugin.state is not State.QUARANTINED
+                if same or (plugin.name not in wanted and str(plugin.descriptor.file) in kept):
+                    wanted.pop(plugin.name, None)
+                else:
+                    self.unload(plugin.name)
+            self._load(list(wanted.values()))
+
+    def stop(self, timeout: float) -> None:
+        """Stop everything: take no new requests, and let running calls end within ``timeout`` seconds.
+
+        The rest is left to the broker. Returns when all that is done; a plugin's own code may hold it up.
+        """
+        deadline = monotonic() + timeout
+        self._stopping.set()
+        ending = self._release(deadline)
+        # Whoever loads or unloads at the moment goes first, unless a plugin's code holds it up for too long.
+        held = self._changes.acquire(timeout=max(0.0, deadline - monotonic()))
+        try:
+            for thread in ending + self._release(deadline):
+                thread.join()
+            for plugin in list(self.plugins.values()):
+                self._end(plugin, State.STOPPED)
+            self.clock.stop()
+        finally:
+            if held:
+                self._changes.release()
+
+    def _release(self, deadline: float) -> list[threading.Thread]:
+        """Stop all attachments at the same time, each in a thread of its own."""
+        with self._attaching:
+            attachments = list(self._attachments.values())
+            self._attachments.clear()
+        return [_in_background(attachment, deadline) for attachment in attachments]
+
+    def _end(
+        self,
+        plugin: Plugin,
+        state: State,
+        error: str | None = None,
+        trace: str | None = None,
+        *,
+        timeout: float = 0.0,
+    ) -> None:
+        """Take a plugin out of everything; what it runs has ``timeout`` seconds."""
+        deadline = monotonic() + timeout
+        with self._attaching:
+            attachment = self._attachments.pop(plugin.name, None)
+            was, plugin.state = plugin.state, state if plugin.state is not State.DISABLED else State.DISABLED
+        if attachment is not None:
+            attachment.stop(deadline)
+        if was is State.RUNNING:
+            plugin.workers.stop(max(0.0, deadline - monotonic()))
+            plugin.loop.stop(max(0.0, deadline - monotonic()))
+            try:
+                with plugin.entered():
+                    self.hooks.hook.gofer_unload(plugin=plugin)
+            except BaseException:  # a plugin's code, which may even try to end the process; it is unloaded all the same
+                log.exception("plugin %s: its @unload or a gofer_unload hook failed", plugin.name)
+        module = None if plugin.source is None else sys.modules.get(plugin.source.module)
+        plugin.dismiss(error, trace)
+        others = [one for one in self.plugins.values() if one is not plugin]
+        for other in others:
+            other.withdraw(plugin)
+        if module is not None and not any(one.module is module for one in others):
+            if self.hooks.is_registered(module):
+                self.hooks.unregister(module)
+            forget_module(module)
+
+    # -- queues ---------------------------------------------------------------------------------------------------
+
+    def attach(self, plugin: Plugin) -> None:
+        """Do what ``Plugin.attach`` says."""
+        with self._attaching:
+            if plugin.state is State.LOADING:
+                plugin.wants_queue = True
+                return
+            if plugin.state is not State.RUNNING or self._stopping.is_set():
+                raise PluginError(f"plugin {plugin.name!r} cannot be attached: it is {plugin.state.value}")
+            if plugin.name not in self._attachments:
+                attachment = self._attachments[plugin.name] = Attachment(self, plugin)
+                attachment.start()
+
+    def detach(self, plugin: Plugin) -> None:
+        """Do what ``Plugin.detach`` says."""
+        with self._attaching:
+            if plugin.state is State.LOADING:
+                plugin.wants_queue = False
+            attachment = self._attachments.pop(plugin.name, None)
+        if attachment is not None:
+            _in_background(attachment, monotonic() + self.config.main.shutdown_timeout)
+
+    def is_attached(self, plugin: Plugin) -> bool:
+        """Tell what ``Plugin.attached`` does."""
+        return plugin.name in self._attachments
+
+    def forwards(self, plugin: Plugin) -> Iterator[Plugin]:
+        """Iterate over the running plugins that one forwards to and that accept that, in the order of its list."""
+        for name in plugin.descriptor.forward:
+            for other in list(self.plugins.values()) if name == "*" else filter(None, [self.plugins.get(name)]):
+                agreed = "*" in other.descriptor.accept or plugin.name in other.descriptor.accept
+                if agreed and other is not plugin and other.state is State.RUNNING:
+                    yield other
+
+    def _where(self, plugin: Plugin) -> str:
+        attachment = self._attachments.get(plugin.name)
+        return (
+            "without a queue"
+            if attachment is None
+            else f"queue {attachment.address} at {attachment.link.connector.url}"
+        )
+
+
+def _in_background(attachment: Attachment, deadline: float) -> threading.Thread:
+    thread = threading.Thread(
+        target=attachment.stop, args=(deadline,), name=f"gofer-{attachment.name}-stop", daemon=True
+    )
+    thread.start()
+    return thread

@@ -1,0 +1,62 @@
+"""What the agent itself does at each hook: plugins' hooks come before it, and may do otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from gofer.agent.plugin import Plugin, State
+from gofer.hooks import hookimpl
+
+if TYPE_CHECKING:
+    from gofer.agent.container import PluginContainer
+    from gofer.rmi.request import Received
+
+__all__ = ["CoreHooks"]
+
+
+class CoreHooks:
+    """The hooks of the core, registered first, so that they are called last."""
+
+    def __init__(self, container: PluginContainer) -> None:
+        """Keep the container whose plugins these are about."""
+        self._container = container
+
+    @hookimpl(trylast=True)
+    def gofer_load(self, plugin: Plugin) -> None:
+        """Run the plugin's own ``@load`` functions, in the order of their definition."""
+        for function in plugin.api.loads:
+            function()
+
+    @hookimpl(tryfirst=True)
+    def gofer_unload(self, plugin: Plugin) -> None:
+        """Run the plugin's own ``@unload`` functions, the last one first."""
+        for function in reversed(plugin.api.unloads):
+            function()
+
+    @hookimpl(trylast=True)
+    def gofer_extend(self, plugin: Plugin) -> list[Plugin]:
+        """Give a plugin the API of those whose descriptors say ``extends``."""
+        return [
+            one
+            for one in self._container.plugins.values()
+            if one.descriptor.extends == plugin.name and one.state in (State.LOADING, State.RUNNING)
+        ]
+
+    @hookimpl(trylast=True)
+    def gofer_find(self, name: str) -> Plugin | None:
+        """Look among the plugins of this agent."""
+        return self._container.look_up(name)
+
+    @hookimpl(trylast=True)
+    def gofer_route(self, plugin: Plugin, request: Received) -> Plugin | None:
+        """Have what a plugin does not have answered by the first that it forwards to, that accepts that, and has it."""
+        classname, method = request.classname, request.method
+        if plugin.api.has(classname, method) or not plugin.descriptor.forward:
+            return None
+        return next((one for one in self._container.forwards(plugin) if one.api.has(classname, method)), None)
+
+    @hookimpl(trylast=True)
+    def gofer_call(self, invoke: Callable[[], Any]) -> Any:
+        """Run the method."""
+        return invoke()

@@ -1,0 +1,195 @@
+"""From a descriptor to a module: where a plugin's code is, and importing it.
+
+A plugin is named by its descriptor's base name or by ``[main] plugin``. That name is looked for, in this order, among
+the installed ``gofer.plugins`` entry points; on the Python path, but only when ``plugin`` was given; and as
+``<name>.py`` in the four plugin directories, the way of gofer 2. Looking imports nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import logging
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from gofer.agent.config import Descriptor, Problem, distrust, find_plugin_dirs
+from gofer.entry_points import listed
+from gofer.errors import PluginError
+from gofer.root import Root
+
+__all__ = ["GROUP", "Broken", "Source", "forget_module", "import_source", "locate", "one_line"]
+
+log = logging.getLogger(__name__)
+
+GROUP = "gofer.plugins"
+
+_OURS = "__gofer_source__"
+
+
+class Broken(PluginError):
+    """A plugin's own code failed. The text is one line; ``trace`` is the whole traceback."""
+
+    def __init__(self, text: str, trace: str) -> None:
+        super().__init__(text)
+        self.trace = trace
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a plugin's code is: a module on the Python path, or a file in a plugin directory.
+
+    ``distribution`` and ``version`` are None unless it is installed under an entry point.
+    """
+
+    module: str
+    file: Path | None = None
+    distribution: str | None = None
+    version: str | None = None
+
+    def __str__(self) -> str:
+        if self.distribution is not None:
+            return f"{self.module} of {self.distribution} {self.version}"
+        return str(self.file or self.module)
+
+
+def locate(root: Root, descriptor: Descriptor) -> Source | Problem:
+    """Find a plugin's code without importing any. A Problem says why there is none, and what to install."""
+    name = descriptor.plugin or descriptor.entry
+    installed = [one for one in listed(GROUP) if one.name == name]
+    if len({one.distribution for one in installed}) > 1:
+        who = " and ".join(sorted(f"{one.distribution} {one.version}" for one in installed))
+        return _problem(descriptor, f"plugin {name!r} is claimed by {who}; uninstall all but one")
+    if installed:
+        found = installed[0]
+        module, colon, attribute = found.value.partition(":")
+        if colon:
+            text = (
+                f"the entry point {name!r} of {found.distribution} names {attribute!r} in {module}; allowed: a module"
+            )
+            return _problem(descriptor, text)
+        return Source(module.strip(), None, found.distribution, found.version)
+    if descriptor.plugin is not None and _is_module(descriptor.plugin):
+        return Source(descriptor.plugin)
+    return _in_directories(root, descriptor, name)
+
+
+def import_source(source: Source) -> ModuleType:
+    """Import a plugin's module, or return it if another plugin has imported it already.
+
+    Raises:
+        Broken: whatever its code raised, an end of the process included.
+    """
+    fresh = source.module not in sys.modules
+    try:
+        module = importlib.import_module(source.module) if source.file is None else _import_file(source)
+    except BaseException as raised:
+        raise Broken(*one_line(raised)) from raised
+    if fresh:
+        vars(module)[_OURS] = str(source)  # only what was imported for a plugin's sake is ever forgotten
+    return module
+
+
+def forget_module(module: ModuleType) -> None:
+    """Have the next import of a plugin's module, and of those in its package, read the code again."""
+    name = module.__name__
+    if _OURS not in vars(module):
+        return
+    for known in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
+        del sys.modules[known]
+    importlib.invalidate_caches()
+
+
+def one_line(raised: BaseException) -> tuple[str, str]:
+    """Tell an exception that a plugin's code raised in one line, with the place, and as its whole traceback."""
+    trace = "".join(traceback.format_exception(raised))
+    # The frames of gofer and of the import machinery say nothing about the plugin.
+    frames = [f for f in traceback.extract_tb(raised.__traceback__) if not f.filename.startswith("<frozen ")]
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    if isinstance(raised, SyntaxError) and raised.filename:
+        place = f" ({raised.filename}, line {raised.lineno})"
+    try:
+        words = " ".join((raised.msg if isinstance(raised, SyntaxError) else str(raised)).split())
+    except Exception:  # noqa: BLE001 - the plugin's own __str__ may raise; its class's name must do
+        words = ""
+    if isinstance(raised, SystemExit):
+        words = f"it ended the process by exit status {words or 0}"
+    return f"{type(raised).__name__}{': ' if words else ''}{words[:300]}{place}", trace
+
+
+def _is_module(name: str) -> bool:
+    """Tell whether a module is on the Python path, without importing its packages as ``find_spec`` does."""
+    path: list[str] | None = None
+    parts = name.split(".")
+    if not all(part.isidentifier() for part in parts):
+        return False
+    for depth in range(1, len(parts) + 1):
+        dotted = ".".join(parts[:depth])
+        if depth == 1:
+            found = importlib.util.find_spec(dotted)  # of a top-level name: imports nothing
+        else:
+            found = importlib.machinery.PathFinder.find_spec(dotted, path)
+        if found is None:
+            return dotted in sys.modules and depth == len(parts)
+        path = list(found.submodule_search_locations) if found.submodule_search_locations is not None else []
+    return True
+
+
+def _in_directories(root: Root, descriptor: Descriptor, name: str) -> Source | Problem:
+    directories, problems = find_plugin_dirs(root)
+    if "." not in name:
+        for directory in directories:
+            file = directory / f"{name}.py"
+            if not file.is_file():
+                continue
+            reason = distrust(file)
+            if reason is not None:
+                return Problem("error", str(file), None, None, f"{reason}; needed by {descriptor.file}")
+            return Source(_module_name(name), file)
+    if problems:
+        return problems[0]
+    wanted = f"pip install gofer-plugin-{name.partition('.')[0].replace('_', '-')}"
+    if descriptor.plugin is not None:
+        text = f"{name!r} is neither an installed plugin nor a module on the Python path"
+        return _problem(descriptor, f"{text}; install what provides it ({wanted}), or set [main] enabled=0")
+    text = f"no plugin {name!r} is installed"
+    return _problem(descriptor, f"{text}; {wanted}, or name another one by [main] plugin=, or set enabled=0")
+
+
+def _module_name(stem: str) -> str:
+    """Choose the name that a file is imported under: its own, unless that would hide another module."""
+    name = stem if stem.isidentifier() else "".join(c if c.isalnum() else "_" for c in stem)
+    known = sys.modules.get(name)
+    if known is not None:
+        return name if _OURS in vars(known) else f"{name}_plugin"
+    return f"{name}_plugin" if importlib.util.find_spec(name) is not None else name
+
+
+def _import_file(source: Source) -> ModuleType:
+    known = sys.modules.get(source.module)
+    if known is not None and vars(known).get(_OURS) == str(source):
+        return known
+    spec = importlib.util.spec_from_file_location(source.module, source.file)
+    if spec is None or spec.loader is None:  # only for a suffix that Python does not know
+        raise ImportError(f"{source.file} is not a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[source.module] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[source.module]
+        raise
+    log.info(
+        "%s: found in a plugin directory, as gofer 2 had it (module %s); make it a distribution with an entry point",
+        source.file,
+        source.module,
+    )
+    return module
+
+
+def _problem(descriptor: Descriptor, text: str) -> Problem:
+    return Problem("error", str(descriptor.file), "main", "plugin", text)

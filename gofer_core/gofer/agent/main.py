@@ -1,0 +1,186 @@
+"""``goferd``: the agent as a process."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+
+from gofer.agent import logs
+from gofer.agent.check import check
+from gofer.agent.config import AgentConfig, Problem, read_agent, read_descriptors
+from gofer.agent.container import PluginContainer
+from gofer.agent.lock import AgentLock
+from gofer.agent.notify import notify
+from gofer.agent.signals import Signals
+from gofer.errors import ConfigError
+from gofer.root import Root
+
+__all__ = ["main"]
+
+log = logging.getLogger(__name__)
+
+_STATUSES = """\
+exit status:
+  0    stopped as asked (SIGTERM or SIGINT); with --check: nothing is wrong
+  1    not started: another goferd holds the root, or a directory or a log file
+       cannot be used; with --check: something is wrong; or the agent has failed
+  2    wrong arguments
+  130  stopped at once, by a second SIGINT
+
+signals:
+  SIGTERM, SIGINT  take no new requests, let running calls end within [main]
+                   shutdown_timeout, and exit; the broker keeps all else
+  SIGINT again     exit at once
+  SIGHUP           read the descriptors again: load what is new, unload what is
+                   gone, reload what has changed
+"""
+_ENDING = 5.0  # seconds that the interpreter has to end when all is stopped
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the agent until it is told to stop. Returns the exit status; see ``goferd --help`` for them."""
+    options = _parser().parse_args(argv)
+    try:
+        root = Root.from_environ(os.environ, options.root)
+        os.environ["GOFER_ROOT"] = str(root.path)  # for local:// URLs, and for what plugins start
+        config, problems = read_agent(root)
+        if options.check:
+            return check(root, problems)
+        _set_up_logging(root, config)
+        with AgentLock(root), Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP)) as signals:
+            return _Daemon(root, config, signals).run(problems)
+    except ConfigError as error:
+        print(f"goferd: {error}", file=sys.stderr)
+        return 1
+
+
+class _Daemon:
+    """One run of the agent: the main thread waits for signals, another one does what may take time."""
+
+    def __init__(self, root: Root, config: AgentConfig, signals: Signals) -> None:
+        self.root = root
+        self.signals = signals
+        self.timeout = config.main.shutdown_timeout
+        self.container = PluginContainer(root, config)
+        self.failed = False
+
+    def run(self, problems: Sequence[Problem]) -> int:
+        """Start, wait for the word, stop. Returns the exit status."""
+        log.info("goferd %s starts: pid %d, root %s", version("gofer-core"), os.getpid(), self.root.path)
+        _report(problems)
+        working = self._do(self._start)
+        interrupted = False
+        again = False
+        while not self.failed:
+            number = self.signals.wait()
+            if number == signal.SIGHUP:
+                again = True
+            elif number is not None:
+                interrupted = number == signal.SIGINT
+                log.info("%s: stopping; running calls have %g s", number.name, self.timeout)
+                break
+            if again and not working.is_alive():
+                again = False
+                working = self._do(self._reload)
+        notify(os.environ, "STOPPING=1")
+        return self._stop(interrupted)
+
+    def _start(self) -> None:
+        descriptors, problems = read_descriptors(self.root)
+        _report(problems)
+        self.container.start(descriptors)
+        notify(os.environ, "READY=1")
+
+    def _reload(self) -> None:
+        notify(os.environ, f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        descriptors, problems = read_descriptors(self.root)
+        _report(problems)
+        self.container.update(descriptors, kept={problem.file for problem in problems if problem.severity == "error"})
+        notify(os.environ, "READY=1")
+
+    def _stop(self, interrupted: bool) -> int:
+        deadline = time.monotonic() + self.timeout
+        stopping = self._do(lambda: self.container.stop(self.timeout))
+        # A little more than the container itself keeps to: a plugin's code may hold it up.
+        while stopping.is_alive() and (left := deadline + _ENDING - time.monotonic()) > 0:
+            if self.signals.wait(left) == signal.SIGINT:
+                if interrupted:
+                    log.warning("SIGINT again: exit at once")
+                    _exit_now(130)
+                interrupted = True
+        status = 1 if self.failed else 0
+        if stopping.is_alive():
+            log.warning("a plugin does not stop in time; exit without it")
+            _exit_now(status)
+        log.info("goferd has stopped")
+        _exit_by(time.monotonic() + _ENDING, status)
+        return status
+
+    def _do(self, work: Callable[[], None]) -> threading.Thread:
+        """Do something in a thread of its own, and wake the main thread when it is done or has failed."""
+
+        def doing() -> None:
+            try:
+                work()
+            except BaseException:
+                log.exception("the agent has failed")
+                self.failed = True
+            finally:
+                self.signals.wake()
+
+        thread = threading.Thread(target=doing, name="gofer-agent", daemon=True)
+        thread.start()
+        return thread
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="goferd",
+        description="Run the plugins of this machine, and answer the requests that the broker has for them.",
+        epilog=_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-f", "--foreground", action="store_true", help="accepted; goferd always runs in the foreground"
+    )
+    parser.add_argument(
+        "--root", metavar="DIR", help="put DIR before /etc/gofer, /var/lib/gofer ... (default: GOFER_ROOT, else /)"
+    )
+    parser.add_argument("--check", action="store_true", help="tell all that is wrong with the configuration, and exit")
+    parser.add_argument("--version", action="version", version=f"goferd {version('gofer-core')}")
+    return parser
+
+
+def _report(problems: Iterable[Problem]) -> None:
+    for problem in problems:
+        log.log(logging.ERROR if problem.severity == "error" else logging.WARNING, "%s", problem)
+
+
+def _set_up_logging(root: Root, config: AgentConfig) -> None:
+    file = config.logging.file
+    if file is not None and file.is_relative_to(root.log):
+        root.ensure(root.log)
+    logs.configure(config.logging.levels, file=file, json_lines=config.logging.format == "json", environ=os.environ)
+
+
+def _exit_by(deadline: float, status: int) -> None:
+    """End the process at a deadline, should a plugin's thread or exit handler keep it from ending by itself."""
+
+    def late() -> None:
+        time.sleep(max(0.0, deadline - time.monotonic()))
+        log.warning("threads of plugins do not end; exit without them")
+        _exit_now(status)
+
+    threading.Thread(target=late, name="gofer-exit", daemon=True).start()
+
+
+def _exit_now(status: int) -> None:
+    logging.shutdown()
+    os._exit(status)

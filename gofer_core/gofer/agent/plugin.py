@@ -1,0 +1,253 @@
+"""A plugin as its own code sees it: ``plugin = Plugin.find(__name__)``."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from gofer.agent.config import Descriptor, Settings, stable_uuid
+from gofer.errors import PluginError
+from gofer.messaging.address import Address
+from gofer.messaging.url import URL
+from gofer.rmi.api import API
+from gofer.rmi.counters import Counters
+from gofer.rmi.model.coroutines import Loop
+from gofer.rmi.workers import Workers
+
+if TYPE_CHECKING:
+    from gofer.agent.container import PluginContainer
+    from gofer.agent.loading import Source
+
+__all__ = ["Plugin", "State"]
+
+_current: ContextVar[Plugin] = ContextVar("gofer_plugin")
+
+
+class State(enum.Enum):
+    """What a plugin does at the moment."""
+
+    DISABLED = "disabled"  # described, and not switched on
+    LOADING = "loading"
+    RUNNING = "running"
+    QUARANTINED = "quarantined"  # its code failed; ``error`` and ``trace`` tell how
+    STOPPED = "stopped"
+
+
+class Plugin:
+    """A described plugin: its settings, its identity at a broker, and its remote API. Made by the container.
+
+    ``url`` and ``queue`` come from the descriptor; a ``@load`` function may set them, and the plugin is attached after
+    that. Set later, they count from the next ``attach`` on. All but that may be used from any thread.
+    """
+
+    def __init__(self, container: PluginContainer, descriptor: Descriptor) -> None:
+        """Take the identity that the descriptor gives. Nothing is imported yet."""
+        self.container = container
+        self.descriptor = descriptor
+        self.state = State.LOADING if descriptor.enabled else State.DISABLED
+        #: Why the plugin is quarantined: one line, and the traceback where its code raised. None: it is not.
+        self.error: str | None = None
+        self.trace: str | None = None
+        #: Where its code came from, and the module that it became.
+        self.source: Source | None = None
+        self.module: ModuleType | None = None
+        self.api = API(descriptor.name)
+        #: Whether it was told to attach or to detach while it was loaded; None: neither, its URL decides.
+        self.wants_queue: bool | None = None
+        self.authenticator: Any = None
+        #: Who runs its methods, and what became of its requests.
+        self.workers = Workers(descriptor.name, descriptor.threads)
+        self.loop = Loop(descriptor.name)
+        self.counters = Counters()
+        self._url = descriptor.url
+        self._queue = descriptor.queue
+        self._added: list[Any] = []
+
+    def __repr__(self) -> str:
+        return f"<Plugin {self.name} {self.state.value}>"
+
+    @staticmethod
+    def find(name: str) -> Plugin:
+        """Return a plugin by its name, or by the ``__name__`` of its module or of a module in its package.
+
+        For a plugin's own code: at import, in hooks, and in the methods that are called. One that is not loaded yet,
+        because its descriptor comes later, is loaded first.
+
+        Raises:
+            PluginError: there is none of that name, or this is a thread that the plugin has started by itself.
+        """
+        here = _current.get(None)
+        if here is None:
+            raise PluginError(
+                f"Plugin.find({name!r}) outside of a plugin's import, hooks and calls; find it there, and hand it over"
+            )
+        return here if here.has_name(name) else here.container.find(name)
+
+    def entered(self) -> AbstractContextManager[object]:
+        """Have ``Plugin.find`` work within ``with``: what is done there is done by this plugin's code."""
+        return _Entered(self)
+
+    def has_name(self, name: str) -> bool:
+        """Tell whether a name, or the ``__name__`` of a module, means this plugin."""
+        module = None if self.source is None else self.source.module
+        return name == self.name or (module is not None and (name == module or name.startswith(f"{module}.")))
+
+    # -- what it is -----------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The plugin's name, unique in its agent."""
+        return self.descriptor.name
+
+    @property
+    def enabled(self) -> bool:
+        """Whether its descriptor switches it on."""
+        return self.descriptor.enabled
+
+    @property
+    def cfg(self) -> Settings:
+        """The descriptor: ``plugin.cfg.foobar.timeout``; ``plugin.cfg()`` is the same."""
+        return self.descriptor.sections
+
+    @property
+    def url(self) -> URL | None:
+        """The broker's URL, None when the plugin has none. May be set to text. ``str()`` of it shows no password."""
+        return self._url
+
+    @url.setter
+    def url(self, url: str | URL | None) -> None:
+        self._url = None if url is None else URL.parse(url)
+
+    @property
+    def queue(self) -> str | None:
+        """The plugin's address: ``queue`` or ``exchange/queue``. May be set."""
+        return None if self._queue is None else str(self._queue)
+
+    @queue.setter
+    def queue(self, address: str | None) -> None:
+        if address is None:
+            self._queue = None
+            return
+        parsed = Address.parse(address)
+        self._queue = Address(parsed.exchange or self.descriptor.exchange, parsed.key)
+
+    @property
+    def uuid(self) -> str | None:
+        """The name of the queue alone, which is the identity of the agent. May be set, as ``queue``."""
+        return None if self._queue is None else self._queue.key
+
+    @uuid.setter
+    def uuid(self, name: str | None) -> None:
+        self.queue = name
+
+    @property
+    def attached(self) -> bool:
+        """Whether the plugin takes requests from a queue (or will as soon as its broker is there)."""
+        return self.container.is_attached(self)
+
+    def attach(self) -> None:
+        """Take requests from the queue, at once or as soon as the broker is there. Attached already: nothing changes.
+
+        A plugin with a URL and no queue gets a uuid for one, kept for the next time.
+
+        Raises:
+            PluginError: it has no URL, or does not run.
+            ConfigError: its identity cannot be kept.
+            AdapterError: no adapter serves the URL.
+        """
+        self.container.attach(self)
+
+    def detach(self) -> None:
+        """Take no more requests. What runs is finished meanwhile; what has not started goes back to the queue.
+
+        Returns at once, so that a method may do it, too.
+        """
+        self.container.detach(self)
+
+    def identify(self) -> Address:
+        """Return the address, making one up (and keeping it) for a plugin that has none."""
+        if self._queue is None:
+            self._queue = Address(self.descriptor.exchange, stable_uuid(self.container.root, self.name))
+        return self._queue
+
+    # -- its API --------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a class or a function of the remote API by its name, to subclass, use, or add to another plugin's.
+
+        Raises:
+            PluginError: there is none; the text names the plugin and what it has.
+        """
+        if self.module is None:
+            raise PluginError(f"plugin {self.name!r} has no {name!r} to give: {self._why_not()}")
+        found = self.api.get(name)
+        if found is None:
+            known = ", ".join(sorted([*self.api.classes, *self.api.functions])) or "nothing"
+            raise PluginError(f"plugin {self.name!r} has no remote class or function {name!r}; it has: {known}")
+        return found
+
+    def __iadd__(self, other: Plugin | ModuleType | type | Callable[..., Any]) -> Plugin:
+        """Take more into the remote API: ``plugin += animals``, ``plugin += animals['Dog']``.
+
+        Raises:
+            PluginError: it has something else of that name already (while it is imported, this is told at the end of
+                that), or the other has not been loaded.
+        """
+        if isinstance(other, Plugin) and other.module is None:
+            raise PluginError(f"plugin {other.name!r} has nothing to add: {other._why_not()}")
+        if self.module is not None:  # before that its own API is not known, and expose() does it
+            self.api.add(_api_of(other))
+        self._added.append(other)
+        return self
+
+    def _why_not(self) -> str:
+        return f"it is {self.state.value}" + (f" ({self.error})" if self.error else "")
+
+    def expose(self, module: ModuleType) -> None:
+        """Build the API of the imported module and of what has been added to it.
+
+        Raises:
+            PluginError: a name clash.
+        """
+        api = API.of_module(module, [self.name])
+        for more in self._added:
+            api.add(_api_of(more))
+        self.api, self.module = api, module
+
+    def withdraw(self, other: Plugin) -> None:
+        """Take out of the API what another plugin has added to it, which is being unloaded."""
+        if self.module is not None and any(more is other for more in self._added):
+            self._added = [more for more in self._added if more is not other]
+            self.expose(self.module)
+
+    def dismiss(self, error: str | None = None, trace: str | None = None) -> None:
+        """Let go of the module: the plugin no longer runs."""
+        self.error, self.trace = error, trace
+        self.module = None
+        self.api = API(self.name)
+        self._added.clear()
+
+
+def _api_of(more: Any) -> Any:
+    return more.api if isinstance(more, Plugin) else more
+
+
+class _Entered:
+    """Makes a plugin the current one. A class, for it is entered for every call."""
+
+    __slots__ = ("_plugin", "_token")
+
+    def __init__(self, plugin: Plugin) -> None:
+        self._plugin = plugin
+
+    def __enter__(self) -> None:
+        self._token: Token[Plugin] = _current.set(self._plugin)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _current.reset(self._token)

@@ -1,0 +1,48 @@
+"""A plugin's queue at its broker: declared and bound as gofer 2.12 did, unless the descriptor asks otherwise."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+
+from gofer.agent.config import Descriptor
+from gofer.messaging.adapter.base import Adapter, QueueSpec
+from gofer.messaging.address import Address
+
+__all__ = ["QueueModel"]
+
+log = logging.getLogger(__name__)
+
+
+class QueueModel:
+    """What a descriptor's ``[model]`` asks for.
+
+    ``managed`` 0: nothing, the queue must be there. 1: it is declared, and bound to its exchange by its own name. 2: it
+    is also emptied and deleted when its plugin is unloaded. A queue with an expiration goes when nobody uses it.
+    """
+
+    def __init__(self, descriptor: Descriptor, address: Address) -> None:
+        """Take what is needed; no input or output."""
+        self.plugin = descriptor.name
+        self.address = address
+        self.managed = descriptor.managed
+        expires = descriptor.expiration
+        self.spec = QueueSpec(address.key, auto_delete=expires is not None, expires=expires, kind=descriptor.kind)
+        self._told: str | None = None
+
+    def prepare(self, adapter: Adapter, timeout: float) -> None:
+        """Make sure that the queue is there. Called before each (re)subscribing, at most ``timeout`` seconds.
+
+        Raises:
+            MessagingError: the broker does not let us, or there is no such exchange.
+        """
+        if not self.managed:
+            return
+        deadline = monotonic() + timeout
+        difference = adapter.declare_queue(self.spec, timeout)
+        if difference is not None and difference != self._told:
+            self._told = difference
+            log.warning("plugin %s: queue %r is used as it is: %s", self.plugin, self.spec.name, difference)
+        if self.address.exchange:
+            left = max(0.1, deadline - monotonic())
+            adapter.bind(self.spec.name, self.address.exchange, self.spec.name, left)
