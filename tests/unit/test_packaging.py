@@ -159,3 +159,13 @@ def test_the_core_gives_two_commands(command: str, site: Path) -> None:
 
     assert "usage" in output.lower()
     assert str(TOP) not in output
+
+
+def test_goferd_and_its_adapters_load_neither_click_nor_rich_nor_cryptography(site: Path) -> None:
+    modules = ["gofer.agent.main", "gofer.messaging.adapter.local", "gofer_adapter_amqp"]
+    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+
+    loaded = set(run(site, "-c", code).split())
+
+    assert loaded >= set(modules)
+    assert not {name.partition(".")[0] for name in loaded} & {"click", "rich", "cryptography"}

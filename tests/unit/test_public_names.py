@@ -16,6 +16,129 @@ import pytest
 from support.repository import distributions
 
 PUBLIC_NAMES = """
+gofer.agent: PluginContainer
+gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks import_plugin
+gofer.agent.attachment: Attachment
+gofer.agent.authentication: make_authenticator
+gofer.agent.builtin: admin_api help_text
+gofer.agent.check: check
+gofer.agent.config: AgentConfig Descriptor LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig
+    Problem Settings distrust find_plugin_dirs read_agent read_descriptor read_descriptors read_url_file stable_uuid
+gofer.agent.config.agent: AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig read_agent
+gofer.agent.config.descriptor: Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
+gofer.agent.config.files: MAX_FILE Sections Unreadable distrust list_files read_sections read_text
+gofer.agent.config.identity: stable_uuid
+gofer.agent.config.places: AddressText BrokerURL ExchangeName
+gofer.agent.config.problem: Problem kind nearest plain shown
+gofer.agent.config.reading: Reader Values
+gofer.agent.config.schema: AGENT Agent DESCRIPTOR FreeKeys Key Main Messaging Model Schema
+gofer.agent.config.settings: Settings
+gofer.agent.config.values: Choice Flag Level Line Name Names Seconds Size Type Whole Wrong
+gofer.agent.container: PluginContainer
+gofer.agent.core_hooks: CoreHooks
+gofer.agent.links: Links
+gofer.agent.loading: Broken GROUP Source forget_module import_source locate one_line
+gofer.agent.lock: AgentLock AlreadyRunning
+gofer.agent.logs: JournalFormatter JsonFormatter LineFormatter configure is_journal
+gofer.agent.main: main
+gofer.agent.notify: notify
+gofer.agent.plugin: Plugin State
+gofer.agent.queues: QueueModel
+gofer.agent.rmi: Context
+gofer.agent.signals: Signals
+gofer.decorators: Action DIRECT FORK Login Mark action direct fork initializer load mark_of once pam remote unload
+    user
+gofer.duration: DURATIONS parse_duration
+gofer.entry_points: Installed listed load
+gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost DispatchError DocumentError
+    ExecutionTimeout GoferError Interrupted MemberNotFound MessagingError NamespaceNotFound NotAuthenticated
+    NotAuthorized NotFound NotTaken PasswordRequired PluginError Rejected RemoteException RequestTimeout
+    ResultTooLarge SecretNotMatched SecretRequired UserNotAuthorized UserRequired
+gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofer_load gofer_route gofer_unload
+    hookimpl hookspec
+gofer.messaging.adapter: GROUP find installed
+gofer.messaging.adapter.base: Adapter Delivery Event ExchangeSpec Outcome QueueSpec Settled SubscriptionLost
+gofer.messaging.adapter.local: LocalAdapter
+gofer.messaging.address: Address
+gofer.messaging.auth: Authenticator ValidationFailed sign verify
+gofer.messaging.backoff: Backoff
+gofer.messaging.broker: Broker default_path serving
+gofer.messaging.broker.client: Client
+gofer.messaging.broker.connection: Connection
+gofer.messaging.broker.exchanges: Exchange KINDS matches
+gofer.messaging.broker.model: Model Owner
+gofer.messaging.broker.paths: Lock default_path listen reachable
+gofer.messaging.broker.protocol: Answer Beat Bind Bye Cancel DeclareExchange DeclareQueue DeleteExchange DeleteQueue
+    Deliver Denied Done Failure FrameReader FromBroker FromClient Hello Lost MAX_BODY MAX_FRAME Operation
+    ProtocolError PurgeQueue Send Settle Subscribe Unbind VERSION Welcome put to_broker to_client
+gofer.messaging.broker.queues: Consumer Message Queue Taker Usage cost
+gofer.messaging.broker.server: Broker serving
+gofer.messaging.broker.session: ACCEPT Peer REJECT RELEASE Session
+gofer.messaging.connector: Connector
+gofer.messaging.document: Head Invocation Reply Request Result Signed VERSION decode_reply decode_request encode
+    head shown timestamp unwrap
+gofer.messaging.doorbell: Doorbell
+gofer.messaging.link: Link Subscription
+gofer.messaging.net: open_socket
+gofer.messaging.pool: Pool pool
+gofer.messaging.pump: Pump Waiter
+gofer.messaging.subscription: Subscription Subscriptions
+gofer.messaging.url: URL
+gofer.messaging.value: MAX_DEPTH plain
+gofer.proxy: Agent agent
+gofer.rmi.answers: Answers CannotSign Refusal
+gofer.rmi.api: API Target
+gofer.rmi.book: Arrival Book Known
+gofer.rmi.clock: Clock Timer
+gofer.rmi.context: Context
+gofer.rmi.conversation: Conversation
+gofer.rmi.counters: Counters
+gofer.rmi.custody: Custody HeldByBroker
+gofer.rmi.description: of_class of_target
+gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound NotAuthenticated NotAuthorized
+    PasswordRequired RemoteException SecretNotMatched SecretRequired UserNotAuthorized UserRequired authorize
+gofer.rmi.exceptions: from_result to_result
+gofer.rmi.execution: Execution
+gofer.rmi.limit: Limit
+gofer.rmi.model: DIRECT FORK
+gofer.rmi.model.coroutines: Loop
+gofer.rmi.model.direct: call
+gofer.rmi.options: OPTION_NAMES Options Report
+gofer.rmi.outgoing: GIVE_UP Outgoing
+gofer.rmi.progress: INTERVAL Progress
+gofer.rmi.receiver: Receiver
+gofer.rmi.request: DONE ENDED QUEUED RUNNING Received digest_of
+gofer.rmi.service: Service
+gofer.rmi.session: Session
+gofer.rmi.statuses: MOST_HELD Statuses
+gofer.rmi.stub: Invoke Method Stub Trigger new_request
+gofer.rmi.verification: Refused Verification
+gofer.rmi.workers: Task Workers
+gofer.root: Root
+gofer.testing: AdapterContract
+gofer.testing.agents: AgentProcess
+gofer.testing.contract: AdapterContract
+gofer.testing.holder: Holder
+gofer.testing.rabbitmq: BrokerError RabbitMQ
+gofer.testing.relay: Relay
+gofer.tools.arguments: ADDRESS DURATION INPUT JSON TARGET read_argument read_arguments
+gofer.tools.broker: broker
+gofer.tools.demo: demo
+gofer.tools.main: main
+gofer.tools.output: complain harmless print_json print_table text_of
+gofer.tools.progress: Bar
+gofer.tools.rmi: rmi
+gofer.tools.scenes: SCENES Scene play
+gofer.tools.stage: Interrupts Stage StageError Told
+gofer_adapter_amqp: AmqpAdapter
+gofer_adapter_amqp.adapter: AmqpAdapter
+gofer_adapter_amqp.channels: Consumer Publisher
+gofer_adapter_amqp.connection: Channel ClosedByBroker Connection ProtocolError
+gofer_adapter_amqp.sender: Sender
+gofer_adapter_amqp.transport: Transport
+gofer_adapter_amqp.wire: ACK DELIVER FRAME_END HEARTBEAT NACK RETURN body_size delivered expiration frame_head
+    message_id publish_frames returned settle_frame settled signature
+gofer_plugin_demo: Demo TooTired hello
 """
 
 MODULES = [
