@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 from gofer.testing.rabbitmq import RabbitMQ
-
 from support.certificates import Certificates
 
 #: The largest message that the test broker takes, in bytes; more than the contract's largest, which is 1 MiB.
@@ -19,6 +18,12 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
+@pytest.fixture
+def message_limit() -> int:
+    """The size in bytes of the largest message that the test broker takes."""
+    return MESSAGE_LIMIT
+
+
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[RabbitMQ]:
     """A RabbitMQ for the whole session, with management, TLS, and a limit on the size of messages."""
@@ -26,7 +31,12 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory, certificates: Certificate
         tmp_path_factory.mktemp("rabbitmq") / "node",
         management=True,
         plugins=["rabbitmq_auth_mechanism_ssl"],
-        config=f"max_message_size = {MESSAGE_LIMIT}\nauth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = AMQPLAIN",
+        config=f"""
+            max_message_size = {MESSAGE_LIMIT}
+            auth_mechanisms.1 = PLAIN
+            auth_mechanisms.2 = AMQPLAIN
+            auth_mechanisms.3 = EXTERNAL
+        """,
         tls_config=f"""
             ssl_options.cacertfile = {certificates.authority}
             ssl_options.certfile = {certificates.server}

@@ -97,7 +97,9 @@ class AmqpAdapter(Adapter):
 
     def fileno(self) -> int:
         """The socket's descriptor."""
-        return self._open().wire.sock.fileno()
+        if self._connection is None or not self._connection.wire.connected:
+            raise ConnectionLost(self._finished)
+        return self._connection.wire.sock.fileno()
 
     @property
     def unwritten(self) -> int:
@@ -114,6 +116,9 @@ class AmqpAdapter(Adapter):
 
     def flush(self) -> None:
         """Write what the socket takes."""
+        connection = self._connection
+        if self._finished is not None and connection is not None and connection.events:
+            return  # process returns those first, and then raises
         connection = self._open()
         try:
             connection.wire.flush()
@@ -253,9 +258,8 @@ class AmqpAdapter(Adapter):
             channel.send_method(amqp.spec.Basic.Qos, "lBb", (0, prefetch, False))
             channel.basic_consume(queue, consumer_tag=str(number), exclusive=exclusive)
 
-        consumer.ended = True  # until it has begun, its end is the operation's to tell
         self._ask(consume, timeout, consumer)
-        consumer.ended = False
+        consumer.begin()
         self._consumers[number] = consumer
         return number
 
@@ -298,7 +302,7 @@ class AmqpAdapter(Adapter):
         exchange, key = address
         try:
             self._sender.send(token, exchange, key, milliseconds, body, isolated=isolated)
-        except ValueError:
+        except (ValueError, AdapterError):  # raised before anything was sent
             raise
         except BaseException as error:
             self._fail(error)
@@ -350,6 +354,8 @@ class AmqpAdapter(Adapter):
                 if channel is None or not channel.usable:
                     channel = self._control = Channel(connection)
             return question(channel)
+        except AdapterError:  # no channel free
+            raise
         except BaseException as error:
             # py-amqp says only that the channel is gone; the broker's words are the channel's to keep.
             if isinstance(error, amqp.RecoverableConnectionError) and channel is not None and channel.error is not None:

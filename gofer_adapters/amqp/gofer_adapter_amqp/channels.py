@@ -30,7 +30,8 @@ class Consumer(Channel):
         self.home = connection
         self.number = number
         self.unsettled: set[int] = set()
-        self.ended = False
+        self.begun = self.ended = False
+        self._loss: str | None = None
 
     def on_delivery(self, method: bytes, header: bytes, body: bytes) -> None:
         """Hand the message on as an event."""
@@ -54,6 +55,12 @@ class Consumer(Channel):
         if self.ended and not self.unsettled:
             self.close_soon()
 
+    def begin(self) -> None:
+        """Note that the subscription is made: from here on its loss is an event. It may be lost already."""
+        self.begun = True
+        if self._loss is not None:
+            self.home.events.append(SubscriptionLost(self.number, self._loss))
+
     def end(self) -> None:
         """Close the channel as soon as its last delivery is settled."""
         self.ended = True
@@ -67,7 +74,9 @@ class Consumer(Channel):
     def _lost(self, reason: str) -> None:
         if not self.ended:
             self.ended = True
-            self.home.events.append(SubscriptionLost(self.number, reason))
+            self._loss = reason
+            if self.begun:
+                self.home.events.append(SubscriptionLost(self.number, reason))
 
 
 class Publisher(Channel):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import amqp
 from amqp import sasl, spec
+from gofer.errors import AdapterError
 
 from gofer_adapter_amqp import wire
 from gofer_adapter_amqp.transport import Transport
@@ -49,7 +50,7 @@ class Channel(amqp.Channel):  # type: ignore[misc] # py-amqp publishes no types
     channel_id: int
 
     def __init__(self, connection: Connection) -> None:
-        super().__init__(connection, auto_decode=False)
+        super().__init__(connection, connection.unused_number(), auto_decode=False)
         self.error: ClosedByBroker | None = None
         # A message whose frames are still coming: its method, header, missing bytes and parts.
         self._method = self._header = b""
@@ -171,6 +172,7 @@ class Connection(amqp.Connection):  # type: ignore[misc] # py-amqp publishes no 
         self.blocked: str | None = None
         self.deadline = 0.0
         self.tuned = False
+        self._last_number = 0
 
     def Transport(self, *args: Any, **options: Any) -> Transport:  # noqa: N802 - py-amqp's name
         """Return the transport that is there already."""
@@ -188,8 +190,21 @@ class Connection(amqp.Connection):  # type: ignore[misc] # py-amqp publishes no 
             if now >= self.deadline:
                 raise TimeoutError
             self.wire.wait(min(self.deadline, now + self.heartbeat / 2) if self.heartbeat else self.deadline)
-            self.beat()
+            if self.beat():
+                return
             self.wire.flush()
+
+    def unused_number(self) -> int:
+        """Return a number for a channel, as long unused as can be: what is late for an earlier one must not reach it.
+
+        Raises:
+            AdapterError: the broker allows no more channels.
+        """
+        for _ in range(self.channel_max):
+            self._last_number = self._last_number % self.channel_max + 1
+            if self._last_number not in self.channels:
+                return self._last_number
+        raise AdapterError(f"all {self.channel_max} channels of the connection are in use")
 
     def read(self) -> int:
         """Read what is there without blocking, and return the number of frames it had.
@@ -206,21 +221,25 @@ class Connection(amqp.Connection):  # type: ignore[misc] # py-amqp publishes no 
             raise transport.lost
         return frames
 
-    def beat(self) -> None:
-        """Send a heartbeat when nothing else was sent for half of one.
+    def beat(self) -> int:
+        """Put a heartbeat into the outbox when nothing was sent for half of one.
+
+        Returns:
+            How many frames were read: what is there is read before the broker is taken for dead.
 
         Raises:
-            TimeoutError: nothing was heard for two.
+            ConnectionError: nothing was heard for two heartbeats. And as ``read``.
         """
         if not self.heartbeat:
-            return
-        now, transport = time.monotonic(), self.wire
+            return 0
+        now, transport, frames = time.monotonic(), self.wire, 0
         if now - transport.last_read > 2 * self.heartbeat:
-            self.read()  # it may have come while nobody looked
-            if now > transport.last_read + 2 * self.heartbeat:
-                raise TimeoutError(f"nothing was heard from the broker for {2 * self.heartbeat} s")
+            frames = self.read()
+            if now - transport.last_read > 2 * self.heartbeat:
+                raise ConnectionError(f"nothing was heard from the broker for {2 * self.heartbeat} s")
         if now - transport.last_write >= self.heartbeat / 2 and not transport.outbox:
             transport.write(wire.HEARTBEAT)
+        return frames
 
     def _take_frames(self) -> int:
         data = self.wire.inbox
@@ -245,6 +264,9 @@ class Connection(amqp.Connection):  # type: ignore[misc] # py-amqp publishes no 
                 continue
             channel = channels.get(number)
             if channel is None:
+                # RabbitMQ's timer may close a channel twice, if our answer to the first takes long.
+                if kind == 1 and wire.signature(payload)[0] in (_CLOSE, _CLOSE_OK):
+                    continue
                 raise ProtocolError(f"a frame for channel {number}, which is not open")
             if kind == 1:
                 channel.take_method(payload)
@@ -267,7 +289,10 @@ class Connection(amqp.Connection):  # type: ignore[misc] # py-amqp publishes no 
 
     def _on_close(self, code: int, text: str, class_id: int, method_id: int) -> None:
         self.send_method(spec.Connection.CloseOk)
-        self.wire.flush()
+        try:
+            self.wire.flush()
+        except OSError:
+            pass  # a courtesy: the broker's words matter more than that it has hung up already
         raise ClosedByBroker(code, text)
 
     def _on_close_ok(self) -> None:

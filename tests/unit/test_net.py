@@ -1,0 +1,338 @@
+"""Opening sockets: what comes back, what is verified, and which error says what."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gofer.errors import AdapterError, ConnectionLost
+from gofer.messaging.connector import Connector
+from gofer.messaging.net import open_socket
+from gofer.messaging.url import URL
+from support.certificates import Certificates
+
+WAIT = 5.0
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def connector(port: int, host: str = "127.0.0.1", scheme: str = "amqp", **options: Any) -> Connector:
+    shown = f"[{host}]" if ":" in host else host
+    return Connector(URL.parse(f"{scheme}://someone:hush-hush@{shown}:{port}"), **options)
+
+
+@contextmanager
+def listening(host: str = "127.0.0.1") -> Iterator[tuple[socket.socket, int]]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+        yield listener, listener.getsockname()[1]
+
+
+@contextmanager
+def full() -> Iterator[int]:
+    """Listen on a port whose queue of connections is full: another one is neither taken nor refused."""
+    with listening() as (listener, port), ExitStack() as waiting:
+        listener.listen(0)
+        for _ in range(4):
+            sock = waiting.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+        yield port
+
+
+Resolver = Callable[..., None]
+
+
+@pytest.fixture
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
+    """A function that says which addresses names have; no machine can be counted on to have one with several."""
+    resolve = socket.getaddrinfo
+
+    def answer(*addresses: tuple[str, int]) -> None:
+        def look_up(host: str, port: int, **options: Any) -> Any:
+            if options.get("flags"):
+                return resolve(host, port, **options)  # a number is no name
+            return [found for address in addresses for found in resolve(*address, **options)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+    return answer
+
+
+@contextmanager
+def served(serve: Callable[[socket.socket], None], host: str = "127.0.0.1") -> Iterator[int]:
+    """Serve one connection in a thread; what goes wrong with the peer there is the peer's to tell."""
+    with listening(host) as (listener, port):
+        listener.settimeout(WAIT)
+
+        def run() -> None:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return  # the test ended without connecting
+            with sock:
+                sock.settimeout(WAIT)
+                try:
+                    serve(sock)
+                except OSError:
+                    pass  # a handshake that the client refused
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield port
+        finally:
+            listener.close()
+            thread.join(WAIT)
+
+
+@contextmanager
+def tls(
+    certificate: Path, key: Path, *, clients: Path | None = None, seen: list[object] | None = None, old: bool = False
+) -> Iterator[int]:
+    """Serve TLS: greet, note the client's certificate in ``seen``. ``old``: nothing later than TLS 1.1."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    if clients is not None:
+        context.load_verify_locations(clients)
+        context.verify_mode = ssl.CERT_REQUIRED
+    if old:
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            context.maximum_version = ssl.TLSVersion.TLSv1_1
+
+    def serve(sock: socket.socket) -> None:
+        with context.wrap_socket(sock, server_side=True) as secure:
+            if seen is not None:
+                seen.append(secure.getpeercert())
+            secure.sendall(b"hello")
+            secure.recv(1)
+
+    with served(serve) as port:
+        yield port
+
+
+def greeting(sock: socket.socket) -> bytes:
+    sock.settimeout(WAIT)
+    return sock.recv(5)
+
+
+class TestTcp:
+    def test_the_socket_does_not_block_nor_delay_and_is_kept_alive(self) -> None:
+        with listening() as (_, port), open_socket(connector(port), WAIT) as sock:
+            assert not sock.getblocking()
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert not sock.get_inheritable()
+
+    def test_an_ipv6_address_is_used(self) -> None:
+        with listening("::1") as (_, port), open_socket(connector(port, "::1"), WAIT) as sock:
+            assert sock.family == socket.AF_INET6
+
+    def test_every_address_of_a_name_is_tried(self, resolver: Resolver) -> None:
+        with listening() as (_, refusing):
+            pass
+        with full() as silent, listening("::1") as (_, port):
+            resolver(("::1", refusing), ("127.0.0.1", silent), ("::1", port))
+            with open_socket(connector(1, "many.example"), 1.5) as sock:
+                assert sock.getpeername()[:2] == ("::1", port)
+
+    def test_the_reasons_of_all_addresses_are_told(self, resolver: Resolver) -> None:
+        with listening() as (_, refusing):
+            pass
+        with full() as silent:
+            resolver(("127.0.0.1", refusing), ("127.0.0.1", silent))
+            with pytest.raises(ConnectionLost, match=r"refused.*no answer"):
+                open_socket(connector(1, "many.example"), 0.4)
+
+    def test_a_resolver_that_does_not_answer_is_given_up_in_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        answer, resolve = threading.Event(), socket.getaddrinfo
+
+        def slow(host: str, port: int, **options: Any) -> Any:
+            if not options.get("flags"):
+                answer.wait(WAIT)
+            return resolve(host, port, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        start = time.monotonic()
+        with pytest.raises(ConnectionLost, match=r"slow\.example:5.* in time"):
+            open_socket(connector(5, "slow.example"), 0.3)
+        assert time.monotonic() - start < 1.5
+        answer.set()
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+    def test_a_refused_connection_is_lost_at_once_and_says_where(self, host: str) -> None:
+        with listening(host) as (_, port):
+            pass
+        start = time.monotonic()
+        with pytest.raises(ConnectionLost) as caught:
+            open_socket(connector(port, host), WAIT)
+        assert time.monotonic() - start < 1.0
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        assert where in str(caught.value)
+        assert "refused" in str(caught.value)
+        assert "hush" not in repr(caught.value)
+
+    def test_a_name_that_does_not_exist_is_lost(self) -> None:
+        with pytest.raises(ConnectionLost, match=r"no-such-host\.invalid:5"):
+            open_socket(connector(5, "no-such-host.invalid"), WAIT)
+
+    @pytest.mark.parametrize("host", ["x" * 70, "a..b"])
+    def test_a_name_that_cannot_exist_is_lost(self, host: str) -> None:
+        with pytest.raises(ConnectionLost, match=host):
+            open_socket(connector(5, host), WAIT)
+
+    def test_a_peer_that_takes_no_connection_is_given_up_in_time(self) -> None:
+        with full() as port:
+            start = time.monotonic()
+            with pytest.raises(ConnectionLost, match=r"no answer within 0\.4 s"):
+                open_socket(connector(port), 0.4)
+            assert 0.3 < time.monotonic() - start < 1.5
+
+
+class TestTls:
+    def test_a_broker_that_the_authority_signed_is_trusted(self, certificates: Certificates) -> None:
+        for host in ("localhost", "127.0.0.1"):
+            with tls(certificates.server, certificates.server_key) as port:
+                wanted = connector(port, host, "amqps", cacert=str(certificates.authority))
+                with open_socket(wanted, WAIT) as sock:
+                    assert not sock.getblocking()
+                    assert greeting(sock) == b"hello"
+
+    @pytest.mark.parametrize("host_validation", [True, False])
+    def test_a_broker_that_another_authority_signed_is_not(
+        self, certificates: Certificates, host_validation: bool
+    ) -> None:
+        with tls(certificates.server, certificates.server_key) as port:
+            wanted = connector(
+                port,
+                "localhost",
+                "amqps",
+                cacert=str(certificates.other_authority),
+                host_validation=host_validation,
+            )
+            with pytest.raises(AdapterError, match="does not verify"):
+                open_socket(wanted, WAIT)
+
+    def test_the_systems_authorities_do_not_know_ours(self, certificates: Certificates) -> None:
+        with (
+            tls(certificates.server, certificates.server_key) as port,
+            pytest.raises(AdapterError, match="does not verify"),
+        ):
+            open_socket(connector(port, "localhost", "amqps"), WAIT)
+
+    def test_a_certificate_for_another_host_counts_only_without_host_validation(
+        self, certificates: Certificates
+    ) -> None:
+        trusted = {"cacert": str(certificates.authority)}
+        with (
+            tls(certificates.elsewhere, certificates.elsewhere_key) as port,
+            pytest.raises(AdapterError, match=r"does not verify.*localhost"),
+        ):
+            open_socket(connector(port, "localhost", "amqps", **trusted), WAIT)
+        with tls(certificates.elsewhere, certificates.elsewhere_key) as port:
+            wanted = connector(port, "localhost", "ssl", host_validation=False, **trusted)
+            with open_socket(wanted, WAIT) as sock:
+                assert greeting(sock) == b"hello"
+
+    @pytest.mark.parametrize("together", [True, False])
+    def test_a_client_certificate_is_shown(self, certificates: Certificates, together: bool) -> None:
+        if together:
+            files = {"clientcert": str(certificates.client_both)}
+        else:
+            files = {"clientcert": str(certificates.client), "clientkey": str(certificates.client_key)}
+        seen: list[Any] = []
+        with tls(certificates.server, certificates.server_key, clients=certificates.authority, seen=seen) as port:
+            wanted = connector(port, "localhost", "amqps", cacert=str(certificates.authority), **files)
+            with open_socket(wanted, WAIT) as sock:
+                assert greeting(sock) == b"hello"
+        assert seen[0]["subject"] == ((("commonName", certificates.client_name),),)
+
+    def test_nothing_older_than_tls_1_2_is_spoken(self, certificates: Certificates) -> None:
+        with (
+            tls(certificates.server, certificates.server_key, old=True) as port,
+            pytest.raises(AdapterError, match="TLS handshake failed"),
+        ):
+            open_socket(connector(port, "localhost", "amqps", cacert=str(certificates.authority)), WAIT)
+
+    def test_a_peer_that_speaks_no_tls_is_told_so(self) -> None:
+        with (
+            served(lambda sock: sock.sendall(b"AMQP\x00\x00\x09\x01")) as port,
+            pytest.raises(AdapterError, match=f"localhost:{port}: the TLS handshake failed"),
+        ):
+            open_socket(connector(port, "localhost", "amqps"), WAIT)
+
+    def test_a_peer_that_hangs_up_is_lost(self) -> None:
+        with (
+            served(lambda sock: sock.recv(1) and None) as port,  # type: ignore[arg-type] # bytes or None
+            pytest.raises(ConnectionLost, match=f"127.0.0.1:{port}"),
+        ):
+            open_socket(connector(port, scheme="amqps"), WAIT)
+
+    def test_a_handshake_that_does_not_end_is_given_up_in_time(self) -> None:
+        with listening() as (_, port):
+            start = time.monotonic()
+            with pytest.raises(ConnectionLost, match=r"no answer within 0\.4 s"):
+                open_socket(connector(port, scheme="amqps"), 0.4)
+            assert 0.3 < time.monotonic() - start < 1.5
+
+
+class TestFiles:
+    """A file that is wrong is named, before anything is sent."""
+
+    def refused(self, **options: str) -> str:
+        with listening() as (listener, port):
+            with pytest.raises(AdapterError) as caught:
+                open_socket(connector(port, scheme="amqps", **options), WAIT)
+            listener.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+        return str(caught.value)
+
+    @pytest.mark.parametrize("option", ["cacert", "clientcert", "clientkey"])
+    @pytest.mark.parametrize("kind", ["missing", "directory", "binary", "empty"])
+    def test_a_file_that_is_none(self, certificates: Certificates, tmp_path: Path, option: str, kind: str) -> None:
+        path = tmp_path / "file.pem"
+        if kind == "directory":
+            path.mkdir()
+        elif kind != "missing":
+            path.write_bytes(b"\x00\xff" * 100 if kind == "binary" else b"")
+        options = {option: str(path)}
+        if option == "clientkey":
+            options["clientcert"] = str(certificates.client)
+        text = self.refused(**options)
+        assert str(path) in text
+        assert option in text
+
+    def test_a_key_of_another_certificate(self, certificates: Certificates) -> None:
+        text = self.refused(clientcert=str(certificates.client), clientkey=str(certificates.server_key))
+        assert str(certificates.client) in text
+        assert str(certificates.server_key) in text
+
+    def test_a_certificate_without_its_key(self, certificates: Certificates) -> None:
+        assert str(certificates.client) in self.refused(clientcert=str(certificates.client))
+
+    def test_a_key_without_a_certificate(self, certificates: Certificates) -> None:
+        assert "without a clientcert" in self.refused(clientkey=str(certificates.client_key))
+
+    def test_an_encrypted_key_is_refused_without_asking_the_terminal(
+        self, certificates: Certificates, tmp_path: Path
+    ) -> None:
+        encrypted = tmp_path / "encrypted.key"
+        subprocess.run(
+            ["openssl", "pkcs8", "-topk8", "-in", certificates.client_key, "-out", encrypted, "-passout", "pass:x"],
+            check=True,
+        )
+        text = self.refused(clientcert=str(certificates.client), clientkey=str(encrypted))
+        assert str(encrypted) in text
