@@ -1,0 +1,84 @@
+"""The ``gofer`` command: one module a subcommand, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import MappingProxyType
+
+import click
+
+from gofer.errors import GoferError
+from gofer.tools.output import complain
+
+__all__ = ["main"]
+
+_COMMANDS = MappingProxyType({name: f"gofer.tools.{name}:{name}" for name in ("rmi", "broker", "demo")})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, ``sys.argv`` by default. Returns the exit status; see ``gofer rmi --help`` for its ones."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a value may hold what the terminal's encoding does not
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = _gofer.main(args=None if argv is None else list(argv), prog_name="gofer", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = "gofer" if context is None else context.command_path
+        complain(command, f"{error.format_message()} (see {command} --help)")
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return 141
+    except GoferError as error:
+        complain("gofer", error)
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+class _Lazy(click.Group):
+    """A group whose commands are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+        assert isinstance(found, click.Command)  # noqa: S101 - what the table above names
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS:
+            near = difflib.get_close_matches(args[0], _COMMANDS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(_COMMANDS)}"
+            ctx.fail(f"no command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Lazy, invoke_without_command=True, context_settings={"max_content_width": 100})
+@click.version_option(package_name="gofer-core", prog_name="gofer", message="%(prog)s %(version)s")
+@click.pass_context
+def _gofer(context: click.Context) -> None:
+    """Call methods on agents, run the broker of this machine, and see what is installed.
+
+    The agent itself is another command: goferd.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

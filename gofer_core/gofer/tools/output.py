@@ -1,0 +1,53 @@
+"""What the commands print: complaints of one line, traces made harmless, and tables."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["complain", "harmless", "print_json", "print_table", "text_of"]
+
+# All control characters but tab and newline: a terminal would obey them.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def complain(command: str, what: object) -> None:
+    """Print one line on standard error."""
+    print(f"{command}: {harmless(' '.join(str(what).split()))}", file=sys.stderr)
+
+
+def harmless(text: str) -> str:
+    """Return text that came over the wire with its control characters spelled out, tabs and newlines left alone."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def text_of(value: Any) -> str:
+    """Return a value as people read it: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: framed on a terminal, columns with two spaces between where a program reads."""
+    if sys.stdout.isatty():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        Console().print(table)
+        return
+    lines = [columns, *rows]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(columns))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
