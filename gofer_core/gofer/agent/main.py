@@ -86,7 +86,7 @@ class _Daemon:
                 interrupted = number == signal.SIGINT
                 log.info("%s: stopping; running calls have %g s", number.name, self.timeout)
                 break
-            if again and not working.is_alive():
+            if again and working.is_set():
                 again = False
                 working = self._do(self._reload)
         notify(os.environ, "STOPPING=1")
@@ -109,22 +109,23 @@ class _Daemon:
         deadline = time.monotonic() + self.timeout
         stopping = self._do(lambda: self.container.stop(self.timeout))
         # A little more than the container itself keeps to: a plugin's code may hold it up.
-        while stopping.is_alive() and (left := deadline + _ENDING - time.monotonic()) > 0:
+        while not stopping.is_set() and (left := deadline + _ENDING - time.monotonic()) > 0:
             if self.signals.wait(left) == signal.SIGINT:
                 if interrupted:
                     log.warning("SIGINT again: exit at once")
                     _exit_now(130)
                 interrupted = True
         status = 1 if self.failed else 0
-        if stopping.is_alive():
+        if not stopping.is_set():
             log.warning("a plugin does not stop in time; exit without it")
             _exit_now(status)
         log.info("goferd has stopped")
         _exit_by(time.monotonic() + _ENDING, status)
         return status
 
-    def _do(self, work: Callable[[], None]) -> threading.Thread:
-        """Do something in a thread of its own, and wake the main thread when it is done or has failed."""
+    def _do(self, work: Callable[[], None]) -> threading.Event:
+        """Do something in a thread of its own; set what is returned, and wake the main thread, when that has ended."""
+        ended = threading.Event()
 
         def doing() -> None:
             try:
@@ -133,11 +134,11 @@ class _Daemon:
                 log.exception("the agent has failed")
                 self.failed = True
             finally:
+                ended.set()
                 self.signals.wake()
 
-        thread = threading.Thread(target=doing, name="gofer-agent", daemon=True)
-        thread.start()
-        return thread
+        threading.Thread(target=doing, name="gofer-agent", daemon=True).start()
+        return ended
 
 
 def _parser() -> argparse.ArgumentParser:
