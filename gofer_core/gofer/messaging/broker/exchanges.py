@@ -63,16 +63,20 @@ class Exchange:
             return self._queues.get(key, ())
         way = self._ways.get(key)
         if way is None:
-            words = key.split(".")
+            words = _words(key)
             found: dict[Queue, None] = {}
             for pattern, queues in self._queues.items():
-                if matches(pattern.split("."), words):
+                if matches(_words(pattern), words):
                     found.update(queues)
             way = tuple(found)
             if len(self._ways) >= _REMEMBERED:
                 self._ways.clear()
             self._ways[key] = way
         return way
+
+
+def _words(key: str) -> list[str]:
+    return key.split(".") if key else []
 
 
 def matches(pattern: list[str], words: list[str]) -> bool:

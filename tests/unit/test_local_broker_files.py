@@ -1,0 +1,210 @@
+"""The local broker's files, and its life from open to close."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gofer.errors import ConnectionLost, MessagingError
+from gofer.messaging.adapter.base import Outcome, QueueSpec
+from gofer.messaging.adapter.local import LocalAdapter
+from gofer.messaging.broker import Broker, default_path, serving
+from gofer.messaging.connector import Connector
+from gofer.messaging.url import URL
+from support.local_clients import WAIT, connected, send
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "run" / "broker.sock")
+
+
+@pytest.fixture
+def broker(path: str) -> Iterator[Broker]:
+    with serving(path) as broker:
+        yield broker
+
+
+@pytest.fixture
+def adapter(broker: Broker) -> Iterator[LocalAdapter]:
+    made = connected(broker.path)
+    yield made
+    made.close()
+
+
+# -- files --------------------------------------------------------------------------------------------------------
+
+
+def test_only_its_owner_reaches_the_socket(broker: Broker, path: str) -> None:
+    found = os.stat(path)
+    assert stat.S_ISSOCK(found.st_mode)
+    assert stat.S_IMODE(found.st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o700
+
+
+def test_the_socket_is_private_whatever_the_umask(path: str) -> None:
+    code = f"""
+import os
+from gofer.messaging.broker import Broker
+os.umask(0)
+with Broker({path!r}):
+    print(oct(os.stat({path!r}).st_mode))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0o140600\n"
+
+
+def test_nothing_stays_behind(path: str) -> None:
+    with serving(path):
+        assert sorted(os.listdir(os.path.dirname(path))) == ["broker.sock", "broker.sock.lock"]
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_closing_is_idempotent_and_it_can_be_opened_again(path: str) -> None:
+    broker = Broker(path)
+    broker.close()
+    for _ in range(2):
+        broker.open()
+        with pytest.raises(MessagingError, match="open already"):
+            broker.open()
+        broker.close()
+        broker.close()
+
+
+@pytest.mark.parametrize("length", [107, 108, 300])
+def test_a_path_may_be_long(tmp_path: Path, length: int) -> None:
+    directory = str(tmp_path)
+    while len(directory) + 60 < length - 10:
+        directory += "/" + "d" * 48
+    path = f"{directory}/{'x' * (length - len(directory) - 1)}"
+    assert len(path) == length
+    with serving(path):
+        adapter = connected(path)
+        adapter.declare_queue(QueueSpec("q"), WAIT)
+        assert send(adapter, "q", b"there").outcome is Outcome.TAKEN
+        adapter.close()
+    assert not os.path.lexists(path)
+
+
+def test_the_default_path_is_below_the_root() -> None:
+    assert default_path({}) == "/run/gofer/broker.sock"
+    assert default_path({"GOFER_ROOT": "/private"}) == "/private/run/gofer/broker.sock"
+
+
+def test_the_adapter_uses_the_default_path(root: Path) -> None:
+    with serving(default_path(os.environ)):
+        adapter = LocalAdapter(Connector(URL.parse("local://")))
+        adapter.connect(WAIT)
+        assert adapter.path == str(root / "run/gofer/broker.sock")
+        adapter.close()
+
+
+def test_what_a_killed_broker_left_is_replaced(path: str) -> None:
+    code = f"""
+from gofer.messaging.broker import Broker
+with Broker({path!r}) as broker:
+    print("open", flush=True)
+    broker.serve_forever()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(MessagingError, match=rf"{path}.*held by process {other.pid}$"):
+            Broker(path).open()
+        connected(path).close()  # the attempt has not harmed it
+        other.kill()
+    assert os.path.exists(path)
+    with serving(path):
+        connected(path).close()
+
+
+@pytest.mark.parametrize("thing", ["file", "directory", "link"])
+def test_what_is_no_socket_is_not_removed(path: str, thing: str) -> None:
+    os.makedirs(os.path.dirname(path))
+    if thing == "file":
+        Path(path).write_text("precious")
+    elif thing == "directory":
+        os.mkdir(path)
+    else:
+        os.symlink("/dev/null", path)
+    with pytest.raises(MessagingError, match=rf"{path} is there, and is not a socket"):
+        Broker(path).open()
+    assert os.path.lexists(path)
+
+
+def test_a_socket_of_another_program_is_not_removed(path: str) -> None:
+    os.makedirs(os.path.dirname(path))
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen()
+        with pytest.raises(MessagingError, match="another program listens"):
+            Broker(path).open()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MessagingError, match=rf"cannot listen at {tmp_path}/file/x/b\.sock: Not a directory"):
+        Broker(str(tmp_path / "file" / "x" / "b.sock")).open()
+
+
+def test_a_missing_broker_is_told_with_its_path(path: str) -> None:
+    adapter = LocalAdapter(Connector(URL.parse(f"local://{path}")))
+    with pytest.raises(ConnectionLost, match=rf"{path}: there is no such socket"):
+        adapter.connect(WAIT)
+
+
+# -- its life -------------------------------------------------------------------------------------------------------
+
+
+def test_another_run_is_another_instance_without_the_messages(path: str) -> None:
+    instances = []
+    for _ in range(2):
+        with serving(path):
+            adapter = connected(path)
+            instances.append(adapter.instance)
+            assert adapter.declare_queue(QueueSpec("q"), WAIT) is None
+            adapter.delete_queue("q", WAIT, if_empty=True)
+            adapter.declare_queue(QueueSpec("q"), WAIT)
+            assert send(adapter, "q", b"x").outcome is Outcome.TAKEN
+        with pytest.raises(ConnectionLost):
+            adapter.purge_queue("q", WAIT)
+    assert None not in instances
+    assert instances[0] != instances[1]
+
+
+def test_stop_wakes_it_from_another_thread(path: str) -> None:
+    with Broker(path) as broker:
+        broker.step(0.0)
+        thread = threading.Thread(target=broker.serve_forever)
+        thread.start()
+        start = time.monotonic()
+        broker.stop()
+        thread.join(WAIT)
+        assert time.monotonic() - start < 1.0
+    broker.stop()
+
+
+def test_a_step_waits_no_longer_than_it_is_told(path: str) -> None:
+    with Broker(path) as broker:
+        broker.step(0.0)
+        start = time.monotonic()
+        broker.step(0.2)
+        assert 0.1 < time.monotonic() - start < 1.0
+
+
+def test_it_rests_when_there_is_nothing_to_do(adapter: LocalAdapter) -> None:
+    adapter.declare_queue(QueueSpec("q", expires=3600.0), WAIT)
+    before = time.process_time()
+    ended = threading.Event()
+    ended.wait(0.5)  # the time is what is measured: nothing is waited for
+    assert time.process_time() - before < 0.1
