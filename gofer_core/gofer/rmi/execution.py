@@ -28,6 +28,9 @@ __all__ = ["Execution"]
 log = logging.getLogger(__name__)
 requests = logging.getLogger("gofer.rmi.requests")
 
+#: Where methods are called from: what is below is the plugin's own.
+_CALLING = ("gofer.rmi.model.direct", "gofer.rmi.model.coroutines", __name__)
+
 _COUNTED = {"value": "done", "exception": "failed", "cancelled": "cancelled"}
 
 
@@ -100,6 +103,7 @@ class Execution:
             result = encode(to_result(raised))
         except Exception as worse:  # noqa: BLE001 - an integer of 5,000 digits among its arguments, for one
             result = encode(to_result(TypeError(f"a {type(raised).__qualname__} that cannot be sent: {worse}")))
+        raised.__traceback__ = None  # its frames refer to it: not left to the collector
         self._end(request, result, "cancelled" if isinstance(raised, Cancelled) else "exception")
 
     def reject(self, request: Received, refusal: Refusal) -> None:
@@ -154,10 +158,11 @@ class Execution:
 
         if request.progress is not None:
             request.progress.finish()
-        if request.statuses is None:
+        statuses, request.statuses = request.statuses, None  # they refer to each other: not left to the collector
+        if statuses is None:
             send()
         else:
-            request.statuses.end(send)
+            statuses.end(send)
 
     def _post(self, request: Received, write: Callable[[], bytes], done: Callable[[bool], None]) -> None:
         """Send what ends a request, if somebody waits for it; then let go of the request."""
@@ -172,7 +177,7 @@ class Execution:
             done(True)
             return
         # The receiver of now: after a redelivery that may be another one.
-        request.receiver.outgoing.post(request.replyto, body, done, repr(request))
+        request.receiver.outgoing.post(request.replyto, body, done, request)
 
     def _finished(self, request: Received, outcome: str) -> None:
         seconds = time.monotonic() - (request.started or request.arrived)
@@ -205,8 +210,11 @@ def _undeclared(request: Received, value: object) -> TypeError:
 
 
 def _below(trace: TracebackType | None) -> TracebackType | None:
-    """Leave our own frames out of a traceback, as long as any others are below them."""
-    below = trace
-    while below is not None and below.tb_frame.f_globals.get("__name__", "").startswith(("gofer.rmi.", "pluggy.")):
-        below = below.tb_next
-    return below or trace
+    """Return the part of a traceback below our own frames and those of hooks; all of it when that is nothing."""
+    frames: list[TracebackType] = []
+    while (at := trace if not frames else frames[-1].tb_next) is not None:
+        frames.append(at)
+    modules = [frame.tb_frame.f_globals.get("__name__", "") for frame in frames]
+    ours = [n for n, name in enumerate(modules) if name in _CALLING]
+    below = ours[-1] + 1 if ours else 0
+    return frames[below] if below < len(frames) else trace

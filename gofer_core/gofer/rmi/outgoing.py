@@ -47,7 +47,7 @@ class _Letter:
         "what",
     )
 
-    def __init__(self, address: Address, body: bytes, done: Callable[[bool], None], what: str) -> None:
+    def __init__(self, address: Address, body: bytes, done: Callable[[bool], None], what: object) -> None:
         self.address = address
         self.body = body
         self.done = done
@@ -86,13 +86,13 @@ class Outgoing:
         self._refused: dict[_Letter, None] = {}  # sent and not taken, in this order
         self._stopped = False
 
-    def post(self, address: Address, body: bytes, done: Callable[[bool], None], what: str) -> None:
+    def post(self, address: Address, body: bytes, done: Callable[[bool], None], what: object) -> None:
         """Send a reply.
 
         Args:
             done: called once, by any thread: with True when a broker has taken it or it was given up, with False when
                 this was stopped before that.
-            what: names it in the log.
+            what: names it in the log, if need be.
         """
         letter = _Letter(address, body, done, what)
         with self._changed:

@@ -26,7 +26,7 @@ class Progress:
         TypeError: what is set is not plain JSON.
     """
 
-    __slots__ = ("_clock", "_completed", "_details", "_ended", "_last", "_lock", "_send", "_timer", "_total")
+    __slots__ = ("_clock", "_completed", "_details", "_last", "_lock", "_send", "_timer", "_total")
 
     def __init__(self, clock: Clock, send: Callable[[], None] | None) -> None:
         """Start with nothing done.
@@ -39,7 +39,6 @@ class Progress:
         self._lock = threading.Lock()
         self._last = 0.0
         self._timer: Timer | None = None
-        self._ended = False
         self._total: Any = 0
         self._completed: Any = 0
         self._details: Any = {}
@@ -80,42 +79,43 @@ class Progress:
             TypeError: ``details`` were changed in place to what is not plain JSON.
         """
         self._details = plain(self._details, "progress.details")
-        if self._send is None:
-            return
         with self._lock:
-            if self._ended:
+            send = self._send
+            if send is None:
                 return
             self._sending()
-        self._send()
+        send()
 
     def finish(self) -> None:
         """Send what was held back; nothing is reported after that."""
         with self._lock:
-            self._ended = True
-            if self._timer is None or self._send is None:
+            send, self._send = self._send, None
+            if self._timer is None or send is None:
                 return
             self._sending()
-        self._send()
+        send()
 
     def _changed(self) -> None:
         if self._send is None:
             return
         with self._lock:
-            if self._ended or self._timer is not None:
+            send = self._send
+            if send is None or self._timer is not None:
                 return
             next_time = self._last + INTERVAL
             if time.monotonic() < next_time:
                 self._timer = self._clock.call_at(next_time, self._late)
                 return
             self._sending()
-        self._send()
+        send()
 
     def _late(self) -> None:
         with self._lock:
-            if self._ended or self._timer is None or self._send is None:
+            send = self._send
+            if send is None or self._timer is None:
                 return
             self._sending()
-        self._send()
+        send()
 
     def _sending(self) -> None:
         if self._timer is not None:

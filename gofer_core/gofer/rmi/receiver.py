@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from gofer.errors import ConfigError, DispatchError, MessagingError
@@ -72,6 +73,7 @@ class Receiver:
         self._custody = custody or HeldByBroker(book)
         self._prefetch = prefetch
         self._subscription: Subscription | None = None
+        self._parse = lru_cache(256)(Address.parse)
         self._changed = threading.Condition(threading.Lock())
         self._open: dict[Received, None] = {}  # accepted, and not yet let go
         self._delayed: dict[Received, Timer] = {}
@@ -156,7 +158,7 @@ class Receiver:
             self._refuse(delivery, refused)
             return
         try:
-            replyto = Address.parse(document.replyto) if document.replyto else None
+            replyto = self._parse(document.replyto) if document.replyto else None
         except ConfigError as bad:
             self._drop(delivery, f"replyto: {bad}")
             return
