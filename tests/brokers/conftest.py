@@ -8,6 +8,8 @@ import pytest
 from gofer.testing.rabbitmq import RabbitMQ
 from support.certificates import Certificates
 
+pytest.register_assert_rewrite("gofer.testing._contract")  # whose driver some tests here use without the suite
+
 #: The largest message that the test broker takes, in bytes; more than the contract's largest, which is 1 MiB.
 MESSAGE_LIMIT = 2 * 1024 * 1024
 

@@ -74,6 +74,15 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("stranger"))
 
 
+@pytest.fixture
+def certified(rabbitmq: RabbitMQ, certificates: Certificates) -> Iterator[str]:
+    """The user at the broker that belongs to the client's certificate: RabbitMQ goes by its whole subject."""
+    name = f"CN={certificates.client_name}"
+    rabbitmq.add_user(name, "never used")
+    yield name
+    rabbitmq.api("DELETE", f"/users/{quote(name)}")
+
+
 class TestLogin:
     def test_a_wrong_password_is_refused_by_name(self, url: URL) -> None:
         adapter = AmqpAdapter(Connector(replace(url, user="guest", password="guess-me")))
@@ -134,10 +143,8 @@ class TestTls:
         adapter.close()
 
     def test_a_client_certificate_is_a_login(
-        self, rabbitmq: RabbitMQ, certificates: Certificates, connect: Connect
+        self, rabbitmq: RabbitMQ, certificates: Certificates, certified: str, connect: Connect
     ) -> None:
-        # RabbitMQ names the user by the certificate's whole subject.
-        rabbitmq.add_user(f"CN={certificates.client_name}", "never used")
         driver = connect(
             URL.parse(rabbitmq.url(tls=True)),
             cacert=str(certificates.authority),
@@ -145,9 +152,20 @@ class TestTls:
         )
         self.check_serves(driver)
         driver.until(
-            lambda: f"CN={certificates.client_name}" in {connection["user"] for connection in rabbitmq.connections()},
+            lambda: certified in {connection["user"] for connection in rabbitmq.connections()},
             "the certificate's user at the broker",
         )
+
+    def test_a_client_certificate_without_a_user_at_the_broker_is_refused(
+        self, rabbitmq: RabbitMQ, certificates: Certificates
+    ) -> None:
+        certificate = str(certificates.client_both)
+        adapter = AmqpAdapter(
+            Connector(URL.parse(rabbitmq.url(tls=True)), cacert=str(certificates.authority), clientcert=certificate)
+        )
+        with pytest.raises(AdapterError, match=f"login refused for the certificate {certificate}"):
+            adapter.connect(WAIT)
+        adapter.close()
 
     def test_a_client_certificate_of_nobody_is_refused(
         self, rabbitmq: RabbitMQ, certificates: Certificates, stranger: Certificates

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 import amqp
-from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
+from gofer.errors import AdapterError, ConnectionLost, NotFound
 from gofer.messaging.adapter.base import Adapter, Delivery, Event, ExchangeSpec, QueueSpec
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.net import open_socket
 
 from gofer_adapter_amqp.channels import Consumer
-from gofer_adapter_amqp.connection import Channel, ClosedByBroker, Connection, ProtocolError
+from gofer_adapter_amqp.connection import Channel, Connection
+from gofer_adapter_amqp.errors import DIFFERS, ClosedByBroker, login_error, place, reason, refusal
 from gofer_adapter_amqp.sender import Sender
 
 __all__ = ["AmqpAdapter"]
 
 _T = TypeVar("_T")
 
-_ACCESS_REFUSED, _NOT_FOUND, _DIFFERS, _NOT_ALLOWED = 403, 404, 406, 530
 # RabbitMQ takes no longer time to live than this (49 days); a message without one is kept, which a longer one allows.
 _LONGEST_TTL = 4_294_967_295
 _CLOSE_TIME = 1.0
@@ -60,7 +59,7 @@ class AmqpAdapter(Adapter):
             connection.connect()
         except Exception as error:
             connection.wire.close()
-            raise self._login_error(error, timeout) from error
+            raise login_error(error, connection, self.connector, timeout) from error
         except BaseException:
             connection.wire.close()
             raise
@@ -123,7 +122,7 @@ class AmqpAdapter(Adapter):
         try:
             connection.wire.flush()
         except OSError as error:
-            self._finished = _reason(error)
+            self._finished = reason(error)
             # The broker's last words may be there still: settlements, or why it closed. They are process's to return.
             self._read(connection)
             if not connection.events:
@@ -336,7 +335,7 @@ class AmqpAdapter(Adapter):
         try:
             connection.read()
         except Exception as error:  # noqa: BLE001 - kept, and raised by process
-            self._finished = _reason(error)
+            self._finished = reason(error)
         except BaseException as error:
             self._fail(error)
             raise
@@ -359,9 +358,9 @@ class AmqpAdapter(Adapter):
         except BaseException as error:
             # py-amqp says only that the channel is gone; the broker's words are the channel's to keep.
             if isinstance(error, amqp.RecoverableConnectionError) and channel is not None and channel.error is not None:
-                raise _refusal(channel.error) from channel.error
+                raise refusal(channel.error) from channel.error
             if isinstance(error, TimeoutError):
-                error = TimeoutError(f"{self._where}: no answer within {timeout:g} s")
+                error = TimeoutError(f"{place(self.connector.url)}: no answer within {timeout:g} s")
             self._fail(error)
             raise
 
@@ -373,14 +372,14 @@ class AmqpAdapter(Adapter):
         try:
             self._ask(declare, timeout)
         except AdapterError as error:
-            refusal = error.__cause__
-            if not isinstance(refusal, ClosedByBroker) or refusal.code != _DIFFERS:
+            said = error.__cause__
+            if not isinstance(said, ClosedByBroker) or said.code != DIFFERS:
                 raise
             try:
                 self._ask(look, deadline - time.monotonic())
             except NotFound:  # nothing there that would differ: the properties themselves are refused
                 raise error from None
-            return refusal.text
+            return said.text
         return None
 
     def _fail(self, error: BaseException) -> None:
@@ -389,54 +388,9 @@ class AmqpAdapter(Adapter):
         Raises:
             ConnectionLost: unless it was an interrupt, which goes on as it is.
         """
-        self._finished = _reason(error)
+        self._finished = reason(error)
         if isinstance(error, Exception):
             raise ConnectionLost(self._finished) from error
-
-    @property
-    def _where(self) -> str:
-        url = self.connector.url
-        return f"{url.host}:{url.port}"
-
-    def _login_error(self, error: Exception, timeout: float) -> MessagingError:  # noqa: PLR0911 - a table of cases
-        url, connection = self.connector.url, self._connection
-        assert connection is not None  # noqa: S101 - it is its error
-        refused = f"{self._where}: login refused for user {url.user or 'guest'!r}"
-        match error:
-            case ClosedByBroker(code=code, text=text) if code == _ACCESS_REFUSED:
-                return AdapterError(f"{refused}: {text}")
-            case ClosedByBroker(code=code, text=text) if code == _NOT_ALLOWED:
-                return AdapterError(f"{self._where}: virtual host {url.path or '/'!r}: {text}")
-            case ClosedByBroker(text=text):
-                return ConnectionLost(f"{self._where}: {text}")
-            case TimeoutError():
-                return ConnectionLost(f"{self._where}: no answer within {timeout:g} s")
-            case ssl.SSLError():
-                return AdapterError(f"{self._where}: TLS: {error.reason or error}")
-            case OSError():
-                said = (connection.server_properties or {}).get("capabilities") or {}
-                # Brokers that cannot say so close the socket on a bad login, a moment later than on anything else.
-                if connection.mechanisms and not connection.tuned and not said.get("authentication_failure_close"):
-                    return AdapterError(f"{refused}: the broker closed the connection")
-                return ConnectionLost(f"{self._where}: {_reason(error)}")
-            case amqp.AMQPError():
-                return AdapterError(f"{self._where}: {error}")
-            case _:
-                return AdapterError(f"{self._where} does not speak AMQP 0-9-1: {_reason(error)}")
-
-
-def _refusal(error: ClosedByBroker) -> MessagingError:
-    return NotFound(error.text) if error.code == _NOT_FOUND else AdapterError(error.text)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, ClosedByBroker):
-        return f"closed by the broker: {error.text}"
-    if isinstance(error, ProtocolError):
-        return f"protocol error: {error}"
-    if isinstance(error, OSError):
-        return error.strerror or str(error) or type(error).__name__
-    return f"{type(error).__name__}: {error}"
 
 
 def _name(name: str) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from gofer.messaging.adapter.base import Delivery, Outcome, Settled, SubscriptionLost
 
 from gofer_adapter_amqp import wire
-from gofer_adapter_amqp.connection import Channel, ClosedByBroker, ProtocolError
+from gofer_adapter_amqp.connection import Channel
+from gofer_adapter_amqp.errors import ClosedByBroker, ProtocolError
 
 if TYPE_CHECKING:
     from gofer_adapter_amqp.connection import Connection

@@ -10,6 +10,7 @@ from amqp import sasl, spec
 from gofer.errors import AdapterError
 
 from gofer_adapter_amqp import wire
+from gofer_adapter_amqp.errors import ClosedByBroker, ProtocolError
 from gofer_adapter_amqp.transport import Transport
 
 if TYPE_CHECKING:
@@ -18,26 +19,10 @@ if TYPE_CHECKING:
     from gofer.messaging.adapter.base import Event
     from gofer.messaging.connector import Connector
 
-__all__ = ["Channel", "ClosedByBroker", "Connection", "ProtocolError"]
+__all__ = ["Channel", "Connection"]
 
 _CLOSE = (20 << 16) | 40
 _CLOSE_OK = (20 << 16) | 41
-
-
-class ClosedByBroker(Exception):
-    """The broker closed the connection or a channel, with a code and in its own words."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(code, text)
-        self.code = code
-        self.text = text
-
-    def __str__(self) -> str:
-        return self.text
-
-
-class ProtocolError(Exception):
-    """The peer sent what is not AMQP 0-9-1."""
 
 
 class Channel(amqp.Channel):  # type: ignore[misc] # py-amqp publishes no types

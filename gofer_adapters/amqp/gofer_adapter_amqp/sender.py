@@ -8,12 +8,12 @@ from typing import NamedTuple
 from gofer.messaging.adapter.base import Outcome
 
 from gofer_adapter_amqp.channels import Publisher
-from gofer_adapter_amqp.connection import ClosedByBroker, Connection
+from gofer_adapter_amqp.connection import Connection
+from gofer_adapter_amqp.errors import NOT_FOUND, ClosedByBroker
 
 __all__ = ["Sender"]
 
 _PREDECLARED = ("", "amq.direct", "amq.fanout", "amq.topic")
-_NOT_FOUND = 404
 _LANES = 8
 
 
@@ -89,7 +89,7 @@ class Sender:
 
     def _shared_closed(self, error: ClosedByBroker) -> Outcome:
         self._shared = None
-        if error.code == _NOT_FOUND:  # one of them was deleted, and the words that name it are the broker's own
+        if error.code == NOT_FOUND:  # one of them was deleted, and the words that name it are the broker's own
             self._proven = set(_PREDECLARED)
         return Outcome.LOST
 
@@ -117,7 +117,7 @@ class Sender:
     def _lane_publisher(self, number: int, lane: _Lane) -> Publisher:
         def closed(error: ClosedByBroker) -> Outcome:
             lane.publisher = None
-            if error.code == _NOT_FOUND:
+            if error.code == NOT_FOUND:
                 if lane.current is not None:
                     self.doubt(lane.current.exchange)
                 return Outcome.RETURNED
