@@ -83,9 +83,11 @@ def _start(stage: Stage) -> None:
     descriptor = root.ensure(root.descriptors) / "demo.conf"
     shutil.copyfile(sample, descriptor)
     descriptor.chmod(0o600)
-    broker = stage.start("broker", ["-m", "gofer.tools.main", "broker"])
+    broker = stage.start("broker", ["-P", "-m", "gofer.tools.main", "broker"])
     stage.until(broker.read_bytes, _START, "the start of the broker")
-    stage.start("goferd", ["-c", "import sys; from gofer.agent.main import main; sys.exit(main())", "--foreground"])
+    stage.start(
+        "goferd", ["-P", "-c", "import sys; from gofer.agent.main import main; sys.exit(main())", "--foreground"]
+    )
     stage.until(_answers, _START, "the start of goferd")
 
 

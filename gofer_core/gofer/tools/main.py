@@ -16,7 +16,9 @@ from gofer.tools.output import complain
 
 __all__ = ["main"]
 
-_COMMANDS = MappingProxyType({name: f"gofer.tools.{name}:{name}" for name in ("rmi", "broker", "demo")})
+_COMMANDS = MappingProxyType(
+    {name: f"gofer.tools.{name}:{name}" for name in ("rmi", "broker", "demo", "plugins", "adapters", "authenticators")}
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
