@@ -1,8 +1,8 @@
 """The frames of every message, encoded and decoded without py-amqp's general machinery.
 
-A sent message, a delivery, a settlement and a confirm are all that a running link carries; taking only these past the
-library's tables, promises and message objects saves four fifths of their processor time (bench/ has the figures).
-Everything else (login, channels, declarations) is py-amqp's.
+A sent message, a delivery, a settlement and a confirm are all that a running link carries. Encoding a message here took
+1.5 µs where py-amqp's took 9, and taking a delivery 2.5 instead of 7, of the 400 that a whole call took in the same run
+(Python 3.11, 400 bytes, persistent, with an expiration). Everything else (login, channels, declarations) is py-amqp's.
 """
 
 from __future__ import annotations

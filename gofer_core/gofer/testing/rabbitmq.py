@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 __all__ = ["BrokerError", "RabbitMQ"]
 
+_PLACES = ("/usr/lib/rabbitmq/bin", "/usr/lib/rabbitmq/lib/*/sbin", "/usr/lib/erlang/erts-*/bin")
 _BOOT_TIMEOUT = 60.0
 _STOP_TIMEOUT = 30.0
 # What the management API shows is a second old at most, instead of five.
@@ -77,7 +78,7 @@ class RabbitMQ:
         self._node = f"gofer-{secrets.token_hex(4)}@localhost"
         self._server: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
-        self._bin = _find("rabbitmq-server", "/usr/lib/rabbitmq/bin", "/usr/lib/rabbitmq/lib/*/sbin").parent
+        self._bin = _find("rabbitmq-server").parent
 
     def __enter__(self) -> RabbitMQ:
         self.start()
@@ -259,7 +260,7 @@ class RabbitMQ:
             cookie.chmod(0o400)
 
     def _environment(self) -> dict[str, str]:
-        base, local = str(self.base_dir), "-kernel inet_dist_use_interface {127,0,0,1}"
+        base, local = str(self.base_dir), "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}"
         return {
             "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
             "LANG": "C.UTF-8",
@@ -285,7 +286,7 @@ class RabbitMQ:
     def _start_epmd(self) -> None:
         # Erlang would start a daemon that outlives it; a child of our own is ended by its process id.
         self._epmd = subprocess.Popen(  # noqa: S603 - found by _find, arguments are written here
-            [str(_find("epmd", "/usr/lib/erlang/erts-*/bin")), "-port", str(self._epmd_port), "-address", self.host],
+            [str(_find("epmd")), "-port", str(self._epmd_port), "-address", self.host],
             env=self._environment(),
             cwd=self.base_dir,
             stdin=subprocess.DEVNULL,
@@ -323,7 +324,10 @@ class RabbitMQ:
 
     def _log_end(self) -> str:
         files = [self.base_dir / "stdout.log", *sorted((self.base_dir / "log").glob("*.log"))]
-        return "\n".join(f.read_text(errors="replace")[-2000:] for f in files if f.exists())
+        lines = [line for f in files if f.exists() for line in f.read_text(errors="replace").splitlines()]
+        # Erlang tells the cause first, and then at length what fell over with it.
+        causes = [line for line in lines if "[error]" in line or "[critical]" in line]
+        return "\n".join([*causes[:15], "...", *lines[-10:]])
 
     def _alive(self) -> subprocess.Popen[bytes]:
         if self._server is None or self._server.poll() is not None:
@@ -365,9 +369,9 @@ class RabbitMQ:
             return
 
 
-def _find(program: str, *folders: str) -> Path:
-    """Find a program in folders (patterns) that are not on every PATH. RabbitMQ's wrapper on PATH wants to be root."""
-    for folder in folders:
+def _find(program: str) -> Path:
+    """Find a program where packages put it, before PATH: there RabbitMQ has wrappers that want to be root."""
+    for folder in _PLACES:
         for path in sorted(Path("/").glob(f"{folder.lstrip('/')}/{program}"), reverse=True):
             if os.access(path, os.X_OK):
                 return path

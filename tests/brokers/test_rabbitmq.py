@@ -1,0 +1,103 @@
+"""The private RabbitMQ itself: it is alone, it obeys, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from gofer.errors import ConnectionLost
+from gofer.messaging.connector import Connector
+from gofer.messaging.url import URL
+from gofer.testing import rabbitmq as module
+from gofer.testing.rabbitmq import BrokerError, RabbitMQ
+from gofer_adapter_amqp import AmqpAdapter
+
+
+def processes(folder: Path) -> list[psutil.Process]:
+    """Find the living processes whose environment names the folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and str(folder) in process.environ().get("HOME", ""):
+                found.append(process)
+        except psutil.Error:
+            continue  # gone meanwhile, or somebody else's
+    return found
+
+
+def can_log_in(broker: RabbitMQ, timeout: float) -> bool:
+    adapter = AmqpAdapter(Connector(URL.parse(broker.url())))
+    try:
+        adapter.connect(timeout)
+    except ConnectionLost:
+        return False
+    finally:
+        adapter.close()
+    return True
+
+
+@pytest.mark.slow
+def test_its_whole_life(tmp_path: Path) -> None:
+    folder = tmp_path / "node"
+    broker = RabbitMQ(folder)
+    assert not broker.running
+    with broker:
+        assert broker.running
+        assert can_log_in(broker, 5.0)
+        listening = {
+            connection.laddr.ip
+            for process in processes(folder)
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert listening <= {"127.0.0.1", "::1"}
+
+        broker.freeze()
+        assert not can_log_in(broker, 0.3)
+        broker.thaw()
+        assert can_log_in(broker, 5.0)
+
+        assert "guest" in broker.ctl("list_users")
+        with pytest.raises(BrokerError, match="no_such_command"):
+            broker.ctl("no_such_command")
+        with pytest.raises(BrokerError, match="management"):
+            broker.connections()
+        with pytest.raises(BrokerError, match="still runs"):
+            broker.remove()
+
+        before = broker.url()
+        broker.kill()
+        assert not broker.running
+        assert not can_log_in(broker, 1.0)
+        with pytest.raises(BrokerError, match="not running"):
+            broker.freeze()
+        broker.start()
+        assert can_log_in(broker, 5.0)
+        assert broker.url() == before
+    assert not broker.running
+    assert not folder.exists()
+    deadline = time.monotonic() + 5.0
+    while left := processes(folder):
+        assert time.monotonic() < deadline, left
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "node"
+    broker = RabbitMQ(folder, config="no.such.setting = 1")
+    with pytest.raises(BrokerError, match=r"ended while starting[\s\S]*no\.such\.setting"):
+        broker.start()
+    assert not broker.running
+    deadline = time.monotonic() + 5.0
+    while left := processes(folder):
+        assert time.monotonic() < deadline, left
+
+
+def test_a_missing_installation_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", os.fspath(tmp_path))
+    monkeypatch.setattr(module, "_PLACES", (os.fspath(tmp_path),))
+    with pytest.raises(BrokerError, match="apt-get install -y rabbitmq-server"):
+        RabbitMQ(tmp_path / "node")
