@@ -1,0 +1,223 @@
+"""A receiver over a real local broker, without the agent around it: for tests of the agent's half of gofer.rmi."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pluggy
+from gofer import hooks
+from gofer.hooks import hookimpl
+from gofer.messaging.adapter.base import Delivery, QueueSpec
+from gofer.messaging.adapter.local import LocalAdapter
+from gofer.messaging.address import Address
+from gofer.messaging.auth import Authenticator
+from gofer.messaging.broker import serving
+from gofer.messaging.connector import Connector
+from gofer.messaging.link import Link, Subscription
+from gofer.messaging.url import URL
+from gofer.rmi.api import API
+from gofer.rmi.book import Book
+from gofer.rmi.clock import Clock
+from gofer.rmi.model.coroutines import Loop
+from gofer.rmi.receiver import Receiver
+from gofer.rmi.request import Received
+from gofer.rmi.workers import Workers
+
+from support import kennel
+from support.waiting import eventually
+
+__all__ = ["QUEUE", "Caller", "PluginForTests", "Served", "driven", "request", "served"]
+
+QUEUE = "kennel-queue"
+
+
+def request(classname: str, method: str, *args: Any, **more: Any) -> dict[str, Any]:
+    """Make a request's document; ``more`` goes into the envelope, ``kws`` and ``cntr`` into the request itself."""
+    inner = {key: more.pop(key) for key in ("kws", "kwargs", "cntr") if key in more}
+    return {
+        "sn": str(uuid.uuid4()),
+        "version": "2.0",
+        "routing": [None, QUEUE],
+        "replyto": "replies",
+        "request": {"classname": classname, "method": method, "args": list(args), **inner},
+        **more,
+    }
+
+
+class _Core:
+    """What the agent's core does at the hooks."""
+
+    def __init__(self, finished: list[tuple[str, str]]) -> None:
+        self.finished = finished
+
+    @hookimpl(trylast=True)
+    def gofer_call(self, invoke: Callable[[], Any]) -> Any:
+        return invoke()
+
+    @hookimpl
+    def gofer_finished(self, request: Received, outcome: str) -> None:
+        self.finished.append((request.target, outcome))
+
+
+@dataclass
+class PluginForTests:
+    """A :class:`gofer.rmi.service.Service` and what its hooks are given as ``plugin``, in one."""
+
+    api: API
+    manager: pluggy.PluginManager
+    workers: Workers
+    loop: Loop
+    name: str = "kennel"
+    address: str = QUEUE
+    admin: API | None = None
+    authenticator: Authenticator | None = None
+    latency: float = 0.0
+    max_message: int = 1 << 20
+
+    @property
+    def plugin(self) -> PluginForTests:
+        return self
+
+    @property
+    def hook(self) -> Any:
+        return self.manager.hook
+
+    def entered(self) -> nullcontext[None]:
+        return nullcontext()
+
+
+@contextmanager
+def driven(path: Path, **more: Any) -> Iterator[Link]:
+    """A link to the broker at a path, with a thread that pumps it."""
+    link = Link(Connector(URL.parse(f"local://{path}"), **{"reconnect_max": 0.2, **more}), LocalAdapter)
+    thread = threading.Thread(target=link.run, name="pump")
+    thread.start()
+    try:
+        yield link
+    finally:
+        link.stop()
+        thread.join(10)
+        link.close()
+
+
+class Caller:
+    """What stands at the other end: sends documents, and keeps the replies."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.replies: list[dict[str, Any]] = []
+        self.bodies: list[bytes] = []
+        self._subscriptions: list[Subscription] = []
+        link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec(QUEUE), timeout))
+        self.listen("replies")
+
+    def listen(self, queue: str) -> None:
+        def prepare(adapter: Any, timeout: float) -> None:
+            adapter.declare_queue(QueueSpec(queue), timeout)
+
+        self._subscriptions.append(Subscription(queue, 1000, self._heard, prepare))
+        self.link.subscribe(self._subscriptions[-1], 10.0)
+
+    def _heard(self, delivery: Delivery) -> None:
+        self.link.accept(delivery)
+        self.bodies.append(delivery.body)
+        self.replies.append(json.loads(delivery.body))
+
+    def send(self, document: dict[str, Any] | bytes, to: str = QUEUE) -> None:
+        body = document if isinstance(document, bytes) else json.dumps(document).encode()
+        assert self.link.offer(Address.parse(to), body)
+
+    def heard(self, sn: str | None) -> list[dict[str, Any]]:
+        """All replies for a serial number so far."""
+        return [reply for reply in list(self.replies) if reply.get("sn") == sn]
+
+    def words(self, sn: str | None) -> list[str]:
+        """The kinds of replies for a serial number so far, in their order."""
+        return [reply.get("status") or "result" for reply in self.heard(sn)]
+
+    def end(self, sn: str | None, timeout: float = 15.0) -> dict[str, Any]:
+        """Wait for the reply that ends a request: a result or a rejection."""
+
+        def ends() -> list[dict[str, Any]]:
+            return [reply for reply in self.heard(sn) if "result" in reply or reply.get("status") == "rejected"]
+
+        return eventually(ends, timeout, f"the end of {sn}, heard: {self.replies[-5:]}")[0]
+
+    def call(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Send a request and wait for its end."""
+        self.send(document)
+        return self.end(document["sn"])
+
+    def value(self, classname: str, method: str, *args: Any, **more: Any) -> Any:
+        """Call, and return the value."""
+        end = self.call(request(classname, method, *args, **more))
+        assert "retval" in end.get("result", ()), end
+        return end["result"]["retval"]
+
+    def error(self, classname: str, method: str, *args: Any, **more: Any) -> dict[str, Any]:
+        """Call, and return the exception."""
+        end = self.call(request(classname, method, *args, **more))
+        assert "xclass" in end.get("result", ()), end
+        result: dict[str, Any] = end["result"]
+        return result
+
+
+@dataclass
+class Served:
+    """A receiver that runs, and all that it stands on."""
+
+    path: Path
+    plugin: PluginForTests
+    receiver: Receiver
+    link: Link
+    clock: Clock
+    book: Book
+    caller: Caller
+    finished: list[tuple[str, str]]
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """The counters that are not 0."""
+        return {name: count for name, count in self.receiver.counters.snapshot().items() if count}
+
+    def idle(self) -> None:
+        """Wait until nothing is in work."""
+        eventually(lambda: not self.receiver.open and not self.receiver.outgoing.pending)
+
+
+@contextmanager
+def served(
+    folder: Path, *, threads: int = 2, give_up: float = 0.5, prefetch: int = 200, **options: Any
+) -> Iterator[Served]:
+    """Serve the kennel from a queue of a local broker of its own; ``options`` are those of PluginForTests."""
+    path = folder / "broker.sock"
+    manager = pluggy.PluginManager("gofer")
+    manager.add_hookspecs(hooks)
+    finished: list[tuple[str, str]] = []
+    manager.register(_Core(finished))
+    kennel.gate.reset()
+    clock, book = Clock(), Book()
+    plugin = PluginForTests(
+        API.of_module(kennel, ["kennel"]), manager, Workers("kennel", threads), Loop("kennel"), **options
+    )
+    with serving(str(path)), driven(path) as far, driven(path) as link:
+        caller = Caller(far)
+        receiver = Receiver(plugin, link, clock, book, give_up=give_up, prefetch=prefetch)
+        clock.start()
+        plugin.workers.start()
+        receiver.start(QUEUE, 10.0)
+        try:
+            yield Served(path, plugin, receiver, link, clock, book, caller, finished)
+        finally:
+            kennel.gate.open.set()
+            receiver.stop(5.0)
+            plugin.workers.stop(5.0)
+            plugin.loop.stop(5.0)
+            clock.stop()
