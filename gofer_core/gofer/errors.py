@@ -119,7 +119,8 @@ class RequestTimeout(CallError, TimeoutError):
     """
 
     def __init__(self, sn: str, wait: float | None, state: str, detail: str, report: object = None) -> None:
-        super().__init__(sn, wait, state, detail, report)
+        # Not the next in line: OSError would take the arguments for an error number, a text and file names.
+        Exception.__init__(self, sn, wait, state, detail, report)
         self.sn = sn
         self.wait = wait
         self.state = state
