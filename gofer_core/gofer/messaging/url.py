@@ -18,14 +18,16 @@ _PORTS = {"amqp": 5672, "tcp": 5672, "amqps": 5671, "ssl": 5671, "local": None}
 _TLS = {"amqps", "ssl"}
 _SHAPE = re.compile(
     r"""
-    (?: (?: (?P<adapter> [A-Za-z][A-Za-z0-9._-]*) \+ )? (?P<protocol> [A-Za-z][A-Za-z0-9.-]*) :// )?
+    (?: (?: (?P<adapter> [A-Za-z][A-Za-z0-9._-]*) \+ )? (?P<protocol> [A-Za-z][A-Za-z0-9.-]*) :// | (?! [^/@]*:// ) )
     (?: (?P<user> [^:@/]*) (?: : (?P<password> [^@/]*) )? @ )?
-    (?P<host> \[ [0-9A-Fa-f:.%]+ \] | [^:@/\[\]]* )
-    (?: : (?P<port> \d*) )?
+    (?P<host> \[ [0-9A-Fa-f:.]+ (?: % [\w.-]+ )? \] | [^:@/\[\]]* )
+    (?: : (?P<port> [0-9]*) )?
     (?P<path> /.*)?
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.DOTALL,
 )
+_SCHEME = re.compile(r"\s*[^:/@]*://")
+_PORT = re.compile(r"[0-9]*(/.*)?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class URL:
             return text
         if not isinstance(text, str):
             raise ConfigError(f"a URL is text like amqp://host, not {type(text).__name__}")
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise ConfigError(f"not a URL: {_masked(text)!r} has bytes in it that are not UTF-8")
         found = _SHAPE.fullmatch(text.strip())
         if found is None:
             raise ConfigError(
@@ -64,7 +68,7 @@ class URL:
         host = found["host"].strip("[]")
         path = found["path"]
         if protocol == "local":
-            if host or found["user"] or found["port"]:
+            if host or found["user"] is not None or found["port"]:
                 raise ConfigError(f"{_masked(text)!r}: local takes only a path: local:// or local:///path/to.sock")
             return cls(
                 "",
@@ -77,7 +81,11 @@ class URL:
             )
         if not host:
             raise ConfigError(f"no host in {_masked(text)!r}")
-        port = int(found["port"]) if found["port"] else _PORTS[protocol]
+        if any(c.isspace() or not c.isprintable() for c in host):
+            raise ConfigError(f"the host {host[:200]!r} has spaces or control characters in it")
+        if path is not None and "@" in path:
+            raise ConfigError(f"not a URL: {_masked(text)!r}; write '/' in a user or password as %2F, and '@' as %40")
+        port = int(found["port"][:6]) if found["port"] else _PORTS[protocol]
         if port is None or not 0 < port < 65536:
             raise ConfigError(f"port {port} in {_masked(text)!r} is not between 1 and 65535")
         vhost = unquote(path[1:]) if path is not None and len(path) > 1 else None
@@ -86,7 +94,7 @@ class URL:
             protocol,
             found["adapter"],
             port,
-            None if found["user"] is None else unquote(found["user"]),
+            None if not found["user"] and found["password"] is None else unquote(found["user"]),
             None if found["password"] is None else unquote(found["password"]),
             vhost,
         )
@@ -120,4 +128,14 @@ class URL:
 
 def _masked(text: str) -> str:
     """The text without what may be a password, for error messages."""
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", text)[:200]
+    scheme = _SCHEME.match(text)
+    start = "" if scheme is None else scheme[0]
+    login, at, place = text[len(start) :].rpartition("@")
+    if at:
+        user, colon, _ = login.partition(":")
+        login = f"{user}:***" if colon else user
+    else:  # what stands in a port's place may be the password of somebody who forgot the host
+        host, colon, port = place.partition("]:" if place.startswith("[") else ":")
+        if colon and _PORT.fullmatch(port) is None:
+            place = f"{host}{colon}***"
+    return f"{start}{login}{at}{place}"[:200]
