@@ -37,4 +37,4 @@ class Address(NamedTuple):
         return cls(exchange, key)
 
     def __str__(self) -> str:
-        return f"{self.exchange}/{self.key}" if self.exchange else self.key
+        return f"{self.exchange}/{self.key}" if self.exchange or "/" in self.key else self.key
