@@ -1,7 +1,8 @@
 """Values that cross the wire: plain JSON, checked where they are made.
 
-Plain is None, bool, int, finite float, str, list, tuple, and dict with str keys, nested at most 100 deep. Anything else
-is a TypeError that names the place, never a silent conversion: an encoder would make null of NaN and text of bytes.
+Plain is None, bool, int (of at most 4,300 digits: Python reads no more), finite float, str, list, tuple, and dict with
+str keys, nested at most 100 deep. Anything else is a TypeError that names the place, never a silent conversion: an
+encoder would make null of NaN and text of bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ __all__ = ["MAX_DEPTH", "plain"]
 
 MAX_DEPTH = 100
 
-_ATOMS = frozenset({str, int, bool, type(None)})
+_ATOMS = frozenset({str, bool, type(None)})
+_TOO_LARGE = 10**4300
 
 
 def plain(value: Any, what: str = "value") -> Any:
@@ -41,6 +43,8 @@ def _plain(value: Any, path: str, depth: int) -> Any:
             raise TypeError(f"{path} is {value!r}: only finite numbers can be sent")
         return float(value)
     if isinstance(value, int):
+        if not -_TOO_LARGE < value < _TOO_LARGE:
+            raise TypeError(f"{path} is an integer of more than 4,300 digits: it cannot be sent")
         return int(value)
     if depth >= MAX_DEPTH:
         raise TypeError(f"{path.split('[', 1)[0]} is nested deeper than {MAX_DEPTH}")
