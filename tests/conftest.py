@@ -12,6 +12,9 @@ import psutil
 import pytest
 from hypothesis import settings
 
+# What stands there asserts for the tests, and its failures are to be as clear as theirs.
+pytest.register_assert_rewrite("support")
+
 # No deadlines: machines that run tests are shared, and slow for reasons of their own. In CI the same values every time.
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
