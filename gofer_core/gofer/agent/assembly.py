@@ -62,7 +62,8 @@ def import_plugin(root: Root, hooks: pluggy.PluginManager, plugin: Plugin) -> No
         Refused: any of that fails.
     """
     descriptor = plugin.descriptor
-    source = locate(root, descriptor)
+    with blamed(plugin, "main", "plugin"):
+        source = locate(root, descriptor)
     if isinstance(source, Problem):
         raise Refused(plugin, source)
     plugin.source = source

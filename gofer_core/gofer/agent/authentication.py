@@ -9,7 +9,7 @@ from gofer.entry_points import listed
 from gofer.entry_points import load as load_entry_point
 from gofer.errors import PluginError
 
-__all__ = ["make_authenticator"]
+__all__ = ["make_authenticator", "missing_authenticator"]
 
 _GROUP = "gofer.authenticators"
 
@@ -37,10 +37,21 @@ def make_authenticator(name: str | None) -> Any:
     return made
 
 
+def missing_authenticator(name: str) -> str | None:
+    """Say that no authenticator of a name is installed, and what to install; None: one is, or it may be a class's path.
+
+    Imports nothing.
+    """
+    if "." in name or any(one.name == name for one in listed(_GROUP)):
+        return None
+    return f"no authenticator {name!r} is installed; pip install gofer-authenticator-{name}"
+
+
 def _imported(name: str) -> Any:
-    module, dot, attribute = name.rpartition(".")
-    if not dot:
-        raise PluginError(f"no authenticator {name!r} is installed; pip install gofer-authenticator-{name}")
+    missing = missing_authenticator(name)
+    if missing is not None:
+        raise PluginError(missing)
+    module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as raised:

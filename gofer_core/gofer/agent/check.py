@@ -1,17 +1,20 @@
-"""``goferd --check``: all that is wrong with the configuration, one line each, with nothing imported or started."""
+"""``goferd --check``: all that is wrong with the configuration, one line each, with no plugin imported or started."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gofer.agent.config import Descriptor, Problem, read_descriptors
+from gofer.agent.authentication import missing_authenticator
+from gofer.agent.config import AgentConfig, Descriptor, Problem, read_descriptors
 from gofer.agent.loading import locate
+from gofer.errors import AdapterError
+from gofer.messaging.adapter import find
 from gofer.root import Root
 
 __all__ = ["check"]
 
 
-def check(root: Root, problems: Iterable[Problem]) -> int:
+def check(root: Root, config: AgentConfig, problems: Iterable[Problem]) -> int:
     """Print what is wrong with the agent's settings (``problems``, read before) and with the descriptors.
 
     Returns:
@@ -19,7 +22,7 @@ def check(root: Root, problems: Iterable[Problem]) -> int:
     """
     descriptors, more = read_descriptors(root)
     enabled = [descriptor for descriptor in descriptors if descriptor.enabled]
-    found = [*problems, *more, *(problem for one in enabled for problem in _missing(root, one, descriptors))]
+    found = [*problems, *more, *(problem for one in enabled for problem in _missing(root, config, one, descriptors))]
     for problem in found:
         print(f"{problem.severity}: {problem}")
     errors = sum(problem.severity == "error" for problem in found)
@@ -28,7 +31,9 @@ def check(root: Root, problems: Iterable[Problem]) -> int:
     return 1 if errors else 0
 
 
-def _missing(root: Root, descriptor: Descriptor, all_of_them: Iterable[Descriptor]) -> Iterable[Problem]:
+def _missing(
+    root: Root, config: AgentConfig, descriptor: Descriptor, all_of_them: Iterable[Descriptor]
+) -> Iterable[Problem]:
     """Find what a descriptor names that is not there."""
     source = locate(root, descriptor)
     if isinstance(source, Problem):
@@ -38,3 +43,10 @@ def _missing(root: Root, descriptor: Descriptor, all_of_them: Iterable[Descripto
     ):
         text = f"no enabled plugin {descriptor.extends!r} is described in {root.descriptors}"
         yield Problem("error", str(descriptor.file), "main", "extends", text)
+    if descriptor.url is not None:
+        try:
+            find(descriptor.url, config.messaging.adapter)
+        except AdapterError as error:
+            yield Problem("error", str(descriptor.file), "messaging", "url", str(error))
+    if descriptor.authenticator is not None and (missing := missing_authenticator(descriptor.authenticator)):
+        yield Problem("error", str(descriptor.file), "messaging", "authenticator", missing)

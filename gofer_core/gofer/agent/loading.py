@@ -125,7 +125,7 @@ def _is_module(name: str) -> bool:
     """Tell whether a module is on the Python path, without importing its packages as ``find_spec`` does."""
     path: list[str] | None = None
     parts = name.split(".")
-    if not all(part.isidentifier() for part in parts):
+    if not all(part.isidentifier() for part in parts) or name == "__main__":
         return False
     for depth in range(1, len(parts) + 1):
         dotted = ".".join(parts[:depth])

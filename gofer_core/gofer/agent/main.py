@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["GOFER_ROOT"] = str(root.path)  # for local:// URLs, and for what plugins start
         config, problems = read_agent(root)
         if options.check:
-            return check(root, problems)
+            return check(root, config, problems)
         _set_up_logging(root, config)
         with AgentLock(root), Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP)) as signals:
             return _Daemon(root, config, signals).run(problems)
@@ -185,3 +185,7 @@ def _exit_by(deadline: float, status: int) -> None:
 def _exit_now(status: int) -> None:
     logging.shutdown()
     os._exit(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""Broken descriptors: each is one clear line that names file, section and key, and the plugin beside it answers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from gofer.proxy import Agent
+from gofer.testing.agents import AgentProcess
+from support.localbroker import LocalBroker
+from support.plugins import describe, install
+from support.waiting import eventually
+
+_MAIN = "[main]\nenabled=1\nplugin=good\n"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """One descriptor that will not do: how it is made, and what its line says behind the file's name.
+
+    ``imported``: only an import can tell, so --check does not.
+    """
+
+    name: str
+    make: Callable[[Path, Path], object]
+    says: str
+    imported: bool = False
+
+
+def text(content: str) -> Callable[[Path, Path], object]:
+    return lambda file, site: file.write_text(content)
+
+
+def module(name: str, code: str) -> Callable[[Path, Path], object]:
+    def make(file: Path, site: Path) -> None:
+        install(site, name, code)
+        file.write_text("[main]\nenabled=1\n")
+
+    return make
+
+
+def twice(file: Path, site: Path) -> None:
+    install(site, "twice", "", distribution="one")
+    install(site, "twice", None, distribution="two")
+    file.write_text("[main]\nenabled=1\n")
+
+
+def writable(file: Path, site: Path) -> None:
+    file.write_text(_MAIN)
+    file.chmod(0o666)
+
+
+BROKEN = [
+    Broken("empty", text(""), ": [main]: "),
+    Broken("nomain", text("[messaging]\nurl=local://\n"), ": [main]: "),
+    Broken("noheader", text("enabled=1\n"), ": line 1 stands before any section"),
+    Broken("junk", lambda file, site: file.write_bytes(bytes(range(128, 256)) * 8), ": has byte 0x80 at offset 0"),
+    Broken("nul", text("[main]\nenabled=1\0\n"), ": has a NUL byte at offset 16"),
+    Broken("utf16", lambda file, site: file.write_bytes("[main]\n".encode("utf-16")), ": is UTF-16 text"),
+    Broken("dirs", lambda file, site: file.mkdir(), ": is a directory"),
+    Broken("dangling", lambda file, site: file.symlink_to("nowhere.txt"), ": is a symbolic link to "),
+    Broken("fifo", lambda file, site: os.mkfifo(file), ": is a FIFO"),
+    Broken("writable", writable, ": refused: "),
+    Broken("large", text("#" * (2 << 20)), ": is too large"),
+    Broken("sections", text(f"{_MAIN}[main]\n"), ": [main]: the section is there twice"),
+    Broken("keys", text(f"{_MAIN}enabled=1\n"), ": [main] enabled: the key is there twice"),
+    Broken("flag", text("[main]\nenabled=maybe\n"), ": [main] enabled: 'maybe' is neither yes nor no; allowed: 0, 1"),
+    Broken("threads", text(f"{_MAIN}threads=many\n"), ": [main] threads: 'many' is not a whole number; allowed: "),
+    Broken("range", text(f"{_MAIN}[model]\nmanaged=3\n"), ": [model] managed: '3' is out of range; allowed: "),
+    Broken("duration", text(f"{_MAIN}latency=soon\n"), ": [main] latency: 'soon' is not a duration; allowed: "),
+    Broken("url", text(f"{_MAIN}[messaging]\nurl=carrier://pigeon\n"), ": [messaging] url: "),
+    Broken("queue", text(f"{_MAIN}[model]\nqueue=a/b/c/\n[messaging]\nurl=what ever\n"), ": [messaging] url: "),
+    Broken("choice", text(f"{_MAIN}[model]\ntype=wooden\n"), ": [model] type: 'wooden' is none of them; allowed: "),
+    Broken("notjson.json", text("{"), ": is not JSON: "),
+    Broken("list.json", text("[]"), ": is not a JSON object; allowed: "),
+    Broken("zz-second", text(f"{_MAIN}name=good\n"), ": [main] name: plugin 'good' is described by "),
+    Broken(
+        "uninstalled", text("[main]\nenabled=1\n"), ": [main] plugin: no plugin 'uninstalled' is installed; pip install"
+    ),
+    Broken(
+        "nomodule", text("[main]\nenabled=1\nplugin=no.such\n"), ": [main] plugin: 'no.such' is neither an installed"
+    ),
+    Broken("twice", twice, ": [main] plugin: plugin 'twice' is claimed by one 1.0 and two 1.0"),
+    Broken("extends", text(f"{_MAIN}extends=nobody\n"), ": [main] extends: "),
+    Broken("adapter", text(f"{_MAIN}[messaging]\nurl=pigeon+amqp://h\n"), ": [messaging] url: "),
+    Broken("auth", text(f"{_MAIN}[messaging]\nauthenticator=nope\n"), ": [messaging] authenticator: "),
+    Broken("missing", module("missing", "import nowhere_at_all"), ": [main] plugin: module missing_module ", True),
+    Broken("exits", module("exits", "raise SystemExit(0)"), ": [main] plugin: module exits_module ", True),
+    Broken("syntax", module("syntax", "def ("), ": [main] plugin: module syntax_module ", True),
+    Broken(
+        "loads",
+        module("loads", "from gofer.decorators import load\n@load\ndef begin():\n    raise OSError('no disk')"),
+        ": [main] plugin: its @load or a gofer_load hook failed: OSError: no disk",
+        True,
+    ),
+    Broken(
+        "hook",
+        module("hook", "from gofer.hooks import hookimpl\n@hookimpl\ndef gofer_laod(plugin): pass"),
+        ": [main] plugin: module hook_module: there is no hook gofer_laod; did you mean gofer_load?",
+        True,
+    ),
+]
+
+GOOD = """
+from gofer.decorators import remote
+
+@remote
+def hello():
+    return "hello"
+"""
+
+
+class Home:
+    """A root with a good plugin and all the broken ones."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "root"
+        self.site = folder / "site"
+        self.site.mkdir()
+        self.environ = {**os.environ, "GOFER_ROOT": str(self.root), "PYTHONPATH": str(self.site)}
+        self.process = AgentProcess(self.root, path=(self.site,))
+        for directory in (self.root / "run/gofer", self.root / "var/lib/gofer"):
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o700)
+        install(self.site, "good", GOOD)
+        describe(self.root, "good", "[main]\nenabled=1\n[messaging]\nurl=local://\n[model]\nqueue=good\n")
+
+    def file(self, one: Broken) -> Path:
+        return self.root / "etc/gofer/plugins" / (one.name if "." in one.name else f"{one.name}.conf")
+
+    def break_all(self) -> None:
+        for one in BROKEN:
+            file = self.file(one)
+            one.make(file, self.site)
+            if one.name != "writable" and file.is_file() and not file.is_symlink():
+                file.chmod(0o644)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    home = Home(tmp_path_factory.mktemp("broken"))
+    home.break_all()
+    return home
+
+
+@pytest.fixture(scope="module")
+def lines(home: Home) -> Iterator[list[str]]:
+    """What goferd says, while its good plugin answers."""
+    with LocalBroker(str(home.root / "run/gofer/broker.sock")) as broker, home.process as process:
+        process.start()
+        with Agent(broker.url, "good", wait=20) as agent:
+            eventually(lambda: answers(agent), what=process.tail())
+        process.stop()
+        yield process.log.read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def checked(home: Home) -> subprocess.CompletedProcess[str]:
+    """What ``goferd --check`` says."""
+    code = (
+        "import sys\nfrom gofer.agent.main import main\nstatus = main(['--root', sys.argv[1], '--check'])\n"
+        "assert not [name for name in sys.modules if name.endswith('_module')], 'a plugin was imported'\n"
+        "sys.exit(status)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, str(home.root)],
+        env=home.environ,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def answers(agent: Agent) -> bool:
+    return bool(agent.good.hello() == "hello")
+
+
+@pytest.mark.parametrize("one", BROKEN, ids=lambda one: one.name)
+def test_it_is_one_clear_line_and_the_plugin_beside_it_answers(one: Broken, home: Home, lines: list[str]) -> None:
+    about = [line for line in lines if f"ERROR gofer.agent.main: {home.file(one)}: " in line]
+    about += [line for line in lines if f"ERROR gofer.agent.container: {home.file(one)}: " in line]
+
+    assert len(about) == 1, "\n".join(lines)
+    assert f"{home.file(one)}{one.says}" in about[0]
+
+
+def test_nothing_else_is_an_error(lines: list[str]) -> None:
+    assert len([line for line in lines if " ERROR " in line]) == len(BROKEN)
+    assert not [line for line in lines if "Traceback" in line]
+
+
+@pytest.mark.parametrize("one", [one for one in BROKEN if not one.imported], ids=lambda one: one.name)
+def test_check_tells_it_without_importing_anything(
+    one: Broken, home: Home, checked: subprocess.CompletedProcess[str]
+) -> None:
+    about = [line for line in checked.stdout.splitlines() if line.startswith(f"error: {home.file(one)}: ")]
+
+    assert len(about) == 1, checked.stdout
+    assert f"{home.file(one)}{one.says}" in about[0]
+
+
+def test_check_says_by_its_status_whether_anything_is_wrong(
+    home: Home, checked: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    assert checked.returncode == 1, checked.stdout + checked.stderr
+    assert checked.stderr == ""
+
+    fine = Home(tmp_path)
+    command = [sys.executable, "-m", "gofer.agent.main", "--check"]
+    done = subprocess.run(command, env=fine.environ, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "enabled: good; errors: 0" in done.stdout
+
+
+def test_check_tells_what_is_wrong_in_the_agents_own_settings(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.process.configure("[main]\nshutdown_timeout=whenever\n[loging]\nroot=DEBUG\n")
+    command = [sys.executable, "-m", "gofer.agent.main", "--check"]
+    done = subprocess.run(command, env=home.environ, capture_output=True, text=True, timeout=30, check=False)
+
+    assert done.returncode == 1
+    assert f"error: {home.root}/etc/gofer/agent.conf: [main] shutdown_timeout: 'whenever'" in done.stdout
+    assert "warning: " in done.stdout
+    assert "[loging]" in done.stdout
