@@ -19,7 +19,7 @@ PUBLIC_NAMES = """
 gofer.agent: PluginContainer
 gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks import_plugin
 gofer.agent.attachment: Attachment
-gofer.agent.authentication: make_authenticator
+gofer.agent.authentication: make_authenticator missing_authenticator
 gofer.agent.builtin: admin_api help_text
 gofer.agent.check: check
 gofer.agent.config: AgentConfig Descriptor LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig
@@ -120,20 +120,28 @@ gofer.testing.agents: AgentProcess
 gofer.testing.contract: AdapterContract
 gofer.testing.holder: Holder
 gofer.testing.rabbitmq: BrokerError RabbitMQ
+gofer.testing.rabbitmq_management: BrokerError Management
 gofer.testing.relay: Relay
-gofer.tools.arguments: ADDRESS DURATION INPUT JSON TARGET read_argument read_arguments
+gofer.tools.adapters: adapters
+gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
+gofer.tools.authenticators: authenticators
 gofer.tools.broker: broker
 gofer.tools.demo: demo
+gofer.tools.listing: describe list_entry_points listing_options show
 gofer.tools.main: main
 gofer.tools.output: complain harmless print_json print_table text_of
+gofer.tools.plugins: plugins
 gofer.tools.progress: Bar
 gofer.tools.rmi: rmi
 gofer.tools.scenes: SCENES Scene play
 gofer.tools.stage: Interrupts Stage StageError Told
+gofer.tools.trial: Trial main run_trials
 gofer_adapter_amqp: AmqpAdapter
 gofer_adapter_amqp.adapter: AmqpAdapter
 gofer_adapter_amqp.channels: Consumer Publisher
-gofer_adapter_amqp.connection: Channel ClosedByBroker Connection ProtocolError
+gofer_adapter_amqp.connection: Channel Connection
+gofer_adapter_amqp.errors: ClosedByBroker DIFFERS NOT_FOUND ProtocolError login_error place reason refusal
+gofer_adapter_amqp.nodes: Nodes check_name
 gofer_adapter_amqp.sender: Sender
 gofer_adapter_amqp.transport: Transport
 gofer_adapter_amqp.wire: ACK DELIVER FRAME_END HEARTBEAT NACK RETURN body_size delivered expiration frame_head
