@@ -34,8 +34,8 @@ class TestLocalCalls(CallScenarios):
         return "probe"
 
     @pytest.fixture
-    def declare_queue(self, url: str) -> Iterator[Callable[[str], None]]:
-        link = pool.acquire(Connector.of(url))
+    def declare_queue(self, connector: Connector) -> Iterator[Callable[[str], None]]:
+        link = pool.acquire(connector)
         yield lambda name: link.call(lambda a, t: a.declare_queue(QueueSpec(name), t)) and None
         pool.release(link)
 

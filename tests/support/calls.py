@@ -38,8 +38,13 @@ class CallScenarios:
             yield process.start()
 
     @pytest.fixture
-    def agent(self, agents: AgentProcess, url: str, queue: str) -> Iterator[Agent]:
-        with Agent(Connector(URL.parse(url), reconnect_max=2.0), queue, wait=30) as agent:
+    def connector(self, url: str) -> Connector:
+        """How this process connects."""
+        return Connector(URL.parse(url), reconnect_max=2.0)
+
+    @pytest.fixture
+    def agent(self, agents: AgentProcess, connector: Connector, queue: str) -> Iterator[Agent]:
+        with Agent(connector, queue, wait=30) as agent:
             eventually(lambda: answers(agent), what=agents.tail())
             yield agent
 
@@ -106,7 +111,8 @@ class CallScenarios:
 
         assert agent(progress=progress, data="mine").Probe().work(3) == 3
         assert heard[-1] == (3, 3, "step 3", "mine")
-        assert [completed for _, completed, _, _ in heard] == sorted({c for _, c, _, _ in heard})  # type: ignore[type-var]  # ints
+        steps = [completed for _, completed, _, _ in heard]
+        assert steps == sorted(steps)  # type: ignore[type-var]  # they are ints
 
     # -- how far a request got ----------------------------------------------------------------------------------
 
@@ -134,7 +140,7 @@ class CallScenarios:
             agent(wait=1).Probe().until(str(done))
         assert caught.value.state == "started", agents.tail()
         with pytest.raises(RequestTimeout) as caught:
-            agent(wait=0.7).Probe().work(60)
+            agent(wait=0.7).Probe().work(12)
         assert caught.value.state == "progress"
         assert caught.value.report["details"].startswith("step ")  # type: ignore[index]  # a dict by its state
         done.touch()
@@ -172,7 +178,7 @@ class CallScenarios:
 
     # -- threads and forks --------------------------------------------------------------------------------------
 
-    def test_32_threads_share_an_agent(self, agent: Agent) -> None:
+    def test_32_threads_share_an_agent(self, agent: Agent, tmp_path: Path) -> None:
         """No wake-up is lost: each wait ends within a second of its reply or its deadline, interrupts or not."""
         random = Random(20261122)
         plan = [(random.random(), random.uniform(0.05, 0.6), random.uniform(0.0, 0.5)) for _ in range(32 * 12)]
@@ -183,7 +189,7 @@ class CallScenarios:
             start = time.monotonic()
             try:
                 if kind < 0.3:
-                    probe.note("/dev/null", "slow", seconds)
+                    probe.note(str(tmp_path / "slow"), "slow", seconds)
                 else:
                     assert probe.echo(kind) == kind
                 outcome = "value"
@@ -208,7 +214,7 @@ class CallScenarios:
             try:
                 while not interrupted.is_set():
                     try:
-                        agent.Probe().note("/dev/null", "main", 0.2)
+                        agent.Probe().note(str(tmp_path / "main"), "main", 0.2)
                     except KeyboardInterrupt:
                         interrupted.set()
             finally:

@@ -1,0 +1,44 @@
+"""The ``gofer`` command as a child process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+__all__ = ["GOFER", "gofer", "left_behind"]
+
+#: The command as it is installed.
+GOFER = str(Path(sys.executable).with_name("gofer"))
+
+
+def gofer(
+    *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run ``gofer`` to its end, GOFER_ROOT and all as in this process but for ``environ``."""
+    return subprocess.run(
+        [GOFER, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(environ or {})},
+        timeout=timeout,
+        check=False,
+    )
+
+
+def left_behind(directory: Path) -> list[str]:
+    """List the processes that have a path below a directory in their environment or on their command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            told = [*process.environ().values(), *process.cmdline()]
+        except psutil.Error:
+            continue  # gone meanwhile, or somebody else's
+        if process.pid != os.getpid() and any(f"{directory}/" in value for value in told):
+            found.append(str(process))
+    return found
