@@ -194,6 +194,12 @@ def test_stop_wakes_it_from_another_thread(path: str) -> None:
     broker.stop()
 
 
+def test_a_stop_before_it_serves_counts(path: str) -> None:
+    with Broker(path) as broker:
+        broker.stop()
+        broker.serve_forever()
+
+
 def test_a_step_waits_no_longer_than_it_is_told(path: str) -> None:
     with Broker(path) as broker:
         broker.step(0.0)

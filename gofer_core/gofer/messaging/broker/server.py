@@ -65,6 +65,7 @@ class Broker:
         """
         if self._lock is not None:
             raise MessagingError(f"the broker at {self.path} is open already")
+        self._stopped = False
         try:
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
             self._lock = Lock(f"{self.path}.lock")
