@@ -10,14 +10,15 @@ from typing import TypeVar, cast
 
 import amqp
 from gofer.errors import AdapterError, ConnectionLost, NotFound
-from gofer.messaging.adapter.base import Adapter, Delivery, Event, ExchangeSpec, QueueSpec
+from gofer.messaging.adapter.base import Delivery, Event
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.net import open_socket
 
 from gofer_adapter_amqp.channels import Consumer
 from gofer_adapter_amqp.connection import Channel, Connection
-from gofer_adapter_amqp.errors import DIFFERS, ClosedByBroker, login_error, place, reason, refusal
+from gofer_adapter_amqp.errors import login_error, place, reason, refusal
+from gofer_adapter_amqp.nodes import Nodes, check_name
 from gofer_adapter_amqp.sender import Sender
 
 __all__ = ["AmqpAdapter"]
@@ -29,7 +30,7 @@ _LONGEST_TTL = 4_294_967_295
 _CLOSE_TIME = 1.0
 
 
-class AmqpAdapter(Adapter):
+class AmqpAdapter(Nodes):
     """One AMQP 0-9-1 connection. See :class:`gofer.messaging.adapter.base.Adapter` for what all methods promise.
 
     A subscription has a channel of its own, and so has publishing; what may fail (declaring, asking, a message to an
@@ -68,19 +69,17 @@ class AmqpAdapter(Adapter):
 
     def close(self) -> None:
         """Say goodbye if the broker answers within a second, and close the socket."""
-        connection = self._connection
+        connection, polite = self._connection, self._finished is None
+        self._finished = "closed"
         if connection is None:
-            self._finished = "closed"
             return
         try:
-            if self._finished is None:
-                self._finished = "closed"
+            if polite:
                 connection.deadline = time.monotonic() + _CLOSE_TIME
                 connection.close_politely()
-        except Exception:  # noqa: BLE001, S110 - it was to be closed, and is in any case
-            pass
+        except Exception as error:  # noqa: BLE001 - whatever it is, the connection was to end, and does
+            self._finished = f"closed, while {reason(error)}"
         finally:
-            self._finished = "closed"
             connection.wire.close()
 
     def abandon(self) -> None:
@@ -155,100 +154,13 @@ class AmqpAdapter(Adapter):
             self._fail(error)
             raise
 
-    # -- nodes -----------------------------------------------------------------------------------------------------
-
-    def declare_queue(self, queue: QueueSpec, timeout: float) -> str | None:
-        """Declare a queue, or use the one that is there."""
-        if queue.kind not in ("classic", "quorum"):
-            raise ValueError(f"a queue's kind is classic or quorum, not {queue.kind!r}")
-        name = queue.name
-        _name(name)
-        arguments: dict[str, object] = {}
-        if queue.expires is not None:
-            arguments["x-expires"] = max(1, round(queue.expires * 1000))
-        if queue.kind == "quorum":
-            arguments["x-queue-type"] = "quorum"
-        return self._declare(
-            lambda channel: channel.queue_declare(
-                name,
-                durable=queue.durable,
-                exclusive=queue.exclusive,
-                auto_delete=queue.auto_delete,
-                arguments=arguments,
-            ),
-            lambda channel: channel.queue_declare(name, passive=True),
-            timeout,
-        )
-
-    def delete_queue(self, name: str, timeout: float, *, if_unused: bool = False, if_empty: bool = False) -> None:
-        """Delete a queue."""
-
-        _name(name)
-
-        def delete(channel: Channel) -> None:
-            # RabbitMQ deletes what is not there without a word.
-            channel.queue_declare(name, passive=True, nowait=True)
-            channel.queue_delete(name, if_unused=if_unused, if_empty=if_empty)
-
-        self._ask(delete, timeout)
-
-    def purge_queue(self, name: str, timeout: float) -> None:
-        """Drop a queue's messages."""
-        _name(name)
-        self._ask(lambda channel: channel.queue_purge(name), timeout)
-
-    def declare_exchange(self, exchange: ExchangeSpec, timeout: float) -> str | None:
-        """Declare an exchange, or use the one that is there."""
-        if exchange.kind not in ("direct", "topic", "fanout"):
-            raise ValueError(f"an exchange's kind is direct, topic or fanout, not {exchange.kind!r}")
-        name = exchange.name
-        _name(name)
-        difference = self._declare(
-            lambda channel: channel.exchange_declare(
-                name, exchange.kind, durable=exchange.durable, auto_delete=exchange.auto_delete
-            ),
-            lambda channel: channel.exchange_declare(name, exchange.kind, passive=True),
-            timeout,
-        )
-        self._senders().prove(name)
-        return difference
-
-    def delete_exchange(self, name: str, timeout: float) -> None:
-        """Delete an exchange."""
-
-        _name(name)
-
-        def delete(channel: Channel) -> None:
-            channel.exchange_declare(name, "direct", passive=True, nowait=True)
-            channel.exchange_delete(name)
-
-        self._ask(delete, timeout)
-        self._senders().doubt(name)
-
-    def bind(self, queue: str, exchange: str, key: str, timeout: float) -> None:
-        """Bind a queue to an exchange."""
-        _binding(queue, exchange, key)
-        self._ask(lambda channel: channel.queue_bind(queue, exchange, key), timeout)
-        self._senders().prove(exchange)
-
-    def unbind(self, queue: str, exchange: str, key: str, timeout: float) -> None:
-        """Undo a binding."""
-        _binding(queue, exchange, key)
-
-        def unbind(channel: Channel) -> None:
-            channel.queue_declare(queue, passive=True, nowait=True)
-            channel.exchange_declare(exchange, "direct", passive=True, nowait=True)
-            channel.queue_unbind(queue, exchange, key)
-
-        self._ask(unbind, timeout)
-
     # -- receiving -------------------------------------------------------------------------------------------------
 
     def subscribe(self, queue: str, prefetch: int, timeout: float, *, exclusive: bool = False) -> int:
         """Consume from a queue, on a channel of its own."""
         if not 1 <= prefetch <= 65535:
             raise ValueError(f"prefetch is between 1 and 65535, not {prefetch}")
-        _name(queue)
+        check_name(queue)
         connection = self._open()
         self._subscribed = number = self._subscribed + 1
         consumer = Consumer(connection, number)
@@ -314,10 +226,6 @@ class AmqpAdapter(Adapter):
             raise ConnectionLost(self._finished)
         return self._connection
 
-    def _senders(self) -> Sender:
-        assert self._sender is not None  # noqa: S101 - made by connect, and every caller has passed _open
-        return self._sender
-
     def _settle(self, delivery: Delivery, *, accept: bool, requeue: bool) -> None:
         if self._finished is not None:
             raise ConnectionLost(self._finished)
@@ -364,24 +272,6 @@ class AmqpAdapter(Adapter):
             self._fail(error)
             raise
 
-    def _declare(
-        self, declare: Callable[[Channel], object], look: Callable[[Channel], object], timeout: float
-    ) -> str | None:
-        """Declare; return the broker's sentence when the node is there with other properties."""
-        deadline = time.monotonic() + timeout
-        try:
-            self._ask(declare, timeout)
-        except AdapterError as error:
-            said = error.__cause__
-            if not isinstance(said, ClosedByBroker) or said.code != DIFFERS:
-                raise
-            try:
-                self._ask(look, deadline - time.monotonic())
-            except NotFound:  # nothing there that would differ: the properties themselves are refused
-                raise error from None
-            return said.text
-        return None
-
     def _fail(self, error: BaseException) -> None:
         """Finish the adapter: after an error, or an interrupt, inside a read or write nothing is sure any more.
 
@@ -391,20 +281,3 @@ class AmqpAdapter(Adapter):
         self._finished = reason(error)
         if isinstance(error, Exception):
             raise ConnectionLost(self._finished) from error
-
-
-def _name(name: str) -> None:
-    if not name:
-        raise ValueError("the default exchange is not declared or bound, and a queue has a name")
-    _short(name)
-
-
-def _short(text: str) -> None:
-    if len(text.encode()) > 255:
-        raise ValueError(f"longer than 255 bytes: {text[:60]!r}")
-
-
-def _binding(queue: str, exchange: str, key: str) -> None:
-    _name(queue)
-    _name(exchange)
-    _short(key)

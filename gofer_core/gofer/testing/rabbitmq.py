@@ -6,8 +6,6 @@ listens on 127.0.0.1 only.
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import random
 import secrets
@@ -16,13 +14,12 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 from urllib.parse import quote
+
+from gofer.testing.rabbitmq_management import BrokerError, Management
 
 __all__ = ["BrokerError", "RabbitMQ"]
 
@@ -39,11 +36,7 @@ management.sample_retention_policies.detailed.10 = 1
 _INSTALL = "install it: apt-get install -y rabbitmq-server (and: systemctl disable --now rabbitmq-server)"
 
 
-class BrokerError(RuntimeError):
-    """The test broker cannot be started, stopped or asked. The text has the end of its log."""
-
-
-class RabbitMQ:
+class RabbitMQ(Management):
     """One RabbitMQ node under a directory, started and stopped as often as a test likes on the same ports.
 
     Not thread-safe. A context manager: it starts on entry; on exit it stops and deletes its directory.
@@ -191,49 +184,6 @@ class RabbitMQ:
         if done.returncode != 0:
             raise BrokerError(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
-
-    def api(self, method: str, path: str, body: object = None, timeout: float = 10.0) -> Any:
-        """Ask the management API as guest: ``api("GET", "/queues")``; the path's names are already quoted.
-
-        Returns:
-            The answer's JSON, or None when it has no body.
-
-        Raises:
-            BrokerError: the API said no; the text has its status and words.
-        """
-        if not self.management:
-            raise BrokerError("this RabbitMQ was made without management=True")
-        request = urllib.request.Request(
-            f"http://{self.host}:{self.management_port}/api{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={
-                "Authorization": "Basic " + base64.b64encode(b"guest:guest").decode(),
-                "Content-Type": "application/json",
-            },
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310 - the scheme is written above
-                text = answer.read()
-        except urllib.error.HTTPError as refused:
-            with refused:
-                words = refused.read().decode(errors="replace")
-            raise BrokerError(f"{method} {path}: {refused.code} {words}") from None
-        return json.loads(text) if text else None
-
-    def connections(self) -> list[dict[str, Any]]:
-        """The connections that the server knows, as the management API shows them."""
-        return list(self.api("GET", "/connections"))
-
-    def queues(self, vhost: str = "/") -> list[dict[str, Any]]:
-        """The queues of a virtual host, as the management API shows them."""
-        return list(self.api("GET", f"/queues/{quote(vhost, safe='')}"))
-
-    def add_user(self, name: str, password: str, *, vhost: str = "/", permissions: str = ".*") -> None:
-        """Make a user that may configure, write and read what the regular expression matches."""
-        self.api("PUT", f"/users/{quote(name, safe='')}", {"password": password, "tags": ""})
-        rights = {"configure": permissions, "write": permissions, "read": permissions}
-        self.api("PUT", f"/permissions/{quote(vhost, safe='')}/{quote(name, safe='')}", rights)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
