@@ -142,6 +142,10 @@ class Caller:
         """The kinds of replies for a serial number so far, in their order."""
         return [reply.get("status") or "result" for reply in self.heard(sn)]
 
+    def until(self, sn: str | None, words: list[str]) -> None:
+        """Wait until the replies so far are of these kinds."""
+        eventually(lambda: self.words(sn) == words)
+
     def end(self, sn: str | None, timeout: float = 15.0) -> dict[str, Any]:
         """Wait for the reply that ends a request: a result or a rejection."""
 
@@ -186,6 +190,10 @@ class Served:
     def counted(self) -> dict[str, int]:
         """The counters that are not 0."""
         return {name: count for name, count in self.receiver.counters.snapshot().items() if count}
+
+    def seen(self, name: str, count: int) -> None:
+        """Wait until a counter has a value."""
+        eventually(lambda: self.receiver.counters[name] == count, what=f"{name} {count}, counted: {self.counted}")
 
     def idle(self) -> None:
         """Wait until nothing is in work."""

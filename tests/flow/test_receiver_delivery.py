@@ -1,0 +1,282 @@
+"""What is accepted is held until its result is taken, whatever happens to connections, callers and the agent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gofer.messaging.adapter.base import Delivery, ExchangeSpec, QueueSpec
+from gofer.messaging.link import Link, Subscription
+from gofer.rmi.receiver import Receiver
+from support import kennel
+from support.receiving import QUEUE, Served, driven, request, served
+from support.waiting import eventually
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Served]:
+    with served(tmp_path) as serving:
+        yield serving
+
+
+def cut(link: Link) -> None:
+    """Cut the agent's connection, and wait until it is back."""
+    before = link.up_since
+    link.suspend()
+    eventually(lambda: link.up_since not in (None, before))
+
+
+def left_in_queue(serving: Served, queue: str = QUEUE) -> list[bytes]:
+    """Take what the broker has in a queue, through a connection of its own; only when nobody else reads it."""
+    taken: list[bytes] = []
+    with driven(serving.path) as link:
+
+        def keep(delivery: Delivery) -> None:
+            taken.append(delivery.body)
+            link.accept(delivery)
+
+        def prepare(adapter: Any, timeout: float) -> None:
+            adapter.declare_queue(QueueSpec(queue), timeout)
+
+        link.subscribe(Subscription(queue, 1000, keep, prepare), 10.0)
+        end = time.monotonic() + 0.3  # nothing tells that no more will come
+        eventually(lambda: time.monotonic() > end)
+    return taken
+
+
+# -- the same request again ----------------------------------------------------------------------------------------
+
+
+def test_a_request_in_work_that_is_delivered_again_runs_once(serving: Served) -> None:
+    asked = request("Dog", "wait", "once")
+    serving.caller.send(asked)
+    assert kennel.gate.entered.acquire(timeout=5)
+    cut(serving.link)
+    serving.seen("repeated", 1)
+    kennel.gate.open.set()
+    assert serving.caller.end(asked["sn"])["result"] == {"retval": "once"}
+    serving.idle()
+    assert kennel.ran() == ["once"]
+    assert serving.caller.words(asked["sn"]).count("result") == 1
+
+    serving.receiver.stop(5)
+    assert left_in_queue(serving) == []  # the new delivery was acknowledged
+
+
+def test_requests_that_wait_and_are_delivered_again_run_once_and_in_order(tmp_path: Path) -> None:
+    with served(tmp_path, threads=1) as serving:
+        asked = [request("Dog", "wait" if n == 0 else "echo", n) for n in range(20)]
+        for one in asked:
+            serving.caller.send(one)
+        assert kennel.gate.entered.acquire(timeout=5)
+        serving.seen("accepted", 20)
+        for times in (1, 2, 3):
+            cut(serving.link)
+            serving.seen("repeated", 20 * times)
+        kennel.gate.open.set()
+        for one in asked:
+            serving.caller.end(one["sn"])
+        serving.idle()
+        assert kennel.ran() == list(range(20))
+        serving.receiver.stop(5)
+        assert left_in_queue(serving) == []
+
+
+def test_a_caller_that_publishes_again_is_answered_once_for_both(serving: Served) -> None:
+    asked = request("Dog", "wait", "once")
+    serving.caller.send(asked)
+    assert kennel.gate.entered.acquire(timeout=5)
+    serving.caller.send({**asked, "again": True})
+    serving.seen("repeated", 1)
+    kennel.gate.open.set()
+    serving.caller.end(asked["sn"])
+    serving.idle()
+    assert kennel.ran() == ["once"]
+    serving.receiver.stop(5)
+    assert left_in_queue(serving) == []  # both copies were acknowledged
+
+
+def test_an_ended_request_is_answered_again_and_not_run_again(serving: Served) -> None:
+    asked = request("Dog", "echo", "once", data="mine")
+    first = serving.caller.call(asked)
+    serving.idle()
+    serving.caller.send({**asked, "again": True})
+    eventually(lambda: serving.caller.words(asked["sn"]).count("result") == 2)
+    results = [reply for reply in serving.caller.heard(asked["sn"]) if "result" in reply]
+    assert [(one["result"], one["data"]) for one in results] == [(first["result"], "mine")] * 2
+    serving.idle()
+    assert kennel.ran() == ["once"]
+
+
+def test_an_ended_exception_is_answered_again_too(serving: Served) -> None:
+    asked = request("Dog", "fail", "no", 5)
+    first = serving.caller.call(asked)
+    serving.idle()
+    serving.caller.replies.clear()
+    assert serving.caller.call(asked)["result"] == first["result"]
+
+
+def test_another_request_of_the_same_number_is_rejected(serving: Served) -> None:
+    asked = request("Dog", "echo", "first")
+    serving.caller.call(asked)
+    serving.idle()
+    serving.caller.replies.clear()
+    other = request("Dog", "echo", "second", sn=asked["sn"])
+    assert serving.caller.call(other)["code"] == "sn.conflict"
+    assert kennel.ran() == ["first"]
+
+
+# -- the connection ------------------------------------------------------------------------------------------------
+
+
+def test_a_result_that_comes_while_there_is_no_connection_is_sent_later(serving: Served) -> None:
+    asked = request("Dog", "wait", "late")
+    serving.caller.send(asked)
+    assert kennel.gate.entered.acquire(timeout=5)
+    serving.link.suspend()
+    kennel.gate.open.set()
+    assert serving.caller.end(asked["sn"])["result"] == {"retval": "late"}
+    serving.idle()
+    assert kennel.ran() == ["late"]
+
+
+def test_nothing_is_lost_or_run_twice_while_the_connection_breaks_again_and_again(serving: Served) -> None:
+    asked = [request("Dog", "echo", n) for n in range(300)]
+    for n, one in enumerate(asked):
+        serving.caller.send(one)
+        if n % 50 == 25:
+            cut(serving.link)
+    for n, one in enumerate(asked):
+        assert serving.caller.end(one["sn"], 30)["result"] == {"retval": n}
+    serving.idle()
+    assert sorted(kennel.ran()) == list(range(300))
+    serving.receiver.stop(5)
+    assert left_in_queue(serving) == []
+
+
+# -- replies that nobody takes -------------------------------------------------------------------------------------
+
+
+def test_a_reply_without_a_queue_is_retried_counted_and_let_go(
+    serving: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    for replyto in ("no-such-queue", "nope/x", "amq.direct/no-such-key"):
+        serving.caller.send(request("Dog", "echo", replyto, replyto=replyto))
+    eventually(lambda: len(kennel.ran()) == 3)
+    assert serving.caller.value("Dog", "echo", "meanwhile") == "meanwhile"  # it disturbs nobody
+    serving.seen("undeliverable", 3)
+    assert serving.counted["retried"] >= 6
+    assert serving.receiver.open == serving.receiver.outgoing.pending == 0
+    assert caplog.text.count("cannot be delivered") == 3
+    serving.receiver.stop(5)
+    assert left_in_queue(serving) == []
+
+
+def test_a_reply_queue_that_comes_back_in_time_gets_the_result(tmp_path: Path) -> None:
+    with served(tmp_path, give_up=20.0) as serving:
+        asked = request("Dog", "echo", 1, replyto="late-queue")
+        serving.caller.send(asked)
+        eventually(lambda: serving.counted.get("retried"))
+        serving.caller.listen("late-queue")
+        assert serving.caller.end(asked["sn"])["result"] == {"retval": 1}
+        serving.idle()
+        assert "undeliverable" not in serving.counted
+
+
+def test_an_exchange_that_comes_in_time_too(tmp_path: Path) -> None:
+    with served(tmp_path, give_up=20.0) as serving:
+        asked = request("Dog", "echo", 1, replyto="late-exchange/replies")
+        serving.caller.send(asked)
+        eventually(lambda: serving.counted.get("retried"))
+        link = serving.caller.link
+        link.call(lambda adapter, timeout: adapter.declare_exchange(ExchangeSpec("late-exchange"), timeout))
+        link.call(lambda adapter, timeout: adapter.bind("replies", "late-exchange", "replies", timeout))
+        assert serving.caller.end(asked["sn"])["result"] == {"retval": 1}
+
+
+def test_replies_that_nobody_takes_never_fill_the_window(tmp_path: Path) -> None:
+    """The broker delivers ``prefetch`` requests; behind each undeliverable result stands one of them."""
+    with served(tmp_path, give_up=60.0, prefetch=10) as serving:
+        for n in range(40):
+            serving.caller.send(request("Dog", "echo", n, replyto="no-such-queue"))
+        assert serving.caller.value("Dog", "echo", "still here") == "still here"
+        eventually(lambda: serving.counted.get("undeliverable", 0) >= 35)
+        assert serving.receiver.outgoing.pending <= 5
+
+
+def test_statuses_that_nobody_takes_are_counted_and_not_sent_again(serving: Served) -> None:
+    serving.caller.send(request("Dog", "progress", 1, replyto="no-such-queue"))
+    serving.seen("undeliverable", 1)
+    assert serving.counted["statuses_lost"] == 4
+
+
+# -- stopping ------------------------------------------------------------------------------------------------------
+
+
+def test_stop_gives_back_what_waits_and_lets_end_what_runs(tmp_path: Path) -> None:
+    with served(tmp_path, threads=1) as serving:
+        running = request("Dog", "wait", "running")
+        serving.caller.send(running)
+        waiting = [request("Dog", "echo", n) for n in range(5)]
+        for one in waiting:
+            serving.caller.send(one)
+        serving.seen("accepted", 6)
+        assert kennel.gate.entered.acquire(timeout=5)
+        assert [one.sn for one in serving.receiver.stop(0.1)] == [running["sn"]]
+
+        kennel.gate.open.set()
+        assert serving.plugin.workers.stop(5) == ([], [])
+        assert kennel.ran() == ["running"]
+        bodies = left_in_queue(serving)
+        assert len(bodies) == 5
+        assert [one["sn"] in body.decode() for one, body in zip(waiting, bodies, strict=True)] == [True] * 5
+
+
+def test_stop_waits_for_what_runs_and_for_its_result(serving: Served) -> None:
+    asked = [request("Dog", "wait", 1), request("Dog", "wait_later", 2)]
+    for one in asked:
+        serving.caller.send(one)
+        assert kennel.gate.entered.acquire(timeout=5)
+    serving.clock.call_after(0.2, kennel.gate.open.set)
+    assert serving.receiver.stop(10) == []
+    for n, one in enumerate(asked):
+        assert serving.caller.end(one["sn"])["result"] == {"retval": n + 1}
+    assert left_in_queue(serving) == []
+
+
+def test_what_is_in_the_window_of_latency_is_given_back(tmp_path: Path) -> None:
+    with served(tmp_path, latency=60.0) as serving:
+        for n in range(3):
+            serving.caller.send(request("Dog", "echo", n))
+        serving.seen("accepted", 3)
+        assert serving.receiver.stop(5) == []
+        assert len(left_in_queue(serving)) == 3
+        assert kennel.ran() == []
+
+
+def test_what_was_given_back_is_run_by_the_next_receiver(tmp_path: Path) -> None:
+    """The plugin is attached again: nothing waiting is lost, and what still ran is not run again."""
+    with served(tmp_path, threads=1) as serving:
+        running = request("Dog", "wait", "running")
+        serving.caller.send(running)
+        assert kennel.gate.entered.acquire(timeout=5)
+        waiting = [request("Dog", "echo", n) for n in range(5)]
+        for one in waiting:
+            serving.caller.send(one)
+        serving.seen("accepted", 6)
+        serving.receiver.stop(0.1)
+
+        again = Receiver(serving.plugin, serving.link, serving.clock, serving.book)
+        again.start(QUEUE, 10.0)
+        kennel.gate.open.set()
+        for n, one in enumerate(waiting):
+            assert serving.caller.end(one["sn"])["result"] == {"retval": n}
+        cut(serving.link)  # the broker delivers again what the first receiver could not acknowledge
+        assert serving.caller.end(running["sn"])["result"] == {"retval": "running"}
+        eventually(lambda: not again.open)
+        assert kennel.ran() == ["running", 0, 1, 2, 3, 4]
+        again.stop(5)
+        assert left_in_queue(serving) == []
