@@ -263,6 +263,39 @@ def test_latency_holds_each_request_back_keeps_their_order_and_holds_no_other(tm
         assert 0.3 <= time.monotonic() - start < 3.0
 
 
+# -- how long it may take ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["wait", "wait_later"])
+@pytest.mark.parametrize(("plugin", "caller"), [(0.1, None), (None, 0.1), (0.1, 60.0), (60.0, 0.1)])
+def test_a_method_that_takes_too_long_is_told_and_so_is_its_caller(
+    tmp_path: Path, method: str, plugin: float | None, caller: float | None
+) -> None:
+    with served(tmp_path, timeout=plugin) as serving:
+        asked = request("Dog", method, 1, timeout=caller)
+        end = serving.caller.call(asked)["result"]
+        assert (end["xmodule"], end["xclass"]) == ("gofer.errors", "ExecutionTimeout")
+        assert f"Dog.{method}() took longer than 0.1 s" in end["xargs"][0]
+        kennel.gate.open.set()
+        assert serving.caller.value("Dog", "echo", 2) == 2
+        serving.idle()
+        assert serving.caller.words(asked["sn"]) == ["accepted", "started", "result"]
+        assert serving.counted == {"accepted": 2, "done": 1, "failed": 1}
+
+
+def test_the_methods_own_limit_counts_too_and_it_can_see_that_it_is_over(serving: Served) -> None:
+    assert serving.caller.error("Dog", "brief")["xclass"] == "ExecutionTimeout"
+    assert kennel.gate.contexts[0].cancelled()
+    kennel.gate.open.set()
+    eventually(lambda: kennel.ran() == ["ended"])
+
+
+def test_a_method_within_its_limit_is_left_alone(serving: Served) -> None:
+    kennel.gate.open.set()
+    assert serving.caller.value("Dog", "brief") == []
+    assert kennel.gate.contexts[0].cancelled() is False
+
+
 # -- what others see -----------------------------------------------------------------------------------------------
 
 

@@ -79,6 +79,7 @@ class PluginForTests:
     admin: API | None = None
     authenticator: Authenticator | None = None
     latency: float = 0.0
+    timeout: float | None = None
     max_message: int = 1 << 20
 
     @property

@@ -49,6 +49,8 @@ class Attachment:
         self.workers = plugin.workers
         self.loop = plugin.loop
         self.latency = descriptor.latency
+        self.timeout = descriptor.timeout
+        self.timeout = descriptor.timeout
         self.max_message = container.config.messaging.max_message
         self._links = container.links
         self.link = self._links.acquire(connector)

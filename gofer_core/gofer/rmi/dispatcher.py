@@ -51,24 +51,27 @@ class Dispatcher:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def call(self, request: Received) -> Any:
-        """Find the method that answers a request, call it if its caller may, and return its value.
+    def find(self, request: Received) -> Target:
+        """Find the method that answers a request.
+
+        Raises:
+            NamespaceNotFound, MemberNotFound: the plugin that was asked has none, and nobody else answers for it.
+            Exception: whatever a hook raised.
+        """
+        service = self._service
+        owner = service.hook.gofer_route(plugin=service.plugin, request=request)
+        return (service if owner is None else owner).api.find(request.classname, request.method)
+
+    def invoke(self, request: Received, target: Target) -> Any:
+        """Call a method, if its caller may, and return its value.
 
         For ``async def`` that is an awaitable, to be run in the context that is current now.
 
         Raises:
-            NamespaceNotFound, MemberNotFound: the plugin that was asked has none, and nobody else answers for it.
             NotAuthorized: not for this caller.
             DispatchError: it cannot be run here.
             BaseException: whatever the method or a hook raised.
         """
-        service = self._service
-        owner = service.hook.gofer_route(plugin=service.plugin, request=request)
-        target = (service if owner is None else owner).api.find(request.classname, request.method)
-        return self.invoke(request, target)
-
-    def invoke(self, request: Received, target: Target) -> Any:
-        """Do as ``call`` with a method that was found."""
         request.api = target
         authorize(target, request)
         if target.model != DIRECT:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from gofer.errors import Cancelled
+from gofer.errors import Cancelled, ExecutionTimeout
 from gofer.messaging.document import encode, shown
 from gofer.messaging.value import plain
 from gofer.rmi.answers import CannotSign, Refusal
@@ -44,13 +45,13 @@ class Execution:
 
     def run(self, request: Received) -> None:
         """Run a request to its end, or (``async def``) to where the plugin's event loop goes on with it."""
-        self._run(request, lambda: self._dispatcher.call(request))
+        self._run(request, None)
 
     def answer(self, request: Received, target: Target) -> None:
         """Run a request by a method that was found already."""
-        self._run(request, lambda: self._dispatcher.invoke(request, target))
+        self._run(request, target)
 
-    def _run(self, request: Received, call: Callable[[], Any]) -> None:
+    def _run(self, request: Received, target: Target | None) -> None:
         if request.cancelled.is_set():
             self.fail(request, Cancelled("cancelled before it was started"))
             return
@@ -64,7 +65,9 @@ class Execution:
         token = Context(request).enter()
         try:
             with self._service.entered():
-                value = call()
+                target = target or self._dispatcher.find(request)
+                self._limit(request, target)
+                value = self._dispatcher.invoke(request, target)
                 if inspect.isawaitable(value):
                     self._go_on(request, value)
                     return
@@ -74,6 +77,25 @@ class Execution:
             self._succeed(request, value)
         finally:
             Context.leave(token)
+
+    def _limit(self, request: Received, target: Target) -> None:
+        """Have the call ended when it takes longer than the smallest of the limits that it has."""
+        asked = (target.mark.timeout, self._service.timeout, request.document.timeout)
+        seconds = min((one for one in asked if one is not None), default=None)
+        if seconds is None:
+            return
+
+        def expire() -> None:
+            # Ending it calls hooks, which may take their time: not in the clock's thread, which others need.
+            name = f"gofer-{self._service.name}-timeout"
+            threading.Thread(target=self._expire, args=(request, seconds), name=name, daemon=True).start()
+
+        request.timer = self._receiver.clock.call_after(max(0.0, seconds), expire)
+
+    def _expire(self, request: Received, seconds: float) -> None:
+        # In this process nothing can stop a method: it is told, and its caller is.
+        request.cancelled.set()
+        self.fail(request, ExecutionTimeout(f"{request.target}() took longer than {seconds:g} s; it may still run"))
 
     def _go_on(self, request: Received, value: Awaitable[Any]) -> None:
         if request.api is None or not request.api.is_async:
@@ -133,6 +155,8 @@ class Execution:
         if not request.end():
             return
         receiver = self._receiver
+        if request.timer is not None:
+            request.timer.cancel()
         body: bytes | CannotSign = b""
         if request.replyto is not None:
             try:

@@ -170,7 +170,6 @@ class Outgoing:
 
     def _drop(self, letter: _Letter, why: str) -> None:
         if self._end(letter, True):
-            self._counters.add("undeliverable")
             log.warning(
                 "%s for %s cannot be delivered (%s; %s): given up after %d tries",
                 letter.what,
@@ -179,6 +178,7 @@ class Outgoing:
                 why,
                 letter.tries + 1,  # the first one, too
             )
+            self._counters.add("undeliverable")
 
     def _end(self, letter: _Letter, settled: bool) -> bool:
         with self._changed:

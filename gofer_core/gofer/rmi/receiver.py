@@ -295,9 +295,9 @@ class Receiver:
             self._drop(delivery, f"{refused.refusal.code}, not answered: the link is down or full")
 
     def _drop(self, delivery: Delivery, why: str) -> None:
-        self.counters.add("dropped")
         if self._complaints.allows():
             log.warning("plugin %s: a message is dropped (%s): %s", self.service.name, why, _start_of(delivery.body))
+        self.counters.add("dropped")
         self.link.accept(delivery)
 
 

@@ -17,6 +17,7 @@ from gofer.messaging.document import Request, shown
 if TYPE_CHECKING:
     from gofer.messaging.adapter.base import Delivery
     from gofer.rmi.api import Target
+    from gofer.rmi.clock import Timer
     from gofer.rmi.receiver import Receiver
 
 __all__ = ["DONE", "ENDED", "QUEUED", "RUNNING", "Received", "digest_of"]
@@ -60,6 +61,7 @@ class Received:
         "started",
         "state",
         "statuses",
+        "timer",
     )
 
     def __init__(
@@ -90,6 +92,7 @@ class Received:
         self.api: Target | None = None
         self.statuses: Any = None
         self.progress: Any = None
+        self.timer: Timer | None = None
         self._ended = threading.Lock()
 
     @property

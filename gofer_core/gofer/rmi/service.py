@@ -61,6 +61,10 @@ class Service(Protocol):
         """Seconds that a request waits before it goes to a worker."""
 
     @property
+    def timeout(self) -> float | None:
+        """Seconds that a method may run; None: no limit."""
+
+    @property
     def max_message(self) -> int:
         """The most bytes of a document, either way."""
 
