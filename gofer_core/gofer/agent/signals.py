@@ -15,7 +15,7 @@ _WOKEN = 0  # no signal has this number
 
 
 class Signals:
-    """The signals that this process wants to hear of, from entering ``with`` on. For the main thread alone.
+    """The signals that this process wants to hear of, from entering ``with`` to its end. For the main thread alone.
 
     One that arrives while nobody waits is kept for the next ``wait``. They are not blocked, so that what plugins start
     does not inherit a mask under which it could not be ended.
@@ -24,22 +24,21 @@ class Signals:
     def __init__(self, wanted: Iterable[signal.Signals]) -> None:
         """Remember which signals are wanted."""
         self._wanted = tuple(wanted)
-        self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Signals:
         """Begin to keep the signals."""
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._former = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in self._wanted:
-            self._before[number] = signal.signal(number, _ignore)
+            signal.signal(number, _ignore)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Restore what was before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() itself has returned
+        """Ignore the signals from now on: what ends now has been told to, or has failed."""
+        for number in self._wanted:
+            signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(self._former)
         os.close(self._read)
         write, self._write = self._write, -1
