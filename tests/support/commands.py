@@ -31,7 +31,7 @@ def gofer(
     )
 
 
-def left_behind(directory: Path) -> list[str]:
+def left_behind(directory: Path) -> list[psutil.Process]:
     """List the processes that have a path below a directory in their environment or on their command line."""
     found = []
     for process in psutil.process_iter():
@@ -40,5 +40,5 @@ def left_behind(directory: Path) -> list[str]:
         except psutil.Error:
             continue  # gone meanwhile, or somebody else's
         if process.pid != os.getpid() and any(f"{directory}/" in value for value in told):
-            found.append(str(process))
+            found.append(process)
     return found

@@ -37,7 +37,7 @@ It stays up until you press Ctrl-C. In a second terminal, type:
   export GOFER_ROOT={root}
   {gofer} rmi -a demo -t Demo.echo hello
   {gofer} rmi -a demo -t Demo.bark woof times=2 loud=true
-  {gofer} rmi -a demo -t Demo.progress -p working 20
+  {gofer} rmi -a demo -t Demo.progress -p working 10
   {gofer} rmi -a demo -t Admin.help
   {python} -c 'from gofer.proxy import Agent; print(Agent("local://", "demo").demo.hello("you"))'
   tail -f {log}
@@ -83,6 +83,9 @@ def _start(stage: Stage) -> None:
     descriptor = root.ensure(root.descriptors) / "demo.conf"
     shutil.copyfile(sample, descriptor)
     descriptor.chmod(0o600)
+    # Who is interrupted does not wait long for calls that run; and a caller that left is not waited for at all.
+    root.agent_conf.write_text("[main]\nshutdown_timeout = 2\n")
+    root.agent_conf.chmod(0o600)
     broker = stage.start("broker", ["-P", "-m", "gofer.tools.main", "broker"])
     stage.until(broker.read_bytes, _START, "the start of the broker")
     stage.start(

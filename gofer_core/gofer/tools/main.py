@@ -26,12 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a value may hold what the terminal's encoding does not
             stream.reconfigure(errors="backslashreplace")
+    context: click.Context | None = None
     try:
-        status = _gofer.main(args=None if argv is None else list(argv), prog_name="gofer", standalone_mode=False)
+        # Not click's own main, which would make 1, "the method raised", of a reader that has gone away.
+        with _gofer.make_context("gofer", list(sys.argv[1:] if argv is None else argv)) as context:
+            status = _gofer.invoke(context)
         sys.stdout.flush()
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        command = "gofer" if context is None else context.command_path
+        where = getattr(error, "ctx", None)
+        command = "gofer" if where is None else where.command_path
         complain(command, f"{error.format_message()} (see {command} --help)")
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -40,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         return 141
     except GoferError as error:
-        complain("gofer", error)
+        complain("gofer" if context is None else f"gofer {context.invoked_subcommand}", error)
         return 1
     return status if isinstance(status, int) else 0
 

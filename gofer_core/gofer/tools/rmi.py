@@ -183,8 +183,9 @@ def _tell(error: Exception, status: int) -> None:
     if status == _RAISED:
         print(harmless(_trace(error).rstrip()), file=sys.stderr)
     if isinstance(error, RemoteException):
-        lines = error.trace.strip().splitlines()
-        complain("gofer rmi", f"{error.xclass}: {lines[-1] if lines else ''}")
+        name = f"{error.xmodule}.{error.xclass}"
+        said = (line for line in error.trace.splitlines() if line.startswith(name))  # the traceback's own last part
+        complain("gofer rmi", next(said, f"{name}: {error.xargs}"))
     elif status == _RAISED or not str(error):
         complain("gofer rmi", f"{type(error).__name__}: {error}")
     else:

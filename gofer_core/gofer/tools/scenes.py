@@ -40,16 +40,16 @@ except TooTired as tired:
     print(f"{tired}; caught as {type(tired).__name__}, barks={tired.barks}")""",
     ),
     Scene(
+        "A call that outlives its wait says how far it got.",
+        """agent(wait=1).Demo().progress(8, pause=0.2)""",
+        raises="RequestTimeout",
+    ),
+    Scene(
         "Progress, as a live bar.",
         """\
 from gofer.tools.progress import Bar
 with Bar("working") as bar:
     print(agent(progress=bar).Demo().progress(15, pause=0.1))""",
-    ),
-    Scene(
-        "A call that outlives its wait says how far it got.",
-        """agent(wait=1).Demo().progress(6, pause=0.3)""",
-        raises="RequestTimeout",
     ),
     Scene(
         "Fired and forgotten: the request's serial number, at once.",

@@ -36,11 +36,15 @@ class Told(BaseException):
 
 
 class Interrupts:
-    """SIGINT, SIGTERM and SIGHUP as ``Told``, raised in the main thread; but not inside ``shielded``, only after it."""
+    """SIGINT, SIGTERM and SIGHUP as ``Told``, raised in the main thread; but not inside ``shielded``, only after it.
+
+    The first one counts. Those that follow it are ignored, so that nothing interrupts the cleaning up.
+    """
 
     def __init__(self) -> None:
         self._shields = 0
-        self._pending: int | None = None
+        self._told: Told | None = None
+        self._raised = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Interrupts:
@@ -52,7 +56,7 @@ class Interrupts:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() itself has returned
+            signal.signal(number, signal.SIG_IGN if self._told else handler)  # type: ignore[arg-type]  # what signal() itself has returned
 
     @contextmanager
     def shielded(self) -> Iterator[None]:
@@ -62,15 +66,16 @@ class Interrupts:
             yield
         finally:
             self._shields -= 1
-        if self._pending is not None and not self._shields:
-            number, self._pending = self._pending, None
-            raise Told(number)
+        self._raise()
 
     def _come(self, number: int, frame: FrameType | None) -> None:
-        if self._shields:
-            self._pending = number
-        else:
-            raise Told(number)
+        self._told = self._told or Told(number)
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._told is not None and not self._raised and not self._shields:
+            self._raised = True
+            raise self._told
 
 
 class Stage:

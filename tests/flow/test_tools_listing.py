@@ -1,0 +1,222 @@
+"""``gofer plugins``, ``gofer adapters`` and ``gofer authenticators``, with distributions on a path of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.commands import GOFER, gofer, left_behind
+from support.plugins import describe, install
+from support.waiting import eventually
+
+GOOD = """
+from gofer.decorators import remote
+
+@remote
+def hello():
+    return "hello"
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    return site
+
+
+def listed(command: str, *arguments: str) -> dict[str, dict[str, Any]]:
+    done = gofer(command, "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    return {one["name"]: one for one in json.loads(done.stdout)}
+
+
+def test_a_plugin_is_shown_with_what_provides_it(site: Path) -> None:
+    install(site, "good", GOOD, version="2.5", distribution="acme-good")
+    assert listed("plugins")["good"] == {
+        "name": "good",
+        "version": "2.5",
+        "distribution": "acme-good",
+        "value": "good_module",
+        "broken": None,
+        "enabled": False,
+        "descriptors": [],
+    }
+
+
+def test_a_plugin_is_enabled_by_a_descriptor_of_its_name_or_one_that_names_it(site: Path, root: Path) -> None:
+    for name in ("by_name", "named", "off", "undescribed"):
+        install(site, name, GOOD)
+    first = describe(root, "by_name")
+    second = describe(root, "other", "[main]\nenabled = 1\nplugin = named\n")
+    third = describe(root, "off", "[main]\nenabled = 0\n")
+    found = listed("plugins")
+    assert {name: (one["enabled"], one["descriptors"]) for name, one in found.items() if name != "demo"} == {
+        "by_name": (True, [str(first)]),
+        "named": (True, [str(second)]),
+        "off": (False, [str(third)]),
+        "undescribed": (False, []),
+    }
+
+
+def test_the_root_may_be_given(site: Path, tmp_path: Path) -> None:
+    install(site, "good", GOOD)
+    (tmp_path / "second/etc/gofer/plugins").mkdir(parents=True, mode=0o755)
+    describe(tmp_path / "second", "good")
+    assert not listed("plugins")["good"]["enabled"]
+    assert listed("plugins", "--root", str(tmp_path / "second"))["good"]["enabled"]
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("import nothing_of_this_name", "No module named 'nothing_of_this_name'"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("def broken(:", "SyntaxError"),
+        ("import sys; sys.exit(3)", "exit status 3"),
+        ("import os; os._exit(0)", "ends the process with status 0"),
+        ("import os; os._exit(7)", "ends the process with status 7"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "kills the process (SIGKILL)"),
+        ("import threading; threading.Event().wait()", "takes longer than 2 s"),
+        ("from gofer.hooks import hookimpl\n@hookimpl\ndef gofer_lood(plugin): ...", "did you mean gofer_load"),
+        ("from gofer.decorators import remote\n@remote(model='spoon')\ndef f(): ...", "'spoon'"),
+        ("from gofer.agent.plugin import Plugin\nPlugin.find('nobody')", "'nobody'"),
+        (None, "No module named 'bad_module'"),
+    ],
+    ids=str,
+)
+def test_a_broken_plugin_says_why_and_hurts_nobody(site: Path, code: str | None, why: str) -> None:
+    install(site, "bad", code)
+    install(site, "good", GOOD)
+    found = listed("plugins", "--timeout", "2")
+    assert why in found["bad"]["broken"]
+    assert found["good"]["broken"] is None
+    assert found["demo"]["broken"] is None
+
+
+def test_what_a_plugin_starts_while_it_is_tried_is_ended(site: Path, tmp_path: Path) -> None:
+    code = f"""
+        import subprocess, time
+        subprocess.Popen(["sleep", "600"], env={{"MARK": {str(tmp_path / "mark/x")!r}, "PATH": "/usr/bin:/bin"}})
+        time.sleep(600)
+    """
+    install(site, "starter", code)
+    start = time.monotonic()
+    assert "takes longer" in listed("plugins", "--timeout", "1.5")["starter"]["broken"]
+    assert time.monotonic() - start < 20
+    eventually(lambda: not left_behind(tmp_path / "mark"))
+
+
+def test_nothing_a_plugin_does_when_it_is_loaded_is_done(site: Path, tmp_path: Path) -> None:
+    code = f"""
+        from pathlib import Path
+        from gofer.agent.plugin import Plugin
+        from gofer.decorators import load
+        from gofer.hooks import hookimpl
+
+        plugin = Plugin.find(__name__)
+        assert plugin.cfg.mine.colour == "red"
+
+        @load
+        def start():
+            Path({str(tmp_path / "loaded")!r}).touch()
+
+        @hookimpl
+        def gofer_load(plugin):
+            Path({str(tmp_path / "hooked")!r}).touch()
+    """
+    install(site, "careful", code)
+    describe(Path(os.environ["GOFER_ROOT"]), "careful", "[main]\nenabled = 1\n[mine]\ncolour = red\n")
+    assert listed("plugins")["careful"]["broken"] is None
+    assert not (tmp_path / "loaded").exists()
+    assert not (tmp_path / "hooked").exists()
+
+
+def test_one_name_claimed_twice(site: Path) -> None:
+    install(site, "twin", GOOD, distribution="first")
+    install(site, "twin", None, distribution="second")
+    done = gofer("plugins", "--json")
+    twins = [one for one in json.loads(done.stdout) if one["name"] == "twin"]
+    assert [one["distribution"] for one in twins] == ["first", "second"]
+    assert all("first 1.0 and second 1.0" in one["broken"] for one in twins)
+
+
+def test_what_is_wrong_with_descriptors_is_told_on_standard_error(site: Path, root: Path) -> None:
+    describe(root, "absent")
+    describe(root, "wrong", "[main]\nenabled = perhaps\n")
+    done = gofer("plugins", "--json")
+    assert done.returncode == 0
+    assert any("absent.conf" in line and "pip install gofer-plugin-absent" in line for line in done.stderr.splitlines())
+    assert any("wrong.conf: [main] enabled" in line for line in done.stderr.splitlines())
+    assert all(line.startswith("gofer plugins: ") for line in done.stderr.splitlines())
+    assert json.loads(done.stdout)
+
+
+def test_a_table_is_plain_where_it_is_read_by_a_program(site: Path, root: Path) -> None:
+    install(site, "bad", "1 / 0")
+    describe(root, "demo")
+    lines = gofer("plugins").stdout.splitlines()
+    assert lines[0].split() == ["NAME", "VERSION", "DISTRIBUTION", "MODULE", "ENABLED", "DESCRIPTORS", "STATE"]
+    rows = {line.split()[0]: line.split() for line in lines[1:]}
+    assert rows["bad"][1:6] == ["1.0", "gofer-plugin-bad", "bad_module", "no", "broken:"]
+    assert rows["demo"][2:] == [
+        "gofer-plugin-demo",
+        "gofer_plugin_demo",
+        "yes",
+        str(root / "etc/gofer/plugins/demo.conf"),
+        "ok",
+    ]
+
+
+def test_a_table_is_framed_on_a_terminal(root: Path) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([GOFER, "adapters"], stdout=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"}):
+        os.close(theirs)
+        shown = b""
+        while chunk := _read(ours):
+            shown += chunk
+    os.close(ours)
+    assert "━" in shown.decode() or "─" in shown.decode()
+    assert "gofer.messaging.adapter.local:LocalAdapter" in shown.decode()
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # how Linux tells that nobody has the other end any more
+        return b""
+
+
+def test_adapters(site: Path) -> None:
+    install(site, "odd", "Adapter = 3", group="gofer.adapters", entry="odd_module:Adapter")
+    install(site, "gone", "", group="gofer.adapters", entry="gone_module:Adapter")
+    found = listed("adapters")
+    assert found["local"]["broken"] is None
+    assert (found["amqp"]["distribution"], found["amqp"]["broken"]) == ("gofer-adapter-amqp", None)
+    assert "not a subclass" in found["odd"]["broken"]
+    assert "gone_module" in found["gone"]["broken"]
+    assert set(found["local"]) == {"name", "version", "distribution", "value", "broken"}
+
+
+def test_authenticators(site: Path) -> None:
+    assert gofer("authenticators").stdout == "No authenticator is installed.\n"
+    assert listed("authenticators") == {}
+    code = """
+        class Signer:
+            def sign(self, digest): ...
+            def validate(self, document, digest, signature): ...
+        class Half:
+            def sign(self, digest): ...
+    """
+    install(site, "signer", code, group="gofer.authenticators", entry="signer_module:Signer")
+    install(site, "half", code, group="gofer.authenticators", entry="half_module:Half")
+    found = listed("authenticators")
+    assert found["signer"]["broken"] is None
+    assert "no method validate" in found["half"]["broken"]
