@@ -8,6 +8,7 @@ and a sentence, never another exception.
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ __all__ = [
 VERSION = "2.0"
 
 _SN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}")
+_PLAIN_VERSION = re.compile(r"[0-9A-Za-z.]{1,20}")
 _T = TypeVar("_T")
 
 
@@ -125,9 +127,15 @@ class Head(NamedTuple):
     replyto: str | None
 
 
+class _Some(msgspec.Struct, frozen=True):
+    sn: Any = None
+    replyto: Any = None
+
+
 _encoder = msgspec.json.Encoder()
 _request = msgspec.json.Decoder(Request)
 _reply = msgspec.json.Decoder(Reply)
+_some = msgspec.json.Decoder(_Some)
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
@@ -147,13 +155,16 @@ def decode_request(body: bytes) -> Request:
         request = _decode_leniently(body, Request, bad)
     if request.sn is not None and _SN.fullmatch(request.sn) is None:
         raise _invalid("sn is not a serial number", shown(request.sn))
-    if _too_deep(body):
-        raise _invalid(f"nested deeper than {MAX_DEPTH}")
+    for name, seconds in (("wait", request.wait), ("timeout", request.timeout)):
+        if seconds is not None and not 0 <= seconds < math.inf:
+            raise _invalid(f"{name} is not a number of seconds, 0 or more", str(seconds))
+    _check_depth(body)
     if request.version != VERSION:
+        found = str(request.version)
         raise DocumentError(
             "model.version",
             "MODEL: document version not matched",
-            f"expected:{VERSION}, found:{shown(request.version, 40)}",
+            f"expected:{VERSION}, found:{found if _PLAIN_VERSION.fullmatch(found) else shown(found, 40)}",
         )
     return request
 
@@ -168,8 +179,7 @@ def decode_reply(body: bytes) -> Reply:
         reply = _reply.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as bad:
         reply = _decode_leniently(body, Reply, bad)
-    if _too_deep(body):
-        raise _invalid(f"nested deeper than {MAX_DEPTH}")
+    _check_depth(body)
     return reply
 
 
@@ -186,12 +196,14 @@ def unwrap(body: bytes) -> Signed | None:
 def head(body: bytes) -> Head:
     """Read what a rejection needs from a document that was refused. Never raises."""
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return Head(None, None)
-    if not isinstance(found, dict):
-        return Head(None, None)
-    sn, replyto = found.get("sn"), found.get("replyto")
+        found = _some.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        try:
+            # len: no number is too long for it
+            found = msgspec.convert(json.loads(body.decode(), parse_int=len), _Some)
+        except (ValueError, RecursionError):
+            return Head(None, None)
+    sn, replyto = found.sn, found.replyto
     return Head(
         sn if isinstance(sn, str) and _SN.fullmatch(sn) else None,
         replyto if isinstance(replyto, str) and replyto else None,
@@ -215,7 +227,8 @@ def _decode_leniently(body: bytes, kind: type[_T], bad: Exception) -> _T:
     if isinstance(bad, msgspec.ValidationError) and "out of range" not in str(bad):
         raise _invalid(str(bad)) from None
     try:
-        return msgspec.convert(json.loads(body), kind)
+        # Decoded first: json.loads would take UTF-16 and UTF-32 too, and a byte order mark.
+        return msgspec.convert(json.loads(body.decode()), kind)
     except msgspec.ValidationError as invalid:
         raise _invalid(str(invalid)) from None
     except RecursionError:
@@ -224,11 +237,15 @@ def _decode_leniently(body: bytes, kind: type[_T], bad: Exception) -> _T:
         raise _invalid(str(bad)) from None
 
 
-def _too_deep(body: bytes) -> bool:
+def _check_depth(body: bytes) -> None:
     # Brackets in text count here too, so this only ever asks for a walk that was not needed.
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
-        return False
-    layer: list[Any] = [json.loads(body)]
+        return
+    try:
+        # What stands in unknown fields was only skipped so far: it may be no JSON. No number is too long for len.
+        layer: list[Any] = [json.loads(body.decode(), parse_int=len)]
+    except (ValueError, RecursionError) as bad:
+        raise _invalid(str(bad)) from None
     for _ in range(MAX_DEPTH + 4):  # the envelope's own levels come on top of a value's
         layer = [
             item
@@ -237,8 +254,8 @@ def _too_deep(body: bytes) -> bool:
             for item in (box.values() if isinstance(box, dict) else box)
         ]
         if not layer:
-            return False
-    return True
+            return
+    raise _invalid(f"nested deeper than {MAX_DEPTH}")
 
 
 def _invalid(details: str, found: str | None = None) -> DocumentError:
