@@ -24,8 +24,10 @@ _SENTENCE = "SECURITY: message authentication failed"
 class ValidationFailed(Exception):
     """A signature is not valid. The text says why; it goes into the rejection."""
 
+    details: str | None = None  # for subclasses that never call __init__
+
     def __init__(self, details: str | None = None) -> None:
-        super().__init__(details)
+        super().__init__(*(() if details is None else (details,)))
         self.details = details
 
 
@@ -78,7 +80,7 @@ def verify(body: bytes, authenticator: Authenticator | None, document: Any = Non
     try:
         identity = authenticator.validate(document, hashlib.sha256(inner).hexdigest(), signature)
     except ValidationFailed as failed:
-        raise DocumentError(_CODE, _SENTENCE, failed.details or str(failed)) from failed
+        raise DocumentError(_CODE, _SENTENCE, str(failed.details or failed) or "not valid") from failed
     except Exception as broken:
         raise DocumentError(_CODE, _SENTENCE, f"authenticator failed: {type(broken).__name__}") from broken
     return inner, identity if isinstance(identity, str) else None
