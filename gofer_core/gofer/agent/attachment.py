@@ -44,7 +44,7 @@ class Attachment:
         self.queue = QueueModel(descriptor, plugin.identify())
         self.address = str(self.queue.address)
         self.admin = admin_api(plugin)
-        self.hook: Any = container.hooks.hook
+        self.hook = _EnteredHooks(plugin, container.hooks.hook)
         self.authenticator: Any = plugin.authenticator
         self.workers = plugin.workers
         self.loop = plugin.loop
@@ -86,3 +86,23 @@ class Attachment:
 
     def _lost(self, why: str) -> None:
         log.warning("plugin %s: no requests from queue %r: %s", self.name, self.queue.spec.name, why)
+
+
+class _EnteredHooks:
+    """The hooks that requests go through, so called that ``Plugin.find`` works in all of them."""
+
+    __slots__ = ("_hooks", "_plugin", "gofer_call", "gofer_route")
+
+    def __init__(self, plugin: Plugin, hooks: Any) -> None:
+        self._plugin = plugin
+        self._hooks = hooks
+        self.gofer_route = hooks.gofer_route  # these two are called where the plugin is entered already
+        self.gofer_call = hooks.gofer_call
+
+    def gofer_accept(self, **arguments: Any) -> Any:
+        with self._plugin.entered():
+            return self._hooks.gofer_accept(**arguments)
+
+    def gofer_finished(self, **arguments: Any) -> Any:
+        with self._plugin.entered():
+            return self._hooks.gofer_finished(**arguments)
