@@ -247,6 +247,19 @@ def test_stop_waits_for_what_runs_and_for_its_result(serving: Served) -> None:
     assert left_in_queue(serving) == []
 
 
+def test_stop_does_not_wait_long_for_callers_that_are_gone(tmp_path: Path) -> None:
+    with served(tmp_path, give_up=60.0) as serving:
+        serving.caller.send(request("Dog", "echo", "gone", replyto="no-such-queue"))
+        serving.caller.send(request("Dog", "wait", "going", replyto="no-such-queue"))
+        eventually(lambda: serving.counted.get("retried", 0) >= 6)  # the next try is seconds away
+        serving.clock.call_after(0.2, kennel.gate.open.set)
+        start = time.monotonic()
+        assert serving.receiver.stop(30) == []
+        assert time.monotonic() - start < 5
+        assert serving.counted["undeliverable"] == 2
+        assert left_in_queue(serving) == []
+
+
 def test_what_is_in_the_window_of_latency_is_given_back(tmp_path: Path) -> None:
     with served(tmp_path, latency=60.0) as serving:
         for n in range(3):

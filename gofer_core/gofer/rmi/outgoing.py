@@ -27,6 +27,7 @@ GIVE_UP = 60.0
 
 _FIRST_WAIT = 0.05  # seconds; doubled with every try
 _LONGEST_WAIT = 5.0
+_HURRIED = 1.0  # what is left of ``give_up`` when its agent is stopping
 _LONGEST_WAIT_FOR_LINK = 0.5  # asking a link that is down, or full, costs nothing
 
 
@@ -81,6 +82,7 @@ class Outgoing:
         self._counters = counters
         self._give_up = give_up
         self._most_waiting = most_waiting
+        self._longest_wait = _LONGEST_WAIT
         self._changed = threading.Condition(threading.Lock())
         self._pending: dict[_Letter, None] = {}
         self._refused: dict[_Letter, None] = {}  # sent and not taken, in this order
@@ -113,6 +115,17 @@ class Outgoing:
         """Wait until none is pending, at most ``timeout`` seconds; tell whether that is so."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._pending, timeout)
+
+    def hurry(self) -> None:
+        """Try what was not taken once more now, and give it up within a second: nobody waits for us much longer."""
+        with self._changed:
+            self._give_up = min(self._give_up, _HURRIED)
+            self._longest_wait = min(self._longest_wait, _HURRIED / 4)
+            left = list(self._refused)
+        for letter in left:
+            timer = letter.timer
+            if timer is not None and timer.take() is not None:  # else it is being offered at this moment
+                self._offer(letter)
 
     def stop(self) -> None:
         """Send nothing any more. What no broker has taken stays unanswered: its request is delivered again."""
@@ -158,7 +171,7 @@ class Outgoing:
             if letter.ended:
                 return
             self._refused[letter] = None
-            letter.timer = self._clock.call_after(self._wait(letter, _LONGEST_WAIT), lambda: self._offer(letter))
+            letter.timer = self._clock.call_after(self._wait(letter, self._longest_wait), lambda: self._offer(letter))
             oldest = next(iter(self._refused)) if len(self._refused) > self._most_waiting else None
         if oldest is not None:
             self._drop(oldest, f"more than {self._most_waiting} such are waiting")
@@ -169,27 +182,36 @@ class Outgoing:
         return random.uniform(0.5, 1.0) * most  # noqa: S311 - no secret
 
     def _drop(self, letter: _Letter, why: str) -> None:
-        if self._end(letter, True):
-            log.warning(
-                "%s for %s cannot be delivered (%s; %s): given up after %d tries",
-                letter.what,
-                shown(str(letter.address)),
-                shown(letter.reason),
-                why,
-                letter.tries + 1,  # the first one, too
-            )
-            self._counters.add("undeliverable")
+        if not self._claim(letter):
+            return
+        log.warning(
+            "%s for %s cannot be delivered (%s; %s): given up after %d tries",
+            letter.what,
+            shown(str(letter.address)),
+            shown(letter.reason),
+            why,
+            letter.tries + 1,  # the first one, too
+        )
+        self._counters.add("undeliverable")
+        self._finish(letter, True)
 
-    def _end(self, letter: _Letter, settled: bool) -> bool:
+    def _end(self, letter: _Letter, settled: bool) -> None:
+        if self._claim(letter):
+            self._finish(letter, settled)
+
+    def _claim(self, letter: _Letter) -> bool:
         with self._changed:
             if letter.ended:
                 return False
             letter.ended = True
             self._refused.pop(letter, None)
-            self._pending.pop(letter, None)
-            if not self._pending:
-                self._changed.notify_all()
+            return True
+
+    def _finish(self, letter: _Letter, settled: bool) -> None:
         if letter.timer is not None:
             letter.timer.cancel()
         letter.done(settled)
-        return True
+        with self._changed:
+            self._pending.pop(letter, None)
+            if not self._pending:
+                self._changed.notify_all()

@@ -105,6 +105,8 @@ class Receiver:
 
         The workers are left as they are. May be repeated.
 
+        A result that no broker has taken is tried for one more second, and then given up.
+
         Returns:
             What has not ended by then, or whose result no broker has taken. The broker still holds these, and delivers
             them again when the connection ends; a result that was not taken is then answered from memory.
@@ -125,9 +127,11 @@ class Receiver:
         for task in self.service.workers.withdraw(self._is_mine):
             if isinstance(task, Received):
                 self._give_back(task)
+        self.outgoing.hurry()
         with self._changed:
             self._changed.wait_for(lambda: not self._open, max(0.0, deadline - time.monotonic()))
             left = list(self._open)
+        self.outgoing.wait(max(0.0, deadline - time.monotonic()))  # rejections, too
         self.outgoing.stop()
         return left
 
