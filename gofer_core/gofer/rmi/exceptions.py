@@ -10,7 +10,8 @@ from __future__ import annotations
 import builtins
 import sys
 import traceback
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 from gofer import errors
 from gofer.messaging.document import Result
@@ -22,6 +23,10 @@ __all__ = ["from_result", "to_result"]
 _WIRE_MODULES = {"MemberNotFound": "gofer.collation"}
 _DISPATCHER = "gofer.rmi.dispatcher"
 
+# What a class may have put in their place is not asked: these are the real ones.
+_ARGS = vars(BaseException)["args"]
+_DICT = vars(BaseException)["__dict__"]
+
 
 def to_result(raised: BaseException) -> dict[str, Any]:
     """Make the ``result`` of a reply from an exception. Never raises."""
@@ -30,15 +35,15 @@ def to_result(raised: BaseException) -> dict[str, Any]:
     module = kind.__module__
     if getattr(errors, kind.__name__, None) is kind:
         module = _WIRE_MODULES.get(kind.__name__, _DISPATCHER if issubclass(kind, errors.DispatchError) else module)
-    args = OSError.__reduce__(raised)[1] if isinstance(raised, OSError) else raised.args  # with the file's name
-    state = {key: _plain_or_repr(value) for key, value in list(vars(raised).items()) if isinstance(key, str)}
+    attributes = list(_DICT.__get__(raised).items())
+    state = {_text(key): _plain_or_repr(value) for key, value in attributes if isinstance(key, str)}
     state.pop("__notes__", None)  # they are in the trace, where they belong
     state["trace"] = trace
     return {
         "exval": trace,
-        "xmodule": module,
-        "xclass": kind.__qualname__,
-        "xargs": [_plain_or_repr(value) for value in args],
+        "xmodule": _text(module) if isinstance(module, str) else None,
+        "xclass": _text(kind.__qualname__),
+        "xargs": [_plain_or_repr(value) for value in _arguments(raised)],
         "xstate": state,
     }
 
@@ -53,8 +58,6 @@ def from_result(result: Result) -> Exception:
     made = _make(result)
     if made is None:
         return errors.RemoteException(trace, result.xmodule, result.xclass, result.xargs, result.xstate)
-    if trace:
-        made.add_note(f"Remote trace:\n{trace}")
     return made
 
 
@@ -62,21 +65,30 @@ def _make(result: Result) -> Exception | None:
     kind = _class(result.xmodule, result.xclass)
     if kind is None:
         return None
-    # The builtin ancestor's own __new__ and __init__: code of the class itself never runs on data from the wire.
-    base = next(c for c in kind.__mro__ if c.__module__ == "builtins")
+    # The builtin ancestor's own __new__ and __init__: code of the class itself never runs on data from the wire. It is
+    # the ancestor whose layout the class has: KeyError of (LookupError), OSError of (ValueError, OSError).
+    base: Any = kind
+    while vars(builtins).get(base.__name__) is not base:
+        base = base.__base__
     args = tuple(result.xargs or ())
     try:
-        made = base.__new__(kind, *args)
-        base.__init__(made, *args)  # type: ignore[misc]  # unsound for unknown bases; these are the builtin exceptions
-        if not isinstance(made, OSError):  # it takes its file name out of the arguments by itself
-            made.args = args
-    except Exception:  # noqa: BLE001 - builtins such as UnicodeDecodeError refuse arguments that JSON cannot carry
+        if base is UnicodeDecodeError and len(args) == 5:
+            args = (args[0], args[1].encode("latin-1"), *args[2:])
+        made: Exception = base.__new__(kind, *args)
+        if issubclass(base, OSError) and _of_system(args):
+            base.__init__(made, *args)  # it takes its file names out of the arguments by itself
+        else:
+            if not issubclass(base, OSError):
+                base.__init__(made, *args)
+            _ARGS.__set__(made, args)
+        state = _DICT.__get__(made)
+        state.update((k, v) for k, v in (result.xstate or {}).items() if not (k.startswith("__") and k.endswith("__")))
+        if result.exval:
+            state["__notes__"] = [f"Remote trace:\n{result.exval}"]
+        if kind.__module__ == errors.__name__:
+            str(made)  # our own tell what is in their state, and that came over the wire
+    except Exception:  # noqa: BLE001 - an ExceptionGroup refuses arguments that JSON cannot carry, for one
         return None
-    if not isinstance(made, Exception):
-        return None
-    for key, value in (result.xstate or {}).items():
-        if not (key.startswith("__") and key.endswith("__")) and isinstance(getattr(made, "__dict__", None), dict):
-            made.__dict__[key] = value
     return made
 
 
@@ -87,26 +99,62 @@ def _class(module: str | None, name: str | None) -> type[Exception] | None:
     if module in ("builtins", "exceptions"):  # Python 2 agents say "exceptions"
         found = vars(builtins).get(name)
     elif module is not None and (module == "gofer" or module.startswith("gofer.")):
-        found = vars(errors).get(name) or vars(sys.modules.get(module, builtins)).get(name)
-    elif module is not None and module in sys.modules:
-        found = vars(sys.modules[module]).get(name)
-    return found if isinstance(found, type) and issubclass(found, Exception) else None
+        found = vars(errors).get(name) or _attribute(module, name)
+    elif module is not None:
+        found = _attribute(module, name)
+    # Not isinstance: it would ask the object.
+    known = issubclass(type(found), type) and issubclass(cast("type", found), Exception)
+    return cast("type[Exception]", found) if known else None
+
+
+def _attribute(module: str, name: str) -> object:
+    found = sys.modules.get(module)
+    if not issubclass(type(found), ModuleType):  # None stands there for what may not be imported
+        return None
+    # Not vars(): a lazy module would be loaded by it.
+    return cast("dict[str, object]", object.__getattribute__(found, "__dict__")).get(name)
+
+
+def _arguments(raised: BaseException) -> tuple[Any, ...]:
+    kind = type(raised)
+    if issubclass(kind, OSError):
+        return cast("tuple[Any, ...]", OSError.__reduce__(cast("OSError", raised))[1])  # with the files' names
+    args: tuple[Any, ...] = _ARGS.__get__(raised)
+    if issubclass(kind, UnicodeError) and len(args) == 5:  # encoding, object, start, end, reason
+        at = args[1]
+        if isinstance(at, bytes):
+            args = (args[0], at[:1000].decode("latin-1"), *args[2:])
+        elif isinstance(at, str):  # a mark in place of each lone surrogate: positions stay right
+            args = (args[0], at.encode("utf-8", "replace").decode(), *args[2:])
+    return args
+
+
+def _of_system(args: tuple[Any, ...]) -> bool:
+    # As OSError reduces itself. A subclass with arguments of its own (RequestTimeout) may have any others.
+    return len(args) in (2, 3) or (len(args) == 5 and args[3] is None)
 
 
 def _plain_or_repr(value: Any) -> Any:
     try:
         return plain(value)
-    except (TypeError, RecursionError):
-        pass  # what JSON cannot carry is told by its repr
+    except BaseException:  # noqa: BLE001 - what JSON cannot carry is told by its repr
+        return _repr(value)
+
+
+def _repr(value: Any) -> str:
     try:
-        return repr(value)[:1000].encode("utf-8", "backslashreplace").decode()
-    except Exception:  # noqa: BLE001 - a repr may do anything; the exception itself must still cross
-        return f"<{type(value).__qualname__}>"
+        return _text(repr(value)[:1000])
+    except BaseException:  # noqa: BLE001 - a repr may do anything; the exception itself must still cross
+        return _text(f"<{type(value).__qualname__}>")
+
+
+def _text(value: str) -> str:
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _trace(raised: BaseException) -> str:
     try:
         text = "".join(traceback.format_exception(raised))
-    except Exception:  # noqa: BLE001 - a __str__ may raise; the class must still cross
+    except BaseException:  # noqa: BLE001 - a __str__ may do anything; the class must still cross
         text = f"{type(raised).__module__}.{type(raised).__qualname__}"
-    return text.rstrip("\n").encode("utf-8", "backslashreplace").decode()
+    return _text(text.rstrip("\n"))
