@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from gofer.duration import parse_duration
+from gofer.errors import ConfigError
 from gofer.messaging.address import Address
 from gofer.messaging.value import plain
 
@@ -80,7 +81,10 @@ def _check(name: str, value: Any) -> Any:
 
 
 def _duration(name: str, value: Any) -> float | None:
-    seconds = parse_duration(value)
+    try:
+        seconds = parse_duration(value)
+    except (ConfigError, TypeError) as bad:
+        raise type(bad)(f"{name}: {bad}") from None
     if seconds == 0 and name != "wait":
         raise TypeError(f"{name} is a time above 0, not {value!r}")
     return seconds
@@ -89,7 +93,16 @@ def _duration(name: str, value: Any) -> float | None:
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} is text, not a {type(value).__name__}")
-    return value
+    return str(plain(value, name))
+
+
+def _exchange(name: str, value: Any) -> str | None:
+    text = _text(name, value)
+    if "/" in text:
+        raise ConfigError(f"{name} {text[:200]!r} has a '/' in it: an exchange's name has none")
+    if text:
+        Address.parse(f"{text}/queue")
+    return text or None
 
 
 def _address(_: str, value: Any) -> str:
@@ -104,7 +117,7 @@ def _progress(name: str, value: Any) -> Any:
 
 
 def _switch(name: str, value: Any) -> int:
-    if value not in (0, 1):
+    if not isinstance(value, int) or value not in (0, 1):
         raise TypeError(f"{name} is 0 or 1, not {value!r}")
     return int(value)
 
@@ -132,7 +145,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "secret": lambda name, value: plain(value, name),
     "progress": _progress,
     "confirm": _switch,
-    "exchange": _text,
+    "exchange": _exchange,
     "user": _text,
     "password": _text,
     "pam": _mapping,
