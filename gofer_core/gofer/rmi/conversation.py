@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gofer.errors import Rejected, RequestTimeout
-from gofer.messaging.document import Reply
+from gofer.messaging.document import Reply, shown
 from gofer.rmi.exceptions import from_result
 from gofer.rmi.options import Report
 
@@ -83,8 +83,9 @@ class Conversation:
         elif self.state == "queued":
             detail = f"the broker has it, but there was no word from the agent; it may still run{until}"
         elif self.state == "progress" and self.report is not None:
-            done = f"{self.report['completed']} of {self.report['total']}"
-            detail = f"it was started; last progress: {done}, details {self.report['details']!r}; it may still end"
+            done = f"{shown(self.report['completed'], 40)} of {shown(self.report['total'], 40)}"
+            details = shown(self.report["details"])
+            detail = f"it was started; last progress: {done}, details {details}; it may still end"
         else:
             detail = f"it was {self.state} by the agent; it may still run"
         return RequestTimeout(self.sn, wait, self.state, detail, self.report)
