@@ -28,11 +28,11 @@ class Stub:
     """
 
     def __init__(self, name: str, invoke: Invoke) -> None:
-        self.__name = name
+        self.__name = _named(name)
         self.__invoke = invoke
         self.__cntr: list[Any] | None = None
 
-    def __call__(self, *args: Any, **kws: Any) -> Stub:
+    def __call__(self, /, *args: Any, **kws: Any) -> Stub:
         """Set the arguments that the remote class is constructed with.
 
         Raises:
@@ -56,7 +56,7 @@ class Stub:
         return self[name]
 
     def __getitem__(self, name: str) -> Method:
-        return Method(self.__name, name, self.__cntr, self.__invoke)
+        return Method(self.__name, _named(name), self.__cntr, self.__invoke)
 
     def __repr__(self) -> str:
         return f"<remote {self.__name}>"
@@ -69,7 +69,7 @@ class Method:
         self._of = (classname, name, cntr)
         self._invoke = invoke
 
-    def __call__(self, *args: Any, **kws: Any) -> Any:
+    def __call__(self, /, *args: Any, **kws: Any) -> Any:
         """Call the method with plain JSON values.
 
         Raises:
@@ -138,3 +138,10 @@ def new_request(
     if options.timeout is not None:
         document["timeout"] = options.timeout
     return document
+
+
+def _named(name: object) -> str:
+    # Python asks whatever it iterates over for its items 0, 1, 2 ...: without this, for ever.
+    if not isinstance(name, str):
+        raise TypeError(f"remote names are text, not {type(name).__name__}; they cannot be listed from here")
+    return str(plain(name, "name"))
