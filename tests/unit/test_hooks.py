@@ -72,7 +72,7 @@ def test_a_misspelt_hook_is_refused_with_the_nearest() -> None:
     @hookimpl
     def gofer_finnished(plugin: object) -> None: ...
 
-    with pytest.raises(PluginError, match="there is no hook gofer_finnished; did you mean gofer_finished?"):
+    with pytest.raises(PluginError, match=r"there is no hook gofer_finnished; did you mean gofer_finished\?"):
         check_hooks(module(gofer_finnished=gofer_finnished))
 
 
