@@ -146,7 +146,7 @@ LOOKS: list[Callable[[Any], object]] = [
     lambda it: [hasattr(it, name) for name in ("bark", "keys", "_private", "__len__", "__wrapped__", "shape", "dtype")],
     inspect.isfunction, inspect.ismethod, inspect.isclass, inspect.isawaitable, inspect.isgenerator,
     inspect.iscoroutinefunction, inspect.isabstract, inspect.unwrap, inspect.getdoc, inspect.getmembers,
-    inspect.signature, copy.copy, iter,
+    inspect.signature, copy.copy,
     lambda it: isinstance(it, Callable),  # type: ignore[arg-type]  # it may be asked
 ]  # fmt: skip
 #: These cannot be done with a stub, and say so.
