@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["Loop"]
 
@@ -50,6 +52,8 @@ class Loop:
                 coroutine.close()
                 return False
             if self._loop is None:
+                import asyncio  # 3 MB that an agent without such methods does not need
+
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._serve, args=(self._loop,), name=self._name, daemon=True)
                 self._thread.start()
@@ -74,26 +78,34 @@ class Loop:
         return left
 
     def _begin(self, coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> None:
-        task = asyncio.ensure_future(self._guard(coroutine, done))
+        loop = self._loop
+        if loop is None:  # stopped meanwhile, with this one counted as cancelled
+            coroutine.close()
+            return
+        task = loop.create_task(self._guard(coroutine, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _guard(
         self, coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]
     ) -> None:
+        from asyncio import CancelledError
+
         value, raised = None, None
         try:
             value = await coroutine
         except BaseException as any_kind:  # noqa: BLE001 - SystemExit, too, would end the loop that others need
             raised = any_kind
         # A coroutine may raise CancelledError for its own reasons; only one that we have cancelled is not told.
-        if not (isinstance(raised, asyncio.CancelledError) and self._stopped):
+        if not (isinstance(raised, CancelledError) and self._stopped):
             done(value, raised)
         with self._changed:
             self._running -= 1
             self._changed.notify_all()
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        import asyncio
+
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
