@@ -91,7 +91,7 @@ class Verification:
             _refusal(bad),
             sn=found.sn,
             replyto=found.replyto,
-            data=json.loads(inner).get("data") if versioned else None,
+            data=_mapping(inner).get("data") if versioned else None,  # not found where an unknown field is no JSON
             trusted=versioned or self._authenticator is not None,
         )
 
