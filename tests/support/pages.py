@@ -8,7 +8,7 @@ page's own HOME and with its own GOFER_ROOT. Comments say what a block is, or do
 ``<!-- agent.conf -->``, ``<!-- descriptor -->``
     The block is such a file, read by what goferd reads it with; nothing may be wrong with it.
 ``<!-- output -->``
-    The block is what the one before has printed. ``...`` stands for anything on its line.
+    The block is what the one before has printed. ``...`` stands for anything.
 ``<!-- status: 3 -->``
     The last command of the shell block ends so.
 ``<!-- not run: WHY -->``
@@ -31,7 +31,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -40,6 +39,8 @@ from types import TracebackType
 
 import gofer_plugin_demo
 from gofer.agent.config import Problem, read_agent, read_descriptor
+from gofer.errors import NotFound
+from gofer.proxy import Agent
 from gofer.root import Root
 from gofer.testing.agents import AgentProcess
 
@@ -52,6 +53,7 @@ __all__ = ["Block", "Note", "Page", "read_page"]
 _FENCE = re.compile(r"^```(\w*)\s*$")
 _COMMENT = re.compile(r"^<!--\s*(.*?)\s*-->$")
 _DOING = re.compile(r"(agent|demo agent|until: .*)$")
+_LOADED = r"plugin {}: loaded from .*, (?:without a queue|queue (\S+) at \S+)$"
 _TIMEOUT = 60.0
 
 
@@ -294,13 +296,31 @@ class Page:
             self._agent = self._stack.enter_context(AgentProcess(self.root, path=path))
         else:
             self._agent.stop()
-        self._agent.start()
-        end = time.monotonic() + _TIMEOUT
-        for descriptor in (self.root / "etc/gofer/plugins").iterdir():
-            loaded = f"plugin {descriptor.stem}: loaded"
-            eventually(lambda loaded=loaded: loaded in self._agent.tail(), end - time.monotonic(), self._agent.tail())  # type: ignore[misc, union-attr]  # an agent was just made; mypy cannot infer a lambda's default
+        before = self._agent.log.stat().st_size if self._agent.log.exists() else 0
+        agent = self._agent.start()
+        names = [path.stem for path in (self.root / "etc/gofer/plugins").iterdir()]
+
+        def loaded() -> list[re.Match[str]]:
+            said = agent.log.read_bytes()[before:].decode()
+            return [
+                found for name in names if (found := re.search(_LOADED.format(re.escape(name)), said, re.MULTILINE))
+            ]
+
+        eventually(lambda: len(loaded()) == len(names), what=agent.tail())
+        url = f"local://{self.root}/run/gofer/broker.sock"
+        for address in filter(None, (found[1] for found in loaded())):
+            eventually(lambda address=address: answers(url, address), what=agent.tail())  # type: ignore[misc]  # mypy cannot infer a lambda's default
+
+
+def answers(url: str, address: str) -> bool:
+    """Tell whether an agent is there by now."""
+    with Agent(url, address, wait=10) as agent:
+        try:
+            return bool(agent.Admin().hello())
+        except NotFound:
+            return False
 
 
 def _matches(expected: str, printed: str) -> bool:
     pattern = re.escape(expected.strip()).replace(re.escape("..."), ".*")
-    return re.fullmatch(pattern, printed.strip()) is not None
+    return re.fullmatch(pattern, printed.strip(), re.DOTALL) is not None
