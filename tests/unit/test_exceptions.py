@@ -166,7 +166,7 @@ def test_the_trace_has_its_notes_and_its_causes() -> None:
     made = crossed(error)
 
     assert state_of(made) == {}
-    assert all(text in made.trace for text in ("ValueError: inner", "Known: outer", "a hint"))  # type: ignore[attr-defined]  # state
+    assert all(text in made.trace for text in ("ValueError: inner", "Known: outer", "a hint"))  # type: ignore[attr-defined]  # comes as state
     assert "a hint" in made.__notes__[0]
 
 
@@ -195,7 +195,7 @@ class OddList(list[Any]):
 
 def test_what_is_not_json_is_told_by_its_repr() -> None:
     error = Known(Thing(), b"raw", {1, 2} - {2}, float("nan"), "a\udc80", 10**5000, OddList([1]), Unspeakable())
-    error.thing = Thing()  # type: ignore[attr-defined]  # state
+    error.thing = Thing()  # type: ignore[attr-defined]  # comes as state
     vars(error)["a\udc80"] = 1
     made = crossed(error)
 
