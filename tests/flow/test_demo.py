@@ -157,6 +157,7 @@ def test_interrupted_again_and_again_it_still_leaves_nothing(nowhere: Path) -> N
     assert (child.returncode, "Traceback" in rest) == (130, False), rest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_kept_it_takes_calls_from_another_terminal(nowhere: Path, number: signal.Signals) -> None:
     with running("--keep") as (child, until):
@@ -185,6 +186,14 @@ def test_kept_it_tells_when_the_agent_dies(nowhere: Path) -> None:
         rest = child.communicate(timeout=30)[0]
     assert child.returncode == 1
     assert "goferd has ended with status -9" in rest
+
+
+def test_a_reader_that_goes_away_ends_it(nowhere: Path) -> None:
+    with running() as (child, until):
+        until("# Keyword arguments.")
+        assert child.stdout is not None
+        child.stdout.close()
+        assert child.wait(30) == 141
 
 
 def test_without_the_plugin_it_says_what_to_install(nowhere: Path, tmp_path: Path) -> None:

@@ -147,18 +147,21 @@ def _show(scene: Scene, names: dict[str, Any]) -> bool:
 
 def _stay(stage: Stage) -> None:
     root, log = shlex.quote(str(stage.root.path)), shlex.quote(str(stage.log("goferd")))
-    _say(_KEPT.format(gofer=_command(), python=shlex.quote(sys.executable), root=root, log=log))
+    _say(_KEPT.format(gofer=_command(anywhere=True), python=shlex.quote(sys.executable), root=root, log=log))
     try:
         stage.watch()
     except Told:
         _say("Ending what was started.")
 
 
-def _command() -> str:
-    """Return what to type for this very ``gofer``."""
+def _command(*, anywhere: bool = False) -> str:
+    """Return what to type for this very ``gofer``: here, or in any directory."""
     here = Path(sys.executable).with_name("gofer")
     found = shutil.which("gofer")
-    return "gofer" if found is not None and Path(found).resolve() == here.resolve() else shlex.quote(str(here))
+    if found is not None and Path(found).resolve() == here.resolve():
+        return "gofer"
+    near = not anywhere and here.is_relative_to(Path.cwd())
+    return shlex.quote(str(here.relative_to(Path.cwd()) if near else here))
 
 
 def _say(text: str, style: str | None = None) -> None:
