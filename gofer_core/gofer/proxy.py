@@ -124,17 +124,29 @@ class _Line:
     def session(self, exchange: str | None) -> Session:
         link = self._link
         if link is None or link.abandoned:
-            if self._closed:
-                raise ConnectionLost(f"this agent was closed ({self.connector.url})")
-            link = self._link = pool.acquire(self.connector)
-            if self._release is not None:
-                self._release.detach()
-            self._release = weakref.finalize(self, pool.release, link, linger=True)
-            self._release.atexit = False
+            link = self._take()
         return link.shared((Session, exchange), lambda: Session(link, exchange))
 
+    def _take(self) -> Link:
+        mine = pool.acquire(self.connector)
+        with pool.guard:
+            closed, link = self._closed, self._link
+            taken = not closed and (link is None or link.abandoned)  # else another thread was faster
+            if taken:
+                if self._release is not None:
+                    self._release.detach()
+                self._release = weakref.finalize(self, pool.release, mine, linger=True)
+                self._release.atexit = False
+                self._link = link = mine
+        if not taken:
+            pool.release(mine, linger=True)
+        if closed or link is None:
+            raise ConnectionLost(f"this agent was closed ({self.connector.url})")
+        return link
+
     def close(self) -> None:
-        link, self._link, self._closed = self._link, None, True
+        with pool.guard:
+            link, self._link, self._closed = self._link, None, True
         if link is None or link.abandoned:
             return
         if self._release is not None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
+import queue
 import signal
 import sys
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from gofer.errors import MemberNotFound, NamespaceNotFound, NotFound, NotTaken, RemoteException, RequestTimeout
+from gofer.messaging.adapter.base import Delivery, Outcome, QueueSpec
+from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
+from gofer.messaging.link import Subscription
+from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
@@ -176,6 +184,52 @@ class CallScenarios:
             with pytest.raises(NotTaken, match="nobody listens"):
                 agent(confirm=True).Probe().echo(4)
 
+    # -- messages that are none, and replies that nobody takes ----------------------------------------------------
+
+    def test_malformed_messages_are_refused_and_the_agent_goes_on(
+        self, agent: Agent, connector: Connector, queue: str, tmp_path: Path
+    ) -> None:
+        """Each one that names a reply queue is told why; none is executed."""
+        trace = tmp_path / "trace"
+        with Mailbox(connector) as mailbox:
+            good = mailbox.request(str(trace), "ran")
+            bad = {
+                "version": {**good, "version": "1.0"},
+                "no version": {key: value for key, value in good.items() if key != "version"},
+                "no request": {key: value for key, value in good.items() if key != "request"},
+                "request is text": {**good, "request": "Probe.note"},
+                "no method": {**good, "request": {"classname": "Probe"}},
+                "args are a number": {**good, "request": {**good["request"], "args": 5}},
+                "a path for a number": {**good, "sn": "../../etc/passwd"},
+                "a number for a number": {**good, "sn": 12},
+                "nested": {**good, "request": {**good["request"], "args": nested(200)}},
+            }
+            for document in bad.values():
+                mailbox.send(queue, json.dumps(document).encode())
+            for body in (b"", b"{", b"[]", b"5", b"\xff\xfe", b"{}", b"null", b"[" * 100_000, b'"' + b"x" * (1 << 20)):
+                mailbox.send(queue, body)
+            answers = [mailbox.receive() for _ in bad]
+            assert {answer["status"] for answer in answers} == {"rejected"}
+            assert {answer["code"] for answer in answers} == {"model.version", "model.invalid"}
+            assert all(answer["description"] and answer["details"] for answer in answers)
+            assert agent.Probe().echo("still here") == "still here"
+            assert not trace.exists()
+
+    def test_a_reply_that_nobody_takes_disturbs_nobody(
+        self, agent: Agent, connector: Connector, queue: str, tmp_path: Path
+    ) -> None:
+        trace = tmp_path / "trace"
+        with Mailbox(connector) as mailbox:
+            for n, replyto in enumerate(["no-such-queue", "nope/x", "amq.direct/nobody", "no-such-queue", "nope/x"]):
+                mailbox.send(queue, json.dumps(mailbox.request(str(trace), f"n{n}", replyto=replyto)).encode())
+            eventually(lambda: len(runs(trace)) == 5)
+            assert [agent.Probe().echo(n) for n in range(50)] == list(range(50))
+        assert set(runs(trace).values()) == {1}
+
+    def test_a_result_that_is_not_json_is_an_exception(self, agent: Agent) -> None:
+        with pytest.raises(TypeError, match="set"):
+            agent.Probe().odd()
+
     # -- threads and forks --------------------------------------------------------------------------------------
 
     def test_32_threads_share_an_agent(self, agent: Agent, tmp_path: Path) -> None:
@@ -276,6 +330,68 @@ class CallScenarios:
         counted = runs(trace)
         assert {counted[f"w{n}"] for n in range(20)} == {1}
         assert {counted[f"r{n}"] for n in range(4)} == {2}
+
+
+class Mailbox:
+    """A reply queue of its own, and messages as somebody else might write them."""
+
+    def __init__(self, connector: Connector) -> None:
+        self._link = pool.acquire(connector)
+        self._name = f"mailbox-{uuid.uuid4()}"
+        self._got: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._subscription = Subscription(
+            self._name, 100, self._take, lambda a, t: a.declare_queue(QueueSpec(self._name, expires=60.0), t) and None
+        )
+
+    def __enter__(self) -> Mailbox:
+        self._link.subscribe(self._subscription, 20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._link.call(lambda adapter, timeout: adapter.delete_queue(self._name, timeout))
+        self._link.unsubscribe(self._subscription, 5)
+        pool.release(self._link)
+
+    def request(self, path: str, text: str, replyto: str | None = None) -> dict[str, Any]:
+        """Write a request for ``Probe.note``."""
+        return {
+            "sn": str(uuid.uuid4()),
+            "version": "2.0",
+            "routing": [None, "anywhere"],
+            "replyto": replyto or self._name,
+            "request": {"classname": "Probe", "method": "note", "args": [path, text], "kws": {}, "cntr": None},
+            "data": None,
+        }
+
+    def send(self, address: str, body: bytes) -> None:
+        """Send a message, and wait until the broker has it."""
+        taken: list[Outcome] = []
+        self._link.send(
+            Address.parse(address),
+            body,
+            deadline=time.monotonic() + 20,
+            settled=lambda outcome, _: taken.append(outcome),
+        )
+        assert self._link.drive(lambda: taken, time.monotonic() + 20)
+        assert taken == [Outcome.TAKEN]
+
+    def receive(self) -> dict[str, Any]:
+        """Wait for the next reply."""
+        assert self._link.drive(lambda: not self._got.empty(), time.monotonic() + 20)
+        found: dict[str, Any] = json.loads(self._got.get())
+        return found
+
+    def _take(self, delivery: Delivery) -> None:
+        self._got.put(delivery.body)
+        self._link.accept(delivery)
+
+
+def nested(depth: int) -> list[Any]:
+    """Return lists in lists."""
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 def answers(agent: Agent) -> bool:

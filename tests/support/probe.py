@@ -54,6 +54,10 @@ class Probe:
         return path
 
     @remote
+    def odd(self):
+        return {1, 2}
+
+    @remote
     def fail(self, text, code):
         raise Trouble(text, code)
 

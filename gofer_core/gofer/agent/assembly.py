@@ -74,7 +74,8 @@ def import_plugin(root: Root, hooks: pluggy.PluginManager, plugin: Plugin) -> No
             module = import_source(source)
         with blamed(plugin, "main", "plugin", f"module {source.module}"):
             check_hooks(module)
-            plugin.expose(module)
+            others = [one.__name__ for one in hooks.get_plugins() if inspect.ismodule(one) and one is not module]
+            plugin.expose(module, others)
         if not hooks.is_registered(module):  # two plugins may share a module; its hooks are called once
             hooks.register(module)
         with blamed(plugin, "main", "plugin", "its @load or a gofer_load hook failed"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from types import ModuleType, TracebackType
@@ -62,6 +62,7 @@ class Plugin:
         #: Who runs its methods, and what became of its requests.
         self.workers = Workers(descriptor.name, descriptor.threads)
         self.loop = Loop(descriptor.name)
+        self._foreign: tuple[str, ...] = ()
         self.counters = Counters()
         self._url = descriptor.url
         self._queue = descriptor.queue
@@ -207,22 +208,25 @@ class Plugin:
     def _why_not(self) -> str:
         return f"it is {self.state.value}" + (f" ({self.error})" if self.error else "")
 
-    def expose(self, module: ModuleType) -> None:
+    def expose(self, module: ModuleType, foreign: Sequence[str] = ()) -> None:
         """Build the API of the imported module and of what has been added to it.
+
+        Args:
+            foreign: the modules of other plugins; what they define is not exposed here by being imported.
 
         Raises:
             PluginError: a name clash.
         """
-        api = API.of_module(module, [self.name])
+        api = API.of_module(module, [self.name], foreign)
         for more in self._added:
             api.add(_api_of(more))
-        self.api, self.module = api, module
+        self.api, self.module, self._foreign = api, module, tuple(foreign)
 
     def withdraw(self, other: Plugin) -> None:
         """Take out of the API what another plugin has added to it, which is being unloaded."""
         if self.module is not None and any(more is other for more in self._added):
             self._added = [more for more in self._added if more is not other]
-            self.expose(self.module)
+            self.expose(self.module, self._foreign)
 
     def dismiss(self, error: str | None = None, trace: str | None = None) -> None:
         """Let go of the module: the plugin no longer runs."""

@@ -31,7 +31,9 @@ class Pool:
         self._start()
 
     def _start(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may release a link while this thread is in here
+        #: For users to guard what they keep of links; made anew in a forked child, as all of this is.
+        self.guard = threading.Lock()
         self._links: dict[Connector, Link] = {}
         self._users: dict[Connector, int] = {}
         self._keeper: threading.Thread | None = None

@@ -66,11 +66,12 @@ class API:
         self._targets: Mapping[str, Mapping[str, Target]] = {}
 
     @classmethod
-    def of_module(cls, module: ModuleType, names: Iterable[str] = ()) -> API:
-        """Collect what a module exposes: its classes (also those it imported) and functions.
+    def of_module(cls, module: ModuleType, names: Iterable[str] = (), foreign: Iterable[str] = ()) -> API:
+        """Collect what a module exposes: its classes and functions, also those it imported.
 
         Args:
             names: the first is the plugin's; the module's last component is always one more.
+            foreign: modules of other plugins: what is theirs is used here (inherited from, delegated to), not exposed.
 
         Raises:
             PluginError: a class and the module share a name, and both have a member of the same name.
@@ -78,7 +79,8 @@ class API:
         last = module.__name__.rpartition(".")[2]
         given = [*names, last]
         api = cls(given[0], given)
-        api._take({}, _members(module))
+        strange = tuple(foreign)
+        api._take({}, {name: value for name, value in _members(module).items() if not _is_of(value, module, strange)})
         own = [
             (mark, value)
             for value in vars(module).values()
@@ -214,6 +216,12 @@ def _members(module: ModuleType) -> dict[str, Any]:
         for name, value in vars(module).items()
         if not name.startswith("_") and (isinstance(value, type) or mark_of(value) is not None)
     }
+
+
+def _is_of(value: Any, module: ModuleType, others: Iterable[str]) -> bool:
+    """Tell whether a class or function was defined in one of the other modules (or packages), and not in this one."""
+    home = f"{getattr(value, '__module__', '')}."
+    return not home.startswith(f"{module.__name__}.") and any(home.startswith(f"{other}.") for other in others)
 
 
 def _targets_of(plugin: str, name: str, value: Any) -> Iterator[Target]:

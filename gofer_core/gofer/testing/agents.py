@@ -64,7 +64,7 @@ class AgentProcess:
             # An abstract address: the root's path may be too long for a socket's.
             address = f"\0gofer-test-{os.getpid()}-{id(self)}"
             ready.bind(address)
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: S603 - this Python, with our own words
                 [sys.executable, "-c", _GOFERD, "-f"],
                 env={**self._environ, "NOTIFY_SOCKET": "@" + address[1:]},
                 stdin=subprocess.DEVNULL,
