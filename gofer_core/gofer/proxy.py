@@ -139,7 +139,7 @@ class _Line:
                 self._release.atexit = False
                 self._link = link = mine
         if not taken:
-            pool.release(mine, linger=True)
+            pool.release(mine)
         if closed or link is None:
             raise ConnectionLost(f"this agent was closed ({self.connector.url})")
         return link

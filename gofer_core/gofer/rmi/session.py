@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import to_builtins
 
-from gofer.errors import AdapterError, ConnectionLost, DocumentError, MessagingError, NotFound, NotTaken
+from gofer.errors import AdapterError, ConnectionLost, DocumentError, MessagingError, NotFound, NotTaken, RequestTimeout
 from gofer.messaging.adapter.base import Adapter, Delivery, Outcome, QueueSpec
 from gofer.messaging.address import Address
 from gofer.messaging.auth import sign, verify
@@ -107,20 +107,17 @@ class Session:
         call = _Call(document["sn"])
         self._calls[call.conversation.sn] = call
         try:
-            try:
-                self._listen(deadline)
-                self._send(call, document, address, options, deadline)
-            except ConnectionLost as lost:
-                if deadline is None or monotonic() < deadline:
-                    raise
-                raise call.conversation.timeout(wait, options.ttl, self.link.state) from lost
+            self._listen(deadline)
+            self._send(call, document, address, options, deadline)
             while not call.conversation.done:
                 if not self.link.drive(call.inbox.__len__, deadline, call.waiter):
-                    if call.taken:
-                        call.conversation.reached("queued")
-                    raise call.conversation.timeout(wait, options.ttl or wait, self.link.state)
+                    raise self._timeout(call, options)
                 self._attend(call, document, address, options, deadline)
             return call.conversation.outcome()
+        except ConnectionLost as lost:
+            if deadline is None or monotonic() < deadline:
+                raise
+            raise self._timeout(call, options) from lost
         finally:
             del self._calls[call.conversation.sn]
 
@@ -195,6 +192,11 @@ class Session:
         if outcome is not Outcome.TAKEN:
             what = "nobody listens there" if outcome is Outcome.RETURNED else outcome.value
             self._failures[sn] = (owner, f"{what} ({reason})" if reason else what)
+
+    def _timeout(self, call: _Call, options: Options) -> RequestTimeout:
+        if call.taken:
+            call.conversation.reached("queued")
+        return call.conversation.timeout(options.wait, options.ttl or options.wait, self.link.state)
 
     # -- the way of one call ------------------------------------------------------------------------------------
 
