@@ -94,5 +94,5 @@ def gofer_call(plugin: Plugin, request: Received, invoke: Any) -> Any:
 def gofer_finished(plugin: Plugin, request: Received, outcome: str, seconds: float) -> None:
     """Hear that a request has ended: ``value``, ``exception``, ``rejected``, ``cancelled`` or ``interrupted``.
 
-    Called by the thread that ended it, once a request, before its result is confirmed. Raising is logged.
+    Called by the thread that ended it, once a request, right after its result was sent. Raising is logged.
     """

@@ -202,9 +202,16 @@ class AmqpAdapter(Nodes):
     # -- sending ---------------------------------------------------------------------------------------------------
 
     def send(
-        self, token: int, address: Address, body: bytes, *, ttl: float | None = None, isolated: bool = False
+        self,
+        token: int,
+        address: Address,
+        body: bytes,
+        *,
+        ttl: float | None = None,
+        isolated: bool = False,
+        durable: bool = True,
     ) -> None:
-        """Publish, persistent and mandatory."""
+        """Publish, mandatory, and persistent if it is durable."""
         if self._finished is not None or self._sender is None:
             raise ConnectionLost(self._finished)
         milliseconds: int | None = None
@@ -212,7 +219,7 @@ class AmqpAdapter(Nodes):
             milliseconds = max(1, round(ttl * 1000))
         exchange, key = address
         try:
-            self._sender.send(token, exchange, key, milliseconds, body, isolated=isolated)
+            self._sender.send(token, exchange, key, milliseconds, body, durable, isolated=isolated)
         except (ValueError, AdapterError):  # raised before anything was sent
             raise
         except BaseException as error:

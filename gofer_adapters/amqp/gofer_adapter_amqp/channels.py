@@ -103,14 +103,16 @@ class Publisher(Channel):
         self._returned: dict[int, str] = {}  # token -> the broker's words
         self.confirm_select(nowait=True)
 
-    def publish(self, token: int, exchange: str, key: str, milliseconds: int | None, body: bytes) -> None:
+    def publish(  # noqa: PLR0917 - it is called for each message, and keywords cost time
+        self, token: int, exchange: str, key: str, milliseconds: int | None, body: bytes, durable: bool
+    ) -> None:
         """Put a message into the outbox.
 
         Raises:
             ValueError: a name that is too long.
         """
         home = self._home
-        frames = wire.publish_frames(self.channel_id, home.frame_max, exchange, key, token, milliseconds, body)
+        frames = wire.publish_frames(self.channel_id, home.frame_max, exchange, key, token, milliseconds, body, durable)
         self._count += 1
         self._unsettled[self._count] = token
         home.wire.outbox += frames

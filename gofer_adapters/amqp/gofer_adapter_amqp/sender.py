@@ -23,6 +23,7 @@ class _Message(NamedTuple):
     key: str
     milliseconds: int | None
     body: bytes
+    durable: bool
 
 
 class _Lane:
@@ -50,8 +51,16 @@ class Sender:
         self._shared: Publisher | None = None
         self._lanes: dict[int, _Lane] = {}
 
-    def send(
-        self, token: int, exchange: str, key: str, milliseconds: int | None, body: bytes, *, isolated: bool
+    def send(  # noqa: PLR0917 - as Publisher.publish
+        self,
+        token: int,
+        exchange: str,
+        key: str,
+        milliseconds: int | None,
+        body: bytes,
+        durable: bool,
+        *,
+        isolated: bool,
     ) -> None:
         """Send a message on the channel that is right for it.
 
@@ -59,7 +68,7 @@ class Sender:
             ValueError: a name longer than 255 bytes.
         """
         if exchange in self._proven and not isolated:
-            self._share(token, exchange, key, milliseconds, body)
+            self._share(token, exchange, key, milliseconds, body, durable)
             return
         for name in (exchange, key):
             if len(name.encode()) > 255:  # said now: a message that waits for its lane has nobody to tell
@@ -68,7 +77,7 @@ class Sender:
         lane = self._lanes.get(number)
         if lane is None:
             lane = self._lanes[number] = _Lane(probes=not isolated)
-        lane.waiting.append(_Message(token, exchange, key, milliseconds, body))
+        lane.waiting.append(_Message(token, exchange, key, milliseconds, body, durable))
         if lane.current is None:
             self._advance(number)
 
@@ -81,11 +90,13 @@ class Sender:
         if exchange not in _PREDECLARED:
             self._proven.discard(exchange)
 
-    def _share(self, token: int, exchange: str, key: str, milliseconds: int | None, body: bytes) -> None:
+    def _share(  # noqa: PLR0917 - as Publisher.publish
+        self, token: int, exchange: str, key: str, milliseconds: int | None, body: bytes, durable: bool
+    ) -> None:
         shared = self._shared
         if shared is None:
             shared = self._shared = Publisher(self._connection, self._shared_closed)
-        shared.publish(token, exchange, key, milliseconds, body)
+        shared.publish(token, exchange, key, milliseconds, body, durable)
 
     def _shared_closed(self, error: ClosedByBroker) -> Outcome:
         self._shared = None

@@ -50,16 +50,23 @@ _settle = Struct(">BHIIQBB").pack
 _PUBLISH = b"\x00\x3c\x00\x28\x00\x00"
 _MANDATORY = b"\x01"
 _END = b"\xce"
-_ENCODING_AND_PERSISTENT = b"\x05utf-8\x02"
+_ENCODING = (b"\x05utf-8\x01", b"\x05utf-8\x02")  # and the delivery mode: transient, persistent
 # Which properties a header has: content encoding, delivery mode, message id; and expiration.
 _PROPERTIES = 0x4000 | 0x1000 | 0x0080
 _EXPIRATION = 0x0100
 
 
 def publish_frames(  # noqa: PLR0917 - keywords would cost a tenth of it
-    channel: int, frame_max: int, exchange: str, key: str, token: int, milliseconds: int | None, body: bytes
+    channel: int,
+    frame_max: int,
+    exchange: str,
+    key: str,
+    token: int,
+    milliseconds: int | None,
+    body: bytes,
+    durable: bool = True,
 ) -> bytes:
-    """Encode a persistent, mandatory message whose message id is the token.
+    """Encode a mandatory message whose message id is the token.
 
     Raises:
         ValueError: a name longer than 255 bytes.
@@ -70,13 +77,13 @@ def publish_frames(  # noqa: PLR0917 - keywords would cost a tenth of it
     size = len(body)
     method = b"".join((_PUBLISH, bytes((len(where),)), where, bytes((len(to),)), to, _MANDATORY))
     if milliseconds is None:
-        header = _header(60, 0, size, _PROPERTIES) + _ENCODING_AND_PERSISTENT
+        header = _header(60, 0, size, _PROPERTIES) + _ENCODING[durable]
     else:
         expires = b"%d" % milliseconds
         header = b"".join(
             (
                 _header(60, 0, size, _PROPERTIES | _EXPIRATION),
-                _ENCODING_AND_PERSISTENT,
+                _ENCODING[durable],
                 bytes((len(expires),)),
                 expires,
             )

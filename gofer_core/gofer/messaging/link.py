@@ -65,7 +65,6 @@ class Link:
         self._sends: dict[int, _Settled | None] = {}
         self._subscriptions = Subscriptions(connector.reconnect_max)
         self._todo: deque[Callable[[], None]] = deque()  # read, and not yet handled
-        self._openings: list[Callable[[], None]] = []
         self._farewells: list[Callable[[], None]] = []
         self._shared: dict[object, Any] = {}
         self._retry = Backoff(connector.reconnect_max)
@@ -119,10 +118,6 @@ class Link:
                 self._shared[key] = make()
             found: _T = self._shared[key]
             return found
-
-    def on_open(self, callback: Callable[[], None]) -> None:
-        """Have a handler called each time the connection has (re)opened and its subscriptions are back."""
-        self._openings.append(callback)
 
     def on_exit(self, callback: Callable[[], None]) -> None:
         """Have something done at the end of the process, before the connection is closed."""
@@ -242,13 +237,14 @@ class Link:
         *,
         ttl: float | None = None,
         isolated: bool = False,
+        durable: bool = True,
         settled: _Settled | None = None,
     ) -> bool:
         """Send a message if that is possible now; never waits.
 
         Args:
             ttl: seconds after which the broker may drop it.
-            isolated: see :meth:`Adapter.send`.
+            isolated, durable: see :meth:`Adapter.send`.
             settled: a handler, called once with the outcome and the broker's reason (LOST when the connection dies).
 
         Returns:
@@ -260,7 +256,10 @@ class Link:
                 return False
             token = next(self._tokens)
             self._sends[token] = settled
-            self._write(adapter, lambda: adapter.send(token, address, body, ttl=ttl, isolated=isolated))
+            self._write(
+                adapter,
+                lambda: adapter.send(token, address, body, ttl=ttl, isolated=isolated, durable=durable),
+            )
             self.used_at = monotonic()
             waiting = adapter.unwritten
         if waiting and not self.pump.mine:
@@ -508,7 +507,6 @@ class Link:
             self._opened_before = True
         log.info("%s: connected", self.connector.url)
         self._establish(adapter)
-        self._todo.extend(self._openings)
         self.pump.wake_all()
 
     def _establish(self, adapter: Adapter) -> None:
@@ -523,6 +521,9 @@ class Link:
                     self._guarded(adapter, make)
                 except MessagingError as refused:
                     self._fail(subscription, refused)
+                else:
+                    if subscription.on_made is not None:
+                        self._todo.append(subscription.on_made)
         self.pump.wake_all()
 
     def _fail(self, subscription: Subscription, why: MessagingError) -> None:

@@ -19,6 +19,7 @@ class Subscription:
         on_delivery: called with each delivery; the one who gets it settles it (``link.accept`` ...).
         prepare: called with the adapter and a timeout before each (re)subscribing, to declare what is needed.
         on_lost: called with a sentence when it ends or cannot be made; the link tries again by itself.
+        on_made: called each time that it is made: the first, and after each loss.
         dispose: called with the adapter and a timeout when the link is closed for good, to clean up.
     """
 
@@ -30,6 +31,7 @@ class Subscription:
         prepare: Callable[[Adapter, float], None] | None = None,
         on_lost: Callable[[str], None] | None = None,
         *,
+        on_made: Callable[[], None] | None = None,
         exclusive: bool = False,
         dispose: Callable[[Adapter, float], None] | None = None,
     ) -> None:
@@ -38,6 +40,7 @@ class Subscription:
         self.on_delivery = on_delivery
         self.prepare = prepare
         self.on_lost = on_lost
+        self.on_made = on_made
         self.exclusive = exclusive
         self.dispose = dispose
         #: Its number at the adapter, None while it is not there.

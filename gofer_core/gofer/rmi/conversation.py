@@ -28,6 +28,11 @@ class Conversation:
         self._value: Any = None
         self._error: Exception | None = None
 
+    @property
+    def accepted(self) -> bool:
+        """Whether the agent is known to have accepted the request."""
+        return _ORDER[self.state] >= _ORDER["accepted"]
+
     def reached(self, state: str) -> None:
         """Note that the request got so far; it never goes back."""
         if _ORDER[state] > _ORDER[self.state]:

@@ -170,7 +170,6 @@ class Execution:
             receiver.counters.add("running", -1)
         receiver.counters.add(_COUNTED[outcome])
         request.state = ENDED
-        self._finished(request, outcome)
 
         def write() -> bytes:
             if isinstance(body, CannotSign):
@@ -187,6 +186,7 @@ class Execution:
             send()
         else:
             statuses.end(send)
+        self._finished(request, outcome)  # after the result, which its caller waits for
 
     def _post(self, request: Received, write: Callable[[], bytes], done: Callable[[bool], None]) -> None:
         """Send what ends a request, if somebody waits for it; then let go of the request."""
@@ -201,7 +201,7 @@ class Execution:
             done(True)
             return
         # The receiver of now: after a redelivery that may be another one.
-        request.receiver.outgoing.post(request.replyto, body, done, request)
+        request.receiver.outgoing.post(request.replyto, body, done, request, durable=request.durable)
 
     def _finished(self, request: Received, outcome: str) -> None:
         seconds = time.monotonic() - (request.started or request.arrived)

@@ -38,6 +38,7 @@ class _Letter:
         "address",
         "body",
         "done",
+        "durable",
         "ended",
         "isolated",
         "posted",
@@ -48,11 +49,14 @@ class _Letter:
         "what",
     )
 
-    def __init__(self, address: Address, body: bytes, done: Callable[[bool], None], what: object) -> None:
+    def __init__(
+        self, address: Address, body: bytes, done: Callable[[bool], None], what: object, durable: bool
+    ) -> None:
         self.address = address
         self.body = body
         self.done = done
         self.what = what
+        self.durable = durable
         self.posted = time.monotonic()
         self.ended = False
         self.isolated = False
@@ -88,15 +92,18 @@ class Outgoing:
         self._refused: dict[_Letter, None] = {}  # sent and not taken, in this order
         self._stopped = False
 
-    def post(self, address: Address, body: bytes, done: Callable[[bool], None], what: object) -> None:
+    def post(
+        self, address: Address, body: bytes, done: Callable[[bool], None], what: object, *, durable: bool = True
+    ) -> None:
         """Send a reply.
 
         Args:
             done: called once, by any thread: with True when a broker has taken it or it was given up, with False when
                 this was stopped before that.
             what: names it in the log, if need be.
+            durable: it shall survive a restart of the broker.
         """
-        letter = _Letter(address, body, done, what)
+        letter = _Letter(address, body, done, what, durable)
         with self._changed:
             stopped = self._stopped
             if not stopped:
@@ -144,6 +151,7 @@ class Outgoing:
             letter.address,
             letter.body,
             isolated=letter.isolated,
+            durable=letter.durable,
             settled=lambda outcome, reason: self._settled(letter, outcome, reason),
         )
         if not sent:

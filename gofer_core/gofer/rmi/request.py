@@ -112,6 +112,14 @@ class Received:
         return name if name.isascii() and name.replace(".", "").isidentifier() and len(name) <= 200 else shown(name)
 
     @property
+    def durable(self) -> bool:
+        """Whether its replies must survive a restart of the broker.
+
+        Not those to a caller that waits: it asks again when its connection was gone, and is answered again.
+        """
+        return self.document.wait is None
+
+    @property
     def data(self) -> Any:
         """What the caller has put beside the request, to be given back with each reply."""
         return self.document.data

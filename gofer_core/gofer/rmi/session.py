@@ -39,7 +39,8 @@ _POST_WAIT, _EXIT_WAIT = 30.0, 5.0
 #: Seconds between two tries to reach an agent's queue that a restarted broker does not know yet.
 _RETRY = 0.2
 
-_RENEWED: Final = object()
+#: Replies may have been lost since the call was sent: its connection, or its reply queue, was gone for a while.
+_INTERRUPTED: Final = object()
 
 
 class _Heard(NamedTuple):
@@ -52,13 +53,15 @@ class _Heard(NamedTuple):
 class _Call:
     """A call that waits. Handlers fill its inbox; its own thread empties it."""
 
-    __slots__ = ("conversation", "inbox", "taken", "waiter")
+    __slots__ = ("conversation", "inbox", "sent_in", "taken", "ttl_ends", "waiter")
 
     def __init__(self, sn: str) -> None:
         self.conversation = Conversation(sn)
         self.inbox: deque[Any] = deque()
         self.waiter = Waiter()
         self.taken = False
+        self.sent_in = 0
+        self.ttl_ends: float | None = None
 
     def settled(self, outcome: Outcome, reason: str) -> None:
         if outcome is Outcome.TAKEN:
@@ -82,11 +85,15 @@ class Session:
         self._calls: dict[str, _Call] = {}
         self._posts: dict[str, object] = {}  # sn -> whose it is
         self._failures: dict[str, tuple[object, str]] = {}
-        self._instance: str | None = None
+        self._made = 0  # how often the reply queue's subscription was made
         self._subscription = Subscription(
-            self.queue, _PREFETCH, self._on_delivery, self._prepare, dispose=lambda a, t: a.delete_queue(self.queue, t)
+            self.queue,
+            _PREFETCH,
+            self._on_delivery,
+            self._prepare,
+            on_made=self._on_made,
+            dispose=lambda adapter, timeout: adapter.delete_queue(self.queue, timeout),
         )
-        link.on_open(self._opened)
         link.on_exit(self._goodbye)
 
     # -- sending with and without waiting -----------------------------------------------------------------------
@@ -105,6 +112,7 @@ class Session:
         wait = options.wait
         deadline = None if wait is None else monotonic() + wait
         call = _Call(document["sn"])
+        call.ttl_ends = None if options.ttl is None else monotonic() + options.ttl
         self._calls[call.conversation.sn] = call
         try:
             self._listen(deadline)
@@ -213,8 +221,9 @@ class Session:
         self, call: _Call, document: dict[str, Any], address: Address, options: Options, deadline: float | None
     ) -> None:
         body = self._encode(document, options)
-        ttl = options.ttl or (None if deadline is None else max(0.001, deadline - monotonic()))
-        call.taken = False
+        ends = deadline if call.ttl_ends is None or call.conversation.accepted else call.ttl_ends
+        ttl = None if ends is None else max(0.001, ends - monotonic())
+        call.taken, call.sent_in = False, self._made
         self.link.send(address, body, deadline=deadline, ttl=ttl, settled=call.settled)
         call.conversation.reached("sent")
 
@@ -228,20 +237,22 @@ class Session:
             if report is not None and options.progress is not None:
                 options.progress(report)
             return
-        if event is not _RENEWED:
+        if event is not _INTERRUPTED:
             outcome, reason = event
             if outcome is Outcome.REFUSED:
                 raise AdapterError(f"the broker refused the request: {reason}")
             if outcome is Outcome.RETURNED:
                 if "again" not in document:
                     raise NotFound(f"nobody listens at {str(address)!r}: {reason}")
-                # A broker without a memory was restarted: the agent needs a moment to declare its queue again.
+                # The broker was restarted and has forgotten the queue: its agent needs a moment to declare it again.
                 pause = monotonic() + _RETRY
                 self.link.drive(call.inbox.__len__, pause if deadline is None else min(pause, deadline), call.waiter)
-        elif call.conversation.state in ("accepted", "started", "progress"):
-            return  # the agent has it in its own hands
+        elif call.sent_in == self._made:
+            return  # asked again already
+        # An agent that knows the request answers as it did, or will; it runs none a second time for being asked again.
         document["again"] = True
-        if deadline is None or monotonic() < deadline:
+        expired = call.ttl_ends is not None and monotonic() >= call.ttl_ends and not call.conversation.accepted
+        if not expired and (deadline is None or monotonic() < deadline):
             self._send(call, document, address, options, deadline)
 
     def _hear(self, call: _Call, heard: _Heard, options: Options) -> Report | None:
@@ -259,8 +270,6 @@ class Session:
     def _listen(self, deadline: float | None) -> None:
         if not self._subscription.active:
             self.link.subscribe(self._subscription, None if deadline is None else max(0.001, deadline - monotonic()))
-            if self._instance is None:
-                self._instance = self.link.instance
 
     def _prepare(self, adapter: Adapter, timeout: float) -> None:
         adapter.declare_queue(QueueSpec(self.queue, expires=_REPLY_EXPIRES), timeout)
@@ -279,8 +288,8 @@ class Session:
             log.warning("a reply that cannot be read was dropped: %s: %s", bad, shown(repr(delivery.body[:200])))
         self.link.accept(delivery)
 
-    def _opened(self) -> None:
-        before, self._instance = self._instance, self.link.instance
-        if before is not None and before != self._instance:
-            for call in list(self._calls.values()):
-                call.put(_RENEWED)
+    def _on_made(self) -> None:
+        self._made += 1
+        for call in list(self._calls.values()):
+            if call.sent_in and call.sent_in != self._made:
+                call.put(_INTERRUPTED)

@@ -142,7 +142,7 @@ class Statuses:
             receiver.counters.add("statuses_lost")
             log.error("plugin %s: cannot sign, so nothing is sent: %s", receiver.service.name, failed)
             return
-        if not receiver.link.offer(request.replyto, body, settled=self._settled):
+        if not receiver.link.offer(request.replyto, body, durable=request.durable, settled=self._settled):
             receiver.counters.add("statuses_lost")
 
     def _settled(self, outcome: Outcome, reason: str) -> None:

@@ -288,13 +288,22 @@ class Adapter(ABC):
 
     @abstractmethod
     def send(
-        self, token: int, address: Address, body: bytes, *, ttl: float | None = None, isolated: bool = False
+        self,
+        token: int,
+        address: Address,
+        body: bytes,
+        *,
+        ttl: float | None = None,
+        isolated: bool = False,
+        durable: bool = True,
     ) -> None:
-        """Put a persistent message into the outbox. Its :class:`Settled` event follows from ``process``, exactly one.
+        """Put a message into the outbox. Its :class:`Settled` event follows from ``process``, exactly one.
 
         Args:
             token: the sender's number for it, unique on this connection.
             ttl: seconds after which the broker may drop it, undelivered.
+            durable: it shall survive a restart of the broker, where its queue does; else it need not, which spares a
+                broker with a disk the writing.
             isolated: send it so that its refusal cannot touch any other message (a channel of its own).
                 Adapters do so by themselves for an exchange that they have not seen to exist.
 

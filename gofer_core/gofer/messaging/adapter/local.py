@@ -148,7 +148,14 @@ class LocalAdapter(Adapter):
     # -- sending ---------------------------------------------------------------------------------------------
 
     def send(
-        self, token: int, address: Address, body: bytes, *, ttl: float | None = None, isolated: bool = False
+        self,
+        token: int,
+        address: Address,
+        body: bytes,
+        *,
+        ttl: float | None = None,
+        isolated: bool = False,
+        durable: bool = True,
     ) -> None:
         exchange, key = address
         # Only text of more than 63 characters can have more than 255 bytes, and that is cheaper to know.
