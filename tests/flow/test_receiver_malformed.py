@@ -119,8 +119,10 @@ def test_another_version_is_rejected_and_the_data_given_back(serving: Served, ve
         b'{"request": {}}',
         b'{"message": "x", "signature": "y"}',
         b'{"message": "{}", "signature": ""}',
-        encode({**request("Dog", "echo", "never"), "replyto": ["replies"], "version": 2}),
-        encode({**request("Dog", "echo", "never"), "replyto": 5}),
+        pytest.param(
+            encode({**request("Dog", "echo", "never"), "replyto": ["replies"], "version": 2}), id="replyto: []"
+        ),
+        pytest.param(encode({**request("Dog", "echo", "never"), "replyto": 5}), id="replyto: 5"),
     ],
     ids=lambda body: repr(body[:24]),
 )
