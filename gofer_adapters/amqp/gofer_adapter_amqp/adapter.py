@@ -15,7 +15,7 @@ from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.net import open_socket
 
-from gofer_adapter_amqp.channels import Consumer
+from gofer_adapter_amqp.channels import Consumer, Message
 from gofer_adapter_amqp.connection import Channel, Connection
 from gofer_adapter_amqp.errors import login_error, place, reason, refusal
 from gofer_adapter_amqp.nodes import Nodes, check_name
@@ -210,6 +210,7 @@ class AmqpAdapter(Nodes):
         ttl: float | None = None,
         isolated: bool = False,
         durable: bool = True,
+        confirm: bool = True,
     ) -> None:
         """Publish, mandatory, and persistent if it is durable."""
         if self._finished is not None or self._sender is None:
@@ -219,12 +220,18 @@ class AmqpAdapter(Nodes):
             milliseconds = max(1, round(ttl * 1000))
         exchange, key = address
         try:
-            self._sender.send(token, exchange, key, milliseconds, body, durable, isolated=isolated)
+            message = Message(token, exchange, key, milliseconds, body, durable)
+            self._sender.send(message, isolated=isolated, confirm=confirm)
         except (ValueError, AdapterError):  # raised before anything was sent
             raise
         except BaseException as error:
             self._fail(error)
             raise
+
+    def forget(self, token: int) -> None:
+        """Have no event for a message sent without confirm."""
+        if self._sender is not None:
+            self._sender.forget(token)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gofer.messaging.adapter.base import Delivery, Outcome, Settled, SubscriptionLost
 
@@ -14,7 +14,7 @@ from gofer_adapter_amqp.errors import ClosedByBroker, ProtocolError
 if TYPE_CHECKING:
     from gofer_adapter_amqp.connection import Connection
 
-__all__ = ["Consumer", "Publisher"]
+__all__ = ["Consumer", "Message", "Publisher"]
 
 _ACK, _REJECT = (60 << 16) | 80, (60 << 16) | 90
 
@@ -80,10 +80,22 @@ class Consumer(Channel):
                 self.home.events.append(SubscriptionLost(self.number, reason))
 
 
+class Message(NamedTuple):
+    """A message as it is published; ``token`` is its sender's number."""
+
+    token: int
+    exchange: str
+    key: str
+    milliseconds: int | None
+    body: bytes
+    durable: bool
+
+
 class Publisher(Channel):
-    """A channel in confirm mode. Opening it and sending on it waits for nothing.
+    """A channel to send on. Opening it and sending on it waits for nothing.
 
     Args:
+        confirm: the broker confirms each message. Without that, only what fails has an event, until it is forgotten.
         on_closed: told why the broker closed the channel; returns what becomes of what was not settled.
         on_idle: called when the last unsettled message is settled, also by closing.
     """
@@ -93,36 +105,49 @@ class Publisher(Channel):
         connection: Connection,
         on_closed: Callable[[ClosedByBroker], Outcome],
         on_idle: Callable[[], None] | None = None,
+        *,
+        confirm: bool = True,
     ) -> None:
         super().__init__(connection)
         self._home = connection
         self._on_closed = on_closed
         self._on_idle = on_idle
         self._count = 0
-        self._unsettled: dict[int, int] = {}  # the channel's count of a message -> its token, in order
+        self._unsettled: dict[int, int] = {}  # the channel's count of a message (or its token) -> its token, in order
         self._returned: dict[int, str] = {}  # token -> the broker's words
-        self.confirm_select(nowait=True)
+        self._confirms = confirm
+        if confirm:
+            self.confirm_select(nowait=True)
 
-    def publish(  # noqa: PLR0917 - it is called for each message, and keywords cost time
-        self, token: int, exchange: str, key: str, milliseconds: int | None, body: bytes, durable: bool
-    ) -> None:
+    def publish(self, message: Message) -> None:
         """Put a message into the outbox.
 
         Raises:
             ValueError: a name that is too long.
         """
         home = self._home
+        token, exchange, key, milliseconds, body, durable = message
         frames = wire.publish_frames(self.channel_id, home.frame_max, exchange, key, token, milliseconds, body, durable)
-        self._count += 1
-        self._unsettled[self._count] = token
+        if self._confirms:
+            self._count += 1
+            self._unsettled[self._count] = token
+        else:
+            self._unsettled[token] = token
         home.wire.outbox += frames
 
+    def forget(self, token: int) -> None:
+        """Have no event for a message, on a channel without confirms."""
+        self._unsettled.pop(token, None)
+
     def on_return(self, method: bytes, header: bytes) -> None:
-        """Note that a message had no route; its confirm follows."""
+        """Note that a message had no route; its confirm follows, if the channel has confirms."""
         token = wire.message_id(header)
         if not token.isdigit():
             raise ProtocolError(f"a returned message with the id {token[:40]!r}, which we did not send")
-        self._returned[int(token)] = wire.returned(method)
+        if self._confirms:
+            self._returned[int(token)] = wire.returned(method)
+        elif self._unsettled.pop(int(token), None) is not None:
+            self._home.events.append(Settled(int(token), Outcome.RETURNED, wire.returned(method)))
 
     def on_confirm(self, method: bytes, nack: bool) -> None:
         """Settle the message, or all up to it."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
 
 from gofer.messaging.adapter.base import Outcome
 
-from gofer_adapter_amqp.channels import Publisher
+from gofer_adapter_amqp.channels import Message, Publisher
 from gofer_adapter_amqp.connection import Connection
 from gofer_adapter_amqp.errors import NOT_FOUND, ClosedByBroker
 
@@ -17,23 +16,14 @@ _PREDECLARED = ("", "amq.direct", "amq.fanout", "amq.topic")
 _LANES = 8
 
 
-class _Message(NamedTuple):
-    token: int
-    exchange: str
-    key: str
-    milliseconds: int | None
-    body: bytes
-    durable: bool
-
-
 class _Lane:
     """A channel that carries one message at a time, and those that wait for it."""
 
     def __init__(self, *, probes: bool) -> None:
         self.probes = probes
         self.publisher: Publisher | None = None
-        self.current: _Message | None = None
-        self.waiting: deque[_Message] = deque()
+        self.current: Message | None = None
+        self.waiting: deque[Message] = deque()
 
 
 class Sender:
@@ -42,44 +32,42 @@ class Sender:
     A broker closes the channel on which something is sent to an exchange that does not exist, and forgets all that was
     on its way there. So the first message to each exchange goes alone, on a lane; its confirm proves the exchange, and
     those after it go on the shared channel. Messages to one exchange keep their order. There are at most 16 lanes: many
-    unknown exchanges take turns, and cannot use up the connection's channels.
+    unknown exchanges take turns, and cannot use up the connection's channels. What needs no confirm has a shared
+    channel of its own: confirms, and the writing to disk behind them, are had by channel.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._proven = set(_PREDECLARED)
         self._shared: Publisher | None = None
+        self._plain: Publisher | None = None
         self._lanes: dict[int, _Lane] = {}
 
-    def send(  # noqa: PLR0917 - as Publisher.publish
-        self,
-        token: int,
-        exchange: str,
-        key: str,
-        milliseconds: int | None,
-        body: bytes,
-        durable: bool,
-        *,
-        isolated: bool,
-    ) -> None:
+    def send(self, message: Message, *, isolated: bool, confirm: bool) -> None:
         """Send a message on the channel that is right for it.
 
         Raises:
             ValueError: a name longer than 255 bytes.
         """
+        exchange = message.exchange
         if exchange in self._proven and not isolated:
-            self._share(token, exchange, key, milliseconds, body, durable)
+            self._share(message, confirm)
             return
-        for name in (exchange, key):
+        for name in (exchange, message.key):
             if len(name.encode()) > 255:  # said now: a message that waits for its lane has nobody to tell
                 raise ValueError(f"longer than 255 bytes: {name[:60]!r}")
-        number = token % _LANES if isolated else _LANES + hash(exchange) % _LANES
+        number = message.token % _LANES if isolated else _LANES + hash(exchange) % _LANES
         lane = self._lanes.get(number)
         if lane is None:
             lane = self._lanes[number] = _Lane(probes=not isolated)
-        lane.waiting.append(_Message(token, exchange, key, milliseconds, body, durable))
+        lane.waiting.append(message)
         if lane.current is None:
             self._advance(number)
+
+    def forget(self, token: int) -> None:
+        """Have no event for a message that was sent without confirm."""
+        if self._plain is not None:
+            self._plain.forget(token)
 
     def prove(self, exchange: str) -> None:
         """Note that the exchange exists."""
@@ -90,16 +78,25 @@ class Sender:
         if exchange not in _PREDECLARED:
             self._proven.discard(exchange)
 
-    def _share(  # noqa: PLR0917 - as Publisher.publish
-        self, token: int, exchange: str, key: str, milliseconds: int | None, body: bytes, durable: bool
-    ) -> None:
-        shared = self._shared
-        if shared is None:
-            shared = self._shared = Publisher(self._connection, self._shared_closed)
-        shared.publish(token, exchange, key, milliseconds, body, durable)
+    def _share(self, message: Message, confirm: bool = True) -> None:
+        if confirm:
+            if self._shared is None:
+                self._shared = Publisher(self._connection, self._shared_closed)
+            self._shared.publish(message)
+        else:
+            if self._plain is None:
+                self._plain = Publisher(self._connection, self._plain_closed, confirm=False)
+            self._plain.publish(message)
+
+    def _plain_closed(self, error: ClosedByBroker) -> Outcome:
+        self._plain = None
+        return self._lost(error)
 
     def _shared_closed(self, error: ClosedByBroker) -> Outcome:
         self._shared = None
+        return self._lost(error)
+
+    def _lost(self, error: ClosedByBroker) -> Outcome:
         if error.code == NOT_FOUND:  # one of them was deleted, and the words that name it are the broker's own
             self._proven = set(_PREDECLARED)
         return Outcome.LOST
@@ -112,7 +109,7 @@ class Sender:
             waiting, lane.waiting = lane.waiting, deque()
             for message in waiting:
                 if message.exchange in self._proven:
-                    self._share(*message)
+                    self._share(message)
                 else:
                     lane.waiting.append(message)
         if not lane.waiting:
@@ -123,7 +120,7 @@ class Sender:
         message = lane.current = lane.waiting.popleft()
         if lane.publisher is None:
             lane.publisher = self._lane_publisher(number, lane)
-        lane.publisher.publish(*message)
+        lane.publisher.publish(message)
 
     def _lane_publisher(self, number: int, lane: _Lane) -> Publisher:
         def closed(error: ClosedByBroker) -> Outcome:

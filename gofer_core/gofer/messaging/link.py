@@ -38,6 +38,8 @@ _CONNECT = 10.0
 _OPERATION = 10.0
 #: Bytes that may wait for the socket before senders wait too.
 _OUTBOX = 8 * 1024 * 1024
+#: Seconds that an acknowledgement may wait for company.
+_SOON = 0.002
 
 
 class Link:
@@ -69,6 +71,7 @@ class Link:
         self._shared: dict[object, Any] = {}
         self._retry = Backoff(connector.reconnect_max)
         self._tick_at = 0.0
+        self._flush_at = 0.0  # when what is in the outbox is to be written; 0: as soon as the socket takes it
         self._opened_before = self._closed = self._stopping = False
         self._bell = Doorbell()
         self.pump = Pump(self._turn, self._bell.ring)
@@ -238,33 +241,39 @@ class Link:
         ttl: float | None = None,
         isolated: bool = False,
         durable: bool = True,
+        confirm: bool = True,
         settled: _Settled | None = None,
-    ) -> bool:
+    ) -> int:
         """Send a message if that is possible now; never waits.
 
         Args:
             ttl: seconds after which the broker may drop it.
-            isolated, durable: see :meth:`Adapter.send`.
-            settled: a handler, called once with the outcome and the broker's reason (LOST when the connection dies).
+            isolated, durable, confirm: see :meth:`Adapter.send`.
+            settled: a handler, called once with the outcome and the broker's reason (LOST when the connection dies);
+                without ``confirm`` perhaps never, and never after ``forget``.
 
         Returns:
-            False when it is not possible at the moment (no connection, blocked, outbox full): nothing was sent.
+            The message's number, for ``forget``; 0 when it is not possible to send at the moment (no connection,
+            blocked, outbox full): nothing was sent.
         """
         with self._lock:
             adapter = self._adapter
             if adapter is None or adapter.blocked is not None or adapter.unwritten > _OUTBOX:
-                return False
+                return 0
             token = next(self._tokens)
-            self._sends[token] = settled
+            if confirm or settled is not None:
+                self._sends[token] = settled
             self._write(
                 adapter,
-                lambda: adapter.send(token, address, body, ttl=ttl, isolated=isolated, durable=durable),
+                lambda: adapter.send(
+                    token, address, body, ttl=ttl, isolated=isolated, durable=durable, confirm=confirm
+                ),
             )
             self.used_at = monotonic()
             waiting = adapter.unwritten
         if waiting and not self.pump.mine:
             self._bell.ring()
-        return True
+        return token
 
     def send(
         self,
@@ -273,23 +282,34 @@ class Link:
         *,
         deadline: float | None,
         ttl: float | None = None,
+        isolated: bool = False,
+        confirm: bool = True,
         settled: _Settled | None = None,
-    ) -> None:
-        """Send a message, waiting for the connection and for room in the outbox if need be.
+    ) -> int:
+        """Send a message, waiting for the connection and for room in the outbox if need be. See ``offer``.
 
         Raises:
             MessagingError: not possible by the deadline; nothing was sent.
         """
-        while not self.offer(address, body, ttl=ttl, settled=settled):
+        while True:
+            token = self.offer(address, body, ttl=ttl, isolated=isolated, confirm=confirm, settled=settled)
+            if token:
+                return token
             self.open(deadline)
             if not self.drive(self._sendable, deadline):
                 raise ConnectionLost(f"cannot send to {self.connector.url}: {self.state}")
+
+    def forget(self, token: int) -> None:
+        """Hear no more of a message that was sent without ``confirm``. An unknown one is ignored."""
+        with self._lock:
+            if self._sends.pop(token, None) is not None and self._adapter is not None:
+                self._adapter.forget(token)
 
     def accept(self, delivery: Delivery) -> None:
         """Tell the broker that a delivery is done with. A stale one is ignored."""
         with self._lock:
             if (adapter := self._adapter) is not None:
-                self._write(adapter, lambda: adapter.accept(delivery))
+                self._write(adapter, lambda: adapter.accept(delivery), soon=True)
 
     def release(self, delivery: Delivery) -> None:
         """Give a delivery back to its queue. A stale one is ignored."""
@@ -307,12 +327,19 @@ class Link:
         adapter = self._adapter
         return adapter is not None and adapter.blocked is None and adapter.unwritten <= _OUTBOX
 
-    def _write(self, adapter: Adapter, encode: Callable[[], None]) -> None:
+    def _write(self, adapter: Adapter, encode: Callable[[], None], *, soon: bool = False) -> None:
         try:
             encode()
-            # In a handler the pumper has more to write soon, and flushes all of it before it waits again.
-            if not self.pump.mine:
-                adapter.flush()
+            if soon:
+                # It goes with whatever is written next: a packet for each acknowledgement costs more than it is worth.
+                if self._flush_at == 0.0:
+                    self._flush_at = monotonic() + _SOON
+                    if not self.pump.mine:
+                        self._bell.ring()
+            elif self.pump.mine:
+                self._flush_at = monotonic()  # the pumper may have more to write, and flushes before it waits again
+            else:
+                self._flush(adapter)
         except MessagingError as lost:
             self._break(adapter, lost)
         except BaseException:
@@ -403,12 +430,16 @@ class Link:
         with self._lock:
             if adapter is not self._adapter:
                 return
-            if adapter.unwritten:
-                self._steady(adapter, adapter.flush)
-            waiting, pending = adapter.unwritten, adapter.pending
             until = min(now + timeout, self._tick_at, self._subscriptions.due)
+            writing = bool(adapter.unwritten)
+            if writing and self._flush_at > now:
+                until, writing = min(until, self._flush_at), False
+            elif writing:
+                self._steady(adapter, lambda: self._flush(adapter))
+                writing = bool(adapter.unwritten)
+            pending = adapter.pending
         if not pending:
-            self._bell.wait(until - now, writing=bool(waiting))
+            self._bell.wait(until - now, writing=writing)
         with self._lock:
             if adapter is self._adapter:
                 self._steady(adapter, lambda: self._read(adapter))
@@ -418,9 +449,13 @@ class Link:
         now = monotonic()
         if now >= self._tick_at:
             adapter.tick()
-            adapter.flush()
+            self._flush(adapter)
             heartbeat = self.connector.heartbeat
             self._tick_at = now + (min(1.0, heartbeat / 4) if heartbeat else 1.0)
+
+    def _flush(self, adapter: Adapter) -> None:
+        self._flush_at = 0.0
+        adapter.flush()
 
     def _steady(self, adapter: Adapter, work: Callable[[], None]) -> None:
         """Read or write for all (under the lock). A loss, or an interrupt in the middle, takes the connection down."""
@@ -503,6 +538,7 @@ class Link:
             self._adapter = adapter
             self._retry.reset()
             self._tick_at = self.up_since = monotonic()
+            self._flush_at = 0.0
             self.error = None
             self._opened_before = True
         log.info("%s: connected", self.connector.url)

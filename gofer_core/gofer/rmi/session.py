@@ -53,20 +53,18 @@ class _Heard(NamedTuple):
 class _Call:
     """A call that waits. Handlers fill its inbox; its own thread empties it."""
 
-    __slots__ = ("conversation", "inbox", "sent_in", "taken", "ttl_ends", "waiter")
+    __slots__ = ("conversation", "inbox", "sent_in", "token", "ttl_ends", "waiter")
 
     def __init__(self, sn: str) -> None:
         self.conversation = Conversation(sn)
         self.inbox: deque[Any] = deque()
         self.waiter = Waiter()
-        self.taken = False
+        self.token = 0
         self.sent_in = 0
         self.ttl_ends: float | None = None
 
     def settled(self, outcome: Outcome, reason: str) -> None:
-        if outcome is Outcome.TAKEN:
-            self.taken = True  # nothing to wake for: the broker has it, as it should
-        else:
+        if outcome is not Outcome.TAKEN:
             self.put((outcome, reason))
 
     def put(self, event: Any) -> None:
@@ -128,6 +126,7 @@ class Session:
             raise self._timeout(call, options) from lost
         finally:
             del self._calls[call.conversation.sn]
+            self.link.forget(call.token)
 
     def post(self, document: dict[str, Any], address: Address, options: Options, owner: object) -> None:
         """Send a request without waiting for a result; what becomes of it is told by ``failures`` and ``flush``.
@@ -202,8 +201,6 @@ class Session:
             self._failures[sn] = (owner, f"{what} ({reason})" if reason else what)
 
     def _timeout(self, call: _Call, options: Options) -> RequestTimeout:
-        if call.taken:
-            call.conversation.reached("queued")
         return call.conversation.timeout(options.wait, options.ttl or options.wait, self.link.state)
 
     # -- the way of one call ------------------------------------------------------------------------------------
@@ -218,13 +215,26 @@ class Session:
         return body
 
     def _send(
-        self, call: _Call, document: dict[str, Any], address: Address, options: Options, deadline: float | None
+        self,
+        call: _Call,
+        document: dict[str, Any],
+        address: Address,
+        options: Options,
+        deadline: float | None,
+        *,
+        isolated: bool = False,
     ) -> None:
         body = self._encode(document, options)
         ends = deadline if call.ttl_ends is None or call.conversation.accepted else call.ttl_ends
         ttl = None if ends is None else max(0.001, ends - monotonic())
-        call.taken, call.sent_in = False, self._made
-        self.link.send(address, body, deadline=deadline, ttl=ttl, settled=call.settled)
+        call.sent_in = self._made
+        self.link.forget(call.token)
+        # Its result is all the confirmation that a waiting caller needs; not asking for one spares the broker a
+        # synchronous write for each request. But it must not overtake what was sent before without waiting.
+        confirm = isolated or bool(self._posts)
+        call.token = self.link.send(
+            address, body, deadline=deadline, ttl=ttl, isolated=isolated, confirm=confirm, settled=call.settled
+        )
         call.conversation.reached("sent")
 
     def _attend(
@@ -237,8 +247,10 @@ class Session:
             if report is not None and options.progress is not None:
                 options.progress(report)
             return
+        isolated = False
         if event is not _INTERRUPTED:
             outcome, reason = event
+            isolated = outcome is Outcome.LOST  # it may have been the fault of this one: then it is told alone
             if outcome is Outcome.REFUSED:
                 raise AdapterError(f"the broker refused the request: {reason}")
             if outcome is Outcome.RETURNED:
@@ -253,7 +265,7 @@ class Session:
         document["again"] = True
         expired = call.ttl_ends is not None and monotonic() >= call.ttl_ends and not call.conversation.accepted
         if not expired and (deadline is None or monotonic() < deadline):
-            self._send(call, document, address, options, deadline)
+            self._send(call, document, address, options, deadline, isolated=isolated)
 
     def _hear(self, call: _Call, heard: _Heard, options: Options) -> Report | None:
         if options.authenticator is not None:

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gofer.messaging.adapter.base import Outcome
 from gofer.rmi.answers import CannotSign
 from gofer.rmi.clock import Clock, Timer
 
@@ -142,9 +141,5 @@ class Statuses:
             receiver.counters.add("statuses_lost")
             log.error("plugin %s: cannot sign, so nothing is sent: %s", receiver.service.name, failed)
             return
-        if not receiver.link.offer(request.replyto, body, durable=request.durable, settled=self._settled):
+        if not receiver.link.offer(request.replyto, body, durable=request.durable):
             receiver.counters.add("statuses_lost")
-
-    def _settled(self, outcome: Outcome, reason: str) -> None:
-        if outcome is not Outcome.TAKEN:
-            self._request.receiver.counters.add("statuses_lost")

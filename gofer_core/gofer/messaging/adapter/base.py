@@ -296,6 +296,7 @@ class Adapter(ABC):
         ttl: float | None = None,
         isolated: bool = False,
         durable: bool = True,
+        confirm: bool = True,
     ) -> None:
         """Put a message into the outbox. Its :class:`Settled` event follows from ``process``, exactly one.
 
@@ -304,10 +305,15 @@ class Adapter(ABC):
             ttl: seconds after which the broker may drop it, undelivered.
             durable: it shall survive a restart of the broker, where its queue does; else it need not, which spares a
                 broker with a disk the writing.
-            isolated: send it so that its refusal cannot touch any other message (a channel of its own).
-                Adapters do so by themselves for an exchange that they have not seen to exist.
+            confirm: False: the sender hears otherwise that it arrived, and calls ``forget`` then. Until that it has its
+                event if it is RETURNED, REFUSED or LOST, as far as the broker says so; TAKEN need not be told. It may
+                overtake, or be overtaken by, confirmed ones.
 
         No message ever disturbs another's delivery or settlement: an unknown exchange is RETURNED, a message over the
         broker's limit REFUSED (where it closed a shared channel, its neighbours are LOST and their senders try again,
         isolated). When the connection ends, unsettled sends have no event: the link counts them as LOST.
         """
+
+    @abstractmethod
+    def forget(self, token: int) -> None:
+        """Have no event any more for a message that was sent with ``confirm=False``. An unknown one is ignored."""

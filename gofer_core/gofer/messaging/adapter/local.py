@@ -156,6 +156,7 @@ class LocalAdapter(Adapter):
         ttl: float | None = None,
         isolated: bool = False,
         durable: bool = True,
+        confirm: bool = True,
     ) -> None:
         exchange, key = address
         # Only text of more than 63 characters can have more than 255 bytes, and that is cheaper to know.
@@ -166,6 +167,9 @@ class LocalAdapter(Adapter):
             self._connection.inbox.append(protocol.Answer(token, Outcome.REFUSED, reason))
             return
         self._connection.put(protocol.Send(token, exchange, key, ttl, body))
+
+    def forget(self, token: int) -> None:
+        """Do nothing: this broker settles every message, and quickly."""
 
     def _event(self, frame: protocol.Deliver | protocol.Answer | protocol.Lost) -> Event:
         if isinstance(frame, protocol.Deliver):
