@@ -113,9 +113,8 @@ class CallError(GoferError):
 class RequestTimeout(CallError, TimeoutError):
     """No result within ``wait``. ``state`` is how far the request is known to have got.
 
-    ``state``: ``not sent``, ``sent`` (no word from the broker), ``queued`` (the broker has it, no word from the
-    agent), ``accepted``, ``started`` or ``progress``; ``report`` is the last progress report, if any. Whatever the
-    state, the request may still run until its ttl.
+    ``state``: ``not sent``, ``sent`` (no word from the agent), ``accepted``, ``started`` or ``progress``; ``report`` is
+    the last progress report, if any. Whatever the state, the request may still run until its ttl.
     """
 
     def __init__(self, sn: str, wait: float | None, state: str, detail: str, report: object = None) -> None:

@@ -209,7 +209,7 @@ def test_a_request_that_its_caller_waits_for(name: str, broker: Path, queue: Que
     with Agent(f"local://{broker}", QUEUE, **options, wait=0.3) as agent:
         with pytest.raises(RequestTimeout) as caught:
             call(agent)
-        assert caught.value.state == "queued"
+        assert caught.value.state == "sent"
     body, ttl = queue.next()
     same_call(name, body, options)
     document = json.loads(body)

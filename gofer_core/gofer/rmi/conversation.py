@@ -11,13 +11,13 @@ from gofer.rmi.options import Report
 
 __all__ = ["Conversation"]
 
-_ORDER = {"not sent": 0, "sent": 1, "queued": 2, "accepted": 3, "started": 4, "progress": 5}
+_ORDER = {"not sent": 0, "sent": 1, "accepted": 2, "started": 3, "progress": 4}
 
 
 class Conversation:
     """What is known about one request. No input or output, no threads.
 
-    ``state`` is one of: not sent, sent (to the broker), queued (the broker has it), accepted, started, progress.
+    ``state`` is one of: not sent, sent (to the broker), accepted, started, progress.
     """
 
     def __init__(self, sn: str) -> None:
@@ -82,11 +82,8 @@ class Conversation:
         if self.state == "not sent":
             detail = f"it was not sent: {link}"
         elif self.state == "sent":
-            detail = (
-                f"no word from the broker, and so none from the agent (connection: {link}); it may still run{until}"
-            )
-        elif self.state == "queued":
-            detail = f"the broker has it, but there was no word from the agent; it may still run{until}"
+            cut = "" if link == "open" else f" (connection: {link})"
+            detail = f"it was sent, and there was no word from the agent{cut}; it may still run{until}"
         elif self.state == "progress" and self.report is not None:
             done = f"{shown(self.report['completed'], 40)} of {shown(self.report['total'], 40)}"
             details = shown(self.report["details"])

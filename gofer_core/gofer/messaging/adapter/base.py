@@ -316,4 +316,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def forget(self, token: int) -> None:
-        """Have no event any more for a message that was sent with ``confirm=False``. An unknown one is ignored."""
+        """Note that nobody waits any more for the event of a message that was sent with ``confirm=False``.
+
+        Nothing of it need be kept, and an event that comes all the same is ignored; so is an unknown token here.
+        """

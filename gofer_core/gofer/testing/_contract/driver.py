@@ -77,12 +77,22 @@ class Driver:
         return self.adapter.subscribe(queue, prefetch, WAIT, exclusive=exclusive)
 
     def post(
-        self, key: str, body: bytes = b"x", *, exchange: str = "", ttl: float | None = None, isolated: bool = False
+        self,
+        key: str,
+        body: bytes = b"x",
+        *,
+        exchange: str = "",
+        ttl: float | None = None,
+        isolated: bool = False,
+        durable: bool = True,
+        confirm: bool = True,
     ) -> int:
         """Put a message into the outbox, and return its token."""
         token = next(self._tokens)
         self._sent.add(token)
-        self.adapter.send(token, Address(exchange, key), body, ttl=ttl, isolated=isolated)
+        self.adapter.send(
+            token, Address(exchange, key), body, ttl=ttl, isolated=isolated, durable=durable, confirm=confirm
+        )
         return token
 
     def settled(self, token: int) -> Settled:

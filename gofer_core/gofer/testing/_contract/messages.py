@@ -130,6 +130,39 @@ class Messages(Base):
         assert {driver.settled(token).outcome for token in tokens} == {Outcome.TAKEN}
         assert sorted(d.body for d in driver.take(5)) == [b"%d" % n for n in range(5)]
 
+    def test_a_message_that_need_not_last_arrives_too(self, driver: Driver, queue: str) -> None:
+        driver.subscribe(queue)
+        tokens = [driver.post(queue, b"%d" % n, durable=False) for n in range(5)]
+        assert {driver.settled(token).outcome for token in tokens} == {Outcome.TAKEN}
+        assert [d.body for d in driver.take(5)] == [b"%d" % n for n in range(5)]
+
+    def test_messages_that_need_no_confirm_arrive_in_order(self, driver: Driver, queue: str) -> None:
+        driver.subscribe(queue)
+        tokens = [driver.post(queue, b"%d" % n, confirm=False) for n in range(50)]
+        came = []
+        for _ in tokens:
+            delivery = driver.one()
+            driver.adapter.accept(delivery)
+            came.append(delivery.body)
+        assert came == [b"%d" % n for n in range(50)]
+        for token in tokens:
+            driver.adapter.forget(token)
+            driver.adapter.forget(token)
+
+    def test_a_message_that_needs_no_confirm_is_returned_all_the_same(
+        self, driver: Driver, queue: str, names: Names
+    ) -> None:
+        nowhere = [("", names.queue("missing")), (names.exchange("missing"), "key")]
+        tokens = [driver.post(key, exchange=exchange, confirm=False) for exchange, key in nowhere]
+        assert [driver.settled(token).outcome for token in tokens] == [Outcome.RETURNED] * 2
+        assert driver.send(queue).outcome is Outcome.TAKEN
+
+    def test_a_forgotten_message_disturbs_nothing(self, driver: Driver, queue: str, names: Names) -> None:
+        for exchange in ("", names.exchange("missing")):
+            driver.adapter.forget(driver.post(names.queue("missing"), exchange=exchange, confirm=False))
+        assert driver.send(queue).outcome is Outcome.TAKEN
+        assert driver.send(names.queue("missing")).outcome is Outcome.RETURNED
+
     def test_every_message_has_exactly_one_settlement(self, driver: Driver, queue: str, names: Names) -> None:
         places = [("", queue), ("", names.queue("missing")), (names.exchange("missing"), "key")]
         tokens = [driver.post(key, b"x", exchange=exchange) for _ in range(50) for exchange, key in places]
