@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-import uuid
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
-from gofer.messaging.adapter.base import QueueSpec
-from gofer.messaging.connector import Connector
-from gofer.messaging.pool import pool
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from gofer.testing.rabbitmq import RabbitMQ
@@ -21,54 +16,34 @@ from support.calls import CallScenarios
 from support.probe import runs
 from support.waiting import eventually
 
-pytestmark = pytest.mark.broker
-
 _MB = 1 << 20
 
 
 class TestRabbitMQCalls(CallScenarios):
-    @pytest.fixture
-    def url(self, rabbitmq: RabbitMQ) -> str:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def url(cls, rabbitmq: RabbitMQ) -> str:
         return rabbitmq.url()
 
-    @pytest.fixture
-    def queue(self, declare_queue: Callable[[str], None]) -> str:
-        name = f"probe-{uuid.uuid4().hex[:8]}"
-        declare_queue(name)  # to have it deleted at the end
-        return name
-
-    @pytest.fixture
-    def declare_queue(self, connector: Connector) -> Iterator[Callable[[str], None]]:
-        link, declared = pool.acquire(connector), []
-
-        def declare(name: str) -> None:
-            link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec(name), timeout))
-            declared.append(name)
-
-        yield declare
-        for name in declared:
-            link.call(lambda adapter, timeout, name=name: adapter.delete_queue(name, timeout))  # type: ignore[misc]  # mypy cannot infer a lambda's default
-        pool.release(link)
-
     def test_all_go_on_when_the_broker_stops_and_starts(
-        self, rabbitmq: RabbitMQ, agents: AgentProcess, agent: Agent, tmp_path: Path
+        self, rabbitmq: RabbitMQ, own: AgentProcess, own_agent: Agent, tmp_path: Path
     ) -> None:
         """Each call that waited has its answer, and none of those that ran was run again."""
         trace = tmp_path / "trace"
         with ThreadPoolExecutor(24) as threads:
-            probe = agent(wait=90).Probe()
+            probe = own_agent(wait=90).Probe()
             running = [threads.submit(probe.note, str(trace), f"r{n}", 3.0) for n in range(4)]
             eventually(lambda: len(runs(trace)) == 4)
             waiting = [threads.submit(probe.note, str(trace), f"w{n}") for n in range(20)]
-            assert agent.Admin().echo("all sent") == "all sent"
+            assert own_agent.Admin().echo("all sent") == "all sent"
             rabbitmq.restart()
             assert [one.result(90) for one in running] == [f"r{n}" for n in range(4)]
             assert [one.result(90) for one in waiting] == [f"w{n}" for n in range(20)]
-        assert set(runs(trace).values()) == {1}, agents.tail()
-        assert agent.Probe().echo("on") == "on"
+        assert set(runs(trace).values()) == {1}, own.tail()
+        assert own_agent.Probe().echo("on") == "on"
 
     def test_ten_thousand_calls_from_eight_threads_leave_nothing(
-        self, rabbitmq: RabbitMQ, agents: AgentProcess, agent: Agent
+        self, rabbitmq: RabbitMQ, shared: AgentProcess, agent: Agent
     ) -> None:
         """Threads, descriptors, queues and memory stay as they were; each process has one connection."""
         state = agent.Probe().state
@@ -95,7 +70,7 @@ class TestRabbitMQCalls(CallScenarios):
         assert there_after["rss"] - there["rss"] < 2 * _MB
         assert queue_names(rabbitmq) == queues
         ports = sorted(connection["peer_port"] for connection in eventually(lambda: connections(rabbitmq, 2)))
-        assert {owner_of(port) for port in ports} == {os.getpid(), agents.pid}
+        assert {owner_of(port) for port in ports} == {os.getpid(), shared.pid}
 
 
 def own_state() -> dict[str, int]:

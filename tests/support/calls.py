@@ -45,7 +45,8 @@ class CallScenarios:
     """
 
     @pytest.fixture(scope="class")
-    def shared(self, url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    @classmethod
+    def shared(cls, url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
         """A goferd with the probe, with eight threads, for all tests that leave it running."""
         with serving(tmp_path_factory.mktemp("shared"), url, SHARED, threads=8) as process:
             yield process
