@@ -207,7 +207,8 @@ class Execution:
         seconds = time.monotonic() - (request.started or request.arrived)
         service = self._service
         try:
-            service.hook.gofer_finished(plugin=service.plugin, request=request, outcome=outcome, seconds=seconds)
+            if service.hook.gofer_finished.get_hookimpls():
+                service.hook.gofer_finished(plugin=service.plugin, request=request, outcome=outcome, seconds=seconds)
         except Exception:
             log.exception("plugin %s: a hook gofer_finished failed", service.name)
         if requests.isEnabledFor(logging.INFO):

@@ -184,7 +184,8 @@ class Receiver:
     def _accept(self, request: Received) -> None:
         service = self.service
         try:
-            service.hook.gofer_accept(plugin=service.plugin, request=request)
+            if service.hook.gofer_accept.get_hookimpls():
+                service.hook.gofer_accept(plugin=service.plugin, request=request)
         except Exception as refused:  # noqa: BLE001 - raising is how a hook refuses
             details = f"{type(refused).__name__}: {refused}"[:1000].encode("utf-8", "backslashreplace").decode()
             self.execution.reject(request, Refusal("hook.refused", "refused by a hook of the agent", details))
@@ -193,9 +194,11 @@ class Receiver:
             self._open[request] = None
         self._custody.taken(request)
         self.counters.add("accepted")
+        statuses = None
         if request.replyto is not None:
-            request.statuses = Statuses(request)
-            request.statuses.accepted(self.clock)
+            statuses = request.statuses = Statuses(request)
+            if not statuses.held:
+                statuses.accepted(self.clock)
         admin = service.admin
         if admin is not None and request.classname in admin:
             self._answer(request, request.classname, request.method)
@@ -203,6 +206,8 @@ class Receiver:
             self._delay(request)
         else:
             self._submit(request)
+        if statuses is not None and statuses.held:
+            statuses.accepted(self.clock)  # not before: a worker has begun meanwhile
 
     def _answer(self, request: Received, classname: str, method: str) -> None:
         admin = self.service.admin

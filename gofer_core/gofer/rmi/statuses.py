@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from gofer.messaging.adapter.base import Outcome
 from gofer.rmi.answers import CannotSign
 from gofer.rmi.clock import Clock, Timer
 
@@ -37,6 +38,7 @@ class Statuses:
     __slots__ = (
         "_busy",
         "_closed",
+        "_due",
         "_held",
         "_jobs",
         "_lock",
@@ -54,22 +56,31 @@ class Statuses:
         self._held: Timer | None = None
         self._reached = _NOTHING
         self._told = _NOTHING
+        self._due = False  # what is held back may be told
+
+    @property
+    def held(self) -> bool:
+        """Whether accepted and started are held back, for a caller that says how long it waits."""
+        return bool(self._request.document.wait)
 
     def accepted(self, clock: Clock) -> None:
-        """Tell that the request was accepted, now or when the caller has waited long enough."""
-        self._reached = _ACCEPTED
-        wait = self._request.document.wait
-        delay = 0.0 if wait is None else min(MOST_HELD, max(0.0, wait) / 4)
-        if delay > 0:
-            self._held = clock.call_after(delay, self._release)
-        else:
+        """Tell that the request was accepted, now or, when that is held back, when the caller has waited long enough.
+
+        What is held back may be told of after the request has started, or ended.
+        """
+        self._reached = max(self._reached, _ACCEPTED)
+        if not self.held:
             self._post(self._tell)
+        elif not self._closed:
+            delay = min(MOST_HELD, (self._request.document.wait or 0.0) / 4)
+            self._held = clock.call_after(delay, self._release)
+            if self._closed:
+                self._held.cancel()
 
     def started(self) -> None:
         """Tell that the request has started, unless that is held back."""
         self._reached = _STARTED
-        held = self._held
-        if held is None or held.cancelled:
+        if not self.held or self._due:
             self._post(self._tell)
 
     def progress(self) -> None:
@@ -90,6 +101,7 @@ class Statuses:
         send()
 
     def _release(self) -> None:
+        self._due = True  # first: a thread that starts the request now looks at it after saying so
         self._post(self._tell)
 
     def _queue(self, job: Callable[[], None]) -> None:
@@ -141,5 +153,9 @@ class Statuses:
             receiver.counters.add("statuses_lost")
             log.error("plugin %s: cannot sign, so nothing is sent: %s", receiver.service.name, failed)
             return
-        if not receiver.link.offer(request.replyto, body, durable=request.durable):
+        if not receiver.link.offer(request.replyto, body, durable=request.durable, settled=self._settled):
             receiver.counters.add("statuses_lost")
+
+    def _settled(self, outcome: Outcome, reason: str) -> None:
+        if outcome is not Outcome.TAKEN:
+            self._request.receiver.counters.add("statuses_lost")
