@@ -2,10 +2,12 @@
 #   PYTHON=python3.12      the Python to use (3.11 or newer; found by itself otherwise)
 #   VENV=/some/directory   another place for the virtual environment
 #   ARGS="-k links -x"     more arguments for pytest, gofer demo or the bench
+#   JOBS=4                 how many processes share the tests; 0: the one that pytest runs in
 
 PYTHON ?=
 VENV ?= .venv
 ARGS ?=
+JOBS ?= 2
 
 # The distributions of this repository, the core first: the others require it.
 FOUND := $(patsubst %/pyproject.toml,%,$(wildcard gofer_*/pyproject.toml gofer_*/*/pyproject.toml))
@@ -14,6 +16,9 @@ DISTRIBUTIONS := gofer_core $(sort $(filter-out gofer_core,$(FOUND)))
 # The marks that remember what is installed already.
 INSTALLED := $(VENV)/.gofer-installed
 TOOLS := $(VENV)/.gofer-test-tools
+
+# Tests that share something expensive are one group, and run in one process.
+pytest := $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 pip := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
@@ -33,7 +38,7 @@ demo: $(INSTALLED)
 
 test: $(TOOLS) check
 	@scripts/need-rabbitmq
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(pytest) $(ARGS)
 
 check: $(TOOLS)
 	$(VENV)/bin/ruff check .
@@ -43,7 +48,7 @@ check: $(TOOLS)
 	$(VENV)/bin/python -m pytest -q tests/unit/test_public_names.py
 
 unit: $(TOOLS)
-	$(VENV)/bin/python -m pytest tests/unit $(ARGS)
+	$(pytest) tests/unit $(ARGS)
 
 bench: $(TOOLS)
 	@scripts/need-rabbitmq

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from gofer.testing.rabbitmq import RabbitMQ
@@ -12,6 +13,16 @@ pytest.register_assert_rewrite("gofer.testing._contract")  # whose driver some t
 
 #: The largest message that the test broker takes, in bytes; more than the contract's largest, which is 1 MiB.
 MESSAGE_LIMIT = 2 * 1024 * 1024
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a broker; all that use the session's RabbitMQ are run by one process, so that there is one."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.broker)
+            if "rabbitmq" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group("rabbitmq"))
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,6 @@ from gofer.testing.rabbitmq import RabbitMQ
 from support.plugins import describe, install
 from support.waiting import eventually
 
-pytestmark = pytest.mark.broker
-
 PLUGIN = """
 from gofer.decorators import remote
 

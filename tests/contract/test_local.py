@@ -21,6 +21,7 @@ with Broker(sys.argv[1]) as broker:
 """
 
 
+@pytest.mark.xdist_group("local-adapter")  # one process makes what the class shares
 class TestLocalAdapter(AdapterContract):
     """Everything, but for logins: the socket's mode and the peer's credentials are the local broker's login."""
 

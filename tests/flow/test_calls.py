@@ -15,6 +15,7 @@ from support.probe import runs
 from support.waiting import eventually
 
 
+@pytest.mark.xdist_group("local-calls")  # one process makes what the class shares
 class TestLocalCalls(CallScenarios):
     @pytest.fixture(scope="class")
     @classmethod

@@ -16,6 +16,8 @@ from support.localbroker import LocalBroker
 from support.plugins import describe, install
 from support.waiting import eventually
 
+pytestmark = pytest.mark.xdist_group("goferd-descriptors")  # one process makes what the module shares
+
 _MAIN = "[main]\nenabled=1\nplugin=good\n"
 
 

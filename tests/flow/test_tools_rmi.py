@@ -31,6 +31,8 @@ from support.localbroker import LocalBroker
 from support.plugins import install
 from support.waiting import eventually
 
+pytestmark = pytest.mark.xdist_group("tools-rmi")  # one process makes what the module shares
+
 KENNEL = '''
 import time
 from pathlib import Path

@@ -19,6 +19,8 @@ from gofer.messaging.net import open_socket
 from gofer.messaging.url import URL
 from support.certificates import Certificates
 
+pytestmark = pytest.mark.xdist_group("net")  # one process makes what the module shares
+
 WAIT = 5.0
 
 

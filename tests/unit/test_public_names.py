@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from support.repository import distributions
 
+pytestmark = pytest.mark.xdist_group("public-names")  # one process makes what the module shares
+
 PUBLIC_NAMES = """
 gofer.agent: PluginContainer
 gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks import_plugin

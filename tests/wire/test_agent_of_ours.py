@@ -25,6 +25,8 @@ from support.captured import CAPTURED, HexAuthenticator, captured
 from support.localbroker import LocalBroker
 from support.wireplugin import DESCRIPTOR, WIRE
 
+pytestmark = pytest.mark.xdist_group("wire-agent")  # one process makes what the module shares
+
 QUEUE = "wire-cap"
 REPLIES = "wire-async-reply"
 #: What each captured request comes to. The plugin's ``pam`` asks for no user here, and Admin.cancel is not tested.

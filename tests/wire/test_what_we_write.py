@@ -29,6 +29,8 @@ from support.captured import CAPTURED, HexAuthenticator
 from support.receiving import driven
 from support.waiting import eventually
 
+pytestmark = pytest.mark.xdist_group("wire-caller")  # one process makes what the module shares
+
 QUEUE = "wire-cap"
 KEYS = {"data", "pam", "replyto", "request", "routing", "secret", "sn", "version"}
 
