@@ -99,10 +99,13 @@ class _EnteredHooks:
         self.gofer_route = hooks.gofer_route  # these two are called where the plugin is entered already
         self.gofer_call = hooks.gofer_call
 
-    def gofer_accept(self, **arguments: Any) -> Any:
-        with self._plugin.entered():
-            return self._hooks.gofer_accept(**arguments)
+    def gofer_accept(self, **arguments: Any) -> None:
+        self._call(self._hooks.gofer_accept, arguments)
 
-    def gofer_finished(self, **arguments: Any) -> Any:
-        with self._plugin.entered():
-            return self._hooks.gofer_finished(**arguments)
+    def gofer_finished(self, **arguments: Any) -> None:
+        self._call(self._hooks.gofer_finished, arguments)
+
+    def _call(self, hook: Any, arguments: dict[str, Any]) -> None:
+        if hook.get_hookimpls():  # most agents have none, and each request would pay for it twice
+            with self._plugin.entered():
+                hook(**arguments)

@@ -207,8 +207,7 @@ class Execution:
         seconds = time.monotonic() - (request.started or request.arrived)
         service = self._service
         try:
-            if service.hook.gofer_finished.get_hookimpls():
-                service.hook.gofer_finished(plugin=service.plugin, request=request, outcome=outcome, seconds=seconds)
+            service.hook.gofer_finished(plugin=service.plugin, request=request, outcome=outcome, seconds=seconds)
         except Exception:
             log.exception("plugin %s: a hook gofer_finished failed", service.name)
         if requests.isEnabledFor(logging.INFO):

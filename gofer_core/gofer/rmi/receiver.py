@@ -184,8 +184,7 @@ class Receiver:
     def _accept(self, request: Received) -> None:
         service = self.service
         try:
-            if service.hook.gofer_accept.get_hookimpls():
-                service.hook.gofer_accept(plugin=service.plugin, request=request)
+            service.hook.gofer_accept(plugin=service.plugin, request=request)
         except Exception as refused:  # noqa: BLE001 - raising is how a hook refuses
             details = f"{type(refused).__name__}: {refused}"[:1000].encode("utf-8", "backslashreplace").decode()
             self.execution.reject(request, Refusal("hook.refused", "refused by a hook of the agent", details))
