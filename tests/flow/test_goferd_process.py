@@ -74,10 +74,10 @@ def ended(goferd: AgentProcess, timeout: float = 20) -> int:
     return goferd.process.wait(timeout)
 
 
-def answers(agent: Agent) -> bool:
-    """Whether an agent reads its queue yet."""
+def answers(agent: Agent, wait: float = 5) -> bool:
+    """Whether an agent reads its queue yet, or still."""
     try:
-        return bool(agent(wait=5).Admin().hello() == "Hello, I am gofer agent")
+        return bool(agent(wait=wait).Admin().hello() == "Hello, I am gofer agent")
     except (NotFound, RequestTimeout):
         return False
 
@@ -197,7 +197,7 @@ class TestStopping:
     def test_running_calls_end_and_what_waits_is_left_to_the_broker(self, held: Held) -> None:
         assert held.goferd.process is not None
         held.goferd.process.terminate()
-        eventually(lambda: "SIGTERM: stopping" in held.goferd.tail())
+        eventually(lambda: not answers(held.agent, 0.5), what="the end of its subscription")
         held.go.touch()
 
         assert [one.result(20) for one in held.running] == ["held"] * 2

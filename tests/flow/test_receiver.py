@@ -322,7 +322,9 @@ def test_hooks_and_the_log_hear_of_each_end_once(serving: Served, caplog: pytest
     caplog.set_level(logging.INFO, "gofer.rmi.requests")
     asked = request("Dog", "echo", 1)
     serving.caller.call(asked)
+    serving.idle()
     serving.caller.error("Dog", "fail", "no", 1)
+    serving.idle()
     serving.caller.error("Dog", "li\nne")
     serving.idle()
     assert serving.finished == [("Dog.echo", "value"), ("Dog.fail", "exception"), (r"'Dog.li\nne'", "exception")]
@@ -343,6 +345,7 @@ def test_a_hook_that_fails_at_the_end_is_logged_and_the_caller_has_its_value(
 
     serving.plugin.manager.register(Broken())
     assert serving.caller.value("Dog", "echo", 1) == 1
+    serving.idle()
     assert "broken hook" in caplog.text
 
 

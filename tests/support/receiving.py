@@ -197,8 +197,10 @@ class Served:
         eventually(lambda: self.receiver.counters[name] == count, what=f"{name} {count}, counted: {self.counted}")
 
     def idle(self) -> None:
-        """Wait until nothing is in work."""
-        eventually(lambda: not self.receiver.open and not self.receiver.outgoing.pending)
+        """Wait until nothing is in work: all results are settled, and the hooks have been told."""
+        eventually(
+            lambda: not self.receiver.open and not self.receiver.outgoing.pending and not self.plugin.workers.running()
+        )
 
 
 @contextmanager
