@@ -143,7 +143,7 @@ gofer.tools.stage: Interrupts Stage StageError Told
 gofer.tools.trial: Trial main run_trials
 gofer_adapter_amqp: AmqpAdapter
 gofer_adapter_amqp.adapter: AmqpAdapter
-gofer_adapter_amqp.channels: Consumer Publisher
+gofer_adapter_amqp.channels: Consumer Message Publisher
 gofer_adapter_amqp.connection: Channel Connection
 gofer_adapter_amqp.errors: ClosedByBroker DIFFERS NOT_FOUND ProtocolError login_error place reason refusal
 gofer_adapter_amqp.nodes: Nodes check_name
