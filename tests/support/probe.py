@@ -54,6 +54,10 @@ class Probe:
         return path
 
     @remote
+    def twice(self, text):
+        return text + text
+
+    @remote
     def odd(self):
         return {1, 2}
 

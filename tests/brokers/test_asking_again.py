@@ -1,0 +1,125 @@
+"""A caller that waits asks again when a reply may have been lost, and is answered by what was run once."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from gofer.messaging.connector import Connector
+from gofer.messaging.link import Link
+from gofer.messaging.url import URL
+from gofer.proxy import Agent
+from gofer.rmi.session import Session
+from gofer.testing.agents import AgentProcess
+from gofer.testing.rabbitmq import RabbitMQ
+from support.calls import answers
+from support.probe import PROBE, descriptor, runs
+from support.waiting import eventually
+
+QUEUE = "probe-asked-again"
+
+CALLER = """
+import sys
+from gofer.messaging.connector import Connector
+from gofer.messaging.url import URL
+from gofer.proxy import Agent
+
+connector = Connector(URL.parse(sys.argv[1]), reconnect_max=1.0)
+with Agent(connector, sys.argv[2], wait=60) as agent:
+    print(agent.Probe().note(sys.argv[3], "ran", 1.0), flush=True)
+"""
+
+
+@pytest.fixture
+def goferd(rabbitmq: RabbitMQ, root: Path) -> Iterator[AgentProcess]:
+    with AgentProcess(root) as process:
+        process.configure("[messaging]\nreconnect_max = 1\n")
+        process.plugin("probe", PROBE, descriptor(rabbitmq.url(), QUEUE, threads=2))
+        process.start()
+        yield process
+
+
+@pytest.fixture
+def agent(rabbitmq: RabbitMQ, goferd: AgentProcess) -> Iterator[Agent]:
+    with Agent(Connector(URL.parse(rabbitmq.url()), reconnect_max=1.0), QUEUE, wait=60) as agent:
+        eventually(lambda: answers(agent), what=goferd.tail())
+        yield agent
+        link_of(agent).call(lambda adapter, timeout: adapter.delete_queue(QUEUE, timeout))
+
+
+def link_of(agent: Agent) -> Link:
+    """Return the link that an agent's calls go through."""
+    line = agent._Agent__line  # type: ignore[attr-defined]  # nobody else needs it
+    link: Link = line.session(None).link
+    return link
+
+
+def test_a_result_that_the_broker_forgot_is_given_again(
+    rabbitmq: RabbitMQ, goferd: AgentProcess, agent: Agent, tmp_path: Path
+) -> None:
+    """The caller stands still while its result arrives, and while the broker is killed and forgets it."""
+    trace = tmp_path / "trace"
+    caller = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(CALLER), rabbitmq.url(), QUEUE, str(trace)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert caller.stdout is not None
+    with caller.stdout:
+        eventually(lambda: runs(trace))
+        caller.send_signal(signal.SIGSTOP)
+        eventually(lambda: "Probe.note value" in goferd.tail())
+        assert agent.Probe().echo("its result is sent, too") == "its result is sent, too"
+        rabbitmq.kill()
+        rabbitmq.start()
+        eventually(lambda: answers(agent), timeout=30)
+        caller.send_signal(signal.SIGCONT)
+        assert caller.stdout.readline() == "ran\n"
+    assert caller.wait(30) == 0
+    assert dict(runs(trace)) == {"ran": 1}
+
+
+def test_a_reply_queue_deleted_under_a_caller_costs_no_answer(
+    goferd: AgentProcess, agent: Agent, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    link = link_of(agent)
+    queue = link.shared((Session, None), lambda: pytest.fail("there is no session")).queue
+    with ThreadPoolExecutor(4) as threads:
+        calls = [threads.submit(agent.Probe().note, str(trace), f"n{n}", 0.5) for n in range(4)]
+        eventually(lambda: len(runs(trace)) >= 2)
+        link.call(lambda adapter, timeout: adapter.delete_queue(queue, timeout))
+        assert [call.result(30) for call in calls] == [f"n{n}" for n in range(4)]
+    assert set(runs(trace).values()) == {1}
+
+
+def test_a_request_over_the_brokers_limit_is_refused_alone(
+    goferd: AgentProcess, agent: Agent, tmp_path: Path, message_limit: int
+) -> None:
+    """Its channel is closed by the broker; what was sent beside it is asked again, and the culprit is told."""
+    trace = tmp_path / "trace"
+    with ThreadPoolExecutor(9) as threads:
+        calls = [threads.submit(agent.Probe().note, str(trace), f"n{n}", 0.3) for n in range(8)]
+        large = threads.submit(agent.Probe().echo, "x" * (message_limit + 1))
+        with pytest.raises(Exception, match=r"refused|larger|limit"):
+            large.result(30)
+        assert [call.result(30) for call in calls] == [f"n{n}" for n in range(8)]
+    assert set(runs(trace).values()) == {1}
+
+
+def test_a_result_over_the_brokers_limit_disturbs_nobody(
+    goferd: AgentProcess, agent: Agent, message_limit: int
+) -> None:
+    half = "x" * (message_limit // 2 + 100)
+    with ThreadPoolExecutor(1) as threads:
+        large = threads.submit(agent(wait=3).Probe().twice, half)
+        assert [agent.Probe().echo(n) for n in range(200)] == list(range(200))
+        with pytest.raises(TimeoutError):
+            large.result(30)
+    assert agent.Probe().echo("on") == "on"
