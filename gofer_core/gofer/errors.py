@@ -18,6 +18,7 @@
         ├── Interrupted                     started, and its end is not known
         ├── ExecutionTimeout (TimeoutError) ran longer than it may
         ├── ResultTooLarge                  a result over the size limit
+        ├── InvalidOperator (ValueError)    criteria with an operator that there is none of
         ├── RemoteException                 a remote exception whose class is not known here
         └── DispatchError                   the agent has no such method, or not for this caller
             ├── NamespaceNotFound (LookupError)
@@ -48,6 +49,7 @@ __all__ = [
     "Interrupted",
     "ExecutionTimeout",
     "ResultTooLarge",
+    "InvalidOperator",
     "RemoteException",
     "DispatchError",
     "NamespaceNotFound",
@@ -172,6 +174,10 @@ class ExecutionTimeout(CallError, TimeoutError):
 
 class ResultTooLarge(CallError):
     """The result is over the size limit of a message."""
+
+
+class InvalidOperator(CallError, ValueError):
+    """Criteria with an operator that there is none of."""
 
 
 class RemoteException(CallError):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from gofer.hooks import hookimpl
 from gofer.rmi.api import API
+from gofer.rmi.cancelling import cancel
 from gofer.rmi.request import Received
 from support import kennel
 from support.receiving import QUEUE, Served, request, served
@@ -356,7 +357,7 @@ def test_a_request_cancelled_before_it_starts_is_not_run_and_answered(tmp_path: 
         asked = request("Dog", "echo", "second")
         serving.caller.send(asked)
         queued = eventually(lambda: [one for one in serving.book.working() if one.sn == asked["sn"]])
-        queued[0].cancelled.set()
+        assert cancel(queued[0])
         kennel.gate.open.set()
         assert serving.caller.end(asked["sn"])["result"]["xclass"] == "Cancelled"
         assert kennel.ran() == ["first"]

@@ -54,9 +54,9 @@ gofer.decorators: Action DIRECT FORK Login Mark action direct fork initializer l
 gofer.duration: DURATIONS parse_duration
 gofer.entry_points: Installed listed load
 gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost DispatchError DocumentError
-    ExecutionTimeout GoferError Interrupted MemberNotFound MessagingError NamespaceNotFound NotAuthenticated
-    NotAuthorized NotFound NotTaken PasswordRequired PluginError Rejected RemoteException RequestTimeout
-    ResultTooLarge SecretNotMatched SecretRequired UserNotAuthorized UserRequired
+    ExecutionTimeout GoferError Interrupted InvalidOperator MemberNotFound MessagingError NamespaceNotFound
+    NotAuthenticated NotAuthorized NotFound NotTaken PasswordRequired PluginError Rejected RemoteException
+    RequestTimeout ResultTooLarge SecretNotMatched SecretRequired UserNotAuthorized UserRequired
 gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofer_load gofer_route gofer_unload
     hookimpl hookspec
 gofer.messaging: Connector NotFound URL
@@ -94,10 +94,12 @@ gofer.proxy: Agent agent
 gofer.rmi.answers: Answers CannotSign Refusal
 gofer.rmi.api: API Target
 gofer.rmi.book: Arrival Book Known
+gofer.rmi.cancelling: Cancelling cancel
 gofer.rmi.clock: Clock Timer
 gofer.rmi.context: Context
 gofer.rmi.conversation: Conversation
 gofer.rmi.counters: Counters
+gofer.rmi.criteria: InvalidOperator OPERATORS check matches
 gofer.rmi.custody: Custody HeldByBroker
 gofer.rmi.description: of_class of_target
 gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound NotAuthenticated NotAuthorized
@@ -162,6 +164,7 @@ DOORS = {
     "gofer.messaging.NotFound": "gofer.errors.NotFound",
     "gofer.messaging.URL": "gofer.messaging.url.URL",
     "gofer.messaging.dispatcher.NotAuthorized": "gofer.errors.NotAuthorized",
+    "gofer.rmi.criteria.InvalidOperator": "gofer.errors.InvalidOperator",
     "gofer.rmi.dispatcher.DispatchError": "gofer.errors.DispatchError",
     "gofer.rmi.dispatcher.MemberNotFound": "gofer.errors.MemberNotFound",
     "gofer.rmi.dispatcher.NamespaceNotFound": "gofer.errors.NamespaceNotFound",

@@ -72,6 +72,7 @@ EXCEPTIONS: dict[str, tuple[type[Exception], tuple[Any, ...]]] = {
     "error-return-bytes": (TypeError, (NOT_JSON.format("bytes"),)),
     "error-return-nojson": (TypeError, (NOT_JSON.format("NoJson"),)),
     "error-return-set": (TypeError, (NOT_JSON.format("set"),)),
+    "error-admin-cancel-criteria": (errors.InvalidOperator, ("nope not supported",)),
     "error-secret-notmatched": (
         errors.SecretNotMatched, ("Demo.secret(), secret: ('garfield',) not in: wrong",),
     ),
@@ -83,7 +84,6 @@ EXCEPTIONS: dict[str, tuple[type[Exception], tuple[Any, ...]]] = {
 
 #: Classes that a caller does not have; what it is told of them.
 REMOTE: dict[str, tuple[str, str, list[Any], dict[str, Any]]] = {
-    "error-admin-cancel-criteria": ("gofer.rmi.criteria", "InvalidOperator", ["nope not supported"], {}),
     "error-custom": ("wire", "MyError", ["This is"], {"b": 23, "where": {"k": [1, 2]}}),
 }
 

@@ -55,7 +55,13 @@ class Attachment:
         self._links = container.links
         self.link = self._links.acquire(connector)
         self.receiver = Receiver(
-            self, self.link, container.clock, container.book, counters=plugin.counters, prefetch=descriptor.prefetch
+            self,
+            self.link,
+            container.clock,
+            container.book,
+            counters=plugin.counters,
+            cancelling=container.cancelling,
+            prefetch=descriptor.prefetch,
         )
 
     @property

@@ -49,6 +49,19 @@ def admin_api(plugin: Plugin) -> API:
             """Tell all plugins' APIs as JSON: signatures, docs, versions."""
             return {"plugins": [_describe(one) for one in _running(plugin.container)]}
 
+        @remote
+        def cancel(self, sn: str | None = None, criteria: dict[str, Any] | None = None) -> list[str]:
+            """Cancel requests of this plugin: one by its serial number, or those whose data meet criteria.
+
+            Returns the serial numbers of those that were waiting or running. A number that has not come yet is
+            remembered for a day, and its request cancelled when it comes.
+            """
+            cancelling = plugin.container.cancelling
+            found = [] if sn is None else cancelling.by_number(plugin, sn)
+            if criteria is not None:
+                found += cancelling.by_criteria(plugin, criteria, besides=Context.current().sn)
+            return found
+
     api = API("Admin")
     api.add(Admin)
     return api

@@ -22,6 +22,7 @@ from gofer.errors import PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
 from gofer.rmi.book import Book
+from gofer.rmi.cancelling import Cancelling
 from gofer.rmi.clock import Clock
 from gofer.root import Root
 
@@ -48,6 +49,7 @@ class PluginContainer:
         self.hooks.add_hookspecs(specifications)
         self.hooks.register(CoreHooks(self))
         self.book = Book()
+        self.cancelling = Cancelling(self.book)
         self._changes = threading.RLock()  # held while plugins are loaded and unloaded, also by their own code
         self._attaching = threading.Lock()  # guards the attachments, for a moment only
         self._pending: dict[str, Descriptor] = {}

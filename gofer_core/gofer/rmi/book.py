@@ -99,6 +99,14 @@ class Book:
             self._bytes += len(entry)
             self._shrink()
 
+    def get(self, sn: str) -> Received | None:
+        """Return the request with that serial number that is queued, running or being answered, if there is one."""
+        return self._working.get(sn)
+
+    def has_ended(self, sn: str) -> bool:
+        """Tell whether the request with that serial number has ended, and is remembered."""
+        return hash(sn) in self._ended
+
     def working(self) -> list[Received]:
         """Return the requests that are queued, running or being answered."""
         with self._lock:

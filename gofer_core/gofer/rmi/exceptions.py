@@ -20,7 +20,7 @@ from gofer.messaging.value import plain
 __all__ = ["from_result", "to_result"]
 
 #: Where callers of gofer 2.x look for our classes; all others of ours are new names there.
-_WIRE_MODULES = {"MemberNotFound": "gofer.collation"}
+_WIRE_MODULES = {"MemberNotFound": "gofer.collation", "InvalidOperator": "gofer.rmi.criteria"}
 _DISPATCHER = "gofer.rmi.dispatcher"
 
 # What a class may have put in their place is not asked: these are the real ones.

@@ -52,9 +52,8 @@ class Execution:
         self._run(request, target)
 
     def _run(self, request: Received, target: Target | None) -> None:
-        if request.cancelled.is_set():
-            self.fail(request, Cancelled("cancelled before it was started"))
-            return
+        if not request.start():
+            return  # it was cancelled while it waited; that has ended it
         request.started = time.monotonic()
         request.state = RUNNING
         statuses = request.statuses
@@ -111,6 +110,9 @@ class Execution:
             log.warning("%r: not run, its plugin has stopped; the broker delivers it again", request)
 
     def _succeed(self, request: Received, value: Any) -> None:
+        if request.called_off:
+            self.fail(request, Cancelled("cancelled while it ran; its method has returned"))
+            return
         try:
             result = encode({"retval": plain(value, "result")})
         except Exception as raised:  # noqa: BLE001 - not plain JSON; its caller hears that
@@ -119,7 +121,9 @@ class Execution:
         self._end(request, result, "value")
 
     def fail(self, request: Received, raised: BaseException) -> None:
-        """End a request by an exception."""
+        """End a request by an exception: by Cancelled, whatever its method raised, if it was cancelled."""
+        if request.called_off and not isinstance(raised, (Cancelled, ExecutionTimeout)):
+            raised = Cancelled(f"cancelled while it ran; its method has raised {type(raised).__name__}")
         raised.__traceback__ = _below(raised.__traceback__)
         try:
             result = encode(to_result(raised))

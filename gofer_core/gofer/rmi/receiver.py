@@ -15,6 +15,7 @@ from gofer.messaging.document import shown
 from gofer.messaging.link import Link, Subscription
 from gofer.rmi.answers import Answers, CannotSign, Refusal
 from gofer.rmi.book import Book, Known
+from gofer.rmi.cancelling import Cancelling, cancel
 from gofer.rmi.clock import Clock, Timer
 from gofer.rmi.counters import Counters
 from gofer.rmi.custody import Custody, HeldByBroker
@@ -44,6 +45,7 @@ class Receiver:
     Args:
         book: shared by all receivers of an agent.
         custody: who keeps an accepted request; by default the broker.
+        cancelling: knows which requests were cancelled before they came; shared as the book is.
         give_up: seconds after which a result that no broker takes is let go.
     """
 
@@ -56,6 +58,7 @@ class Receiver:
         *,
         counters: Counters | None = None,
         custody: Custody | None = None,
+        cancelling: Cancelling | None = None,
         prefetch: int = 200,
         give_up: float = GIVE_UP,
     ) -> None:
@@ -71,6 +74,7 @@ class Receiver:
         self._verification = Verification(service)
         self._book = book
         self._custody = custody or HeldByBroker(book)
+        self._cancelling = cancelling or Cancelling(book)
         self._prefetch = prefetch
         self._subscription: Subscription | None = None
         self._parse = lru_cache(256)(Address.parse)
@@ -201,6 +205,8 @@ class Receiver:
         admin = service.admin
         if admin is not None and request.classname in admin:
             self._answer(request, request.classname, request.method)
+        elif self._cancelling.awaits(service.plugin, request.sn):
+            cancel(request)
         elif service.latency > 0:
             self._delay(request)
         else:

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -38,14 +39,16 @@ class Received:
     to, ``address`` that plugin's address, ``replyto`` where replies go, None: nobody waits for one. ``identity`` is who
     signed it, as the authenticator says. ``redelivered``: it was delivered before; None: the broker cannot tell.
     ``arrived`` and ``started`` are times of ``time.monotonic()``; ``state`` is one of the constants of this module;
-    ``cancelled`` is set when it shall not go on.
+    ``cancelled`` is set when it shall not go on: it takes too long, or (then ``called_off`` is true) somebody asked so.
     """
 
     __slots__ = (
         "_ended",
+        "_started",
         "address",
         "api",
         "arrived",
+        "called_off",
         "cancelled",
         "delivery",
         "digest",
@@ -93,6 +96,8 @@ class Received:
         self.statuses: Any = None
         self.progress: Any = None
         self.timer: Timer | None = None
+        self.called_off = False
+        self._started = threading.Lock()
         self._ended = threading.Lock()
 
     @property
@@ -132,6 +137,21 @@ class Received:
     def run(self) -> None:
         """Run it, as a worker's task."""
         self.receiver.execution.run(self)
+
+    def start(self) -> bool:
+        """Claim the right to start the request, or to have it never started: True for the first who asks."""
+        return self._started.acquire(blocking=False)
+
+    def cancel(self) -> bool:
+        """Tell the running method that it shall not go on; False: it was told already. Any thread."""
+        if self.called_off:
+            return False
+        self.called_off = True
+        self.cancelled.set()
+        stop: Callable[[], object] | None = getattr(self, "on_cancel", None)
+        if stop is not None:
+            stop()
+        return True
 
     def end(self) -> bool:
         """Claim the right to end the request: True for the first who asks, False for all others."""

@@ -1,0 +1,80 @@
+"""Criteria: which requests are meant, told by what their callers have put beside them (``data``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gofer.errors import InvalidOperator
+
+__all__ = ["OPERATORS", "InvalidOperator", "check", "matches"]
+
+
+def matches(criteria: Mapping[str, Any], data: Any) -> bool:
+    """Tell whether criteria that :func:`check` has let through hold for some data. Pure; never raises.
+
+    ========================  ==========================================================================
+    ``{"match": {"k": v}}``   data is an object that has each ``k``, with the value ``v``; a ``v`` that is
+                              an object matches in the same way
+    ``{"eq": v}``             data equals ``v``; ``{"neq": v}``: it does not
+    ``{"gt": v}``             data is greater than ``v``; ``{"lt": v}``: less. What has no order is neither
+    ``{"in": [v, ...]}``      data equals one of these
+    ``{"and": [c, ...]}``     all of these criteria hold; ``{"or": [c, ...]}``: at least one
+    ========================  ==========================================================================
+
+    Several operators in one object must all hold. Values are equal where Python says so.
+    """
+    return all(OPERATORS[operator](wanted, data) for operator, wanted in criteria.items())
+
+
+def check(criteria: Any) -> None:
+    """Check criteria, whole, before any of them is asked.
+
+    Raises:
+        InvalidOperator: an operator that there is none of.
+        ValueError: something in it has the wrong shape or is empty; empty criteria would mean every request.
+    """
+    if not isinstance(criteria, Mapping):
+        raise ValueError(f"criteria are an object with an operator, not a {type(criteria).__name__}")
+    if not criteria:
+        raise ValueError("empty criteria would mean every request")
+    for operator, wanted in criteria.items():
+        if operator not in OPERATORS:
+            raise InvalidOperator(f"{operator} not supported")
+        shape = _SHAPES.get(operator)
+        if shape is not None and not isinstance(wanted, shape):
+            raise ValueError(f"{operator}: {_NAMES[shape]}, not a {type(wanted).__name__}")
+        if shape is not None and not wanted:
+            raise ValueError(f"{operator}: is empty")
+        if operator in ("and", "or"):
+            for one in wanted:
+                check(one)
+
+
+def _match(wanted: Mapping[str, Any], data: Any) -> bool:
+    return isinstance(data, Mapping) and all(
+        key in data and (_match(value, data[key]) if isinstance(value, Mapping) else data[key] == value)
+        for key, value in wanted.items()
+    )
+
+
+def _greater(one: Any, other: Any) -> bool:
+    try:
+        return bool(one > other)
+    except TypeError:
+        return False
+
+
+OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "match": _match,
+    "eq": lambda wanted, data: bool(data == wanted),
+    "neq": lambda wanted, data: bool(data != wanted),
+    "gt": lambda wanted, data: _greater(data, wanted),
+    "lt": _greater,
+    "in": lambda wanted, data: data in wanted,
+    "and": lambda wanted, data: all(matches(one, data) for one in wanted),
+    "or": lambda wanted, data: any(matches(one, data) for one in wanted),
+}
+
+_SHAPES: Mapping[str, type] = {"match": dict, "in": list, "and": list, "or": list}
+_NAMES: Mapping[type, str] = {dict: "an object", list: "a list"}
