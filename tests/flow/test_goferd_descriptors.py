@@ -14,7 +14,7 @@ from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from support.localbroker import LocalBroker
 from support.plugins import describe, install
-from support.waiting import eventually
+from support.presence import until_it_answers
 
 pytestmark = pytest.mark.xdist_group("goferd-descriptors")  # one process makes what the module shares
 
@@ -156,7 +156,7 @@ def lines(home: Home) -> Iterator[list[str]]:
     with LocalBroker(str(home.root / "run/gofer/broker.sock")) as broker, home.process as process:
         process.start()
         with Agent(broker.url, "good", wait=20) as agent:
-            eventually(lambda: answers(agent), what=process.tail())
+            assert until_it_answers(agent, process.tail()).good.hello() == "hello"
         process.stop()
         yield process.log.read_text().splitlines()
 
@@ -177,10 +177,6 @@ def checked(home: Home) -> subprocess.CompletedProcess[str]:
         timeout=30,
         check=False,
     )
-
-
-def answers(agent: Agent) -> bool:
-    return bool(agent.good.hello() == "hello")
 
 
 @pytest.mark.parametrize("one", BROKEN, ids=lambda one: one.name)

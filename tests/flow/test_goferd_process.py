@@ -15,11 +15,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from gofer.errors import NotFound, RequestTimeout
+from gofer.errors import RequestTimeout
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from support.localbroker import LocalBroker
 from support.plugins import describe, install
+from support.presence import answers, until_it_answers
 from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually
 
@@ -72,14 +73,6 @@ def ended(goferd: AgentProcess, timeout: float = 20) -> int:
     """Wait for its end, and return its exit status."""
     assert goferd.process is not None
     return goferd.process.wait(timeout)
-
-
-def answers(agent: Agent, wait: float = 5) -> bool:
-    """Whether an agent reads its queue yet, or still."""
-    try:
-        return bool(agent(wait=wait).Admin().hello() == "Hello, I am gofer agent")
-    except (NotFound, RequestTimeout):
-        return False
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -148,7 +141,7 @@ class TestStarting:
         goferd.start()
         broker.start()
 
-        eventually(lambda: answers(agent))
+        until_it_answers(agent)
 
 
 @dataclass
@@ -181,7 +174,7 @@ def held(root: Path, broker: LocalBroker, tmp_path: Path, request: pytest.Fixtur
         goferd.plugin("holder", HOLDER, descriptor(broker.url, "holder", threads=2))
         goferd.start()
         try:
-            eventually(lambda: answers(agent))
+            until_it_answers(agent)
             holder = agent.Holder()
             begun = [tmp_path / f"started{n}" for n in range(2)]
             running = [threads.submit(holder.hold, str(one), str(go)) for one in begun]
@@ -268,6 +261,7 @@ class TestStopping:
         goferd.start()
 
         with Agent(broker.url, "leaver", wait=20) as agent:
+            until_it_answers(agent)
             for _ in range(3):
                 with pytest.raises(Exception, match="3") as caught:
                     agent.leaver.leave()
@@ -280,13 +274,13 @@ class TestSighup:
         self, goferd: AgentProcess, broker: LocalBroker, agent: Agent, root: Path
     ) -> None:
         goferd.start()
-        assert agent.Probe().who() == "nobody"
+        assert until_it_answers(agent).Probe().who() == "nobody"
 
         goferd.plugin("more", PROBE.replace("nobody", "somebody"), descriptor(broker.url, "more"))
         os.kill(goferd.pid, signal.SIGHUP)
         with Agent(broker.url, "more", wait=20) as more:
             eventually(lambda: "plugin more: loaded" in goferd.tail())
-            assert more.Probe().who() == "somebody"
+            assert until_it_answers(more).Probe().who() == "somebody"
 
             goferd.plugin("more", PROBE.replace("nobody", "changed!"), descriptor(broker.url, "more", threads=3))
             (root / "etc/gofer/plugins/probe.conf").unlink()
@@ -313,7 +307,7 @@ class TestLogging:
     def test_to_a_file_as_json(self, goferd: AgentProcess, root: Path, agent: Agent) -> None:
         goferd.configure("[logging]\nlog-file = agent\nlog-format = json\nroot = warning\ngofer.rmi = info\n")
         goferd.start()
-        agent(data="mine").Probe().echo("x")
+        until_it_answers(agent)(data="mine").Probe().echo("x")
         goferd.stop()
 
         lines = [json.loads(line) for line in (root / "var/log/gofer/agent").read_text().splitlines()]
@@ -323,7 +317,7 @@ class TestLogging:
 
     def test_one_line_a_request(self, goferd: AgentProcess, agent: Agent) -> None:
         goferd.start()
-        sn = agent(wait=0).Probe().echo("x")
+        sn = until_it_answers(agent)(wait=0).Probe().echo("x")
         agent.flush(10)
         eventually(lambda: sn in goferd.tail())
 
@@ -345,6 +339,6 @@ class TestSize:
 
     def test_it_is_small_when_idle(self, goferd: AgentProcess, agent: Agent) -> None:
         goferd.start()
-        agent.Probe().echo("x")
+        until_it_answers(agent).Probe().echo("x")
 
         assert psutil.Process(goferd.pid).memory_info().rss <= 34 * 1000 * 1000

@@ -29,6 +29,7 @@ from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 
+from support.presence import until_it_answers
 from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually
 
@@ -54,8 +55,7 @@ class CallScenarios:
     @pytest.fixture
     def agent(self, shared: AgentProcess, connector: Connector) -> Iterator[Agent]:
         with Agent(connector, SHARED, wait=30) as agent:
-            eventually(lambda: answers(agent), what=shared.tail())
-            yield agent
+            yield until_it_answers(agent, shared.tail())
 
     @pytest.fixture
     def own(self, url: str, root: Path) -> Iterator[AgentProcess]:
@@ -66,8 +66,7 @@ class CallScenarios:
     @pytest.fixture
     def own_agent(self, own: AgentProcess, connector: Connector) -> Iterator[Agent]:
         with Agent(connector, OWN, wait=30) as agent:
-            eventually(lambda: answers(agent), what=own.tail())
-            yield agent
+            yield until_it_answers(agent, own.tail())
 
     @pytest.fixture
     def connector(self, url: str) -> Connector:
@@ -445,11 +444,3 @@ def nested(depth: int) -> list[Any]:
     for _ in range(depth):
         value = [value]
     return value
-
-
-def answers(agent: Agent) -> bool:
-    """Whether the agent is there yet."""
-    try:
-        return bool(agent(wait=2).Admin().hello())
-    except (NotFound, RequestTimeout):
-        return False

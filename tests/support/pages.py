@@ -39,13 +39,13 @@ from types import TracebackType
 
 import gofer_plugin_demo
 from gofer.agent.config import Problem, read_agent, read_descriptor
-from gofer.errors import NotFound
 from gofer.proxy import Agent
 from gofer.root import Root
 from gofer.testing.agents import AgentProcess
 
 from support.commands import left_behind
 from support.localbroker import LocalBroker
+from support.presence import until_it_answers
 from support.waiting import eventually
 
 __all__ = ["Block", "Note", "Page", "read_page"]
@@ -309,16 +309,8 @@ class Page:
         eventually(lambda: len(loaded()) == len(names), what=agent.tail())
         url = f"local://{self.root}/run/gofer/broker.sock"
         for address in filter(None, (found[1] for found in loaded())):
-            eventually(lambda address=address: answers(url, address), what=agent.tail())  # type: ignore[misc]  # mypy cannot infer a lambda's default
-
-
-def answers(url: str, address: str) -> bool:
-    """Tell whether an agent is there by now."""
-    with Agent(url, address, wait=10) as agent:
-        try:
-            return bool(agent.Admin().hello())
-        except NotFound:
-            return False
+            with Agent(url, address) as caller:
+                until_it_answers(caller, agent.tail())
 
 
 def _matches(expected: str, printed: str) -> bool:
