@@ -94,6 +94,7 @@ gofer.proxy: Agent agent
 gofer.rmi.answers: Answers CannotSign Refusal
 gofer.rmi.api: API Target
 gofer.rmi.book: Arrival Book Known
+gofer.rmi.calling: Call Hear Heard INTERRUPTED Listen Send Step Tell flow
 gofer.rmi.cancelling: Cancelling cancel
 gofer.rmi.clock: Clock Timer
 gofer.rmi.context: Context

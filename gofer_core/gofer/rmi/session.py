@@ -8,21 +8,18 @@ from __future__ import annotations
 import logging
 import sys
 import uuid
-from collections import deque
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any
 
-from msgspec import to_builtins
-
-from gofer.errors import AdapterError, ConnectionLost, DocumentError, MessagingError, NotFound, NotTaken, RequestTimeout
+from gofer.errors import DocumentError, MessagingError, NotTaken
 from gofer.messaging.adapter.base import Adapter, Delivery, Outcome, QueueSpec
 from gofer.messaging.address import Address
-from gofer.messaging.auth import sign, verify
-from gofer.messaging.document import Reply, decode_reply, encode, shown, unwrap
+from gofer.messaging.auth import sign
+from gofer.messaging.document import decode_reply, encode, shown, unwrap
 from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pump import Waiter
-from gofer.rmi.conversation import Conversation
-from gofer.rmi.options import Options, Report
+from gofer.rmi.calling import INTERRUPTED, Call, Hear, Heard, Send, Step, Tell, flow
+from gofer.rmi.options import Options
 
 __all__ = ["Session"]
 
@@ -36,40 +33,6 @@ _PREFETCH = 1000
 _POSTS_MOST, _POSTS_LEAST = 256, 192
 #: Seconds that a request which is not waited for may wait for the connection; and those at the end of the process.
 _POST_WAIT, _EXIT_WAIT = 30.0, 5.0
-#: Seconds between two tries to reach an agent's queue that a restarted broker does not know yet.
-_RETRY = 0.2
-
-#: Replies may have been lost since the call was sent: its connection, or its reply queue, was gone for a while.
-_INTERRUPTED: Final = object()
-
-
-class _Heard(NamedTuple):
-    """A reply, and the body that it was read from: for the one who verifies it."""
-
-    reply: Reply
-    body: bytes
-
-
-class _Call:
-    """A call that waits. Handlers fill its inbox; its own thread empties it."""
-
-    __slots__ = ("conversation", "inbox", "sent_in", "token", "ttl_ends", "waiter")
-
-    def __init__(self, sn: str) -> None:
-        self.conversation = Conversation(sn)
-        self.inbox: deque[Any] = deque()
-        self.waiter = Waiter()
-        self.token = 0
-        self.sent_in = 0
-        self.ttl_ends: float | None = None
-
-    def settled(self, outcome: Outcome, reason: str) -> None:
-        if outcome is not Outcome.TAKEN:
-            self.put((outcome, reason))
-
-    def put(self, event: Any) -> None:
-        self.inbox.append(event)
-        self.waiter.wake()
 
 
 class Session:
@@ -80,7 +43,7 @@ class Session:
         self.queue = str(uuid.uuid4())
         self.replyto = f"{exchange}/{self.queue}" if exchange else self.queue
         self._exchange = exchange
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, Call] = {}
         self._posts: dict[str, object] = {}  # sn -> whose it is
         self._failures: dict[str, tuple[object, str]] = {}
         self._made = 0  # how often the reply queue's subscription was made
@@ -107,26 +70,47 @@ class Session:
             NotFound: nobody listens at the address.
             Exception: what the method raised, or how else the request ended (see :mod:`gofer.errors`).
         """
-        wait = options.wait
-        deadline = None if wait is None else monotonic() + wait
-        call = _Call(document["sn"])
-        call.ttl_ends = None if options.ttl is None else monotonic() + options.ttl
+        waiter = Waiter()
+        call = Call(document["sn"], waiter.wake)
+        steps = flow(
+            call,
+            document,
+            str(address),
+            options,
+            encode=lambda ttl: self._encode(document, options, ttl),
+            state=lambda: self.link.state,
+        )
         self._calls[call.conversation.sn] = call
         try:
-            self._listen(deadline)
-            self._send(call, document, address, options, deadline)
-            while not call.conversation.done:
-                if not self.link.drive(call.inbox.__len__, deadline, call.waiter):
-                    raise self._timeout(call, options)
-                self._attend(call, document, address, options, deadline)
-            return call.conversation.outcome()
-        except ConnectionLost as lost:
-            if deadline is None or monotonic() < deadline:
-                raise
-            raise self._timeout(call, options) from lost
+            step = next(steps)
+            while True:
+                try:
+                    came = self._take(step, call, waiter, address, options)
+                except Exception as raised:  # noqa: BLE001 - the flow decides what it means
+                    step = steps.throw(raised)
+                else:
+                    step = steps.send(came)
+        except StopIteration as done:
+            return done.value
         finally:
             del self._calls[call.conversation.sn]
             self.link.forget(call.token)
+
+    def _take(self, step: Step, call: Call, waiter: Waiter, address: Address, options: Options) -> Any:
+        """Do one step of a call's flow, in the thread that made the call."""
+        if isinstance(step, Hear):
+            while self.link.drive(call.inbox.__len__, step.deadline, waiter):
+                event = call.inbox.popleft()
+                if event is not INTERRUPTED or call.sent_in != self._made:  # else it was asked again already
+                    return event
+        elif isinstance(step, Send):
+            self._send(step, call, address)
+        elif isinstance(step, Tell):
+            if options.progress is not None:
+                options.progress(step.report)
+        else:
+            self._listen(step.deadline)
+        return None
 
     def post(self, document: dict[str, Any], address: Address, options: Options, owner: object) -> None:
         """Send a request without waiting for a result; what becomes of it is told by ``failures`` and ``flush``.
@@ -200,9 +184,6 @@ class Session:
             what = "nobody listens there" if outcome is Outcome.RETURNED else outcome.value
             self._failures[sn] = (owner, f"{what} ({reason})" if reason else what)
 
-    def _timeout(self, call: _Call, options: Options) -> RequestTimeout:
-        return call.conversation.timeout(options.wait, options.ttl or options.wait, self.link.state)
-
     # -- the way of one call ------------------------------------------------------------------------------------
 
     def _encode(self, document: dict[str, Any], options: Options) -> bytes:
@@ -214,68 +195,21 @@ class Session:
             raise ValueError(f"the request is {len(body)} bytes long, over the limit of {most} (max_message)")
         return body
 
-    def _send(
-        self,
-        call: _Call,
-        document: dict[str, Any],
-        address: Address,
-        options: Options,
-        deadline: float | None,
-        *,
-        isolated: bool = False,
-    ) -> None:
-        body = self._encode(document, options)
-        ends = deadline if call.ttl_ends is None or call.conversation.accepted else call.ttl_ends
-        ttl = None if ends is None else max(0.001, ends - monotonic())
-        call.sent_in = self._made
+    def _send(self, step: Send, call: Call, address: Address) -> None:
         self.link.forget(call.token)
+        call.sent_in = self._made
         # Its result is all the confirmation that a waiting caller needs; not asking for one spares the broker a
         # synchronous write for each request. But it must not overtake what was sent before without waiting.
-        confirm = isolated or bool(self._posts)
+        confirm = step.isolated or bool(self._posts)
         call.token = self.link.send(
-            address, body, deadline=deadline, ttl=ttl, isolated=isolated, confirm=confirm, settled=call.settled
+            address,
+            step.body,
+            deadline=step.deadline,
+            ttl=step.ttl,
+            isolated=step.isolated,
+            confirm=confirm,
+            settled=call.settled,
         )
-        call.conversation.reached("sent")
-
-    def _attend(
-        self, call: _Call, document: dict[str, Any], address: Address, options: Options, deadline: float | None
-    ) -> None:
-        """Look at what came for a call, in the thread that made it."""
-        event = call.inbox.popleft()
-        if isinstance(event, _Heard):
-            report = self._hear(call, event, options)
-            if report is not None and options.progress is not None:
-                options.progress(report)
-            return
-        isolated = False
-        if event is not _INTERRUPTED:
-            outcome, reason = event
-            isolated = outcome is Outcome.LOST  # it may have been the fault of this one: then it is told alone
-            if outcome is Outcome.REFUSED:
-                raise AdapterError(f"the broker refused the request: {reason}")
-            if outcome is Outcome.RETURNED:
-                if "again" not in document:
-                    raise NotFound(f"nobody listens at {str(address)!r}: {reason}")
-                # The broker was restarted and has forgotten the queue: its agent needs a moment to declare it again.
-                pause = monotonic() + _RETRY
-                self.link.drive(call.inbox.__len__, pause if deadline is None else min(pause, deadline), call.waiter)
-        elif call.sent_in == self._made:
-            return  # asked again already
-        # An agent that knows the request answers as it did, or will; it runs none a second time for being asked again.
-        document["again"] = True
-        expired = call.ttl_ends is not None and monotonic() >= call.ttl_ends and not call.conversation.accepted
-        if not expired and (deadline is None or monotonic() < deadline):
-            self._send(call, document, address, options, deadline, isolated=isolated)
-
-    def _hear(self, call: _Call, heard: _Heard, options: Options) -> Report | None:
-        if options.authenticator is not None:
-            try:
-                verify(heard.body, options.authenticator, to_builtins(heard.reply))
-            except DocumentError as bad:
-                # Not from our agent, as far as anybody can tell: it does not end the call.
-                log.warning("a reply to %s is not believed: %s", call.conversation.sn, bad)
-                return None
-        return call.conversation.feed(heard.reply)
 
     # -- replies ------------------------------------------------------------------------------------------------
 
@@ -292,7 +226,7 @@ class Session:
         try:
             wrapper = unwrap(delivery.body)
             inner = delivery.body if wrapper is None else wrapper.message.encode("utf-8", "surrogatepass")
-            heard = _Heard(decode_reply(inner), delivery.body)
+            heard = Heard(decode_reply(inner), delivery.body)
             call = self._calls.get(heard.reply.sn or "")
             if call is not None:
                 call.put(heard)  # else it comes too late: its caller has gone
@@ -304,4 +238,4 @@ class Session:
         self._made += 1
         for call in list(self._calls.values()):
             if call.sent_in and call.sent_in != self._made:
-                call.put(_INTERRUPTED)
+                call.put(INTERRUPTED)

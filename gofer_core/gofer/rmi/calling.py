@@ -1,0 +1,182 @@
+"""One call that waits for its result, as a flow without input or output.
+
+:func:`flow` is a generator: it yields what is to be done next, is sent what came of that, and returns the method's
+value. Synchronous and asynchronous callers drive the same flow, each in their own way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Generator
+from time import monotonic
+from typing import Any, Final, NamedTuple
+
+from msgspec import to_builtins
+
+from gofer.errors import AdapterError, ConnectionLost, DocumentError, NotFound
+from gofer.messaging.adapter.base import Outcome
+from gofer.messaging.auth import verify
+from gofer.messaging.document import Reply
+from gofer.rmi.conversation import Conversation
+from gofer.rmi.options import Options, Report
+
+__all__ = ["INTERRUPTED", "Call", "Hear", "Heard", "Listen", "Send", "Step", "Tell", "flow"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two tries to reach an agent's queue that a restarted broker does not know yet.
+_RETRY = 0.2
+#: What an inbox holds when replies may have been lost since the call was sent: its connection, or its reply queue, was
+#: gone for a while.
+INTERRUPTED: Final = object()
+
+
+class Listen(NamedTuple):
+    """Have the reply queue subscribed to, by ``deadline`` (``time.monotonic()``). Sent back: nothing."""
+
+    deadline: float | None
+
+
+class Send(NamedTuple):
+    """Send the request. ``isolated``: where it can harm no other. Sent back: nothing."""
+
+    body: bytes
+    ttl: float | None
+    isolated: bool
+    deadline: float | None
+
+
+class Hear(NamedTuple):
+    """Take what comes next into the call's inbox. Sent back: that, or None when nothing has come by ``deadline``."""
+
+    deadline: float | None
+
+
+class Tell(NamedTuple):
+    """Call the caller's progress callback. Sent back: nothing."""
+
+    report: Report
+
+
+Step = Listen | Send | Hear | Tell
+
+
+class Heard(NamedTuple):
+    """A reply, and the body that it was read from: for the one who verifies it."""
+
+    reply: Reply
+    body: bytes
+
+
+class Call:
+    """A call that waits: its conversation, and the inbox that handlers fill. ``wake`` tells the one who waits so."""
+
+    __slots__ = ("conversation", "inbox", "sent_in", "token", "wake")
+
+    def __init__(self, sn: str, wake: Callable[[], None]) -> None:
+        self.conversation = Conversation(sn)
+        self.inbox: deque[Any] = deque()
+        self.wake = wake
+        #: The message's number at the link, and which subscription to the reply queue it was sent in.
+        self.token = 0
+        self.sent_in = 0
+
+    def settled(self, outcome: Outcome, reason: str) -> None:
+        """Hear from the broker what became of the request."""
+        if outcome is not Outcome.TAKEN:
+            self.put((outcome, reason))
+
+    def put(self, event: Any) -> None:
+        """Put something into the inbox: a Heard, an outcome with its reason, or INTERRUPTED."""
+        self.inbox.append(event)
+        self.wake()
+
+
+def flow(
+    call: Call,
+    document: dict[str, Any],
+    address: str,
+    options: Options,
+    *,
+    encode: Callable[[float | None], bytes],
+    state: Callable[[], str],
+) -> Generator[Step, Any, Any]:
+    """Take a call from its request to its end.
+
+    Args:
+        encode: writes the document as it is now, for so long a time to live, and signs it if it is to be signed.
+        state: tells how the connection is, in words.
+
+    Returns:
+        The method's value.
+
+    Raises:
+        RequestTimeout: no result within ``options.wait``.
+        NotFound: nobody listens at the address.
+        Exception: what the method raised, or how else the request ended.
+    """
+    conversation = call.conversation
+    started = monotonic()
+    deadline = None if options.wait is None else started + options.wait
+    expires = None if options.ttl is None else started + options.ttl
+
+    def request(*, isolated: bool = False) -> Send:
+        ends = deadline if expires is None or conversation.accepted else expires
+        ttl = None if ends is None else max(0.001, ends - monotonic())
+        return Send(encode(ttl), ttl, isolated, deadline)
+
+    try:
+        yield Listen(deadline)
+        yield request()
+        conversation.reached("sent")
+        while not conversation.done:
+            event = yield Hear(deadline)
+            if event is None:
+                raise conversation.timeout(options.wait, options.ttl or options.wait, state())
+            if isinstance(event, Heard):
+                report = conversation.feed(event.reply) if _believed(event, options, call) else None
+                if report is not None and options.progress is not None:
+                    yield Tell(report)
+                continue
+            isolated = False
+            if event is not INTERRUPTED:
+                outcome, reason = event
+                _refused(outcome, reason, address, again="again" in document)
+                isolated = outcome is Outcome.LOST  # it may have been the fault of this one: then it is told alone
+                if outcome is Outcome.RETURNED:
+                    # The broker was restarted and forgot the queue: its agent needs a moment to declare it again.
+                    pause = monotonic() + _RETRY
+                    event = yield Hear(pause if deadline is None else min(pause, deadline))
+                    if event is not None:
+                        call.inbox.appendleft(event)
+            # An agent that knows the request answers as it did, or will; none is run again for being asked again.
+            document["again"] = True
+            now = monotonic()
+            expired = expires is not None and now >= expires and not conversation.accepted
+            if not expired and (deadline is None or now < deadline):
+                yield request(isolated=isolated)
+        return conversation.outcome()
+    except ConnectionLost as lost:
+        if deadline is None or monotonic() < deadline:
+            raise
+        raise conversation.timeout(options.wait, options.ttl or options.wait, state()) from lost
+
+
+def _refused(outcome: Outcome, reason: str, address: str, *, again: bool) -> None:
+    if outcome is Outcome.REFUSED:
+        raise AdapterError(f"the broker refused the request: {reason}")
+    if outcome is Outcome.RETURNED and not again:
+        raise NotFound(f"nobody listens at {address!r}: {reason}")
+
+
+def _believed(heard: Heard, options: Options, call: Call) -> bool:
+    if options.authenticator is None:
+        return True
+    try:
+        verify(heard.body, options.authenticator, to_builtins(heard.reply))
+    except DocumentError as bad:
+        # Not from our agent, as far as anybody can tell: it does not end the call.
+        log.warning("a reply to %s is not believed: %s", call.conversation.sn, bad)
+        return False
+    return True
