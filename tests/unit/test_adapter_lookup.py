@@ -40,6 +40,7 @@ def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
         distribution: str, code: str, group: str = "gofer.adapters", version: str = "1.0", **points: str
     ) -> Path:
         module = distribution.replace("-", "_")
+        monkeypatch.delitem(sys.modules, module, raising=False)  # the real one, if a test of it ran in this process
         (place / f"{module}.py").write_text(code)
         info = place / f"{module}-{version}.dist-info"
         info.mkdir()
