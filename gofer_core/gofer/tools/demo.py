@@ -147,8 +147,8 @@ def _show(scene: Scene, names: dict[str, Any]) -> bool:
 
 def _stay(stage: Stage) -> None:
     root, log = shlex.quote(str(stage.root.path)), shlex.quote(str(stage.log("goferd")))
-    _say(_KEPT.format(gofer=_command(anywhere=True), python=shlex.quote(sys.executable), root=root, log=log))
     try:
+        _say(_KEPT.format(gofer=_command(anywhere=True), python=shlex.quote(sys.executable), root=root, log=log))
         stage.watch()
     except Told:
         _say("Ending what was started.")
