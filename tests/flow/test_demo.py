@@ -16,20 +16,36 @@ from pathlib import Path
 
 import pytest
 from gofer.tools.scenes import SCENES
-from support.commands import GOFER, gofer, left_behind
+from support.commands import GOFER, left_behind
 from support.waiting import eventually
 
 
-@pytest.fixture
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The directory in which the demo makes its own. Nothing is in it at the end, and no process knows of it."""
-    place = tmp_path / "nowhere"
+@contextmanager
+def a_place(folder: Path) -> Iterator[Path]:
+    """The directory in which a demo makes its own. Nothing is in it at the end, and no process knows of it."""
+    place = folder / "nowhere"
     place.mkdir()
-    monkeypatch.setenv("TMPDIR", str(place))
-    monkeypatch.setenv("COLUMNS", "120")
-    yield place
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TMPDIR", str(place))
+        environment.setenv("COLUMNS", "120")
+        yield place
     assert os.listdir(place) == []
     assert left_behind(place) == []
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path) -> Iterator[Path]:
+    with a_place(tmp_path) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What a demo says from its beginning to its end."""
+    with a_place(tmp_path_factory.mktemp("shown")):
+        done = subprocess.run([GOFER, "demo"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 def sections(output: str) -> dict[str, str]:
@@ -47,32 +63,30 @@ def outcome(output: str, code: str) -> str:
     return sections(output)[scene.says].split("\n\n")[0].strip()
 
 
-def test_it_shows_each_outcome(nowhere: Path) -> None:
-    done = subprocess.run([GOFER, "demo"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    said = done.stdout
-    assert done.returncode == 0, said
-    assert outcome(said, "echo({") == "{'name': 'Fido', 'friends': ['Rex', None]}"
-    assert outcome(said, "age=5") == "'Fido (5) barks: woof'"
-    assert outcome(said, "loud=True") == "'Rover (3) barks: WOOF WOOF WOOF!'"
-    assert outcome(said, "demo.hello") == "'Hello, you!'"
-    assert outcome(said, ".rest(") == "'Fido has rested for 0.3 s'"
-    assert outcome(said, "TooTired") == "Fido is too tired to bark 9 times; caught as TooTired, barks=9"
-    late = outcome(said, "agent(wait=1)")
+@pytest.mark.xdist_group("demo")  # one process has it shown
+def test_it_shows_each_outcome(shown: str) -> None:
+    assert outcome(shown, "echo({") == "{'name': 'Fido', 'friends': ['Rex', None]}"
+    assert outcome(shown, "age=5") == "'Fido (5) barks: woof'"
+    assert outcome(shown, "loud=True") == "'Rover (3) barks: WOOF WOOF WOOF!'"
+    assert outcome(shown, "demo.hello") == "'Hello, you!'"
+    assert outcome(shown, ".rest(") == "'Fido has rested for 0.3 s'"
+    assert outcome(shown, "TooTired") == "Fido is too tired to bark 9 times; caught as TooTired, barks=9"
+    late = outcome(shown, "agent(wait=1)")
     assert re.match(r"RequestTimeout: request \S+: no result after 1 s: it was started; last progress: \d of 8", late)
-    *reports, last = outcome(said, "Bar(").splitlines()
+    *reports, last = outcome(shown, "Bar(").splitlines()
     assert last == "15 units done"
     assert reports[-1] == "working 15/15 unit 15"
     assert len(reports) > 5
-    assert re.fullmatch(r"'[0-9a-f-]{36}'", outcome(said, "agent(wait=0)"))
-    assert outcome(said, ".fly(").startswith("MemberNotFound: fly")
-    assert outcome(said, '"nobody"').startswith("NotFound: nobody listens at 'nobody'")
-    assert "gofer demo --keep" in said.split("What to type next:")[1]
+    assert re.fullmatch(r"'[0-9a-f-]{36}'", outcome(shown, "agent(wait=0)"))
+    assert outcome(shown, ".fly(").startswith("MemberNotFound: fly")
+    assert outcome(shown, '"nobody"').startswith("NotFound: nobody listens at 'nobody'")
+    assert "gofer demo --keep" in shown.split("What to type next:")[1]
 
 
-def test_it_shows_the_code_that_it_runs(nowhere: Path) -> None:
-    said = gofer("demo").stdout
-    shown = re.findall(r"^(?:>>>|\.\.\.) (.*)$", said, re.MULTILINE)
-    assert shown == [line for scene in SCENES for line in scene.code.splitlines()]
+@pytest.mark.xdist_group("demo")
+def test_it_shows_the_code_that_it_runs(shown: str) -> None:
+    code = re.findall(r"^(?:>>>|\.\.\.) (.*)$", shown, re.MULTILINE)
+    assert code == [line for scene in SCENES for line in scene.code.splitlines()]
     for scene in SCENES:
         ast.parse(scene.code)
 
@@ -123,13 +137,19 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Callable[[
 
 
 @pytest.mark.parametrize(
-    ("number", "status"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ("number", "status", "code"),
+    [
+        (signal.SIGINT, 130, "agent(wait=1).Demo().progress"),  # a call that runs on for a while
+        (signal.SIGTERM, 143, "rest(0.3)"),
+        (signal.SIGHUP, 129, "rest(0.3)"),
+    ],
     ids=["INT", "TERM", "HUP"],
 )
-def test_interrupted_in_the_middle_it_leaves_nothing(nowhere: Path, number: signal.Signals, status: int) -> None:
+def test_interrupted_in_the_middle_it_leaves_nothing(
+    nowhere: Path, number: signal.Signals, status: int, code: str
+) -> None:
     with running() as (child, until):
-        until("agent(wait=1).Demo().progress")
+        until(code)
         child.send_signal(number)
         rest = child.communicate(timeout=30)[0]
     assert (child.returncode, "Traceback" in rest) == (status, False), rest
@@ -158,8 +178,7 @@ def test_interrupted_again_and_again_it_still_leaves_nothing(nowhere: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_kept_it_takes_calls_from_another_terminal(nowhere: Path, number: signal.Signals) -> None:
+def test_kept_it_takes_calls_from_another_terminal(nowhere: Path) -> None:
     with running("--keep") as (child, until):
         said = until("tail -f")
         typed = [line.strip() for line in said.split("In a second terminal, type:")[1].splitlines() if line.strip()]
@@ -173,7 +192,15 @@ def test_kept_it_takes_calls_from_another_terminal(nowhere: Path, number: signal
         assert done.stdout.startswith("hello\nRover (3) barks: WOOF WOOF!\n10 units done\nPlugins:\n")
         assert done.stdout.endswith("\nHello, you!\n")
         assert "working 10/10" in done.stderr
-        child.send_signal(number)
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=30)
+    assert child.returncode == 0
+
+
+def test_kept_it_ends_as_well_when_it_is_terminated(nowhere: Path) -> None:
+    with running("--keep") as (child, until):
+        until("tail -f")
+        child.terminate()
         child.communicate(timeout=30)
     assert child.returncode == 0
 

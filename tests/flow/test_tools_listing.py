@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def site(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return site
 
 
-def listed(command: str, *arguments: str) -> dict[str, dict[str, Any]]:
-    done = gofer(command, "--json", *arguments)
+def listed(command: str, *arguments: str, environ: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    done = gofer(command, "--json", *arguments, environ=environ)
     assert done.returncode == 0, done.stderr
     return {one["name"]: one for one in json.loads(done.stdout)}
 
@@ -74,31 +75,43 @@ def test_the_root_may_be_given(site: Path, tmp_path: Path) -> None:
     assert listed("plugins", "--root", str(tmp_path / "second"))["good"]["enabled"]
 
 
-@pytest.mark.parametrize(
-    ("code", "why"),
-    [
-        ("import nothing_of_this_name", "No module named 'nothing_of_this_name'"),
-        ("1 / 0", "ZeroDivisionError"),
-        ("def broken(:", "SyntaxError"),
-        ("import sys; sys.exit(3)", "exit status 3"),
-        ("import os; os._exit(0)", "ends the process with status 0"),
-        ("import os; os._exit(7)", "ends the process with status 7"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "kills the process (SIGKILL)"),
-        ("import threading; threading.Event().wait()", "takes longer than 2 s"),
-        ("from gofer.hooks import hookimpl\n@hookimpl\ndef gofer_lood(plugin): ...", "did you mean gofer_load"),
-        ("from gofer.decorators import remote\n@remote(model='spoon')\ndef f(): ...", "'spoon'"),
-        ("from gofer.agent.plugin import Plugin\nPlugin.find('nobody')", "'nobody'"),
-        (None, "No module named 'bad_module'"),
-    ],
-    ids=str,
-)
-def test_a_broken_plugin_says_why_and_hurts_nobody(site: Path, code: str | None, why: str) -> None:
-    install(site, "bad", code)
+BROKEN = {
+    "imports": ("import nothing_of_this_name", "No module named 'nothing_of_this_name'"),
+    "raises": ("1 / 0", "ZeroDivisionError"),
+    "syntax": ("def broken(:", "SyntaxError"),
+    "exits": ("import sys; sys.exit(3)", "exit status 3"),
+    "ends": ("import os; os._exit(0)", "ends the process with status 0"),
+    "ends-7": ("import os; os._exit(7)", "ends the process with status 7"),
+    "kills": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "kills the process (SIGKILL)"),
+    "hangs": ("import threading; threading.Event().wait()", "takes longer than 4 s"),
+    "hook": ("from gofer.hooks import hookimpl\n@hookimpl\ndef gofer_lood(plugin): ...", "did you mean gofer_load"),
+    "model": ("from gofer.decorators import remote\n@remote(model='spoon')\ndef f(): ...", "'spoon'"),
+    "finds": ("from gofer.agent.plugin import Plugin\nPlugin.find('nobody')", "'nobody'"),
+    "absent": (None, "No module named 'absent_module'"),
+}
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What is said of them all, and of a good one, in one go."""
+    site, root = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("root")
     install(site, "good", GOOD)
-    found = listed("plugins", "--timeout", "2")
-    assert why in found["bad"]["broken"]
-    assert found["good"]["broken"] is None
-    assert found["demo"]["broken"] is None
+    for name, (code, _) in BROKEN.items():
+        install(site, name, code)
+    environ = {"PYTHONPATH": str(site), "GOFER_ROOT": str(root)}
+    return listed("plugins", "--timeout", "4", environ=environ)
+
+
+@pytest.mark.xdist_group("listing")  # one process has them tried
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_plugin_says_why(tried: dict[str, dict[str, Any]], name: str) -> None:
+    assert BROKEN[name][1] in tried[name]["broken"]
+
+
+@pytest.mark.xdist_group("listing")
+@pytest.mark.parametrize("name", ["good", "demo"])
+def test_broken_plugins_hurt_nobody_else(tried: dict[str, dict[str, Any]], name: str) -> None:
+    assert tried[name]["broken"] is None
 
 
 def test_what_a_plugin_starts_while_it_is_tried_is_ended(site: Path, tmp_path: Path) -> None:
