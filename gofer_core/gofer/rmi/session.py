@@ -186,10 +186,12 @@ class Session:
 
     # -- the way of one call ------------------------------------------------------------------------------------
 
-    def _encode(self, document: dict[str, Any], options: Options) -> bytes:
-        body = encode(document)
-        if options.authenticator is not None:
-            body = sign(body, options.authenticator)
+    def _encode(self, document: dict[str, Any], options: Options, ttl: float | None = None) -> bytes:
+        if options.authenticator is None:
+            body = encode(document)
+        else:
+            # In what is signed, too: of the message's own time to live nobody at the other end can be sure.
+            body = sign(encode(document if ttl is None else {**document, "ttl": ttl}), options.authenticator)
         most = self.link.connector.max_message
         if len(body) > most:
             raise ValueError(f"the request is {len(body)} bytes long, over the limit of {most} (max_message)")
