@@ -118,6 +118,11 @@ def test_a_result_that_is_not_plain_json_is_an_exception(serving: Served, kind: 
     assert serving.caller.error("Dog", "odd", kind)["xclass"] == "TypeError"
 
 
+def test_what_raises_when_it_is_looked_at_is_answered_too(serving: Served) -> None:
+    assert serving.caller.error("Dog", "odd", "exit")["xclass"] == "SystemExit"
+    assert serving.caller.error("Dog", "fail_untouchably")["xclass"] == "Untouchable"
+
+
 def test_an_exception_full_of_what_json_cannot_carry_still_crosses(serving: Served) -> None:
     error = serving.caller.error("Dog", "fail_oddly")
     assert error["xclass"] in ("ValueError", "TypeError")

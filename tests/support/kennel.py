@@ -43,6 +43,20 @@ class Refusal(Exception):
         self.code = code
 
 
+class Trap(dict[str, Any]):
+    """A value that ends the process when it is looked at."""
+
+    def items(self) -> Any:
+        raise SystemExit("items")
+
+
+class Untouchable(Exception):
+    """An exception that tells nothing about itself."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
 class Dog:
     """Barks."""
 
@@ -101,12 +115,17 @@ class Dog:
             "object": object(),
             "surrogate": "\ud800",
             "digits": 10**5000,
+            "exit": Trap(),
         }
         return odds[kind]
 
     @remote
     def fail_oddly(self) -> None:
         raise ValueError(10**5000, object(), float("nan"), "\ud800")
+
+    @remote
+    def fail_untouchably(self) -> None:
+        raise Untouchable("no")
 
     @remote
     def text(self, size: int) -> str:

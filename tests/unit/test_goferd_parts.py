@@ -136,6 +136,11 @@ class TestLogs:
         for handler in handlers:
             root.addHandler(handler)
         root.setLevel(level)
+        ours = logging.getLogger("gofer")
+        for handler in list(ours.handlers):
+            ours.removeHandler(handler)
+            handler.close()
+        ours.propagate = True
         logging.captureWarnings(capture=False)
         logging.getLogger("gofer.quiet").setLevel(logging.NOTSET)
 
@@ -181,6 +186,20 @@ class TestLogs:
 
         assert (tmp_path / "agent.1").read_text().endswith(" WARNING gofer.other: one\n")
         assert file.read_text().endswith(" ERROR gofer.quiet: two\n")
+
+    def test_what_a_plugin_does_to_the_root_logger_leaves_our_lines_alone(self, tmp_path: Path) -> None:
+        class Bad(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                raise RuntimeError("cannot log")
+
+        file = tmp_path / "agent"
+        logs.configure({}, file=file, environ={})
+        logging.getLogger().addHandler(Bad())
+        logging.getLogger("gofer.some").warning("one")
+        logging.basicConfig(force=True)
+        logging.getLogger("gofer.some").warning("two")
+
+        assert [line.rpartition(" ")[2] for line in file.read_text().splitlines()] == ["one", "two"]
 
     def test_a_file_that_cannot_be_opened_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=f"log file {tmp_path}: cannot be opened: Is a directory"):

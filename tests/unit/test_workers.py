@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -71,6 +72,28 @@ def test_nothing_that_is_raised_ends_a_thread(
     workers.put(Job(done.release))
     assert done.acquire(timeout=5)
     eventually(lambda: caplog.text.count(f"{kind.__name__}: out") == 4)
+
+
+def test_a_log_handler_that_raises_ends_no_thread(workers: Workers, capfd: pytest.CaptureFixture[str]) -> None:
+    class Bad(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("cannot log")
+
+    def fail() -> None:
+        raise ValueError("out")
+
+    bad = Bad()
+    logging.getLogger().addHandler(bad)
+    try:
+        for _ in range(4):
+            workers.put(Job(fail))
+        done = threading.Semaphore(0)
+        workers.put(Job(done.release))
+        assert done.acquire(timeout=5)
+        workers.stop(5)
+    finally:
+        logging.getLogger().removeHandler(bad)
+    assert capfd.readouterr().err.count("a worker's task failed") == 4
 
 
 def test_stop_gives_back_what_waits_and_tells_what_runs() -> None:

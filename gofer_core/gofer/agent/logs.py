@@ -92,6 +92,10 @@ def configure(
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
+    # Straight to the handler, not by way of the root logger: what a plugin puts there may raise, block or be torn down.
+    ours = logging.getLogger("gofer")
+    ours.handlers[:] = [handler]
+    ours.propagate = False
     root.setLevel(levels.get("root", logging.INFO))
     for name, level in levels.items():
         if name != "root":

@@ -32,6 +32,9 @@ requests = logging.getLogger("gofer.rmi.requests")
 #: Where methods are called from: what is below is the plugin's own.
 _CALLING = ("gofer.rmi.model.direct", "gofer.rmi.model.coroutines", __name__)
 
+# An exception is not asked about itself, as its class may have an answer of its own: this is the real one.
+_TRACEBACK = vars(BaseException)["__traceback__"]
+
 _COUNTED = {"value": "done", "exception": "failed", "cancelled": "cancelled"}
 
 
@@ -115,22 +118,22 @@ class Execution:
             return
         try:
             result = encode({"retval": plain(value, "result")})
-        except Exception as raised:  # noqa: BLE001 - not plain JSON; its caller hears that
+        except BaseException as raised:  # noqa: BLE001 - not plain JSON, or it raises when looked at; its caller hears that
             self.fail(request, raised)
             return
         self._end(request, result, "value")
 
     def fail(self, request: Received, raised: BaseException) -> None:
         """End a request by an exception: by Cancelled, whatever its method raised, if it was cancelled."""
-        if request.called_off and not isinstance(raised, (Cancelled, ExecutionTimeout)):
+        if request.called_off and not issubclass(type(raised), (Cancelled, ExecutionTimeout)):
             raised = Cancelled(f"cancelled while it ran; its method has raised {type(raised).__name__}")
-        raised.__traceback__ = _below(raised.__traceback__)
+        _TRACEBACK.__set__(raised, _below(_TRACEBACK.__get__(raised)))
         try:
             result = encode(to_result(raised))
         except Exception as worse:  # noqa: BLE001 - an integer of 5,000 digits among its arguments, for one
             result = encode(to_result(TypeError(f"a {type(raised).__qualname__} that cannot be sent: {worse}")))
-        raised.__traceback__ = None  # its frames refer to it: not left to the collector
-        self._end(request, result, "cancelled" if isinstance(raised, Cancelled) else "exception")
+        _TRACEBACK.__set__(raised, None)  # its frames refer to it: not left to the collector
+        self._end(request, result, "cancelled" if issubclass(type(raised), Cancelled) else "exception")
 
     def reject(self, request: Received, refusal: Refusal) -> None:
         """End a request that was not accepted."""

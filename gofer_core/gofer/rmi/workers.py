@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 __all__ = ["Task", "Workers"]
@@ -91,7 +93,15 @@ class Workers:
             self._running[number] = task
             try:
                 task.run()
-            except BaseException:  # SystemExit, too: no task may end the thread that the others need
-                log.exception("a worker's task failed")
+            except BaseException as raised:  # noqa: BLE001 - SystemExit, too: no task may end the thread that others need
+                _tell(raised)
             self._running[number] = None
             del task  # or the last request would live until the next one
+
+
+def _tell(raised: BaseException) -> None:
+    try:
+        log.error("a worker's task failed", exc_info=raised)
+    except BaseException:  # noqa: BLE001 - a plugin's log handler, or what the exception says of itself
+        with suppress(OSError):
+            os.write(2, b"goferd: a worker's task failed, and so did telling the log\n")
