@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from gofer.errors import MemberNotFound, NamespaceNotFound, NotFound, NotTaken, RemoteException, RequestTimeout
-from gofer.messaging.adapter.base import Delivery, Outcome, QueueSpec
+from gofer.messaging.adapter.base import Delivery, ExchangeSpec, Outcome, QueueSpec
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.link import Link, Subscription
@@ -215,6 +215,70 @@ class CallScenarios:
             with pytest.raises(NotTaken, match="nobody listens"):
                 agent(confirm=True).Probe().echo(4)
 
+    def test_a_trigger_sends_once_what_was_written_down_when_it_was_made(self, agent: Agent, tmp_path: Path) -> None:
+        trace = tmp_path / "trace"
+        names = [str(trace), "pulled"]
+        trigger = agent(trigger=1).Probe().note(*names)
+        names[1] = "changed"
+        thing = [1]
+        echo = agent(trigger=1, data="mine").Probe().echo(thing)
+        thing.append(2)
+        assert agent.Probe().echo("nothing was sent") == "nothing was sent"
+        assert not trace.exists()
+        outcomes: queue.SimpleQueue[object] = queue.SimpleQueue()
+        together = threading.Barrier(8)
+
+        def pull() -> None:
+            together.wait(20)
+            try:
+                outcomes.put(trigger())
+            except RuntimeError as late:
+                outcomes.put(late)
+
+        with ThreadPoolExecutor(8) as threads:
+            for _ in range(8):
+                threads.submit(pull)
+        told = [outcomes.get() for _ in range(8)]
+        assert told.count("pulled") == 1
+        assert sum("pulled already" in str(one) for one in told) == 7
+        assert runs(trace) == {"pulled": 1}
+        assert echo() == [1]
+
+    def test_a_trigger_without_waiting_returns_its_serial_number(self, agent: Agent, tmp_path: Path) -> None:
+        trace = tmp_path / "trace"
+        trigger = agent(trigger=1, wait=0).Probe().note(str(trace), "n")
+        assert uuid.UUID(trigger.sn).version == 4
+        assert trigger() == trigger.sn
+        eventually(lambda: runs(trace) == {"n": 1})
+
+    def test_a_trigger_whose_arguments_are_wrong_is_none(self, agent: Agent) -> None:
+        with pytest.raises(TypeError, match="argument"):
+            agent(trigger=1).Probe().echo({1, 2})
+
+    def test_replies_come_through_the_exchange_that_is_asked_for(
+        self, agent: Agent, connector: Connector, url: str
+    ) -> None:
+        """Whoever else is bound to it sees them, too."""
+        name = f"probe-fan-{uuid.uuid4()}"
+        with linked(url) as link, Mailbox(connector) as mailbox:
+            link.call(lambda adapter, timeout: adapter.declare_exchange(ExchangeSpec(name, "fanout"), timeout))
+            link.call(lambda adapter, timeout: adapter.bind(mailbox.name, name, mailbox.name, timeout))
+            assert agent(exchange=name).Probe().echo("through") == "through"
+            assert mailbox.receive()["result"]["retval"] == "through"
+            assert agent.Probe().echo("not through") == "not through"
+            assert agent(exchange=name).Probe().echo("again") == "again"
+            assert mailbox.receive()["result"]["retval"] == "again"
+            link.call(lambda adapter, timeout: adapter.delete_exchange(name, timeout))
+
+    def test_an_exchange_that_is_not_there_is_told_at_once_and_nothing_is_sent(
+        self, agent: Agent, tmp_path: Path
+    ) -> None:
+        trace = tmp_path / "trace"
+        with pytest.raises(NotFound, match="no-such-exchange"):
+            agent(exchange="no-such-exchange").Probe().note(str(trace), "n")
+        assert agent.Probe().echo("still here") == "still here"
+        assert not trace.exists()
+
     # -- messages that are none, and replies that nobody takes ----------------------------------------------------
 
     def test_malformed_messages_are_refused_and_the_agent_goes_on(
@@ -368,10 +432,10 @@ class Mailbox:
 
     def __init__(self, connector: Connector) -> None:
         self._link = pool.acquire(connector)
-        self._name = f"mailbox-{uuid.uuid4()}"
+        self.name = f"mailbox-{uuid.uuid4()}"
         self._got: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._subscription = Subscription(
-            self._name, 100, self._take, lambda a, t: a.declare_queue(QueueSpec(self._name, expires=60.0), t) and None
+            self.name, 100, self._take, lambda a, t: a.declare_queue(QueueSpec(self.name, expires=60.0), t) and None
         )
 
     def __enter__(self) -> Mailbox:
@@ -379,7 +443,7 @@ class Mailbox:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._link.call(lambda adapter, timeout: adapter.delete_queue(self._name, timeout))
+        self._link.call(lambda adapter, timeout: adapter.delete_queue(self.name, timeout))
         self._link.unsubscribe(self._subscription, 5)
         pool.release(self._link)
 
@@ -389,7 +453,7 @@ class Mailbox:
             "sn": str(uuid.uuid4()),
             "version": "2.0",
             "routing": [None, "anywhere"],
-            "replyto": replyto or self._name,
+            "replyto": replyto or self.name,
             "request": {"classname": "Probe", "method": "note", "args": [path, text], "kws": {}, "cntr": None},
             "data": None,
         }

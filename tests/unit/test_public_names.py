@@ -111,10 +111,14 @@ gofer.rmi.limit: Limit
 gofer.rmi.model: DIRECT FORK
 gofer.rmi.model.coroutines: Loop
 gofer.rmi.model.direct: call
+gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Succeeded check_listener read_notice
+    tell
 gofer.rmi.options: OPTION_NAMES Options Report
 gofer.rmi.outgoing: GIVE_UP Outgoing
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.receiver: Receiver
+gofer.rmi.replies: Replies aside
+gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
 gofer.rmi.request: DONE ENDED QUEUED RUNNING Received digest_of
 gofer.rmi.service: Service
 gofer.rmi.session: Session

@@ -203,7 +203,7 @@ def test_a_trigger_is_pulled_once() -> None:
     assert repr(trigger) == "<Trigger sn-1>"
     assert trigger() == 7
     assert repr(trigger) == "<Trigger sn-1 (pulled)>"
-    with pytest.raises(RuntimeError, match="request sn-1 was sent already"):
+    with pytest.raises(RuntimeError, match="request sn-1: its trigger was pulled already"):
         trigger()
     assert pulled == [1]
 
@@ -215,7 +215,7 @@ def test_a_trigger_that_fails_was_pulled() -> None:
     trigger = Trigger("sn-1", fail)
     with pytest.raises(OSError, match="no"):
         trigger()
-    with pytest.raises(RuntimeError, match="sent already"):
+    with pytest.raises(RuntimeError, match="pulled already"):
         trigger()
 
 

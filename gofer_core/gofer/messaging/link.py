@@ -305,11 +305,15 @@ class Link:
             if self._sends.pop(token, None) is not None and self._adapter is not None:
                 self._adapter.forget(token)
 
-    def accept(self, delivery: Delivery) -> None:
-        """Tell the broker that a delivery is done with. A stale one is ignored."""
+    def accept(self, delivery: Delivery, *, at_once: bool = False) -> None:
+        """Tell the broker that a delivery is done with. A stale one is ignored.
+
+        Args:
+            at_once: it does not wait for company, nor for somebody to drive.
+        """
         with self._lock:
             if (adapter := self._adapter) is not None:
-                self._write(adapter, lambda: adapter.accept(delivery), soon=True)
+                self._write(adapter, lambda: adapter.accept(delivery), soon=not at_once)
 
     def release(self, delivery: Delivery) -> None:
         """Give a delivery back to its queue. A stale one is ignored."""

@@ -86,21 +86,22 @@ class Trigger:
 
     def __init__(self, sn: str, pull: Callable[[], Any]) -> None:
         self.sn = sn
-        self._pull: Callable[[], Any] | None = pull
+        self._pulls = [pull]  # to pop from it is one step, whatever other threads do
 
     def __call__(self) -> Any:
         """Send the request, and return what the call would have returned.
 
         Raises:
-            RuntimeError: it was sent before.
+            RuntimeError: it was pulled before.
         """
-        pull, self._pull = self._pull, None
-        if pull is None:
-            raise RuntimeError(f"request {self.sn} was sent already: a trigger is pulled once")
+        try:
+            pull = self._pulls.pop()
+        except IndexError:
+            raise RuntimeError(f"request {self.sn}: its trigger was pulled already; it is pulled once") from None
         return pull()
 
     def __repr__(self) -> str:
-        return f"<Trigger {self.sn}{'' if self._pull else ' (pulled)'}>"
+        return f"<Trigger {self.sn}{'' if self._pulls else ' (pulled)'}>"
 
 
 def new_request(

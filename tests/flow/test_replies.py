@@ -1,0 +1,49 @@
+"""Replies that nobody waits for, over the local broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from gofer.messaging.connector import Connector
+from gofer.proxy import Agent
+from gofer.rmi.reply import ReplyConsumer
+from support.localbroker import LocalBroker
+from support.replies import Ear, ReplyScenarios
+from support.waiting import eventually
+
+
+@pytest.mark.xdist_group("local-replies")  # one process makes what the class shares
+class TestLocalReplies(ReplyScenarios):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def broker(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+        with LocalBroker(str(tmp_path_factory.mktemp("broker") / "broker.sock")) as broker:
+            yield broker
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def url(cls, broker: LocalBroker) -> str:
+        return broker.url
+
+    def test_a_consumer_goes_on_after_its_broker_was_restarted(
+        self, broker: LocalBroker, agent: Agent, connector: Connector, tasks: str
+    ) -> None:
+        ear = Ear()
+        with ReplyConsumer(tasks, connector).start(ear):
+            assert agent.Probe().echo("before")
+            assert ear.until_done()[-1].retval == "before"
+            broker.restart()
+            call = agent(reply=None, wait=2).Admin()
+            eventually(lambda: succeeds(call.hello))
+            agent.Probe().echo("after")
+            assert ear.until_done()[-1].retval == "after"
+
+
+def succeeds(call: object) -> bool:
+    """Whether a call returns, once."""
+    try:
+        call()  # type: ignore[operator]  # a remote method
+    except Exception:  # noqa: BLE001 - whatever it is, it is tried again
+        return False
+    return True
