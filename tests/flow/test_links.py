@@ -320,7 +320,7 @@ def test_a_process_that_ends_leaves_no_reply_queue(broker: LocalBroker, link: Li
             pass
         from gofer.messaging.pool import pool
         from gofer.rmi.session import Session
-        link = pool.acquire(next(iter(pool._links)))
+        link = pool.acquire(next(iter(pool._links))[0])
         print(link.shared((Session, None), lambda: None).queue)
         """,
         broker.url,

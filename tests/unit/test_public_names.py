@@ -49,6 +49,7 @@ gofer.agent.plugin: Plugin State
 gofer.agent.queues: QueueModel
 gofer.agent.rmi: Context
 gofer.agent.signals: Signals
+gofer.aio: Agent
 gofer.decorators: Action DIRECT FORK Login Mark action direct fork initializer load mark_of once pam remote unload
     user
 gofer.duration: DURATIONS parse_duration
@@ -84,6 +85,7 @@ gofer.messaging.document: Head Invocation Reply Request Result Signed VERSION de
     head shown timestamp unwrap
 gofer.messaging.doorbell: Doorbell
 gofer.messaging.link: Link Subscription
+gofer.messaging.loop: Alarm LoopDriver
 gofer.messaging.net: open_socket
 gofer.messaging.pool: Pool pool
 gofer.messaging.pump: Pump Waiter

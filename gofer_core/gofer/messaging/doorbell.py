@@ -19,6 +19,10 @@ class Doorbell:
         self._watched = -1
         self._mask = 0
 
+    def fileno(self) -> int:
+        """Return the bell's own descriptor, readable when it rings: for an event loop; -1 when closed."""
+        return self._bell
+
     def watch(self, descriptor: int) -> None:
         """Wait on a connection's descriptor too, in place of an earlier one's."""
         self.forget()

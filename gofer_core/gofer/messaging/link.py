@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -50,8 +51,10 @@ class Link:
         adapter: the class that serves it.
     """
 
-    def __init__(self, connector: Connector, adapter: type[Adapter]) -> None:
+    def __init__(self, connector: Connector, adapter: type[Adapter], loop: object = None) -> None:
         self.connector = connector
+        #: The event loop that drives it, None for threads.
+        self.loop = loop
         #: Set in a forked child: the link belongs to the parent and must not be used here.
         self.abandoned = False
         #: Why there is no connection, as the last try or loss said.
@@ -91,6 +94,11 @@ class Link:
             return f"no connection ({self.error})" if self.error else "no connection yet"
         blocked = adapter.blocked
         return "open" if blocked is None else f"blocked by the broker ({blocked})"
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed for good."""
+        return self._closed
 
     @property
     def is_open(self) -> bool:
@@ -139,14 +147,26 @@ class Link:
         Raises:
             MessagingError: it cannot be made (at once, if it never was before), or was not there by the deadline.
         """
-        if self._adapter is not None:
-            return
+        if self._adapter is None:
+            self.ask()
+            self.drive(self.answered, deadline)
+            self.check()
+
+    def ask(self) -> None:
+        """Want the connection: one that was never made is tried at once, whatever an earlier try said."""
         self._usable()
-        if not self._opened_before:
-            self.error = None  # somebody asks: whatever an earlier try said, this is a new one
+        if self._adapter is None and not self._opened_before:
+            self.error = None
             self._retry.hurry()
             self._bell.ring()
-        self.drive(lambda: self._adapter or (self.error and not self._opened_before), deadline)
+
+    def answered(self) -> bool:
+        """Whether there is a connection, or the first one cannot be made."""
+        return self._adapter is not None or (self.error is not None and not self._opened_before)
+
+    def check(self) -> None:
+        """Raise why there is no connection, if there is none."""
+        self._usable()
         if self._adapter is None:
             raise self.error or ConnectionLost(f"no connection to {self.connector.url} in time")
 
@@ -172,8 +192,51 @@ class Link:
 
     def keep(self) -> None:
         """Take one turn that does not wait, if nobody drives: for heartbeats, and for output that nobody waits for."""
-        if self._adapter is not None:
-            self.pump.alone(lambda: self._turn(0.0), 0.0)
+        if self._adapter is not None and self.loop is None:
+            self.turn(0.0)
+
+    # -- for an event loop ----------------------------------------------------------------------------------------
+
+    @property
+    def bell(self) -> Doorbell:
+        """What rings when the link has something to do."""
+        return self._bell
+
+    def fileno(self) -> int:
+        """Return the connection's descriptor, -1 when there is none."""
+        adapter = self._adapter
+        return -1 if adapter is None else adapter.fileno()
+
+    @property
+    def patient(self) -> bool:
+        """Whether the next turn may take its time, connecting or subscribing: not for the thread of an event loop."""
+        return self._adapter is None or monotonic() >= self._subscriptions.due
+
+    @property
+    def busy(self) -> bool:
+        """Whether the next turn has something to do without waiting."""
+        adapter = self._adapter
+        return bool(self._todo) or (adapter is not None and adapter.pending)
+
+    @property
+    def due(self) -> float:
+        """When the next turn is due, if nothing is read before (``time.monotonic()``)."""
+        times = (self._tick_at, self._subscriptions.due, self._flush_at or math.inf)
+        return min(times)
+
+    @property
+    def writing(self) -> bool:
+        """Whether output waits for the socket to take it."""
+        return self.unwritten > 0 and self._flush_at <= monotonic()
+
+    def turn(self, timeout: float) -> bool:
+        """Take one turn, if nobody else drives; return whether it was taken."""
+        return self.pump.alone(lambda: self._turn(timeout), 0.0)
+
+    @property
+    def sendable(self) -> bool:
+        """Whether ``offer`` would send now."""
+        return self._sendable()
 
     # -- subscriptions ------------------------------------------------------------------------------------------
 

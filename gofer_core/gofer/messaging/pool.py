@@ -18,6 +18,8 @@ from gofer.messaging.link import Link
 
 __all__ = ["Pool", "pool"]
 
+_Key = tuple[Connector, object]
+
 #: Seconds after which an unused connection is closed.
 _IDLE = 300.0
 #: Seconds between two looks of the keeper.
@@ -34,37 +36,48 @@ class Pool:
         self._lock = threading.RLock()  # the collector may release a link while this thread is in here
         #: For users to guard what they keep of links; made anew in a forked child, as all of this is.
         self.guard = threading.Lock()
-        self._links: dict[Connector, Link] = {}
-        self._users: dict[Connector, int] = {}
+        self._links: dict[_Key, Link] = {}
+        self._users: dict[_Key, int] = {}
         self._keeper: threading.Thread | None = None
         self._poke = threading.Event()
 
-    def acquire(self, connector: Connector) -> Link:
+    def acquire(self, connector: Connector, loop: object = None) -> Link:
         """Return the link for a connector and count one more user. Nothing is opened yet.
+
+        Args:
+            loop: the event loop that drives it; None: threads do.
 
         Raises:
             AdapterError: no adapter serves the URL.
         """
         with self._lock:
-            link = self._links.get(connector)
+            key = (connector, loop)
+            link = self._links.get(key)
             if link is None:
-                link = self._links[connector] = Link(connector, find(connector.url, connector.adapter))
-                self._users[connector] = 0
-                self._ensure_keeper()
-            self._users[connector] += 1
+                link = self._links[key] = Link(connector, find(connector.url, connector.adapter), loop)
+                self._users[key] = 0
+                if loop is None:
+                    self._ensure_keeper()
+            self._users[key] += 1
             return link
 
     def release(self, link: Link, *, linger: bool = False) -> None:
         """Count one user less. The last one closes the link, at once or (``linger``) when it has been idle for long."""
         with self._lock:
-            if link.abandoned or self._links.get(link.connector) is not link:
+            key = (link.connector, link.loop)
+            if link.abandoned or self._links.get(key) is not link:
                 return
-            self._users[link.connector] -= 1
-            if linger or self._users[link.connector] > 0:
+            self._users[key] -= 1
+            if (linger and link.loop is None) or self._users[key] > 0:
                 return
-            del self._links[link.connector], self._users[link.connector]
+            del self._links[key], self._users[key]
             self._poke.set()  # the keeper of no links ends
         link.close()
+
+    def users(self, link: Link) -> int:
+        """Return how many users a link has."""
+        with self._lock:
+            return self._users.get((link.connector, link.loop), 0)
 
     def close(self) -> None:
         """Close every link: at the end of the process."""
@@ -94,22 +107,22 @@ class Pool:
             self._poke.wait(_KEEP)
             self._poke.clear()
             with self._lock:
-                links = dict(self._links)
+                links = {key: link for key, link in self._links.items() if link.loop is None}
                 if not links:
                     self._keeper = None
                     return
-            for connector, link in links.items():
+            for key, link in links.items():
                 link.keep()
                 while link.unwritten and not link.pump.busy:
                     link.keep()
                 if link.is_open and not link.unsettled and monotonic() - link.used_at > _IDLE and not link.pump.busy:
-                    self._retire(connector, link)
+                    self._retire(key, link)
 
-    def _retire(self, connector: Connector, link: Link) -> None:
+    def _retire(self, key: _Key, link: Link) -> None:
         with self._lock:
-            unused = self._users.get(connector) == 0 and self._links.get(connector) is link
+            unused = self._users.get(key) == 0 and self._links.get(key) is link
             if unused:
-                del self._links[connector], self._users[connector]
+                del self._links[key], self._users[key]
         if unused:
             link.close()
         else:

@@ -29,14 +29,19 @@ log = logging.getLogger(__name__)
 _REPLY_EXPIRES = 600.0
 #: Replies that the broker may hand over before they are acknowledged.
 _PREFETCH = 1000
-#: Requests sent without waiting that the broker may not have answered yet; and how far that falls before more are sent.
-_POSTS_MOST, _POSTS_LEAST = 256, 192
-#: Seconds that a request which is not waited for may wait for the connection; and those at the end of the process.
-_POST_WAIT, _EXIT_WAIT = 30.0, 5.0
+#: Seconds that requests which nobody waited for may take at the end of the process.
+_EXIT_WAIT = 5.0
 
 
 class Session:
-    """Sends requests, and gives each caller the replies to its own. Thread-safe."""
+    """Sends requests, and gives each caller the replies to its own. Thread-safe.
+
+    Of requests sent without waiting, ``posts_most`` may be unanswered by the broker, and these must fall to
+    ``posts_least`` before more are sent; such a request may wait ``post_wait`` seconds for the connection.
+    """
+
+    posts_most, posts_least = 256, 192
+    post_wait = 30.0
 
     def __init__(self, link: Link, exchange: str | None = None) -> None:
         self.link = link
@@ -122,25 +127,36 @@ class Session:
             MessagingError: there is no connection; nothing was sent.
             NotTaken: ``options.confirm``, and the broker did not take it.
         """
-        sn = document["sn"]
-        deadline = monotonic() + (options.wait or _POST_WAIT)
-        if len(self._posts) >= _POSTS_MOST:
-            self.link.drive(lambda: len(self._posts) <= _POSTS_LEAST, deadline)
-        body = self._encode(document, options)
-        self._posts[sn] = owner
-        try:
-            self.link.send(
-                address, body, deadline=deadline, ttl=options.ttl, settled=lambda *how: self._posted(sn, *how)
-            )
-        except BaseException:
-            self._posts.pop(sn, None)
-            raise
+        deadline = monotonic() + (options.wait or self.post_wait)
+        if len(self._posts) >= self.posts_most:
+            self.link.drive(lambda: len(self._posts) <= self.posts_least, deadline)
+        self._post(document, address, options, owner, deadline)
         if options.confirm:
-            self.link.drive(lambda: sn not in self._posts, deadline)
-            if sn in self._posts:
-                raise NotTaken({sn: f"no word from the broker in time ({self.link.state})"})
-            if sn in self._failures:
-                raise NotTaken({sn: self._failures.pop(sn)[1]})
+            self.link.drive(lambda: document["sn"] not in self._posts, deadline)
+            self._confirmed(document["sn"])
+
+    def _post(
+        self, document: dict[str, Any], address: Address, options: Options, owner: object, deadline: float | None
+    ) -> bool:
+        sn = document["sn"]
+        body = self._encode(document, options, options.ttl)
+        self._posts[sn] = owner
+        token = 0
+        try:
+            token = self._transmit(
+                address, body, deadline, ttl=options.ttl, settled=lambda *how: self._posted(sn, *how)
+            )
+        finally:
+            if not token:
+                self._posts.pop(sn, None)
+        return token != 0
+
+    def _confirmed(self, sn: str) -> None:
+        """Raise what is known to have become of a request that was to be confirmed."""
+        if sn in self._posts:
+            raise NotTaken({sn: f"no word from the broker in time ({self.link.state})"})
+        if sn in self._failures:
+            raise NotTaken({sn: self._failures.pop(sn)[1]})
 
     def flush(self, owner: object, timeout: float | None) -> None:
         """Wait until the broker has answered for all requests of this owner that were not waited for.
@@ -151,6 +167,10 @@ class Session:
         deadline = None if timeout is None else monotonic() + timeout
         if owner in self._posts.values():
             self.link.drive(lambda: owner not in self._posts.values(), deadline)
+        self._complain(owner)
+
+    def _complain(self, owner: object) -> None:
+        """Raise what of this owner's requests was not taken, or not yet."""
         late = [sn for sn, whose in list(self._posts.items()) if whose is owner]
         failures = self.failures(owner)
         failures.update((sn, f"no word from the broker in time ({self.link.state})") for sn in late)
@@ -197,21 +217,26 @@ class Session:
             raise ValueError(f"the request is {len(body)} bytes long, over the limit of {most} (max_message)")
         return body
 
-    def _send(self, step: Send, call: Call, address: Address) -> None:
+    def _send(self, step: Send, call: Call, address: Address) -> bool:
         self.link.forget(call.token)
         call.sent_in = self._made
         # Its result is all the confirmation that a waiting caller needs; not asking for one spares the broker a
         # synchronous write for each request. But it must not overtake what was sent before without waiting.
         confirm = step.isolated or bool(self._posts)
-        call.token = self.link.send(
+        call.token = self._transmit(
             address,
             step.body,
-            deadline=step.deadline,
+            step.deadline,
             ttl=step.ttl,
             isolated=step.isolated,
             confirm=confirm,
             settled=call.settled,
         )
+        return call.token != 0
+
+    def _transmit(self, address: Address, body: bytes, deadline: float | None, **how: Any) -> int:
+        """Send a message by the deadline; return its number, 0 when that is not possible now and may be later."""
+        return self.link.send(address, body, deadline=deadline, **how)
 
     # -- replies ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,162 @@
+"""A link in an event loop: the loop reads and writes, and what takes its time is done in a thread beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+from gofer.messaging.link import Link
+
+__all__ = ["Alarm", "LoopDriver"]
+
+#: Turns in a row before others in the loop get theirs.
+_TURNS = 32
+#: Seconds that a thread beside the loop may spend on connecting and subscribing, before it looks whether it is wanted.
+_PATIENCE = 10.0
+
+
+class Alarm:
+    """One waiting task's alarm clock. ``wake`` may be called by any thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._sleeper: asyncio.Future[bool] | None = None
+
+    def wake(self) -> None:
+        """Have the task look again."""
+        if threading.get_ident() == self._thread:
+            self._ring(True)
+        else:
+            try:
+                self._loop.call_soon_threadsafe(self._ring, True)
+            except RuntimeError:
+                pass  # the loop is closed: nobody sleeps there any more
+
+    async def wait(self, ready: Callable[[], object], deadline: float | None) -> bool:
+        """Sleep until ``ready()``, at most until the deadline (``time.monotonic()``); return whether it is."""
+        while not ready():
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return False
+            self._sleeper = self._loop.create_future()
+            timer = None if left is None else self._loop.call_later(left, self._ring, False)
+            try:
+                await self._sleeper
+            finally:
+                self._sleeper = None
+                if timer is not None:
+                    timer.cancel()
+        return True
+
+    def _ring(self, woken: bool) -> None:
+        sleeper = self._sleeper
+        if sleeper is not None and not sleeper.done():
+            sleeper.set_result(woken)
+
+
+class LoopDriver:
+    """Drives a link from its event loop. All of it but ``_patience`` runs in the loop's thread."""
+
+    def __init__(self, link: Link, loop: asyncio.AbstractEventLoop) -> None:
+        self.link = link
+        self._loop = loop
+        self._waiting: dict[Alarm, None] = {}
+        self._watched = -1
+        self._writing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._patient: threading.Thread | None = None
+        self._stopped = False
+        self._calls = 0
+        loop.add_reader(link.bell.fileno(), self._go_on)
+
+    async def until(self, ready: Callable[[], object], deadline: float | None) -> bool:
+        """Wait until something about the link is so; return whether it is. Asked after each of its turns."""
+        alarm = Alarm(self._loop)
+        self._waiting[alarm] = None
+        self._go_on()
+        try:
+            return await alarm.wait(ready, deadline)
+        finally:
+            self._waiting.pop(alarm, None)
+
+    def want(self, more: int) -> None:
+        """Count the calls in flight: while there are any, a connection that is lost is made again."""
+        self._calls += more
+        if self._calls and self.link.patient:
+            self._go_on()
+
+    def stop(self) -> None:
+        """Drive no more. The link can then be closed by any thread."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._loop.remove_reader(self.link.bell.fileno())
+        self._watch(-1)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _go_on(self) -> None:
+        """Take the turns that wait for nothing, then arrange for the next."""
+        if self._stopped or self._patient is not None:
+            return
+        link = self.link
+        for _ in range(_TURNS):
+            if link.patient and not link.busy:
+                break
+            if not link.turn(0.0) or not link.busy:
+                break
+        for alarm in list(self._waiting):
+            alarm.wake()
+        if link.patient:
+            if self._calls or self._waiting:
+                self._begin_patience()
+            else:
+                self._watch(-1)
+            return
+        self._watch(link.fileno())
+        self._set_timer()
+
+    def _begin_patience(self) -> None:
+        self._watch(-1)
+        self._patient = threading.Thread(target=self._patience, name="gofer-connect", daemon=True)
+        self._patient.start()
+
+    def _patience(self) -> None:
+        try:
+            self.link.turn(_PATIENCE)
+        finally:
+            try:
+                self._loop.call_soon_threadsafe(self._end_patience)
+            except RuntimeError:
+                pass  # the loop was closed meanwhile
+
+    def _end_patience(self) -> None:
+        self._patient = None
+        self._go_on()
+
+    def _watch(self, descriptor: int) -> None:
+        writing = descriptor >= 0 and self.link.writing
+        if self._watched >= 0 and self._watched != descriptor:
+            self._loop.remove_reader(self._watched)
+            self._loop.remove_writer(self._watched)
+            self._writing = False
+        if descriptor >= 0 and self._watched != descriptor:
+            self._loop.add_reader(descriptor, self._go_on)
+        self._watched = descriptor
+        if writing != self._writing:
+            if writing:
+                self._loop.add_writer(descriptor, self._go_on)
+            else:
+                self._loop.remove_writer(descriptor)
+            self._writing = writing
+
+    def _set_timer(self) -> None:
+        at = self._loop.time() + max(0.0, self.link.due - monotonic())
+        if self._timer is not None:
+            if not self._timer.cancelled() and self._timer.when() <= at and self._timer.when() > self._loop.time():
+                return  # it comes early enough, and looks again then
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._go_on)
