@@ -77,6 +77,10 @@ def test_its_whole_life(tmp_path: Path) -> None:
         broker.start()
         assert can_log_in(broker, 5.0)
         assert broker.url() == before
+        broker.stop()
+        assert not broker.running
+        assert not can_log_in(broker, 1.0)
+        broker.stop()
     assert not broker.running
     assert not folder.exists()
     deadline = time.monotonic() + 5.0
