@@ -7,6 +7,7 @@ ratios to the floor of the same round are what counts. Prints a table in markdow
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import platform
 import statistics
@@ -22,6 +23,7 @@ from time import perf_counter, sleep
 
 import psutil
 import raw
+from gofer import aio
 from gofer.errors import NotFound
 from gofer.messaging.adapter.base import QueueSpec
 from gofer.messaging.connector import Connector
@@ -109,6 +111,7 @@ def the_measures(url: str, agent: Agent, calls: int) -> dict[str, Callable[[], M
             THREADS * (calls // THREADS), raw.threaded(url, 8, calls // 8)
         ),
         "8 threads: gofer": lambda: threaded(agent, calls),
+        "8 threads: gofer.aio, 64 calls in flight": lambda: in_flight(url, calls, 64),
         "one way: raw py-amqp (the floor)": lambda: (calls / raw.one_way(url, calls), []),
         "one way: gofer": lambda: one_way(agent, calls),
     }
@@ -163,6 +166,28 @@ def threaded(agent: Agent, calls: int) -> Measure:
     for thread in threads:
         thread.join()
     return len(times) / (perf_counter() - start), times
+
+
+def in_flight(url: str, calls: int, width: int) -> Measure:
+    """Measure one event loop that keeps so many calls in flight."""
+    times: list[float] = []
+
+    async def main() -> float:
+        async with aio.Agent(url, "bench", wait=30) as agent:
+            bench, left = agent.Bench(), iter(range(calls))
+
+            async def run() -> None:
+                for _ in left:
+                    start = perf_counter()
+                    await bench.echo(TEXT)
+                    times.append(perf_counter() - start)
+
+            await bench.echo(TEXT)
+            start = perf_counter()
+            await asyncio.gather(*(run() for _ in range(width)))
+            return perf_counter() - start
+
+    return calls / asyncio.run(main()), times
 
 
 def one_way(agent: Agent, calls: int) -> Measure:
