@@ -52,6 +52,27 @@ class TestLock:
         finally:
             os.kill(int(done.stdout), signal.SIGKILL)
 
+    def test_it_ends_with_its_process_and_not_with_those_that_were_forked_from_it(self, root: Path) -> None:
+        code = (
+            "import os, sys, time\n"
+            "from pathlib import Path\n"
+            "from gofer.agent.lock import AgentLock\n"
+            "from gofer.root import Root\n"
+            "AgentLock(Root(Path(sys.argv[1]))).__enter__()\n"
+            "child = os.fork()\n"
+            "if not child:\n"
+            "    os.close(1)\n"
+            "    time.sleep(60)\n"
+            "print(child, flush=True)\n"
+            "os.kill(os.getpid(), 9)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE, timeout=30, check=False)
+        try:
+            with AgentLock(Root(root)):
+                pass
+        finally:
+            os.kill(int(done.stdout), signal.SIGKILL)
+
     def test_a_link_in_its_place_is_not_followed(self, root: Path, tmp_path: Path) -> None:
         precious = tmp_path / "precious"
         precious.write_text("kept")
@@ -98,6 +119,16 @@ class TestSignals:
 
         os.kill(os.getpid(), signal.SIGUSR1)
         signals.wake()
+
+    def test_what_is_forked_has_them_for_itself(self) -> None:
+        with Signals([signal.SIGTERM]) as signals:
+            child = os.fork()
+            if not child:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os._exit(0)
+
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+            assert signals.wait(0) is None
 
     def test_what_is_started_inherits_no_mask(self) -> None:
         with Signals([signal.SIGTERM]):

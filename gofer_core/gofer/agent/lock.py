@@ -59,6 +59,7 @@ class AgentLock:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd
+        os.register_at_fork(after_in_child=self._leave_it)
         return self
 
     def __exit__(
@@ -67,5 +68,11 @@ class AgentLock:
         """Give the lock back."""
         if self._fd is not None:
             os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = None
+
+    def _leave_it(self) -> None:
+        # What a plugin has forked would hold the lock, too, when goferd is gone.
+        if self._fd is not None:
             os.close(self._fd)
             self._fd = None

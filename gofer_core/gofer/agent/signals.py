@@ -31,6 +31,7 @@ class Signals:
         self._former = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in self._wanted:
             signal.signal(number, _ignore)
+        os.register_at_fork(after_in_child=self._leave_them)
         return self
 
     def __exit__(
@@ -43,6 +44,17 @@ class Signals:
         os.close(self._read)
         write, self._write = self._write, -1
         os.close(write)
+
+    def _leave_them(self) -> None:
+        # A process that a plugin has forked has our pipe: what ends that process would be told to this one.
+        if self._write < 0:
+            return
+        signal.set_wakeup_fd(-1)
+        for number in self._wanted:
+            signal.signal(number, signal.SIG_DFL)
+        os.close(self._read)
+        os.close(self._write)
+        self._write = -1
 
     def wake(self) -> None:
         """Have ``wait`` return None soon. Any thread may call this; after the end it does nothing."""
