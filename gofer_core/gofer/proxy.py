@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from typing import Any
+from typing import Any, Protocol
 
 from gofer.errors import ConnectionLost, NotTaken
 from gofer.messaging.address import Address
@@ -20,9 +20,9 @@ from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
 from gofer.rmi.options import Options
 from gofer.rmi.session import Session
-from gofer.rmi.stub import Stub, Trigger, new_request
+from gofer.rmi.stub import Invoke, Stub, Trigger, new_request
 
-__all__ = ["Agent", "agent"]
+__all__ = ["Agent", "Double", "agent", "seam"]
 
 
 class Agent:
@@ -61,7 +61,8 @@ class Agent:
         return self[name]
 
     def __getitem__(self, name: str) -> Stub:
-        return Stub(name, self.__invoke)
+        double = seam.double
+        return Stub(name, self.__invoke) if double is None else double.stub(name, self.__invoke, self.__line)
 
     def __enter__(self) -> Agent:
         return self
@@ -78,7 +79,8 @@ class Agent:
         Raises:
             NotTaken: some were not taken, or not within ``timeout`` seconds; ``reasons`` says which and why.
         """
-        self.__line.session(None).flush(self.__line, timeout)
+        if self.__line.used:
+            self.__line.session(None).flush(self.__line, timeout)
 
     def close(self) -> None:
         """Flush, and give up the connection (the last one to do so closes it). Idempotent; the agent is done with.
@@ -98,6 +100,9 @@ class Agent:
         return self.__send(document, options)
 
     def __send(self, document: dict[str, Any], options: Options) -> Any:
+        if seam.double is not None:
+            self.__line.check()
+            return seam.double.answer(self.__line, document, options)
         posts = self.__line.session(None)
         failures = posts.failures(self.__line)
         if failures:
@@ -120,6 +125,16 @@ class _Line:
         self._link: Link | None = None
         self._closed = False
         self._release: weakref.finalize[Any, Any] | None = None
+
+    @property
+    def used(self) -> bool:
+        """Whether there may be something to flush: it has a link, or had one."""
+        return self._closed or self._link is not None
+
+    def check(self) -> None:
+        """Raise ConnectionLost if it was closed."""
+        if self._closed:
+            raise ConnectionLost(f"this agent was closed ({self.connector.url})")
 
     def session(self, exchange: str | None) -> Session:
         link = self._link
@@ -156,6 +171,26 @@ class _Line:
                 link.shared((Session, None), lambda: Session(link)).flush(self, 5.0)
         finally:
             pool.release(link)
+
+
+class Double(Protocol):
+    """Stands in for agents in tests: it answers what they would be sent. See :mod:`gofer.testing.mock`."""
+
+    def stub(self, name: str, invoke: Invoke, agent: object, /) -> Stub:
+        """Make the stub of a remote class; ``agent`` is the same object for all views of an agent."""
+
+    def answer(self, agent: object, document: dict[str, Any], options: Options, /) -> Any:
+        """Answer a request, instead of sending it: return what the call returns, or raise."""
+
+
+class _Seam:
+    """Where a double is put in the place of all agents of this process. None: requests are sent."""
+
+    double: Double | None = None
+
+
+#: Of this process; only tests change it.
+seam = _Seam()
 
 
 def agent(url: str | URL | Connector, address: str, **options: Any) -> Agent:

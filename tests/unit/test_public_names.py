@@ -86,13 +86,14 @@ gofer.messaging.document: Head Invocation Reply Request Result Signed VERSION de
 gofer.messaging.doorbell: Doorbell
 gofer.messaging.link: Link Subscription
 gofer.messaging.loop: Alarm LoopDriver
+gofer.messaging.mock: install register uninstall
 gofer.messaging.net: open_socket
 gofer.messaging.pool: Pool pool
 gofer.messaging.pump: Pump Waiter
 gofer.messaging.subscription: Subscription Subscriptions
 gofer.messaging.url: URL
 gofer.messaging.value: MAX_DEPTH plain
-gofer.proxy: Agent agent
+gofer.proxy: Agent Double agent seam
 gofer.rmi.answers: Answers CannotSign Refusal
 gofer.rmi.api: API Target
 gofer.rmi.book: Arrival Book Known
@@ -133,6 +134,7 @@ gofer.testing: AdapterContract
 gofer.testing.agents: AgentProcess
 gofer.testing.contract: AdapterContract
 gofer.testing.holder: Holder
+gofer.testing.mock: Call install register uninstall
 gofer.testing.rabbitmq: BrokerError RabbitMQ
 gofer.testing.rabbitmq_management: BrokerError Management
 gofer.testing.relay: Relay
@@ -170,6 +172,9 @@ DOORS = {
     "gofer.messaging.Connector": "gofer.messaging.connector.Connector",
     "gofer.messaging.NotFound": "gofer.errors.NotFound",
     "gofer.messaging.URL": "gofer.messaging.url.URL",
+    "gofer.messaging.mock.install": "gofer.testing.mock.install",
+    "gofer.messaging.mock.register": "gofer.testing.mock.register",
+    "gofer.messaging.mock.uninstall": "gofer.testing.mock.uninstall",
     "gofer.messaging.dispatcher.NotAuthorized": "gofer.errors.NotAuthorized",
     "gofer.rmi.criteria.InvalidOperator": "gofer.errors.InvalidOperator",
     "gofer.rmi.dispatcher.DispatchError": "gofer.errors.DispatchError",

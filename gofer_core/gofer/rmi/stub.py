@@ -56,7 +56,11 @@ class Stub:
         return self[name]
 
     def __getitem__(self, name: str) -> Method:
-        return Method(self.__name, _named(name), self.__cntr, self.__invoke)
+        return self._method(self.__name, _named(name), self.__cntr, self.__invoke)
+
+    def _method(self, classname: str, name: str, cntr: list[Any] | None, invoke: Invoke) -> Method:
+        """Make what stands for a method: for subclasses that have more of it."""
+        return Method(classname, name, cntr, invoke)
 
     def __repr__(self) -> str:
         return f"<remote {self.__name}>"
