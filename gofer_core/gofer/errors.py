@@ -17,6 +17,7 @@
         ├── Cancelled                       cancelled before it ended
         ├── Interrupted                     started, and its end is not known
         ├── ExecutionTimeout (TimeoutError) ran longer than it may
+        ├── ProcessDied                     the process of a forked call ended without a result
         ├── ResultTooLarge                  a result over the size limit
         ├── InvalidOperator (ValueError)    criteria with an operator that there is none of
         ├── RemoteException                 a remote exception whose class is not known here
@@ -48,6 +49,7 @@ __all__ = [
     "Cancelled",
     "Interrupted",
     "ExecutionTimeout",
+    "ProcessDied",
     "ResultTooLarge",
     "InvalidOperator",
     "RemoteException",
@@ -170,6 +172,10 @@ class Interrupted(CallError):
 
 class ExecutionTimeout(CallError, TimeoutError):
     """The method ran longer than it may."""
+
+
+class ProcessDied(CallError):
+    """The process of a forked call ended without a result; the text names the signal or the exit status."""
 
 
 class ResultTooLarge(CallError):

@@ -22,7 +22,7 @@ from gofer.messaging.broker import serving
 from gofer.messaging.connector import Connector
 from gofer.messaging.link import Link, Subscription
 from gofer.messaging.url import URL
-from gofer.rmi.api import API
+from gofer.rmi.api import API, Target
 from gofer.rmi.book import Book
 from gofer.rmi.clock import Clock
 from gofer.rmi.model.coroutines import Loop
@@ -89,6 +89,9 @@ class PluginForTests:
     @property
     def hook(self) -> Any:
         return self.manager.hook
+
+    def forks(self, target: Target) -> None:
+        """There is no agent that could start a process for its calls."""
 
     def entered(self) -> nullcontext[None]:
         return nullcontext()

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("public-names")  # one process makes what t
 
 PUBLIC_NAMES = """
 gofer.agent: PluginContainer
-gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks import_plugin
+gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks import_code import_plugin
 gofer.agent.attachment: Attachment
 gofer.agent.authentication: make_authenticator missing_authenticator
 gofer.agent.builtin: admin_api help_text
@@ -39,6 +39,8 @@ gofer.agent.config.settings: Settings
 gofer.agent.config.values: Choice Flag Level Line Name Names Seconds Size Type Whole Wrong
 gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
+gofer.agent.forking: Greeting HELPER greeting read
+gofer.agent.helper: main
 gofer.agent.links: Links
 gofer.agent.loading: Broken GROUP Source forget_module import_source locate one_line
 gofer.agent.lock: AgentLock AlreadyRunning
@@ -56,8 +58,8 @@ gofer.duration: DURATIONS parse_duration
 gofer.entry_points: Installed listed load
 gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost DispatchError DocumentError
     ExecutionTimeout GoferError Interrupted InvalidOperator MemberNotFound MessagingError NamespaceNotFound
-    NotAuthenticated NotAuthorized NotFound NotTaken PasswordRequired PluginError Rejected RemoteException
-    RequestTimeout ResultTooLarge SecretNotMatched SecretRequired UserNotAuthorized UserRequired
+    NotAuthenticated NotAuthorized NotFound NotTaken PasswordRequired PluginError ProcessDied Rejected
+    RemoteException RequestTimeout ResultTooLarge SecretNotMatched SecretRequired UserNotAuthorized UserRequired
 gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofer_load gofer_route gofer_unload
     hookimpl hookspec
 gofer.messaging: Connector NotFound URL
@@ -112,8 +114,12 @@ gofer.rmi.exceptions: from_result to_result
 gofer.rmi.execution: Execution
 gofer.rmi.limit: Limit
 gofer.rmi.model: DIRECT FORK
+gofer.rmi.model.child: run
 gofer.rmi.model.coroutines: Loop
 gofer.rmi.model.direct: call
+gofer.rmi.model.fork: Forks
+gofer.rmi.model.frames: CALL Frames KILL PROGRESS RAISED TERMINATE VALUE head
+gofer.rmi.model.helper: GRACE end_with_parent serve threads
 gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Succeeded check_listener read_notice
     tell
 gofer.rmi.options: OPTION_NAMES Options Report

@@ -14,12 +14,12 @@ import pluggy
 from gofer import hooks as specifications
 from gofer.agent.authentication import make_authenticator
 from gofer.agent.config import Problem
-from gofer.agent.loading import Broken, import_source, locate, one_line
+from gofer.agent.loading import Broken, Source, import_source, locate, one_line
 from gofer.agent.plugin import Plugin
 from gofer.errors import GoferError, PluginError
 from gofer.root import Root
 
-__all__ = ["Refused", "add_extension", "ask_extensions", "blamed", "check_hooks", "import_plugin"]
+__all__ = ["Refused", "add_extension", "ask_extensions", "blamed", "check_hooks", "import_code", "import_plugin"]
 
 _HOOKS = frozenset(name for name in specifications.__all__ if name.startswith("gofer_"))
 
@@ -69,6 +69,18 @@ def import_plugin(root: Root, hooks: pluggy.PluginManager, plugin: Plugin) -> No
     plugin.source = source
     with blamed(plugin, "messaging", "authenticator"):
         plugin.authenticator = make_authenticator(descriptor.authenticator)
+    import_code(hooks, plugin, source)
+    with plugin.entered(), blamed(plugin, "main", "plugin", "its @load or a gofer_load hook failed"):
+        hooks.hook.gofer_load(plugin=plugin)
+
+
+def import_code(hooks: pluggy.PluginManager, plugin: Plugin, source: Source) -> None:
+    """Import a plugin's module, build its API, and take up its hooks.
+
+    Raises:
+        Refused: any of that fails.
+    """
+    plugin.source = source
     with plugin.entered():
         with blamed(plugin, "main", "plugin", f"module {source.module} cannot be imported"):
             module = import_source(source)
@@ -78,8 +90,6 @@ def import_plugin(root: Root, hooks: pluggy.PluginManager, plugin: Plugin) -> No
             plugin.expose(module, others)
         if not hooks.is_registered(module):  # two plugins may share a module; its hooks are called once
             hooks.register(module)
-        with blamed(plugin, "main", "plugin", "its @load or a gofer_load hook failed"):
-            hooks.hook.gofer_load(plugin=plugin)
 
 
 def check_hooks(module: ModuleType) -> None:

@@ -8,9 +8,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.builtin import admin_api
-from gofer.agent.plugin import Plugin
+from gofer.agent.plugin import Plugin, State
 from gofer.agent.queues import QueueModel
-from gofer.rmi.api import API
+from gofer.rmi.api import API, Target
+from gofer.rmi.model.fork import Forks
 from gofer.rmi.receiver import Receiver
 
 if TYPE_CHECKING:
@@ -68,6 +69,12 @@ class Attachment:
     def api(self) -> API:
         """What callers may call."""
         return self.plugin.api
+
+    def forks(self, target: Target) -> Forks:
+        """Return what runs a method in a child process: that of the plugin which the method comes from."""
+        own = self.plugin
+        home = own.container.plugins.get(target.plugin, own)
+        return (home if home.state is State.RUNNING else own).forks
 
     def entered(self) -> AbstractContextManager[object]:
         """Return what is entered around what the plugin's code does."""

@@ -253,6 +253,7 @@ class PluginContainer:
         if was is State.RUNNING:
             plugin.workers.stop(max(0.0, deadline - monotonic()))
             plugin.loop.stop(max(0.0, deadline - monotonic()))
+            plugin.forks.stop()
             try:
                 with plugin.entered():
                     self.hooks.hook.gofer_unload(plugin=plugin)

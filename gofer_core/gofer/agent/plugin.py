@@ -10,12 +10,14 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.config import Descriptor, Settings, stable_uuid
+from gofer.agent.forking import HELPER, greeting
 from gofer.errors import PluginError
 from gofer.messaging.address import Address
 from gofer.messaging.url import URL
 from gofer.rmi.api import API
 from gofer.rmi.counters import Counters
 from gofer.rmi.model.coroutines import Loop
+from gofer.rmi.model.fork import Forks
 from gofer.rmi.workers import Workers
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Plugin:
         #: Who runs its methods, and what became of its requests.
         self.workers = Workers(descriptor.name, descriptor.threads)
         self.loop = Loop(descriptor.name)
+        self.forks = Forks(descriptor.name, HELPER, lambda: greeting(self))
         self._foreign: tuple[str, ...] = ()
         self.counters = Counters()
         self._url = descriptor.url

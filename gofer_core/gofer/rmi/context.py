@@ -61,6 +61,11 @@ class Context:
         """Whether the method should stop: its caller no longer wants the result."""
         return self._request.cancelled.is_set()
 
+    @property
+    def forked(self) -> bool:
+        """Whether the method runs in a process of its own."""
+        return self._request.forked
+
     def enter(self) -> Token[Context]:
         """Make this the current context of the running thread or task, until ``leave``."""
         return _current.set(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from hmac import compare_digest
 from typing import Any
 
@@ -74,11 +75,7 @@ class Dispatcher:
         """
         request.api = target
         authorize(target, request)
-        if target.model != DIRECT:
-            raise DispatchError(
-                f"{target.name}(): marked @{target.model}: that model is not available in this version of gofer"
-            )
-        once = _Once(target, request)
+        once = _Once(self._run(target, request))
         try:
             value = self._service.hook.gofer_call(plugin=self._service.plugin, request=request, invoke=once)
             # None may mean that no hook has called it: then this is the place.
@@ -86,15 +83,24 @@ class Dispatcher:
         finally:
             once.forget()
 
+    def _run(self, target: Target, request: Received) -> Callable[[], Any]:
+        """Return what runs a method by its model."""
+        if target.model == DIRECT:
+            return lambda: call(target, request.document.request)
+        service = self._service
+        forks = service.forks(target)
+        if forks is None:
+            raise DispatchError(f"{target.name}(): marked @{target.model}, and there is nothing that forks here")
+        return lambda: forks.call(target, request, service.max_message)
+
 
 class _Once:
     """The call of one method, for hooks: called again it returns, or raises, what it did the first time."""
 
-    __slots__ = ("_called", "_raised", "_request", "_target", "_value")
+    __slots__ = ("_called", "_raised", "_run", "_value")
 
-    def __init__(self, target: Target, request: Received) -> None:
-        self._target = target
-        self._request = request
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self._run = run
         self._called = False
         self._value: Any = None
         self._raised: BaseException | None = None
@@ -106,7 +112,7 @@ class _Once:
             return self._value
         self._called = True
         try:
-            self._value = call(self._target, self._request.document.request)
+            self._value = self._run()
         except BaseException as raised:
             self._raised = raised
             raise

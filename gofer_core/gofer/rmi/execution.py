@@ -95,9 +95,13 @@ class Execution:
         request.timer = self._receiver.clock.call_after(max(0.0, seconds), expire)
 
     def _expire(self, request: Received, seconds: float) -> None:
-        # In this process nothing can stop a method: it is told, and its caller is.
+        # In this process nothing can stop a method: it is told, and its caller is. One in a process of its own ends.
         request.cancelled.set()
-        self.fail(request, ExecutionTimeout(f"{request.target}() took longer than {seconds:g} s; it may still run"))
+        stop = request.on_expire
+        if stop is not None:
+            stop()
+        end = "it may still run" if stop is None else "its process is being ended"
+        self.fail(request, ExecutionTimeout(f"{request.target}() took longer than {seconds:g} s; {end}"))
 
     def _go_on(self, request: Received, value: Awaitable[Any]) -> None:
         if request.api is None or not request.api.is_async:
@@ -129,7 +133,8 @@ class Execution:
             raised = Cancelled(f"cancelled while it ran; its method has raised {type(raised).__name__}")
         _TRACEBACK.__set__(raised, _below(_TRACEBACK.__get__(raised)))
         try:
-            result = encode(to_result(raised))
+            crossed, request.crossed = request.crossed, None  # it refers to its frames, and these to the request
+            result = crossed[1] if crossed is not None and crossed[0] is raised else encode(to_result(raised))
         except Exception as worse:  # noqa: BLE001 - an integer of 5,000 digits among its arguments, for one
             result = encode(to_result(TypeError(f"a {type(raised).__qualname__} that cannot be sent: {worse}")))
         _TRACEBACK.__set__(raised, None)  # its frames refer to it: not left to the collector

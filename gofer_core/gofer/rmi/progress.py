@@ -86,6 +86,17 @@ class Progress:
             self._sending()
         send()
 
+    def relay(self, total: Any, completed: Any, details: Any) -> None:
+        """Report what the progress in another process has reported, now.
+
+        Raises:
+            TypeError: something is not plain JSON.
+        """
+        self._total = plain(total, "progress.total")
+        self._completed = plain(completed, "progress.completed")
+        self._details = details
+        self.report()
+
     def finish(self) -> None:
         """Send what was held back; nothing is reported after that."""
         with self._lock:

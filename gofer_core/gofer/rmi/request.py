@@ -40,7 +40,12 @@ class Received:
     signed it, as the authenticator says. ``redelivered``: it was delivered before; None: the broker cannot tell.
     ``arrived`` and ``started`` are times of ``time.monotonic()``; ``state`` is one of the constants of this module;
     ``cancelled`` is set when it shall not go on: it takes too long, or (then ``called_off`` is true) somebody asked so.
+    ``on_cancel`` and ``on_expire`` are called then, by any thread, by the one that asked and when it takes too long;
+    ``crossed`` is what a forked method has raised, and how its process told it.
     """
+
+    #: What answers it in a child process says True here.
+    forked = False
 
     __slots__ = (
         "_ended",
@@ -50,11 +55,14 @@ class Received:
         "arrived",
         "called_off",
         "cancelled",
+        "crossed",
         "delivery",
         "digest",
         "document",
         "identity",
         "key",
+        "on_cancel",
+        "on_expire",
         "plugin",
         "progress",
         "receiver",
@@ -97,6 +105,9 @@ class Received:
         self.progress: Any = None
         self.timer: Timer | None = None
         self.called_off = False
+        self.on_cancel: Callable[[], object] | None = None
+        self.on_expire: Callable[[], object] | None = None
+        self.crossed: tuple[BaseException, bytes] | None = None
         self._started = threading.Lock()
         self._ended = threading.Lock()
 
@@ -148,7 +159,7 @@ class Received:
             return False
         self.called_off = True
         self.cancelled.set()
-        stop: Callable[[], object] | None = getattr(self, "on_cancel", None)
+        stop = self.on_cancel
         if stop is not None:
             stop()
         return True

@@ -6,8 +6,9 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from gofer.messaging.auth import Authenticator
-from gofer.rmi.api import API
+from gofer.rmi.api import API, Target
 from gofer.rmi.model.coroutines import Loop
+from gofer.rmi.model.fork import Forks
 from gofer.rmi.workers import Workers
 
 __all__ = ["Service"]
@@ -55,6 +56,9 @@ class Service(Protocol):
     @property
     def loop(self) -> Loop:
         """Where its ``async def`` methods run."""
+
+    def forks(self, target: Target) -> Forks | None:
+        """Return what runs a method that is marked FORK; None: nothing does here."""
 
     @property
     def latency(self) -> float:

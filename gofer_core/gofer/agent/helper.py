@@ -1,0 +1,129 @@
+"""``python -m gofer.agent.helper``: the process that forks one plugin's calls. Started by the agent alone.
+
+It imports the plugin's module, and those of plugins that this one asks for, as the agent has; of ``@load`` functions it
+runs those that say ``fork=True``. It has no queue, no worker and no clock.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+from gofer.agent.assembly import Refused, import_code
+from gofer.agent.config import Descriptor, Problem
+from gofer.agent.container import PluginContainer
+from gofer.agent.forking import Greeting, read
+from gofer.agent.loading import locate, one_line
+from gofer.agent.plugin import Plugin
+from gofer.decorators import mark_of
+from gofer.rmi.api import Target
+from gofer.rmi.model.helper import end_with_parent, serve, threads
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Fork calls until the agent closes the connection. Returns the exit status.
+
+    Args:
+        argv: the number of the connection's descriptor.
+    """
+    # Until it listens to the agent, it could not notice the end of that.
+    end_with_parent(signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    control = socket.socket(fileno=int(argv[0]))
+    control.set_inheritable(False)
+    words = _receive(control)
+    if words is None:
+        return 0
+    told = read(words)
+    sys.path[:] = told.path
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        plugin = _prepare(told)
+    except BaseException as raised:  # noqa: BLE001 - whatever the plugin's code does, the agent is told
+        why = str(raised) if isinstance(raised, Refused) else one_line(raised)[0]
+        control.sendall(json.dumps(why).encode() + b"\n")
+        return 1
+    if started := threads():
+        text = (
+            f"importing it starts threads ({', '.join(started)}), which a fork would not have; "
+            "start them in a @load function, or with the first call"
+        )
+        control.sendall(json.dumps(text).encode() + b"\n")
+        return 1
+    end_with_parent(0)  # the agent's thread that has started this may end before the agent does
+
+    def find(space: str | None, method: str) -> Target:
+        return plugin.api.find(plugin.name if space is None else space, method)
+
+    control.sendall(b"null\n")
+    serve(control, find, plugin.entered)
+    return 0
+
+
+def _receive(control: socket.socket) -> bytes | None:
+    wanted, read = 8, b""
+    while len(read) < wanted:
+        part = control.recv(wanted - len(read))
+        if not part:
+            return None
+        read += part
+        if len(read) == wanted == 8:
+            wanted += int.from_bytes(read, "big")
+    return read[8:]
+
+
+def _prepare(told: Greeting) -> Plugin:
+    """Import the plugin, and run what it has marked ``@load(fork=True)``."""
+    container = _Container(told)
+    plugin = container.import_one(told.name)
+    with plugin.entered():
+        for function in plugin.api.loads:
+            mark = mark_of(function)
+            if mark is not None and mark.load_in_fork:
+                function()
+    return plugin
+
+
+class _Container(PluginContainer):
+    """The plugins that the code of one asks for while it is imported; imported, and nothing more."""
+
+    def __init__(self, told: Greeting) -> None:
+        super().__init__(told.root, told.config)
+        self._told = told
+        self._pending = {one.name: one for one in told.descriptors}
+
+    def import_one(self, name: str) -> Plugin:
+        """Import one plugin.
+
+        Raises:
+            Refused: its code has failed.
+        """
+        return self._import(self._pending.pop(name))
+
+    def _begin(self, descriptor: Descriptor) -> None:
+        self._guarded(self._made(descriptor), self._fill)
+
+    def _import(self, descriptor: Descriptor) -> Plugin:
+        plugin = self._made(descriptor)
+        self._fill(plugin)
+        return plugin
+
+    def _made(self, descriptor: Descriptor) -> Plugin:
+        plugin = self.plugins[descriptor.name] = Plugin(self, descriptor)
+        return plugin
+
+    def _fill(self, plugin: Plugin) -> None:
+        source = self._told.source if plugin.name == self._told.name else locate(self.root, plugin.descriptor)
+        if isinstance(source, Problem):
+            raise Refused(plugin, source)
+        import_code(self.hooks, plugin, source)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

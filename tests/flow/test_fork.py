@@ -1,0 +1,329 @@
+"""Forked methods, in a real agent: what crosses, what a child may do to itself, and that nothing is left of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import Any
+
+import psutil
+import pytest
+from gofer.errors import Cancelled, DispatchError, ExecutionTimeout, ProcessDied, ResultTooLarge
+from gofer.proxy import Agent
+from gofer.testing.agents import AgentProcess
+from support.forked import FORKED
+from support.localbroker import LocalBroker
+from support.probe import descriptor, runs
+from support.waiting import eventually
+
+pytestmark = pytest.mark.xdist_group("local-forks")  # one process makes what the module shares
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    with LocalBroker(str(tmp_path_factory.mktemp("broker") / "broker.sock")) as broker:
+        yield broker
+
+
+def forking(broker: LocalBroker, root: Path, queue: str, *, more: str = "", code: str = FORKED) -> AgentProcess:
+    process = AgentProcess(root)
+    text = descriptor(broker.url, queue, threads=8, more="\n        [toys]\n        favourite = ball\n" + more)
+    process.plugin("forked", code, text)
+    return process
+
+
+@pytest.fixture(scope="module")
+def process(broker: LocalBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    with forking(broker, tmp_path_factory.mktemp("agent"), "forked") as process:
+        yield process.start()
+
+
+@pytest.fixture
+def agent(broker: LocalBroker, process: AgentProcess) -> Iterator[Agent]:
+    with Agent(broker.url, "forked", wait=30) as agent:
+        yield agent
+
+
+def children(process: AgentProcess) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def only_helpers(process: AgentProcess) -> bool:
+    """Whether nothing is below the agent but its helper: no call's process, and no zombie."""
+    return len(children(process)) == 1
+
+
+def hanging(path: Path) -> tuple[int, int]:
+    """Wait for a call that hangs, and return the numbers of its process and of what that has started."""
+    eventually(path.exists)
+    child, other = map(int, path.read_text().split())
+    return child, other
+
+
+def gone(*pids: int) -> bool:
+    return not any(psutil.pid_exists(pid) for pid in pids)
+
+
+# -- what crosses -----------------------------------------------------------------------------------------------------
+
+
+def test_a_call_runs_in_a_process_of_its_own(agent: Agent, process: AgentProcess) -> None:
+    one, other = agent.Forked().process(), agent.Forked().process()
+
+    assert one["pid"] != other["pid"]
+    assert one["parent"] == other["parent"] == agent.Forked().helper()
+    assert one["group"] == one["pid"]
+    assert agent.forked.in_agent() == process.pid
+
+
+def test_constructors_keywords_functions_and_coroutines_are_called_as_they_are_directly(agent: Agent) -> None:
+    assert agent.Forked("Fido", age=3).who(greeting="Call me") == "Call me Fido, 3"
+    assert agent.Forked().who() == "I am nobody, 0"
+    assert agent.forked.function(1, b=7) == [1, 7]
+    assert agent.Forked().slowly("done") == "done"
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, -7, 10**30, 1.5, "größer 🐕", [1, [2, {"three": None}]], {"a": {"b": []}}]
+)
+def test_a_value_comes_back_as_it_went(agent: Agent, value: Any) -> None:
+    assert agent.Forked().echo(value) == value
+
+
+def test_what_a_call_changes_is_lost_with_its_process(agent: Agent) -> None:
+    assert agent.Forked().state()["counted"] == 1
+    assert agent.Forked().state()["counted"] == 1
+
+
+def test_only_load_functions_that_say_so_run_where_calls_are_forked(agent: Agent) -> None:
+    state = agent.Forked().state()
+
+    assert state["loaded in fork"] is True
+    assert state["loaded"] is False
+
+
+def test_a_call_knows_its_context_and_its_plugin(agent: Agent) -> None:
+    context = agent(data={"job": 7}).Forked().context()
+
+    assert context["data"] == {"job": 7}
+    assert isinstance(context["sn"], str)
+    assert context["cancelled"] is False
+    assert context["forked"] is True
+    assert agent.Forked().setting() == "ball"
+
+
+def test_progress_crosses_and_the_last_report_always(agent: Agent) -> None:
+    heard: list[tuple[Any, Any, Any]] = []
+
+    def progress(report: Any) -> None:
+        heard.append((report["total"], report["completed"], report["details"]))
+
+    assert agent(progress=progress).Forked().work(3) == 3
+    assert heard[-1] == (3, 3, "step 3")
+    assert len(heard) >= 3
+
+
+def test_an_exception_crosses_with_its_class_arguments_state_and_the_trace_of_the_child(agent: Agent) -> None:
+    with pytest.raises(Exception, match="bad dog") as caught:
+        agent.Forked().fail("bad dog", 7)
+
+    told = vars(caught.value)
+    assert told["xclass"] == "Trouble"
+    assert told["xargs"] == ["bad dog"]
+    assert told["xstate"]["code"] == 7
+    assert "raise Trouble(text, code)" in told["trace"]
+    assert "gofer/rmi" not in told["trace"]
+
+
+def test_wrong_arguments_and_values_that_are_no_json_are_type_errors(agent: Agent) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'x'"):
+        agent.Forked().echo(x=1)
+    with pytest.raises(TypeError, match=r"result is a builtins\.set"):
+        agent.Forked().odd()
+
+
+@pytest.mark.parametrize("size", [65_536, 1_000_000, 12_000_000])
+def test_results_and_arguments_of_any_size_cross(agent: Agent, size: int) -> None:
+    assert agent.Forked().large(size) == "x" * size
+    assert agent.Forked().echo("y" * size) == "y" * size
+
+
+def test_a_result_over_the_limit_of_a_message_is_told(agent: Agent, process: AgentProcess) -> None:
+    with pytest.raises(ResultTooLarge, match="is the limit"):
+        agent.Forked().large(50_000_000)
+    assert agent.Forked().echo("still here") == "still here"
+
+
+# -- how a child may end ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "text"),
+    [
+        ("die", (signal.SIGKILL,), r"Forked.die\(\): .* killed by signal 9 \(SIGKILL\)"),
+        ("die", (signal.SIGTERM,), r"killed by signal 15 \(SIGTERM\)"),
+        ("crash", (), r"killed by signal 11 \(SIGSEGV\)"),
+        ("leave", (3,), "exit status 3"),
+        ("leave", (None,), "exit status 0"),
+        ("leave", ("no more",), "exit status 1"),
+        ("leave_now", (0,), "exit status 0"),
+        ("leave_now", (77,), "exit status 77"),
+    ],
+)
+def test_a_child_that_ends_without_a_result_is_told_by_how_it_ended(
+    agent: Agent, process: AgentProcess, method: str, arguments: tuple[Any, ...], text: str
+) -> None:
+    with pytest.raises(ProcessDied, match=text):
+        getattr(agent.Forked(), method)(*arguments)
+    assert agent.Forked().echo(1) == 1
+    eventually(lambda: only_helpers(process))
+
+
+def test_a_cancelled_call_is_killed_with_all_that_it_has_started(
+    agent: Agent, process: AgentProcess, tmp_path: Path
+) -> None:
+    path = tmp_path / "pids"
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(agent(data="night").Forked().hang, str(path), True)
+        child, other = hanging(path)
+        begin = monotonic()
+        assert len(agent.Admin().cancel(criteria={"eq": "night"})) == 1
+        with pytest.raises(Cancelled):
+            running.result(10)
+        assert monotonic() - begin < 1.5
+    eventually(lambda: gone(child, other))
+    eventually(lambda: only_helpers(process))
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_call_that_takes_too_long_is_ended_by_sigterm_and_then_by_sigkill(
+    agent: Agent, process: AgentProcess, tmp_path: Path, stubborn: bool
+) -> None:
+    path = tmp_path / "pids"
+    begin = monotonic()
+    with pytest.raises(ExecutionTimeout, match=r"took longer than 0.5 s; its process is being ended"):
+        agent.Forked().too_long(str(path), stubborn)
+    assert monotonic() - begin < 2.0
+
+    child, other = hanging(path)
+    eventually(lambda: gone(child, other))
+    assert (monotonic() - begin > 2.4) is stubborn
+    eventually(lambda: only_helpers(process))
+
+
+# -- the helper -------------------------------------------------------------------------------------------------------
+
+
+def test_eight_run_at_once(agent: Agent, process: AgentProcess, tmp_path: Path) -> None:
+    begin = monotonic()
+    with ThreadPoolExecutor(8) as threads:
+        done = list(threads.map(lambda n: agent.Forked().note(str(tmp_path / "trace"), f"n{n}", 0.5), range(8)))
+    assert done == [f"n{n}" for n in range(8)]
+    assert monotonic() - begin < 2.0
+    eventually(lambda: only_helpers(process))
+
+
+def test_a_dead_helper_is_told_to_its_calls_and_replaced(agent: Agent, process: AgentProcess, tmp_path: Path) -> None:
+    path = tmp_path / "pids"
+    helper = agent.Forked().process()["parent"]
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(agent.Forked().hang, str(path))
+        child, other = hanging(path)
+        os.kill(helper, signal.SIGKILL)
+        with pytest.raises(ProcessDied, match="the helper process of plugin 'forked' has died"):
+            running.result(10)
+    eventually(lambda: gone(child, other))
+    assert agent.Forked().process()["parent"] != helper
+    eventually(lambda: only_helpers(process))
+
+
+def test_a_child_has_no_descriptor_of_the_agent_nor_of_another_call(
+    agent: Agent, process: AgentProcess, tmp_path: Path
+) -> None:
+    path = tmp_path / "pids"
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(agent(data="beside").Forked().hang, str(path))
+        hanging(path)
+        found = agent.Forked().descriptors()
+        assert agent.Admin().cancel(criteria={"eq": "beside"})
+        with pytest.raises(Cancelled):
+            running.result(10)
+    # /dev/null, the pipe to the log twice, and its own connection.
+    assert [name.partition(":")[0] for name in found] == ["/dev/null", "pipe", "pipe", "socket"]
+
+
+def test_what_a_child_prints_is_in_the_log_of_the_agent(agent: Agent, process: AgentProcess) -> None:
+    agent.Forked().say("woof from the child")
+
+    eventually(lambda: "plugin forked: woof from the child\n" in process.log.read_text())
+    eventually(lambda: "plugin forked: woof from the child (error)" in process.log.read_text())
+
+
+def test_an_empty_call_takes_ten_milliseconds_at_most(agent: Agent) -> None:
+    forked = agent.Forked()
+    forked.echo()
+    times = []
+    for _ in range(50):
+        begin = perf_counter()
+        forked.echo()
+        times.append(perf_counter() - begin)
+    assert statistics.median(times) < 0.05  # a machine that runs tests is not idle; the bench measures it
+
+
+# -- beginning and end of an agent ------------------------------------------------------------------------------------
+
+
+def test_a_module_that_starts_threads_when_imported_cannot_fork_and_says_so(
+    broker: LocalBroker, tmp_path: Path
+) -> None:
+    code = (
+        FORKED
+        + "\n\nimport threading\nthreading.Thread(target=time.sleep, args=(300,), name='busy', daemon=True).start()\n"
+    )
+    with forking(broker, tmp_path, "threaded", code=code) as process, Agent(broker.url, "threaded", wait=30) as agent:
+        process.start()
+        with pytest.raises(DispatchError, match=r"plugin 'forked' cannot fork: importing it starts threads \(busy\)"):
+            agent.Forked().echo()
+        assert agent.forked.in_agent() == process.pid
+        eventually(lambda: not children(process))
+
+
+def test_a_reload_starts_another_helper(broker: LocalBroker, tmp_path: Path) -> None:
+    with forking(broker, tmp_path, "reloaded") as process, Agent(broker.url, "reloaded", wait=30) as agent:
+        process.start()
+        first = agent.Forked().process()["parent"]
+        text = descriptor(broker.url, "reloaded", threads=8, more="\n        [toys]\n        favourite = stick\n")
+        process.descriptor("forked", text)
+        os.kill(process.pid, signal.SIGHUP)
+        eventually(lambda: gone(first))
+        assert agent.Forked().setting() == "stick"
+        assert agent.Forked().process()["parent"] != first
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_nothing_outlives_the_agent(broker: LocalBroker, tmp_path: Path, how: str) -> None:
+    path = tmp_path / "pids"
+    process = forking(broker, tmp_path / "root", f"ending-{how}")
+    process.configure("[main]\nshutdown_timeout = 0.5\n")
+    with process, Agent(broker.url, f"ending-{how}", wait=30) as agent:
+        process.start()
+        agent(wait=0).Forked().hang(str(path))
+        child, other = hanging(path)
+        helper = psutil.Process(child).ppid()
+        getattr(process, how)()
+        eventually(lambda: gone(child, other, helper))
+
+
+def test_a_running_call_has_the_shutdown_timeout_to_end(broker: LocalBroker, tmp_path: Path) -> None:
+    with forking(broker, tmp_path / "root", "soft") as process, Agent(broker.url, "soft", wait=30) as agent:
+        process.start()
+        with ThreadPoolExecutor(1) as threads:
+            running = threads.submit(agent.Forked().note, str(tmp_path / "trace"), "soft", 1.0)
+            eventually(lambda: runs(tmp_path / "trace"))
+            process.stop()
+            assert running.result(10) == "soft"
