@@ -33,7 +33,7 @@ from gofer.testing.agents import AgentProcess
 from gofer.testing.rabbitmq import RabbitMQ
 
 PLUGIN = """
-from gofer.decorators import remote
+from gofer.decorators import fork, remote
 
 count = 0
 
@@ -41,6 +41,11 @@ count = 0
 class Bench:
     @remote
     def echo(self, text):
+        return text
+
+    @remote
+    @fork
+    def forked(self, text):
         return text
 
     @remote
@@ -107,6 +112,7 @@ def the_measures(url: str, agent: Agent, calls: int) -> dict[str, Callable[[], M
         "one caller: raw py-amqp (the floor)": lambda: ping_pong(url, "echo", calls),
         "one caller: raw, persistent, confirmed": lambda: ping_pong(url, "confirmed", calls),
         "one caller: gofer": lambda: sequence(agent, calls),
+        "one caller: gofer, forked": lambda: sequence(agent, max(100, calls // 10), "forked"),
         "8 threads: raw py-amqp (the floor)": lambda: rated(
             THREADS * (calls // THREADS), raw.threaded(url, 8, calls // 8)
         ),
@@ -144,12 +150,12 @@ def ping_pong(url: str, kind: str, calls: int) -> Measure:
         caller.close()
 
 
-def sequence(agent: Agent, calls: int) -> Measure:
+def sequence(agent: Agent, calls: int, method: str = "echo") -> Measure:
     """Measure one caller that waits for each result."""
-    bench = agent.Bench()
+    call = getattr(agent.Bench(), method)
     for _ in range(50):
-        bench.echo(TEXT)
-    return timed(lambda: bench.echo(TEXT), calls)
+        call(TEXT)
+    return timed(lambda: call(TEXT), calls)
 
 
 def threaded(agent: Agent, calls: int) -> Measure:

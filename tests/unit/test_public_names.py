@@ -131,6 +131,7 @@ gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer
 gofer.rmi.request: DONE ENDED QUEUED RUNNING Received digest_of
 gofer.rmi.service: Service
 gofer.rmi.session: Session
+gofer.rmi.shell: LIMIT Shell
 gofer.rmi.statuses: MOST_HELD Statuses
 gofer.rmi.stub: Invoke Method Stub Trigger new_request
 gofer.rmi.verification: Refused Verification
