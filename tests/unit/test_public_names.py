@@ -142,6 +142,7 @@ gofer.testing.agents: AgentProcess
 gofer.testing.contract: AdapterContract
 gofer.testing.holder: Holder
 gofer.testing.mock: Call install register uninstall
+gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
 gofer.testing.rabbitmq: BrokerError RabbitMQ
 gofer.testing.rabbitmq_management: BrokerError Management
 gofer.testing.relay: Relay
