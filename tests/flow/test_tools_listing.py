@@ -219,8 +219,11 @@ def test_adapters(site: Path) -> None:
 
 
 def test_authenticators(site: Path) -> None:
-    assert gofer("authenticators").stdout == "No authenticator is installed.\n"
-    assert listed("authenticators") == {}
+    found = listed("authenticators")
+    assert {name: (one["distribution"], one["broken"]) for name, one in found.items()} == {
+        "hmac": ("gofer-authenticator-hmac", None),
+        "x509": ("gofer-authenticator-x509", None),
+    }
     code = """
         class Signer:
             def sign(self, digest): ...

@@ -78,6 +78,7 @@ class PluginForTests:
     address: str = QUEUE
     admin: API | None = None
     authenticator: Authenticator | None = None
+    audience: tuple[str, ...] = ()
     latency: float = 0.0
     timeout: float | None = None
     max_message: int = 1 << 20

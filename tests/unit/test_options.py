@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from base64 import b64encode
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
-from gofer.errors import ConfigError
+from gofer.errors import ConfigError, PluginError
 from gofer.rmi.options import OPTION_NAMES, Options
 from hypothesis import given
 from hypothesis import strategies as st
@@ -155,8 +157,41 @@ def test_pam_is_a_mapping_of_plain_values() -> None:
 def test_an_authenticator_signs_and_validates() -> None:
     authenticator = HexAuthenticator()
     assert Options().having({"authenticator": authenticator}).authenticator is authenticator
-    with pytest.raises(TypeError, match="authenticator has sign and validate; a str has not"):
+    with pytest.raises(TypeError, match="authenticator has sign and validate; a dict has not"):
+        Options().having({"authenticator": {}})
+
+
+def test_an_authenticator_may_be_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its settings are a section of a file: of caller.conf, or of one that the environment names."""
+    with pytest.raises(PluginError, match=r"'keys' is not given.*caller\.conf"):
         Options().having({"authenticator": "hmac"})
+    folder = root / "etc/gofer"
+    keys = folder / "keys"
+    keys.touch(0o600)
+    keys.write_text(f"me {b64encode(bytes(32)).decode()}\n")
+    (folder / "caller.conf").write_text("[hmac]\nkeys = keys\n")
+    (folder / "caller.conf").chmod(0o644)
+    made = Options().having({"authenticator": "hmac"}).authenticator
+    assert made.validate({}, "d", made.sign("d").encode()) == "me"
+
+    other = folder / "other.conf"
+    other.write_text("[hmac]\nkeys = keys\npeers = you\n")
+    other.chmod(0o644)
+    monkeypatch.setenv("GOFER_CALLER_CONF", str(other))
+    assert Options().having({"authenticator": "hmac"}).authenticator.peers == {"you"}
+    other.chmod(0o666)
+    with pytest.raises(ConfigError, match="chmod"):
+        Options().having({"authenticator": "hmac"})
+    monkeypatch.setenv("GOFER_CALLER_CONF", str(folder / "none.conf"))
+    with pytest.raises(ConfigError, match="No such file"):
+        Options().having({"authenticator": "hmac"})
+
+    monkeypatch.delenv("GOFER_CALLER_CONF")
+    named = Options().having({"authenticator": "support.captured.HexAuthenticator"}).authenticator
+    assert isinstance(named, HexAuthenticator)
+    for wrong in ("nope", "support.captured.Nope", "json.dumps"):
+        with pytest.raises(PluginError, match=wrong):
+            Options().having({"authenticator": wrong})
 
 
 @given(st.dictionaries(st.text().filter(lambda name: name not in OPTION_NAMES), st.none(), min_size=1, max_size=3))

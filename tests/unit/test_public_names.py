@@ -22,7 +22,6 @@ PUBLIC_NAMES = """
 gofer.agent: PluginContainer
 gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks import_code import_plugin
 gofer.agent.attachment: Attachment
-gofer.agent.authentication: make_authenticator missing_authenticator
 gofer.agent.builtin: admin_api help_text
 gofer.agent.check: check
 gofer.agent.config: AgentConfig Descriptor LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig
@@ -68,6 +67,7 @@ gofer.messaging.adapter.base: Adapter Delivery Event ExchangeSpec Outcome QueueS
 gofer.messaging.adapter.local: LocalAdapter
 gofer.messaging.address: Address
 gofer.messaging.auth: Authenticator ValidationFailed sign verify
+gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator missing_authenticator
 gofer.messaging.backoff: Backoff
 gofer.messaging.broker: Broker default_path serving
 gofer.messaging.broker.client: Client
@@ -86,12 +86,14 @@ gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: Head Invocation Reply Request Result Signed VERSION decode_reply decode_request encode
     head shown timestamp unwrap
 gofer.messaging.doorbell: Doorbell
+gofer.messaging.keyfiles: Watched files_in read_public read_secret
 gofer.messaging.link: Link Subscription
 gofer.messaging.loop: Alarm LoopDriver
 gofer.messaging.mock: install register uninstall
 gofer.messaging.net: open_socket
 gofer.messaging.pool: Pool pool
 gofer.messaging.pump: Pump Waiter
+gofer.messaging.stamped: Expired MAX_AGE SKEW Stamp StampedAuthenticator read_limits
 gofer.messaging.subscription: Subscription Subscriptions
 gofer.messaging.url: URL
 gofer.messaging.value: MAX_DEPTH plain
@@ -110,9 +112,11 @@ gofer.rmi.custody: Custody HeldByBroker
 gofer.rmi.description: of_class of_target
 gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound NotAuthenticated NotAuthorized
     PasswordRequired RemoteException SecretNotMatched SecretRequired UserNotAuthorized UserRequired authorize
+    login_of
 gofer.rmi.exceptions: from_result to_result
 gofer.rmi.execution: Execution
 gofer.rmi.limit: Limit
+gofer.rmi.logins: Attempt Logins attempt pam_service
 gofer.rmi.model: DIRECT FORK
 gofer.rmi.model.child: run
 gofer.rmi.model.coroutines: Loop
@@ -126,6 +130,7 @@ gofer.rmi.options: OPTION_NAMES Options Report
 gofer.rmi.outgoing: GIVE_UP Outgoing
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.receiver: Receiver
+gofer.rmi.replays: Proof Replays Seen
 gofer.rmi.replies: Replies aside
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
 gofer.rmi.request: DONE ENDED QUEUED RUNNING Received digest_of
@@ -134,11 +139,12 @@ gofer.rmi.session: Session
 gofer.rmi.shell: LIMIT Shell
 gofer.rmi.statuses: MOST_HELD Statuses
 gofer.rmi.stub: Invoke Method Stub Trigger new_request
-gofer.rmi.verification: Refused Verification
+gofer.rmi.verification: Refused Verification Verified
 gofer.rmi.workers: Task Workers
 gofer.root: Root
-gofer.testing: AdapterContract
+gofer.testing: AdapterContract AuthenticatorContract
 gofer.testing.agents: AgentProcess
+gofer.testing.authenticators: AuthenticatorContract
 gofer.testing.contract: AdapterContract
 gofer.testing.holder: Holder
 gofer.testing.mock: Call install register uninstall
@@ -170,6 +176,11 @@ gofer_adapter_amqp.sender: Sender
 gofer_adapter_amqp.transport: Transport
 gofer_adapter_amqp.wire: ACK DELIVER FRAME_END HEARTBEAT NACK RETURN body_size delivered expiration frame_head
     message_id publish_frames returned settle_frame settled signature
+gofer_authenticator_hmac: HmacAuthenticator
+gofer_authenticator_hmac.authenticator: HmacAuthenticator
+gofer_authenticator_x509: X509Authenticator
+gofer_authenticator_x509.authenticator: X509Authenticator
+gofer_authenticator_x509.trust: Key Trust check_key common_name load_certificate
 gofer_plugin_demo: Demo TooTired hello
 """
 

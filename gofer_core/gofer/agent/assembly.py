@@ -12,11 +12,11 @@ from typing import Any
 import pluggy
 
 from gofer import hooks as specifications
-from gofer.agent.authentication import make_authenticator
-from gofer.agent.config import Problem
+from gofer.agent.config import Descriptor, Problem
 from gofer.agent.loading import Broken, Source, import_source, locate, one_line
 from gofer.agent.plugin import Plugin
 from gofer.errors import GoferError, PluginError
+from gofer.messaging.authenticators import make_authenticator
 from gofer.root import Root
 
 __all__ = ["Refused", "add_extension", "ask_extensions", "blamed", "check_hooks", "import_code", "import_plugin"]
@@ -68,10 +68,22 @@ def import_plugin(root: Root, hooks: pluggy.PluginManager, plugin: Plugin) -> No
         raise Refused(plugin, source)
     plugin.source = source
     with blamed(plugin, "messaging", "authenticator"):
-        plugin.authenticator = make_authenticator(descriptor.authenticator)
+        plugin.authenticator = _authenticator(descriptor)
     import_code(hooks, plugin, source)
     with plugin.entered(), blamed(plugin, "main", "plugin", "its @load or a gofer_load hook failed"):
         hooks.hook.gofer_load(plugin=plugin)
+
+
+def _authenticator(descriptor: Descriptor) -> Any:
+    """Make the authenticator that a descriptor names, of the section named like it; None: it names none."""
+    name = descriptor.authenticator
+    if name is None:
+        return None
+    settings = {}
+    if name in descriptor.sections:
+        section = descriptor.sections[name]
+        settings = {key: section[key] for key in section}
+    return make_authenticator(name, settings, descriptor.file.absolute().parent)
 
 
 def import_code(hooks: pluggy.PluginManager, plugin: Plugin, source: Source) -> None:

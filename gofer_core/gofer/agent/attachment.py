@@ -47,6 +47,7 @@ class Attachment:
         self.admin = admin_api(plugin)
         self.hook = _EnteredHooks(plugin, container.hooks.hook)
         self.authenticator: Any = plugin.authenticator
+        self.audience = descriptor.audience
         self.workers = plugin.workers
         self.loop = plugin.loop
         self.latency = descriptor.latency
@@ -62,6 +63,8 @@ class Attachment:
             container.book,
             counters=plugin.counters,
             cancelling=container.cancelling,
+            replays=container.replays,
+            logins=container.logins,
             prefetch=descriptor.prefetch,
         )
 

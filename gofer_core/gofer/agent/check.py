@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gofer.agent.authentication import missing_authenticator
 from gofer.agent.config import AgentConfig, Descriptor, Problem, read_descriptors
 from gofer.agent.loading import locate
 from gofer.errors import AdapterError
 from gofer.messaging.adapter import find
+from gofer.messaging.authenticators import missing_authenticator
 from gofer.root import Root
 
 __all__ = ["check"]

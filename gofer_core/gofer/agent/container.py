@@ -24,6 +24,8 @@ from gofer.messaging.pool import pool as process_pool
 from gofer.rmi.book import Book
 from gofer.rmi.cancelling import Cancelling
 from gofer.rmi.clock import Clock
+from gofer.rmi.logins import Logins
+from gofer.rmi.replays import Replays
 from gofer.root import Root
 
 __all__ = ["PluginContainer"]
@@ -49,6 +51,8 @@ class PluginContainer:
         self.hooks.add_hookspecs(specifications)
         self.hooks.register(CoreHooks(self))
         self.book = Book()
+        self.replays = Replays(root.lib / "signatures")
+        self.logins = Logins(config.pam.service)
         self.cancelling = Cancelling(self.book)
         self._changes = threading.RLock()  # held while plugins are loaded and unloaded, also by their own code
         self._attaching = threading.Lock()  # guards the attachments, for a moment only
@@ -223,6 +227,7 @@ class PluginContainer:
             for plugin in list(self.plugins.values()):
                 self._end(plugin, State.STOPPED)
             self.clock.stop()
+            self.replays.close()
         finally:
             if held:
                 self._changes.release()

@@ -22,8 +22,9 @@ _SENTENCE = "SECURITY: message authentication failed"
 
 
 class ValidationFailed(Exception):
-    """A signature is not valid. The text says why; it goes into the rejection."""
+    """A signature is not valid. The text says why; it goes into the rejection, as ``code`` does."""
 
+    code: object = _CODE  # one of ours; what subclasses of others have there counts for nothing
     details: str | None = None  # for subclasses that never call __init__
 
     def __init__(self, details: str | None = None) -> None:
@@ -32,7 +33,14 @@ class ValidationFailed(Exception):
 
 
 class Authenticator(ABC):
-    """Signs what is sent, and validates what is received. Must be usable from many threads."""
+    """Signs what is sent, and validates what is received. Must be usable from many threads.
+
+    A descriptor, or a caller, may name it by its dotted path or by an entry point of ``gofer.authenticators``. It is
+    then made by its classmethod ``from_settings(settings, folder)`` if it has one, of the section that is named like it
+    (relative paths in there are relative to ``folder``), else without arguments.
+
+    One whose signatures have a time and a nonce derives from :class:`gofer.messaging.stamped.StampedAuthenticator`.
+    """
 
     @abstractmethod
     def sign(self, digest: str) -> str | bytes:
@@ -80,7 +88,8 @@ def verify(body: bytes, authenticator: Authenticator | None, document: Any = Non
     try:
         identity = authenticator.validate(document, hashlib.sha256(inner).hexdigest(), signature)
     except ValidationFailed as failed:
-        raise DocumentError(_CODE, _SENTENCE, str(failed.details or failed) or "not valid") from failed
+        code = failed.code if isinstance(failed.code, str) and failed.code.startswith("security.") else _CODE
+        raise DocumentError(code, _SENTENCE, str(failed.details or failed) or "not valid") from failed
     except Exception as broken:
         raise DocumentError(_CODE, _SENTENCE, f"authenticator failed: {type(broken).__name__}") from broken
     return inner, identity if isinstance(identity, str) else None

@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from gofer.errors import Cancelled, ExecutionTimeout
+from gofer.errors import Cancelled, ExecutionTimeout, NotAuthorized
 from gofer.messaging.document import encode, shown
 from gofer.messaging.value import plain
 from gofer.rmi.answers import CannotSign, Refusal
 from gofer.rmi.context import Context
-from gofer.rmi.dispatcher import Dispatcher
+from gofer.rmi.dispatcher import Dispatcher, login_of
 from gofer.rmi.exceptions import to_result
 from gofer.rmi.progress import Progress
 from gofer.rmi.request import ENDED, RUNNING, Received
@@ -64,10 +64,18 @@ class Execution:
             statuses.started()
         request.progress = Progress(self._receiver.clock, None if statuses is None else statuses.progress)
         self._receiver.counters.add("running")
+        self._enter(request, target)
+
+    def _enter(self, request: Received, target: Target | None) -> None:
+        """Find the method, and run it; if that needs a password, once it is checked."""
         token = Context(request).enter()
         try:
             with self._service.entered():
                 target = target or self._dispatcher.find(request)
+                asked = login_of(target, request)
+                if asked is not None:
+                    self._receiver.logins.check(asked, _Login(self, request, target).checked)
+                    return
                 self._limit(request, target)
                 value = self._dispatcher.invoke(request, target)
                 if inspect.isawaitable(value):
@@ -79,6 +87,14 @@ class Execution:
             self._succeed(request, value)
         finally:
             Context.leave(token)
+
+    def logged_in(self, request: Received, target: Target) -> None:
+        """Go on with a request whose user and password are right, in a worker."""
+        if request.cancelled.is_set():
+            self.fail(request, Cancelled("cancelled before it was started"))
+            return
+        request.authenticated = target
+        self._enter(request, target)
 
     def _limit(self, request: Received, target: Target) -> None:
         """Have the call ended when it takes longer than the smallest of the limits that it has."""
@@ -231,6 +247,26 @@ class Execution:
                 outcome,
                 seconds * 1000,
             )
+
+
+class _Login:
+    """A request whose user and password are being checked, meanwhile its worker does other things."""
+
+    def __init__(self, execution: Execution, request: Received, target: Target) -> None:
+        self._execution = execution
+        self._request = request
+        self._target = target
+
+    def checked(self, refused: NotAuthorized | None) -> None:
+        """Hear what came of it, in a thread that checks."""
+        if refused is None:
+            self._request.receiver.service.workers.put(self)
+        else:
+            self._execution.fail(self._request, refused)
+
+    def run(self) -> None:
+        """Go on, as a worker's task."""
+        self._execution.logged_in(self._request, self._target)
 
 
 async def _awaiting(value: Awaitable[Any]) -> Any:

@@ -31,7 +31,8 @@ class Options:
         timeout: how long the method may run.
         exchange: the exchange that the reply queue of a waiting call is bound to.
         secret, user, password, pam: what the method may ask for.
-        authenticator: signs the request and validates the replies.
+        authenticator: signs the request and validates the replies: an object, or a name, as
+            :func:`gofer.messaging.authenticators.caller_authenticator` takes it.
     """
 
     wait: float | None = 90.0
@@ -54,7 +55,8 @@ class Options:
 
         Raises:
             TypeError: an unknown option (the text names the allowed ones), or a value of the wrong kind.
-            ConfigError: a time, or an address, that is none.
+            ConfigError: a time, or an address, that is none; or the settings of an authenticator cannot be read.
+            PluginError: there is no authenticator of that name, or it cannot be made.
         """
         unknown = sorted(set(given) - OPTION_NAMES)
         if unknown:
@@ -129,6 +131,10 @@ def _mapping(name: str, value: Any) -> Any:
 
 
 def _authenticator(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        from gofer.messaging.authenticators import caller_authenticator
+
+        return caller_authenticator(value)
     if not (hasattr(value, "sign") and hasattr(value, "validate")):
         raise TypeError(f"{name} has sign and validate; a {type(value).__name__} has not")
     return value

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gofer.errors import ConfigError, DispatchError, MessagingError
 from gofer.messaging.address import Address
-from gofer.messaging.document import shown
+from gofer.messaging.document import head, shown, unwrap
 from gofer.messaging.link import Link, Subscription
 from gofer.rmi.answers import Answers, CannotSign, Refusal
 from gofer.rmi.book import Book, Known
@@ -21,7 +21,9 @@ from gofer.rmi.counters import Counters
 from gofer.rmi.custody import Custody, HeldByBroker
 from gofer.rmi.execution import Execution
 from gofer.rmi.limit import Limit
+from gofer.rmi.logins import Logins
 from gofer.rmi.outgoing import GIVE_UP, Outgoing
+from gofer.rmi.replays import Replays, Seen
 from gofer.rmi.request import QUEUED, Received
 from gofer.rmi.service import Service
 from gofer.rmi.statuses import Statuses
@@ -46,6 +48,8 @@ class Receiver:
         book: shared by all receivers of an agent.
         custody: who keeps an accepted request; by default the broker.
         cancelling: knows which requests were cancelled before they came; shared as the book is.
+        replays: knows which signatures were seen; shared as the book is.
+        logins: checks users and passwords; shared as the book is.
         give_up: seconds after which a result that no broker takes is let go.
     """
 
@@ -59,6 +63,8 @@ class Receiver:
         counters: Counters | None = None,
         custody: Custody | None = None,
         cancelling: Cancelling | None = None,
+        replays: Replays | None = None,
+        logins: Logins | None = None,
         prefetch: int = 200,
         give_up: float = GIVE_UP,
     ) -> None:
@@ -75,6 +81,8 @@ class Receiver:
         self._book = book
         self._custody = custody or HeldByBroker(book)
         self._cancelling = cancelling or Cancelling(book)
+        self._replays = Replays() if replays is None else replays
+        self.logins = logins or Logins()
         self._prefetch = prefetch
         self._subscription: Subscription | None = None
         self._parse = lru_cache(256)(Address.parse)
@@ -161,7 +169,7 @@ class Receiver:
 
     def _take(self, delivery: Delivery) -> None:
         try:
-            document, identity = self._verification.read(delivery.body)
+            document, identity, proof = self._verification.read(delivery.body)
         except Refused as refused:
             self._refuse(delivery, refused)
             return
@@ -170,9 +178,17 @@ class Receiver:
         except ConfigError as bad:
             self._drop(delivery, f"replyto: {bad}")
             return
-        request = Received(document, delivery, self, replyto=replyto, identity=identity)
+        request = Received(document, delivery, self, replyto=replyto, identity=identity, proof=proof)
+        seen = Seen.NEVER if proof is None else self._replays.note(proof)
+        if seen is not Seen.NEVER and delivery.redelivered is False and proof is not None and proof.exact:
+            self._replayed(request)
+            return
         known, result, previous = self._book.arrive(request)
-        if known is Known.NEW:
+        if known is Known.NEW and seen is Seen.BEFORE:
+            # It has ended long ago, or somebody takes it from the queue and puts it back for us to run again.
+            self._book.forget(request)
+            self._replayed(request)
+        elif known is Known.NEW:
             self._accept(request)
         elif known is Known.CONFLICT:
             self.execution.reject(
@@ -252,6 +268,7 @@ class Receiver:
 
     def _give_back(self, request: Received) -> None:
         if request.end():
+            self._replays.forget(request.proof)  # the broker delivers it again
             self._custody.given_back(request)
             self._let_go(request)
 
@@ -270,6 +287,7 @@ class Receiver:
         if settled:
             self._custody.refused(request)
         else:
+            self._replays.forget(request.proof)
             self._book.forget(request)
 
     def _let_go(self, request: Received) -> None:
@@ -308,6 +326,16 @@ class Receiver:
         elif not self.link.offer(address, body, settled=lambda outcome, reason: self.link.accept(delivery)):
             self._drop(delivery, f"{refused.refusal.code}, not answered: the link is down or full")
 
+    def _replayed(self, request: Received) -> None:
+        """Refuse a copy of a signed request."""
+        refusal = Refusal(
+            "security.replayed", "SECURITY: a copy of a signed request", "sent before with this signature"
+        )
+        in_work = request.sn is not None and self._book.get(request.sn) is not None
+        # While the request is in work its caller waits for that: a rejection would be taken for its end.
+        replyto = None if in_work else request.document.replyto
+        self._refuse(request.delivery, Refused(refusal, sn=request.sn, replyto=replyto))
+
     def _drop(self, delivery: Delivery, why: str) -> None:
         if self._complaints.allows():
             log.warning("plugin %s: a message is dropped (%s): %s", self.service.name, why, _start_of(delivery.body))
@@ -316,4 +344,11 @@ class Receiver:
 
 
 def _start_of(body: bytes) -> str:
-    return shown(body[:800].decode("utf-8", "replace"))
+    """Show where a message begins. Not of one that may hold a secret or a password: of that, who and what it is."""
+    lowered = body.lower()
+    # JSON may spell any letter as \\u....
+    if b"secret" not in lowered and b"pam" not in lowered and b"password" not in lowered and b"\\u" not in lowered:
+        return shown(body[:800].decode("utf-8", "replace"))
+    signed = unwrap(body)
+    found = head(body if signed is None else signed.message.encode("utf-8", "surrogatepass"))
+    return f"{len(body)} bytes, sn {shown(found.sn)}, replyto {shown(found.replyto)}"

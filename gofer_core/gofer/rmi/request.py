@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gofer.rmi.api import Target
     from gofer.rmi.clock import Timer
     from gofer.rmi.receiver import Receiver
+    from gofer.rmi.replays import Proof
 
 __all__ = ["DONE", "ENDED", "QUEUED", "RUNNING", "Received", "digest_of"]
 
@@ -37,8 +38,9 @@ class Received:
     ``document`` is the request as it was sent, ``sn`` its serial number (None when it has none) and ``key`` what stands
     for that in here. ``api`` is the method it asks for, None until that is known. ``plugin`` is the plugin it was sent
     to, ``address`` that plugin's address, ``replyto`` where replies go, None: nobody waits for one. ``identity`` is who
-    signed it, as the authenticator says. ``redelivered``: it was delivered before; None: the broker cannot tell.
-    ``arrived`` and ``started`` are times of ``time.monotonic()``; ``state`` is one of the constants of this module;
+    signed it, as the authenticator says; ``proof`` tells a copy of it; ``authenticated`` is the method whose user and
+    password it has shown. ``redelivered``: it was delivered before; None: the broker cannot tell. ``arrived`` and
+    ``started`` are times of ``time.monotonic()``; ``state`` is one of the constants of this module;
     ``cancelled`` is set when it shall not go on: it takes too long, or (then ``called_off`` is true) somebody asked so.
     ``on_cancel`` and ``on_expire`` are called then, by any thread, by the one that asked and when it takes too long;
     ``crossed`` is what a forked method has raised, and how its process told it.
@@ -53,6 +55,7 @@ class Received:
         "address",
         "api",
         "arrived",
+        "authenticated",
         "called_off",
         "cancelled",
         "crossed",
@@ -65,6 +68,7 @@ class Received:
         "on_expire",
         "plugin",
         "progress",
+        "proof",
         "receiver",
         "redelivered",
         "replyto",
@@ -83,6 +87,7 @@ class Received:
         *,
         replyto: Address | None = None,
         identity: str | None = None,
+        proof: Proof | None = None,
     ) -> None:
         self.document = document
         self.delivery = delivery
@@ -91,6 +96,7 @@ class Received:
         self.address: str = receiver.service.address
         self.replyto = replyto
         self.identity = identity
+        self.proof = proof
         self.sn = document.sn
         # Without a number of its own a request cannot be recognised when it comes again.
         self.key: str = document.sn or str(uuid.uuid4())
@@ -101,6 +107,7 @@ class Received:
         self.state = QUEUED
         self.cancelled = threading.Event()
         self.api: Target | None = None
+        self.authenticated: Target | None = None
         self.statuses: Any = None
         self.progress: Any = None
         self.timer: Timer | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -48,6 +49,10 @@ class Service(Protocol):
     @property
     def authenticator(self) -> Authenticator | None:
         """Who verifies requests and signs replies; None: neither is done."""
+
+    @property
+    def audience(self) -> Sequence[str]:
+        """The addresses, beside its own, for which it takes signed requests."""
 
     @property
     def workers(self) -> Workers:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -11,12 +14,17 @@ from gofer.errors import ConfigError, DocumentError
 from gofer.messaging.address import Address
 from gofer.messaging.auth import verify
 from gofer.messaging.document import Head, Request, decode_request, head, shown, unwrap
+from gofer.messaging.stamped import SKEW
 from gofer.rmi.answers import Refusal
+from gofer.rmi.replays import Proof
 
 if TYPE_CHECKING:
     from gofer.rmi.service import Service
 
-__all__ = ["Refused", "Verification"]
+__all__ = ["Refused", "Verification", "Verified"]
+
+#: Seconds for which a signature is remembered whose own authenticator does not say how long it is good for.
+_REMEMBERED = 7 * 86400.0
 
 
 class _LargeHead(msgspec.Struct, frozen=True):
@@ -42,20 +50,28 @@ class Refused(Exception):
         self.trusted = trusted
 
 
+class Verified(NamedTuple):
+    """A request, who signed it (None: nobody is named), and what tells a copy of it (None: nothing does)."""
+
+    request: Request
+    identity: str | None
+    proof: Proof | None
+
+
 class Verification:
     """Reads the requests of one plugin. Without an authenticator a signature is taken off and not looked at."""
 
     def __init__(self, service: Service) -> None:
         self._limit = service.max_message
         self._authenticator = service.authenticator
-        self._key = Address.parse(service.address).key
+        self._keys = {Address.parse(one).key for one in (service.address, *service.audience)}
 
-    def read(self, body: bytes) -> tuple[Request, str | None]:
-        """Return a request that was verified, and who signed it.
+    def read(self, body: bytes) -> Verified:
+        """Return a request that was verified.
 
         Raises:
-            Refused: with code ``model.size``, ``security.authentication``, ``model.invalid``, ``model.version`` or
-                ``security.addressee``.
+            Refused: with code ``model.size``, ``security.authentication``, ``security.expired``, ``model.invalid``,
+                ``model.version`` or ``security.addressee``.
         """
         if len(body) > self._limit:
             found = _head_of_large(body)
@@ -79,9 +95,23 @@ class Verification:
             request = decode_request(inner)
         except DocumentError as bad:
             raise self._malformed(inner, bad) from None
-        if self._authenticator is not None:
-            self._check_addressee(request)
-        return request, signer
+        if self._authenticator is None:
+            return Verified(request, None, None)
+        self._check_addressee(request)
+        return Verified(request, signer, self._proof(body, inner, request))
+
+    def _proof(self, body: bytes, inner: bytes, request: Request) -> Proof | None:
+        read: Any = getattr(self._authenticator, "stamp", None)
+        signed = unwrap(body)
+        if read is not None and signed is not None:
+            stamp = read(base64.b64decode(signed.signature))
+            age = getattr(self._authenticator, "max_age", _REMEMBERED)
+            return Proof(stamp.nonce, stamp.time + age + SKEW)
+        if request.sn is None:
+            return None  # two that are the same may well be two
+        # What is published again may be signed alike: the book tells whether it is known.
+        digest = hashlib.sha256(inner).digest()[:16]
+        return Proof(digest, time.time() + _REMEMBERED, exact=not request.again)
 
     def _malformed(self, inner: bytes, bad: DocumentError) -> Refused:
         found = head(inner)
@@ -100,7 +130,7 @@ class Verification:
         routing = request.routing
         to = routing[1] if routing is not None and len(routing) == 2 else None
         try:
-            if isinstance(to, str) and Address.parse(to).key == self._key:
+            if isinstance(to, str) and Address.parse(to).key in self._keys:
                 return
         except ConfigError:
             pass  # no address at all: nobody's, as below

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gofer.testing.authenticators import AuthenticatorContract
     from gofer.testing.contract import AdapterContract
 
-__all__ = ["AdapterContract"]
+__all__ = ["AdapterContract", "AuthenticatorContract"]
 
 
 def __getattr__(name: str) -> object:
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> object:
         from gofer.testing.contract import AdapterContract
 
         return AdapterContract
+    if name == "AuthenticatorContract":
+        from gofer.testing.authenticators import AuthenticatorContract
+
+        return AuthenticatorContract
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -147,9 +147,7 @@ def _call(args: list[Any], kws: dict[str, Any], how: dict[str, Any]) -> Any:
     )
     options = {name: how[name] for name in ("wait", "reply", "ttl", "data") if how[name] is not None}
     if how["authenticator"] is not None:
-        from gofer.agent.authentication import make_authenticator
-
-        options["authenticator"] = make_authenticator(how["authenticator"])
+        options["authenticator"] = how["authenticator"]
     # Not waited for: the exit status still tells whether the broker took the request.
     options["confirm"] = how["reply"] is not None or how["wait"] == 0
     with ExitStack() as stack:

@@ -1,0 +1,181 @@
+"""Who is believed: the authorities of a directory, and the lists of what they have revoked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+from gofer.errors import ConfigError
+from gofer.messaging.auth import ValidationFailed
+from gofer.messaging.keyfiles import files_in, read_public
+
+__all__ = ["Key", "Trust", "check_key", "common_name", "load_certificate"]
+
+Key = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+
+_MOST_REMEMBERED = 1000
+
+
+class Trust:
+    """Authorities and revocation lists, as they stood in files when this was made. Any thread.
+
+    Every certificate in the directory is trusted to issue others: one that issues for an authority is listed beside it.
+
+    Args:
+        ca: a directory with PEM files (``.pem``, ``.crt``), or one such file.
+        crl: the same for revocation lists (``.pem``, ``.crl``); None: nothing is revoked.
+
+    Raises:
+        ConfigError: one cannot be read, others may write to it, or it holds something else.
+    """
+
+    def __init__(self, ca: Path, crl: Path | None) -> None:
+        self._authorities: dict[bytes, list[x509.Certificate]] = {}
+        for path in files_in(ca, (".pem", ".crt")):
+            for certificate in _certificates(path):
+                self._authorities.setdefault(certificate.subject.public_bytes(), []).append(certificate)
+        self._revocations = None if crl is None else list(self._lists(files_in(crl, (".pem", ".crl"))))
+        self._issued: dict[bytes, tuple[x509.Certificate, x509.Certificate]] = {}
+
+    def certificate(self, der: bytes) -> x509.Certificate:
+        """Return a certificate that is to be believed now.
+
+        Raises:
+            ValidationFailed: it is none, no authority of ours has issued it, it or that one is not valid at this time,
+                it is revoked, or that cannot be told.
+        """
+        known = self._issued.get(der) or self._remember(der)
+        now = datetime.now(UTC)
+        for one, what in zip(known, ("the certificate", "its authority's certificate"), strict=True):
+            if not one.not_valid_before_utc <= now <= one.not_valid_after_utc:
+                raise ValidationFailed(f"{what} is not valid now")
+        if self._revocations is not None:
+            self._check_revoked(*known, now)
+        return known[0]
+
+    def _remember(self, der: bytes) -> tuple[x509.Certificate, x509.Certificate]:
+        """Check what does not change with time, once for each certificate."""
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+            issuer = certificate.issuer.public_bytes()
+            _check_use(certificate)
+        except ValidationFailed:
+            raise
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
+            raise ValidationFailed("it is signed with no certificate that can be read") from None
+        for authority in self._authorities.get(issuer, ()):
+            try:
+                certificate.verify_directly_issued_by(authority)
+            except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
+                continue
+            if len(self._issued) >= _MOST_REMEMBERED:
+                self._issued.clear()
+            self._issued[der] = certificate, authority
+            return certificate, authority
+        raise ValidationFailed("no authority that is trusted has issued the certificate")
+
+    def _check_revoked(self, certificate: x509.Certificate, authority: x509.Certificate, now: datetime) -> None:
+        current = False
+        for revocations in self._revocations or ():
+            if revocations.issuer != authority.subject:
+                continue
+            if revocations.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
+                raise ValidationFailed("the certificate is revoked")
+            ends = revocations.next_update_utc
+            current |= revocations.last_update_utc <= now and (ends is None or now <= ends)
+        if not current:
+            raise ValidationFailed("its authority has no revocation list that is valid now")
+
+    def _lists(self, paths: Iterable[Path]) -> Iterable[x509.CertificateRevocationList]:
+        for path in paths:
+            pem = read_public(path)
+            try:
+                found = x509.load_pem_x509_crl(pem)
+            except ValueError:
+                raise ConfigError(f"{path}: holds no revocation list (PEM)") from None
+            authorities = self._authorities.get(found.issuer.public_bytes(), ())
+            if not any(_signed(found, authority) for authority in authorities):
+                raise ConfigError(f"{path}: the list is not signed by an authority that is trusted")
+            yield found
+
+
+def load_certificate(path: Path) -> x509.Certificate:
+    """Read the first certificate of a PEM file.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    pem = read_public(path)
+    try:
+        return x509.load_pem_x509_certificates(pem)[0]
+    except ValueError:
+        raise ConfigError(f"{path}: holds no certificate (PEM)") from None
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """Return the one CN of a certificate's subject.
+
+    Raises:
+        ValidationFailed: it has none, several, or an empty one.
+    """
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if len(names) != 1 or not isinstance(names[0].value, str) or not names[0].value.strip():
+        raise ValidationFailed("the certificate's subject has not one CN")
+    return names[0].value
+
+
+def check_key(key: object) -> Key:
+    """Return a public key if it is one that signatures are made with: EC, or RSA of 2048 bits or more.
+
+    Raises:
+        ValidationFailed: it is another.
+    """
+    if isinstance(key, ec.EllipticCurvePublicKey) or (isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048):
+        return key
+    raise ValidationFailed("the certificate's key is neither EC nor RSA of 2048 bits or more")
+
+
+def _certificates(path: Path) -> list[x509.Certificate]:
+    pem = read_public(path)
+    try:
+        found = x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise ConfigError(f"{path}: holds no certificate (PEM)") from None
+    for certificate in found:
+        name = certificate.subject.rfc4514_string()
+        try:
+            constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        except (x509.ExtensionNotFound, ValueError):
+            raise ConfigError(f"{path}: {name} is no authority's certificate (basicConstraints)") from None
+        usage = _usage(certificate)
+        if not constraints.ca or (usage is not None and not usage.key_cert_sign):
+            raise ConfigError(f"{path}: {name} may issue no certificates")
+    return found
+
+
+def _check_use(certificate: x509.Certificate) -> None:
+    usage = _usage(certificate)
+    if usage is not None and not usage.digital_signature:
+        raise ValidationFailed("the certificate's key is not for signatures (keyUsage)")
+    check_key(certificate.public_key())
+    common_name(certificate)
+
+
+def _usage(certificate: x509.Certificate) -> x509.KeyUsage | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _signed(revocations: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
+    key = authority.public_key()
+    try:
+        return isinstance(key, (ec.EllipticCurvePublicKey, rsa.RSAPublicKey)) and revocations.is_signature_valid(key)
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        return False

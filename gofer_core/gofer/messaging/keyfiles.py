@@ -1,0 +1,132 @@
+"""Files that hold keys and certificates: refused when others could read or change them, read again when they change."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from gofer.errors import ConfigError
+
+__all__ = ["Watched", "files_in", "read_public", "read_secret"]
+
+T = TypeVar("T")
+
+_MOST = 1 << 20
+_LOOK = 1.0  # seconds between two looks at files
+
+
+def read_secret(path: Path) -> bytes:
+    """Read a file that holds a secret.
+
+    Raises:
+        ConfigError: it cannot be read; belongs to neither root nor this process's user; or others than its owner (and
+            its group, for reading) have any right to it.
+    """
+    return _read(path, 0o037, "chmod 0600 it")
+
+
+def read_public(path: Path) -> bytes:
+    """Read a file that decides who is believed.
+
+    Raises:
+        ConfigError: it cannot be read; belongs to neither root nor this process's user; or others may write to it.
+    """
+    return _read(path, 0o022, "chmod go-w it")
+
+
+def files_in(place: Path, suffixes: Iterable[str]) -> list[Path]:
+    """Return the files of a directory that end so, in the order of their names; or a file itself.
+
+    Raises:
+        ConfigError: there is none, or others may write to the directory.
+    """
+    if not place.is_dir():
+        return [place]
+    _check(place, os.stat(place), 0o022, "chmod go-w it")
+    found = sorted(one for one in place.iterdir() if one.suffix in set(suffixes) and not one.name.startswith("."))
+    if not found:
+        raise ConfigError(f"{place}: has no file that ends in {' or '.join(suffixes)}")
+    return found
+
+
+class Watched(Generic[T]):
+    """Something that is made of files, and made again when one of them has changed. Any thread.
+
+    Files are looked at once a second at most. What cannot be made again is an error until it can: keys that cannot be
+    read sign and validate nothing.
+
+    Args:
+        make: makes it.
+        places: the files and directories that it is made of.
+    """
+
+    def __init__(self, make: Callable[[], T], *places: Path) -> None:
+        self._make = make
+        self._places = places
+        self._lock = threading.Lock()
+        self._seen = self._look()
+        self._made = make()
+        self._looked = time.monotonic()
+
+    def get(self) -> T:
+        """Return it as it is now.
+
+        Raises:
+            ConfigError: as ``make`` does.
+        """
+        if time.monotonic() - self._looked < _LOOK:
+            return self._made
+        with self._lock:
+            seen = self._look()
+            if seen != self._seen:
+                self._made = self._make()
+                self._seen = seen  # after that: what failed is tried again
+            self._looked = time.monotonic()
+            return self._made
+
+    def _look(self) -> list[object]:
+        found: list[object] = []
+        for place in self._places:
+            try:
+                below = sorted(place.iterdir()) if place.is_dir() else []
+                for one in (place, *below):
+                    status = os.stat(one)
+                    found.append((one, status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode))
+            except OSError as error:
+                found.append((place, error.errno))
+        return found
+
+
+def _read(path: Path, forbidden: int, advice: str) -> bytes:
+    try:
+        # O_NONBLOCK: opening a FIFO would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{path}: is no regular file")
+        _check(path, status, forbidden, advice)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(_MOST + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > _MOST:
+        raise ConfigError(f"{path}: is larger than {_MOST} bytes")
+    return data
+
+
+def _check(path: Path, status: os.stat_result, forbidden: int, advice: str) -> None:
+    if status.st_uid not in (0, os.geteuid()):
+        raise ConfigError(f"{path}: belongs to user {status.st_uid}; allowed: root or user {os.geteuid()}")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & forbidden:
+        raise ConfigError(
+            f"{path}: its mode is {mode:04o}, which gives others rights that they must not have; {advice}"
+        )

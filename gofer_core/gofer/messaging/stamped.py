@@ -1,0 +1,175 @@
+"""What signatures have in common that are safe against being sent again: a time, a nonce, and an age limit.
+
+The text of such a signature is ``scheme.key.time.nonce.seal``: the name of the scheme; the key's id, or a certificate,
+in base64url; the time in milliseconds since 1970; 16 random bytes in hex; and the MAC or signature, in base64url, over
+the document's digest and all of these. The wrapper that it travels in is the one of all signed documents.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import secrets
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gofer.duration import parse_duration
+from gofer.errors import ConfigError
+from gofer.messaging.auth import Authenticator, ValidationFailed
+
+__all__ = ["MAX_AGE", "SKEW", "Expired", "Stamp", "StampedAuthenticator", "read_limits"]
+
+#: Seconds that a document may be old unless its request says a ``ttl``: agents that were offline are the point of a
+#: broker. And seconds that two clocks may differ.
+MAX_AGE, SKEW = 7 * 86400.0, 300.0
+
+_MOST = 32768  # characters of a signature; a certificate of a long chain of names fits
+_SHAPE = re.compile(r"([a-z0-9-]{1,32})\.([A-Za-z0-9_-]*)\.([0-9]{1,15})\.([0-9a-f]{32})\.([A-Za-z0-9_-]*)")
+
+
+class Expired(ValidationFailed):
+    """A document that was signed too long ago, or in the future."""
+
+    code = "security.expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a signature says of itself. ``time`` is in seconds since 1970; ``head`` is all of its text but the seal."""
+
+    head: str
+    key: bytes
+    time: float
+    nonce: bytes
+    seal: bytes
+
+    def sealed(self, digest: str) -> bytes:
+        """Return what the seal is over."""
+        return _sealed(self.head, digest)
+
+
+class StampedAuthenticator(Authenticator):
+    """Signs with a time and a nonce, and validates these. Subclasses bring the keys. Any thread.
+
+    Args:
+        max_age: seconds that a document may be old; a request's own ``ttl`` shortens that.
+        peers: the identities whose signatures are taken; None: all that the keys vouch for.
+    """
+
+    #: The name of the scheme and its version, as it stands in signatures: small letters, digits and hyphens.
+    scheme: str
+
+    def __init__(self, *, max_age: float = MAX_AGE, peers: Iterable[str] | None = None) -> None:
+        self.max_age = max_age
+        self.peers = None if peers is None else frozenset(peers)
+
+    @abstractmethod
+    def seal(self, data: bytes, key: bytes) -> bytes:
+        """Return the MAC or signature over ``data``, by the key that ``signer`` has named. Raising: nothing is sent."""
+
+    @abstractmethod
+    def signer(self) -> bytes:
+        """Return what names the key to sign with: its id, or its certificate."""
+
+    @abstractmethod
+    def check(self, key: bytes, data: bytes, seal: bytes) -> str:
+        """Return whose key it is.
+
+        Raises:
+            ValidationFailed: the key is not known, not valid now, or the seal is not its own over ``data``.
+        """
+
+    def sign(self, digest: str) -> str:
+        """Do as Authenticator says."""
+        return self.sign_at(digest, time.time())
+
+    def sign_at(self, digest: str, seconds: float) -> str:
+        """Sign as if it were another time (in seconds since 1970): for tests."""
+        key = self.signer()
+        head = f"{self.scheme}.{_text(key)}.{int(seconds * 1000)}.{secrets.token_hex(16)}"
+        return f"{head}.{_text(self.seal(_sealed(head, digest), key))}"
+
+    def validate(self, document: Any, digest: str, signature: bytes) -> str:
+        """Do as Authenticator says."""
+        stamp = self.stamp(signature)
+        identity = self.check(stamp.key, stamp.sealed(digest), stamp.seal)
+        if self.peers is not None and identity not in self.peers:
+            raise ValidationFailed(f"signed by {identity[:100]!r}, who is none of the peers")
+        self._check_age(document, stamp.time)
+        return identity
+
+    def stamp(self, signature: bytes) -> Stamp:
+        """Read a signature, without a look at its seal.
+
+        Raises:
+            ValidationFailed: it is none of this scheme.
+        """
+        try:
+            text = signature.decode("ascii") if len(signature) <= _MOST else ""
+        except UnicodeDecodeError:
+            text = ""
+        found = _SHAPE.fullmatch(text)
+        if found is None or found[1] != self.scheme:
+            raise ValidationFailed(f"not a signature of the scheme {self.scheme}")
+        head = text.rpartition(".")[0]
+        return Stamp(head, _bytes(found[2]), int(found[3]) / 1000, bytes.fromhex(found[4]), _bytes(found[5]))
+
+    def _check_age(self, document: Any, signed: float) -> None:
+        limit = self.max_age
+        ttl = document.get("ttl") if isinstance(document, Mapping) else None
+        if isinstance(ttl, (int, float)) and not isinstance(ttl, bool) and 0 <= ttl < limit:
+            limit = ttl
+        age = time.time() - signed
+        if age > limit + SKEW:
+            raise Expired(f"signed {age:.0f} s ago, allowed: {limit:g} s (and {SKEW:g} s between clocks)")
+        if age < -SKEW:
+            raise Expired(f"signed {-age:.0f} s in the future, allowed: {SKEW:g} s between clocks")
+
+
+def read_limits(settings: Mapping[str, Any], allowed: Iterable[str], required: Iterable[str]) -> dict[str, Any]:
+    """Check the names of settings, and read those that all stamped authenticators have: ``max_age`` and ``peers``.
+
+    Returns:
+        The arguments of :class:`StampedAuthenticator`.
+
+    Raises:
+        ConfigError: a setting is unknown, missing or blank, or not what it should be.
+    """
+    allowed = [*allowed, "max_age", "peers"]
+    unknown = sorted(set(settings) - set(allowed))
+    if unknown:
+        raise ConfigError(f"{unknown[0]!r} is not known; allowed: {', '.join(allowed)}")
+    missing = [name for name in required if not settings.get(name)]
+    if missing:
+        raise ConfigError(f"{missing[0]!r} is not given; required: {', '.join(required)}")
+    limits: dict[str, Any] = {}
+    if "max_age" in settings:
+        limits["max_age"] = parse_duration(settings["max_age"])
+        if not limits["max_age"]:
+            raise ConfigError("max_age is a time above 0, like 7d")
+    if "peers" in settings:
+        given = settings["peers"]
+        peers = given.split(",") if isinstance(given, str) else list(given)
+        limits["peers"] = [name for one in peers if (name := str(one).strip())]
+        if not limits["peers"]:
+            raise ConfigError("peers names nobody; allowed: identities with commas between, or no peers at all")
+    return limits
+
+
+def _sealed(head: str, digest: str) -> bytes:
+    return f"gofer\n{head}\n{digest}".encode()
+
+
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except (binascii.Error, ValueError):
+        raise ValidationFailed("not base64url") from None

@@ -1,0 +1,219 @@
+"""Users and passwords, checked by PAM in threads of their own: a wrong password takes seconds of nobody else's time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from gofer.decorators import Login
+from gofer.errors import NotAuthenticated, NotAuthorized, PasswordRequired, UserNotAuthorized, UserRequired
+
+__all__ = ["Attempt", "Logins", "attempt", "pam_service"]
+
+log = logging.getLogger(__name__)
+
+_SERVICES = "/etc/pam.d"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_THREADS = 4  # passwords that are checked at the same time, each of another user
+_WAITING = 32  # of one user
+_FREE = 3  # wrong passwords of a user in a row before the next ones must wait
+_LONGEST = 30.0  # seconds of that wait
+_LONG = 512  # bytes of a password, as PAM has it
+
+
+class Attempt(NamedTuple):
+    """A user and a password, to be checked. ``target`` names the method that asks for them."""
+
+    target: str
+    user: str
+    service: str | None
+    password: str
+
+    def __repr__(self) -> str:
+        return f"<Attempt of {self.user!r} for {self.target}>"
+
+
+Checked = Callable[[NotAuthorized | None], None]
+Check = Callable[[str, bytes, str], bool]
+
+
+def attempt(name: str, logins: tuple[Login, ...], given: Any) -> Attempt:
+    """Read the ``pam`` field of a request for a method that only these users may call.
+
+    Of what the caller has sent, only user and password count.
+
+    Raises:
+        UserRequired, PasswordRequired: none was given.
+        UserNotAuthorized: another user.
+    """
+    fields = given if isinstance(given, Mapping) else {}
+    user, password = fields.get("user"), fields.get("password")
+    if not isinstance(user, str) or not user:
+        raise UserRequired(f"{name}(): a user is required")
+    if not isinstance(password, str) or not password:
+        raise PasswordRequired(f"{name}(): a password is required")
+    found = next((login for login in logins if login.user == user), None)
+    if found is None:
+        raise UserNotAuthorized(f"{name}(): not for the user that was passed")
+    return Attempt(name, found.user, found.service, password)
+
+
+def pam_service(wanted: str | None, default: str | None) -> str:
+    """Return the PAM service to ask: the one wanted, else the default, else ``gofer`` if there is one, or ``passwd``.
+
+    Raises:
+        NotAuthorized: that one must not be asked. PAM takes an unknown name for another service, and ``su`` takes any
+            password from root.
+    """
+    service = wanted or default or ("gofer" if os.path.isfile(f"{_SERVICES}/gofer") else "passwd")
+    if not _NAME.fullmatch(service) or not os.path.isfile(f"{_SERVICES}/{service}"):
+        raise NotAuthorized(f"the agent cannot check passwords: there is no PAM service {service!r}")
+    if service.lower().startswith("su"):
+        raise NotAuthorized(f"the agent cannot check passwords: the PAM service {service!r} may take any from root")
+    return service
+
+
+def check_by_pam(user: str, password: bytes, service: str) -> bool:
+    """Ask PAM. Takes up to three seconds for a wrong password.
+
+    Raises:
+        ImportError: python-pam is not installed.
+    """
+    import pam
+
+    return bool(pam.pam().authenticate(user, password, service=service))  # a new one: they are for one thread
+
+
+class _User:
+    """What is known of one user: attempts that wait, and what became of the last ones."""
+
+    __slots__ = ("busy", "failures", "not_before", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[Attempt, Checked]] = deque()
+        self.busy = False
+        self.failures = 0
+        self.not_before = 0.0
+
+
+class Logins:
+    """Checks users and passwords. Any thread; nothing here waits.
+
+    One check at a time for each user, and four at all. After three wrong passwords in a row a user's attempts are
+    refused at once for a second, then for two, four ... 30 seconds after each further one. Nobody else notices.
+
+    Args:
+        service: the PAM service for methods that name none.
+        check: asks whether a user's password is right at a service.
+    """
+
+    def __init__(self, service: str | None = None, *, check: Check = check_by_pam) -> None:
+        self._service = service
+        self._check = check
+        self._lock = threading.Lock()
+        self._users: dict[str, _User] = {}
+        self._ready: deque[str] = deque()
+        self._threads = 0
+
+    def check(self, asked: Attempt, done: Checked) -> None:
+        """Check a user and a password.
+
+        Args:
+            done: called once, by any thread: with None when they are right, else with why not.
+        """
+        refused = self._put(asked, done)
+        if refused is not None:
+            done(refused)
+
+    def _put(self, asked: Attempt, done: Checked) -> NotAuthorized | None:
+        with self._lock:
+            user = self._users.setdefault(asked.user, _User())
+            refused = self._early(asked, user)
+            if refused is not None:
+                return refused
+            if len(user.waiting) >= _WAITING:
+                return NotAuthenticated(f"{asked.target}(): too many attempts of this user at once; try again later")
+            user.waiting.append((asked, done))
+            if user.busy:
+                return None
+            user.busy = True
+            self._ready.append(asked.user)
+            if self._threads >= _THREADS:
+                return None
+            self._threads += 1
+        # Not kept: a password is rarely asked for.
+        threading.Thread(target=self._work, name="gofer-login", daemon=True).start()
+        return None
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._ready:
+                    self._threads -= 1
+                    return
+                name = self._ready.popleft()
+                user = self._users[name]
+                asked, done = user.waiting.popleft()
+                refused = self._early(asked, user)
+            early = refused is not None
+            if not early:
+                refused = self._ask(asked)
+            with self._lock:
+                if not early:
+                    self._note(user, refused)
+                if user.waiting:
+                    self._ready.append(name)  # behind the others
+                else:
+                    user.busy = False
+                    if not user.failures:
+                        del self._users[name]
+            try:
+                done(refused)
+            except Exception:
+                log.exception("the end of a login failed")
+
+    @staticmethod
+    def _early(asked: Attempt, user: _User) -> NotAuthorized | None:
+        left = user.not_before - time.monotonic()
+        if left <= 0:
+            return None
+        return NotAuthenticated(f"{asked.target}(): too many wrong passwords of this user; try again in {left:.0f} s")
+
+    @staticmethod
+    def _note(user: _User, refused: NotAuthorized | None) -> None:
+        if refused is None:
+            user.failures, user.not_before = 0, 0.0
+        elif isinstance(refused, NotAuthenticated):
+            user.failures += 1
+            if user.failures >= _FREE:
+                user.not_before = time.monotonic() + min(_LONGEST, 2.0 ** (user.failures - _FREE))
+
+    def _ask(self, asked: Attempt) -> NotAuthorized | None:
+        try:
+            service = pam_service(asked.service, self._service)
+            password = asked.password.encode()
+        except NotAuthorized as unsafe:
+            log.error("%s(): %s", asked.target, unsafe)
+            return unsafe
+        except UnicodeEncodeError:
+            password = b""
+        try:
+            # PAM reads up to a NUL, and so much more would be taken as right.
+            right = 0 < len(password) <= _LONG and b"\0" not in password and self._check(asked.user, password, service)
+        except ImportError:
+            log.error("%s(): passwords cannot be checked: pip install gofer-core[pam]", asked.target)
+            return NotAuthorized(f"{asked.target}(): the agent cannot check passwords")
+        except Exception as broken:  # noqa: BLE001 - told, and nobody is let in
+            # Its text, and its traceback's frames, may hold the password.
+            log.error("%s(): the password cannot be checked: %s", asked.target, type(broken).__name__)
+            return NotAuthorized(f"{asked.target}(): the agent cannot check passwords")
+        if right:
+            return None
+        log.warning("%s(): user %s was not authenticated", asked.target, asked.user)
+        return NotAuthenticated(f"{asked.target}(): user and password were refused")

@@ -1,0 +1,210 @@
+"""``@user`` and ``@pam``, with real users of this machine, checked by its PAM through a goferd."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from gofer.errors import (
+    NotAuthenticated,
+    NotAuthorized,
+    PasswordRequired,
+    SecretNotMatched,
+    SecretRequired,
+    UserNotAuthorized,
+    UserRequired,
+)
+from gofer.proxy import Agent
+from gofer.testing.agents import AgentProcess
+from support.localbroker import LocalBroker
+from support.presence import until_it_answers
+from support.probe import runs
+
+PLUGIN = """
+from gofer.decorators import pam, remote, user
+
+
+def note(text):
+    with open(TRACE, "a") as file:
+        file.write(text + "\\n")
+    return text
+
+
+class Door:
+    @remote
+    @user(name=JANE)
+    def jane(self):
+        return note("jane")
+
+    @remote
+    @user(name=JANE)
+    @pam(user=JOE, service="login")
+    def either(self):
+        return note("either")
+
+    @remote(secret="open")
+    @user(name=JANE)
+    def both(self):
+        return note("both")
+
+    @remote
+    @pam(user=JANE, service="su")
+    def careless(self):
+        return note("careless")
+
+    @remote
+    @user(name=JANE)
+    async def later(self):
+        return note("later")
+
+    @remote
+    def free(self):
+        return "free"
+"""
+
+
+class Person:
+    """A user of this machine, made for the tests."""
+
+    def __init__(self, name: str) -> None:
+        self.name = f"gofer-{name}-{os.getpid()}"
+        self.password = f"s3cr3t-{secrets.token_hex(8)}"
+        subprocess.run(
+            ["useradd", "--no-create-home", "--shell", "/usr/sbin/nologin", self.name], check=True, timeout=30
+        )
+        subprocess.run(["chpasswd"], input=f"{self.name}:{self.password}\n", text=True, check=True, timeout=30)
+
+    def remove(self) -> None:
+        subprocess.run(["userdel", self.name], check=True, timeout=30, capture_output=True)
+
+
+@pytest.mark.xdist_group("pam")
+class TestUsers:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def people(cls) -> Iterator[tuple[Person, Person]]:
+        if os.geteuid() != 0:
+            pytest.fail("these tests make users of this machine: they run as root")
+        jane = Person("jane")
+        try:
+            joe = Person("joe")
+            try:
+                yield jane, joe
+            finally:
+                joe.remove()
+        finally:
+            jane.remove()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def jane(cls, people: tuple[Person, Person]) -> Person:
+        return people[0]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def joe(cls, people: tuple[Person, Person]) -> Person:
+        return people[1]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def trace(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("trace") / "trace"
+
+    @pytest.fixture
+    def process(self, jane: Person, joe: Person, trace: Path, root: Path, tmp_path: Path) -> Iterator[AgentProcess]:
+        trace.unlink(missing_ok=True)
+        with LocalBroker(str(tmp_path / "broker.sock")) as broker, AgentProcess(root) as process:
+            names = f"JANE, JOE, TRACE = {jane.name!r}, {joe.name!r}, {str(trace)!r}\n"
+            text = f"[main]\nenabled = 1\n[messaging]\nurl = {broker.url}\n[model]\nqueue = door\n"
+            process.configure("[logging]\nroot = debug\n")
+            process.plugin("door", names + PLUGIN, text)
+            yield process.start()
+            log = process.log.read_text()
+            assert jane.password not in log
+            assert joe.password not in log
+
+    @pytest.fixture
+    def agent(self, process: AgentProcess, tmp_path: Path) -> Iterator[Agent]:
+        with Agent(f"local://{tmp_path / 'broker.sock'}", "door", wait=60) as agent:
+            yield until_it_answers(agent, process.tail())
+
+    def test_the_right_password_opens(self, agent: Agent, jane: Person, joe: Person, trace: Path) -> None:
+        mine = agent(user=jane.name, password=jane.password)
+        assert (mine.Door().jane(), mine.Door().later(), mine.Door().either()) == ("jane", "later", "either")
+        assert agent(pam={"user": jane.name, "password": jane.password}).Door().jane() == "jane"
+        assert agent(user=joe.name, password=joe.password).Door().either() == "either"
+        assert runs(trace) == {"jane": 2, "either": 2, "later": 1}
+
+    def test_what_is_missing_or_wrong_is_told_and_nothing_runs(
+        self, agent: Agent, jane: Person, joe: Person, trace: Path
+    ) -> None:
+        for options, raised in (
+            ({}, UserRequired),
+            ({"user": jane.name}, PasswordRequired),
+            ({"user": joe.name, "password": joe.password}, UserNotAuthorized),
+            ({"user": "root", "password": "x"}, UserNotAuthorized),
+            ({"user": jane.name, "password": joe.password}, NotAuthenticated),
+            ({"user": jane.name, "password": jane.password + "\0more"}, NotAuthenticated),
+        ):
+            with pytest.raises(NotAuthorized) as caught:
+                agent(**options).Door().jane()
+            assert type(caught.value) is raised
+            told = f"{caught.value!r} {caught.value} {getattr(caught.value, 'trace', '')} {vars(caught.value)}"
+            assert jane.password not in told
+            assert joe.password not in told
+        assert not trace.exists()
+
+    def test_secret_and_password_must_both_be_right(self, agent: Agent, jane: Person, trace: Path) -> None:
+        mine = agent(user=jane.name, password=jane.password)
+        assert mine(secret="open").Door().both() == "both"
+        with pytest.raises(SecretRequired):
+            mine.Door().both()
+        with pytest.raises(SecretNotMatched):
+            mine(secret="sesame").Door().both()
+        with pytest.raises(UserRequired):
+            agent(secret="open").Door().both()
+        with pytest.raises(NotAuthenticated):
+            agent(secret="open", user=jane.name, password="wrong").Door().both()
+        assert runs(trace) == {"both": 1}
+
+    def test_a_service_that_takes_any_password_is_not_asked(
+        self, agent: Agent, jane: Person, process: AgentProcess, trace: Path
+    ) -> None:
+        for password in (jane.password, "anything"):
+            with pytest.raises(NotAuthorized, match="PAM service 'su'"):
+                agent(user=jane.name, password=password).Door().careless()
+        assert not trace.exists()
+        assert "'su'" in process.log.read_text()
+
+    def test_the_agents_own_service_is_asked_where_a_method_names_none(
+        self, agent: Agent, jane: Person, process: AgentProcess, trace: Path
+    ) -> None:
+        process.configure("[pam]\nservice = no-such-service\n[logging]\nroot = debug\n")
+        process.stop()
+        process.start()
+        until_it_answers(agent, process.tail())
+        with pytest.raises(NotAuthorized, match="no PAM service 'no-such-service'"):
+            agent(user=jane.name, password=jane.password).Door().jane()
+        assert not trace.exists()
+
+    def test_ten_wrong_passwords_delay_nobody(self, agent: Agent, jane: Person, joe: Person) -> None:
+        """The plugin has one worker. It goes on while PAM takes its seconds over each wrong password."""
+        with ThreadPoolExecutor(10) as threads:
+            wrong = [threads.submit(agent(user=jane.name, password=f"wrong-{n}").Door().jane) for n in range(10)]
+            slowest = 0.0
+            for _ in range(20):
+                start = time.monotonic()
+                assert agent.Door().free() == "free"
+                slowest = max(slowest, time.monotonic() - start)
+            start = time.monotonic()
+            assert agent(user=joe.name, password=joe.password).Door().either() == "either"
+            slowest = max(slowest, time.monotonic() - start)
+            refused = [one.exception(60) for one in wrong]
+        assert slowest < 1.0
+        assert {type(one) for one in refused} == {NotAuthenticated}
