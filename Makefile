@@ -7,7 +7,7 @@
 PYTHON ?=
 VENV ?= .venv
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 
 # The distributions of this repository, the core first: the others require it.
 FOUND := $(patsubst %/pyproject.toml,%,$(wildcard gofer_*/pyproject.toml gofer_*/*/pyproject.toml))

@@ -443,8 +443,8 @@ class Mailbox:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._link.call(lambda adapter, timeout: adapter.delete_queue(self.name, timeout))
         self._link.unsubscribe(self._subscription, 5)
+        self._link.call(lambda adapter, timeout: adapter.delete_queue(self.name, timeout))
         pool.release(self._link)
 
     def request(self, path: str, text: str, replyto: str | None = None) -> dict[str, Any]:
