@@ -24,6 +24,7 @@ from gofer.messaging.link import Link
 from gofer.messaging.loop import Alarm, LoopDriver
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
+from gofer.proxy import seam
 from gofer.rmi.calling import INTERRUPTED, Call, Hear, Send, Step, Tell, flow
 from gofer.rmi.options import Options
 from gofer.rmi.session import Session
@@ -61,7 +62,8 @@ class Agent:
         return self[name]
 
     def __getitem__(self, name: str) -> Stub:
-        return Stub(name, self.__invoke)
+        double = seam.double
+        return Stub(name, self.__invoke) if double is None else double.stub(name, self.__invoke, self.__line)
 
     def __repr__(self) -> str:
         return f"<Agent {str(self.__address)!r} at {self.__line.connector.url}>"
@@ -78,7 +80,8 @@ class Agent:
         Raises:
             NotTaken: some were not taken, or not within ``timeout`` seconds; ``reasons`` says which and why.
         """
-        await self.__line.session(None).flush_async(self.__line, timeout)
+        if self.__line.used:
+            await self.__line.session(None).flush_async(self.__line, timeout)
 
     async def close(self) -> None:
         """Flush, and give up the connection (the last one to do so closes it). Idempotent; the agent is done with.
@@ -98,6 +101,9 @@ class Agent:
         return self.__send(document, options)
 
     async def __send(self, document: dict[str, Any], options: Options) -> Any:
+        if seam.double is not None:
+            self.__line.check()
+            return seam.double.answer(self.__line, document, options)
         posts = self.__line.session(None)
         failures = posts.failures(self.__line)
         if failures:
@@ -120,12 +126,21 @@ class _Line:
         self._link: Link | None = None
         self._closed = False
 
+    @property
+    def used(self) -> bool:
+        """Whether there may be something to flush: it has a link, or had one."""
+        return self._closed or self._link is not None
+
+    def check(self) -> None:
+        """Raise ConnectionLost if it was closed."""
+        if self._closed:
+            raise ConnectionLost(f"this agent was closed ({self.connector.url})")
+
     def session(self, exchange: str | None) -> _Session:
         loop = asyncio.get_running_loop()
         link = self._link
         if link is None or link.abandoned:
-            if self._closed:
-                raise ConnectionLost(f"this agent was closed ({self.connector.url})")
+            self.check()
             link = self._link = pool.acquire(self.connector, loop)
         if link.loop is not loop:
             raise RuntimeError("this agent belongs to another event loop: make one in each")

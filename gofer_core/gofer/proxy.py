@@ -184,7 +184,7 @@ class Double(Protocol):
 
 
 class _Seam:
-    """Where a double is put in the place of all agents of this process. None: requests are sent."""
+    """Where a double is put in the place of all agents of this process, gofer.aio's too. None: requests are sent."""
 
     double: Double | None = None
 

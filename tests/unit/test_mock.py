@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+import gofer.aio
 import pytest
 from gofer.errors import ConfigError, ConnectionLost, MemberNotFound, NamespaceNotFound
 from gofer.messaging import mock
@@ -183,6 +185,26 @@ def test_a_trigger_calls_when_it_is_pulled() -> None:
     assert trigger() == "Rover 1: x"
     with pytest.raises(RuntimeError, match="pulled already"):
         trigger()
+
+
+def test_agents_for_coroutines_are_mocked_too() -> None:
+    async def program() -> None:
+        async with gofer.aio.Agent(URL, "xyz", wait=5) as agent:
+            dog = agent.Dog("Fido")
+            calls = [dog.bark(n) for n in range(3)]
+            assert dog.bark.history() == []  # a call begins when it is awaited
+            assert await asyncio.gather(*calls) == [f"Fido {n + 1}: {n}" for n in range(3)]
+            dog.bark.push(ValueError("no"))
+            with pytest.raises(ValueError, match="no"):
+                await dog.bark("x")
+            assert len(await agent(wait=0).Dog().bark("x")) == 36
+            await agent.flush(1)
+            assert len(dog.bark.history()) == 5
+        with pytest.raises(ConnectionLost, match="closed"):
+            await agent.Dog().bark("x")
+
+    mock.register(Dog=Dog)
+    asyncio.run(program())
 
 
 def test_an_agent_that_was_closed_is_closed() -> None:
