@@ -37,6 +37,12 @@ _Settled = Callable[[Outcome, str], None]
 #: Seconds for a connection to open, and for one operation (declare, subscribe ...) to be answered.
 _CONNECT = 10.0
 _OPERATION = 10.0
+#: What an operation is given at least, whoever drives.
+_SHORTEST = 0.5
+#: Seconds that a connection must have lasted for the next one to be tried without a pause.
+_LASTING = 5.0
+#: Seconds after which a connection that nobody has looked at is looked at before something is sent.
+_SILENCE = 2.0
 #: Bytes that may wait for the socket before senders wait too.
 _OUTBOX = 8 * 1024 * 1024
 #: Seconds that an acknowledgement may wait for company.
@@ -76,6 +82,8 @@ class Link:
         self._tick_at = 0.0
         self._flush_at = 0.0  # when what is in the outbox is to be written; 0: as soon as the socket takes it
         self._opened_before = self._closed = self._stopping = False
+        self._answered = True
+        self._read_at = 0.0
         self._bell = Doorbell()
         self.pump = Pump(self._turn, self._bell.ring)
 
@@ -162,13 +170,14 @@ class Link:
 
     def answered(self) -> bool:
         """Whether there is a connection, or the first one cannot be made."""
-        return self._adapter is not None or (self.error is not None and not self._opened_before)
+        return self._adapter is not None or (self.error is not None and self._answered and not self._opened_before)
 
     def check(self) -> None:
         """Raise why there is no connection, if there is none."""
         self._usable()
         if self._adapter is None:
-            raise self.error or ConnectionLost(f"no connection to {self.connector.url} in time")
+            error = self.error or ConnectionLost(f"no connection to {self.connector.url} in time")
+            raise type(error)(*error.args)  # each has its own: one that is raised twice grows
 
     def drive(self, ready: Callable[[], object], deadline: float | None, waiter: Waiter | None = None) -> bool:
         """Wait until ``ready()``, driving the link meanwhile. See :meth:`Pump.drive`.
@@ -177,8 +186,10 @@ class Link:
             ConnectionLost: the link was closed.
         """
         done = self.pump.drive(lambda: ready() or self._closed, deadline, waiter)
-        if self._closed and not ready():
-            self._usable()
+        if self._closed:
+            self.pump.alone(self._end, 0.0)  # who closed it may not have waited for whoever was connecting
+            if not ready():
+                self._usable()
         return done
 
     def run(self) -> None:
@@ -192,7 +203,7 @@ class Link:
 
     def keep(self) -> None:
         """Take one turn that does not wait, if nobody drives: for heartbeats, and for output that nobody waits for."""
-        if self._adapter is not None and self.loop is None:
+        if (self._adapter is not None or self._todo) and self.loop is None:
             self.turn(0.0)
 
     # -- for an event loop ----------------------------------------------------------------------------------------
@@ -240,7 +251,7 @@ class Link:
 
     # -- subscriptions ------------------------------------------------------------------------------------------
 
-    def subscribe(self, subscription: Subscription, timeout: float | None) -> None:
+    def subscribe(self, subscription: Subscription, timeout: float | None, *, stay: bool = False) -> None:
         """Have a queue's messages delivered from now on, over every reconnect.
 
         Args:
@@ -265,8 +276,8 @@ class Link:
             if not subscription.active and subscription.error is not None:
                 raise subscription.error
         except BaseException:
-            with self._lock:
-                self._subscriptions.remove(subscription)
+            if not stay:  # it is wanted by others, too, and on
+                self.unsubscribe(subscription, 1.0)
             raise
 
     def unsubscribe(self, subscription: Subscription, timeout: float) -> None:
@@ -321,6 +332,11 @@ class Link:
         """
         with self._lock:
             adapter = self._adapter
+            if adapter is not None and monotonic() - self._read_at > _SILENCE:
+                # This process may have stood still for long, and the broker have hung up.
+                self._steady(adapter, partial(self._read, adapter))
+                self._bell.ring()
+                adapter = self._adapter
             if adapter is None or adapter.blocked is not None or adapter.unwritten > _OUTBOX:
                 return 0
             token = next(self._tokens)
@@ -409,6 +425,8 @@ class Link:
                 self._flush(adapter)
         except MessagingError as lost:
             self._break(adapter, lost)
+        except (ValueError, TypeError):  # a message that is wrong in itself: nothing was written
+            raise
         except BaseException:
             self._break(adapter, ConnectionLost("interrupted while writing"))
             raise
@@ -417,7 +435,7 @@ class Link:
         """Do something that the broker answers; a connection that is lost over it is taken down."""
         try:
             return operation()
-        except (NotFound, AdapterError):
+        except (NotFound, AdapterError, ValueError, TypeError):  # the adapter is as it was
             raise
         except MessagingError as lost:
             self._break(adapter, lost)
@@ -467,9 +485,12 @@ class Link:
         """
         self.abandoned = self._closed = True
         adapter, self._adapter = self._adapter, None
-        if adapter is not None:
-            adapter.abandon()
-        self._bell.close()
+        self._lock = threading.Lock()
+        try:
+            if adapter is not None:
+                adapter.abandon()
+        finally:
+            self._bell.close()
 
     def _usable(self) -> None:
         if self.abandoned:
@@ -488,7 +509,7 @@ class Link:
         if adapter is None:
             self._reopen(now, timeout)
         elif now >= self._subscriptions.due:
-            self._establish(adapter)
+            self._establish(adapter, timeout)
         else:
             self._wait_and_read(adapter, now, timeout)
             self._handle()
@@ -513,7 +534,7 @@ class Link:
 
     def _read(self, adapter: Adapter) -> None:
         self._collect(adapter.process())
-        now = monotonic()
+        now = self._read_at = monotonic()
         if now >= self._tick_at:
             adapter.tick()
             self._flush(adapter)
@@ -552,12 +573,14 @@ class Link:
     def _handle(self) -> None:
         # Popped only when done: an interrupt in the middle leaves the rest, and this one again, to the next pumper.
         while self._todo:
-            work = self._todo[0]
+            work = self._todo.popleft()
             try:
                 work()
             except Exception:  # a handler's fault must not become everybody's
                 log.exception("a handler failed")
-            self._todo.popleft()
+            except BaseException:
+                self._todo.appendleft(work)
+                raise
 
     # -- breaking and reopening ---------------------------------------------------------------------------------
 
@@ -570,8 +593,11 @@ class Link:
         self._adapter = None
         self._bell.forget()
         self.error = error
+        if quietly or self.up_since is None or monotonic() - self.up_since >= _LASTING:
+            self._retry.reset()
+        else:
+            self._retry.failed()
         self.up_since = None
-        self._retry.reset()
         self._subscriptions.all_down()
         adapter.close()
         self._collect([Settled(token, Outcome.LOST, str(error)) for token in self._sends])
@@ -589,7 +615,10 @@ class Link:
         except MessagingError as failed:
             adapter.close()
             delay = self._retry.failed()
-            self.error = failed
+            # Not the error itself: its traceback would keep the frames, and so the agents, of whoever drove.
+            self.error = type(failed)(*failed.args)
+            # With more time it might have come about: for those who have more, this is no answer.
+            self._answered = timeout >= _CONNECT or monotonic() - now < timeout
             level = logging.WARNING if self._retry.failures == 1 else logging.INFO
             log.log(level, "%s: cannot connect: %s; next try in %.1f s", self.connector.url, failed, delay)
             self.pump.wake_all()
@@ -603,27 +632,31 @@ class Link:
                 return
             self._bell.watch(adapter.fileno())
             self._adapter = adapter
-            self._retry.reset()
-            self._tick_at = self.up_since = monotonic()
+            self._tick_at = self.up_since = self._read_at = monotonic()
             self._flush_at = 0.0
             self.error = None
             self._opened_before = True
         log.info("%s: connected", self.connector.url)
-        self._establish(adapter)
+        self._establish(adapter, timeout - (monotonic() - now))
         self.pump.wake_all()
 
-    def _establish(self, adapter: Adapter) -> None:
+    def _establish(self, adapter: Adapter, timeout: float) -> None:
         """Make the subscriptions that are due, one at a time, so that others get in between."""
         while True:
             with self._lock:
                 subscription = self._subscriptions.next_due(monotonic())
                 if subscription is None or adapter is not self._adapter:
                     break
-                make = partial(self._subscriptions.make, subscription, adapter, _OPERATION)
+                most = min(_OPERATION, max(timeout, _SHORTEST))
+                make = partial(self._subscriptions.make, subscription, adapter, most)
                 try:
                     self._guarded(adapter, make)
+                except ConnectionLost:
+                    break  # all are made again with the next connection
                 except MessagingError as refused:
                     self._fail(subscription, refused)
+                except (ValueError, TypeError) as wrong:
+                    self._fail(subscription, AdapterError(str(wrong)))
                 else:
                     if subscription.on_made is not None:
                         self._todo.append(subscription.on_made)

@@ -8,7 +8,9 @@ starts empty; the parent's connections are dropped there without a word.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
+import sys
 import threading
 from time import monotonic
 
@@ -19,6 +21,8 @@ from gofer.messaging.link import Link
 __all__ = ["Pool", "pool"]
 
 _Key = tuple[Connector, object]
+
+log = logging.getLogger(__name__)
 
 #: Seconds after which an unused connection is closed.
 _IDLE = 300.0
@@ -40,6 +44,7 @@ class Pool:
         self._users: dict[_Key, int] = {}
         self._keeper: threading.Thread | None = None
         self._poke = threading.Event()
+        self._ends = False
 
     def acquire(self, connector: Connector, loop: object = None) -> Link:
         """Return the link for a connector and count one more user. Nothing is opened yet.
@@ -58,7 +63,8 @@ class Pool:
                 self._users[key] = 0
                 if loop is None:
                     self._ensure_keeper()
-            self._users[key] += 1
+                self._ensure_end()
+            self._users[key] = self._users.get(key, 0) + 1
             return link
 
     def release(self, link: Link, *, linger: bool = False) -> None:
@@ -86,16 +92,28 @@ class Pool:
             self._links.clear()
             self._users.clear()
         self._poke.set()
-        for link in links:
-            link.farewell()
-            link.close()
+        ending = [threading.Thread(target=_end, args=(link,), daemon=True) for link in links]
+        for thread in ending:
+            thread.start()
+        for thread in ending:
+            thread.join()
 
     def abandon(self) -> None:
         """Start anew in a forked child, where no other thread lives and the locks may be held for ever."""
         links = list(self._links.values())
         self._start()
         for link in links:
-            link.abandon()
+            try:
+                link.abandon()
+            except Exception:  # whatever it is, the others must be dropped, too
+                log.exception("%s was not dropped in a child", link)
+
+    def _ensure_end(self) -> None:
+        # What multiprocessing forks ends by os._exit, and calls none of atexit's.
+        process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
+        if not self._ends and process is not None and util is not None and process.parent_process() is not None:
+            self._ends = True
+            util.Finalize(None, self.close, exitpriority=0)
 
     def _ensure_keeper(self) -> None:
         if self._keeper is None or not self._keeper.is_alive():
@@ -113,10 +131,19 @@ class Pool:
                     return
             for key, link in links.items():
                 link.keep()
-                while link.unwritten and not link.pump.busy:
+                left = link.unwritten
+                while left and not link.pump.busy:
                     link.keep()
-                if link.is_open and not link.unsettled and monotonic() - link.used_at > _IDLE and not link.pump.busy:
+                    if link.unwritten >= left:
+                        break  # the broker takes nothing at the moment
+                    left = link.unwritten
+                if self._is_idle(link):
                     self._retire(key, link)
+
+    def _is_idle(self, link: Link) -> bool:
+        if not link.is_open:
+            return self.users(link) == 0
+        return not link.unsettled and not link.pump.busy and monotonic() - link.used_at > _IDLE
 
     def _retire(self, key: _Key, link: Link) -> None:
         with self._lock:
@@ -127,6 +154,11 @@ class Pool:
             link.close()
         else:
             link.suspend()
+
+
+def _end(link: Link) -> None:
+    link.farewell()
+    link.close()
 
 
 #: The process's links.

@@ -94,7 +94,10 @@ class Pump:
                     waiter.sleep(min(timeout, _LOOK_AROUND))
             return True
         finally:
-            self._leave(waiter)
+            try:
+                self._leave(waiter)
+            finally:
+                self._leave(waiter)  # an interrupt on its way in left everybody without a pumper for ever
 
     def alone(self, work: Callable[[], None], timeout: float) -> bool:
         """Do something as the pumper, when nobody else is.
@@ -112,7 +115,10 @@ class Pump:
             work()
             return True
         finally:
-            self._leave(waiter)
+            try:
+                self._leave(waiter)
+            finally:
+                self._leave(waiter)
 
     def wake_all(self) -> None:
         """Have every waiting thread look at its ``ready`` again."""

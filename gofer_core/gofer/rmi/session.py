@@ -9,7 +9,7 @@ import logging
 import sys
 import uuid
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from gofer.errors import DocumentError, MessagingError, NotTaken
 from gofer.messaging.adapter.base import Adapter, Delivery, Outcome, QueueSpec
@@ -31,6 +31,10 @@ _REPLY_EXPIRES = 600.0
 _PREFETCH = 1000
 #: Seconds that requests which nobody waited for may take at the end of the process.
 _EXIT_WAIT = 5.0
+
+
+class _Confirming(NamedTuple):
+    owner: object
 
 
 class Session:
@@ -140,6 +144,8 @@ class Session:
     ) -> bool:
         sn = document["sn"]
         body = self._encode(document, options, options.ttl)
+        if options.confirm:
+            owner = _Confirming(owner)  # its failure is told to the one who waits for it, and to no other
         self._posts[sn] = owner
         token = 0
         try:
@@ -199,10 +205,11 @@ class Session:
             print(f"gofer: {NotTaken(lost)}", file=sys.stderr)
 
     def _posted(self, sn: str, outcome: Outcome, reason: str) -> None:
-        owner = self._posts.pop(sn, None)
-        if outcome is not Outcome.TAKEN:
+        owner = self._posts.get(sn)
+        if outcome is not Outcome.TAKEN and owner is not None:
             what = "nobody listens there" if outcome is Outcome.RETURNED else outcome.value
             self._failures[sn] = (owner, f"{what} ({reason})" if reason else what)
+        self._posts.pop(sn, None)
 
     # -- the way of one call ------------------------------------------------------------------------------------
 
@@ -242,7 +249,9 @@ class Session:
 
     def _listen(self, deadline: float | None) -> None:
         if not self._subscription.active:
-            self.link.subscribe(self._subscription, None if deadline is None else max(0.001, deadline - monotonic()))
+            self.link.subscribe(
+                self._subscription, None if deadline is None else max(0.001, deadline - monotonic()), stay=True
+            )
 
     def _prepare(self, adapter: Adapter, timeout: float) -> None:
         adapter.declare_queue(QueueSpec(self.queue, expires=_REPLY_EXPIRES), timeout)

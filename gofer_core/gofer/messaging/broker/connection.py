@@ -86,7 +86,7 @@ class Connection:
             self._socket.close()
             self._socket = None
         self._why = why
-        self._out.clear()
+        self._out = bytearray()  # not cleared: in a forked child a write of another thread may stand in it for ever
         self.inbox.clear()
 
     # -- what does not block ---------------------------------------------------------------------------------
@@ -205,7 +205,10 @@ class Connection:
 
     def _connect(self, timeout: float) -> socket.socket:
         """Connect a socket, in time, and make it non-blocking."""
-        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock = socket.socket(socket.AF_UNIX)
+        except OSError as error:
+            raise self._error(error.strerror or str(error)) from error
         try:
             # A full backlog cannot be polled for; but a blocking connect obeys the time limit for sending.
             limit = divmod(max(int(timeout * 1_000_000), 1), 1_000_000)
