@@ -236,3 +236,24 @@ def test_authenticators(site: Path) -> None:
     found = listed("authenticators")
     assert found["signer"]["broken"] is None
     assert "no method validate" in found["half"]["broken"]
+
+
+@pytest.mark.parametrize("text", ["0", "nan", "inf", "1e300", "-1", "9" * 400])
+def test_a_timeout_that_is_none_is_refused(root: Path, text: str) -> None:
+    done = gofer("plugins", f"--timeout={text}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("gofer plugins: Invalid value for '--timeout': ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_output_that_cannot_be_written_is_told_in_one_line(root: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([GOFER, "adapters"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (74, "gofer: cannot write the output: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_as_one_that_nobody_reads(root: Path, closed: str) -> None:
+    done = subprocess.run(["sh", "-c", f'"$0" adapters {closed}', GOFER], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("gofer-core" in done.stdout) == (">&-" not in closed.replace("2>&-", ""))

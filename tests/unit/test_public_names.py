@@ -142,6 +142,7 @@ gofer.rmi.stub: Invoke Method Stub Trigger new_request
 gofer.rmi.verification: Refused Verification Verified
 gofer.rmi.workers: Task Workers
 gofer.root: Root
+gofer.streams: open_missing
 gofer.testing: AdapterContract AuthenticatorContract
 gofer.testing.agents: AgentProcess
 gofer.testing.authenticators: AuthenticatorContract

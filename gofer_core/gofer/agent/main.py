@@ -21,6 +21,7 @@ from gofer.agent.notify import notify
 from gofer.agent.signals import Signals
 from gofer.errors import ConfigError
 from gofer.root import Root
+from gofer.streams import open_missing
 
 __all__ = ["main"]
 
@@ -46,6 +47,7 @@ _ENDING = 5.0  # seconds that the interpreter has to end when all is stopped
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the agent until it is told to stop. Returns the exit status; see ``goferd --help`` for them."""
+    open_missing()
     options = _parser().parse_args(argv)
     try:
         root = Root.from_environ(os.environ, options.root)

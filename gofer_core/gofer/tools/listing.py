@@ -9,6 +9,7 @@ import click
 
 from gofer.entry_points import Installed, listed
 from gofer.root import Root
+from gofer.tools.arguments import duration
 from gofer.tools.output import print_json, print_table
 from gofer.tools.trial import Trial, run_trials
 
@@ -21,7 +22,7 @@ def listing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options ``--timeout`` and ``--json``."""
     timeout = click.option(
         "--timeout",
-        type=click.FloatRange(0, min_open=True),
+        type=_seconds,
         default=10.0,
         show_default=True,
         metavar="SECONDS",
@@ -67,6 +68,13 @@ def describe(one: Installed, broken: str | None) -> dict[str, Any]:
         "value": one.value,
         "broken": broken,
     }
+
+
+def _seconds(text: str) -> float:
+    seconds = duration(text)
+    if not 0 < seconds <= 86400:
+        raise click.BadParameter(f"{text!r} is not more than 0 and at most 86400 (a day)")
+    return seconds
 
 
 def _cell(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -12,6 +13,7 @@ from types import MappingProxyType
 import click
 
 from gofer.errors import GoferError
+from gofer.streams import open_missing
 from gofer.tools.output import complain
 
 __all__ = ["main"]
@@ -20,9 +22,13 @@ _COMMANDS = MappingProxyType(
     {name: f"gofer.tools.{name}:{name}" for name in ("rmi", "broker", "demo", "plugins", "adapters", "authenticators")}
 )
 
+#: What standard output fails with: its reader has gone away, or its file cannot take more.
+_UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, ``sys.argv`` by default. Returns the exit status; see ``gofer rmi --help`` for its ones."""
+    open_missing()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a value may hold what the terminal's encoding does not
             stream.reconfigure(errors="backslashreplace")
@@ -41,9 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
-        return 141
+        status = 141
+        if error.errno != errno.EPIPE:
+            status = 74
+            complain("gofer", f"cannot write the output: {error.strerror}")
     except GoferError as error:
         complain("gofer" if context is None else f"gofer {context.invoked_subcommand}", error)
         return 1
