@@ -13,7 +13,7 @@ import pluggy
 from gofer import hooks as specifications
 from gofer.agent.assembly import Refused, add_extension, ask_extensions, blamed, import_plugin
 from gofer.agent.attachment import Attachment
-from gofer.agent.config import AgentConfig, Descriptor
+from gofer.agent.config import AgentConfig, Descriptor, Problem
 from gofer.agent.core_hooks import CoreHooks
 from gofer.agent.links import Links
 from gofer.agent.loading import forget_module
@@ -31,6 +31,8 @@ from gofer.root import Root
 __all__ = ["PluginContainer"]
 
 log = logging.getLogger(__name__)
+
+_LONG = 5.0  # seconds that a plugin's import and @load may take without a word in the log
 
 
 class PluginContainer:
@@ -132,7 +134,9 @@ class PluginContainer:
     def _begin(self, descriptor: Descriptor) -> None:
         plugin = self.plugins[descriptor.name] = Plugin(self, descriptor)
         if descriptor.enabled:
+            late = self.clock.call_after(_LONG, lambda: _complain_of(plugin))
             self._guarded(plugin, lambda plugin: import_plugin(self.root, self.hooks, plugin))
+            late.cancel()
 
     def _extended_by(self, plugin: Plugin) -> Plugin:
         with blamed(plugin, "main", "extends"):
@@ -324,3 +328,8 @@ def _in_background(attachment: Attachment, deadline: float) -> threading.Thread:
     )
     thread.start()
     return thread
+
+
+def _complain_of(plugin: Plugin) -> None:
+    text = f"importing and loading it has taken {_LONG:g} s so far; the plugins behind it wait"
+    log.warning("%s", Problem("warning", str(plugin.descriptor.file), "main", "plugin", text))
