@@ -159,6 +159,88 @@ def test_a_result_over_the_limit_of_a_message_is_told(agent: Agent, process: Age
     assert agent.Forked().echo("still here") == "still here"
 
 
+ANIMALS = """
+import os
+
+from gofer.decorators import fork, remote
+
+
+class Animal:
+    @remote
+    @fork
+    def noise(self, words):
+        return [type(self).__name__, words, os.getpid()]
+
+
+@remote
+@fork
+def count(n=3):
+    return n
+"""
+ZOO = """
+from gofer.agent.plugin import Plugin
+from gofer.decorators import remote
+
+plugin, animals = Plugin.find(__name__), Plugin.find("animals")
+plugin += animals
+
+
+class Dog(animals["Animal"]):
+    @remote
+    def here(self):
+        return [plugin.forks.pid, animals.forks.pid]
+"""
+GIVEN = """
+from gofer.decorators import fork, remote
+
+
+class Tree:
+    @remote
+    @fork
+    def leaves(self):
+        return 7
+"""
+
+
+def test_what_plugins_take_from_each_other_is_forked_by_the_one_that_has_it(
+    broker: LocalBroker, tmp_path: Path
+) -> None:
+    with AgentProcess(tmp_path) as process, Agent(broker.url, "zoo", wait=30) as agent:
+        process.plugin("animals", ANIMALS, "[main]\nenabled = 1\n")
+        process.plugin("zoo", ZOO, descriptor(broker.url, "zoo"))
+        process.plugin("trees", GIVEN, "[main]\nenabled = 1\nextends = zoo\n")
+        process.start()
+        assert agent.Dog().noise("woof")[:2] == ["Dog", "woof"]
+        own, other = agent.Dog().here()
+        assert own is not None
+        assert other is None
+        assert agent.Animal().noise("hm")[:2] == ["Animal", "hm"]
+        assert agent.animals.count() == agent.zoo.count(n=3) == 3
+        assert agent.Dog().here()[0] == own
+        assert None not in agent.Dog().here()
+        assert agent.Tree().leaves() == 7
+
+
+def test_hooks_around_a_forked_call_see_its_value_and_its_exception(broker: LocalBroker, tmp_path: Path) -> None:
+    hook = """
+
+from gofer.hooks import hookimpl
+
+
+@hookimpl(wrapper=True)
+def gofer_call(plugin, request, invoke):
+    try:
+        value = yield
+    except Trouble as trouble:
+        return ["caught", trouble.args[0], trouble.code]
+    return ["seen", value]
+"""
+    with forking(broker, tmp_path, "hooked", code=FORKED + hook) as process, Agent(broker.url, "hooked") as agent:
+        process.start()
+        assert agent.Forked().echo(7) == ["seen", 7]
+        assert agent.Forked().fail("bad dog", 3) == ["caught", "bad dog", 3]
+
+
 # -- how a child may end ----------------------------------------------------------------------------------------------
 
 

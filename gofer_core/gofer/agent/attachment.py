@@ -74,10 +74,19 @@ class Attachment:
         return self.plugin.api
 
     def forks(self, target: Target) -> Forks:
-        """Return what runs a method in a child process: that of the plugin which the method comes from."""
-        own = self.plugin
-        home = own.container.plugins.get(target.plugin, own)
-        return (home if home.state is State.RUNNING else own).forks
+        """Return what runs a method in a child process: that of the plugin whose module has it.
+
+        What a plugin has taken from elsewhere by itself is in its own, too; what it was given is not.
+        """
+        asked = self.plugin.container.plugins.get(target.plugin, self.plugin)  # another one, when that is forwarded to
+        module = (target.cls or target.function).__module__
+        if asked.has_name(module):
+            return asked.forks
+        for other in list(asked.container.plugins.values()):
+            space = other.name if target.cls is None else target.namespace
+            if other.has_name(module) and other.state is State.RUNNING and other.api.has(space, target.method):
+                return other.forks
+        return asked.forks
 
     def entered(self) -> AbstractContextManager[object]:
         """Return what is entered around what the plugin's code does."""

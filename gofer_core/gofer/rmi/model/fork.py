@@ -256,8 +256,12 @@ class _Call:
 
     def __enter__(self) -> _Call:
         request = self._request
-        self._data, self._their_data = self._pair()
-        self._status, self._their_status = self._pair()
+        try:
+            self._data, self._their_data = self._pair()
+            self._status, self._their_status = self._pair()
+        except OSError:  # no more descriptors
+            self._ends.close()
+            raise
         request.on_cancel = self._kill
         request.on_expire = self._terminate
         return self
@@ -340,7 +344,7 @@ class _Call:
         target = self._target
         body = json.dumps(
             {
-                "space": None if target.cls is None else target.cls.__name__,
+                "space": None if target.cls is None else target.namespace,
                 "method": target.method,
                 "cntr": asked.cntr,
                 "args": asked.args,
