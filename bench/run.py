@@ -17,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter, sleep
@@ -31,6 +32,7 @@ from gofer.messaging.pool import pool
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from gofer.testing.rabbitmq import RabbitMQ
+from signing import Signing
 
 PLUGIN = """
 from gofer.decorators import fork, remote
@@ -86,10 +88,21 @@ def main() -> None:
             stack.enter_context(serving(url, kind))
         process = stack.enter_context(AgentProcess(home / "agent"))
         process.plugin("bench", PLUGIN, DESCRIPTOR.format(url=url, queue="bench"))
+        signing = Signing(home / "keys")
+        for name in signing.makers:
+            process.plugin(f"bench_{name}", PLUGIN, signing.descriptor(name, url, f"bench-{name}"))
         process.start()
         agent = stack.enter_context(Agent(url, "bench", wait=30))
-        ready(lambda: agent.Bench().total())
+        signed = {
+            name: stack.enter_context(Agent(url, f"bench-{name}", wait=30, authenticator=make()))
+            for name, make in signing.makers.items()
+        }
+        for one in (agent, *signed.values()):
+            ready(one.Bench().total)
         measures = the_measures(url, agent, options.calls)
+        measures["signed: gofer, unsigned (the floor)"] = lambda: sequence(agent, options.calls)
+        for name, one in signed.items():
+            measures[f"signed: gofer, {name}"] = partial(sequence, one, options.calls)
         results: dict[str, list[Measure]] = {name: [] for name in measures}
         for number in range(rounds):
             for name, measure in measures.items():

@@ -330,3 +330,16 @@ def refuses(agent: Agent) -> bool:
     except Rejected as rejected:
         return rejected.code == "security.authentication"
     raise AssertionError("an unsigned request was answered")
+
+
+def test_a_second_module_of_one_name_costs_its_plugin_and_nobody_else(root: Path, tmp_path: Path) -> None:
+    """One is a directory on Python's path, the other in a plugin directory."""
+    (tmp_path / "dog").mkdir()
+    with AgentProcess(root, path=(tmp_path,)) as process:
+        process.descriptor("another", "[main]\nenabled = 1\nplugin = dog\n")
+        process.plugin("dog", DOG, "[main]\nenabled = 1\n")
+        process.descriptor("zoo", "[main]\nenabled = 1\nplugin = demo\n")
+        process.start()
+        eventually(lambda: "plugin zoo: loaded" in process.tail(), what=process.tail())
+        assert "plugin another: loaded" in process.tail()
+        assert "dog.conf: [main] plugin: module dog" in process.tail()

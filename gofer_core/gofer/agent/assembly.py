@@ -100,8 +100,8 @@ def import_code(hooks: pluggy.PluginManager, plugin: Plugin, source: Source) -> 
             check_hooks(module)
             others = [one.__name__ for one in hooks.get_plugins() if inspect.ismodule(one) and one is not module]
             plugin.expose(module, others)
-        if not hooks.is_registered(module):  # two plugins may share a module; its hooks are called once
-            hooks.register(module)
+            if not hooks.is_registered(module):  # two plugins may share a module; its hooks are called once
+                hooks.register(module)
 
 
 def check_hooks(module: ModuleType) -> None:
