@@ -115,6 +115,8 @@ gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound 
     login_of
 gofer.rmi.exceptions: from_result to_result
 gofer.rmi.execution: Execution
+gofer.rmi.keeping: HeldByLedger
+gofer.rmi.ledger: Ledger Unavailable Work
 gofer.rmi.limit: Limit
 gofer.rmi.logins: Attempt Logins attempt pam_service
 gofer.rmi.model: DIRECT FORK
@@ -130,6 +132,7 @@ gofer.rmi.options: OPTION_NAMES Options Report
 gofer.rmi.outgoing: GIVE_UP Outgoing
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.receiver: Receiver
+gofer.rmi.records: DAY Row buried bury clean end find load note open_rows remove take
 gofer.rmi.replays: Proof Replays Seen
 gofer.rmi.replies: Replies aside
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded

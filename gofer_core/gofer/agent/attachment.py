@@ -62,6 +62,7 @@ class Attachment:
             container.clock,
             container.book,
             counters=plugin.counters,
+            custody=container.custody,
             cancelling=container.cancelling,
             replays=container.replays,
             logins=container.logins,
@@ -93,13 +94,20 @@ class Attachment:
         return self.plugin.entered()
 
     def start(self) -> None:
-        """Take requests from now on, or as soon as the broker and the queue are there. Does not wait for them."""
+        """Take up what the ledger holds, and take requests as soon as the broker and the queue are there.
+
+        Does not wait for the broker.
+        """
+        container = self.plugin.container
+        container.cancelling.restore(self.name)
+        container.custody.recover(self.receiver)
+        once = any(target.mark.once for target in self.api)
         self.receiver.start(
             self.queue.spec.name,
             0,
             prepare=self.queue.prepare,
             on_lost=self._lost,
-            exclusive=self.plugin.descriptor.exclusive,
+            exclusive=self.plugin.descriptor.exclusive or once,
         )
 
     def stop(self, deadline: float) -> None:

@@ -24,6 +24,8 @@ from gofer.messaging.pool import pool as process_pool
 from gofer.rmi.book import Book
 from gofer.rmi.cancelling import Cancelling
 from gofer.rmi.clock import Clock
+from gofer.rmi.keeping import HeldByLedger
+from gofer.rmi.ledger import Ledger
 from gofer.rmi.logins import Logins
 from gofer.rmi.replays import Replays
 from gofer.root import Root
@@ -55,7 +57,9 @@ class PluginContainer:
         self.book = Book()
         self.replays = Replays(root.lib / "signatures")
         self.logins = Logins(config.pam.service)
-        self.cancelling = Cancelling(self.book)
+        self.ledger = Ledger(root.lib / "ledger", lambda: root.ensure(root.lib / "ledger"))
+        self.custody = HeldByLedger(self.book, self.ledger, self.clock)
+        self.cancelling = Cancelling(self.book, self.ledger)
         self._changes = threading.RLock()  # held while plugins are loaded and unloaded, also by their own code
         self._attaching = threading.Lock()  # guards the attachments, for a moment only
         self._pending: dict[str, Descriptor] = {}
@@ -231,6 +235,7 @@ class PluginContainer:
             for plugin in list(self.plugins.values()):
                 self._end(plugin, State.STOPPED)
             self.clock.stop()
+            self.ledger.stop()
             self.replays.close()
         finally:
             if held:

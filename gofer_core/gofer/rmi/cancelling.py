@@ -12,7 +12,10 @@ from typing import Any
 from gofer.errors import Cancelled
 from gofer.messaging.document import shown
 from gofer.rmi import criteria as told
+from gofer.rmi import records
 from gofer.rmi.book import Book
+from gofer.rmi.ledger import Ledger, Unavailable
+from gofer.rmi.records import DAY
 from gofer.rmi.request import ENDED, Received
 
 __all__ = ["Cancelling", "cancel"]
@@ -25,12 +28,17 @@ _SN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}")
 class Cancelling:
     """Cancels the requests of an agent, each plugin's on its own. Any thread; nothing here waits.
 
+    What was cancelled is cancelled after a restart of the agent too, if there is a ledger.
+
     A serial number that is not known is remembered for ``max_age`` seconds, at most ``max_entries`` of them (the oldest
     go first): its request is cancelled when it comes.
     """
 
-    def __init__(self, book: Book, *, max_entries: int = 10_000, max_age: float = 86_400.0) -> None:
+    def __init__(
+        self, book: Book, ledger: Ledger | None = None, *, max_entries: int = 10_000, max_age: float = DAY
+    ) -> None:
         self._book = book
+        self._ledger = ledger
         self._max_entries = max_entries
         self._max_age = max_age
         self._lock = threading.Lock()
@@ -47,7 +55,7 @@ class Cancelling:
         while True:
             request = self._book.get(sn)
             if request is not None:
-                return [sn] if request.plugin is plugin and cancel(request) else []
+                return [sn] if request.plugin is plugin and self._cancel(request) else []
             if self._book.has_ended(sn):
                 return []
             self._expect(plugin.name, sn)
@@ -72,8 +80,27 @@ class Cancelling:
             and request.sn is not None
             and request.sn != besides
             and told.matches(criteria, request.data)
-            and cancel(request)
+            and self._cancel(request)
         ]
+
+    def restore(self, name: str) -> None:
+        """Read from the ledger what was cancelled of a plugin before this process began. Waits for the disk."""
+        if self._ledger is None or not self._ledger.exists():
+            return
+        try:
+            found = self._ledger.call(records.buried(name))
+        except Unavailable as failed:
+            log.error("plugin %s: what was cancelled before cannot be read: %s", name, failed)
+            return
+        for sn, left in found:
+            self._remember(name, sn, left)
+
+    def _cancel(self, request: Received) -> bool:
+        if not cancel(request):
+            return False
+        if self._ledger is not None and request.sn is not None:
+            self._ledger.post(records.bury(request.plugin.name, request.sn), kept=True)
+        return True
 
     def awaits(self, plugin: Any, sn: str | None) -> bool:
         """Tell whether a request that has just come was cancelled before."""
@@ -84,10 +111,15 @@ class Cancelling:
         return until is not None and until > time.monotonic()
 
     def _expect(self, name: str, sn: str) -> None:
+        self._remember(name, sn, self._max_age)
+        if self._ledger is not None:
+            self._ledger.post(records.bury(name, sn), kept=True)
+
+    def _remember(self, name: str, sn: str, seconds: float) -> None:
         with self._lock:
             now = time.monotonic()
             self._expected.pop((name, sn), None)
-            self._expected[name, sn] = now + self._max_age
+            self._expected[name, sn] = now + seconds
             while len(self._expected) > self._max_entries or next(iter(self._expected.values())) <= now:
                 del self._expected[next(iter(self._expected))]
 

@@ -17,6 +17,7 @@ class Counters:
     ``failed``                ended by an exception
     ``rejected``              refused, with a code
     ``cancelled``             cancelled before they ended
+    ``interrupted``           begun by an agent that died, and not run again
     ``repeated``              deliveries of a request that was known already (not run again)
     ``dropped``               messages that nobody could be answered for
     ``undeliverable``         results and rejections given up because no broker took them
@@ -32,6 +33,7 @@ class Counters:
         "failed",
         "rejected",
         "cancelled",
+        "interrupted",
         "repeated",
         "dropped",
         "undeliverable",

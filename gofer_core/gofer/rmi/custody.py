@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gofer.rmi.book import Book
+from gofer.rmi.ledger import Unavailable
 from gofer.rmi.request import Received
 
 __all__ = ["Custody", "HeldByBroker"]
@@ -13,8 +14,22 @@ __all__ = ["Custody", "HeldByBroker"]
 class Custody(Protocol):
     """Decides where an accepted request is kept, so that the death of its agent does not lose it. Any thread."""
 
-    def taken(self, request: Received) -> None:
-        """Hear that a request was accepted. Called before its caller is told so, by the thread that reads."""
+    def taken(self, request: Received) -> bool:
+        """Hear of a request that is to be accepted, from the thread that reads.
+
+        Returns:
+            Whether it may go on at once. If not, ``request.receiver.proceed`` is called later, by another thread.
+        """
+
+    def starting(self, request: Received, *, once: bool = False) -> None:
+        """Do what has to be done before a request runs. Called by a worker; may wait for the disk.
+
+        Args:
+            once: it must not run a second time. (Asked a second time, when the method is known.)
+
+        Raises:
+            Unavailable: that cannot be done now, and so the request must not run.
+        """
 
     def ended(self, request: Received, result: bytes) -> None:
         """Let go of a request: its result was taken by a broker, or given up."""
@@ -38,8 +53,14 @@ class HeldByBroker:
     def __init__(self, book: Book) -> None:
         self._book = book
 
-    def taken(self, request: Received) -> None:
-        """Do nothing: what is not acknowledged is held."""
+    def taken(self, request: Received) -> bool:
+        """Let it go on: what is not acknowledged is held."""
+        return True
+
+    def starting(self, request: Received, *, once: bool = False) -> None:
+        """Let it run, but for what must never run twice: only a ledger can promise that."""
+        if once:
+            raise Unavailable("there is no ledger")
 
     def ended(self, request: Received, result: bytes) -> None:
         """Remember the result and acknowledge."""

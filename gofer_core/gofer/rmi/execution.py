@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from gofer.errors import Cancelled, ExecutionTimeout, NotAuthorized
+from gofer.errors import Cancelled, DispatchError, ExecutionTimeout, Interrupted, NotAuthorized
 from gofer.messaging.document import encode, shown
 from gofer.messaging.value import plain
 from gofer.rmi.answers import CannotSign, Refusal
 from gofer.rmi.context import Context
 from gofer.rmi.dispatcher import Dispatcher, login_of
 from gofer.rmi.exceptions import to_result
+from gofer.rmi.ledger import Unavailable
 from gofer.rmi.progress import Progress
 from gofer.rmi.request import ENDED, RUNNING, Received
 
@@ -35,7 +36,8 @@ _CALLING = ("gofer.rmi.model.direct", "gofer.rmi.model.coroutines", __name__)
 # An exception is not asked about itself, as its class may have an answer of its own: this is the real one.
 _TRACEBACK = vars(BaseException)["__traceback__"]
 
-_COUNTED = {"value": "done", "exception": "failed", "cancelled": "cancelled"}
+_COUNTED = {"value": "done", "exception": "failed", "cancelled": "cancelled", "interrupted": "interrupted"}
+_OUTCOMES: tuple[tuple[type[BaseException], str], ...] = ((Cancelled, "cancelled"), (Interrupted, "interrupted"))
 
 
 class Execution:
@@ -57,6 +59,12 @@ class Execution:
     def _run(self, request: Received, target: Target | None) -> None:
         if not request.start():
             return  # it was cancelled while it waited; that has ended it
+        if target is None:  # else it is for Admin, who needs no disk
+            try:
+                self._receiver.custody.starting(request)
+            except Unavailable as failed:
+                self._not_kept(request, failed)
+                return
         request.started = time.monotonic()
         request.state = RUNNING
         statuses = request.statuses
@@ -76,11 +84,15 @@ class Execution:
                 if asked is not None:
                     self._receiver.logins.check(asked, _Login(self, request, target).checked)
                     return
+                if target.mark.once:
+                    self._once(request, target)
                 self._limit(request, target)
                 value = self._dispatcher.invoke(request, target)
                 if inspect.isawaitable(value):
                     self._go_on(request, value)
                     return
+        except Unavailable as failed:
+            self._not_kept(request, failed)
         except BaseException as raised:  # noqa: BLE001 - SystemExit, too, is a result; its caller waits for one
             self.fail(request, raised)
         else:
@@ -95,6 +107,20 @@ class Execution:
             return
         request.authenticated = target
         self._enter(request, target)
+
+    def _once(self, request: Received, target: Target) -> None:
+        """Have it noted that a method runs which must not run a second time."""
+        if not request.receiver.exclusive:
+            raise DispatchError(
+                f"{target.name}(): marked @once, which needs a queue that is read by this agent alone: "
+                "set [model] exclusive=1 for the plugin whose queue this is"
+            )
+        request.receiver.custody.starting(request, once=True)
+
+    def _not_kept(self, request: Received, failed: Unavailable) -> None:
+        self.reject(
+            request, Refusal("ledger.unavailable", "the agent cannot write down what it must not forget", str(failed))
+        )
 
     def _limit(self, request: Received, target: Target) -> None:
         """Have the call ended when it takes longer than the smallest of the limits that it has."""
@@ -154,21 +180,33 @@ class Execution:
         except Exception as worse:  # noqa: BLE001 - an integer of 5,000 digits among its arguments, for one
             result = encode(to_result(TypeError(f"a {type(raised).__qualname__} that cannot be sent: {worse}")))
         _TRACEBACK.__set__(raised, None)  # its frames refer to it: not left to the collector
-        self._end(request, result, "cancelled" if issubclass(type(raised), Cancelled) else "exception")
+        self._end(
+            request, result, next((name for kind, name in _OUTCOMES if issubclass(type(raised), kind)), "exception")
+        )
 
     def reject(self, request: Received, refusal: Refusal) -> None:
         """End a request that was not accepted."""
         if not request.end():
             return
         request.state = ENDED
+        if request.started is not None:
+            self._receiver.counters.add("running", -1)
         self._receiver.counters.add("rejected")
         self._finished(request, "rejected")
         replyto = request.document.replyto or ""
-        self._post(
-            request,
-            lambda: self._receiver.answers.rejected(request.sn, replyto, request.data, refusal),
-            lambda settled: self._receiver.refused(request, settled),
-        )
+
+        def send() -> None:
+            self._post(
+                request,
+                lambda: self._receiver.answers.rejected(request.sn, replyto, request.data, refusal),
+                lambda settled: self._receiver.refused(request, settled),
+            )
+
+        statuses, request.statuses = request.statuses, None
+        if statuses is None:
+            send()
+        else:
+            statuses.end(send)
 
     def answer_again(self, request: Received, result: bytes) -> None:
         """Answer a request that was delivered again after its end."""

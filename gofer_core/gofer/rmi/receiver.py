@@ -148,6 +148,16 @@ class Receiver:
         return left
 
     @property
+    def custody(self) -> Custody:
+        """Who keeps what was accepted."""
+        return self._custody
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether nobody else reads the queue."""
+        return self._subscription is not None and self._subscription.exclusive
+
+    @property
     def open(self) -> int:
         """How many accepted requests have not been let go."""
         return len(self._open)
@@ -209,9 +219,22 @@ class Receiver:
             details = f"{type(refused).__name__}: {refused}"[:1000].encode("utf-8", "backslashreplace").decode()
             self.execution.reject(request, Refusal("hook.refused", "refused by a hook of the agent", details))
             return
+        self.resume(request)
+        # Admin needs no disk.
+        if (service.admin is not None and request.classname in service.admin) or self._custody.taken(request):
+            self.proceed(request, None)
+
+    def resume(self, request: Received) -> None:
+        """Count a request among those that ``stop`` waits for."""
         with self._changed:
             self._open[request] = None
-        self._custody.taken(request)
+
+    def proceed(self, request: Received, refusal: Refusal | None) -> None:
+        """Accept a request that is held now, or reject it after all."""
+        if refusal is not None:
+            self.execution.reject(request, refusal)
+            return
+        service = self.service
         self.counters.add("accepted")
         statuses = None
         if request.replyto is not None:
@@ -289,6 +312,7 @@ class Receiver:
         else:
             self._replays.forget(request.proof)
             self._book.forget(request)
+        self._let_go(request)
 
     def _let_go(self, request: Received) -> None:
         with self._changed:

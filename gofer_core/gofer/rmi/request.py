@@ -59,11 +59,14 @@ class Received:
         "called_off",
         "cancelled",
         "crossed",
+        "custody",
         "delivery",
         "digest",
         "document",
         "identity",
         "key",
+        "must_note",
+        "noted",
         "on_cancel",
         "on_expire",
         "plugin",
@@ -72,6 +75,7 @@ class Received:
         "receiver",
         "redelivered",
         "replyto",
+        "shed",
         "sn",
         "started",
         "state",
@@ -112,6 +116,11 @@ class Received:
         self.progress: Any = None
         self.timer: Timer | None = None
         self.called_off = False
+        # The custody's own: where it is, what the ledger has to know of its run, and whether its body is there alone.
+        self.custody = 0
+        self.must_note = False
+        self.noted = False
+        self.shed = False
         self.on_cancel: Callable[[], object] | None = None
         self.on_expire: Callable[[], object] | None = None
         self.crossed: tuple[BaseException, bytes] | None = None
@@ -159,6 +168,16 @@ class Received:
     def start(self) -> bool:
         """Claim the right to start the request, or to have it never started: True for the first who asks."""
         return self._started.acquire(blocking=False)
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the right to start it is taken."""
+        return self._started.locked()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the right to end it is taken."""
+        return self._ended.locked()
 
     def cancel(self) -> bool:
         """Tell the running method that it shall not go on; False: it was told already. Any thread."""

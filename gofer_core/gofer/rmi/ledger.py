@@ -1,0 +1,260 @@
+"""The ledger: one SQLite file for what an agent must not forget, and the one thread that writes it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    import sqlite3
+
+__all__ = ["Ledger", "Unavailable", "Work"]
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+#: What is done to the file, within a transaction of the ledger's.
+Work = Callable[["sqlite3.Connection"], Any]
+
+_VERSION = 1
+_SCHEMA = """
+    CREATE TABLE requests (
+        number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, plugin TEXT NOT NULL, body BLOB NOT NULL, identity TEXT,
+        digest BLOB NOT NULL, arrived REAL NOT NULL, runs INTEGER NOT NULL, state INTEGER NOT NULL, result BLOB,
+        ended REAL
+    );
+    CREATE INDEX requests_of ON requests (plugin, state, number);
+    CREATE TABLE tombstones (plugin TEXT NOT NULL, key TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (plugin, key));
+"""
+_GROUP = 500  # most pieces of work in one transaction
+_BUSY = 1.0  # seconds to wait for somebody who has locked the file
+_PAUSE = 2.0  # seconds after a failure in which nothing is tried
+_WAIT = 15.0  # seconds that ``call`` waits
+_MOST_KEPT = 20_000  # pieces of work that wait for a file that cannot be written
+
+
+class Unavailable(Exception):
+    """The ledger cannot be read or written at the moment; the text says why."""
+
+
+class _Piece(NamedTuple):
+    """Some work, who hears of its end, and whether it is tried again when it failed."""
+
+    work: Work
+    done: Callable[[Any, Unavailable | None], None] | None
+    kept: bool
+
+
+class Ledger:
+    """The file ``ledger.db`` in a directory. Any thread; only ``call`` waits.
+
+    Nothing is opened, and sqlite3 not even imported, before there is work. All that has come meanwhile is one
+    transaction, on the disk (``synchronous=FULL``) before anybody hears that it is done.
+
+    A file that is corrupt is set aside under another name, and a new one begun. One that cannot be opened or written
+    fails what is asked for the next two seconds, and is tried again then.
+
+    Args:
+        prepare: makes the directory; what it raises makes the ledger unavailable.
+    """
+
+    def __init__(self, directory: Path, prepare: Callable[[], object]) -> None:
+        self.path = directory / "ledger.db"
+        self._prepare = prepare
+        self._changed = threading.Condition(threading.Lock())
+        self._waiting: deque[_Piece] = deque()
+        self._kept: deque[_Piece] = deque()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._file: sqlite3.Connection | None = None
+        self._failed = -_PAUSE
+        self._error: Unavailable | None = None
+
+    @property
+    def error(self) -> str | None:
+        """Why the ledger cannot be used, None: it can, as far as is known."""
+        return None if self._error is None else str(self._error)
+
+    def exists(self) -> bool:
+        """Tell whether there is a file; one cannot be seen where nobody may look."""
+        return os.path.lexists(self.path)
+
+    def post(
+        self, work: Work, done: Callable[[Any, Unavailable | None], None] | None = None, *, kept: bool = False
+    ) -> None:
+        """Have work done, in the order of posting.
+
+        Args:
+            done: called by the ledger's thread, after the commit, with what the work returned; or why it was not done.
+            kept: when it cannot be done, it is tried again until it can, as long as this process lives.
+        """
+        piece = _Piece(work, done, kept)
+        with self._changed:
+            stopped = self._stopping
+            if not stopped:
+                self._waiting.append(piece)
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="gofer-ledger", daemon=True)
+                    self._thread.start()
+                self._changed.notify()
+        if stopped and done is not None:
+            done(None, Unavailable("the agent is stopping"))
+
+    def call(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Have work done, and wait for it.
+
+        Raises:
+            Unavailable: it was not done.
+        """
+        ended = threading.Event()
+        found: list[Any] = []
+
+        def done(value: Any, failed: Unavailable | None) -> None:
+            found[:] = [value, failed]
+            ended.set()
+
+        self.post(work, done)
+        if not ended.wait(_WAIT):
+            raise Unavailable(f"{self.path}: no answer within {_WAIT:g} s")
+        if found[1] is not None:
+            raise found[1]
+        value: _T = found[0]
+        return value
+
+    def stop(self) -> None:
+        """Do what is left and close the file. May be repeated."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(_WAIT)
+
+    # -- in the ledger's own thread --------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._stopping:
+                    self._changed.wait(_PAUSE if self._kept else None)
+                    if self._kept:
+                        break
+                group: list[_Piece] = []
+                # What somebody waits for goes first where it is likely to fail.
+                for pieces in (self._kept, self._waiting) if self._error is None else (self._waiting, self._kept):
+                    group += [pieces.popleft() for _ in range(min(_GROUP - len(group), len(pieces)))]
+                stopping = self._stopping and not self._waiting and not self._kept
+            done = self._commit(group) if group else True
+            if stopping or (self._stopping and not done):
+                break
+        self._close()
+
+    def _commit(self, group: list[_Piece]) -> bool:
+        """Do a group of pieces; tell whether that was possible."""
+        values: list[Any] = []
+        failed: Unavailable | None = None
+        try:
+            values = self._transact(group)
+        except Unavailable as why:
+            failed = why
+            values = [None] * len(group)
+        for piece, value in zip(group, values, strict=True):
+            if failed is not None and piece.kept and len(self._kept) < _MOST_KEPT:
+                self._kept.append(piece)
+            elif piece.done is not None:
+                try:
+                    piece.done(value, failed)
+                except Exception:
+                    log.exception("what follows an entry in the ledger has failed")
+        return failed is None
+
+    def _transact(self, group: list[_Piece]) -> list[Any]:
+
+        if self._error is not None and time.monotonic() < self._failed + _PAUSE:
+            raise self._error
+        for attempt in (1, 2):
+            try:
+                file = self._file = self._file or self._open()
+                file.execute("BEGIN IMMEDIATE")
+                values = [piece.work(file) for piece in group]
+                file.execute("COMMIT")
+            except Exception as why:  # noqa: BLE001 - told to those who asked, whatever it is; the thread goes on
+                self._close()
+                if _is_corrupt(why) and attempt == 1 and self._set_aside(why):
+                    continue
+                self._fail(why)
+            else:
+                if self._error is not None:
+                    log.warning("the ledger %s can be used again", self.path)
+                    self._error = None
+                return values
+        raise AssertionError("not reached")
+
+    def _fail(self, why: Exception) -> None:
+        text = f"the ledger {self.path} cannot be used: {why}"
+        if self._error is None or str(self._error) != text:
+            log.error("%s; quick calls go on, what needs it is refused", text)
+        self._failed = time.monotonic()
+        self._error = Unavailable(text)
+        raise self._error from why
+
+    def _open(self) -> sqlite3.Connection:
+        import sqlite3
+
+        self._prepare()
+        file = sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None)
+        try:
+            os.chmod(self.path, 0o600)
+            version = file.execute("PRAGMA user_version").fetchone()[0]
+            if version > _VERSION:
+                raise OSError(f"it was written by a later version of gofer ({version}, this one knows {_VERSION})")
+            file.execute("PRAGMA journal_mode = WAL")
+            file.execute("PRAGMA synchronous = FULL")
+            file.execute("PRAGMA cache_size = -512")
+            broken = file.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if broken != "ok":
+                raise _Corrupt(broken)
+            if version == 0:
+                file.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def _set_aside(self, why: Exception) -> bool:
+        aside = f"corrupt-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09}"
+        try:
+            for end in ("", "-wal", "-shm"):
+                part = self.path.with_name(self.path.name + end)
+                if os.path.lexists(part):
+                    os.rename(part, self.path.with_name(f"ledger-{aside}.db{end}"))
+        except OSError as failed:
+            log.error("the corrupt ledger %s cannot be set aside: %s", self.path, failed)
+            return False
+        log.error(
+            "the ledger %s is corrupt (%s): it is kept as ledger-%s.db, and a new one begun; what it held is not known",
+            self.path,
+            why,
+            aside,
+        )
+        return True
+
+
+class _Corrupt(OSError):
+    """The file's own check has found something."""
+
+
+def _is_corrupt(why: Exception) -> bool:
+    # SQLITE_CORRUPT and SQLITE_NOTADB; the low byte is the primary code.
+    return isinstance(why, _Corrupt) or getattr(why, "sqlite_errorcode", 0) & 0xFF in (11, 26)

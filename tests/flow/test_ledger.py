@@ -1,0 +1,362 @@
+"""Accepted means held: agents that are killed, reboots, files that cannot be used, and thousands that wait."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gofer.errors import Cancelled, Interrupted, Rejected
+from gofer.proxy import Agent
+from gofer.testing.agents import AgentProcess
+from support.localbroker import LocalBroker
+from support.probe import PROBE, descriptor, runs
+from support.waiting import eventually
+
+DANGER = (
+    PROBE
+    + """
+from gofer.decorators import once
+
+
+def leave(path, text):
+    with open(path, "a") as file:
+        file.write(text + chr(10))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class Danger:
+    @remote
+    def die(self, path):
+        leave(path, "die")
+        os._exit(9)
+
+    @remote
+    @once
+    def reboot(self, path):
+        leave(path, "reboot")
+        os._exit(9)
+
+    @remote
+    @once
+    def single(self, path, seconds=0):
+        leave(path, "single")
+        time.sleep(seconds)
+        return "once"
+
+    @remote
+    def sized(self, path, text):
+        leave(path, str(len(text)))
+
+    @remote
+    def stay(self, path, text):
+        leave(path, text)
+        while not Context.current().cancelled():
+            time.sleep(0.005)
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    with LocalBroker(str(tmp_path_factory.mktemp("broker") / "broker.sock")) as broker:
+        yield broker
+
+
+@contextmanager
+def served(broker: LocalBroker, root: Path, queue: str, *, threads: int = 1) -> Iterator[tuple[AgentProcess, Agent]]:
+    """An agent with the dangerous plugin, and a caller."""
+    with AgentProcess(root) as process:
+        process.configure("[messaging]\nreconnect_max = 1\n")
+        process.plugin("danger", DANGER, descriptor(broker.url, queue, threads=threads))
+        process.start()
+        with Agent(broker.url, queue, wait=60) as agent:
+            eventually(lambda: there(agent), what=process.tail())
+            yield process, agent
+
+
+def there(agent: Agent) -> bool:
+    """Whether the agent answers yet."""
+    try:
+        return bool(agent(wait=2).Admin().hello())
+    except LookupError:
+        return False
+
+
+def ledger_of(process: AgentProcess) -> Path:
+    return process.root / "var/lib/gofer/ledger/ledger.db"
+
+
+def memory_of(process: AgentProcess) -> int:
+    """Its resident memory, in bytes."""
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def died(process: AgentProcess, timeout: float = 15.0) -> None:
+    assert process.process is not None
+    process.process.wait(timeout)
+
+
+def test_quick_calls_touch_no_disk_and_an_idle_agent_is_small(broker: LocalBroker, root: Path) -> None:
+    with served(broker, root, "quick", threads=2) as (process, agent):
+        for n in range(300):
+            assert agent.Probe().echo(n) == n
+        assert not ledger_of(process).parent.exists()
+        assert memory_of(process) <= 34 * 1024 * 1024
+
+
+def test_what_takes_long_is_written_down_and_acknowledged(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    """More than a prefetch window waits behind one worker: all are acknowledged, so Admin still answers."""
+    release = tmp_path / "release"
+    with served(broker, root, "long") as (process, agent), ThreadPoolExecutor(1) as threads:
+        first = threads.submit(agent.Probe().until, str(release))
+        for n in range(600):
+            agent(wait=0).Probe().note(str(tmp_path / "trace"), f"n{n}")
+        agent.flush(30)
+        start = time.monotonic()
+        assert agent.Admin().echo("reached") == "reached"
+        assert time.monotonic() - start < 10
+        assert ledger_of(process).exists()
+        release.touch()
+        assert first.result(30) == str(release)
+        eventually(lambda: len(runs(tmp_path / "trace")) == 600, 30)
+        eventually(lambda: open_in(process) == 0)
+    assert set(runs(tmp_path / "trace").values()) == {1}
+
+
+def open_in(process: AgentProcess) -> int:
+    """How many requests that have not ended stand in the ledger; none while it is being made."""
+    if not ledger_of(process).exists():
+        return 0
+    file = sqlite3.connect(ledger_of(process))
+    try:
+        if not file.execute("PRAGMA user_version").fetchone()[0]:
+            return 0
+        count: int = file.execute("SELECT count(*) FROM requests WHERE state < 2").fetchone()[0]
+    finally:
+        file.close()
+    return count
+
+
+def test_a_method_that_kills_its_agent_runs_twice_at_most(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    with served(broker, root, "deadly") as (process, agent), ThreadPoolExecutor(1) as threads:
+        call = threads.submit(agent.Danger().die, str(tmp_path / "trace"))
+        for _ in range(2):
+            died(process)
+            process.start()
+        with pytest.raises(Interrupted, match=r"Danger\.die"):
+            call.result(20)
+        assert agent.Probe().echo("up") == "up", process.tail()
+        assert runs(tmp_path / "trace") == {"die": 2}
+
+
+def test_once_is_once(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    with served(broker, root, "once") as (process, agent), ThreadPoolExecutor(1) as threads:
+        call = threads.submit(agent.Danger().reboot, str(tmp_path / "trace"))
+        died(process)
+        process.start()
+        with pytest.raises(Interrupted, match=r"Danger\.reboot"):
+            call.result(20)
+        assert runs(tmp_path / "trace") == {"reboot": 1}
+        assert agent.Danger().single(str(tmp_path / "single")) == "once"
+        assert runs(tmp_path / "single") == {"single": 1}
+
+
+def test_once_has_its_queue_for_itself(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    with served(broker, root, "alone") as (_, agent), AgentProcess(tmp_path / "second") as second:
+        second.plugin("danger", DANGER, descriptor(broker.url, "alone"))
+        second.start()
+        eventually(lambda: "alone" in second.tail() and "no requests from queue" in second.tail())
+        assert agent.Probe().echo(1) == 1
+
+
+def test_a_finished_one_is_answered_again_after_a_restart(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    """Its result is in the ledger; its caller, who says that it asks again, hears that and causes no second run."""
+    with served(broker, root, "again") as (process, agent):
+        trigger = agent(trigger=1).Danger().single(str(tmp_path / "trace"))
+        assert trigger() == "once"
+        sn = trigger.sn
+        eventually(lambda: open_in(process) == 0)
+        file = sqlite3.connect(ledger_of(process))
+        kept = file.execute("SELECT key, runs, result FROM requests").fetchall()
+        file.close()
+    assert [(key, count) for key, count, _ in kept] == [(sn, 1)]
+    assert b"once" in kept[0][2]
+
+
+def test_kills_at_any_moment_lose_nothing(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    chance = random.Random(20261122)
+    kills, workers = 6, 4
+    with served(broker, root, "random", threads=workers) as (process, agent), ThreadPoolExecutor(40) as threads:
+        calls: dict[str, Future[Any]] = {}
+        names = iter(range(10_000))
+
+        def more(count: int) -> None:
+            for _ in range(count):
+                name = f"n{next(names)}"
+                calls[name] = threads.submit(
+                    agent.Probe().note, str(tmp_path / "trace"), name, chance.choice([0, 0.05, 0.2, 1.5])
+                )
+
+        for _ in range(kills):
+            more(12)
+            time.sleep(chance.uniform(0.1, 2.0))  # when it is killed is the point
+            process.kill()
+            process.start()
+        outcomes: Counter[str] = Counter()
+        for name, call in calls.items():
+            try:
+                assert call.result(60) == name
+                outcomes["value"] += 1
+            except Interrupted:
+                outcomes["interrupted"] += 1
+        assert sum(outcomes.values()) == len(calls)
+        assert outcomes["interrupted"] <= kills * workers
+        counted = runs(tmp_path / "trace")
+        assert set(counted) == set(calls)
+        assert max(counted.values()) <= 2
+        assert agent.Probe().echo("up") == "up"
+
+
+def test_cancelled_stays_cancelled_after_a_kill(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    with served(broker, root, "cancelled") as (process, agent), ThreadPoolExecutor(4) as threads:
+        running = threads.submit(agent(data="running").Danger().stay, str(trace), "running")
+        waiting = threads.submit(agent(data="waiting").Danger().stay, str(trace), "waiting")
+        eventually(lambda: runs(trace)["running"] == 1)
+        later = agent(trigger=1).Danger().stay(str(trace), "later")
+        assert agent.Admin().cancel(sn=later.sn) == []
+        eventually(lambda: ledger_of(process).exists() and open_in(process) == 2)
+        process.kill()
+        process.start()
+        eventually(lambda: runs(trace)["running"] == 2)
+        assert len(agent.Admin().cancel(criteria={"in": ["running", "waiting"]})) == 2
+        for call in (running, waiting):
+            with pytest.raises(Cancelled):
+                call.result(20)
+        with pytest.raises(Cancelled):
+            later()
+        assert runs(trace) == {"running": 2}
+
+
+@pytest.mark.slow
+def test_5000_slow_requests_wait_and_admin_answers_at_once(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    """Their bodies, 100 MB, are on the disk; those that run in the end have their arguments again."""
+    with served(broker, root, "many") as (process, agent), ThreadPoolExecutor(1) as threads:
+        first = threads.submit(agent(wait=120, data="first").Danger().stay, str(tmp_path / "first"), "first")
+        eventually(lambda: runs(tmp_path / "first")["first"] == 1)
+        for n in range(5000):
+            keep = n % 100 == 0
+            agent(wait=0, data={"keep": keep}).Danger().sized(str(tmp_path / "trace"), "x" * (20_000 + n))
+        agent.flush(60)
+        start = time.monotonic()
+        assert agent.Admin().echo("here") == "here"
+        assert time.monotonic() - start < 30, "behind all of them in the broker's queue"
+        eventually(lambda: open_in(process) >= 5000, 20)
+        start = time.monotonic()
+        assert agent.Admin().echo("here") == "here"
+        assert time.monotonic() - start < 1
+        grown = memory_of(process)
+        assert grown < 150 * 1024 * 1024, f"{grown} bytes"
+        start = time.monotonic()
+        cancelled = agent.Admin().cancel(criteria={"match": {"keep": False}})
+        assert len(cancelled) == 4950
+        assert time.monotonic() - start < 10
+        assert len(agent.Admin().cancel(criteria={"eq": "first"})) == 1
+        with pytest.raises(Cancelled):
+            first.result(30)
+        eventually(lambda: len(runs(tmp_path / "trace")) == 50, 30)
+    assert set(runs(tmp_path / "trace")) == {str(20_000 + n) for n in range(0, 5000, 100)}
+
+
+# -- files that cannot be used ----------------------------------------------------------------------------------------
+
+
+def refused(agent: Agent, path: Path) -> str:
+    """Ask for what needs the ledger; return the code of the rejection."""
+    try:
+        agent.Danger().single(str(path))
+    except Rejected as rejected:
+        return rejected.code
+    return "done"
+
+
+def test_a_corrupt_file_is_set_aside(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    with served(broker, root, "corrupt") as (process, agent):
+        assert refused(agent, tmp_path / "one") == "done"
+        process.kill()
+        ledger_of(process).write_bytes(b"this is no database" * 1000)
+        for end in ("-wal", "-shm"):
+            Path(f"{ledger_of(process)}{end}").unlink(missing_ok=True)
+        process.start()
+        eventually(lambda: "is corrupt" in process.tail())
+        assert [path.read_bytes()[:19] for path in ledger_of(process).parent.glob("ledger-corrupt-*.db")] == [
+            b"this is no database"
+        ]
+        assert refused(agent, tmp_path / "two") == "done"
+
+
+def test_a_locked_file_refuses_only_what_needs_it(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    with served(broker, root, "locked", threads=2) as (process, agent), ThreadPoolExecutor(1) as threads:
+        assert refused(agent, tmp_path / "first") == "done"
+        file = sqlite3.connect(ledger_of(process), isolation_level=None)
+        file.execute("BEGIN IMMEDIATE")
+        assert refused(agent, tmp_path / "second") == "ledger.unavailable"
+        assert not (tmp_path / "second").exists()
+        assert agent.Probe().echo("quick") == "quick"
+        slow = threads.submit(agent.Probe().note, str(tmp_path / "slow"), "slow", 2.0)
+        assert slow.result(20) == "slow"  # the broker goes on holding it
+        assert "cannot be used" in process.tail()
+        file.execute("ROLLBACK")
+        file.close()
+        eventually(lambda: refused(agent, tmp_path / "third") == "done")
+
+
+def test_a_full_disk_refuses_only_what_needs_it(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    with served(broker, root, "full", threads=2) as (process, agent):
+        assert refused(agent, tmp_path / "first") == "done"
+        before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+        # No file may grow: the log is smaller than that, and the ledger is not.
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (30_000, before[1]))
+        eventually(lambda: refused(agent, tmp_path / "second") == "ledger.unavailable")
+        assert agent.Probe().echo("quick") == "quick"
+        assert "cannot be used" in process.tail()
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
+        eventually(lambda: refused(agent, tmp_path / "third") == "done")
+
+
+def test_a_place_that_cannot_be_used_refuses_only_what_needs_it(
+    broker: LocalBroker, root: Path, tmp_path: Path
+) -> None:
+    (root / "var/lib/gofer").mkdir(parents=True, exist_ok=True)
+    (root / "var/lib/gofer/ledger").write_text("a file where a directory should be")
+    with served(broker, root, "place") as (process, agent):
+        assert refused(agent, tmp_path / "first") == "ledger.unavailable"
+        assert agent.Probe().echo("quick") == "quick"
+        assert "is not a directory" in process.tail()
+
+
+def test_an_explicit_ttl_is_written_down_at_once(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    """The broker would drop it with its agent's death, though it was accepted."""
+    with served(broker, root, "ttl") as (process, agent), ThreadPoolExecutor(1) as threads:
+        blocking = threads.submit(agent.Probe().until, str(tmp_path / "go"))
+        agent(wait=0, ttl=3).Probe().note(str(tmp_path / "trace"), "kept")
+        agent.flush(10)
+        eventually(lambda: ledger_of(process).exists() and open_in(process) >= 1, 2.9)
+        process.kill()
+        time.sleep(3)  # its time is over; it was accepted within it
+        (tmp_path / "go").touch()
+        process.start()
+        eventually(lambda: runs(tmp_path / "trace") == {"kept": 1})
+        assert blocking.result(20)
