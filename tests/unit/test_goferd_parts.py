@@ -120,6 +120,8 @@ class TestSignals:
         os.kill(os.getpid(), signal.SIGUSR1)
         signals.wake()
 
+    # Python warns of locks that other threads may hold; the child here takes none.
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
     def test_what_is_forked_has_them_for_itself(self) -> None:
         with Signals([signal.SIGTERM]) as signals:
             child = os.fork()
