@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import socket
 import threading
@@ -448,3 +449,14 @@ def hanging_up() -> Iterator[int]:
         thread.start()
         yield listener.getsockname()[1]
         thread.join(WAIT)
+
+
+def test_a_cancel_that_crosses_the_brokers_own_ends_nothing_else(driver: Driver, url: URL, queue: str) -> None:
+    """The broker has cancelled the consumer, its queue being gone, and we do so before we have read that."""
+    number = driver.subscribe(queue)
+    with beside(url) as channel:
+        channel.queue_delete(queue)
+    assert select.select([driver.adapter], [], [], WAIT)[0]  # what the broker says of it is here, unread
+    driver.adapter.cancel(number, WAIT)
+    driver.adapter.declare_queue(QueueSpec(queue), WAIT)
+    assert driver.send(queue).outcome is Outcome.TAKEN

@@ -69,8 +69,9 @@ class Consumer(Channel):
             self.close_soon()
 
     def _on_basic_cancel(self, consumer_tag: str) -> None:
-        self._lost("the broker cancelled the consumer: its queue was deleted, or is not available")
-        self.end()
+        if not self.ended:  # else it crosses our own cancel, whose answer is still to come
+            self._lost("the broker cancelled the consumer: its queue was deleted, or is not available")
+            self.end()
 
     def _lost(self, reason: str) -> None:
         if not self.ended:
