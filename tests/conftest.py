@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ from hypothesis import settings
 
 # What stands there asserts for the tests, and its failures are to be as clear as theirs.
 pytest.register_assert_rewrite("support")
+
+# What a shell has put into the background ignores SIGINT, and so would all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadlines: machines that run tests are shared, and slow for reasons of their own. In CI the same values every time.
 settings.register_profile("default", deadline=None)

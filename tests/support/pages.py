@@ -148,6 +148,7 @@ class Page:
             cwd=self.home,
             pass_fds=[status],
             start_new_session=True,
+            umask=0o022,  # that of a reader who does as the README says
             text=True,
         )
         os.close(status)
