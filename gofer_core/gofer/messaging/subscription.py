@@ -45,6 +45,8 @@ class Subscription:
         self.dispose = dispose
         #: Its number at the adapter, None while it is not there.
         self.number: int | None = None
+        #: How often it was made.
+        self.made = 0
         #: Why it is not there, as the last try said.
         self.error: MessagingError | None = None
 
@@ -105,6 +107,7 @@ class Subscriptions:
         number = adapter.subscribe(subscription.queue, subscription.prefetch, timeout, exclusive=subscription.exclusive)
         self._numbers[number] = subscription
         subscription.number, subscription.error = number, None
+        subscription.made += 1
         self._retries[subscription].reset()
 
     def of(self, number: int) -> Subscription | None:

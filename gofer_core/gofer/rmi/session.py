@@ -55,7 +55,6 @@ class Session:
         self._calls: dict[str, Call] = {}
         self._posts: dict[str, object] = {}  # sn -> whose it is
         self._failures: dict[str, tuple[object, str]] = {}
-        self._made = 0  # how often the reply queue's subscription was made
         self._subscription = Subscription(
             self.queue,
             _PREFETCH,
@@ -270,8 +269,12 @@ class Session:
             log.warning("a reply that cannot be read was dropped: %s: %s", bad, shown(repr(delivery.body[:200])))
         self.link.accept(delivery)
 
+    @property
+    def _made(self) -> int:
+        """How often the reply queue's subscription was made: not its handler's count, which may come after a call."""
+        return self._subscription.made
+
     def _on_made(self) -> None:
-        self._made += 1
         for call in list(self._calls.values()):
             if call.sent_in and call.sent_in != self._made:
                 call.put(INTERRUPTED)
