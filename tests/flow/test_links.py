@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
+from gofer.testing.agents import AgentProcess
 from support.localbroker import LocalBroker
+from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually
 
 
@@ -260,6 +263,24 @@ def test_a_call_without_a_broker_says_why_and_in_time(broker: LocalBroker, conne
         assert time.monotonic() - start < 5
         assert caught.value.state in ("not sent", "sent")
         assert "connection" in str(caught.value)
+
+
+def test_the_first_call_of_a_connection_is_asked_again_too(
+    root: Path, broker: LocalBroker, connector: Connector, link: Link, tmp_path: Path
+) -> None:
+    """It is sent as soon as its reply queue is there, and the broker forgets both while its method runs."""
+    trace = tmp_path / "trace"
+    link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("probe"), timeout))
+    with AgentProcess(root) as process, ThreadPoolExecutor(1) as threads:
+        process.configure("[messaging]\nreconnect_max = 0.5\n")
+        process.plugin("probe", PROBE, descriptor(broker.url, "probe"))
+        process.start()
+        with Agent(replace(connector, heartbeat=7.0), "probe", wait=20) as agent:
+            call = threads.submit(agent.Probe().note, str(trace), "ran", 1.0)
+            eventually(lambda: runs(trace))
+            broker.restart()
+            assert call.result(30) == "ran"
+    assert dict(runs(trace)) == {"ran": 1}
 
 
 # -- the end of a process -----------------------------------------------------------------------------------------
