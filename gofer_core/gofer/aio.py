@@ -61,7 +61,7 @@ class Agent:
             raise AttributeError(f"remote names do not start with '_': {name!r}")
         return self[name]
 
-    def __getitem__(self, name: str) -> Stub:
+    def __getitem__(self, name: str | tuple[str, str]) -> Stub:
         double = seam.double
         return Stub(name, self.__invoke) if double is None else double.stub(name, self.__invoke, self.__line)
 

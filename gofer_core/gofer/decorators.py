@@ -1,4 +1,4 @@
-"""Decorators for plugins. Each puts a mark on a function, and nothing else.
+"""Decorators for plugins. Each puts a mark on a function (``version``: on a class), and nothing else.
 
 They go on functions, methods and ``async def``, bare or with arguments, in any order and stacked::
 
@@ -13,9 +13,12 @@ Wrong use raises at import, with the function's name.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, overload
+
+from gofer.crontab import parse_crontab
 
 __all__ = [
     "DIRECT",
@@ -23,6 +26,7 @@ __all__ = [
     "Action",
     "Login",
     "Mark",
+    "Version",
     "action",
     "direct",
     "fork",
@@ -34,6 +38,8 @@ __all__ = [
     "remote",
     "unload",
     "user",
+    "version",
+    "version_of",
 ]
 
 DIRECT = "direct"
@@ -41,7 +47,11 @@ FORK = "fork"
 
 Secret = str | Sequence[str] | Callable[[], Any]
 _F = TypeVar("_F", bound=Callable[..., Any])
+_C = TypeVar("_C", bound=type)
 _ATTRIBUTE = "__gofer__"
+_SHORTEST, _LONGEST = 0.01, 10 * 365 * 86400.0  # seconds between two runs of an action
+_VERSION = "__gofer_version__"
+_NUMBER = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,10 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """When an action runs. ``interval`` in seconds, or ``cron``; neither: once, at start. ``splay`` in seconds."""
+    """When an action runs. ``interval`` in seconds, or ``cron``; neither: once, at start.
+
+    ``splay`` is in seconds, None: by default.
+    """
 
     interval: float | None = None
     cron: str | None = None
@@ -66,7 +79,7 @@ class Mark:
     """All that decorators have said about one function."""
 
     remote: bool = False
-    secret: Secret | None = None
+    secret: Secret | None = field(default=None, repr=False)
     model: str | None = None
     timeout: float | None = None
     once: bool = False
@@ -75,6 +88,20 @@ class Mark:
     load: bool = False
     load_in_fork: bool = False
     unload: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What ``version`` has said about a class: callers name it ``of``, and if it is the ``default`` without a number."""
+
+    number: str
+    of: str
+    default: bool = False
+
+    @property
+    def namespace(self) -> str:
+        """``Dog@2``: as it goes over the wire."""
+        return f"{self.of}@{self.number}"
 
 
 class _Decorator(Protocol):
@@ -156,7 +183,8 @@ def action(
 ) -> Any:
     """Run the function again and again: on an interval (its parts add up), or by a cron line of five fields.
 
-    With neither it runs once, when the plugin has started. ``splay`` spreads a fleet's agents over so many seconds.
+    With neither it runs once, when the plugin has started. ``splay`` spreads a fleet's agents over so many seconds; by
+    default that is a tenth of the time between two runs, ten minutes at most.
     """
 
     def check(name: str) -> Mark:
@@ -165,11 +193,14 @@ def action(
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
                 raise TypeError(f"@action on {name}: {part} is a number, 0 or more, not {value!r}")
         interval = float(seconds + 60 * (minutes + 60 * (hours + 24 * (days + 7 * weeks))))
-        if cron is not None and (interval or not isinstance(cron, str) or len(cron.split()) != 5):
-            raise TypeError(
-                f"@action on {name}: cron is a line of five fields, given without an interval, not {cron!r}"
-            )
-        _positive("action", name, "splay", splay)
+        if interval and not _SHORTEST <= interval <= _LONGEST:
+            raise TypeError(f"@action on {name}: an interval is {_SHORTEST} seconds to 10 years, not {interval:g} seconds")
+        if cron is not None:
+            _check_cron(name, cron, interval)
+        if splay is not None:
+            numeric = isinstance(splay, (int, float)) and not isinstance(splay, bool)
+            if not numeric or not 0 <= splay <= _LONGEST:
+                raise TypeError(f"@action on {name}: splay is a number of seconds, 0 or more, not {splay!r}")
         return Mark(action=Action(interval or None, cron, splay))
 
     return _decorate("action", fn, check)
@@ -201,6 +232,41 @@ def pam(*, user: str, service: str | None = None) -> _Decorator:
 def user(*, name: str, service: str | None = None) -> _Decorator:
     """Do as ``pam(user=name)``."""
     return _login("user", "name", name, service)
+
+
+def version(number: str, *, of: str | None = None, default: bool = False) -> Callable[[_C], _C]:
+    """Expose a class as one of several versions of a remote class, beside the others.
+
+    Args:
+        number: what callers ask for, like ``"2"`` or ``"2.1"``: letters, digits, ``_``, with dots between them.
+        of: the remote class as callers name it; by default this class's own name.
+        default: whether callers that ask for no version get this one.
+    """
+
+    def put(cls: _C, /) -> _C:
+        if not isinstance(cls, type):
+            raise TypeError(f"@version on {_name(cls)}: goes on a class, not on a {type(cls).__name__}")
+        name = cls.__qualname__
+        if not isinstance(number, str) or not _NUMBER.fullmatch(number):
+            raise TypeError(f'@version on {name}: the version is text like "2" or "2.1", not {number!r}')
+        if of is not None and (not isinstance(of, str) or not of.isidentifier() or of.startswith("_")):
+            raise TypeError(f"@version on {name}: of is the name of a remote class, not {of!r}")
+        if not isinstance(default, bool):
+            raise TypeError(f"@version on {name}: default is True or False, not {default!r}")
+        if version_of(cls) is not None:
+            raise TypeError(f"@version on {name}: it has one already")
+        setattr(cls, _VERSION, Version(number, cls.__name__ if of is None else of, default))
+        return cls
+
+    if isinstance(number, type):
+        raise TypeError(f'@version on {number.__qualname__}: needs the version, like @version("2")')
+    return put
+
+
+def version_of(cls: type) -> Version | None:
+    """Return the mark of ``version`` on a class, or None. One on a class that it inherits from is not its own."""
+    found = vars(cls).get(_VERSION)
+    return found if isinstance(found, Version) else None
 
 
 def _login(decorator: str, argument: str, name: object, service: object) -> _Decorator:
@@ -248,6 +314,15 @@ def _is_secret(secret: object) -> bool:
     if isinstance(secret, str) or callable(secret):
         return True
     return isinstance(secret, (list, tuple)) and bool(secret) and all(isinstance(one, str) for one in secret)
+
+
+def _check_cron(name: str, cron: object, interval: float) -> None:
+    if interval or not isinstance(cron, str):
+        raise TypeError(f"@action on {name}: cron is a line of five fields, given without an interval, not {cron!r}")
+    try:
+        parse_crontab(cron)
+    except ValueError as wrong:
+        raise TypeError(f"@action on {name}: cron {cron!r} {wrong}") from None
 
 
 def _positive(decorator: str, name: str, argument: str, value: object) -> None:

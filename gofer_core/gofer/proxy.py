@@ -28,6 +28,8 @@ __all__ = ["Agent", "Double", "agent", "seam"]
 class Agent:
     """An agent at an address. Its attributes and items are the remote classes, and modules, of its plugins.
 
+    ``agent["Dog", "2"]`` is version 2 of a class of which the agent has several.
+
     Usable from many threads, and in a child after ``os.fork``. Agents with equal connectors share one connection.
     ``agent(wait=5)`` is a view of the same agent with other options. ``close``, or ``with``, is optional.
 
@@ -60,7 +62,7 @@ class Agent:
             raise AttributeError(f"remote names do not start with '_': {name!r}")
         return self[name]
 
-    def __getitem__(self, name: str) -> Stub:
+    def __getitem__(self, name: str | tuple[str, str]) -> Stub:
         double = seam.double
         return Stub(name, self.__invoke) if double is None else double.stub(name, self.__invoke, self.__line)
 
@@ -176,7 +178,7 @@ class _Line:
 class Double(Protocol):
     """Stands in for agents in tests: it answers what they would be sent. See :mod:`gofer.testing.mock`."""
 
-    def stub(self, name: str, invoke: Invoke, agent: object, /) -> Stub:
+    def stub(self, name: str | tuple[str, str], invoke: Invoke, agent: object, /) -> Stub:
         """Make the stub of a remote class; ``agent`` is the same object for all views of an agent."""
 
     def answer(self, agent: object, document: dict[str, Any], options: Options, /) -> Any:

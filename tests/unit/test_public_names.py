@@ -40,6 +40,7 @@ gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
 gofer.agent.forking: Greeting HELPER greeting read
 gofer.agent.helper: main
+gofer.agent.imports: Imports
 gofer.agent.links: Links
 gofer.agent.loading: Broken GROUP Source forget_module import_source locate one_line
 gofer.agent.lock: AgentLock AlreadyRunning
@@ -51,8 +52,9 @@ gofer.agent.queues: QueueModel
 gofer.agent.rmi: Context
 gofer.agent.signals: Signals
 gofer.aio: Agent
-gofer.decorators: Action DIRECT FORK Login Mark action direct fork initializer load mark_of once pam remote unload
-    user
+gofer.crontab: Crontab parse_crontab
+gofer.decorators: Action DIRECT FORK Login Mark Version action direct fork initializer load mark_of once pam remote
+    unload user version version_of
 gofer.duration: DURATIONS parse_duration
 gofer.entry_points: Installed listed load
 gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost DispatchError DocumentError

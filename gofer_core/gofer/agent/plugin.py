@@ -180,12 +180,15 @@ class Plugin:
 
     # -- its API --------------------------------------------------------------------------------------------------
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str | tuple[str, str]) -> Any:
         """Return a class or a function of the remote API by its name, to subclass, use, or add to another plugin's.
+
+        ``animals["Dog", "2"]`` is version 2 of a class.
 
         Raises:
             PluginError: there is none; the text names the plugin and what it has.
         """
+        name = name if isinstance(name, str) else "@".join(name)
         if self.module is None:
             raise PluginError(f"plugin {self.name!r} has no {name!r} to give: {self._why_not()}")
         found = self.api.get(name)

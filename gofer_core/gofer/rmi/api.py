@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
-from gofer.decorators import DIRECT, Mark, mark_of
+from gofer.decorators import DIRECT, Mark, mark_of, version_of
 from gofer.errors import MemberNotFound, NamespaceNotFound, PluginError
 from gofer.rmi import description
 
@@ -21,7 +21,7 @@ class Target:
 
     ``cls`` is None for a function of a module. ``member`` is what stands in the class (a function, staticmethod,
     classmethod) or the function; ``function`` is the plain function below it. ``plugin`` names the plugin whose API it
-    is in, ``namespace`` the class or module as callers write it.
+    is in, ``namespace`` the class or module as callers write it, ``Dog@2`` for version 2 of a class.
     """
 
     plugin: str
@@ -49,7 +49,8 @@ class API:
 
     Built and changed by the thread that loads; read by any thread. Only what carries the mark of ``@remote`` is in it,
     never a property nor a name that begins with ``_``. Methods are looked up in the class as Python does: inherited
-    ones are exposed as decorated there, and an override without a decorator hides the inherited one.
+    ones are exposed as decorated there, and an override without a decorator hides the inherited one. A class marked by
+    ``@version`` is exposed as ``Dog@2``, and if it is the default as ``Dog``, too; not by its own name.
 
     ``loads``, ``unloads`` and ``actions`` are the functions of the module so marked, in the order of their definition.
     """
@@ -80,7 +81,7 @@ class API:
         given = [*names, last]
         api = cls(given[0], given)
         strange = tuple(foreign)
-        api._take({}, {name: value for name, value in _members(module).items() if not _is_of(value, module, strange)})
+        api._take(api.plugin, [(name, value) for name, value in _members(module) if not _is_of(value, module, strange)])
         own = [
             (mark, value)
             for value in vars(module).values()
@@ -95,12 +96,14 @@ class API:
         """Return a remote member.
 
         Raises:
-            NamespaceNotFound: no such class or module.
+            NamespaceNotFound: no such class or module, or not in that version; the text names the versions there are.
             MemberNotFound: it has no such remote method or function; the error's argument is the name alone.
         """
         members = self._targets.get(classname)
         if members is None:
-            raise NamespaceNotFound(f'"{classname}" is not provided by plugin "{self.plugin}".')
+            versions = ", ".join(self.versions(classname.partition("@")[0]))
+            hint = f" Versions of it: {versions}." if versions else ""
+            raise NamespaceNotFound(f'"{classname}" is not provided by plugin "{self.plugin}".{hint}')
         target = members.get(method)
         if target is None:
             raise MemberNotFound(method)
@@ -110,6 +113,10 @@ class API:
         """Whether ``find`` would find it."""
         members = self._targets.get(classname)
         return members is not None and method in members
+
+    def versions(self, classname: str) -> list[str]:
+        """Return the versions that there are of a class, as callers ask for them."""
+        return sorted(name.partition("@")[2] for name in self.classes if name.startswith(f"{classname}@"))
 
     def __contains__(self, namespace: object) -> bool:
         return namespace in self._targets
@@ -150,18 +157,19 @@ class API:
             return
         aliases: Iterable[str] = ()
         if isinstance(other, API):
-            source, found, aliases = plugin or other.plugin, {**other.classes, **other.functions}, other.names
+            source, aliases = plugin or other.plugin, other.names
+            found = [*other.classes.items(), *other.functions.items()]
         elif isinstance(other, ModuleType):
-            source, found = plugin or other.__name__, _members(other)
+            source, found = plugin or other.__name__, list(_members(other))
         elif callable(other):
-            name = getattr(other, "__name__", "")
-            source, found = plugin or str(getattr(other, "__module__", "?")), {name: other}
+            source = plugin or str(getattr(other, "__module__", "?"))
+            found = [(name, other) for name in _names_of(getattr(other, "__name__", ""), other)]
         else:
             raise PluginError(f"plugin {self.plugin!r}: cannot take a {type(other).__name__} into its API")
-        if not any(True for name, value in found.items() for _ in _targets_of(source, name, value)):
+        if not any(True for name, value in found for _ in _targets_of(source, name, value)):
             shown = getattr(other, "__name__", None) or source
             raise PluginError(f"plugin {self.plugin!r}: {shown!r} has nothing that is marked @remote")
-        self._take(dict.fromkeys(found, source), found, aliases)
+        self._take(source, found, aliases)
 
     def describe(self) -> dict[str, Any]:
         """Describe the API as plain JSON: classes and functions, with signatures, first docstring lines and marks.
@@ -182,19 +190,19 @@ class API:
             ],
         }
 
-    def _take(self, sources: Mapping[str, str], found: Mapping[str, Any], aliases: Iterable[str] = ()) -> None:
-        """Add checked members; all or nothing. ``sources`` names the plugin that each comes from."""
+    def _take(self, source: str, found: Iterable[tuple[str, Any]], aliases: Iterable[str] = ()) -> None:
+        """Add checked members by their names; all or nothing. ``source`` names the plugin that they come from."""
         classes, functions = dict(self.classes), dict(self.functions)
         table = {name: dict(members) for name, members in self._targets.items()}
-        for name, value in found.items():
-            source = sources.get(name, self.plugin)
+        for name, value in found:
             targets = list(_targets_of(self.plugin, name, value))
             if not targets:
                 continue
             taken = classes.get(name, functions.get(name))
             if taken is not None and taken is not value:
                 raise PluginError(
-                    f"name clash: {name!r} of plugin {source!r} and {name!r} of plugin {self.plugin!r} are not the same"
+                    f"name clash: {name!r} of plugin {source!r} ({_home(value)}) and {name!r} of plugin "
+                    f"{self.plugin!r} ({_home(taken)}) are not the same"
                 )
             (classes if isinstance(value, type) else functions)[name] = value
             spaces = (name,) if isinstance(value, type) else dict.fromkeys((*self.names, *aliases))
@@ -209,13 +217,24 @@ class API:
         self.classes, self.functions, self._targets = classes, functions, table
 
 
-def _members(module: ModuleType) -> dict[str, Any]:
-    """Return the classes and functions of a module that may be exposed."""
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if not name.startswith("_") and (isinstance(value, type) or mark_of(value) is not None)
-    }
+def _members(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """Iterate over the classes and functions of a module that may be exposed, by the names they are exposed by."""
+    for key, value in vars(module).items():
+        if not key.startswith("_") and (isinstance(value, type) or mark_of(value) is not None):
+            for name in _names_of(key, value):
+                yield name, value
+
+
+def _names_of(name: str, value: Any) -> tuple[str, ...]:
+    """Return the names by which something is exposed that the module has by this one."""
+    version = version_of(value) if isinstance(value, type) else None
+    if version is None:
+        return (name,)
+    return (version.namespace, version.of) if version.default else (version.namespace,)
+
+
+def _home(value: Any) -> str:
+    return f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', '?')}"
 
 
 def _is_of(value: Any, module: ModuleType, others: Iterable[str]) -> bool:

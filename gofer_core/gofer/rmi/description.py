@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from gofer.decorators import version_of
+
 if TYPE_CHECKING:
     from gofer.rmi.api import Target
 
@@ -13,9 +15,11 @@ __all__ = ["of_class", "of_target"]
 
 
 def of_class(name: str, cls: type, targets: Iterable[Target]) -> dict[str, Any]:
-    """Describe a class and its remote methods."""
+    """Describe a class and its remote methods. ``version`` is None for one that has none."""
+    version = version_of(cls)
     return {
         "name": name,
+        "version": None if version is None else version.number,
         "doc": _first_line(cls),
         "constructor": _signature(cls, skip=False),
         "methods": [of_target(target) for target in targets],

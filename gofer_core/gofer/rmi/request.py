@@ -141,7 +141,8 @@ class Received:
     def target(self) -> str:
         """``Class.method`` as it may stand in a log line, whatever was sent."""
         name = f"{self.classname}.{self.method}"
-        return name if name.isascii() and name.replace(".", "").isidentifier() and len(name) <= 200 else shown(name)
+        words = name.replace(".", "").replace("@", "")
+        return name if words.isascii() and words.isidentifier() and len(name) <= 200 else shown(name)
 
     @property
     def durable(self) -> bool:

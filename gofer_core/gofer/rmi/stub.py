@@ -27,8 +27,9 @@ class Stub:
     Later arguments replace earlier ones. Threads that want different ones make their own stubs.
     """
 
-    def __init__(self, name: str, invoke: Invoke) -> None:
-        self.__name = _named(name)
+    def __init__(self, name: str | tuple[str, str], invoke: Invoke) -> None:
+        """Stand for the class of this name; ``("Dog", "2")``: for a version of it."""
+        self.__name = "@".join(map(_named, name)) if isinstance(name, tuple) and len(name) == 2 else _named(name)
         self.__invoke = invoke
         self.__cntr: list[Any] | None = None
 

@@ -61,6 +61,7 @@ def uninstall() -> None:
 def register(**items: Any) -> None:
     """Name what answers, in place of what was registered under a name before.
 
+    ``register(**{"Dog@2": DogV2})`` is what answers ``agent["Dog", "2"]``.
     A class is constructed once for each agent and constructor's arguments, and each agent has a history of its own. An
     instance or a module is shared by all agents, and so is its history.
 
@@ -137,7 +138,7 @@ class _MockMethod(Method):
 class _MockStub(Stub):
     """A mocked class, instance or module: used like a remote one."""
 
-    def __init__(self, name: str, invoke: Invoke, mocks: _Mocks, agent: object) -> None:
+    def __init__(self, name: str | tuple[str, str], invoke: Invoke, mocks: _Mocks, agent: object) -> None:
         super().__init__(name, invoke)
         self._mocks = mocks
         self._agent = agent
@@ -159,7 +160,7 @@ class _Mocks:
         with self._lock:
             self._items.update((name, _Registered(item)) for name, item in items.items())
 
-    def stub(self, name: str, invoke: Invoke, agent: object) -> Stub:
+    def stub(self, name: str | tuple[str, str], invoke: Invoke, agent: object) -> Stub:
         return _MockStub(name, invoke, self, agent)
 
     def record(self, agent: object, classname: str, method: str) -> _Record:

@@ -59,7 +59,12 @@ _UNANSWERED: _Meanings = (
     help="The agent's address: queue or exchange/queue.",
 )
 @click.option(
-    "-t", "--target", type=target, required=True, metavar="NAME.NAME", help="Class.method or module.function."
+    "-t",
+    "--target",
+    type=target,
+    required=True,
+    metavar="NAME.NAME",
+    help="Class.method, Class@version.method or module.function.",
 )
 @click.option(
     "-w",
