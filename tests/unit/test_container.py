@@ -90,20 +90,6 @@ class TestLoading:
         assert "cat_module" not in sys.modules
         assert "cow_module" not in sys.modules
 
-    def test_one_that_takes_its_time_to_load_is_named_meanwhile(
-        self, kennel: Kennel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("gofer.agent.container._LONG", 0.05)
-        kennel.plugin("quick", DOG)
-        slow = kennel.plugin("slow", "import time\ntime.sleep(0.5)\n")
-
-        kennel.start()
-
-        warned = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
-        assert warned == [
-            f"{slow}: [main] plugin: importing and loading it has taken 0.05 s so far; the plugins behind it wait"
-        ]
-
     @pytest.mark.parametrize(
         ("code", "says"),
         [

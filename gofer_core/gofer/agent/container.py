@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from time import monotonic
 
 import pluggy
@@ -13,12 +14,14 @@ import pluggy
 from gofer import hooks as specifications
 from gofer.agent.assembly import Refused, add_extension, ask_extensions, blamed, import_plugin
 from gofer.agent.attachment import Attachment
+from gofer.agent.choosing import chosen, usable
 from gofer.agent.config import AgentConfig, Descriptor, Problem
 from gofer.agent.core_hooks import CoreHooks
+from gofer.agent.imports import Imports
 from gofer.agent.links import Links
 from gofer.agent.loading import forget_module
 from gofer.agent.plugin import Plugin, State
-from gofer.errors import PluginError
+from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
 from gofer.rmi.book import Book
@@ -33,8 +36,6 @@ from gofer.root import Root
 __all__ = ["PluginContainer"]
 
 log = logging.getLogger(__name__)
-
-_LONG = 5.0  # seconds that a plugin's import and @load may take without a word in the log
 
 
 class PluginContainer:
@@ -63,6 +64,7 @@ class PluginContainer:
         self._changes = threading.RLock()  # held while plugins are loaded and unloaded, also by their own code
         self._attaching = threading.Lock()  # guards the attachments, for a moment only
         self._pending: dict[str, Descriptor] = {}
+        self.imports = Imports()
         self._attachments: dict[str, Attachment] = {}
         self._stopping = threading.Event()
 
@@ -76,21 +78,45 @@ class PluginContainer:
             if not any(plugin.state is State.RUNNING for plugin in self.plugins.values()):
                 log.warning("no plugin runs; descriptors are read from %s", self.root.descriptors)
 
-    def load(self, descriptor: Descriptor) -> Plugin:
+    def load(self, what: Descriptor | str | Path) -> Plugin:
         """Load one plugin.
 
+        Args:
+            what: its descriptor, or the path of that; a relative one is under the root's descriptors.
+
         Raises:
-            PluginError: one of that name is loaded already, or it failed (and is quarantined).
+            ConfigError: the descriptor cannot be used; one line for each reason.
+            PluginError: one of that name is loaded already, it is not enabled, or it failed (and is quarantined).
         """
         with self._changes:
+            descriptor = what if isinstance(what, Descriptor) else usable(self.root, what)
             known = self.plugins.get(descriptor.name)
             if known is not None and known.state in (State.LOADING, State.RUNNING):
-                raise PluginError(f"plugin {descriptor.name!r} is loaded already")
+                raise PluginError(f"plugin {descriptor.name!r} is loaded already, from {known.descriptor.file}")
             self._load([descriptor])
             plugin = self.plugins[descriptor.name]
             if plugin.error is not None:
                 raise PluginError(plugin.error)
             return plugin
+
+    def reload(self, which: str | Path) -> Plugin:
+        """Load a plugin again: its descriptor and its code as they are now.
+
+        Args:
+            which: its name, or the path of its descriptor.
+
+        Raises:
+            ConfigError: the descriptor cannot be used; nothing has changed.
+            PluginError: there is no such plugin, or it is not enabled (nothing has changed), or it failed.
+        """
+        with self._changes:
+            known = chosen(self.root, self.plugins.values(), which)
+            descriptor = usable(self.root, known.descriptor.file)
+            if descriptor.name != known.name:
+                text = f"its name is {descriptor.name!r} now; unload plugin {known.name!r}, and load it"
+                raise ConfigError(str(Problem("error", str(descriptor.file), "main", "name", text)))
+            self.unload(known.name)
+            return self.load(descriptor)
 
     def find(self, name: str) -> Plugin:
         """Return a plugin by its name or its module's; one whose descriptor is still to come is loaded first.
@@ -106,25 +132,35 @@ class PluginContainer:
 
     def look_up(self, name: str) -> Plugin | None:
         """Do what ``find`` does where no plugin's hook says otherwise; None: there is none."""
-        if any(name in (one.name, one.plugin) for one in list(self._pending.values())):
-            with self._changes:
-                for descriptor in list(self._pending.values()):
-                    if name in (descriptor.name, descriptor.plugin):
-                        self._begin(self._pending.pop(descriptor.name))
+        for descriptor in list(self._pending.values()):
+            if name in (descriptor.name, descriptor.plugin):
+                self._begin(descriptor.name)
         plugin = self.plugins.get(name)
+        if plugin is None:
+            plugin = next((one for one in list(self.plugins.values()) if one.has_name(name)), None)
         if plugin is not None:
-            return plugin
-        return next((one for one in list(self.plugins.values()) if one.has_name(name)), None)
+            self.imports.wait(plugin)
+        return plugin
 
     def _load(self, descriptors: list[Descriptor]) -> None:
         """Load several, in three rounds: each one's code, then what they add to each other, then their queues."""
         names = [descriptor.name for descriptor in descriptors]
         self._pending = {descriptor.name: descriptor for descriptor in descriptors}
+        loaded = []
         for name in names:
-            if name in self._pending and not self._stopping.is_set():  # else another has asked for it meanwhile
-                self._begin(self._pending.pop(name))
+            if self._stopping.is_set():
+                break
+            self._begin(name)
+            plugin = self.plugins[name]
+            if self.imports.settle(plugin):
+                loaded.append(plugin)
+            else:
+                log.warning("%s", _late(plugin, self.imports.patience))
         self._pending = {}
-        loaded = [self.plugins[name] for name in names if name in self.plugins]
+        self._finish(loaded)
+
+    def _finish(self, loaded: list[Plugin]) -> None:
+        """Do what is left to do for plugins whose code is there."""
         extended: set[str] = set()
         for plugin in loaded:
             self._extend(plugin, extended)
@@ -135,12 +171,40 @@ class PluginContainer:
             if plugin.state is State.LOADING and not self._stopping.is_set():
                 self._guarded(plugin, self._run)
 
-    def _begin(self, descriptor: Descriptor) -> None:
-        plugin = self.plugins[descriptor.name] = Plugin(self, descriptor)
-        if descriptor.enabled:
-            late = self.clock.call_after(_LONG, lambda: _complain_of(plugin))
-            self._guarded(plugin, lambda plugin: import_plugin(self.root, self.hooks, plugin))
-            late.cancel()
+    def _begin(self, name: str) -> None:
+        """Have one that is pending imported, unless another plugin has asked for it meanwhile."""
+
+        def take() -> Plugin | None:
+            descriptor = self._pending.pop(name, None)
+            if descriptor is None:
+                return None
+            plugin = self.plugins[name] = Plugin(self, descriptor)
+            return plugin if descriptor.enabled else None
+
+        def work(plugin: Plugin) -> None:
+            try:
+                import_plugin(self.root, self.hooks, plugin)
+            except Refused as error:
+                refused.append(error)
+
+        def then(plugin: Plugin, late: bool) -> None:
+            if late:
+                with self._changes:
+                    self._finish_late(plugin, refused)
+            elif refused:
+                self._quarantine(refused[0])
+
+        refused: list[Refused] = []
+        self.imports.begin(take, work, then)
+
+    def _finish_late(self, plugin: Plugin, refused: Sequence[Refused]) -> None:
+        wanted = self.plugins.get(plugin.name) is plugin and plugin.state is State.LOADING
+        if not wanted or self._stopping.is_set():  # unloaded, or another made of it, meanwhile
+            self._end(plugin, State.STOPPED)
+        elif refused:
+            self._quarantine(refused[0])
+        else:
+            self._finish([plugin])
 
     def _extended_by(self, plugin: Plugin) -> Plugin:
         with blamed(plugin, "main", "extends"):
@@ -153,6 +217,8 @@ class PluginContainer:
         """Add what hooks and other plugins' ``extends`` give a plugin, after those have got all of their own."""
         if plugin.name in done or plugin.state not in (State.LOADING, State.RUNNING):
             return
+        if not self.imports.settled(plugin):
+            return  # it is late, and will ask for them itself
         done.add(plugin.name)
         given: list[object] = []
         self._guarded(plugin, lambda plugin: given.extend(ask_extensions(self.hooks, plugin)))
@@ -185,21 +251,20 @@ class PluginContainer:
 
     # -- unloading ------------------------------------------------------------------------------------------------
 
-    def unload(self, name: str) -> None:
+    def unload(self, which: str | Path) -> None:
         """Unload one plugin: its running calls end first (within the shutdown timeout), what waits goes back.
 
+        Args:
+            which: its name, or the path of its descriptor.
+
         Raises:
-            PluginError: there is none of that name.
+            PluginError: there is no such plugin.
         """
         with self._changes:
-            plugin = self.plugins.get(name)
-            if plugin is None:
-                raise PluginError(
-                    f"there is no plugin {name!r}; there are: {', '.join(sorted(self.plugins)) or 'none'}"
-                )
+            plugin = chosen(self.root, self.plugins.values(), which)
             self._end(plugin, State.STOPPED, timeout=self.config.main.shutdown_timeout)
-            del self.plugins[name]
-            log.info("plugin %s: unloaded", name)
+            del self.plugins[plugin.name]
+            log.info("plugin %s: unloaded", plugin.name)
 
     def update(self, descriptors: Iterable[Descriptor], kept: Collection[str] = ()) -> None:
         """Follow the descriptors as they are now: unload what is gone, load what is new, do both for what has changed.
@@ -226,6 +291,7 @@ class PluginContainer:
         """
         deadline = monotonic() + timeout
         self._stopping.set()
+        self.imports.stop()
         ending = self._release(deadline)
         # Whoever loads or unloads at the moment goes first, unless a plugin's code holds it up for too long.
         held = self._changes.acquire(timeout=max(0.0, deadline - monotonic()))
@@ -275,7 +341,7 @@ class PluginContainer:
                 log.exception("plugin %s: its @unload or a gofer_unload hook failed", plugin.name)
         module = None if plugin.source is None else sys.modules.get(plugin.source.module)
         plugin.dismiss(error, trace)
-        others = [one for one in self.plugins.values() if one is not plugin]
+        others = [one for one in list(self.plugins.values()) if one is not plugin]
         for other in others:
             other.withdraw(plugin)
         if module is not None and not any(one.module is module for one in others):
@@ -335,6 +401,6 @@ def _in_background(attachment: Attachment, deadline: float) -> threading.Thread:
     return thread
 
 
-def _complain_of(plugin: Plugin) -> None:
-    text = f"importing and loading it has taken {_LONG:g} s so far; the plugins behind it wait"
-    log.warning("%s", Problem("warning", str(plugin.descriptor.file), "main", "plugin", text))
+def _late(plugin: Plugin, patience: float) -> Problem:
+    text = f"importing and loading it has taken {patience:g} s so far; the others go on without it"
+    return Problem("warning", str(plugin.descriptor.file), "main", "plugin", text)

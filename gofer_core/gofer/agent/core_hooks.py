@@ -39,8 +39,10 @@ class CoreHooks:
         """Give a plugin the API of those whose descriptors say ``extends``."""
         return [
             one
-            for one in self._container.plugins.values()
-            if one.descriptor.extends == plugin.name and one.state in (State.LOADING, State.RUNNING)
+            for one in list(self._container.plugins.values())
+            if one.descriptor.extends == plugin.name
+            and one.state in (State.LOADING, State.RUNNING)
+            and self._container.imports.settled(one)  # else it gives what it has when it comes
         ]
 
     @hookimpl(trylast=True)

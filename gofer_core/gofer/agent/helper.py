@@ -106,8 +106,8 @@ class _Container(PluginContainer):
         """
         return self._import(self._pending.pop(name))
 
-    def _begin(self, descriptor: Descriptor) -> None:
-        self._guarded(self._made(descriptor), self._fill)
+    def _begin(self, name: str) -> None:
+        self._guarded(self._made(self._pending.pop(name)), self._fill)
 
     def _import(self, descriptor: Descriptor) -> Plugin:
         plugin = self._made(descriptor)
