@@ -63,7 +63,7 @@ def marked(*decorators: Callable[[Any], Any]) -> Mark:
         (action, Mark(action=Action())),
         (action(minutes=1, seconds=30), Mark(action=Action(90.0))),
         (action(weeks=1, splay=60), Mark(action=Action(604800.0, None, 60))),
-        (action(cron="0 4 * * *"), Mark(action=Action(None, "0 4 * * *"))),
+        (action(cron="0 4 * * *", splay=0), Mark(action=Action(None, "0 4 * * *", 0))),
     ],
 )
 def test_each_leaves_its_mark(decorator: Callable[[Any], Any], mark: Mark) -> None:
@@ -128,7 +128,11 @@ def test_a_function_that_was_not_decorated_has_no_part_in_its_neighbours_mark() 
         (lambda f: action(hours=1)(action(days=1)(f)), "action is given twice"),
         (action(seconds=-1), "seconds is a number, 0 or more, not -1"),
         (action(minutes="5"), "minutes is a number, 0 or more, not '5'"),  # type: ignore[arg-type]  # as above
-        (action(cron="often"), "cron is a line of five fields"),
+        (action(cron="often"), "cron 'often' has not five fields"),
+        (action(cron="0 25 * * *"), "cron '0 25 * * *' hour is '25': '25' is not in 0-23"),
+        (action(cron=5), "cron is a line of five fields"),  # type: ignore[call-overload]  # as above
+        (action(seconds=0.001), "an interval is 0.01 seconds to 10 years, not 0.001 seconds"),
+        (action(hours=1, splay=-1), "splay is a number of seconds, 0 or more, not -1"),
         (action(cron="* * * * *", hours=1), "given without an interval"),
         (pam(user=""), "user is a user's name, not ''"),
         (user(name="root", service=""), "service is the name of a PAM service, not ''"),
