@@ -260,6 +260,7 @@ def test_what_is_not_rightly_signed_is_rejected(signed: Served, make: Callable[[
     assert (rejected["code"], rejected["sn"]) == ("security.authentication", asked["sn"])
     assert rejected["description"] == "SECURITY: message authentication failed"
     assert rejected["data"] is None
+    assert signed.counted == {"rejected": 1}
     assert kennel.ran() == []
 
 

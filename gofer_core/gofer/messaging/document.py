@@ -83,6 +83,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     again: bool = False
     timeout: float | None = None
 
+    def __repr__(self) -> str:
+        # Neither the secret nor the password: this may get into a log.
+        return f"<Request {shown(self.sn)}: {shown(self.request.classname)}.{shown(self.request.method)}>"
+
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """How a call ended: ``retval``, or an exception in the other fields (then ``exval`` is its remote trace)."""

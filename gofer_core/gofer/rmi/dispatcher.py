@@ -158,8 +158,8 @@ def _check_secret(target: Target, given: Any) -> None:
     if callable(wanted):
         try:
             wanted = wanted()
-        except Exception as failed:  # noqa: BLE001 - told, and nobody is let in
-            # The text of what it raised may hold the secret.
+        except BaseException as failed:  # noqa: BLE001 - told, and nobody is let in; SystemExit is no exception to that
+            # The text of what it raised, and the line that raised it, may hold the secret.
             log.error("%s(): the secret cannot be had: it raised %s", target.name, type(failed).__name__)
             raise NotAuthorized(f"{target.name}(): the agent cannot tell whether the secret is right") from None
     candidates = [wanted] if isinstance(wanted, str) else wanted
