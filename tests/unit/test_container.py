@@ -8,50 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from gofer.agent import PluginContainer
-from gofer.agent.config import AgentConfig, read_descriptors
+from gofer.agent.config import read_descriptors
 from gofer.agent.plugin import Plugin, State
 from gofer.errors import PluginError
 from gofer.root import Root
+from support.containers import DOG, Kennel
 from support.plugins import describe, install
-
-DOG = """
-    from gofer.decorators import remote
-
-    class Dog:
-        @remote
-        def bark(self):
-            return "woof"
-
-    @remote
-    def whistle():
-        return "fweet"
-"""
-
-
-class Kennel:
-    """A container under a private root, with plugins that are installed as they are described."""
-
-    def __init__(self, root: Path, site: Path) -> None:
-        self.root = root
-        self.site = site
-        self.container = PluginContainer(Root(root), AgentConfig())
-
-    def plugin(self, name: str, code: str, main: str = "enabled=1", more: str = "") -> Path:
-        install(self.site, name, code)
-        return describe(self.root, name, f"[main]\n{main}\n{more}")
-
-    def start(self) -> PluginContainer:
-        descriptors, problems = read_descriptors(Root(self.root))
-        assert not [problem for problem in problems if problem.severity == "error"]
-        self.container.start(descriptors)
-        return self.container
-
-    def update(self) -> None:
-        self.container.update(read_descriptors(Root(self.root))[0])
-
-    def __getitem__(self, name: str) -> Plugin:
-        return self.container.plugins[name]
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks im
 gofer.agent.attachment: Attachment
 gofer.agent.builtin: admin_api help_text
 gofer.agent.check: check
+gofer.agent.choosing: chosen usable
 gofer.agent.config: AgentConfig Descriptor LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig
     Problem Settings distrust find_plugin_dirs read_agent read_descriptor read_descriptors read_url_file stable_uuid
 gofer.agent.config.agent: AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig read_agent
@@ -165,6 +166,7 @@ gofer.tools.broker: broker
 gofer.tools.demo: demo
 gofer.tools.listing: describe list_entry_points listing_options show
 gofer.tools.main: main
+gofer.tools.new: new
 gofer.tools.output: complain harmless print_json print_table text_of
 gofer.tools.plugins: plugins
 gofer.tools.progress: Bar
