@@ -19,7 +19,10 @@ from gofer.tools.output import complain
 __all__ = ["main"]
 
 _COMMANDS = MappingProxyType(
-    {name: f"gofer.tools.{name}:{name}" for name in ("rmi", "broker", "demo", "plugins", "adapters", "authenticators")}
+    {
+        name: f"gofer.tools.{name}:{name}"
+        for name in ("rmi", "broker", "demo", "plugins", "adapters", "authenticators", "new")
+    }
 )
 
 #: What standard output fails with: its reader has gone away, or its file cannot take more.
