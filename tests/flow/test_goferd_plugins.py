@@ -247,6 +247,8 @@ class TestAdmin:
             class Demo:
                 @remote
                 def echo(self, thing: int) -> str: ...
+                @action(cron="30 4 * * *")
+                def tidy(self): ...
                 @remote
                 def both(self, a, b=2, c=3): ...
 
@@ -283,7 +285,8 @@ class TestAdmin:
             "    Functions:",
             "",
             "Actions:",
-            "  dog.sweep()",
+            "  dog.Demo.tidy() 30 4 * * *",
+            "  dog.sweep() 0:10:00",
         ]
 
     def test_describe_is_for_programs(self, farm: Farm) -> None:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.xdist_group("public-names")  # one process makes what t
 
 PUBLIC_NAMES = """
 gofer.agent: PluginContainer
+gofer.agent.actions: Actions Actor
 gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks import_code import_plugin
 gofer.agent.attachment: Attachment
 gofer.agent.builtin: admin_api help_text
@@ -51,6 +52,7 @@ gofer.agent.notify: notify
 gofer.agent.plugin: Plugin State
 gofer.agent.queues: QueueModel
 gofer.agent.rmi: Context
+gofer.agent.schedules: Cron Every Moment Once Schedule moment schedule_of
 gofer.agent.signals: Signals
 gofer.aio: Agent
 gofer.crontab: Crontab parse_crontab

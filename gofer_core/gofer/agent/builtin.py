@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.plugin import Plugin, State
-from gofer.decorators import remote
+from gofer.decorators import Action, remote
 from gofer.errors import NotAuthorized
-from gofer.rmi.api import API
+from gofer.rmi.api import API, Target
 from gofer.rmi.context import Context
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def help_text(container: PluginContainer) -> str:
         functions = plugin.api.functions
         lines += ["    Functions:", *(f"      {name}{_parameters(functions[name])}" for name in sorted(functions))]
     lines += ["", "Actions:"]
-    lines += [f"  {plugin.name}.{action.__name__}()" for plugin in plugins for action in plugin.api.actions]
+    lines += [f"  {_action(plugin, one)}" for plugin in plugins for one in plugin.api.actions]
     return "\n".join(lines)
 
 
@@ -96,6 +97,13 @@ def _describe(plugin: Plugin) -> dict[str, Any]:
 def _running(container: PluginContainer) -> list[Plugin]:
     plugins = list(container.plugins.values())
     return sorted((plugin for plugin in plugins if plugin.state is State.RUNNING), key=lambda plugin: plugin.name)
+
+
+def _action(plugin: Plugin, target: Target) -> str:
+    mark = target.mark.action or Action()
+    name = target.name if target.cls is None else f"{plugin.name}.{target.name}"
+    when = "once" if mark.interval is None else str(timedelta(seconds=mark.interval))
+    return f"{name}() {when if mark.cron is None else mark.cron}"
 
 
 def _parameters(function: Callable[..., Any]) -> str:

@@ -233,6 +233,8 @@ class PluginContainer:
         if plugin.wants_queue if plugin.wants_queue is not None else plugin.url is not None:
             with blamed(plugin, "messaging", "url"):
                 self.attach(plugin)
+        with blamed(plugin, "main", "plugin", "its actions cannot be started"):
+            plugin.actions.start()
         log.info("plugin %s: loaded from %s, %s", plugin.name, plugin.source, self._where(plugin))
 
     def _guarded(self, plugin: Plugin, step: Callable[[Plugin], object]) -> None:
@@ -328,6 +330,7 @@ class PluginContainer:
         with self._attaching:
             attachment = self._attachments.pop(plugin.name, None)
             was, plugin.state = plugin.state, state if plugin.state is not State.DISABLED else State.DISABLED
+        plugin.actions.stop()
         if attachment is not None:
             attachment.stop(deadline)
         if was is State.RUNNING:

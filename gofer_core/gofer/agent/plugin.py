@@ -9,6 +9,7 @@ from contextvars import ContextVar, Token
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from gofer.agent.actions import Actions
 from gofer.agent.config import Descriptor, Settings, stable_uuid
 from gofer.agent.forking import HELPER, greeting
 from gofer.errors import PluginError
@@ -65,6 +66,8 @@ class Plugin:
         self.workers = Workers(descriptor.name, descriptor.threads)
         self.loop = Loop(descriptor.name)
         self.forks = Forks(descriptor.name, HELPER, lambda: greeting(self))
+        #: What it does by itself.
+        self.actions = Actions(self, container.clock)
         self._foreign: tuple[str, ...] = ()
         self.counters = Counters()
         self._url = descriptor.url

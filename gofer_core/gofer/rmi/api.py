@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
-from gofer.decorators import DIRECT, Mark, mark_of, version_of
+from gofer.decorators import DIRECT, FORK, Mark, mark_of, version_of
 from gofer.errors import MemberNotFound, NamespaceNotFound, PluginError
 from gofer.rmi import description
 
@@ -52,7 +52,8 @@ class API:
     ones are exposed as decorated there, and an override without a decorator hides the inherited one. A class marked by
     ``@version`` is exposed as ``Dog@2``, and if it is the default as ``Dog``, too; not by its own name.
 
-    ``loads``, ``unloads`` and ``actions`` are the functions of the module so marked, in the order of their definition.
+    ``loads`` and ``unloads`` are the functions of the module so marked, in the order of their definition; ``actions``
+    are those of the module and its package, and the methods so marked of the classes that are defined there.
     """
 
     def __init__(self, plugin: str, names: Iterable[str] = ()) -> None:
@@ -63,7 +64,7 @@ class API:
         self.functions: Mapping[str, Callable[..., Any]] = {}
         self.loads: tuple[Callable[..., Any], ...] = ()
         self.unloads: tuple[Callable[..., Any], ...] = ()
-        self.actions: tuple[Callable[..., Any], ...] = ()
+        self.actions: tuple[Target, ...] = ()
         self._targets: Mapping[str, Mapping[str, Target]] = {}
 
     @classmethod
@@ -89,7 +90,7 @@ class API:
         ]
         api.loads = tuple(dict.fromkeys(value for mark, value in own if mark.load))
         api.unloads = tuple(dict.fromkeys(value for mark, value in own if mark.unload))
-        api.actions = tuple(dict.fromkeys(value for mark, value in own if mark.action))
+        api.actions = tuple(_actions_of(api.plugin, module))
         return api
 
     def find(self, classname: str, method: str) -> Target:
@@ -261,6 +262,30 @@ def _targets_of(plugin: str, name: str, value: Any) -> Iterator[Target]:
                 continue
             function = getattr(member, "__func__", member)
             yield Target(plugin, name, method, value, member, function, mark, _is_async(function))
+
+
+def _actions_of(plugin: str, module: ModuleType) -> Iterator[Target]:
+    """Iterate over the actions that a module, or a module of its package, defines.
+
+    Raises:
+        PluginError: one is to run in a process of its own.
+    """
+    seen: set[int] = set()
+    for name, value in vars(module).items():
+        if id(value) in seen or not f"{getattr(value, '__module__', '')}.".startswith(f"{module.__name__}."):
+            continue
+        seen.add(id(value))
+        space, cls = (value.__name__, value) if isinstance(value, type) else (plugin, None)
+        for method, member in [(name, value)] if cls is None else list(vars(cls).items()):
+            mark = None if isinstance(member, (property, type)) else mark_of(member)
+            if mark is None or mark.action is None:
+                continue
+            if mark.model == FORK and not mark.remote:
+                raise PluginError(
+                    f"@action on {space}.{method}: actions run in the agent's process; @fork is for calls"
+                )
+            function = getattr(member, "__func__", member)
+            yield Target(plugin, space, method, cls, member, function, mark, _is_async(function))
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
