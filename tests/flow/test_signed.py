@@ -7,124 +7,25 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gofer.errors import ConfigError, NotAuthorized, Rejected, RequestTimeout
 from gofer.messaging.auth import ValidationFailed, sign
-from gofer.messaging.connector import Connector
 from gofer.messaging.stamped import StampedAuthenticator
-from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
-from gofer_authenticator_hmac import HmacAuthenticator
-from gofer_authenticator_x509 import X509Authenticator
 from support.calls import Mailbox
 from support.localbroker import LocalBroker
-from support.pki import Authority
 from support.presence import until_it_answers
 from support.probe import PROBE, runs
+from support.signing import ALIAS, QUEUE, SCHEMES, Serving, hmac_scheme, serving
 from support.waiting import eventually
 
-QUEUE = "signed-probe"
-ALIAS = "signed-probe-too"
 SECRET = "s3cr3t-of-the-caller"
-
-WHO = """
-from gofer.agent.rmi import Context
-from gofer.decorators import remote
-from gofer.hooks import hookimpl
-
-
-class Who:
-    @remote
-    def am_i(self):
-        return Context.current().identity
-
-    @remote(secret=("first", "second"))
-    def knows(self):
-        return "in"
-
-
-@hookimpl
-def gofer_accept(request):
-    if request.identity == "banned":
-        raise PermissionError(f"not {request.identity}")
-"""
-
-
-class Scheme:
-    """How both sides sign, with a few callers by name. ``section`` is what the agent's descriptor says."""
-
-    def __init__(self, name: str, section: str, named: Callable[[str], StampedAuthenticator]) -> None:
-        self.name = name
-        self.section = section
-        self.named = named
-
-
-def hmac_scheme(folder: Path) -> Scheme:
-    keys = folder / "keys"
-    keys.touch(0o600)
-    names = ("agent", "ops", "guest", "banned")
-    keys.write_text("".join(f"{n} {base64.b64encode(n.encode().ljust(32, b'.')).decode()}\n" for n in names))
-
-    def named(name: str) -> StampedAuthenticator:
-        if name != "stranger":
-            return HmacAuthenticator(keys, key=name)
-        other = folder / "other"
-        other.touch(0o600)
-        other.write_text(f"ops {base64.b64encode(b'x' * 32).decode()}\n")
-        return HmacAuthenticator(other)
-
-    return Scheme("hmac", f"keys = {keys}\nkey = agent\n", named)
-
-
-def x509_scheme(folder: Path) -> Scheme:
-    authority, other = Authority(folder / "pki"), Authority(folder / "other")
-    holders = {name: authority.issue(name) for name in ("agent", "ops", "guest", "banned")}
-    stranger = other.issue("ops")
-
-    def named(name: str) -> StampedAuthenticator:
-        holder, its = (stranger, other) if name == "stranger" else (holders[name], authority)
-        return X509Authenticator(certificate=holder.certificate, key=holder.key, ca=its.ca)
-
-    mine = holders["agent"]
-    return Scheme("x509", f"certificate = {mine.certificate}\nkey = {mine.key}\nca = {authority.ca}\n", named)
-
-
-class Serving:
-    """A goferd that signs, at a local broker."""
-
-    def __init__(self, folder: Path, scheme: Scheme) -> None:
-        self.scheme = scheme
-        self.broker = LocalBroker(str(folder / "broker.sock"))
-        self.process = AgentProcess(folder / "root")
-        self.connector = Connector(URL.parse(self.broker.url), reconnect_max=1.0)
-
-    def agent(self, name: str | None = "ops", wait: float = 20, **options: Any) -> Agent:
-        signer = None if name is None else self.scheme.named(name)
-        return Agent(self.connector, QUEUE, wait=wait, authenticator=signer, **options)
-
-
-@contextmanager
-def serving(folder: Path, scheme: Scheme) -> Iterator[Serving]:
-    one = Serving(folder, scheme)
-    with one.broker, one.process as process:
-        process.plugin(
-            "probe",
-            PROBE + WHO,
-            f"[main]\nenabled = 1\nthreads = 4\nadmin = ops\n"
-            f"[messaging]\nurl = {one.broker.url}\nauthenticator = {scheme.name}\naudience = {ALIAS}\n"
-            f"[model]\nqueue = {QUEUE}\n[{scheme.name}]\n{scheme.section}",
-        )
-        process.start()
-        with one.agent() as agent:
-            until_it_answers(agent, process.tail())
-        yield one
 
 
 @pytest.mark.xdist_group("signed")
@@ -134,7 +35,7 @@ class TestSigned:
     @classmethod
     def served(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         folder = tmp_path_factory.mktemp(request.param)
-        scheme = {"hmac": hmac_scheme, "x509": x509_scheme}[request.param](folder)
+        scheme = SCHEMES[request.param](folder)
         with serving(folder, scheme) as one:
             yield one
 
