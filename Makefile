@@ -1,7 +1,7 @@
 # Each target installs what it needs into $(VENV), once, and may be repeated.
 #   PYTHON=python3.12      the Python to use (3.11 or newer; found by itself otherwise)
 #   VENV=/some/directory   another place for the virtual environment
-#   ARGS="-k links -x"     more arguments for pytest, gofer demo or the bench
+#   ARGS="-k links -x"     more arguments for pytest, gofer demo, the bench or the soak
 #   JOBS=4                 how many processes share the tests; 0: the one that pytest runs in
 
 PYTHON ?=
@@ -22,7 +22,7 @@ pytest := $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 pip := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check unit bench clean
+.PHONY: help demo test check unit bench soak clean
 .NOTPARALLEL:
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo "make check   ruff, mypy --strict, import-linter and the pinned public names"
 	@echo "make unit    the tests that need nothing but Python"
 	@echo "make bench   the speed of calls beside raw py-amqp, on a RabbitMQ of its own"
+	@echo "make soak    ten minutes of calls while goferd and RabbitMQ are killed at random"
 	@echo "make clean   remove what the others made"
 
 demo: $(INSTALLED)
@@ -44,6 +45,7 @@ check: $(TOOLS)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict
+	MYPYPATH=bench $(VENV)/bin/mypy --strict --package soak
 	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/python -m pytest -q tests/unit/test_public_names.py
 
@@ -53,6 +55,10 @@ unit: $(TOOLS)
 bench: $(TOOLS)
 	@scripts/need-rabbitmq
 	$(VENV)/bin/python bench/run.py $(ARGS)
+
+soak: $(TOOLS)
+	@scripts/need-rabbitmq
+	PYTHONPATH=bench $(VENV)/bin/python -m soak $(ARGS)
 
 clean:
 	[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)

@@ -1,0 +1,189 @@
+"""Run a soak, and judge it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from gofer.messaging.adapter.base import Adapter, QueueSpec
+from gofer.messaging.connector import Connector
+from gofer.messaging.pool import pool
+from gofer.proxy import Agent
+from gofer.testing.agents import AgentProcess
+from gofer.testing.rabbitmq import RabbitMQ
+
+from soak.chaos import Chaos
+from soak.crew import Crew
+from soak.evidence import Request, collect
+from soak.places import ONCE, PLAIN, THREADS, WAIT, Places, read_journals
+from soak.plan import Plan
+from soak.verdict import Line, judged, table
+
+_DRAIN = 60.0  # seconds after the callers' own
+
+
+def main() -> int:
+    """Run it, print the judgement, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long callers call (default: 10)")
+    parser.add_argument("--seed", type=int, default=1, help="what kills and calls are drawn from (default: 1)")
+    parser.add_argument("--kills", type=int, help="of goferd (default: 3 a minute)")
+    parser.add_argument("--restarts", type=int, help="of RabbitMQ (default: 3 in 10 minutes, and at least 1)")
+    parser.add_argument("--least", type=int, help="requests that there must be (default: 2000 a minute)")
+    parser.add_argument("--keep", action="store_true", help="leave logs and journals where they are")
+    options = parser.parse_args()
+    seconds = options.minutes * 60
+    kills = round(options.minutes * 3) if options.kills is None else options.kills
+    restarts = max(1, round(options.minutes * 0.3)) if options.restarts is None else options.restarts
+    least = round(options.minutes * 2000) if options.least is None else options.least
+    plan = Plan.of(options.seed, seconds, kills, restarts)
+    home = Path(tempfile.mkdtemp(prefix="gofer-soak-"))
+    print(f"{time.strftime('%H:%M:%S')} seed {options.seed}, files in {home}", file=sys.stderr)
+    broken = True
+    try:
+        lines, report = run(home, plan, options.seed, seconds, least)
+        broken = not all(line.kept for line in lines)
+        print(head(options.seed, options.minutes, plan))
+        print(report)
+        print("\n".join(written(line) for line in lines))
+        for line in lines:
+            for culprit in () if line.kept else line.culprits[:20]:
+                print(f"{line.promise}: {culprit.shown()}", file=sys.stderr)
+    finally:
+        if options.keep or broken:
+            print(f"kept: {home}", file=sys.stderr)
+        else:
+            shutil.rmtree(home)
+    return int(broken)
+
+
+def run(home: Path, plan: Plan, seed: int, seconds: float, least: int) -> tuple[list[Line], str]:
+    """Let it all happen; return the judgement, and the table."""
+    places = Places(home)
+    places.make()
+    with ExitStack() as stack:
+        broker = stack.enter_context(RabbitMQ(home / "rabbitmq"))
+        agent = stack.enter_context(AgentProcess(home / "agent"))
+        places.furnish(agent, broker.url())
+        crew = stack.enter_context(Crew(broker.url(), home, seed))
+        declare(broker.url())
+        agent.start()
+        until = time.time() + seconds
+        crew.start(until)
+        chaos = Chaos(plan, agent, broker, crew)
+        chaos.begin()
+        chaos.join()
+        crew.finish(until + WAIT + _DRAIN)
+        left = drained(broker, home)
+        crew.dismiss()
+        state = state_of(agent)
+        alive = answers(broker.url())
+    requests = collect(read_journals(places.journals), places.runs)
+    lines = [
+        Line(not chaos.failures, "all that was killed came up again", "; ".join(chaos.failures) or "it did"),
+        Line(not crew.failures, "all callers came to their end", "; ".join(crew.failures) or "they did"),
+        *judged(requests, len(chaos.kills), least),
+        Line(not left, "nothing is left in the queues and in the ledger", left or "nothing"),
+        Line(alive == "yes", "the agent answers at the end", alive),
+    ]
+    return lines, f"{table(requests)}\n\n{summary(requests)} {state}\n"
+
+
+def declare(url: str) -> None:
+    """Have the agent's queues be there before the first call."""
+    link = pool.acquire(Connector.of(url))
+    try:
+        for spec in map(QueueSpec, THREADS):
+            link.call(partial(_declare, spec))
+    finally:
+        pool.release(link)
+
+
+def _declare(spec: QueueSpec, adapter: Adapter, timeout: float) -> None:
+    adapter.declare_queue(spec, timeout)
+
+
+def drained(broker: RabbitMQ, home: Path) -> str:
+    """Wait until the broker and the ledger hold nothing more; return what they still do."""
+    found = ""
+
+    def empty() -> bool:
+        nonlocal found
+        queues = [line.split("\t") for line in broker.ctl("list_queues", "--silent", "name", "messages").splitlines()]
+        full = [f"{name}: {count}" for name, count in queues if count != "0" and name.startswith(PLAIN)]
+        opened = open_in(home / "agent/var/lib/gofer/ledger/ledger.db")
+        found = "; ".join([*full, *([f"{opened} open in the ledger"] if opened else [])])
+        return not found
+
+    eventually(empty, _DRAIN)
+    return found
+
+
+def eventually(ready: Callable[[], bool], timeout: float) -> None:
+    """Wait until something is so, for at most so many seconds."""
+    deadline = time.monotonic() + timeout
+    while not ready() and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+
+def open_in(ledger: Path) -> int:
+    """Count the requests in the ledger that have not ended."""
+    file = sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)
+    try:
+        return int(file.execute("SELECT count(*) FROM requests WHERE state < 2").fetchone()[0])
+    finally:
+        file.close()
+
+
+def answers(url: str) -> str:
+    """Say whether the agent answers: yes, or what came instead."""
+    try:
+        for queue in (PLAIN, ONCE):
+            with Agent(url, queue, wait=20) as agent:
+                agent.Admin().hello()
+    except Exception as error:  # noqa: BLE001 - told
+        return f"{type(error).__name__}: {error}"
+    return "yes"
+
+
+def state_of(agent: AgentProcess) -> str:
+    """Tell the size of the agent's process."""
+    folder = Path(f"/proc/{agent.pid}")
+    resident = int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    threads, files = len(list((folder / "task").iterdir())), len(list((folder / "fd").iterdir()))
+    return f"goferd at the end: {resident / 1e6:.1f} MB RSS, {threads} threads, {files} descriptors."
+
+
+def head(seed: int, minutes: float, plan: Plan) -> str:
+    """Say what was done, and with what."""
+    return (
+        f"Seed {seed}, {minutes:g} minutes, {len(plan.agent)} kills of goferd, {len(plan.broker)} restarts of RabbitMQ "
+        f"({', '.join(blow.how for blow in plan.broker)}); Python {platform.python_version()}, "
+        f"py-amqp {version('amqp')}, gofer-core {version('gofer-core')}, {os.cpu_count()} cores.\n"
+    )
+
+
+def summary(requests: dict[str, Request]) -> str:
+    """Tell how many runs the kills have cut off."""
+    cut = sum(len(one.begun) - len(one.ended) for one in requests.values())
+    return f"{sum(len(one.begun) for one in requests.values())} runs, of which kills have cut off {cut};"
+
+
+def written(line: Line) -> str:
+    """Write a promise and what became of it."""
+    return f"- {'kept' if line.kept else 'BROKEN'}: {line.promise} ({line.numbers})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
