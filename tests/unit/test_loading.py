@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from gofer.agent.config import Descriptor, Problem, read_descriptor
-from gofer.agent.loading import Broken, Source, forget_module, import_source, locate
+from gofer.agent.loading import Broken, Source, import_source, locate
+from gofer.agent.modules import forget
 from gofer.root import Root
 from support.plugins import describe, install
 
@@ -161,7 +162,7 @@ class TestImport:
         first = import_source(Source("shop"))
         (site / "shop/stock.py").write_text("amount = 20")
 
-        forget_module(first)
+        forget({"shop"}, "shop")
         second = import_source(Source("shop"))
 
         assert (first.amount, second.amount) == (1, 20)
@@ -170,7 +171,7 @@ class TestImport:
         import json
 
         assert import_source(Source("json")) is json
-        forget_module(json)
+        forget({"json"}, "json")
 
         assert sys.modules["json"] is json
 

@@ -48,6 +48,7 @@ gofer.agent.loading: Broken GROUP Source forget_module import_source locate one_
 gofer.agent.lock: AgentLock AlreadyRunning
 gofer.agent.logs: JournalFormatter JsonFormatter LineFormatter configure is_journal
 gofer.agent.main: main
+gofer.agent.modules: Aside drop family forget is_ours mark
 gofer.agent.notify: notify
 gofer.agent.plugin: Plugin State
 gofer.agent.queues: QueueModel

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from gofer.agent import modules
 from gofer.agent.config import Descriptor, Problem, distrust, find_plugin_dirs
 from gofer.entry_points import listed
 from gofer.errors import PluginError
@@ -27,8 +28,6 @@ __all__ = ["GROUP", "Broken", "Source", "forget_module", "import_source", "locat
 log = logging.getLogger(__name__)
 
 GROUP = "gofer.plugins"
-
-_OURS = "__gofer_source__"
 
 
 class Broken(PluginError):
@@ -50,6 +49,11 @@ class Source:
     file: Path | None = None
     distribution: str | None = None
     version: str | None = None
+
+    @property
+    def tops(self) -> frozenset[str]:
+        """The top-level names under which its code is."""
+        return modules.family(self.module, self.distribution)
 
     def __str__(self) -> str:
         if self.distribution is not None:
@@ -84,24 +88,20 @@ def import_source(source: Source) -> ModuleType:
     Raises:
         Broken: whatever its code raised, an end of the process included.
     """
-    fresh = source.module not in sys.modules
+    before = set(sys.modules)
     try:
         module = importlib.import_module(source.module) if source.file is None else _import_file(source)
     except BaseException as raised:
+        modules.drop(source.tops, before)
         raise Broken(*one_line(raised)) from raised
-    if fresh:
-        vars(module)[_OURS] = str(source)  # only what was imported for a plugin's sake is ever forgotten
+    modules.mark(source.tops, before, str(source))
     return module
 
 
 def forget_module(module: ModuleType) -> None:
     """Have the next import of a plugin's module, and of those in its package, read the code again."""
     name = module.__name__
-    if _OURS not in vars(module):
-        return
-    for known in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
-        del sys.modules[known]
-    importlib.invalidate_caches()
+    modules.forget({name.partition(".")[0]}, name)
 
 
 def one_line(raised: BaseException) -> tuple[str, str]:
@@ -165,13 +165,13 @@ def _module_name(stem: str) -> str:
     name = stem if stem.isidentifier() else "".join(c if c.isalnum() else "_" for c in stem)
     known = sys.modules.get(name)
     if known is not None:
-        return name if _OURS in vars(known) else f"{name}_plugin"
+        return name if modules.is_ours(known) else f"{name}_plugin"
     return f"{name}_plugin" if importlib.util.find_spec(name) is not None else name
 
 
 def _import_file(source: Source) -> ModuleType:
     known = sys.modules.get(source.module)
-    if known is not None and vars(known).get(_OURS) == str(source):
+    if known is not None and modules.is_ours(known, str(source)):
         return known
     spec = importlib.util.spec_from_file_location(source.module, source.file)
     if spec is None or spec.loader is None:  # only for a suffix that Python does not know
