@@ -256,7 +256,7 @@ def test_stop_does_not_wait_long_for_callers_that_are_gone(tmp_path: Path) -> No
         start = time.monotonic()
         assert serving.receiver.stop(30) == []
         assert time.monotonic() - start < 5
-        assert serving.counted["undeliverable"] == 2
+        assert "undeliverable" not in serving.counted  # they are sent again when this agent is back
         assert left_in_queue(serving) == []
 
 

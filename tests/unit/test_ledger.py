@@ -25,8 +25,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     ledger.stop()
 
 
-def record(key: str, body: bytes = b"{}", plugin: str = "dog") -> tuple[str, str, bytes, str | None, bytes]:
-    return key, plugin, body, None, b"0123456789abcdef"
+def record(key: str, body: bytes = b"{}", plugin: str = "dog") -> records.Record:
+    return records.Record(key, plugin, body, None, b"0123456789abcdef")
 
 
 def keys(ledger: Ledger, plugin: str = "dog") -> list[tuple[str, int, bytes | None]]:
@@ -49,9 +49,9 @@ def test_requests_come_back_in_their_order_with_what_became_of_them(ledger: Ledg
     ledger.post(records.take(record("other", plugin="cat")))
     ledger.post(records.note(record("k1")))
     ledger.post(records.note(record("k2")))
-    ledger.post(records.end("k2", b"done", sent=True))
-    ledger.post(records.end("k3", b"done", sent=True))
-    ledger.post(records.end("k4", b"unsent", sent=False))
+    ledger.post(records.end("k2", b"done"))
+    ledger.post(records.end("k3", b"done"))
+    ledger.post(records.keep(record("k4"), b"unsent", records.UNSENT))
     ledger.post(records.remove("k5"))
     ledger.stop()
 
@@ -60,14 +60,14 @@ def test_requests_come_back_in_their_order_with_what_became_of_them(ledger: Ledg
     assert found[:4] == [("k0", 0, None), ("k1", 1, None), ("k4", 0, b"unsent"), ("k6", 0, None)]
     assert [key for key, _, _ in found[3:]] == [f"k{n}" for n in range(6, 60)]
     assert keys(again, "cat") == [("other", 0, None)]
-    assert again.call(records.find("k2")) == (b"0123456789abcdef", b"done")  # its run was noted
+    assert again.call(records.find("k2")) == (b"0123456789abcdef", b"done", 1)  # its run was noted
     assert again.call(records.find("k3")) is None
     again.stop()
 
 
 def test_what_is_older_than_a_day_is_forgotten(ledger: Ledger) -> None:
     ledger.call(records.note(record("old")))
-    ledger.call(records.end("old", b"done", sent=True))
+    ledger.call(records.end("old", b"done"))
     ledger.call(records.take(record("open")))
     ledger.call(records.bury("dog", "never"))
     ledger.call(lambda file: file.execute("UPDATE requests SET ended = ended - 86401, arrived = arrived - 86401"))
@@ -88,7 +88,7 @@ def test_a_killed_process_has_on_disk_what_it_was_told_is_there(tmp_path: Path) 
         ledger = Ledger(Path(sys.argv[1]), lambda: None)
         for n in range(1000):
             done = lambda _, failed, n=n: os.write(1, b"%d\\n" % n)
-            ledger.post(records.take((f"k{n}", "dog", b"{}", None, b"")), done)
+            ledger.post(records.take(records.Record(f"k{n}", "dog", b"{}", None, b"")), done)
         import time; time.sleep(30)
     """)
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as child:
@@ -133,7 +133,7 @@ def test_a_locked_file_fails_what_is_asked_and_is_tried_again(ledger: Ledger, ca
         with pytest.raises(Unavailable, match="locked"):
             ledger.call(records.take(record("b")))
     assert time.monotonic() - start < 5  # not each one waits
-    ledger.post(records.end("a", b"", sent=True), kept=True)
+    ledger.post(records.end("a", b""), kept=True)
     assert caplog.text.count("cannot be used") == 1
     other.execute("ROLLBACK")
     other.close()
@@ -170,7 +170,7 @@ def test_a_read_only_file_is_said_to_be_so(tmp_path: Path) -> None:
             os.setuid(65534)  # to root nothing is read-only
         ledger = Ledger(Path("."), lambda: None)
         try:
-            ledger.call(records.take(("b", "dog", b"", None, b"")))
+            ledger.call(records.take(records.Record("b", "dog", b"", None, b"")))
         except Unavailable as failed:
             print(failed)
         ledger.stop()

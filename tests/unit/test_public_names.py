@@ -114,7 +114,7 @@ gofer.rmi.context: Context
 gofer.rmi.conversation: Conversation
 gofer.rmi.counters: Counters
 gofer.rmi.criteria: InvalidOperator OPERATORS check matches
-gofer.rmi.custody: Custody HeldByBroker
+gofer.rmi.custody: AlreadyBegun Custody HeldByBroker
 gofer.rmi.description: of_class of_target
 gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound NotAuthenticated NotAuthorized
     PasswordRequired RemoteException SecretNotMatched SecretRequired UserNotAuthorized UserRequired authorize
@@ -135,16 +135,20 @@ gofer.rmi.model.helper: GRACE end_with_parent serve threads
 gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Succeeded check_listener read_notice
     tell
 gofer.rmi.options: OPTION_NAMES Options Report
-gofer.rmi.outgoing: GIVE_UP Outgoing
+gofer.rmi.outgoing: Fate GIVE_UP Outgoing
+gofer.rmi.overview: ANSWERING Entry INTERRUPTED Listing Overview STATES UNDELIVERABLE WAITING
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.receiver: Receiver
-gofer.rmi.records: DAY Row buried bury clean end find load note open_rows remove take
+gofer.rmi.records: DAY ENDED Found INTERRUPTED OPEN Record Row UNDELIVERABLE UNSENT buried bury clean drop end find
+    keep known load note open_rows remove revive take told
+gofer.rmi.recovery: go_on read recover revived
 gofer.rmi.replays: Proof Replays Seen
 gofer.rmi.replies: Replies aside
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
 gofer.rmi.request: DONE ENDED QUEUED RUNNING Received digest_of
 gofer.rmi.service: Service
 gofer.rmi.session: Session
+gofer.rmi.shedding: BARE Bodies LIGHT WHOLE decode silenced slim
 gofer.rmi.shell: LIMIT Shell
 gofer.rmi.statuses: MOST_HELD Statuses
 gofer.rmi.stub: Invoke Method Stub Trigger new_request

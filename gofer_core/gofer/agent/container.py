@@ -30,6 +30,8 @@ from gofer.rmi.clock import Clock
 from gofer.rmi.keeping import HeldByLedger
 from gofer.rmi.ledger import Ledger
 from gofer.rmi.logins import Logins
+from gofer.rmi.overview import Overview
+from gofer.rmi.receiver import Receiver
 from gofer.rmi.replays import Replays
 from gofer.root import Root
 
@@ -61,6 +63,9 @@ class PluginContainer:
         self.ledger = Ledger(root.lib / "ledger", lambda: root.ensure(root.lib / "ledger"))
         self.custody = HeldByLedger(self.book, self.ledger, self.clock)
         self.cancelling = Cancelling(self.book, self.ledger)
+        self.requests = Overview(
+            self.book, self.ledger, self.custody, self.cancelling, plugins=self._running, find=self._receiver_of
+        )
         self._changes = threading.RLock()  # held while plugins are loaded and unloaded, also by their own code
         self._attaching = threading.Lock()  # guards the attachments, for a moment only
         self._pending: dict[str, Descriptor] = {}
@@ -386,6 +391,13 @@ class PluginContainer:
                 agreed = "*" in other.descriptor.accept or plugin.name in other.descriptor.accept
                 if agreed and other is not plugin and other.state is State.RUNNING:
                     yield other
+
+    def _running(self) -> list[Plugin]:
+        return [plugin for plugin in list(self.plugins.values()) if plugin.state is State.RUNNING]
+
+    def _receiver_of(self, name: str) -> Receiver | None:
+        attachment = self._attachments.get(name)
+        return None if attachment is None else attachment.receiver
 
     def _where(self, plugin: Plugin) -> str:
         attachment = self._attachments.get(plugin.name)

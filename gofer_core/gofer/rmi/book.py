@@ -99,6 +99,14 @@ class Book:
             self._bytes += len(entry)
             self._shrink()
 
+    def unlearn(self, sn: str) -> None:
+        """Forget how a request has ended: it shall run again."""
+        with self._lock:
+            entry = self._ended.pop(hash(sn), None)
+            if entry is not None:
+                self._order.remove(hash(sn))
+                self._bytes -= len(entry)
+
     def get(self, sn: str) -> Received | None:
         """Return the request with that serial number that is queued, running or being answered, if there is one."""
         return self._working.get(sn)

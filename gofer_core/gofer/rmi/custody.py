@@ -8,7 +8,15 @@ from gofer.rmi.book import Book
 from gofer.rmi.ledger import Unavailable
 from gofer.rmi.request import Received
 
-__all__ = ["Custody", "HeldByBroker"]
+__all__ = ["AlreadyBegun", "Custody", "HeldByBroker"]
+
+
+class AlreadyBegun(Exception):
+    """What must run only once has been begun before. ``result``: how that has ended, None: that is not known."""
+
+    def __init__(self, result: bytes | None) -> None:
+        super().__init__("begun before")
+        self.result = result
 
 
 class Custody(Protocol):
@@ -29,13 +37,17 @@ class Custody(Protocol):
 
         Raises:
             Unavailable: that cannot be done now, and so the request must not run.
+            AlreadyBegun: it must run only once, and has been begun before.
         """
 
     def ended(self, request: Received, result: bytes) -> None:
-        """Let go of a request: its result was taken by a broker, or given up."""
+        """Let go of a request: its result was taken by a broker."""
 
     def kept(self, request: Received, result: bytes) -> None:
         """Hear that a request has its result, which no broker will take through this connection."""
+
+    def given_up(self, request: Received, result: bytes, reason: str) -> None:
+        """Hear that a request has its result, which no broker has taken in all the time that there was for it."""
 
     def refused(self, request: Received) -> None:
         """Let go of a request that was rejected; its rejection was taken by a broker, or given up."""
@@ -70,6 +82,10 @@ class HeldByBroker:
     def kept(self, request: Received, result: bytes) -> None:
         """Remember the result, and do not acknowledge: the broker delivers the request again, to be answered then."""
         self._book.end(request, result)
+
+    def given_up(self, request: Received, result: bytes, reason: str) -> None:
+        """Remember the result and acknowledge: there is nowhere else to keep it."""
+        self.ended(request, result)
 
     def refused(self, request: Received) -> None:
         """Acknowledge."""

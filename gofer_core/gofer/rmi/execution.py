@@ -15,9 +15,11 @@ from gofer.messaging.document import encode, shown
 from gofer.messaging.value import plain
 from gofer.rmi.answers import CannotSign, Refusal
 from gofer.rmi.context import Context
+from gofer.rmi.custody import AlreadyBegun
 from gofer.rmi.dispatcher import Dispatcher, login_of
 from gofer.rmi.exceptions import to_result
 from gofer.rmi.ledger import Unavailable
+from gofer.rmi.outgoing import Fate
 from gofer.rmi.progress import Progress
 from gofer.rmi.request import ENDED, RUNNING, Received
 
@@ -93,6 +95,8 @@ class Execution:
                     return
         except Unavailable as failed:
             self._not_kept(request, failed)
+        except AlreadyBegun as before:
+            self._begun_before(request, before.result)
         except BaseException as raised:  # noqa: BLE001 - SystemExit, too, is a result; its caller waits for one
             self.fail(request, raised)
         else:
@@ -116,6 +120,19 @@ class Execution:
                 "set [model] exclusive=1 for the plugin whose queue this is"
             )
         request.receiver.custody.starting(request, once=True)
+
+    def _begun_before(self, request: Received, result: bytes | None) -> None:
+        """Answer a request that must run only once by what came of that once."""
+        if result is None:
+            self.fail(request, Interrupted(f"{request.target}() was begun before; how far it got is not known"))
+            return
+        self._receiver.counters.add("running", -1)
+        self._receiver.counters.add("repeated")
+        statuses, request.statuses = request.statuses, None
+        if statuses is None:
+            self.answer_again(request, result)
+        else:
+            statuses.end(lambda: self.answer_again(request, result))
 
     def _not_kept(self, request: Received, failed: Unavailable) -> None:
         self.reject(
@@ -199,7 +216,7 @@ class Execution:
             self._post(
                 request,
                 lambda: self._receiver.answers.rejected(request.sn, replyto, request.data, refusal),
-                lambda settled: self._receiver.refused(request, settled),
+                lambda fate, _: self._receiver.refused(request, fate),
             )
 
         statuses, request.statuses = request.statuses, None
@@ -214,7 +231,7 @@ class Execution:
             self._post(
                 request,
                 lambda: self._receiver.answers.result(request, result)[0],
-                lambda settled: self._receiver.ended(request, result, settled),
+                lambda fate, reason: self._receiver.ended(request, result, fate, reason),
             )
 
     def _end(self, request: Received, result: bytes, outcome: str) -> None:
@@ -243,7 +260,7 @@ class Execution:
             return body
 
         def send() -> None:
-            self._post(request, write, lambda settled: receiver.ended(request, result, settled))
+            self._post(request, write, lambda fate, reason: receiver.ended(request, result, fate, reason))
 
         if request.progress is not None:
             request.progress.finish()
@@ -254,17 +271,17 @@ class Execution:
             statuses.end(send)
         self._finished(request, outcome)  # after the result, which its caller waits for
 
-    def _post(self, request: Received, write: Callable[[], bytes], done: Callable[[bool], None]) -> None:
+    def _post(self, request: Received, write: Callable[[], bytes], done: Callable[[Fate, str], None]) -> None:
         """Send what ends a request, if somebody waits for it; then let go of the request."""
         if request.replyto is None:
-            done(True)
+            done(Fate.TAKEN, "")
             return
         try:
             body = write()
         except CannotSign as failed:
             self._receiver.counters.add("undeliverable")
             log.error("%r of plugin %s is not answered: cannot sign: %s", request, self._service.name, failed)
-            done(True)
+            done(Fate.GIVEN_UP, f"cannot sign: {failed}")
             return
         # The receiver of now: after a redelivery that may be another one.
         request.receiver.outgoing.post(request.replyto, body, done, request, durable=request.durable)

@@ -6,22 +6,20 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from gofer.errors import ConfigError, DocumentError, Interrupted
-from gofer.messaging.adapter.base import Delivery
-from gofer.messaging.address import Address
-from gofer.messaging.auth import verify
-from gofer.messaging.document import decode_request
-from gofer.rmi import records
+from gofer.errors import DocumentError
+from gofer.rmi import records, recovery
 from gofer.rmi.answers import Refusal
 from gofer.rmi.book import Book, Known
 from gofer.rmi.clock import Clock, Timer
+from gofer.rmi.custody import AlreadyBegun
 from gofer.rmi.ledger import Ledger, Unavailable
-from gofer.rmi.request import QUEUED, Received
+from gofer.rmi.records import Found, Record
+from gofer.rmi.request import Received
+from gofer.rmi.shedding import WHOLE, Bodies, slim
 
 if TYPE_CHECKING:
     from gofer.rmi.receiver import Receiver
@@ -31,8 +29,9 @@ __all__ = ["HeldByLedger"]
 log = logging.getLogger(__name__)
 
 _SWEEP = 0.25  # seconds between two looks at what takes long
-_CHUNK = 20  # rows read at a time
 _CROWD = 50  # requests held by the broker that are many
+_TIDY = 3600.0  # seconds between two times that old things are thrown out of the ledger
+_MOST_REMEMBERED = 100_000  # keys of what has ended and stands in the ledger
 
 # Where a request is (its attribute ``custody``).
 _BROKER, _WRITING, _WRITTEN = 0, 1, 2
@@ -44,46 +43,56 @@ class HeldByLedger:
     At once there: what has a time to live of its own (a broker would drop it, accepted or not), and what was delivered
     before. What came from the ledger or was delivered before is noted there before it runs; so is, before its first
     run, what must run only once. What was noted and has not ended is not run again after a restart: its caller hears
-    Interrupted. All methods may be called by any thread; only ``starting`` and ``recover`` wait for the disk.
+    Interrupted. A result that nobody takes is kept there, too. All methods may be called by any thread; only
+    ``starting``, ``recover`` and ``revive`` wait for the disk.
 
     Args:
         memory: the most bytes of bodies of written requests that stay in memory; others are read again when they run.
+        most: of more requests than this, the broker holds the rest.
     """
 
     def __init__(
-        self, book: Book, ledger: Ledger, clock: Clock, *, patience: float = 1.0, memory: int = 32 * 1024 * 1024
+        self,
+        book: Book,
+        ledger: Ledger,
+        clock: Clock,
+        *,
+        patience: float = 1.0,
+        memory: int = 32 * 1024 * 1024,
+        most: int = 100_000,
     ) -> None:
         self._book = book
         self._ledger = ledger
         self._clock = clock
         self._patience = patience
-        self._memory = memory
+        self._most = most
         self._lock = threading.Lock()
         self._held: dict[Received, None] = {}  # by the broker, the oldest first
-        self._sizes: dict[Received, int] = {}  # of bodies that are written, and in memory too
-        self._bytes = 0
+        self._bodies = Bodies(memory)
         self._timer: Timer | None = None
         self._open: set[Received] = set()
         self._moved = 0.0  # when the last one ended, or the first of those that are open came
         self._pace = 0.0  # seconds from one end to the next, about
+        self._unsent: set[str] = set()  # keys of requests whose results stand in the ledger and were not taken
+        self._remembered: dict[int, None] = {}  # hashes of the keys of what has ended, and stands in the ledger
+        clock.call_after(_TIDY, self._tidy)
 
     # -- what comes -----------------------------------------------------------------------------------------------
 
     def taken(self, request: Received) -> bool:
         """Let a request go on at once, unless it has to be written, or looked for in the ledger, first."""
-        with self._lock:
-            self._enter(request)
+        self._enter(request)
         explicit = request.delivery.ttl is not None and request.document.wait is None
         before = request.redelivered is not False
-        if not explicit and not before:
+        if not explicit and not before and hash(request.key) not in self._remembered:
             self._hold(request)
             return True
         request.custody = _WRITING
         request.must_note = before
         record = _record(request)
 
-        def work(file: Any) -> tuple[bytes, bytes] | None:
-            found = records.find(request.key)(file) if before else None
+        def work(file: Any) -> Found | None:
+            found = records.find(request.key)(file)
             if found is None:
                 records.take(record)(file)
             return found
@@ -91,7 +100,7 @@ class HeldByLedger:
         self._ledger.post(work, lambda found, failed: self._looked_up(request, found, failed))
         return False
 
-    def _looked_up(self, request: Received, found: tuple[bytes, bytes] | None, failed: Unavailable | None) -> None:
+    def _looked_up(self, request: Received, found: Found | None, failed: Unavailable | None) -> None:
         receiver = request.receiver
         if failed is not None:
             request.custody = _BROKER
@@ -101,12 +110,17 @@ class HeldByLedger:
             receiver.proceed(request, None)
         else:
             request.custody = _BROKER
-            if found[0] != request.digest:
+            if found.digest != request.digest:
                 receiver.proceed(
                     request, Refusal("sn.conflict", "another request with this serial number is known", request.sn)
                 )
             elif request.start():
-                receiver.execution.answer_again(request, found[1])
+                self.answered_again(request)
+                receiver.execution.answer_again(request, found.result or b"{}")
+
+    def answered_again(self, request: Received) -> None:
+        """Hear that a request is answered by a result that stands in the ledger."""
+        self._unsent.add(request.key)
 
     def _hold(self, request: Received) -> None:
         with self._lock:
@@ -128,8 +142,9 @@ class HeldByLedger:
     def _write(self, latest: float) -> None:
         due: list[Received] = []
         with self._lock:
+            room = self._most - (len(self._open) - len(self._held))
             for request in self._held:
-                if request.arrived > latest:
+                if request.arrived > latest or len(due) >= room:
                     break
                 due.append(request)
             for request in due:
@@ -153,26 +168,27 @@ class HeldByLedger:
     def _written(self, request: Received) -> None:
         request.custody = _WRITTEN
         self._acknowledge(request)
-        self._shed(request)
+        self._bodies.settle(request)
 
     # -- before it runs -------------------------------------------------------------------------------------------
 
     def starting(self, request: Received, *, once: bool = False) -> None:
         """Have the whole request in memory, and note that it runs, if that is needed."""
-        if request.custody != _BROKER:
-            with self._lock:
-                self._uncount(request)
-                shed, request.shed = request.shed, False
-            if shed:
-                body = self._ledger.call(records.load(request.key))
-                if body is None:
-                    raise Unavailable("the request is not in the ledger any more")
-                request.document = _decode(body)
+        if request.custody != _BROKER and self._bodies.claim(request) != WHOLE:
+            body = self._ledger.call(records.load(request.key))
+            if body is None:
+                raise Unavailable("the request is not in the ledger any more")
+            try:
+                self._bodies.restore(request, body)
+            except DocumentError as bad:
+                raise Unavailable(f"the request in the ledger cannot be read: {bad}") from bad
         if (once or request.must_note) and not request.noted:
-            self._ledger.call(records.note(_record(request)))
+            before = self._ledger.call(records.note(_record(request), once=once))
             request.noted = True
             with self._lock:
                 self._held.pop(request, None)
+            if before is not None:
+                raise AlreadyBegun(before.result)
             request.custody = _WRITTEN
             self._acknowledge(request)
 
@@ -181,15 +197,40 @@ class HeldByLedger:
     def ended(self, request: Received, result: bytes) -> None:
         """Remember the result, in the ledger too if the request stands there, and acknowledge."""
         self._book.end(request, result)
-        if self._let_go(request):
-            self._ledger.post(records.end(request.key, result, sent=True), kept=True)
+        if self._let_go(request) or request.key in self._unsent:
+            self._unsent.discard(request.key)
+            self._ledger.post(records.end(request.key, result, interrupted=request.interrupted), kept=True)
+        if request.noted:
+            self._remember(request.key)
         self._acknowledge(request)
 
     def kept(self, request: Received, result: bytes) -> None:
-        """Remember the result; in the ledger, to be sent after a restart, if the request stands there."""
+        """Remember the result, and keep it in the ledger, to be sent when its plugin is at its queue again."""
         self._book.end(request, result)
-        if self._let_go(request):
-            self._ledger.post(records.end(request.key, result, sent=False), kept=True)
+        self._keep(request, result, records.UNSENT, None)
+
+    def given_up(self, request: Received, result: bytes, reason: str) -> None:
+        """Remember the result, keep it in the ledger as undeliverable, and then acknowledge."""
+        self._book.end(request, result)
+        self._keep(request, result, records.UNDELIVERABLE, reason)
+
+    def _keep(self, request: Received, result: bytes, state: int, reason: str | None) -> None:
+        written = self._let_go(request)
+        self._unsent.add(request.key)
+        self._remember(request.key)
+        whole = request.shed == WHOLE
+        record = _record(request)._replace(body=slim(request) if whole else b"")
+
+        def done(_: None, failed: Unavailable | None) -> None:
+            if failed is not None:
+                self._unsent.discard(request.key)
+                if state == records.UNSENT:
+                    return  # the broker delivers it again
+                log.error("%r: its result is lost, for %s", request, failed)
+            self._acknowledge(request)
+
+        # What the broker still holds need not wait for a ledger that cannot be used.
+        self._ledger.post(records.keep(record, result, state, reason, whole=whole), done, kept=written)
 
     def refused(self, request: Received) -> None:
         """Forget the request, and acknowledge."""
@@ -221,80 +262,83 @@ class HeldByLedger:
         """Take up what the ledger holds for a plugin, before its queue is read."""
         if not self._ledger.exists():
             return
-        name, after, count = receiver.service.name, 0, 0
+        name = receiver.service.name
         try:
             self._ledger.call(records.clean)
-            while rows := self._ledger.call(records.open_rows(name, after, _CHUNK)):
-                count += sum(self._recover(receiver, row) for _, row in rows)
-                after = rows[-1][0]
+            for key in reversed(self._ledger.call(records.known(name, _MOST_REMEMBERED))):
+                self._remember(key)
+            count = recovery.recover(receiver, self._ledger, self.take_up)
         except Unavailable as failed:
             log.error("plugin %s: what the ledger holds for it cannot be taken up: %s", name, failed)
+            return
         if count:
             log.info("plugin %s: %d requests taken up from the ledger", name, count)
 
-    def _recover(self, receiver: Receiver, row: records.Row) -> bool:
-        try:
-            document = _decode(row.body)
-            replyto = Address.parse(document.replyto) if document.replyto else None
-        except (DocumentError, ConfigError) as bad:
-            log.error(
-                "plugin %s: a request in the ledger cannot be read, and stays there: %s", receiver.service.name, bad
-            )
-            return False
-        delivery = Delivery(0, row.body, True, None, None)
-        request = Received(document, delivery, receiver, replyto=replyto, identity=row.identity)
-        request.key = row.key
+    def take_up(self, request: Received, row: records.Row) -> bool:
+        """Take up one request from the ledger; False: it is in work already."""
         request.custody = _WRITTEN
         request.must_note = True
-        if self._book.arrive(request).known is not Known.NEW:
+        known = self._book.arrive(request).known
+        if known is Known.ANSWERED and row.result is not None:
+            request.receiver.resume(request)  # its result is known here, and was not sent
+        elif known is not Known.NEW:
             return False  # of an attachment that is still ending
-        with self._lock:
-            self._enter(request)
-        receiver.resume(request)
-        if row.result is not None:
-            if request.start():
-                receiver.execution.answer_again(request, row.result)
-        elif row.runs:
-            if request.start():
-                receiver.execution.fail(
-                    request,
-                    Interrupted(f"{request.target}() was started, and its agent died; how far it got is not known"),
-                )
         else:
-            self._shed(request)
-            receiver.proceed(request, None)
+            self._enter(request)
+            request.receiver.resume(request)
+        recovery.go_on(request, row, self._bodies)
         return True
+
+    def revive(self, key: str, find: Callable[[str], Receiver | None]) -> bool:
+        """Have what is undeliverable sent again, or what was interrupted run again, which is not answered.
+
+        What belongs to a plugin that is not at its queue is taken up when that is there again.
+
+        Args:
+            find: returns the receiver of a plugin, by its name.
+
+        Returns:
+            Whether there is such a request.
+
+        Raises:
+            Unavailable: the ledger cannot be used.
+        """
+        row = self._ledger.call(recovery.revived(key))
+        if row is None:
+            return False
+        receiver = find(row.plugin)
+        if row.state == records.OPEN:
+            self._book.unlearn(key)
+        request = None if receiver is None else recovery.read(row, receiver)
+        if request is not None:
+            self._unsent.add(key)
+            self.take_up(request, row._replace(runs=0))
+        return True
+
+    def _tidy(self) -> None:
+        self._clock.call_after(_TIDY, self._tidy)
+        if self._ledger.exists():
+            self._ledger.post(records.clean)
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
-    def _shed(self, request: Received) -> None:
-        """Keep the body of a written request in memory, or let go of it where there are enough."""
-        size = 2 * len(request.delivery.body)  # what it was decoded to is as large
+    def _remember(self, key: str) -> None:
         with self._lock:
-            if request.state != QUEUED or request.has_started:
-                return
-            if self._bytes + size <= self._memory:
-                self._sizes[request] = size
-                self._bytes += size
-                return
-            light = msgspec.structs.replace(request.document.request, cntr=None, args=None, kws=None, kwargs=None)
-            request.document = msgspec.structs.replace(request.document, request=light)
-            request.delivery = msgspec.structs.replace(request.delivery, body=b"")
-            request.shed = True
+            self._remembered[hash(key)] = None
+            if len(self._remembered) > _MOST_REMEMBERED:
+                del self._remembered[next(iter(self._remembered))]
 
     def _enter(self, request: Received) -> None:
-        if not self._open:
-            self._moved = request.arrived
-        self._open.add(request)
-
-    def _uncount(self, request: Received) -> None:
-        self._bytes -= self._sizes.pop(request, 0)
+        with self._lock:
+            if not self._open:
+                self._moved = request.arrived
+            self._open.add(request)
 
     def _let_go(self, request: Received) -> bool:
         """Forget a request; tell whether it stands, or will stand, in the ledger."""
+        self._bodies.claim(request)
         with self._lock:
             self._held.pop(request, None)
-            self._uncount(request)
             if request in self._open:
                 self._open.remove(request)
                 now = time.monotonic()
@@ -308,13 +352,8 @@ class HeldByLedger:
             request.receiver.link.accept(request.delivery)
 
 
-def _record(request: Received) -> tuple[str, str, bytes, str | None, bytes]:
-    return request.key, request.receiver.service.name, request.delivery.body, request.identity, request.digest
-
-
-def _decode(body: bytes) -> Any:
-    """Read a request that was verified when it came."""
-    return decode_request(verify(body, None)[0])
+def _record(request: Received) -> Record:
+    return Record(request.key, request.receiver.service.name, request.delivery.body, request.identity, request.digest)
 
 
 def _unavailable(failed: Unavailable) -> Refusal:

@@ -23,16 +23,24 @@ _T = TypeVar("_T")
 #: What is done to the file, within a transaction of the ledger's.
 Work = Callable[["sqlite3.Connection"], Any]
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
     CREATE TABLE requests (
         number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, plugin TEXT NOT NULL, body BLOB NOT NULL, identity TEXT,
         digest BLOB NOT NULL, arrived REAL NOT NULL, runs INTEGER NOT NULL, state INTEGER NOT NULL, result BLOB,
-        ended REAL
+        ended REAL, reason TEXT
     );
     CREATE INDEX requests_of ON requests (plugin, state, number);
     CREATE TABLE tombstones (plugin TEXT NOT NULL, key TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (plugin, key));
+    CREATE TABLE nonces (nonce BLOB PRIMARY KEY, expires REAL NOT NULL) WITHOUT ROWID;
 """
+#: What makes a file of the version before into one of this, by version.
+_UPGRADES = {
+    1: """
+        ALTER TABLE requests ADD COLUMN reason TEXT;
+        CREATE TABLE nonces (nonce BLOB PRIMARY KEY, expires REAL NOT NULL) WITHOUT ROWID;
+    """,
+}
 _GROUP = 500  # most pieces of work in one transaction
 _BUSY = 1.0  # seconds to wait for somebody who has locked the file
 _PAUSE = 2.0  # seconds after a failure in which nothing is tried
@@ -214,14 +222,17 @@ class Ledger:
             version = file.execute("PRAGMA user_version").fetchone()[0]
             if version > _VERSION:
                 raise OSError(f"it was written by a later version of gofer ({version}, this one knows {_VERSION})")
+            if version == 0:
+                file.execute("PRAGMA auto_vacuum = INCREMENTAL")  # what many large requests took is given back
             file.execute("PRAGMA journal_mode = WAL")
             file.execute("PRAGMA synchronous = FULL")
             file.execute("PRAGMA cache_size = -512")
             broken = file.execute("PRAGMA quick_check(1)").fetchone()[0]
             if broken != "ok":
                 raise _Corrupt(broken)
-            if version == 0:
-                file.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")
+            steps = [_SCHEMA] if version == 0 else [_UPGRADES[n] for n in range(version, _VERSION)]
+            if steps:
+                file.executescript(f"BEGIN; {' '.join(steps)} PRAGMA user_version = {_VERSION}; COMMIT")
         except BaseException:
             file.close()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 import random
 import threading
@@ -18,7 +19,7 @@ from gofer.rmi.counters import Counters
 if TYPE_CHECKING:
     from gofer.messaging.link import Link
 
-__all__ = ["GIVE_UP", "Outgoing"]
+__all__ = ["GIVE_UP", "Fate", "Outgoing"]
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,16 @@ GIVE_UP = 60.0
 
 _FIRST_WAIT = 0.05  # seconds; doubled with every try
 _LONGEST_WAIT = 5.0
-_HURRIED = 1.0  # what is left of ``give_up`` when its agent is stopping
+_HURRIED = 1.0  # for how long one is tried on that was not taken, when its agent is stopping
 _LONGEST_WAIT_FOR_LINK = 0.5  # asking a link that is down, or full, costs nothing
+
+
+class Fate(enum.Enum):
+    """What became of a reply."""
+
+    TAKEN = "taken"  # by a broker, or nobody waits for it
+    GIVEN_UP = "given up"
+    LEFT = "left"  # this was stopped before either
 
 
 class _Letter:
@@ -50,7 +59,7 @@ class _Letter:
     )
 
     def __init__(
-        self, address: Address, body: bytes, done: Callable[[bool], None], what: object, durable: bool
+        self, address: Address, body: bytes, done: Callable[[Fate, str], None], what: object, durable: bool
     ) -> None:
         self.address = address
         self.body = body
@@ -91,15 +100,15 @@ class Outgoing:
         self._pending: dict[_Letter, None] = {}
         self._refused: dict[_Letter, None] = {}  # sent and not taken, in this order
         self._stopped = False
+        self._hurried: float | None = None
 
     def post(
-        self, address: Address, body: bytes, done: Callable[[bool], None], what: object, *, durable: bool = True
+        self, address: Address, body: bytes, done: Callable[[Fate, str], None], what: object, *, durable: bool = True
     ) -> None:
         """Send a reply.
 
         Args:
-            done: called once, by any thread: with True when a broker has taken it or it was given up, with False when
-                this was stopped before that.
+            done: called once, by any thread, with what became of it, and why it was given up.
             what: names it in the log, if need be.
             durable: it shall survive a restart of the broker.
         """
@@ -109,7 +118,7 @@ class Outgoing:
             if not stopped:
                 self._pending[letter] = None
         if stopped:
-            done(False)
+            done(Fate.LEFT, "")
         else:
             self._offer(letter)
 
@@ -124,9 +133,9 @@ class Outgoing:
             return self._changed.wait_for(lambda: not self._pending, timeout)
 
     def hurry(self) -> None:
-        """Try what was not taken once more now, and give it up within a second: nobody waits for us much longer."""
+        """Try what was not taken once more now, and leave it after a second: nobody waits for us much longer."""
         with self._changed:
-            self._give_up = min(self._give_up, _HURRIED)
+            self._hurried = self._hurried or time.monotonic()
             self._longest_wait = min(self._longest_wait, _HURRIED / 4)
             left = list(self._refused)
         for letter in left:
@@ -140,7 +149,7 @@ class Outgoing:
             self._stopped = True
             left = list(self._pending)
         for letter in left:
-            self._end(letter, False)
+            self._end(letter, Fate.LEFT)
 
     def _offer(self, letter: _Letter) -> None:
         if letter.ended:
@@ -161,7 +170,7 @@ class Outgoing:
 
     def _settled(self, letter: _Letter, outcome: Outcome, reason: str) -> None:
         if outcome is Outcome.TAKEN:
-            self._end(letter, True)
+            self._end(letter, Fate.TAKEN)
             return
         if letter.ended:
             return
@@ -173,6 +182,10 @@ class Outgoing:
         letter.reason = reason or outcome.value
         if up_since is not None and now >= max(letter.posted, up_since) + self._give_up:
             self._drop(letter, f"not taken for {now - letter.posted:.0f} s")
+            return
+        hurried = self._hurried
+        if hurried is not None and now >= max(letter.posted, hurried) + min(_HURRIED, self._give_up):
+            self._end(letter, Fate.LEFT)
             return
         self._counters.add("retried")
         with self._changed:
@@ -201,11 +214,11 @@ class Outgoing:
             letter.tries + 1,  # the first one, too
         )
         self._counters.add("undeliverable")
-        self._finish(letter, True)
+        self._finish(letter, Fate.GIVEN_UP)
 
-    def _end(self, letter: _Letter, settled: bool) -> None:
+    def _end(self, letter: _Letter, fate: Fate) -> None:
         if self._claim(letter):
-            self._finish(letter, settled)
+            self._finish(letter, fate)
 
     def _claim(self, letter: _Letter) -> bool:
         with self._changed:
@@ -215,10 +228,10 @@ class Outgoing:
             self._refused.pop(letter, None)
             return True
 
-    def _finish(self, letter: _Letter, settled: bool) -> None:
+    def _finish(self, letter: _Letter, fate: Fate) -> None:
         if letter.timer is not None:
             letter.timer.cancel()
-        letter.done(settled)
+        letter.done(fate, letter.reason)
         with self._changed:
             self._pending.pop(letter, None)
             if not self._pending:

@@ -22,7 +22,7 @@ from gofer.rmi.custody import Custody, HeldByBroker
 from gofer.rmi.execution import Execution
 from gofer.rmi.limit import Limit
 from gofer.rmi.logins import Logins
-from gofer.rmi.outgoing import GIVE_UP, Outgoing
+from gofer.rmi.outgoing import GIVE_UP, Fate, Outgoing
 from gofer.rmi.replays import Replays, Seen
 from gofer.rmi.request import QUEUED, Received
 from gofer.rmi.service import Service
@@ -117,7 +117,7 @@ class Receiver:
 
         The workers are left as they are. May be repeated.
 
-        A result that no broker has taken is tried for one more second, and then given up.
+        A result that no broker has taken is tried for one more second, and then kept until this is started again.
 
         Returns:
             What has not ended by then, or whose result no broker has taken. The broker still holds these, and delivers
@@ -234,6 +234,8 @@ class Receiver:
         if refusal is not None:
             self.execution.reject(request, refusal)
             return
+        if request.has_ended:  # cancelled while it was written down
+            return
         service = self.service
         self.counters.add("accepted")
         statuses = None
@@ -297,17 +299,19 @@ class Receiver:
 
     # -- out ------------------------------------------------------------------------------------------------------
 
-    def ended(self, request: Received, result: bytes, settled: bool) -> None:
-        """Hear from the execution that a result was taken or given up (``settled``), or cannot be sent from here."""
-        if settled:
+    def ended(self, request: Received, result: bytes, fate: Fate, reason: str) -> None:
+        """Hear from the execution what became of a result, and why it was given up."""
+        if fate is Fate.TAKEN:
             self._custody.ended(request, result)
+        elif fate is Fate.GIVEN_UP:
+            self._custody.given_up(request, result, reason)
         else:
             self._custody.kept(request, result)
         self._let_go(request)
 
-    def refused(self, request: Received, settled: bool) -> None:
-        """Hear from the execution that a rejection was taken or given up (``settled``), or cannot be sent from here."""
-        if settled:
+    def refused(self, request: Received, fate: Fate) -> None:
+        """Hear from the execution what became of a rejection."""
+        if fate is not Fate.LEFT:
             self._custody.refused(request)
         else:
             self._replays.forget(request.proof)
@@ -344,7 +348,7 @@ class Receiver:
             log.info("plugin %s: rejected (%s): %s", self.service.name, refused.refusal.code, _start_of(delivery.body))
         if refused.trusted:
             self.outgoing.post(
-                address, body, lambda settled: self.link.accept(delivery) if settled else None, "a rejection"
+                address, body, lambda fate, _: None if fate is Fate.LEFT else self.link.accept(delivery), "a rejection"
             )
         # Nobody has vouched for this one: it is told once, and takes nobody's place among the results that wait.
         elif not self.link.offer(address, body, settled=lambda outcome, reason: self.link.accept(delivery)):

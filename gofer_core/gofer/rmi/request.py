@@ -64,6 +64,7 @@ class Received:
         "digest",
         "document",
         "identity",
+        "interrupted",
         "key",
         "must_note",
         "noted",
@@ -116,11 +117,13 @@ class Received:
         self.progress: Any = None
         self.timer: Timer | None = None
         self.called_off = False
-        # The custody's own: where it is, what the ledger has to know of its run, and whether its body is there alone.
+        # The custody's own: where it is, what the ledger has to know of its run, whether it was begun and
+        # is not run again, and what of it is there alone.
         self.custody = 0
         self.must_note = False
         self.noted = False
-        self.shed = False
+        self.interrupted = False
+        self.shed = 0
         self.on_cancel: Callable[[], object] | None = None
         self.on_expire: Callable[[], object] | None = None
         self.crossed: tuple[BaseException, bytes] | None = None
