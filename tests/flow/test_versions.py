@@ -15,6 +15,8 @@ from support.commands import gofer
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 
+pytestmark = pytest.mark.xdist_group("versions")  # one process makes what is shared
+
 DOG = """
     from gofer.agent.plugin import Plugin
     from gofer.decorators import fork, remote, version

@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import gofer.agent.config
@@ -386,7 +387,14 @@ def test_a_duration_of_a_wrong_type_is_a_type_error(value: object) -> None:
         parse_duration(value)  # type: ignore[arg-type]  # that is the point
 
 
-@given(st.text() | st.floats() | st.integers())
+@given(st.decimals(0, 10**9, places=3), st.sampled_from("smhd"), st.text(" ", max_size=2))
+def test_a_number_and_a_unit_are_that_many_seconds(number: Decimal, unit: str, space: str) -> None:
+    seconds = number * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
+    assert parse_duration(f"{space}{number:f}{space}{unit}{space}") == pytest.approx(float(seconds))
+    assert parse_duration(f"{number:f}") == parse_duration(float(number)) == float(number)
+
+
+@given(st.text() | st.text("0123456789. smhd-+e", max_size=8) | st.floats() | st.integers())
 def test_any_text_or_number_is_a_duration_or_a_config_error(value: float | str) -> None:
     try:
         seconds = parse_duration(value)
