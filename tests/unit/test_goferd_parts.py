@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import signal
 import socket
@@ -15,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gofer.agent import logs
 from gofer.agent.lock import AgentLock, AlreadyRunning
 from gofer.agent.notify import notify
 from gofer.agent.signals import Signals
@@ -154,95 +151,3 @@ class TestNotify:
         assert not notify({}, "READY=1")
         assert not notify({"NOTIFY_SOCKET": "relative"}, "READY=1")
         assert not notify({"NOTIFY_SOCKET": str(tmp_path / "nothing")}, "READY=1")
-
-
-class TestLogs:
-    @pytest.fixture(autouse=True)
-    def as_before(self) -> Iterator[None]:
-        root = logging.getLogger()
-        handlers, level = list(root.handlers), root.level
-        yield
-        for handler in list(root.handlers):
-            root.removeHandler(handler)
-            if handler not in handlers:
-                handler.close()
-        for handler in handlers:
-            root.addHandler(handler)
-        root.setLevel(level)
-        ours = logging.getLogger("gofer")
-        for handler in list(ours.handlers):
-            ours.removeHandler(handler)
-            handler.close()
-        ours.propagate = True
-        logging.captureWarnings(capture=False)
-        logging.getLogger("gofer.quiet").setLevel(logging.NOTSET)
-
-    def record(self, message: str, *args: object, error: BaseException | None = None) -> logging.LogRecord:
-        info = None if error is None else (type(error), error, error.__traceback__)
-        record = logging.LogRecord("gofer.some", logging.WARNING, __file__, 1, message, args, info)
-        record.created, record.msecs = 1.25, 250.0
-        return record
-
-    def test_a_line_has_time_level_and_logger(self) -> None:
-        line = logs.LineFormatter().format(self.record("hello %s", "you"))
-
-        assert line == "1970-01-01T00:00:01.250Z WARNING gofer.some: hello you"
-
-    def test_the_journal_gets_a_priority_on_each_line_and_no_time(self) -> None:
-        text = logs.JournalFormatter().format(self.record("it failed", error=ValueError("bad")))
-
-        assert text.split("\n")[0] == "<4>gofer.some: it failed"
-        assert all(line.startswith("<4>") for line in text.split("\n"))
-        assert text.endswith("ValueError: bad")
-
-    def test_json_is_one_object_a_line(self) -> None:
-        text = logs.JsonFormatter().format(self.record("two\nlines", error=ValueError("bad")))
-
-        assert "\n" not in text
-        assert json.loads(text) == {
-            "time": "1970-01-01T00:00:01.250Z",
-            "level": "WARNING",
-            "logger": "gofer.some",
-            "message": "two\nlines",
-            "trace": "ValueError: bad",
-        }
-
-    def test_levels_are_by_logger_and_the_file_survives_its_rotation(self, tmp_path: Path) -> None:
-        file = tmp_path / "agent"
-        logs.configure({"root": logging.WARNING, "gofer.quiet": logging.ERROR}, file=file, environ={})
-
-        logging.getLogger("gofer.other").info("no")
-        logging.getLogger("gofer.other").warning("one")
-        logging.getLogger("gofer.quiet").warning("no")
-        file.rename(tmp_path / "agent.1")
-        logging.getLogger("gofer.quiet").error("two")
-
-        assert (tmp_path / "agent.1").read_text().endswith(" WARNING gofer.other: one\n")
-        assert file.read_text().endswith(" ERROR gofer.quiet: two\n")
-
-    def test_what_a_plugin_does_to_the_root_logger_leaves_our_lines_alone(self, tmp_path: Path) -> None:
-        class Bad(logging.Handler):
-            def emit(self, record: logging.LogRecord) -> None:
-                raise RuntimeError("cannot log")
-
-        file = tmp_path / "agent"
-        logs.configure({}, file=file, environ={})
-        logging.getLogger().addHandler(Bad())
-        logging.getLogger("gofer.some").warning("one")
-        logging.basicConfig(force=True)
-        logging.getLogger("gofer.some").warning("two")
-
-        assert [line.rpartition(" ")[2] for line in file.read_text().splitlines()] == ["one", "two"]
-
-    def test_a_file_that_cannot_be_opened_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=f"log file {tmp_path}: cannot be opened: Is a directory"):
-            logs.configure({}, file=tmp_path, environ={})
-
-    def test_the_journal_is_known_by_its_device_and_inode(self, tmp_path: Path) -> None:
-        with (tmp_path / "stream").open("w") as stream:
-            found = os.fstat(stream.fileno())
-
-            assert logs.is_journal({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}, stream.fileno())
-            assert not logs.is_journal({"JOURNAL_STREAM": f"{found.st_dev}:1"}, stream.fileno())
-        for other in ({}, {"JOURNAL_STREAM": "x"}, {"JOURNAL_STREAM": "1:y"}):
-            assert not logs.is_journal(other, 2)

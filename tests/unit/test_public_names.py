@@ -46,7 +46,7 @@ gofer.agent.imports: Imports
 gofer.agent.links: Links
 gofer.agent.loading: Broken GROUP Source forget_module import_source locate one_line
 gofer.agent.lock: AgentLock AlreadyRunning
-gofer.agent.logs: JournalFormatter JsonFormatter LineFormatter configure is_journal
+gofer.agent.logs: JournalFormatter JsonFormatter LineFormatter LogSetup configure is_journal
 gofer.agent.main: main
 gofer.agent.modules: Aside drop family forget is_ours mark
 gofer.agent.notify: notify
@@ -55,6 +55,7 @@ gofer.agent.queues: QueueModel
 gofer.agent.rmi: Context
 gofer.agent.schedules: Cron Every Moment Once Schedule moment schedule_of
 gofer.agent.signals: Signals
+gofer.agent.sink: SinkHandler
 gofer.aio: Agent
 gofer.crontab: Crontab parse_crontab
 gofer.decorators: Action DIRECT FORK Login Mark Version action direct fork initializer load mark_of once pam remote

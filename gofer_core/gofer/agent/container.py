@@ -47,8 +47,19 @@ class PluginContainer:
     plugin that fails is quarantined, which is one line in the log, and the others go on.
     """
 
-    def __init__(self, root: Root, config: AgentConfig, pool: Pool = process_pool) -> None:
-        """Keep the settings. Nothing runs yet."""
+    def __init__(
+        self,
+        root: Root,
+        config: AgentConfig,
+        pool: Pool = process_pool,
+        *,
+        imported: Callable[[str], object] = lambda name: None,
+    ) -> None:
+        """Keep the settings. Nothing runs yet.
+
+        Args:
+            imported: called with a plugin's name when its code has been imported, or has failed to be.
+        """
         self.root = root
         self.config = config
         self.clock = Clock()
@@ -70,6 +81,7 @@ class PluginContainer:
         self._attaching = threading.Lock()  # guards the attachments, for a moment only
         self._pending: dict[str, Descriptor] = {}
         self.imports = Imports()
+        self._imported = imported
         self._attachments: dict[str, Attachment] = {}
         self._stopping = threading.Event()
 
@@ -160,6 +172,7 @@ class PluginContainer:
             if self.imports.settle(plugin):
                 loaded.append(plugin)
             else:
+                self._imported(name)
                 log.warning("%s", _late(plugin, self.imports.patience))
         self._pending = {}
         self._finish(loaded)
@@ -191,6 +204,8 @@ class PluginContainer:
                 import_plugin(self.root, self.hooks, plugin)
             except Refused as error:
                 refused.append(error)
+            finally:
+                self._imported(plugin.name)
 
         def then(plugin: Plugin, late: bool) -> None:
             if late:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Mapping
-from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
+from gofer.agent.sink import SinkHandler
 from gofer.errors import ConfigError
 
-__all__ = ["JsonFormatter", "JournalFormatter", "LineFormatter", "configure", "is_journal"]
+__all__ = ["JournalFormatter", "JsonFormatter", "LineFormatter", "LogSetup", "configure", "is_journal"]
 
 _PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 
@@ -61,7 +60,7 @@ class JsonFormatter(logging.Formatter):
 
 def configure(
     levels: Mapping[str, int], *, file: Path | None = None, json_lines: bool = False, environ: Mapping[str, str]
-) -> None:
+) -> LogSetup:
     """Set up logging for this process, in place of whatever was set up before.
 
     Args:
@@ -70,17 +69,16 @@ def configure(
         json_lines: JSON instead of text.
         environ: ``JOURNAL_STREAM`` there tells whether standard error is the journal.
 
+    Returns:
+        What sets it up again, where a plugin has changed it.
+
     Raises:
         ConfigError: the file cannot be opened; the text names it.
     """
-    handler: logging.Handler
-    if file is None:
-        handler = logging.StreamHandler(sys.stderr)
-    else:
-        try:
-            handler = WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise ConfigError(f"log file {file}: cannot be opened: {error.strerror}") from error
+    try:
+        handler = SinkHandler(file)
+    except OSError as error:
+        raise ConfigError(f"log file {file}: cannot be opened: {error.strerror}") from error
     if json_lines:
         handler.setFormatter(JsonFormatter())
     elif file is None and is_journal(environ, 2):
@@ -91,18 +89,69 @@ def configure(
     for old in list(root.handlers):
         root.removeHandler(old)
         old.close()
-    root.addHandler(handler)
-    # Straight to the handler, not by way of the root logger: what a plugin puts there may raise, block or be torn down.
-    ours = logging.getLogger("gofer")
-    ours.handlers[:] = [handler]
-    ours.propagate = False
-    root.setLevel(levels.get("root", logging.INFO))
-    for name, level in levels.items():
-        if name != "root":
-            logging.getLogger(name).setLevel(level)
+    setup = LogSetup(handler, levels)
+    setup.repair()
     logging.captureWarnings(capture=True)
     # Not shown by any of the formats, and each costs time on every request's line.
     logging.logProcesses = logging.logMultiprocessing = False
+    return setup
+
+
+class LogSetup:
+    """What was set up, kept against code that takes the logging of the whole process for its own."""
+
+    def __init__(self, handler: SinkHandler, levels: Mapping[str, int]) -> None:
+        self._handler = handler
+        self._levels = {"root": logging.INFO, **levels}
+        # gofer's own level is not left to the root logger, which is anybody's to change.
+        self._levels.setdefault("gofer", self._levels["root"])
+
+    def repair(self) -> list[str]:
+        """Set up again what is not as it was, and tell what that is: a few words each. Any thread."""
+        root, ours = logging.getLogger(), logging.getLogger("gofer")
+        found = self._repair_loggers(root, ours)
+        # Straight to the handler, not by way of the root logger: what a plugin puts there may raise, block or be torn
+        # down. What it has put there stays.
+        if ours.handlers != [self._handler] or ours.propagate:
+            ours.handlers[:] = [self._handler]
+            ours.propagate = False
+            found.append("the handlers of gofer's logger were changed")
+        if self._handler not in root.handlers:
+            root.addHandler(self._handler)
+            found.append("the root logger's handler was removed")
+        if self._handler.level or self._handler.filters:
+            self._handler.setLevel(logging.NOTSET)
+            self._handler.filters.clear()
+            found.append("the handler was told to drop lines")
+        for name, level in self._levels.items():
+            logger = root if name == "root" else logging.getLogger(name)
+            if logger.level != level:
+                logger.setLevel(level)
+                found.append(f"the level of {name} was changed")
+        return list(dict.fromkeys(found))
+
+    def _repair_loggers(self, root: logging.Logger, ours: logging.Logger) -> list[str]:
+        found = []
+        if root.manager.disable:
+            logging.disable(logging.NOTSET)
+            found.append("logging was disabled")
+        below = [one for name, one in list(root.manager.loggerDict.items()) if name.startswith("gofer.")]
+        for one in [ours, *(one for one in below if isinstance(one, logging.Logger))]:
+            if one.disabled or one.filters:
+                one.disabled = False
+                one.filters.clear()
+                found.append("loggers of gofer were disabled")
+            if one is not ours and not one.propagate:
+                one.propagate = True
+                found.append("loggers of gofer were cut off")
+            if one.name not in self._levels and one.level:
+                one.setLevel(logging.NOTSET)
+                found.append("the levels of gofer's loggers were changed")
+        if found:  # dictConfig disables all loggers that there are, those of other plugins, too
+            for other in list(root.manager.loggerDict.values()):
+                if isinstance(other, logging.Logger):
+                    other.disabled = False
+        return found
 
 
 def is_journal(environ: Mapping[str, str], descriptor: int) -> bool:

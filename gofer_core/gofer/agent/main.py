@@ -43,6 +43,7 @@ signals:
                    gone, reload what has changed
 """
 _ENDING = 5.0  # seconds that the interpreter has to end when all is stopped
+_LOOK = 10.0  # seconds between two looks at whether the methods of plugins have changed the logging
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, problems = read_agent(root)
         if options.check:
             return check(root, config, problems)
-        _set_up_logging(root, config)
+        logging_of_ours = _set_up_logging(root, config)
         with AgentLock(root), Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP)) as signals:
-            return _Daemon(root, config, signals).run(problems)
+            return _Daemon(root, config, signals, logging_of_ours).run(problems)
     except ConfigError as error:
         print(f"goferd: {error}", file=sys.stderr)
         return 1
@@ -66,11 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 class _Daemon:
     """One run of the agent: the main thread waits for signals, another one does what may take time."""
 
-    def __init__(self, root: Root, config: AgentConfig, signals: Signals) -> None:
+    def __init__(self, root: Root, config: AgentConfig, signals: Signals, logging_of_ours: logs.LogSetup) -> None:
         self.root = root
         self.signals = signals
+        self.logging = logging_of_ours
         self.timeout = config.main.shutdown_timeout
-        self.container = PluginContainer(root, config)
+        self.container = PluginContainer(root, config, imported=self._repair_logging)
         self.failed = False
 
     def run(self, problems: Sequence[Problem]) -> int:
@@ -94,7 +96,20 @@ class _Daemon:
         notify(os.environ, "STOPPING=1")
         return self._stop(interrupted)
 
+    def _repair_logging(self, plugin: str | None = None) -> None:
+        """Undo what a plugin's code did to the logging of the whole process, and tell that it did."""
+        if changed := self.logging.repair():
+            whose = "the code of some plugin" if plugin is None else f"plugin {plugin}: its code, being loaded,"
+            log.warning(
+                "%s has changed the logging of the whole process, set up again now: %s", whose, "; ".join(changed)
+            )
+
+    def _watch_logging(self) -> None:
+        self._repair_logging()
+        self.container.clock.call_after(_LOOK, self._watch_logging)
+
     def _start(self) -> None:
+        self.container.clock.call_after(_LOOK, self._watch_logging)
         descriptors, problems = read_descriptors(self.root)
         _report(problems)
         self.container.start(descriptors)
@@ -166,11 +181,13 @@ def _report(problems: Iterable[Problem]) -> None:
         log.log(logging.ERROR if problem.severity == "error" else logging.WARNING, "%s", problem)
 
 
-def _set_up_logging(root: Root, config: AgentConfig) -> None:
+def _set_up_logging(root: Root, config: AgentConfig) -> logs.LogSetup:
     file = config.logging.file
     if file is not None and file.is_relative_to(root.log):
         root.ensure(root.log)
-    logs.configure(config.logging.levels, file=file, json_lines=config.logging.format == "json", environ=os.environ)
+    return logs.configure(
+        config.logging.levels, file=file, json_lines=config.logging.format == "json", environ=os.environ
+    )
 
 
 def _exit_by(deadline: float, status: int) -> None:
