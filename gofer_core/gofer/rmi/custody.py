@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from gofer.rmi.book import Book
@@ -40,6 +41,13 @@ class Custody(Protocol):
             AlreadyBegun: it must run only once, and has been begun before.
         """
 
+    def finished(self, request: Received, result: bytes, send: Callable[[], None]) -> None:
+        """Hear the result of a request, write it down if that is to be done, and have it sent.
+
+        Args:
+            send: called once, by any thread.
+        """
+
     def ended(self, request: Received, result: bytes) -> None:
         """Let go of a request: its result was taken by a broker."""
 
@@ -73,6 +81,10 @@ class HeldByBroker:
         """Let it run, but for what must never run twice: only a ledger can promise that."""
         if once:
             raise Unavailable("there is no ledger")
+
+    def finished(self, request: Received, result: bytes, send: Callable[[], None]) -> None:
+        """Send the result."""
+        send()
 
     def ended(self, request: Received, result: bytes) -> None:
         """Remember the result and acknowledge."""

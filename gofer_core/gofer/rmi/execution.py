@@ -259,8 +259,11 @@ class Execution:
                 raise body
             return body
 
-        def send() -> None:
+        def post() -> None:
             self._post(request, write, lambda fate, reason: receiver.ended(request, result, fate, reason))
+
+        def send() -> None:
+            receiver.custody.finished(request, result, post)
 
         if request.progress is not None:
             request.progress.finish()

@@ -194,6 +194,24 @@ class HeldByLedger:
 
     # -- what ends ------------------------------------------------------------------------------------------------
 
+    def finished(self, request: Received, result: bytes, send: Callable[[], None]) -> None:
+        """Write the result of what stands in the ledger beside it, so that a death before it is taken does not lose it.
+
+        The result of a run that was noted is sent after that: else its caller could hear it, and Interrupted after it.
+        """
+        if request.custody == _BROKER or request.started is None or request.interrupted or request.replyto is None:
+            send()
+            return
+        whole = request.shed == WHOLE
+        record = _record(request)._replace(body=slim(request) if whole else b"")
+        work = records.keep(record, result, records.UNSENT, whole=whole)
+        self._unsent.add(request.key)
+        if request.noted:
+            self._ledger.post(work, lambda _, failed: send())
+        else:
+            self._ledger.post(work)
+            send()
+
     def ended(self, request: Received, result: bytes) -> None:
         """Remember the result, in the ledger too if the request stands there, and acknowledge."""
         self._book.end(request, result)

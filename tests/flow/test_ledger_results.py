@@ -1,0 +1,85 @@
+"""A result that is known is not lost with its agent: what stands in the ledger has it written before it is taken."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from gofer.messaging.connector import Connector
+from gofer.messaging.url import URL
+from gofer.proxy import Agent
+from gofer.testing.agents import AgentProcess
+from support.localbroker import LocalBroker
+from support.presence import until_it_answers
+from support.probe import PROBE, descriptor, runs
+from support.waiting import eventually
+
+ONCE = (
+    PROBE
+    + """
+from gofer.decorators import once
+
+
+class Single:
+    @remote
+    @once
+    def note(self, path, text, seconds):
+        return Probe().note(path, text, seconds)
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    with LocalBroker(str(tmp_path_factory.mktemp("broker") / "broker.sock")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def goferd(broker: LocalBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path_factory.mktemp("goferd")) as process:
+        process.configure("[messaging]\nreconnect_max = 1\n")
+        process.plugin("results", ONCE, descriptor(broker.url, "results", threads=2))
+        yield process.start()
+
+
+@pytest.fixture
+def agent(broker: LocalBroker, goferd: AgentProcess) -> Iterator[Agent]:
+    with Agent(Connector(URL.parse(broker.url), reconnect_max=1.0), "results", wait=60) as agent:
+        yield until_it_answers(agent, goferd.tail())
+
+
+def rows_in(process: AgentProcess, state: int) -> list[bytes | None]:
+    """Read the results of the requests in the ledger that are in a state: 0, not ended; 1, to be sent."""
+    path = process.root / "var/lib/gofer/ledger/ledger.db"
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as file:
+        if not file.execute("PRAGMA user_version").fetchone()[0]:
+            return []
+        return [row for (row,) in file.execute("SELECT result FROM requests WHERE state = ?", (state,))]
+
+
+@pytest.mark.parametrize("called", [("Single", 0.5), ("Probe", 1.5)], ids=["once", "slow"])
+def test_a_result_outlives_its_agent_and_its_broker(
+    broker: LocalBroker, goferd: AgentProcess, agent: Agent, tmp_path: Path, called: tuple[str, float]
+) -> None:
+    """The method ends while there is no broker that could take its result, and then the agent is killed."""
+    trace = tmp_path / "trace"
+    name, seconds = called
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(agent[name].note, str(trace), "ran", seconds)
+        eventually(lambda: rows_in(goferd, 0))  # noted at once, or taking long enough to be written down
+        eventually(lambda: runs(trace))
+        broker.kill()
+        eventually(lambda: any(b"ran" in (result or b"") for result in rows_in(goferd, 1)))
+        goferd.kill()
+        broker.start()
+        goferd.start()
+        assert call.result(30) == "ran"
+    assert runs(trace) == {"ran": 1}
+    eventually(lambda: not rows_in(goferd, 1))
