@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="what kills and calls are drawn from (default: 1)")
     parser.add_argument("--kills", type=int, help="of goferd (default: 3 a minute)")
     parser.add_argument("--restarts", type=int, help="of RabbitMQ (default: 3 in 10 minutes, and at least 1)")
+    parser.add_argument("--freezes", type=int, help="of goferd, RabbitMQ, a caller each (default: as many as restarts)")
     parser.add_argument("--least", type=int, help="requests that there must be (default: 2000 a minute)")
     parser.add_argument("--keep", action="store_true", help="leave logs and journals where they are")
     options = parser.parse_args()
@@ -47,7 +48,8 @@ def main() -> int:
     kills = round(options.minutes * 3) if options.kills is None else options.kills
     restarts = max(1, round(options.minutes * 0.3)) if options.restarts is None else options.restarts
     least = round(options.minutes * 2000) if options.least is None else options.least
-    plan = Plan.of(options.seed, seconds, kills, restarts)
+    freezes = restarts if options.freezes is None else options.freezes
+    plan = Plan.of(options.seed, seconds, kills, restarts, freezes)
     home = Path(tempfile.mkdtemp(prefix="gofer-soak-"))
     print(f"{time.strftime('%H:%M:%S')} seed {options.seed}, files in {home}", file=sys.stderr)
     broken = True
@@ -93,7 +95,7 @@ def run(home: Path, plan: Plan, seed: int, seconds: float, least: int) -> tuple[
     lines = [
         Line(not chaos.failures, "all that was killed came up again", "; ".join(chaos.failures) or "it did"),
         Line(not crew.failures, "all callers came to their end", "; ".join(crew.failures) or "they did"),
-        *judged(requests, len(chaos.kills), least),
+        *judged(requests, chaos.kills, least),
         Line(not left, "nothing is left in the queues and in the ledger", left or "nothing"),
         Line(alive == "yes", "the agent answers at the end", alive),
     ]
@@ -167,9 +169,12 @@ def state_of(agent: AgentProcess) -> str:
 
 def head(seed: int, minutes: float, plan: Plan) -> str:
     """Say what was done, and with what."""
+    kills = sum(blow.how == "kill" for blow in plan.agent)
+    restarts = [blow.how for blow in plan.broker if blow.how != "freeze"]
     return (
-        f"Seed {seed}, {minutes:g} minutes, {len(plan.agent)} kills of goferd, {len(plan.broker)} restarts of RabbitMQ "
-        f"({', '.join(blow.how for blow in plan.broker)}); Python {platform.python_version()}, "
+        f"Seed {seed}, {minutes:g} minutes, {kills} kills of goferd, {len(restarts)} restarts of RabbitMQ "
+        f"({', '.join(restarts)}), {len(plan.frozen)} freezes of goferd, RabbitMQ and a caller each; "
+        f"Python {platform.python_version()}, "
         f"py-amqp {version('amqp')}, gofer-core {version('gofer-core')}, {os.cpu_count()} cores.\n"
     )
 

@@ -20,7 +20,7 @@ from time import perf_counter
 from typing import Any
 
 from gofer import aio
-from gofer.errors import Interrupted, RequestTimeout
+from gofer.errors import Cancelled, Interrupted, RequestTimeout
 from gofer.proxy import Agent
 from gofer_authenticator_hmac import HmacAuthenticator
 
@@ -48,19 +48,38 @@ THREADS = (
     Kind("some", 2, lambda agent, chance: agent.Soak().some(chance.uniform(0.2, 3.0)), 0.2),
     Kind("slow", 4, lambda agent, chance: agent.Soak().some(chance.uniform(5.0, 8.0)), 0.2),
     Kind("forked", 2, lambda agent, chance: agent.Soak().forked(chance.choice([0.0, chance.uniform(0, 1.5)])), 0.3),
+    Kind("large", 1, lambda agent, chance: agent.Soak().sized("x" * chance.randint(1, 400_000)), 2.0),
+    Kind("exchange", 1, lambda agent, chance: agent(exchange="amq.direct").Soak().quick(), 0.5),
     Kind("raising", 1, lambda agent, chance: agent.Soak().raising(), 1.0),
     Kind("progress", 1, lambda agent, chance: agent.Soak().reporting(chance.uniform(0.5, 3.0)), 0.5),
     Kind("signed", 2, lambda agent, chance: agent.Soak().quick(), 0.4, SIGNED),
     Kind("signed", 1, lambda agent, chance: agent.Soak().some(chance.uniform(0.5, 3.0)), 0.4, SIGNED),
     Kind("once", 2, lambda agent, chance: agent.Once().once(chance.choice([0.0, chance.uniform(0, 1.5)])), 0.3, ONCE),
 )
+
+
+async def cancelling(agent: aio.Agent, chance: random.Random) -> Any:
+    """Make a call, and cancel it. What was found to be cancelled must not return."""
+    trigger = agent(trigger=1).Soak().some(chance.uniform(2.0, 5.0))
+    call = asyncio.ensure_future(trigger())
+    await asyncio.sleep(chance.uniform(0.0, 2.0))
+    found = await agent.Admin().cancel(sn=trigger.sn)
+    value = await call
+    return f"cancelled, and {value}" if found else value
+
+
 COROUTINES = (
     Kind("aio", 24, lambda agent, chance: agent.Soak().quick(), 2.0),
     Kind("aio-waited", 8, lambda agent, chance: agent.Soak().waited(chance.uniform(0.05, 2.0)), 1.0),
+    Kind("cancelled", 2, cancelling, 2.0),
 )
 MORTAL = (
     Kind("mortal", 2, lambda agent, chance: agent.Soak().quick(), 0.4),
     Kind("mortal", 1, lambda agent, chance: agent.Soak().some(chance.uniform(0.2, 3.0)), 0.4),
+)
+FROZEN = (
+    Kind("frozen", 2, lambda agent, chance: agent.Soak().quick(), 0.4),
+    Kind("frozen", 1, lambda agent, chance: agent.Soak().some(chance.uniform(0.2, 3.0)), 0.4),
 )
 
 
@@ -92,8 +111,8 @@ def judge(id: str, value: Any, error: Exception | None) -> tuple[str, str]:
             return "value", ""
         case KeyError(args=(mine, _)) if mine == id:
             return "raised", ""
-        case Interrupted():
-            return "interrupted", str(error)
+        case Interrupted() | Cancelled():
+            return type(error).__name__.lower(), str(error)
         case RequestTimeout():
             return f"timeout: {error.state}", str(error)
         case None:
@@ -168,6 +187,8 @@ def main(name: str, url: str, home: str, seed: str, until: str) -> None:
             in_threads(role, THREADS)
         case "mortal":
             in_threads(role, MORTAL)
+        case "frozen":
+            in_threads(role, FROZEN)
         case "coroutines":
             asyncio.run(in_tasks(role))
         case "posts" | "replies":

@@ -1,7 +1,9 @@
-"""The blows of a plan, dealt: three threads that kill and start again, while callers call."""
+"""The blows of a plan, dealt: four threads that kill and start again, or freeze, while callers call."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 import time
@@ -20,7 +22,7 @@ __all__ = ["Chaos"]
 
 @dataclass(slots=True)
 class Chaos:
-    """Deals the blows of a plan. ``kills`` and ``restarts`` count them; ``failures`` is what did not come up again."""
+    """Deals the blows of a plan. ``kills`` and ``restarts`` say when; ``failures`` is what did not come up again."""
 
     plan: Plan
     agent: AgentProcess
@@ -37,7 +39,8 @@ class Chaos:
         for blows, deal in (
             (self.plan.agent, self._agent),
             (self.plan.broker, self._broker),
-            (self.plan.caller, lambda blow: self.crew.replace("mortal", blow.pause)),
+            (self.plan.mortal, lambda blow: self.crew.replace("mortal", blow.pause)),
+            (self.plan.frozen, self._caller),
         ):
             thread = threading.Thread(target=partial(self._deal, start, blows, deal), daemon=True)
             self._threads.append(thread)
@@ -58,14 +61,22 @@ class Chaos:
                 return
 
     def _agent(self, blow: Blow) -> None:
-        self._tell(f"goferd killed, {blow.pause:.1f} s of rest")
+        self._tell("goferd", blow)
+        if blow.how == "freeze":
+            _freeze(self.agent.pid, blow.pause)
+            return
         self.agent.kill()
         self.kills.append(time.time())
         time.sleep(blow.pause)
         self.agent.start()
 
     def _broker(self, blow: Blow) -> None:
-        self._tell(f"RabbitMQ: {blow.how}, {blow.pause:.1f} s of rest")
+        self._tell("RabbitMQ", blow)
+        if blow.how == "freeze":
+            self.broker.freeze()
+            time.sleep(blow.pause)
+            self.broker.thaw()
+            return
         self.restarts.append(time.time())
         if blow.how == "kill":
             self.broker.kill()
@@ -73,8 +84,17 @@ class Chaos:
             self.broker.stop()
         time.sleep(blow.pause)
         self.broker.start()
-        self._tell("RabbitMQ is up")
+
+    def _caller(self, blow: Blow) -> None:
+        self._tell("a caller", blow)
+        _freeze(self.crew.pid("frozen"), blow.pause)
 
     @staticmethod
-    def _tell(what: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+    def _tell(what: str, blow: Blow) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {what}: {blow.how}, {blow.pause:.1f} s", file=sys.stderr, flush=True)
+
+
+def _freeze(pid: int, seconds: float) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGCONT)

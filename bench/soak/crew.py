@@ -11,7 +11,7 @@ from types import TracebackType
 
 __all__ = ["Crew"]
 
-_ROLES = ("threads", "coroutines", "posts", "replies", "mortal")
+_ROLES = ("threads", "coroutines", "posts", "replies", "mortal", "frozen")
 
 
 class Crew:
@@ -33,6 +33,10 @@ class Crew:
             raise RuntimeError(f"the listener has not started: {self.errors()}")
         for role in _ROLES:
             self._spawn(role)
+
+    def pid(self, role: str) -> int:
+        """Return the process id of a role."""
+        return self._processes[role].pid
 
     def replace(self, role: str, pause: float) -> None:
         """Kill the process of a role, and start another one after a pause."""

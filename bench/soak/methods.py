@@ -57,6 +57,12 @@ class Soak:
             return told()
 
     @remote
+    def sized(self, text: str) -> list[Any]:
+        """Return as much as was sent."""
+        with run():
+            return [*told(), text]
+
+    @remote
     def some(self, seconds: float) -> list[Any]:
         """Take a while: some of these are written down, some are not."""
         with run():

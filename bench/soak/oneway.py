@@ -89,6 +89,8 @@ class _Poster:
 
     def _request(self, agent: Agent, chance: random.Random) -> str:
         """Send one; return its serial number."""
+        if chance.random() < 0.2:
+            agent = agent(ttl=3600)
         if self.role == "posts":
             return str(agent.Soak().quick())
         agent = agent(reply=REPLIES)

@@ -1,4 +1,4 @@
-"""What is killed, and when: made of a seed, so that it can be had again."""
+"""What is killed or frozen, and when: made of a seed, so that it can be had again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _LAST = 5.0  # and at the end
 
 @dataclass(frozen=True, slots=True)
 class Blow:
-    """Something ends at a moment (seconds after the start), in a way, and is started again after a pause."""
+    """Something ends at a moment (seconds after the start), and is started again after a pause.
+
+    ``how``: ``kill``, ``stop`` (in order), or ``freeze``: then it stands still as long as the pause.
+    """
 
     moment: float
     how: str
@@ -22,14 +25,15 @@ class Blow:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The blows that an agent, a broker and one of the callers get."""
+    """The blows that an agent and a broker get, one of the callers (it is killed), and another one (it freezes)."""
 
     agent: tuple[Blow, ...]
     broker: tuple[Blow, ...]
-    caller: tuple[Blow, ...]
+    mortal: tuple[Blow, ...]
+    frozen: tuple[Blow, ...]
 
     @classmethod
-    def of(cls, seed: int, seconds: float, kills: int, restarts: int) -> Plan:
+    def of(cls, seed: int, seconds: float, kills: int, restarts: int, freezes: int) -> Plan:
         """Make the plan of a seed.
 
         Some kills come in quick succession: what is being recovered from one is interrupted by the next.
@@ -44,8 +48,15 @@ class Plan:
             if chance.random() < 0.15:
                 at[n] = min(at[n], at[n - 1] + chance.uniform(0.5, 2.0))
         ways = ["kill", "stop"] * (restarts // 2 + 1)
-        return cls(
-            tuple(Blow(moment, "kill", chance.choice([0.0, chance.uniform(0.1, 3.0)])) for moment in at),
-            tuple(Blow(m, how, chance.uniform(0.0, 3.0)) for m, how in zip(moments(restarts), ways, strict=False)),
-            tuple(Blow(moment, "kill", chance.uniform(0.0, 1.0)) for moment in moments(max(1, kills // 3))),
-        )
+
+        def frozen() -> list[Blow]:
+            return [Blow(moment, "freeze", chance.uniform(2.0, 25.0)) for moment in moments(freezes)]
+
+        agent = [Blow(moment, "kill", chance.choice([0.0, chance.uniform(0.1, 3.0)])) for moment in at]
+        broker = [Blow(m, how, chance.uniform(0.0, 3.0)) for m, how in zip(moments(restarts), ways, strict=False)]
+        mortal = [Blow(moment, "kill", chance.uniform(0.0, 1.0)) for moment in moments(max(1, kills // 3))]
+        return cls(_sorted(agent + frozen()), _sorted(broker + frozen()), tuple(mortal), _sorted(frozen()))
+
+
+def _sorted(blows: list[Blow]) -> tuple[Blow, ...]:
+    return tuple(sorted(blows, key=lambda blow: blow.moment))

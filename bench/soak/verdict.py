@@ -14,7 +14,7 @@ __all__ = ["Line", "judged", "table"]
 #: Their processes are killed: of some no outcome is known, and some find no broker at the first call.
 _MORTAL = "mortal"
 _ONE_WAY = ("posts", "replies")
-_PROPER = {"value", "raised", "interrupted", "taken", "not taken", "not sent"}
+_PROPER = {"value", "raised", "interrupted", "cancelled", "taken", "not taken", "not sent"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,11 @@ class Line:
     culprits: tuple[Request, ...] = ()
 
 
-def judged(requests: dict[str, Request], kills: int, least: int) -> list[Line]:
+def judged(requests: dict[str, Request], kills: list[float], least: int) -> list[Line]:
     """Hold the evidence against each promise.
 
     Args:
-        kills: how often the agent was killed.
+        kills: when the agent was killed (``time.time()``).
         least: how many requests there must be.
     """
     every = list(requests.values())
@@ -41,7 +41,7 @@ def judged(requests: dict[str, Request], kills: int, least: int) -> list[Line]:
     taken = [one for one in callers if one.kind in _ONE_WAY and one.ends and one.ends[0]["outcome"] == "taken"]
     values = sum(one.outcome == "value" for one in answered)
     interrupted = [one for one in callers if one.outcome == "interrupted"]
-    most = kills * sum(THREADS.values())
+    most = len(kills) * sum(THREADS.values())
     unproved = [one for one in waiting if one.outcome.startswith("timeout") and not proved(one)]
     timeouts = [one for one in waiting if one.outcome.startswith("timeout")]
     replies = [one for one in taken if one.kind == "replies"]
@@ -79,6 +79,11 @@ def judged(requests: dict[str, Request], kills: int, least: int) -> list[Line]:
             f"{len(interrupted)}, at most {most}",
             () if len(interrupted) <= most else tuple(interrupted),
         ),
+        none(
+            "each Interrupted is of a run that a kill cut off",
+            (one for one in interrupted if not cut_off(one, kills)),
+            len(interrupted),
+        ),
         none("no request ran more than twice", (one for one in every if len(one.begun) > 2), len(every)),
         none(
             "no @once ran more than once",
@@ -105,6 +110,15 @@ def proper(request: Request) -> bool:
     return outcome == "none" or (outcome == "error: ConnectionLost" and not request.begun)
 
 
+def cut_off(request: Request, kills: list[float]) -> bool:
+    """Tell whether the last run of a request did not end, or so shortly before a kill that this was not noted."""
+    if len(request.ended) < len(request.begun):
+        return True
+    since = request.ended[-1] if request.ended else request.sent
+    until = since + 1.0 if request.ended else float((request.told or request.ends)[0]["at"])
+    return any(since <= kill <= until for kill in kills)
+
+
 def proved(request: Request) -> bool:
     """Tell whether the methods' own lines prove the state that a timeout named."""
     at = float(request.ends[0]["at"])
@@ -124,7 +138,18 @@ def table(requests: dict[str, Request]) -> str:
         twice[one.kind] += len(one.begun) == 2
         if one.seconds is not None:
             seconds[one.kind].append(one.seconds)
-    names = ["value", "raised", "interrupted", "timeout", "taken", "not taken", "not sent", "error", "none"]
+    names = [
+        "value",
+        "raised",
+        "cancelled",
+        "interrupted",
+        "timeout",
+        "taken",
+        "not taken",
+        "not sent",
+        "error",
+        "none",
+    ]
     shown = [name for name in names if any(name in counted for counted in outcomes.values())]
     lines = [
         f"| callers | requests | {' | '.join(shown)} | run twice | p50 s | p99 s | most s |",

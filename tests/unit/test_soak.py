@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ def told(id: str, outcome: str, at: float = 8.0, *, done: bool = True) -> dict[s
     return {"at": at, "event": "told", "id": id, "outcome": outcome, "detail": "", "done": done}
 
 
-def broken(requests: dict[str, Request], kills: int = 1, least: int = 1) -> list[str]:
-    return [line.promise for line in judged(requests, kills, least) if not line.kept]
+def broken(requests: dict[str, Request], kills: tuple[float, ...] = (3.5,), least: int = 1) -> list[str]:
+    return [line.promise for line in judged(requests, list(kills), least) if not line.kept]
 
 
 ONE = ("2.0 begun", "3.0 ended")
@@ -94,6 +95,7 @@ def test_what_went_well_breaks_no_promise(runs: Path) -> None:
         ([asked("q"), heard("q", "value")], [*ran("q", *ONE), *ran("q", *ONE, sn="another")], "serial number"),
         ([asked("q"), heard("q", "value")], [*ran("q", "2.0 begun")], "a run that ended"),
         ([asked("p", "posts"), heard("p", "taken")], [], "reported as taken"),
+        ([asked("q"), heard("q", "interrupted")], [*ran("q", "1.5 begun", "2.0 ended")], "a kill cut off"),
     ],
 )
 def test_each_broken_promise_is_seen(runs: Path, journal: list[dict[str, Any]], lines: list[str], promise: str) -> None:
@@ -105,14 +107,16 @@ def test_more_interrupted_than_kills_can_explain_are_seen(runs: Path) -> None:
 
     requests = collected(runs, journal)
 
-    assert "Interrupted at most kills x workers" in broken(requests, kills=1)
-    assert "Interrupted at most kills x workers" not in broken(requests, kills=2)
+    assert "Interrupted at most kills x workers" in broken(requests, kills=(3.0,))
+    assert "Interrupted at most kills x workers" not in broken(requests, kills=(3.0, 4.0))
     assert "there were enough requests" in broken(requests, least=26)
 
 
 def test_a_plan_is_had_again_by_its_seed() -> None:
-    plan = Plan.of(7, 600, 30, 3)
+    plan = Plan.of(7, 600, 30, 3, 2)
 
-    assert plan == Plan.of(7, 600, 30, 3) != Plan.of(8, 600, 30, 3)
-    assert (len(plan.agent), [blow.how for blow in plan.broker]) == (30, ["kill", "stop", "kill"])
+    assert plan == Plan.of(7, 600, 30, 3, 2) != Plan.of(8, 600, 30, 3, 2)
+    assert Counter(blow.how for blow in plan.agent) == {"kill": 30, "freeze": 2}
+    assert [blow.how for blow in plan.broker if blow.how != "freeze"] == ["kill", "stop", "kill"]
+    assert len(plan.frozen) == 2
     assert all(3 <= blow.moment <= 595 for blow in plan.agent + plan.broker)
