@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,9 +14,10 @@ import pytest
 from gofer.errors import ConnectionLost
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
-from gofer.testing import rabbitmq as module
+from gofer.testing import rabbitmq_node as module
 from gofer.testing.rabbitmq import BrokerError, RabbitMQ
 from gofer_adapter_amqp import AmqpAdapter
+from support.waiting import eventually
 
 
 def processes(folder: Path) -> list[psutil.Process]:
@@ -86,6 +90,21 @@ def test_its_whole_life(tmp_path: Path) -> None:
     deadline = time.monotonic() + 5.0
     while left := processes(folder):
         assert time.monotonic() < deadline, left
+
+
+@pytest.mark.slow
+def test_it_does_not_outlive_the_process_that_has_started_it(tmp_path: Path) -> None:
+    """Which was killed, and could not end it."""
+    folder = tmp_path / "node"
+    code = (
+        "import os, sys\n"
+        "from gofer.testing.rabbitmq import RabbitMQ\n"
+        "with RabbitMQ(sys.argv[1]):\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], check=False, timeout=90)
+    assert done.returncode == -signal.SIGKILL
+    eventually(lambda: not processes(folder), 20)
 
 
 @pytest.mark.slow

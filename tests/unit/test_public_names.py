@@ -161,11 +161,13 @@ gofer.testing: AdapterContract AuthenticatorContract
 gofer.testing.agents: AgentProcess
 gofer.testing.authenticators: AuthenticatorContract
 gofer.testing.contract: AdapterContract
+gofer.testing.guard: Guard
 gofer.testing.holder: Holder
 gofer.testing.mock: Call install register uninstall
 gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
 gofer.testing.rabbitmq: BrokerError RabbitMQ
 gofer.testing.rabbitmq_management: BrokerError Management
+gofer.testing.rabbitmq_node: Node Ports find_program
 gofer.testing.relay: Relay
 gofer.tools.adapters: adapters
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target

@@ -13,6 +13,8 @@ from pathlib import Path
 from time import monotonic
 from types import TracebackType
 
+from gofer.testing.guard import Guard
+
 __all__ = ["AgentProcess"]
 
 _GOFERD = "import sys; from gofer.agent.main import main; sys.exit(main())"
@@ -22,6 +24,8 @@ _END = 20.0
 
 class AgentProcess:
     """``goferd`` under a private root. A context manager: it is stopped, or else killed, at the end.
+
+    Should this process be killed instead, goferd is, too.
 
     Args:
         root: the directory before ``/etc/gofer`` and all others; made if missing.
@@ -33,6 +37,7 @@ class AgentProcess:
         self.root = root
         self.log = root / "goferd.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
         self._environ = {**os.environ, **(environ or {}), "GOFER_ROOT": str(root)}
         if path:
             known = self._environ.get("PYTHONPATH", "")
@@ -64,6 +69,8 @@ class AgentProcess:
             # An abstract address: the root's path may be too long for a socket's.
             address = f"\0gofer-test-{os.getpid()}-{id(self)}"
             ready.bind(address)
+            self._release_guard()  # of one that has ended by itself
+            self._guard = Guard()
             self.process = subprocess.Popen(  # noqa: S603 - this Python, with our own words
                 [sys.executable, "-c", _GOFERD, "-f"],
                 env={**self._environ, "NOTIFY_SOCKET": "@" + address[1:]},
@@ -71,6 +78,7 @@ class AgentProcess:
                 stdout=log,
                 stderr=log,
             )
+            self._guard.watch(self.process.pid)
             ready.settimeout(0.1)
             deadline = monotonic() + _READY
             while monotonic() < deadline and self.process.poll() is None:
@@ -105,6 +113,7 @@ class AgentProcess:
         process = self.process
         if process is None:
             return 0
+        self._release_guard()
         if process.poll() is None:
             process.send_signal(number)
             try:
@@ -114,6 +123,11 @@ class AgentProcess:
                 process.wait()
         self.process = None
         return process.returncode
+
+    def _release_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.release()
+            self._guard = None
 
     def _write(self, path: Path, text: str) -> Path:
         path.write_text(textwrap.dedent(text))

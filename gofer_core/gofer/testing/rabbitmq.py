@@ -7,39 +7,33 @@ listens on 127.0.0.1 only.
 from __future__ import annotations
 
 import os
-import random
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 from urllib.parse import quote
 
+from gofer.testing.guard import Guard
 from gofer.testing.rabbitmq_management import BrokerError, Management
+from gofer.testing.rabbitmq_node import Node, Ports, find_program
 
 __all__ = ["BrokerError", "RabbitMQ"]
 
-_PLACES = ("/usr/lib/rabbitmq/bin", "/usr/lib/rabbitmq/lib/*/sbin", "/usr/lib/erlang/erts-*/bin")
 _BOOT_TIMEOUT = 60.0
 _STOP_TIMEOUT = 30.0
-# What the management API shows is a second old at most, instead of five.
-_FRESH_STATISTICS = """
-collect_statistics_interval = 1000
-management.sample_retention_policies.global.minute = 1
-management.sample_retention_policies.basic.minute = 1
-management.sample_retention_policies.detailed.10 = 1
-"""
-_INSTALL = "install it: apt-get install -y rabbitmq-server (and: systemctl disable --now rabbitmq-server)"
 
 
 class RabbitMQ(Management):
     """One RabbitMQ node under a directory, started and stopped as often as a test likes on the same ports.
 
-    Not thread-safe. A context manager: it starts on entry; on exit it is killed and its directory deleted.
+    Not thread-safe. A context manager: it starts on entry; on exit it is killed and its directory deleted. Should this
+    process be killed instead, the server is, too.
 
     Args:
         base_dir: a directory of its own, made if it is missing.
@@ -62,16 +56,21 @@ class RabbitMQ(Management):
         self.base_dir = Path(base_dir).absolute()
         self.management = management
         self.host = "127.0.0.1"
-        ports = _free_ports()
-        self.port, self.tls_port, self.management_port = next(ports), next(ports), next(ports)
-        self._dist_port, self._ctl_port, self._epmd_port = next(ports), next(ports), next(ports)
-        self._tls = bool(tls_config)
-        self._plugins = ["rabbitmq_management"] * management + list(plugins)
-        self._extra = f"{config}\n{tls_config}\n"
-        self._node = f"gofer-{secrets.token_hex(4)}@localhost"
-        self._server: subprocess.Popen[bytes] | None = None
-        self._epmd: subprocess.Popen[bytes] | None = None
-        self._bin = _find("rabbitmq-server").parent
+        ports = Ports.free()
+        self.port, self.tls_port, self.management_port = ports.amqp, ports.tls, ports.management
+        self._node = Node(
+            self.base_dir,
+            self.host,
+            ports,
+            f"gofer-{secrets.token_hex(4)}@localhost",
+            (*["rabbitmq_management"] * management, *plugins),
+            f"{config}\n{tls_config}\n",
+            management,
+            bool(tls_config),
+        )
+        self._server: _Guarded | None = None
+        self._epmd: _Guarded | None = None
+        self._bin = find_program("rabbitmq-server").parent
 
     def __enter__(self) -> RabbitMQ:
         self.start()
@@ -90,7 +89,7 @@ class RabbitMQ(Management):
     @property
     def running(self) -> bool:
         """Whether the server's process lives (it may be frozen)."""
-        return self._server is not None and self._server.poll() is None
+        return self._server is not None and self._server.process.poll() is None
 
     def start(self) -> None:
         """Start the server and wait until it serves. Queues and messages of an earlier start are still there.
@@ -100,21 +99,18 @@ class RabbitMQ(Management):
         """
         if self.running:
             return
-        self._write_files()
+        self._node.write_files()
         try:
-            if self._epmd is None or self._epmd.poll() is not None:
+            if self._epmd is None or self._epmd.process.poll() is not None:
                 self._start_epmd()
             with (self.base_dir / "stdout.log").open("ab") as log:
                 # With RABBITMQ_ALLOW_INPUT the script execs the Erlang VM itself: the child is the server, with no
                 # shell in between that would have to pass signals on.
-                self._server = subprocess.Popen(  # noqa: S603 - found by _find, arguments are written here
+                self._server = _Guarded(
                     [str(self._bin / "rabbitmq-server"), "-noinput"],
-                    env=self._environment() | {"RABBITMQ_ALLOW_INPUT": "1"},
-                    cwd=self.base_dir,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
+                    self._node.environment() | {"RABBITMQ_ALLOW_INPUT": "1"},
+                    self.base_dir,
+                    log,
                 )
             self._wait_ready(time.monotonic() + _BOOT_TIMEOUT)
         except BaseException:
@@ -173,8 +169,8 @@ class RabbitMQ(Management):
             BrokerError: it failed; the text is its output.
         """
         done = subprocess.run(  # noqa: S603 - the caller is a test; no shell is involved
-            [str(self._bin / "rabbitmqctl"), "-q", "-n", self._node, *arguments],
-            env=self._environment(),
+            [str(self._bin / "rabbitmqctl"), "-q", "-n", self._node.name, *arguments],
+            env=self._node.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -187,107 +183,52 @@ class RabbitMQ(Management):
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _write_files(self) -> None:
-        self.base_dir.mkdir(parents=True, exist_ok=True)
-        lines = [
-            f"listeners.tcp.1 = {self.host}:{self.port}",
-            f"management.tcp.ip = {self.host}" if self.management else "",
-            f"management.tcp.port = {self.management_port}" if self.management else "",
-            _FRESH_STATISTICS if self.management else "",
-            f"listeners.ssl.1 = {self.host}:{self.tls_port}" if self._tls else "",
-            "log.file.level = warning",
-            "log.console = false",
-            self._extra,
-        ]
-        (self.base_dir / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
-        (self.base_dir / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
-        # Instead of the machine's own settings for its system-wide server.
-        (self.base_dir / "rabbitmq-env.conf").write_text("")
-        cookie = self.base_dir / ".erlang.cookie"
-        if not cookie.exists():
-            cookie.touch(mode=0o600)
-            cookie.write_text(secrets.token_hex(20))
-            cookie.chmod(0o400)
-
-    def _environment(self) -> dict[str, str]:
-        base, local = str(self.base_dir), "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}"
-        return {
-            "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
-            "LANG": "C.UTF-8",
-            "HOME": base,
-            "ERL_EPMD_PORT": str(self._epmd_port),
-            "ERL_EPMD_ADDRESS": self.host,
-            "ERL_CRASH_DUMP_SECONDS": "0",
-            "RABBITMQ_NODENAME": self._node,
-            "RABBITMQ_CONF_ENV_FILE": f"{base}/rabbitmq-env.conf",
-            "RABBITMQ_CONFIG_FILE": f"{base}/rabbitmq.conf",
-            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{base}/advanced.config",
-            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{base}/enabled_plugins",
-            "RABBITMQ_MNESIA_BASE": f"{base}/mnesia",
-            "RABBITMQ_LOG_BASE": f"{base}/log",
-            "RABBITMQ_PID_FILE": f"{base}/pid",
-            "RABBITMQ_DIST_PORT": str(self._dist_port),
-            "RABBITMQ_CTL_DIST_PORT_MIN": str(self._ctl_port),
-            "RABBITMQ_CTL_DIST_PORT_MAX": str(self._ctl_port),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": local,
-            "RABBITMQ_CTL_ERL_ARGS": local,
-        }
-
     def _start_epmd(self) -> None:
         # Erlang would start a daemon that outlives it; a child of our own is ended by its process id.
-        self._epmd = subprocess.Popen(  # noqa: S603 - found by _find, arguments are written here
-            [str(_find("epmd")), "-port", str(self._epmd_port), "-address", self.host],
-            env=self._environment(),
-            cwd=self.base_dir,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        port = self._node.ports.epmd
+        command = [str(find_program("epmd")), "-port", str(port), "-address", self.host]
+        self._epmd = _Guarded(command, self._node.environment(), self.base_dir, subprocess.DEVNULL)
         deadline = time.monotonic() + 10
-        while not _answers(self.host, self._epmd_port, b""):
-            if self._epmd.poll() is not None or time.monotonic() > deadline:
-                raise BrokerError(f"epmd does not serve port {self._epmd_port} (exit status {self._epmd.poll()})")
+        while not _answers(self.host, port, b""):
+            status = self._epmd.process.poll()
+            if status is not None or time.monotonic() > deadline:
+                raise BrokerError(f"epmd does not serve port {port} (exit status {status})")
             time.sleep(0.02)
 
     def _stop_epmd(self) -> None:
         if self._epmd is not None:
-            self._epmd.kill()
-            self._epmd.wait()
+            self._epmd.guard.release()
+            self._epmd.process.kill()
+            self._epmd.process.wait()
             self._epmd = None
 
     def _wait_ready(self, deadline: float) -> None:
         ports = [(self.port, b"AMQP\x00\x00\x09\x01")]
         if self.management:
             ports.append((self.management_port, b"GET /api/overview HTTP/1.0\r\n\r\n"))
-        if self._tls:
+        if self._node.tls:
             ports.append((self.tls_port, b""))
         for port, greeting in ports:
             while not _answers(self.host, port, greeting):
                 if not self.running:
-                    raise BrokerError(f"RabbitMQ ended while starting\n{self._log_end()}")
+                    raise BrokerError(f"RabbitMQ ended while starting\n{self._node.log_end()}")
                 if time.monotonic() > deadline:
                     raise BrokerError(
-                        f"RabbitMQ does not serve port {port} after {_BOOT_TIMEOUT:g} s\n{self._log_end()}"
+                        f"RabbitMQ does not serve port {port} after {_BOOT_TIMEOUT:g} s\n{self._node.log_end()}"
                     )
                 time.sleep(0.05)
 
-    def _log_end(self) -> str:
-        files = [self.base_dir / "stdout.log", *sorted((self.base_dir / "log").glob("*.log"))]
-        lines = [line for f in files if f.exists() for line in f.read_text(errors="replace").splitlines()]
-        # Erlang tells the cause first, and then at length what fell over with it.
-        causes = [line for line in lines if "[error]" in line or "[critical]" in line]
-        return "\n".join([*causes[:15], "...", *lines[-10:]])
-
     def _alive(self) -> subprocess.Popen[bytes]:
-        if self._server is None or self._server.poll() is not None:
+        if self._server is None or self._server.process.poll() is not None:
             raise BrokerError("RabbitMQ is not running")
-        return self._server
+        return self._server.process
 
     def _end(self, how: signal.Signals) -> None:
-        server, self._server = self._server, None
-        if server is None:
+        guarded, self._server = self._server, None
+        if guarded is None:
             return
+        server = guarded.process
+        guarded.guard.release()
         try:
             if server.poll() is None:
                 server.send_signal(how)
@@ -295,7 +236,7 @@ class RabbitMQ(Management):
             server.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             raise BrokerError(
-                f"RabbitMQ did not stop in {_STOP_TIMEOUT:g} s and was killed\n{self._log_end()}"
+                f"RabbitMQ did not stop in {_STOP_TIMEOUT:g} s and was killed\n{self._node.log_end()}"
             ) from None
         finally:
             if server.poll() is None:
@@ -319,32 +260,25 @@ class RabbitMQ(Management):
             return
 
 
-def _find(program: str) -> Path:
-    """Find a program where packages put it, before PATH: there RabbitMQ has wrappers that want to be root."""
-    for folder in _PLACES:
-        for path in sorted(Path("/").glob(f"{folder.lstrip('/')}/{program}"), reverse=True):
-            if os.access(path, os.X_OK):
-                return path
-    found = shutil.which(program)
-    if found is None:
-        raise BrokerError(f"{program} is not installed; {_INSTALL}")
-    return Path(found)
+class _Guarded:
+    """A process at the head of a group of its own, which is killed with all that this has started, should we be."""
 
-
-def _free_ports() -> Iterator[int]:
-    """Yield free ports below the range that outgoing connections take, so that none is lost during a restart."""
-    yielded = set()
-    while True:
-        port = random.randint(15_000, 31_999)  # noqa: S311 - not a secret
-        if port in yielded:
-            continue
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        yielded.add(port)
-        yield port
+    def __init__(self, command: list[str], environment: dict[str, str], folder: Path, output: IO[bytes] | int) -> None:
+        self.guard = Guard()
+        try:
+            self.process = subprocess.Popen(  # noqa: S603 - found by find_program, arguments are written here
+                command,
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except BaseException:
+            self.guard.release()
+            raise
+        self.guard.watch(self.process.pid, group=True)
 
 
 def _answers(host: str, port: int, greeting: bytes) -> bool:
