@@ -88,11 +88,13 @@ gofer.messaging.broker.protocol: Answer Beat Bind Bye Cancel DeclareExchange Dec
 gofer.messaging.broker.queues: Consumer Message Queue Taker Usage cost
 gofer.messaging.broker.server: Broker serving
 gofer.messaging.broker.session: ACCEPT Peer REJECT RELEASE Session
+gofer.messaging.carrier: Carrier Settle fresh
 gofer.messaging.connector: Connector
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: Head Invocation Reply Request Result Signed VERSION decode_reply decode_request encode
     head shown timestamp unwrap
 gofer.messaging.doorbell: Doorbell
+gofer.messaging.errands: Errands Question
 gofer.messaging.keyfiles: Watched files_in read_public read_secret
 gofer.messaging.link: Link Subscription
 gofer.messaging.loop: Alarm LoopDriver
@@ -100,8 +102,10 @@ gofer.messaging.mock: install register uninstall
 gofer.messaging.net: open_socket
 gofer.messaging.pool: Pool pool
 gofer.messaging.pump: Pump Waiter
+gofer.messaging.sending: Sending
 gofer.messaging.stamped: Expired MAX_AGE SKEW Stamp StampedAuthenticator read_limits
 gofer.messaging.subscription: Subscription Subscriptions
+gofer.messaging.turns: Turns
 gofer.messaging.url: URL
 gofer.messaging.value: MAX_DEPTH plain
 gofer.proxy: Agent Double agent seam

@@ -14,8 +14,9 @@ class Doorbell:
 
     def __init__(self) -> None:
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._poll = select.poll()
-        self._poll.register(self._bell, select.POLLIN)
+        self._poll, self._alone = select.poll(), select.poll()
+        for poll in (self._poll, self._alone):
+            poll.register(self._bell, select.POLLIN)
         self._watched = -1
         self._mask = 0
 
@@ -46,9 +47,28 @@ class Doorbell:
             if watched >= 0 and mask != self._mask:
                 self._poll.modify(watched, mask)
                 self._mask = mask
-            ready = self._poll.poll(math.ceil(max(0.0, seconds) * 1000))
         except (OSError, ValueError):
-            return  # the connection was closed by another thread meanwhile; whoever asks next sees that
+            return  # closed by another thread meanwhile; whoever asks next sees that
+        self._wait(self._poll, seconds, watched, mask)
+
+    def wait_alone(self, seconds: float) -> None:
+        """Wait until the bell rings, or the time is over; the connection is not looked at."""
+        if seconds > 0:
+            self._wait(self._alone, seconds)
+
+    def _wait(self, poll: select.poll, seconds: float, watched: int = -1, mask: int = 0) -> None:
+        milliseconds = math.ceil(max(0.0, seconds) * 1000)
+        try:
+            try:
+                ready = poll.poll(milliseconds)
+            except RuntimeError:  # this is a signal handler that waits while its own thread does
+                other = select.poll()
+                other.register(self._bell, select.POLLIN)
+                if watched >= 0:
+                    other.register(watched, mask)
+                ready = other.poll(milliseconds)
+        except (OSError, ValueError):
+            return  # as above
         if any(descriptor == self._bell for descriptor, _ in ready):
             self.quieten()
 

@@ -1,8 +1,9 @@
-"""A link in an event loop: the loop reads and writes, and what takes its time is done in a thread beside it."""
+"""A link in an event loop: the loop reads and writes; what the broker has to answer is asked in a thread beside."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -13,8 +14,6 @@ __all__ = ["Alarm", "LoopDriver"]
 
 #: Turns in a row before others in the loop get theirs.
 _TURNS = 32
-#: Seconds that a thread beside the loop may spend on connecting and subscribing, before it looks whether it is wanted.
-_PATIENCE = 10.0
 
 
 class Alarm:
@@ -58,7 +57,7 @@ class Alarm:
 
 
 class LoopDriver:
-    """Drives a link from its event loop. All of it but ``_patience`` runs in the loop's thread."""
+    """Drives a link from its event loop. All of it runs in the loop's thread."""
 
     def __init__(self, link: Link, loop: asyncio.AbstractEventLoop) -> None:
         self.link = link
@@ -67,10 +66,9 @@ class LoopDriver:
         self._watched = -1
         self._writing = False
         self._timer: asyncio.TimerHandle | None = None
-        self._patient: threading.Thread | None = None
         self._stopped = False
         self._calls = 0
-        loop.add_reader(link.bell.fileno(), self._go_on)
+        loop.add_reader(link.turns.bell.fileno(), self._go_on)
 
     async def until(self, ready: Callable[[], object], deadline: float | None) -> bool:
         """Wait until something about the link is so; return whether it is. Asked after each of its turns."""
@@ -85,7 +83,7 @@ class LoopDriver:
     def want(self, more: int) -> None:
         """Count the calls in flight: while there are any, a connection that is lost is made again."""
         self._calls += more
-        if self._calls and self.link.patient:
+        if self._calls and not self.link.is_open:
             self._go_on()
 
     def stop(self) -> None:
@@ -93,52 +91,32 @@ class LoopDriver:
         if self._stopped:
             return
         self._stopped = True
-        self._loop.remove_reader(self.link.bell.fileno())
+        self._loop.remove_reader(self.link.turns.bell.fileno())
         self._watch(-1)
         if self._timer is not None:
             self._timer.cancel()
 
     def _go_on(self) -> None:
         """Take the turns that wait for nothing, then arrange for the next."""
-        if self._stopped or self._patient is not None:
+        if self._stopped:
             return
-        link = self.link
+        link, turns = self.link, self.link.turns
+        turns.bell.quieten()  # before anything is looked at: what rings from here on is looked at next time
         for _ in range(_TURNS):
-            if link.patient and not link.busy:
-                break
-            if not link.turn(0.0) or not link.busy:
+            if not (self._wanted or turns.busy) or not link.turn(0.0) or not turns.busy:
                 break
         for alarm in list(self._waiting):
             alarm.wake()
-        if link.patient:
-            if self._calls or self._waiting:
-                self._begin_patience()
-            else:
-                self._watch(-1)
-            return
-        self._watch(link.fileno())
+        self._watch(turns.fileno())
         self._set_timer()
 
-    def _begin_patience(self) -> None:
-        self._watch(-1)
-        self._patient = threading.Thread(target=self._patience, name="gofer-connect", daemon=True)
-        self._patient.start()
-
-    def _patience(self) -> None:
-        try:
-            self.link.turn(_PATIENCE)
-        finally:
-            try:
-                self._loop.call_soon_threadsafe(self._end_patience)
-            except RuntimeError:
-                pass  # the loop was closed meanwhile
-
-    def _end_patience(self) -> None:
-        self._patient = None
-        self._go_on()
+    @property
+    def _wanted(self) -> bool:
+        """Whether the connection is wanted: one that is lost is made again for those who wait, and for nobody else."""
+        return bool(self._calls or self._waiting or self.link.is_open)
 
     def _watch(self, descriptor: int) -> None:
-        writing = descriptor >= 0 and self.link.writing
+        writing = descriptor >= 0 and self.link.turns.writing
         if self._watched >= 0 and self._watched != descriptor:
             self._loop.remove_reader(self._watched)
             self._loop.remove_writer(self._watched)
@@ -154,7 +132,10 @@ class LoopDriver:
             self._writing = writing
 
     def _set_timer(self) -> None:
-        at = self._loop.time() + max(0.0, self.link.due - monotonic())
+        due = self.link.turns.due if self._wanted else math.inf
+        if due == math.inf:
+            return
+        at = self._loop.time() + max(0.0, due - monotonic())
         if self._timer is not None:
             if not self._timer.cancelled() and self._timer.when() <= at and self._timer.when() > self._loop.time():
                 return  # it comes early enough, and looks again then

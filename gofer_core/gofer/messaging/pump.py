@@ -44,12 +44,20 @@ class Pump:
     Args:
         turn: does one turn of at most so many seconds: waits for input, reads it, hands it out.
         interrupt: makes a turn that waits return soon. Called by any thread.
+        occupied: whether the thread that takes the turns is at a place where it cannot take one in between, as a
+            handler; elsewhere a signal handler in that thread can.
     """
 
-    def __init__(self, turn: Callable[[float], None], interrupt: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        turn: Callable[[float], None],
+        interrupt: Callable[[], None],
+        occupied: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._turn = turn
         self._interrupt = interrupt
-        self._guard = threading.Lock()
+        self._occupied = occupied
+        self._guard = threading.RLock()  # a signal handler may come to it in the thread that has it
         self._pumper: Waiter | None = None
         self._thread: int | None = None
         self._sleepers: dict[Waiter, None] = {}  # in the order they came
@@ -61,7 +69,7 @@ class Pump:
 
     @property
     def mine(self) -> bool:
-        """Whether the calling thread is the pumper (it is then inside a handler)."""
+        """Whether the calling thread is the pumper (it is then inside a handler, of the link's or of a signal)."""
         return self._thread == threading.get_ident()
 
     def drive(self, ready: Callable[[], object], deadline: float | None, waiter: Waiter | None = None) -> bool:
@@ -81,7 +89,10 @@ class Pump:
         if ready():
             return True
         if self.mine:
-            raise RuntimeError("cannot wait for a message in the thread that reads them (a hook or a callback)")
+            if self._occupied():
+                raise RuntimeError("cannot wait for a message in the thread that reads them (a hook or a callback)")
+            self._pump(ready, deadline)
+            return bool(ready())
         waiter = waiter or Waiter()
         try:
             while not ready():
@@ -127,6 +138,11 @@ class Pump:
         for waiter in sleepers:
             waiter.wake()
         self._interrupt()
+
+    def abandon(self) -> None:
+        """Forget the other threads, in a forked child: the guard may be held by one of them for ever."""
+        self._guard = threading.RLock()
+        self._sleepers.clear()
 
     def _pump(self, ready: Callable[[], object], deadline: float | None) -> None:
         while not ready():

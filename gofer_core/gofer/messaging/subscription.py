@@ -100,15 +100,16 @@ class Subscriptions:
                 self.due = min(self.due, retry.due)
         return None
 
-    def make(self, subscription: Subscription, adapter: Adapter, timeout: float) -> None:
-        """Subscribe at the adapter. Raises what it raises."""
-        if subscription.prepare is not None:
-            subscription.prepare(adapter, timeout)
-        number = adapter.subscribe(subscription.queue, subscription.prefetch, timeout, exclusive=subscription.exclusive)
+    def made(self, subscription: Subscription, number: int) -> bool:
+        """Note that one was made; return whether it is wanted still."""
+        retry = self._retries.get(subscription)
+        if retry is None:
+            return False
         self._numbers[number] = subscription
         subscription.number, subscription.error = number, None
         subscription.made += 1
-        self._retries[subscription].reset()
+        retry.reset()
+        return True
 
     def of(self, number: int) -> Subscription | None:
         """Return the subscription with that number, if it is still wanted."""
