@@ -216,12 +216,12 @@ def test_a_description_is_plain_json_with_everything_but_secrets(api: API) -> No
         assert secret not in text
     assert (told["plugin"], told["names"]) == ("pets", ["pets", "kennel"])
     dog = next(one for one in told["classes"] if one["name"] == "Dog")
-    assert (dog["doc"], dog["constructor"]) == ("Barks.", "(name: 'str' = 'nobody', *, age: 'int' = 0) -> 'None'")
+    assert (dog["doc"], dog["constructor"]) == ("Barks.", "(name: str = 'nobody', *, age: int = 0) -> None")
     methods = {one["name"]: one for one in dog["methods"]}
     assert methods["echo"] == {
         "name": "echo",
         "doc": "Return what it is given.",
-        "signature": "(value: 'Any' = None) -> 'Any'",
+        "signature": "(value: Any = None) -> Any",
         "parameters": [{"name": "value", "kind": "positional_or_keyword", "type": "Any", "default": "None"}],
         "model": DIRECT,
         "async": False,

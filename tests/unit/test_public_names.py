@@ -49,6 +49,12 @@ gofer.agent.lock: AgentLock AlreadyRunning
 gofer.agent.logs: JournalFormatter JsonFormatter LineFormatter LogSetup configure is_journal
 gofer.agent.main: main
 gofer.agent.modules: Aside drop family forget is_ours mark
+gofer.agent.management: Management Operations
+gofer.agent.management.doors: Caller Door caller_of loopback open_tcp open_unix write_token
+gofer.agent.management.operations: Operations
+gofer.agent.management.server: Answering Management
+gofer.agent.management.view: plugin_line show
+gofer.agent.management.wire: CODES Channel MAX_ANSWER MAX_REQUEST Unusable decode encode proof socket_of token_of
 gofer.agent.notify: notify
 gofer.agent.plugin: Plugin State
 gofer.agent.queues: QueueModel
@@ -180,6 +186,9 @@ gofer.tools.broker: broker
 gofer.tools.demo: demo
 gofer.tools.listing: describe list_entry_points listing_options show
 gofer.tools.main: main
+gofer.tools.mgt: mgt
+gofer.tools.mgt_client: NoAgent NoAnswer ask
+gofer.tools.mgt_tree: print_agent
 gofer.tools.new: new
 gofer.tools.output: complain harmless print_json print_table text_of
 gofer.tools.plugins: plugins

@@ -135,6 +135,11 @@ class PluginContainer:
             self.unload(known.name)
             return self.load(descriptor)
 
+    @property
+    def pending(self) -> list[str]:
+        """The names of plugins that are described, and whose loading has not begun."""
+        return list(self._pending)
+
     def find(self, name: str) -> Plugin:
         """Return a plugin by its name or its module's; one whose descriptor is still to come is loaded first.
 
@@ -398,6 +403,10 @@ class PluginContainer:
     def is_attached(self, plugin: Plugin) -> bool:
         """Tell what ``Plugin.attached`` does."""
         return plugin.name in self._attachments
+
+    def attachment(self, plugin: Plugin) -> Attachment | None:
+        """Return where a plugin takes its requests; None: nowhere."""
+        return self._attachments.get(plugin.name)
 
     def forwards(self, plugin: Plugin) -> Iterator[Plugin]:
         """Iterate over the running plugins that one forwards to and that accept that, in the order of its list."""

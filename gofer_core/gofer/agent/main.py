@@ -17,6 +17,7 @@ from gofer.agent.check import check
 from gofer.agent.config import AgentConfig, Problem, read_agent, read_descriptors
 from gofer.agent.container import PluginContainer
 from gofer.agent.lock import AgentLock
+from gofer.agent.management import Management, Operations
 from gofer.agent.notify import notify
 from gofer.agent.signals import Signals
 from gofer.errors import ConfigError
@@ -73,12 +74,15 @@ class _Daemon:
         self.logging = logging_of_ours
         self.timeout = config.main.shutdown_timeout
         self.container = PluginContainer(root, config, imported=self._repair_logging)
+        self.operations = Operations(self.container)
+        self.management = Management(root, config.management, self.operations)
         self.failed = False
 
     def run(self, problems: Sequence[Problem]) -> int:
         """Start, wait for the word, stop. Returns the exit status."""
         log.info("goferd %s starts: pid %d, root %s", version("gofer-core"), os.getpid(), self.root.path)
         _report(problems)
+        self.management.start()  # first: it shows what is being loaded
         working = self._do(self._start)
         interrupted = False
         again = False
@@ -113,6 +117,8 @@ class _Daemon:
         descriptors, problems = read_descriptors(self.root)
         _report(problems)
         self.container.start(descriptors)
+        if self.operations.phase == "starting":
+            self.operations.phase = "running"
         notify(os.environ, "READY=1")
 
     def _reload(self) -> None:
@@ -124,6 +130,7 @@ class _Daemon:
 
     def _stop(self, interrupted: bool) -> int:
         deadline = time.monotonic() + self.timeout
+        self.operations.phase = "stopping"
         stopping = self._do(lambda: self.container.stop(self.timeout))
         # A little more than the container itself keeps to: a plugin's code may hold it up.
         while not stopping.is_set() and (left := deadline + _ENDING - time.monotonic()) > 0:
@@ -133,6 +140,7 @@ class _Daemon:
                     _exit_now(130)
                 interrupted = True
         status = 1 if self.failed else 0
+        self.management.stop()
         if not stopping.is_set():
             log.warning("a plugin does not stop in time; exit without it")
             _exit_now(status)

@@ -66,11 +66,28 @@ def _signature(function: Callable[..., Any], *, skip: bool) -> str:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return "(...)"
-    parameters = list(signature.parameters.values())[1 if skip else 0 :]
+    parameters = [
+        one.replace(annotation=_bare(one.annotation)) for one in list(signature.parameters.values())[1 if skip else 0 :]
+    ]
     try:
-        return str(signature.replace(parameters=parameters))
+        return str(signature.replace(parameters=parameters, return_annotation=_bare(signature.return_annotation)))
     except Exception:  # noqa: BLE001 - the repr of a default value may do anything
         return "(...)"
+
+
+def _bare(annotation: object) -> object:
+    """Have what was written as text, as all is under ``from __future__ import annotations``, shown without quotes."""
+    return _Bare(annotation) if isinstance(annotation, str) else annotation
+
+
+class _Bare:
+    """Text that is its own repr."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
 
 
 def _shown(value: object) -> str:

@@ -153,6 +153,11 @@ class Receiver:
         return self._custody
 
     @property
+    def subscription(self) -> Subscription | None:
+        """Its place at the queue; None before ``start``."""
+        return self._subscription
+
+    @property
     def exclusive(self) -> bool:
         """Whether nobody else reads the queue."""
         return self._subscription is not None and self._subscription.exclusive

@@ -21,7 +21,7 @@ __all__ = ["main"]
 _COMMANDS = MappingProxyType(
     {
         name: f"gofer.tools.{name}:{name}"
-        for name in ("rmi", "broker", "demo", "plugins", "adapters", "authenticators", "new")
+        for name in ("rmi", "mgt", "broker", "demo", "plugins", "adapters", "authenticators", "new")
     }
 )
 

@@ -1,0 +1,128 @@
+"""What an agent tells of itself and its plugins, as plain JSON."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from gofer.agent.loading import one_line
+
+if TYPE_CHECKING:
+    from gofer.agent.container import PluginContainer
+    from gofer.agent.plugin import Plugin
+
+__all__ = ["plugin_line", "show"]
+
+
+def show(container: PluginContainer, phase: str) -> dict[str, Any]:
+    """Tell all: the agent, and each plugin with its state, code, API, queue, connection, counts and actions."""
+    plugins = list(container.plugins.values())  # at once: others load and unload meanwhile
+    return {
+        "agent": {
+            "version": version("gofer-core"),
+            "python": sys.version.split()[0],
+            "state": phase,
+            "root": str(container.root.path),
+            "user": _user(),
+            "pid": os.getpid(),
+            "started": _started(),
+            "threads": threading.active_count(),
+            "rss": _rss(),
+            "ledger": {"error": _text(container.ledger.error)},
+            "waiting": sorted(container.pending),
+        },
+        "plugins": [_plugin(container, plugin) for plugin in sorted(plugins, key=lambda plugin: plugin.name)],
+    }
+
+
+def plugin_line(plugin: Plugin) -> dict[str, Any]:
+    """Tell what a plugin is, in short."""
+    source = plugin.source
+    return {
+        "name": plugin.name,
+        "state": plugin.state.value,
+        "error": plugin.error,
+        "distribution": None if source is None else source.distribution,
+        "version": None if source is None else source.version,
+    }
+
+
+def _plugin(container: PluginContainer, plugin: Plugin) -> dict[str, Any]:
+    source, descriptor = plugin.source, plugin.descriptor
+    told = {
+        **plugin_line(plugin),
+        "trace": plugin.trace,
+        "enabled": plugin.enabled,
+        "descriptor": str(descriptor.file),
+        "module": None if source is None else source.module,
+        "file": None if source is None or source.file is None else str(source.file),
+        "extends": descriptor.extends,
+        "forward": list(descriptor.forward),
+        "accept": list(descriptor.accept),
+        "queue": plugin.queue,
+        "url": None if plugin.url is None else str(plugin.url),
+        "connection": _connection(container, plugin),
+        "counters": plugin.counters.snapshot(),
+        "workers": {
+            "threads": descriptor.threads,
+            "busy": len(plugin.workers.running()),
+            "waiting": plugin.workers.waiting,
+            "coroutines": plugin.loop.running,
+            "fork_helper": plugin.forks.pid,
+        },
+        "actions": [],
+        "api": None,
+    }
+    try:  # what the plugin's own classes and exceptions say of themselves
+        told["actions"] = plugin.actions.describe()
+        api = plugin.api.describe()
+        told["api"] = {"classes": api["classes"], "functions": api["functions"], "names": api["names"]}
+    except BaseException as raised:  # noqa: BLE001 - SystemExit, too: the other plugins are shown
+        told["error"] = told["error"] or f"cannot be described: {one_line(raised)[0]}"
+    return told
+
+
+def _connection(container: PluginContainer, plugin: Plugin) -> dict[str, Any] | None:
+    """Tell how a plugin stands with its broker; None: it is not attached."""
+    attachment = container.attachment(plugin)
+    if attachment is None:
+        return None
+    link = attachment.link
+    up_since = link.up_since
+    subscription = attachment.receiver.subscription
+    return {
+        "state": link.state,
+        "up": None if up_since is None else round(time.monotonic() - up_since, 1),
+        "reading": subscription is not None and subscription.active,
+        "error": None if subscription is None else _text(subscription.error),
+        "open": attachment.receiver.open,
+    }
+
+
+def _text(error: object) -> str | None:
+    return None if error is None else str(error)
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _started() -> str:
+    with open("/proc/self/stat", "rb") as file:
+        ticks = int(file.read().rpartition(b")")[2].split()[19])
+    began = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    return datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _rss() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
