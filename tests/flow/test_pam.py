@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +19,7 @@ from gofer.errors import (
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from support.localbroker import LocalBroker
+from support.people import Person
 from support.presence import until_it_answers
 from support.probe import runs
 from support.waiting import eventually
@@ -69,37 +67,13 @@ class Door:
 """
 
 
-class Person:
-    """A user of this machine, made for the tests."""
-
-    def __init__(self, name: str) -> None:
-        self.name = f"gofer-{name}-{os.getpid()}"
-        self.password = f"s3cr3t-{secrets.token_hex(8)}"
-        subprocess.run(
-            ["useradd", "--no-create-home", "--shell", "/usr/sbin/nologin", self.name], check=True, timeout=30
-        )
-        subprocess.run(["chpasswd"], input=f"{self.name}:{self.password}\n", text=True, check=True, timeout=30)
-
-    def remove(self) -> None:
-        subprocess.run(["userdel", self.name], check=True, timeout=30, capture_output=True)
-
-
 @pytest.mark.xdist_group("pam")
 class TestUsers:
     @pytest.fixture(scope="class")
     @classmethod
     def people(cls) -> Iterator[tuple[Person, Person]]:
-        if os.geteuid() != 0:
-            pytest.fail("these tests make users of this machine: they run as root")
-        jane = Person("jane")
-        try:
-            joe = Person("joe")
-            try:
-                yield jane, joe
-            finally:
-                joe.remove()
-        finally:
-            jane.remove()
+        with Person("jane") as jane, Person("joe") as joe:
+            yield jane, joe
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -213,6 +213,11 @@ gofer_authenticator_x509: X509Authenticator
 gofer_authenticator_x509.authenticator: X509Authenticator
 gofer_authenticator_x509.trust: Key Trust check_key common_name load_certificate
 gofer_plugin_demo: Demo TooTired hello
+gofer_plugin_system: Script Service Shell System
+gofer_plugin_system.commands: Ended Shell
+gofer_plugin_system.power: System
+gofer_plugin_system.scripts: Script
+gofer_plugin_system.services: Service
 """
 
 # Documented names -> where their objects are at home. Programs written for gofer 2.12 import the former.

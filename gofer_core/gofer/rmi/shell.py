@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import pwd
 import selectors
 import signal
 import subprocess
 import threading
 from codecs import getincrementaldecoder
 from time import monotonic
-from typing import IO
+from typing import IO, Any
 
 from gofer.rmi.context import Context
 from gofer.rmi.progress import INTERVAL, Progress
@@ -31,7 +32,18 @@ class Shell:
     Within a call, new lines of the output are reported as the progress' ``details`` (text, at most ten times a second),
     and when the call is cancelled or takes too long, the command and all of its process group end: by SIGTERM, and by
     SIGKILL two seconds later.
+
+    Args:
+        user: whom commands run as, with this user's groups, in this user's home, and with nothing of this process's
+            environment but PATH and the language. Only root can name somebody else than itself.
+
+    Raises:
+        LookupError: there is no such user.
+        PermissionError: this process is not root, and the user is another one.
     """
+
+    def __init__(self, *, user: str | None = None) -> None:
+        self._options = {} if user is None else _as_user(user)
 
     def run(self, *command: str) -> tuple[int, dict[str, str]]:
         """Run a command to its end. It reads nothing; what it leaves in the background is not waited for.
@@ -58,6 +70,7 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             process_group=0 if own_group else None,
+            **self._options,
         )
         run = _Run(process, context, own_group)
         try:
@@ -65,6 +78,23 @@ class Shell:
         finally:
             run.end()
         return process.returncode, run.output()
+
+
+def _as_user(name: str) -> dict[str, Any]:
+    """Return the options of Popen that have a command run as a user."""
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        raise LookupError(f"there is no user {name!r} on this machine") from None
+    kept = {one: os.environ[one] for one in ("PATH", "LANG", "LC_ALL", "TZ") if one in os.environ}
+    named = {"HOME": user.pw_dir, "USER": name, "LOGNAME": name, "SHELL": user.pw_shell or "/bin/sh"}
+    options: dict[str, Any] = {"env": {**kept, **named}, "cwd": user.pw_dir if os.path.isdir(user.pw_dir) else "/"}
+    if os.geteuid() == 0:
+        groups = os.getgrouplist(name, user.pw_gid)
+        options |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": groups, "umask": 0o022}
+    elif os.geteuid() != user.pw_uid:
+        raise PermissionError(f"only an agent that runs as root can run commands as {name!r}")
+    return options
 
 
 class _Run:
