@@ -21,8 +21,10 @@ pytestmark = pytest.mark.xdist_group("public-names")  # one process makes what t
 PUBLIC_NAMES = """
 gofer.agent: PluginContainer
 gofer.agent.actions: Actions Actor
-gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks import_code import_plugin
+gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks find_plugin import_code import_plugin
+    run_load take_up
 gofer.agent.attachment: Attachment
+gofer.agent.attachments: Attachments
 gofer.agent.builtin: admin_api help_text
 gofer.agent.check: check
 gofer.agent.choosing: chosen usable
@@ -48,16 +50,17 @@ gofer.agent.loading: Broken GROUP Source forget_module import_source locate one_
 gofer.agent.lock: AgentLock AlreadyRunning
 gofer.agent.logs: JournalFormatter JsonFormatter LineFormatter LogSetup configure is_journal
 gofer.agent.main: main
-gofer.agent.modules: Aside drop family forget is_ours mark
 gofer.agent.management: Management Operations
 gofer.agent.management.doors: Caller Door caller_of loopback open_tcp open_unix write_token
 gofer.agent.management.operations: Operations
 gofer.agent.management.server: Answering Management
 gofer.agent.management.view: plugin_line show
 gofer.agent.management.wire: CODES Channel MAX_ANSWER MAX_REQUEST Unusable decode encode proof socket_of token_of
+gofer.agent.modules: Aside NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify
-gofer.agent.plugin: Plugin State
+gofer.agent.plugin: Plugin State current
 gofer.agent.queues: QueueModel
+gofer.agent.reloading: Reload company
 gofer.agent.rmi: Context
 gofer.agent.schedules: Cron Every Moment Once Schedule moment schedule_of
 gofer.agent.signals: Signals
@@ -141,8 +144,10 @@ gofer.rmi.model.child: run
 gofer.rmi.model.coroutines: Loop
 gofer.rmi.model.direct: call
 gofer.rmi.model.fork: Forks
+gofer.rmi.model.forked: ForkedCall
 gofer.rmi.model.frames: CALL Frames KILL PROGRESS RAISED TERMINATE VALUE head
 gofer.rmi.model.helper: GRACE end_with_parent serve threads
+gofer.rmi.model.process: HelperProcess end_of
 gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Succeeded check_listener read_notice
     tell
 gofer.rmi.options: OPTION_NAMES Options Report
