@@ -18,6 +18,7 @@ from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from support.forked import FORKED
 from support.localbroker import LocalBroker
+from support.presence import until_it_answers
 from support.probe import descriptor, runs
 from support.waiting import eventually
 
@@ -40,7 +41,10 @@ def forking(broker: LocalBroker, root: Path, queue: str, *, more: str = "", code
 @pytest.fixture(scope="module")
 def process(broker: LocalBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
     with forking(broker, tmp_path_factory.mktemp("agent"), "forked") as process:
-        yield process.start()
+        process.start()
+        with Agent(broker.url, "forked", wait=30) as agent:
+            until_it_answers(agent, process.tail())
+        yield process
 
 
 @pytest.fixture
@@ -210,6 +214,7 @@ def test_what_plugins_take_from_each_other_is_forked_by_the_one_that_has_it(
         process.plugin("zoo", ZOO, descriptor(broker.url, "zoo"))
         process.plugin("trees", GIVEN, "[main]\nenabled = 1\nextends = zoo\n")
         process.start()
+        until_it_answers(agent, process.tail())
         assert agent.Dog().noise("woof")[:2] == ["Dog", "woof"]
         own, other = agent.Dog().here()
         assert own is not None
@@ -237,6 +242,7 @@ def gofer_call(plugin, request, invoke):
 """
     with forking(broker, tmp_path, "hooked", code=FORKED + hook) as process, Agent(broker.url, "hooked") as agent:
         process.start()
+        until_it_answers(agent, process.tail())
         assert agent.Forked().echo(7) == ["seen", 7]
         assert agent.Forked().fail("bad dog", 3) == ["caught", "bad dog", 3]
 
@@ -369,6 +375,7 @@ def test_a_module_that_starts_threads_when_imported_cannot_fork_and_says_so(
     )
     with forking(broker, tmp_path, "threaded", code=code) as process, Agent(broker.url, "threaded", wait=30) as agent:
         process.start()
+        until_it_answers(agent, process.tail())
         with pytest.raises(DispatchError, match=r"plugin 'forked' cannot fork: importing it starts threads \(busy\)"):
             agent.Forked().echo()
         assert agent.forked.in_agent() == process.pid
@@ -378,6 +385,7 @@ def test_a_module_that_starts_threads_when_imported_cannot_fork_and_says_so(
 def test_a_reload_starts_another_helper(broker: LocalBroker, tmp_path: Path) -> None:
     with forking(broker, tmp_path, "reloaded") as process, Agent(broker.url, "reloaded", wait=30) as agent:
         process.start()
+        until_it_answers(agent, process.tail())
         first = agent.Forked().process()["parent"]
         text = descriptor(broker.url, "reloaded", threads=8, more="\n        [toys]\n        favourite = stick\n")
         process.descriptor("forked", text)
@@ -394,6 +402,7 @@ def test_nothing_outlives_the_agent(broker: LocalBroker, tmp_path: Path, how: st
     process.configure("[main]\nshutdown_timeout = 0.5\n")
     with process, Agent(broker.url, f"ending-{how}", wait=30) as agent:
         process.start()
+        until_it_answers(agent, process.tail())
         agent(wait=0).Forked().hang(str(path))
         child, other = hanging(path)
         helper = psutil.Process(child).ppid()
@@ -404,6 +413,7 @@ def test_nothing_outlives_the_agent(broker: LocalBroker, tmp_path: Path, how: st
 def test_a_running_call_has_the_shutdown_timeout_to_end(broker: LocalBroker, tmp_path: Path) -> None:
     with forking(broker, tmp_path / "root", "soft") as process, Agent(broker.url, "soft", wait=30) as agent:
         process.start()
+        until_it_answers(agent, process.tail())
         with ThreadPoolExecutor(1) as threads:
             running = threads.submit(agent.Forked().note, str(tmp_path / "trace"), "soft", 1.0)
             eventually(lambda: runs(tmp_path / "trace"))

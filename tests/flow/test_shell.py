@@ -15,6 +15,7 @@ from gofer.proxy import Agent
 from gofer.rmi.shell import LIMIT, Shell
 from gofer.testing.agents import AgentProcess
 from support.localbroker import LocalBroker
+from support.presence import until_it_answers
 from support.probe import descriptor
 from support.waiting import eventually
 
@@ -59,6 +60,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ):
         process.plugin("shell", PLUGIN, descriptor(broker.url, "shell", threads=2))
         process.start()
+        with Agent(broker.url, "shell", wait=30) as agent:
+            until_it_answers(agent, process.tail())
         yield broker.url
 
 

@@ -119,7 +119,8 @@ def _subject(name: str, times: int = 1) -> x509.Name:
 
 
 def _write(path: Path, data: bytes, mode: int = 0o644) -> None:
-    path.unlink(missing_ok=True)
-    path.touch(mode)
-    path.chmod(mode)
-    path.write_bytes(data)
+    new = path.with_name(f".{path.name}.new")  # whole, or not there: it may be read at this moment
+    new.touch(mode)
+    new.chmod(mode)
+    new.write_bytes(data)
+    new.replace(path)

@@ -96,8 +96,10 @@ def hmac_scheme(folder: Path) -> Scheme:
     names = ["agent", "ops", "guest", "banned"]
 
     def write(path: Path, *known: str) -> None:
-        path.touch(0o600)
-        path.write_text("".join(f"{n} {base64.b64encode(n.encode().ljust(32, b'.')).decode()}\n" for n in known))
+        new = path.with_name(f".{path.name}.new")  # whole, or not there: it may be read at this moment
+        new.touch(0o600)
+        new.write_text("".join(f"{n} {base64.b64encode(n.encode().ljust(32, b'.')).decode()}\n" for n in known))
+        new.replace(path)
 
     write(keys, *names)
 
