@@ -13,13 +13,25 @@ import pluggy
 
 from gofer import hooks as specifications
 from gofer.agent.config import Descriptor, Problem
-from gofer.agent.loading import Broken, Source, import_source, locate, one_line
+from gofer.agent.loading import Broken, import_source, locate, one_line
+from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
 from gofer.errors import GoferError, PluginError
 from gofer.messaging.authenticators import make_authenticator
 from gofer.root import Root
 
-__all__ = ["Refused", "add_extension", "ask_extensions", "blamed", "check_hooks", "import_code", "import_plugin"]
+__all__ = [
+    "Refused",
+    "add_extension",
+    "ask_extensions",
+    "blamed",
+    "check_hooks",
+    "find_plugin",
+    "import_code",
+    "import_plugin",
+    "run_load",
+    "take_up",
+]
 
 _HOOKS = frozenset(name for name in specifications.__all__ if name.startswith("gofer_"))
 
@@ -61,6 +73,17 @@ def import_plugin(root: Root, hooks: pluggy.PluginManager, plugin: Plugin) -> No
     Raises:
         Refused: any of that fails.
     """
+    find_plugin(root, plugin)
+    import_code(hooks, plugin)
+    run_load(hooks, plugin)
+
+
+def find_plugin(root: Root, plugin: Plugin) -> None:
+    """Find a plugin's code, and make its authenticator. Imports nothing of its own.
+
+    Raises:
+        Refused: there is none.
+    """
     descriptor = plugin.descriptor
     with blamed(plugin, "main", "plugin"):
         source = locate(root, descriptor)
@@ -69,7 +92,14 @@ def import_plugin(root: Root, hooks: pluggy.PluginManager, plugin: Plugin) -> No
     plugin.source = source
     with blamed(plugin, "messaging", "authenticator"):
         plugin.authenticator = _authenticator(descriptor)
-    import_code(hooks, plugin, source)
+
+
+def run_load(hooks: pluggy.PluginManager, plugin: Plugin) -> None:
+    """Run what is to run when a plugin is loaded.
+
+    Raises:
+        Refused: some of it has failed.
+    """
     with plugin.entered(), blamed(plugin, "main", "plugin", "its @load or a gofer_load hook failed"):
         hooks.hook.gofer_load(plugin=plugin)
 
@@ -86,22 +116,33 @@ def _authenticator(descriptor: Descriptor) -> Any:
     return make_authenticator(name, settings, descriptor.file.absolute().parent)
 
 
-def import_code(hooks: pluggy.PluginManager, plugin: Plugin, source: Source) -> None:
+def import_code(hooks: pluggy.PluginManager, plugin: Plugin, aside: Aside | None = None) -> None:
     """Import a plugin's module, build its API, and take up its hooks.
+
+    Args:
+        aside: where its old code is, which goes on running: the hooks are then left as they are.
 
     Raises:
         Refused: any of that fails.
     """
-    plugin.source = source
+    source = plugin.source
+    assert source is not None  # noqa: S101 - it was found
     with plugin.entered():
         with blamed(plugin, "main", "plugin", f"module {source.module} cannot be imported"):
-            module = import_source(source)
+            module = import_source(source, aside)
         with blamed(plugin, "main", "plugin", f"module {source.module}"):
             check_hooks(module)
-            others = [one.__name__ for one in hooks.get_plugins() if inspect.ismodule(one) and one is not module]
-            plugin.expose(module, others)
-            if not hooks.is_registered(module):  # two plugins may share a module; its hooks are called once
-                hooks.register(module)
+            others = [one.__name__ for one in hooks.get_plugins() if inspect.ismodule(one)]
+            plugin.expose(module, [name for name in others if name != module.__name__])
+            if aside is None:
+                take_up(hooks, module)
+
+
+def take_up(hooks: pluggy.PluginManager, module: ModuleType) -> None:
+    """Have the hooks of a module called; once, also when two plugins share it."""
+    if not hooks.is_registered(module):
+        # By a name of its own: while a module is exchanged, the old one's are called until the new one's are.
+        hooks.register(module, f"{module.__name__} {id(module):x}")
 
 
 def check_hooks(module: ModuleType) -> None:

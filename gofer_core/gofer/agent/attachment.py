@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.builtin import admin_api
 from gofer.agent.plugin import Plugin, State
 from gofer.agent.queues import QueueModel
+from gofer.errors import AdapterError, MessagingError, NotFound
+from gofer.rmi.answers import Refusal
 from gofer.rmi.api import API, Target
 from gofer.rmi.model.fork import Forks
 from gofer.rmi.receiver import Receiver
@@ -21,9 +23,16 @@ __all__ = ["Attachment"]
 
 log = logging.getLogger(__name__)
 
+_PATIENCE = 5.0  # seconds for the broker to answer
+_MOMENT = 0.02
+_UNLOADED = Refusal("plugin.unloaded", "the plugin that this was for has been unloaded")
+
 
 class Attachment:
-    """One plugin at one queue: the :class:`gofer.rmi.service.Service` that a receiver serves. Any thread."""
+    """One plugin at one queue: the :class:`gofer.rmi.service.Service` that a receiver serves. Any thread.
+
+    When its plugin is loaded again, it goes on with the new one: ``exchange`` and then ``follow``.
+    """
 
     def __init__(self, container: PluginContainer, plugin: Plugin) -> None:
         """Find the connection and the identity. Nothing is sent yet.
@@ -32,28 +41,21 @@ class Attachment:
             ConfigError: there is no URL, or the identity cannot be kept.
             AdapterError: no adapter serves the URL.
         """
-        descriptor = plugin.descriptor
-        connector = descriptor.connector(container.config.messaging, plugin.url)
+        connector = plugin.descriptor.connector(container.config.messaging, plugin.url)
         if plugin.queue is None:
             plugin.identify()
             log.info(
                 "plugin %s: no queue is given; its address is %s, kept for the next time", plugin.name, plugin.queue
             )
         # What a receiver asks for with every request are plain attributes.
-        self.plugin = plugin
         self.name = plugin.name
-        self.queue = QueueModel(descriptor, plugin.identify())
+        self.queue = QueueModel(plugin.descriptor, plugin.identify())
         self.address = str(self.queue.address)
-        self.admin = admin_api(plugin)
-        self.hook = _EnteredHooks(plugin, container.hooks.hook)
-        self.authenticator: Any = plugin.authenticator
-        self.audience = descriptor.audience
         self.workers = plugin.workers
-        self.loop = plugin.loop
-        self.latency = descriptor.latency
-        self.timeout = descriptor.timeout
-        self.timeout = descriptor.timeout
+        self._take(plugin)
         self.max_message = container.config.messaging.max_message
+        self._exclusive = _exclusive(plugin)
+        self._over = False
         self._links = container.links
         self.link = self._links.acquire(connector)
         self.receiver = Receiver(
@@ -66,8 +68,18 @@ class Attachment:
             cancelling=container.cancelling,
             replays=container.replays,
             logins=container.logins,
-            prefetch=descriptor.prefetch,
+            prefetch=plugin.descriptor.prefetch,
         )
+
+    def _take(self, plugin: Plugin) -> None:
+        self.plugin = plugin
+        self.admin = admin_api(plugin)
+        self.hook = _EnteredHooks(plugin, plugin.container.hooks.hook)
+        self.authenticator: Any = plugin.authenticator
+        self.audience = plugin.descriptor.audience
+        self.loop = plugin.loop
+        self.latency = plugin.descriptor.latency
+        self.timeout = plugin.descriptor.timeout
 
     @property
     def api(self) -> API:
@@ -101,24 +113,116 @@ class Attachment:
         container = self.plugin.container
         container.cancelling.restore(self.name)
         container.custody.recover(self.receiver)
-        once = any(target.mark.once for target in self.api)
         self.receiver.start(
             self.queue.spec.name,
             0,
             prepare=self.queue.prepare,
             on_lost=self._lost,
-            exclusive=self.plugin.descriptor.exclusive or once,
+            exclusive=self._exclusive,
         )
+
+    def serves(self, plugin: Plugin) -> bool:
+        """Tell whether it can go on for a plugin that was loaded again: the broker, the queue and its use are the same.
+
+        Raises:
+            ConfigError: there is no URL, or the identity cannot be kept.
+        """
+        connector = plugin.descriptor.connector(plugin.container.config.messaging, plugin.url)
+        return (
+            connector == self.link.connector
+            and QueueModel(plugin.descriptor, plugin.identify()) == self.queue
+            and plugin.descriptor.prefetch == self.plugin.descriptor.prefetch
+            and _exclusive(plugin) == self._exclusive
+        )
+
+    def exchange(self, old: Plugin, new: Plugin) -> None:
+        """Have the new one's workers run what waits for the old one's, and what comes; all else stays as it is."""
+
+        def swap() -> None:
+            self.workers = new.workers
+            old.workers.hand_over(new.workers)
+
+        self.receiver.exchange(swap)
+
+    def follow(self, plugin: Plugin) -> None:
+        """Serve the plugin that was loaded again."""
+        self._take(plugin)
+        self.receiver.renew()
 
     def stop(self, deadline: float) -> None:
         """Take no more, let what runs end by the deadline (``time.monotonic()``), and leave the rest to the broker."""
+        self._over = True
         left = self.receiver.stop(max(0.0, deadline - monotonic()))
         if left:
             log.warning("plugin %s: %d requests have not ended in time; the broker keeps them", self.name, len(left))
         self._links.release(self.link)
 
+    def retire(self) -> None:
+        """Take no more, and go on until all that was accepted has ended, however long that takes; ``stop`` ends it."""
+        self.receiver.close(_PATIENCE)
+        while not self._over and not self.receiver.wait(1.0):
+            pass
+        if not self._over:
+            self.stop(monotonic() + _PATIENCE)
+
+    def discard(self) -> None:
+        """Undo the making: it was not started."""
+        self._links.release(self.link)
+
+    def leave(self, deadline: float) -> None:
+        """Take no more, and let all that was accepted end by the deadline. ``managed`` 2: empty and delete the queue.
+
+        What waits in the queue is then rejected, unless another agent takes from it. What has not been started by the
+        deadline is rejected, too; else it goes back.
+        """
+        self.receiver.close(_PATIENCE)
+        refusal = _UNLOADED if self.queue.managed == 2 else None
+        alone = refusal is not None and self._refuse(refusal)
+        self.receiver.wait(max(0.0, deadline - monotonic()))
+        if alone:
+            self._delete()
+        left = self.receiver.stop(max(1.0, deadline - monotonic()), refusal)
+        if left:
+            log.warning("plugin %s: %d requests have not ended in time", self.name, len(left))
+        self._links.release(self.link)
+
+    def _refuse(self, refusal: Refusal) -> bool:
+        """Reject what waits in the queue and what comes; False: that is not ours to do."""
+        try:
+            self.receiver.refuse(refusal, _PATIENCE)
+        except NotFound:
+            return False  # deleted with its last reader
+        except MessagingError as others:
+            log.info("plugin %s: queue %r is left as it is: %s", self.name, self.queue.spec.name, others)
+            return False
+        return True
+
+    def _delete(self) -> None:
+        """Delete the queue, which nobody else reads, as soon as it is empty."""
+        name, deadline = self.queue.spec.name, monotonic() + _PATIENCE
+        while True:
+            try:
+                self.link.call(lambda adapter, timeout: adapter.delete_queue(name, timeout, if_empty=True), _PATIENCE)
+            except NotFound:
+                return
+            except AdapterError as kept:
+                # What it holds is on its way to be rejected.
+                if monotonic() < deadline and not self._over:
+                    sleep(_MOMENT)
+                    continue
+                log.warning("plugin %s: queue %r is not deleted: %s", self.name, name, kept)
+            except MessagingError as gone:
+                log.warning("plugin %s: queue %r is not deleted: %s", self.name, name, gone)
+            else:
+                log.info("plugin %s: queue %r deleted", self.name, name)
+            return
+
     def _lost(self, why: str) -> None:
         log.warning("plugin %s: no requests from queue %r: %s", self.name, self.queue.spec.name, why)
+
+
+def _exclusive(plugin: Plugin) -> bool:
+    return plugin.descriptor.exclusive or any(target.mark.once for target in plugin.api)
 
 
 class _EnteredHooks:

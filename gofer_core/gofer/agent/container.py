@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 
@@ -14,13 +16,15 @@ import pluggy
 from gofer import hooks as specifications
 from gofer.agent.assembly import Refused, add_extension, ask_extensions, blamed, import_plugin
 from gofer.agent.attachment import Attachment
+from gofer.agent.attachments import Attachments
 from gofer.agent.choosing import chosen, usable
-from gofer.agent.config import AgentConfig, Descriptor, Problem
+from gofer.agent.config import AgentConfig, Descriptor, Problem, read_descriptor
 from gofer.agent.core_hooks import CoreHooks
 from gofer.agent.imports import Imports
 from gofer.agent.links import Links
-from gofer.agent.loading import forget_module
-from gofer.agent.plugin import Plugin, State
+from gofer.agent.modules import forget
+from gofer.agent.plugin import Plugin, State, current
+from gofer.agent.reloading import Reload, company
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
@@ -78,11 +82,12 @@ class PluginContainer:
             self.book, self.ledger, self.custody, self.cancelling, plugins=self._running, find=self._receiver_of
         )
         self._changes = threading.RLock()  # held while plugins are loaded and unloaded, also by their own code
-        self._attaching = threading.Lock()  # guards the attachments, for a moment only
         self._pending: dict[str, Descriptor] = {}
         self.imports = Imports()
         self._imported = imported
-        self._attachments: dict[str, Attachment] = {}
+        self.attachments = Attachments(self)
+        #: Plugins of which newer ones are loaded, and whose last calls have not ended.
+        self.parting: set[Plugin] = set()
         self._stopping = threading.Event()
 
     # -- loading --------------------------------------------------------------------------------------------------
@@ -105,7 +110,7 @@ class PluginContainer:
             ConfigError: the descriptor cannot be used; one line for each reason.
             PluginError: one of that name is loaded already, it is not enabled, or it failed (and is quarantined).
         """
-        with self._changes:
+        with self._change():
             descriptor = what if isinstance(what, Descriptor) else usable(self.root, what)
             known = self.plugins.get(descriptor.name)
             if known is not None and known.state in (State.LOADING, State.RUNNING):
@@ -117,23 +122,55 @@ class PluginContainer:
             return plugin
 
     def reload(self, which: str | Path) -> Plugin:
-        """Load a plugin again: its descriptor and its code as they are now.
+        """Load a plugin again: its descriptor and its code as they are now; and those that took something from it.
+
+        What is accepted meanwhile waits for the new code; what runs ends in the old (within the shutdown timeout: after
+        that the new code is used beside it).
 
         Args:
             which: its name, or the path of its descriptor.
 
         Raises:
             ConfigError: the descriptor cannot be used; nothing has changed.
-            PluginError: there is no such plugin, or it is not enabled (nothing has changed), or it failed.
+            PluginError: there is no such plugin, or it is not enabled, or its new code failed: the old one runs on.
         """
-        with self._changes:
+        with self._change():
             known = chosen(self.root, self.plugins.values(), which)
             descriptor = usable(self.root, known.descriptor.file)
             if descriptor.name != known.name:
                 text = f"its name is {descriptor.name!r} now; unload plugin {known.name!r}, and load it"
                 raise ConfigError(str(Problem("error", str(descriptor.file), "main", "name", text)))
-            self.unload(known.name)
-            return self.load(descriptor)
+            if known.state is State.LOADING:
+                raise PluginError(f"plugin {known.name!r} is being loaded")
+            if known.state is not State.RUNNING:
+                self.unload(known.name)
+                return self.load(descriptor)
+            return self._reload(known, {known.name: descriptor})
+
+    def _reload(self, known: Plugin, descriptors: Mapping[str, Descriptor]) -> Plugin:
+        olds = company(self.plugins.values(), known)
+        now = {old.name: descriptors.get(old.name, old.descriptor) for old in olds}
+        try:
+            news = Reload(self, olds, now).run(self.config.main.shutdown_timeout)
+        except Refused as refused:
+            log.error("%s; it is not loaded again", refused.problem)
+            for old in {known, self.plugins[refused.plugin.name]}:
+                if old.state is State.RUNNING:
+                    old.error, old.trace = str(refused.problem), refused.trace
+            raise PluginError(str(refused.problem)) from refused
+        for new in news:
+            log.info("plugin %s: loaded again from %s, %s", new.name, new.source, self._where(new))
+        gc.collect()  # the old modules: they refer to themselves
+        return self.plugins[known.name]
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """Let one change be made at a time; those that consist of others make them within."""
+        here = current()
+        if here is not None and here.state is State.LOADING:
+            raise PluginError(f"plugin {here.name!r} is being loaded: nothing can be loaded or unloaded by it now")
+        with self._changes:
+            yield
 
     @property
     def pending(self) -> list[str]:
@@ -157,12 +194,19 @@ class PluginContainer:
         for descriptor in list(self._pending.values()):
             if name in (descriptor.name, descriptor.plugin):
                 self._begin(descriptor.name)
-        plugin = self.plugins.get(name)
+        present = self.present()
+        plugin = next((one for one in present if one.name == name), None)
         if plugin is None:
-            plugin = next((one for one in list(self.plugins.values()) if one.has_name(name)), None)
+            plugin = next((one for one in present if one.has_name(name)), None)
         if plugin is not None:
             self.imports.wait(plugin)
         return plugin
+
+    def present(self) -> list[Plugin]:
+        """Return all plugins as the code that runs here knows them: loaded again with it, they are new to it."""
+        here = current()
+        company = {} if here is None else here.company
+        return [company.get(plugin.name, plugin) for plugin in list(self.plugins.values())]
 
     def _load(self, descriptors: list[Descriptor]) -> None:
         """Load several, in three rounds: each one's code, then what they add to each other, then their queues."""
@@ -217,7 +261,7 @@ class PluginContainer:
                 with self._changes:
                     self._finish_late(plugin, refused)
             elif refused:
-                self._quarantine(refused[0])
+                self.quarantine(refused[0])
 
         refused: list[Refused] = []
         self.imports.begin(take, work, then)
@@ -227,7 +271,7 @@ class PluginContainer:
         if not wanted or self._stopping.is_set():  # unloaded, or another made of it, meanwhile
             self._end(plugin, State.STOPPED)
         elif refused:
-            self._quarantine(refused[0])
+            self.quarantine(refused[0])
         else:
             self._finish([plugin])
 
@@ -267,9 +311,10 @@ class PluginContainer:
         try:
             step(plugin)
         except Refused as refused:
-            self._quarantine(refused)
+            self.quarantine(refused)
 
-    def _quarantine(self, refused: Refused) -> None:
+    def quarantine(self, refused: Refused) -> None:
+        """Take a plugin that failed out of everything, and say why."""
         plugin = refused.plugin
         log.error("%s", refused.problem)
         if refused.trace is not None:
@@ -287,7 +332,7 @@ class PluginContainer:
         Raises:
             PluginError: there is no such plugin.
         """
-        with self._changes:
+        with self._change():
             plugin = chosen(self.root, self.plugins.values(), which)
             self._end(plugin, State.STOPPED, timeout=self.config.main.shutdown_timeout)
             del self.plugins[plugin.name]
@@ -301,15 +346,39 @@ class PluginContainer:
         Args:
             kept: the files of descriptors that cannot be read; what they described goes on as it is.
         """
-        with self._changes:
+        with self._change():
             wanted = {descriptor.name: descriptor for descriptor in descriptors}
+            changed = []
             for plugin in list(self.plugins.values()):
-                same = wanted.get(plugin.name) == plugin.descriptor and plugin.state is not State.QUARANTINED
-                if same or (plugin.name not in wanted and str(plugin.descriptor.file) in kept):
-                    wanted.pop(plugin.name, None)
+                self._keep(plugin, wanted, kept)
+                now = wanted.get(plugin.name)
+                if now == plugin.descriptor and plugin.state is not State.QUARANTINED:
+                    del wanted[plugin.name]
+                elif now is not None and now.enabled and plugin.state is State.RUNNING:
+                    changed.append(plugin.name)
                 else:
                     self.unload(plugin.name)
-            self._load(list(wanted.values()))
+            self._load([descriptor for name, descriptor in wanted.items() if name not in changed])
+            for name in changed:
+                plugin = self.plugins[name]
+                if plugin.descriptor != wanted[name] and plugin.state is State.RUNNING:  # not with another one already
+                    try:
+                        self._reload(plugin, wanted)
+                    except PluginError:
+                        log.debug("plugin %s runs on as it was", name)  # why, is an error in the log
+
+    def _keep(self, plugin: Plugin, wanted: dict[str, Descriptor], kept: Collection[str]) -> None:
+        """Want a plugin on whose descriptor cannot be read now, or is elsewhere."""
+        file = plugin.descriptor.file
+        if plugin.name in wanted:
+            return
+        if str(file) in kept:
+            wanted[plugin.name] = plugin.descriptor
+        elif file.parent != self.root.descriptors and file.exists():
+            descriptor, problems = read_descriptor(self.root, file)
+            for problem in problems:
+                log.log(logging.ERROR if problem.severity == "error" else logging.WARNING, "%s", problem)
+            wanted[plugin.name] = plugin.descriptor if descriptor is None else descriptor
 
     def stop(self, timeout: float) -> None:
         """Stop everything: take no new requests, and let running calls end within ``timeout`` seconds.
@@ -319,27 +388,22 @@ class PluginContainer:
         deadline = monotonic() + timeout
         self._stopping.set()
         self.imports.stop()
-        ending = self._release(deadline)
+        ending = self.attachments.stop(deadline)
         # Whoever loads or unloads at the moment goes first, unless a plugin's code holds it up for too long.
         held = self._changes.acquire(timeout=max(0.0, deadline - monotonic()))
         try:
-            for thread in ending + self._release(deadline):
+            for thread in ending + self.attachments.stop(deadline):
                 thread.join()
             for plugin in list(self.plugins.values()):
                 self._end(plugin, State.STOPPED)
+            for plugin in list(self.parting):
+                plugin.forks.stop()
             self.clock.stop()
             self.ledger.stop()
             self.replays.close()
         finally:
             if held:
                 self._changes.release()
-
-    def _release(self, deadline: float) -> list[threading.Thread]:
-        """Stop all attachments at the same time, each in a thread of its own."""
-        with self._attaching:
-            attachments = list(self._attachments.values())
-            self._attachments.clear()
-        return [_in_background(attachment, deadline) for attachment in attachments]
 
     def _end(
         self,
@@ -352,12 +416,8 @@ class PluginContainer:
     ) -> None:
         """Take a plugin out of everything; what it runs has ``timeout`` seconds."""
         deadline = monotonic() + timeout
-        with self._attaching:
-            attachment = self._attachments.pop(plugin.name, None)
-            was, plugin.state = plugin.state, state if plugin.state is not State.DISABLED else State.DISABLED
         plugin.actions.stop()
-        if attachment is not None:
-            attachment.stop(deadline)
+        was = self.attachments.leave(plugin, state, deadline, for_good=timeout > 0)
         if was is State.RUNNING:
             plugin.workers.stop(max(0.0, deadline - monotonic()))
             plugin.loop.stop(max(0.0, deadline - monotonic()))
@@ -375,38 +435,29 @@ class PluginContainer:
         if module is not None and not any(one.module is module for one in others):
             if self.hooks.is_registered(module):
                 self.hooks.unregister(module)
-            forget_module(module)
+            if plugin.source is not None:
+                forget(plugin.source.tops, plugin.source.module, self._modules(others))
+
+    def _modules(self, plugins: Iterable[Plugin]) -> list[str]:
+        return [plugin.source.module for plugin in plugins if plugin.source is not None]
 
     # -- queues ---------------------------------------------------------------------------------------------------
 
     def attach(self, plugin: Plugin) -> None:
         """Do what ``Plugin.attach`` says."""
-        with self._attaching:
-            if plugin.state is State.LOADING:
-                plugin.wants_queue = True
-                return
-            if plugin.state is not State.RUNNING or self._stopping.is_set():
-                raise PluginError(f"plugin {plugin.name!r} cannot be attached: it is {plugin.state.value}")
-            if plugin.name not in self._attachments:
-                attachment = self._attachments[plugin.name] = Attachment(self, plugin)
-                attachment.start()
+        self.attachments.attach(plugin)
 
     def detach(self, plugin: Plugin) -> None:
         """Do what ``Plugin.detach`` says."""
-        with self._attaching:
-            if plugin.state is State.LOADING:
-                plugin.wants_queue = False
-            attachment = self._attachments.pop(plugin.name, None)
-        if attachment is not None:
-            _in_background(attachment, monotonic() + self.config.main.shutdown_timeout)
+        self.attachments.detach(plugin)
 
     def is_attached(self, plugin: Plugin) -> bool:
         """Tell what ``Plugin.attached`` does."""
-        return plugin.name in self._attachments
+        return self.attachments.of(plugin.name) is not None
 
     def attachment(self, plugin: Plugin) -> Attachment | None:
         """Return where a plugin takes its requests; None: nowhere."""
-        return self._attachments.get(plugin.name)
+        return self.attachments.of(plugin.name)
 
     def forwards(self, plugin: Plugin) -> Iterator[Plugin]:
         """Iterate over the running plugins that one forwards to and that accept that, in the order of its list."""
@@ -420,24 +471,16 @@ class PluginContainer:
         return [plugin for plugin in list(self.plugins.values()) if plugin.state is State.RUNNING]
 
     def _receiver_of(self, name: str) -> Receiver | None:
-        attachment = self._attachments.get(name)
+        attachment = self.attachments.of(name)
         return None if attachment is None else attachment.receiver
 
     def _where(self, plugin: Plugin) -> str:
-        attachment = self._attachments.get(plugin.name)
+        attachment = self.attachments.of(plugin.name)
         return (
             "without a queue"
             if attachment is None
             else f"queue {attachment.address} at {attachment.link.connector.url}"
         )
-
-
-def _in_background(attachment: Attachment, deadline: float) -> threading.Thread:
-    thread = threading.Thread(
-        target=attachment.stop, args=(deadline,), name=f"gofer-{attachment.name}-stop", daemon=True
-    )
-    thread.start()
-    return thread
 
 
 def _late(plugin: Plugin, patience: float) -> Problem:

@@ -39,7 +39,7 @@ class CoreHooks:
         """Give a plugin the API of those whose descriptors say ``extends``."""
         return [
             one
-            for one in list(self._container.plugins.values())
+            for one in self._container.present()
             if one.descriptor.extends == plugin.name
             and one.state in (State.LOADING, State.RUNNING)
             and self._container.imports.settled(one)  # else it gives what it has when it comes

@@ -122,7 +122,8 @@ class _Container(PluginContainer):
         source = self._told.source if plugin.name == self._told.name else locate(self.root, plugin.descriptor)
         if isinstance(source, Problem):
             raise Refused(plugin, source)
-        import_code(self.hooks, plugin, source)
+        plugin.source = source
+        import_code(self.hooks, plugin)
 
 
 if __name__ == "__main__":

@@ -82,15 +82,26 @@ def locate(root: Root, descriptor: Descriptor) -> Source | Problem:
     return _in_directories(root, descriptor, name)
 
 
-def import_source(source: Source) -> ModuleType:
+def import_source(source: Source, aside: modules.Aside | None = None) -> ModuleType:
     """Import a plugin's module, or return it if another plugin has imported it already.
+
+    Args:
+        aside: where its old code is, if it was imported before: it must be new now.
 
     Raises:
         Broken: whatever its code raised, an end of the process included.
     """
     before = set(sys.modules)
     try:
-        module = importlib.import_module(source.module) if source.file is None else _import_file(source)
+        if aside is None:
+            module = _import(source)
+        else:
+            with aside.anew():
+                module = _import(source)
+            aside.check()
+    except modules.NotAgain as old:
+        modules.drop(source.tops, before)
+        raise Broken(str(old), one_line(old)[1]) from old
     except BaseException as raised:
         modules.drop(source.tops, before)
         raise Broken(*one_line(raised)) from raised
@@ -169,10 +180,16 @@ def _module_name(stem: str) -> str:
     return f"{name}_plugin" if importlib.util.find_spec(name) is not None else name
 
 
+def _import(source: Source) -> ModuleType:
+    return importlib.import_module(source.module) if source.file is None else _import_file(source)
+
+
 def _import_file(source: Source) -> ModuleType:
     known = sys.modules.get(source.module)
-    if known is not None and modules.is_ours(known, str(source)):
-        return known
+    if known is not None:
+        if modules.is_ours(known, str(source)):
+            return known
+        raise ImportError(f"a module {source.module} of another plugin is loaded already ({known.__file__})")
     spec = importlib.util.spec_from_file_location(source.module, source.file)
     if spec is None or spec.loader is None:  # only for a suffix that Python does not know
         raise ImportError(f"{source.file} is not a Python module")

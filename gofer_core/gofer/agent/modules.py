@@ -17,7 +17,7 @@ from types import CodeType, ModuleType
 
 from gofer.errors import PluginError
 
-__all__ = ["Aside", "drop", "family", "forget", "is_ours", "mark"]
+__all__ = ["Aside", "NotAgain", "drop", "family", "forget", "is_ours", "mark"]
 
 _OURS = "__gofer_source__"
 _FILE = "__gofer_file__"
@@ -81,6 +81,10 @@ def forget(tops: Iterable[str], module: str, others: Iterable[str] = ()) -> dict
     return gone
 
 
+class NotAgain(PluginError):
+    """An extension module cannot be imported a second time; the text names it."""
+
+
 class Aside:
     """Modules of plugins that are set aside, so that their code can be imported anew; and put back if that fails.
 
@@ -110,7 +114,7 @@ class Aside:
         """Return what is to be entered around the new imports: they read the code itself, and blame an extension.
 
         Raises:
-            PluginError: within, importing an extension module has failed; the text names it.
+            NotAgain: within, importing an extension module has failed; the text names it.
         """
         tops = frozenset[str]().union(*(tops for tops, _, _ in self._roots))
         return _Anew(tops, {name for name, module in self._old.items() if _is_extension(module)})
@@ -119,7 +123,7 @@ class Aside:
         """Make sure that what was imported is new.
 
         Raises:
-            PluginError: an extension module is what it was; the text names it.
+            NotAgain: an extension module is what it was.
         """
         for name, old in self._old.items():
             new = sys.modules.get(name)
@@ -128,9 +132,9 @@ class Aside:
             was = vars(old).get(_FILE)
             if was is not None and was != _stamp(new):
                 # The dynamic linker knows it by its path, and gives the one that it has loaded.
-                raise PluginError(_refused(name, "its file has changed, and a process loads it once"))
+                raise NotAgain(_refused(name, "its file has changed, and a process loads it once"))
             if new is old or _shares(old, new):
-                raise PluginError(_refused(name, "it can be initialized once in a process"))
+                raise NotAgain(_refused(name, "it can be initialized once in a process"))
 
 
 class _Anew(importlib.abc.MetaPathFinder):
@@ -161,7 +165,7 @@ class _Anew(importlib.abc.MetaPathFinder):
         sys.meta_path.remove(self)
         failed = [name for name in self._asked if name not in sys.modules]
         if raised is not None and failed:
-            raise PluginError(_refused(failed[-1], " ".join(str(raised).split()))) from raised
+            raise NotAgain(_refused(failed[-1], " ".join(str(raised).split()))) from raised
 
 
 class _FromSource(importlib.machinery.SourceFileLoader):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from types import ModuleType, TracebackType
@@ -25,9 +25,14 @@ if TYPE_CHECKING:
     from gofer.agent.container import PluginContainer
     from gofer.agent.loading import Source
 
-__all__ = ["Plugin", "State"]
+__all__ = ["Plugin", "State", "current"]
 
 _current: ContextVar[Plugin] = ContextVar("gofer_plugin")
+
+
+def current() -> Plugin | None:
+    """Return the plugin whose code runs here; None: it is nobody's."""
+    return _current.get(None)
 
 
 class State(enum.Enum):
@@ -45,6 +50,9 @@ class Plugin:
 
     ``url`` and ``queue`` come from the descriptor; a ``@load`` function may set them, and the plugin is attached after
     that. Set later, they count from the next ``attach`` on. All but that may be used from any thread.
+
+    Loaded again, a plugin is another object. The old one stays that of the old code until the last of its calls has
+    ended; whoever keeps it gets from it what the new one has.
     """
 
     def __init__(self, container: PluginContainer, descriptor: Descriptor) -> None:
@@ -52,7 +60,8 @@ class Plugin:
         self.container = container
         self.descriptor = descriptor
         self.state = State.LOADING if descriptor.enabled else State.DISABLED
-        #: Why the plugin is quarantined: one line, and the traceback where its code raised. None: it is not.
+        #: Why the plugin is quarantined, or (running) could not be loaded again: one line, and the traceback where its
+        #: code raised. None: neither.
         self.error: str | None = None
         self.trace: str | None = None
         #: Where its code came from, and the module that it became.
@@ -68,11 +77,17 @@ class Plugin:
         self.forks = Forks(descriptor.name, HELPER, lambda: greeting(self))
         #: What it does by itself.
         self.actions = Actions(self, container.clock)
+        #: The names of the plugins that its code took something from while it was loaded.
+        self.needs: set[str] = set()
+        #: Those that are loaded again together with it, while they are: its code finds these instead of the old ones.
+        self.company: Mapping[str, Plugin] = {}
+        #: The name of the one that its code looks for at the moment, while it is loaded.
+        self.asks: str | None = None
         self._foreign: tuple[str, ...] = ()
         self.counters = Counters()
         self._url = descriptor.url
         self._queue = descriptor.queue
-        self._added: list[Any] = []
+        self._added: tuple[Any, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Plugin {self.name} {self.state.value}>"
@@ -92,7 +107,13 @@ class Plugin:
             raise PluginError(
                 f"Plugin.find({name!r}) outside of a plugin's import, hooks and calls; find it there, and hand it over"
             )
-        return here if here.has_name(name) else here.container.find(name)
+        if here.has_name(name):
+            return here
+        here.asks = name
+        try:
+            return here.container.find(name)
+        finally:
+            here.asks = None
 
     def entered(self) -> AbstractContextManager[object]:
         """Have ``Plugin.find`` work within ``with``: what is done there is done by this plugin's code."""
@@ -192,6 +213,9 @@ class Plugin:
             PluginError: there is none; the text names the plugin and what it has.
         """
         name = name if isinstance(name, str) else "@".join(name)
+        if self._successor is not self:
+            return self._successor[name]
+        self._note_need()
         if self.module is None:
             raise PluginError(f"plugin {self.name!r} has no {name!r} to give: {self._why_not()}")
         found = self.api.get(name)
@@ -207,15 +231,42 @@ class Plugin:
             PluginError: it has something else of that name already (while it is imported, this is told at the end of
                 that), or the other has not been loaded.
         """
-        if isinstance(other, Plugin) and other.module is None:
-            raise PluginError(f"plugin {other.name!r} has nothing to add: {other._why_not()}")
+        if isinstance(other, Plugin):
+            other = other._successor
+            other._note_need()
+            if other.module is None:
+                raise PluginError(f"plugin {other.name!r} has nothing to add: {other._why_not()}")
         if self.module is not None:  # before that its own API is not known, and expose() does it
             self.api.add(_api_of(other))
-        self._added.append(other)
+        self._added += (other,)
         return self
 
+    @property
+    def _successor(self) -> Plugin:
+        """The plugin of this name, where this one is no longer that."""
+        return self if self.state is not State.STOPPED else self.container.plugins.get(self.name, self)
+
+    def _note_need(self) -> None:
+        here = current()
+        if here is not None and here is not self and here.state is State.LOADING:
+            here.needs.add(self.name)
+
     def _why_not(self) -> str:
+        cycle = self._cycle()
+        if cycle:
+            return f"it is {self.state.value}, and they need each other: {' -> '.join(cycle)}"
         return f"it is {self.state.value}" + (f" ({self.error})" if self.error else "")
+
+    def _cycle(self) -> list[str]:
+        """Name the plugins by which this one, which is being loaded, waits for the one that asks; none: it does not."""
+        here, one, names = current(), self, [self.name]
+        while here is not None and one is not here:
+            asked = None if one.asks is None else self.container.plugins.get(one.asks)
+            if asked is None or asked.name in names:
+                return []
+            one = asked
+            names.append(one.name)
+        return [*names, self.name] if here is not None and here is not self else []
 
     def expose(self, module: ModuleType, foreign: Sequence[str] = ()) -> None:
         """Build the API of the imported module and of what has been added to it.
@@ -226,15 +277,45 @@ class Plugin:
         Raises:
             PluginError: a name clash.
         """
+        self.api, self.module, self._foreign = (
+            self._built(module, foreign, self._added, _api_of),
+            module,
+            tuple(foreign),
+        )
+
+    def _built(
+        self, module: ModuleType, foreign: Sequence[str], added: Iterable[Any], api_of: Callable[[Any], Any]
+    ) -> API:
         api = API.of_module(module, [self.name], foreign)
-        for more in self._added:
-            api.add(_api_of(more))
-        self.api, self.module, self._foreign = api, module, tuple(foreign)
+        for more in added:
+            api.add(api_of(more))
+        return api
+
+    @property
+    def added(self) -> tuple[Any, ...]:
+        """What was added to its API: plugins, modules, classes and functions."""
+        return self._added
+
+    def with_added(self, added: Sequence[Any], api_of: Callable[[Any], Any]) -> API:
+        """Build the API that it would have, had other things been added to it.
+
+        Args:
+            api_of: returns the API of a plugin among these, and anything else as it is.
+
+        Raises:
+            PluginError: a name clash.
+        """
+        assert self.module is not None  # noqa: S101 - it runs
+        return self._built(self.module, self._foreign, added, api_of)
+
+    def take(self, api: API, added: Sequence[Any]) -> None:
+        """Have the API that ``with_added`` has built."""
+        self.api, self._added = api, tuple(added)
 
     def withdraw(self, other: Plugin) -> None:
         """Take out of the API what another plugin has added to it, which is being unloaded."""
         if self.module is not None and any(more is other for more in self._added):
-            self._added = [more for more in self._added if more is not other]
+            self._added = tuple(more for more in self._added if more is not other)
             self.expose(self.module, self._foreign)
 
     def dismiss(self, error: str | None = None, trace: str | None = None) -> None:
@@ -242,7 +323,7 @@ class Plugin:
         self.error, self.trace = error, trace
         self.module = None
         self.api = API(self.name)
-        self._added.clear()
+        self._added = ()
 
 
 def _api_of(more: Any) -> Any:

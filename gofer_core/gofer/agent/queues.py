@@ -30,6 +30,13 @@ class QueueModel:
         self.spec = QueueSpec(address.key, auto_delete=expires is not None, expires=expires, kind=descriptor.kind)
         self._told: str | None = None
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, QueueModel):
+            return NotImplemented
+        return (self.address, self.managed, self.spec) == (other.address, other.managed, other.spec)
+
+    __hash__ = None  # type: ignore[assignment]  # two that are equal remember different complaints
+
     def prepare(self, adapter: Adapter, timeout: float) -> None:
         """Make sure that the queue is there. Called before each (re)subscribing, at most ``timeout`` seconds.
 

@@ -90,6 +90,8 @@ class Receiver:
         self._open: dict[Received, None] = {}  # accepted, and not yet let go
         self._delayed: dict[Received, Timer] = {}
         self._stopping = False
+        self._closed = False
+        self._refusal: Refusal | None = None
         self._strangers = Limit(10, 50)  # answers to documents that nobody has vouched for, a second
         self._complaints = Limit(10, 50)  # log lines about what was dropped, a second
 
@@ -112,10 +114,50 @@ class Receiver:
         self.link.subscribe(self._subscription, timeout)
         return self._subscription
 
-    def stop(self, timeout: float) -> list[Received]:
+    def close(self, timeout: float) -> None:
+        """Take no more from the queue, and go on with what was accepted. ``stop`` follows."""
+        self._closed = True
+        self._unsubscribe(timeout)
+
+    def refuse(self, refusal: Refusal, timeout: float) -> None:
+        """Take from the queue again, alone, to reject all that comes.
+
+        Raises:
+            MessagingError: somebody else takes from it, or it cannot be read; nothing is taken then.
+        """
+        before = self._subscription
+        assert before is not None  # noqa: S101 - it was started
+        self._refusal, self._closed = refusal, False
+        self._subscription = Subscription(before.queue, self._prefetch, self.deliver, exclusive=True)
+        try:
+            self.link.subscribe(self._subscription, timeout)
+        except MessagingError:
+            self._closed = True
+            raise
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until all that was accepted has ended, at most ``timeout`` seconds; tell whether it has."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._open, timeout)
+
+    def exchange(self, swap: Callable[[], object]) -> None:
+        """Have the workers of the service exchanged, while no request is put to them."""
+        with self._changed:
+            swap()
+
+    def renew(self) -> None:
+        """Follow a service whose authenticator or audience has changed."""
+        service = self.service
+        self.answers = Answers(service.address, service.authenticator, service.max_message)
+        self._verification = Verification(service)
+
+    def stop(self, timeout: float, refusal: Refusal | None = None) -> list[Received]:
         """Take no more, give back what has not started, and wait for the rest, at most ``timeout`` seconds.
 
         The workers are left as they are. May be repeated.
+
+        Args:
+            refusal: what has not started is not given back, but rejected with this.
 
         A result that no broker has taken is tried for one more second, and then kept until this is started again.
 
@@ -128,17 +170,13 @@ class Receiver:
             self._stopping = True
             delayed = list(self._delayed.items())
             self._delayed.clear()
-        if self._subscription is not None:
-            try:
-                self.link.unsubscribe(self._subscription, max(1.0, timeout))
-            except MessagingError as gone:
-                log.debug("plugin %s: its subscription went with the connection: %s", self.service.name, gone)
+        self._unsubscribe(timeout)
         for request, timer in delayed:
             timer.cancel()
-            self._give_back(request)
+            self._leave(request, refusal)
         for task in self.service.workers.withdraw(self._is_mine):
             if isinstance(task, Received):
-                self._give_back(task)
+                self._leave(task, refusal)
         self.outgoing.hurry()
         with self._changed:
             self._changed.wait_for(lambda: not self._open, max(0.0, deadline - time.monotonic()))
@@ -146,6 +184,19 @@ class Receiver:
         self.outgoing.wait(max(0.0, deadline - time.monotonic()))  # rejections, too
         self.outgoing.stop()
         return left
+
+    def _unsubscribe(self, timeout: float) -> None:
+        if self._subscription is not None:
+            try:
+                self.link.unsubscribe(self._subscription, max(1.0, timeout))
+            except MessagingError as gone:
+                log.debug("plugin %s: its subscription went with the connection: %s", self.service.name, gone)
+
+    def _leave(self, request: Received, refusal: Refusal | None) -> None:
+        if refusal is None:
+            self._give_back(request)
+        elif request.start():
+            self.execution.reject(request, refusal)
 
     @property
     def custody(self) -> Custody:
@@ -171,7 +222,7 @@ class Receiver:
 
     def deliver(self, delivery: Delivery) -> None:
         """Take a message, in the thread that reads the broker."""
-        if self._stopping:
+        if self._stopping or self._closed:
             self.link.release(delivery)
             return
         try:
@@ -217,6 +268,9 @@ class Receiver:
                 self.execution.answer_again(request, result)
 
     def _accept(self, request: Received) -> None:
+        if self._refusal is not None:
+            self.execution.reject(request, self._refusal)
+            return
         service = self.service
         try:
             service.hook.gofer_accept(plugin=service.plugin, request=request)

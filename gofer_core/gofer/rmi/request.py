@@ -70,7 +70,6 @@ class Received:
         "noted",
         "on_cancel",
         "on_expire",
-        "plugin",
         "progress",
         "proof",
         "receiver",
@@ -97,7 +96,6 @@ class Received:
         self.document = document
         self.delivery = delivery
         self.receiver = receiver
-        self.plugin: Any = receiver.service.plugin
         self.address: str = receiver.service.address
         self.replyto = replyto
         self.identity = identity
@@ -129,6 +127,11 @@ class Received:
         self.crossed: tuple[BaseException, bytes] | None = None
         self._started = threading.Lock()
         self._ended = threading.Lock()
+
+    @property
+    def plugin(self) -> Any:
+        """The plugin it was sent to, as it is now: while a request waits, its plugin may be reloaded."""
+        return self.receiver.service.plugin
 
     @property
     def classname(self) -> str:

@@ -33,6 +33,7 @@ class Workers:
     def __init__(self, name: str, threads: int) -> None:
         self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._running: list[Task | None] = [None] * threads
+        self._heir: Workers | None = None
         self._threads = [
             threading.Thread(target=self._work, args=(n,), name=f"gofer-{name}-{n + 1}", daemon=True)
             for n in range(threads)
@@ -46,6 +47,17 @@ class Workers:
     def put(self, task: Task) -> None:
         """Have a task done by the next thread that is free. Any thread; never waits."""
         self._queue.put(task)
+        if self._heir is not None:
+            self._pass_on(self._heir)
+
+    def hand_over(self, heir: Workers) -> None:
+        """Have others do what waits, in its order, and what is put here from now on. ``stop`` follows."""
+        self._heir = heir
+        self._pass_on(heir)
+
+    def _pass_on(self, heir: Workers) -> None:
+        for task in self.withdraw():
+            heir.put(task)
 
     @property
     def waiting(self) -> int:
@@ -77,10 +89,15 @@ class Workers:
         """Start nothing more, and wait for what runs, at most ``timeout`` seconds. May be repeated.
 
         Returns:
-            What was not started, to be given back by the caller; and what still runs. Its threads end when it does.
+            What was not started (and not handed over), to be given back by the caller; and what still runs. Its threads
+            end when it does.
         """
         deadline = time.monotonic() + timeout
         waiting = self.withdraw()
+        if self._heir is not None:
+            for task in waiting:
+                self._heir.put(task)
+            waiting = []
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:

@@ -61,6 +61,11 @@ class Loop:
             self._loop.call_soon_threadsafe(self._begin, coroutine, done, context=copy_context())
         return True
 
+    def wait(self, timeout: float) -> bool:
+        """Wait until none runs, at most ``timeout`` seconds; tell whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._running, timeout)
+
     def stop(self, timeout: float) -> int:
         """Wait for what runs, at most ``timeout`` seconds, then cancel the rest and end the thread. May be repeated.
 

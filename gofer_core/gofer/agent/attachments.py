@@ -1,0 +1,138 @@
+"""Where the plugins of an agent take their requests: at most one queue each, and the queues that they are leaving."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from gofer.agent.attachment import Attachment
+from gofer.agent.plugin import Plugin, State
+from gofer.errors import PluginError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gofer.agent.container import PluginContainer
+
+__all__ = ["Attachments"]
+
+
+class Attachments:
+    """The attachments of one container, by their plugins' names. Any thread."""
+
+    def __init__(self, container: PluginContainer) -> None:
+        """Keep the container. Nothing is attached."""
+        self._container = container
+        self._lock = threading.Lock()  # held for a moment only
+        self._at: dict[str, Attachment] = {}
+        self._leaving: set[Attachment] = set()
+        self._stopping = False
+
+    def of(self, name: str) -> Attachment | None:
+        """Return the attachment of a plugin; None: it has none."""
+        return self._at.get(name)
+
+    def attach(self, plugin: Plugin) -> None:
+        """Do what ``Plugin.attach`` says."""
+        with self._lock:
+            if plugin.state is State.LOADING:
+                plugin.wants_queue = True
+                return
+            if plugin.state is not State.RUNNING or self._stopping:
+                raise PluginError(f"plugin {plugin.name!r} cannot be attached: it is {plugin.state.value}")
+            if plugin.name not in self._at:
+                attachment = self._at[plugin.name] = Attachment(self._container, plugin)
+                attachment.start()
+
+    def detach(self, plugin: Plugin) -> None:
+        """Do what ``Plugin.detach`` says."""
+        with self._lock:
+            if plugin.state is State.LOADING:
+                plugin.wants_queue = False
+                return
+            attachment = self._at.pop(plugin.name, None)
+        if attachment is not None:
+            deadline = monotonic() + self._container.config.main.shutdown_timeout
+            self._in_background(attachment, lambda: attachment.stop(deadline))
+
+    def leave(self, plugin: Plugin, state: State, deadline: float, *, for_good: bool) -> State:
+        """Take a plugin from its queue, and give it a new state; return the one that it had.
+
+        Args:
+            for_good: what was accepted is finished; else it is given back.
+        """
+        with self._lock:
+            attachment = self._at.pop(plugin.name, None)
+            was, plugin.state = plugin.state, state if plugin.state is not State.DISABLED else State.DISABLED
+        if attachment is not None:
+            if for_good:
+                attachment.leave(deadline)
+            else:
+                attachment.stop(deadline)
+        return was
+
+    def stop(self, deadline: float) -> list[threading.Thread]:
+        """Stop all at the same time, each in a thread of its own; nothing is attached any more. May be repeated."""
+        with self._lock:
+            self._stopping = True
+            attachments = [*self._at.values(), *self._leaving]
+            self._at.clear()
+            self._leaving.clear()
+        return [self._in_background(one, lambda one=one: one.stop(deadline)) for one in attachments]  # type: ignore[misc]  # mypy cannot infer a lambda's default
+
+    # -- for a plugin that is loaded again ------------------------------------------------------------------------
+
+    def hand_over(self, old: Plugin, new: Plugin) -> None:
+        """Have the workers of the new one run what waits for those of the old one, and what comes."""
+        with self._lock:
+            mine = [one for one in (*self._at.values(), *self._leaving) if one.name == old.name]
+        for attachment in mine:
+            attachment.exchange(old, new)
+        old.workers.hand_over(new.workers)  # what came another way, or comes late
+
+    def needed(self, new: Plugin) -> Attachment | None:
+        """Make the attachment that a plugin needs and that there is not yet. Nothing is taken from its queue yet.
+
+        Raises:
+            ConfigError, AdapterError: as :class:`Attachment`.
+        """
+        present = self._at.get(new.name)
+        wants = new.wants_queue if new.wants_queue is not None else new.url is not None
+        if not wants or (present is not None and present.serves(new)):
+            return None
+        return Attachment(self._container, new)
+
+    def follow(self, new: Plugin, made: Attachment | None) -> None:
+        """Have the attachments of the old one be those of the new one; one that it does not need is left."""
+        with self._lock:
+            present = self._at.get(new.name)
+            for one in (*self._at.values(), *self._leaving):
+                if one.name == new.name:
+                    one.follow(new)
+            wants = new.wants_queue if new.wants_queue is not None else new.url is not None
+            stays = wants and made is None
+            if self._stopping or (present is not None and not stays):
+                self._at.pop(new.name, None)
+                if present is not None and not self._stopping:
+                    self._leaving.add(present)
+            if made is not None and not self._stopping:
+                self._at[new.name] = made
+        if made is not None:
+            if self._stopping:
+                made.discard()
+            else:
+                made.start()
+        if present is not None and present in self._leaving:
+            self._in_background(present, lambda: self._retire(present))
+
+    def _retire(self, attachment: Attachment) -> None:
+        attachment.retire()
+        with self._lock:
+            self._leaving.discard(attachment)
+
+    @staticmethod
+    def _in_background(attachment: Attachment, work: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=work, name=f"gofer-{attachment.name}-stop", daemon=True)
+        thread.start()
+        return thread
