@@ -24,8 +24,13 @@ from gofer.messaging.link import Link, Subscription
 from gofer.messaging.url import URL
 from gofer.rmi.api import API, Target
 from gofer.rmi.book import Book
+from gofer.rmi.cancelling import Cancelling
 from gofer.rmi.clock import Clock
+from gofer.rmi.custody import HeldByBroker
+from gofer.rmi.keeping import HeldByLedger
+from gofer.rmi.ledger import Ledger
 from gofer.rmi.model.coroutines import Loop
+from gofer.rmi.overview import Overview
 from gofer.rmi.receiver import Receiver
 from gofer.rmi.request import Received
 from gofer.rmi.workers import Workers
@@ -190,6 +195,8 @@ class Served:
     book: Book
     caller: Caller
     finished: list[tuple[str, str]]
+    ledger: Ledger
+    overview: Overview
 
     @property
     def counted(self) -> dict[str, int]:
@@ -209,9 +216,20 @@ class Served:
 
 @contextmanager
 def served(
-    folder: Path, *, threads: int = 2, give_up: float = 0.5, prefetch: int = 200, **options: Any
+    folder: Path,
+    *,
+    threads: int = 2,
+    give_up: float = 0.5,
+    prefetch: int = 200,
+    with_ledger: bool = False,
+    memory: int = 32 * 1024 * 1024,
+    patience: float = 1.0,
+    **options: Any,
 ) -> Iterator[Served]:
-    """Serve the kennel from a queue of a local broker of its own; ``options`` are those of PluginForTests."""
+    """Serve the kennel from a queue of a local broker of its own; ``options`` are those of PluginForTests.
+
+    With a ledger, what one of these has kept in a folder is there for the next one in it.
+    """
     path = folder / "broker.sock"
     manager = pluggy.PluginManager("gofer")
     manager.add_hookspecs(hooks)
@@ -224,15 +242,32 @@ def served(
     )
     with serving(str(path)), driven(path) as far, driven(path) as link:
         caller = Caller(far)
-        receiver = Receiver(plugin, link, clock, book, give_up=give_up, prefetch=prefetch)
+        ledger = Ledger(folder, lambda: None)
+        custody = HeldByLedger(book, ledger, clock, memory=memory, patience=patience)
+        cancelling = Cancelling(book, ledger)
+        receiver = Receiver(
+            plugin,
+            link,
+            clock,
+            book,
+            give_up=give_up,
+            prefetch=prefetch,
+            custody=custody if with_ledger else HeldByBroker(book),
+            cancelling=cancelling,
+        )
+        overview = Overview(book, ledger, custody, cancelling, plugins=lambda: [plugin], find=lambda name: receiver)
         clock.start()
         plugin.workers.start()
+        if with_ledger:
+            cancelling.restore(plugin.name)
+            custody.recover(receiver)
         receiver.start(QUEUE, 10.0)
         try:
-            yield Served(path, plugin, receiver, link, clock, book, caller, finished)
+            yield Served(path, plugin, receiver, link, clock, book, caller, finished, ledger, overview)
         finally:
             kennel.gate.open.set()
             receiver.stop(5.0)
             plugin.workers.stop(5.0)
             plugin.loop.stop(5.0)
             clock.stop()
+            ledger.stop()
