@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import logging
-import os
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gofer.rmi.ledger import Ledger
 from gofer.rmi.replays import Proof, Replays, Seen
+from support.waiting import eventually
 
 
 def proof(number: int, age: float = 0.0) -> Proof:
     return Proof(number.to_bytes(16, "big"), time.time() + 1000 - age)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path, lambda: None)
+    yield ledger
+    ledger.stop()
+
+
+def written(ledger: Ledger) -> int:
+    count: int = ledger.call(lambda file: file.execute("SELECT count(*) FROM nonces").fetchone()[0])
+    return count
+
+
+def restored(ledger: Ledger, most: int = 100_000) -> Replays:
+    """What a process that comes after this one has."""
+    written(ledger)  # and all that was posted before
+    replays = Replays(ledger, most=most)
+    replays.restore()
+    return replays
 
 
 def test_a_signature_is_known_the_second_time() -> None:
@@ -22,46 +45,42 @@ def test_a_signature_is_known_the_second_time() -> None:
     ]  # fmt: skip
 
 
-def test_one_that_was_given_back_passes_once_more() -> None:
-    replays = Replays()
+def test_one_that_was_given_back_passes_once_more(ledger: Ledger) -> None:
+    replays = Replays(ledger)
     one = proof(1)
     replays.note(one)
     replays.forget(one)
     replays.forget(None)
+    assert len(restored(ledger)) == 0
     assert [replays.note(one), replays.note(one)] == [Seen.NEVER, Seen.BEFORE]
+    assert len(restored(ledger)) == 1
 
 
-def test_what_a_process_before_this_one_saw_is_told_apart_once(tmp_path: Path) -> None:
-    file = tmp_path / "signatures"
-    first = Replays(file)
+def test_nothing_is_written_before_a_signature_is_seen(ledger: Ledger) -> None:
+    Replays(ledger).restore()
+    assert not ledger.exists()
+
+
+def test_what_a_process_before_this_one_saw_is_told_apart_once(ledger: Ledger) -> None:
+    first = Replays(ledger)
     first.note(proof(1))
-    second = Replays(file)  # the first was killed: it has closed nothing
+    second = restored(ledger)  # the first was killed: it has closed nothing
     assert [second.note(proof(n)) for n in (1, 1, 2)] == [Seen.EARLIER, Seen.BEFORE, Seen.NEVER]
-    second.close()
-    first.close()
-    assert file.stat().st_mode & 0o777 == 0o600
-    third = Replays(file)
+    third = restored(ledger)
     assert [third.note(proof(n)) for n in (1, 2, 3)] == [Seen.EARLIER, Seen.EARLIER, Seen.NEVER]
-    third.close()
 
 
-def test_what_is_too_old_is_forgotten_and_a_torn_end_is_read_over(tmp_path: Path) -> None:
-    file = tmp_path / "signatures"
-    replays = Replays(file)
+def test_what_is_too_old_is_forgotten(ledger: Ledger) -> None:
+    replays = Replays(ledger)
     replays.note(proof(1, age=2000))
     replays.note(proof(2))
-    replays.close()
-    with file.open("ab") as end:
-        end.write(b"torn")
-    again = Replays(file)
+    again = restored(ledger)
     assert again.note(proof(2)) is Seen.EARLIER
-    assert len(again) == 1
-    again.close()
-    assert file.stat().st_size == 24
+    assert len(again) == written(ledger) == 1
 
 
-def test_when_there_are_too_many_the_oldest_go_and_nothing_older_passes(tmp_path: Path) -> None:
-    replays = Replays(tmp_path / "signatures", most=100)
+def test_when_there_are_too_many_the_oldest_go_and_nothing_older_passes(ledger: Ledger) -> None:
+    replays = Replays(ledger, most=100)
     for n in range(1000):
         assert replays.note(proof(n, age=500 - n / 10)) is Seen.NEVER
     assert len(replays) == 100
@@ -69,29 +88,61 @@ def test_when_there_are_too_many_the_oldest_go_and_nothing_older_passes(tmp_path
     assert replays.note(proof(5000, age=500)) is Seen.BEFORE  # never seen, but who knows
     assert replays.note(proof(999, age=500 - 99.9)) is Seen.BEFORE
     assert replays.note(proof(5001)) is Seen.NEVER
-    replays.close()
-    assert (tmp_path / "signatures").stat().st_size <= 24 * 201
+    assert written(ledger) <= 250
+    again = restored(ledger, most=100)
+    assert len(again) == 100
+    assert again.note(proof(5, age=500 - 5 / 10)) is Seen.BEFORE  # nor after a restart
+    assert len(restored(ledger, most=100)) == 100
 
 
-def test_a_file_that_cannot_be_used_is_told_and_memory_serves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = tmp_path / "signatures"
-    folder.mkdir()  # in its place
+def test_a_request_is_acknowledged_when_its_signature_is_on_the_disk(ledger: Ledger) -> None:
+    """Whatever the power takes with it is then still the broker's: a copy is its second try at most."""
+    replays = Replays(ledger)
+    gate = threading.Event()
+    told: list[int] = []
+    ledger.post(lambda file: gate.wait(10))
+    for n in range(3):
+        assert replays.note(proof(n)) is Seen.NEVER  # which waits for nothing
+        replays.secured(proof(n), lambda n=n: told.append(n))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+    replays.secured(None, lambda: told.append(99))
+    replays.secured(proof(77), lambda: told.append(100))  # written long ago, or never seen
+    assert told == [99, 100]
+    gate.set()
+    eventually(lambda: told == [99, 100, 0, 1, 2])
+    assert written(ledger) == 3
+
+
+def test_a_ledger_that_cannot_be_used_is_told_and_memory_serves(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger.path.mkdir()  # in its place
+    told: list[int] = []
     with caplog.at_level(logging.ERROR):
-        replays = Replays(folder)
-        assert [replays.note(proof(1)), replays.note(proof(1))] == [Seen.NEVER, Seen.BEFORE]
-    assert "cannot be used" in caplog.text
-    replays.close()
+        replays = Replays(ledger)
+        for n in (1, 2):
+            assert replays.note(proof(n)) is Seen.NEVER
+            replays.secured(proof(n), lambda n=n: told.append(n))  # type: ignore[misc]  # as above
+        assert replays.note(proof(1)) is Seen.BEFORE
+        eventually(lambda: told == [1, 2])
+        replays.secured(proof(1), lambda: told.append(3))
+        assert told == [1, 2, 3]
+    eventually(lambda: "cannot be told" in caplog.text)
+    assert caplog.text.count("signed requests sent again after a restart cannot be told") == 1
+    ledger.path.rmdir()
+
+    def writes_again() -> bool:
+        replays.note(proof(time.monotonic_ns()))
+        return ledger.error is None and ledger.exists() and written(ledger) >= 3
+
+    eventually(writes_again)  # what was seen meanwhile, too
+    assert {Seen.EARLIER} == {restored(ledger).note(proof(n)) for n in (1, 2)}
 
 
-def test_a_full_disk_is_told_and_memory_serves(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    file = tmp_path / "signatures"
-    replays = Replays(file)
+def test_an_agent_that_stops_says_so_to_whoever_waits(ledger: Ledger) -> None:
+    replays = Replays(ledger)
     replays.note(proof(1))
-    full = os.open("/dev/full", os.O_WRONLY)
-    assert replays._descriptor is not None
-    os.dup2(full, replays._descriptor)
-    os.close(full)
-    with caplog.at_level(logging.ERROR):
-        assert [replays.note(proof(n)) for n in (2, 2, 3)] == [Seen.NEVER, Seen.BEFORE, Seen.NEVER]
-    assert "No space left" in caplog.text
-    replays.close()
+    ledger.stop()
+    told: list[int] = []
+    assert replays.note(proof(2)) is Seen.NEVER
+    replays.secured(proof(2), lambda: told.append(2))
+    assert told == [2]

@@ -112,6 +112,8 @@ class Attachment:
         """
         container = self.plugin.container
         container.cancelling.restore(self.name)
+        if self.authenticator is not None:
+            container.replays.restore()
         container.custody.recover(self.receiver)
         self.receiver.start(
             self.queue.spec.name,

@@ -73,9 +73,9 @@ class PluginContainer:
         self.hooks.add_hookspecs(specifications)
         self.hooks.register(CoreHooks(self))
         self.book = Book()
-        self.replays = Replays(root.lib / "signatures")
         self.logins = Logins(config.pam.service)
         self.ledger = Ledger(root.lib / "ledger", lambda: root.ensure(root.lib / "ledger"))
+        self.replays = Replays(self.ledger)
         self.custody = HeldByLedger(self.book, self.ledger, self.clock)
         self.cancelling = Cancelling(self.book, self.ledger)
         self.requests = Overview(
@@ -400,7 +400,6 @@ class PluginContainer:
                 plugin.forks.stop()
             self.clock.stop()
             self.ledger.stop()
-            self.replays.close()
         finally:
             if held:
                 self._changes.release()

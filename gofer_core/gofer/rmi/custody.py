@@ -89,7 +89,7 @@ class HeldByBroker:
     def ended(self, request: Received, result: bytes) -> None:
         """Remember the result and acknowledge."""
         self._book.end(request, result)
-        request.receiver.link.accept(request.delivery)
+        request.receiver.acknowledge(request)
 
     def kept(self, request: Received, result: bytes) -> None:
         """Remember the result, and do not acknowledge: the broker delivers the request again, to be answered then."""
@@ -102,7 +102,7 @@ class HeldByBroker:
     def refused(self, request: Received) -> None:
         """Acknowledge."""
         self._book.forget(request)
-        request.receiver.link.accept(request.delivery)
+        request.receiver.acknowledge(request)
 
     def given_back(self, request: Received) -> None:
         """Release."""
@@ -111,4 +111,4 @@ class HeldByBroker:
 
     def adopted(self, previous: Received) -> None:
         """Acknowledge: the newer delivery is what the broker holds for it."""
-        previous.receiver.link.accept(previous.delivery)
+        previous.receiver.acknowledge(previous)

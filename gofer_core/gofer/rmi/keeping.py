@@ -367,7 +367,7 @@ class HeldByLedger:
     @staticmethod
     def _acknowledge(request: Received) -> None:
         if request.delivery.tag is not None:  # else it came from the ledger
-            request.receiver.link.accept(request.delivery)
+            request.receiver.acknowledge(request)
 
 
 def _record(request: Received) -> Record:

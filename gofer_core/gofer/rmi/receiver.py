@@ -377,6 +377,11 @@ class Receiver:
             self._book.forget(request)
         self._let_go(request)
 
+    def acknowledge(self, request: Received) -> None:
+        """Acknowledge what the broker delivered for a request, as soon as a copy of that would be recognised."""
+        delivery = request.delivery
+        self._replays.secured(request.proof, lambda: self.link.accept(delivery))
+
     def _let_go(self, request: Received) -> None:
         with self._changed:
             self._open.pop(request, None)

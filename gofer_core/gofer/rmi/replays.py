@@ -5,21 +5,22 @@ from __future__ import annotations
 import enum
 import heapq
 import logging
-import os
-import struct
 import threading
 import time
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
-from gofer.errors import ConfigError
+from gofer.rmi.ledger import Ledger, Unavailable
 from gofer.rmi.limit import Limit
+
+if TYPE_CHECKING:
+    import sqlite3
 
 __all__ = ["Proof", "Replays", "Seen"]
 
 log = logging.getLogger(__name__)
 
-_RECORD = struct.Struct("!16sd")
+_FLOOR = b""  # what stands in the ledger for the time up to which everything counts as seen
 
 
 class Proof(NamedTuple):
@@ -42,33 +43,57 @@ class Seen(enum.Enum):
 
 
 class Replays:
-    """The signatures seen by one agent, as long as their age would let them pass. Any thread.
+    """The signatures seen by one agent, as long as their age would let them pass. Any thread; only ``restore`` waits.
 
     No more than ``most`` are remembered; when there are more, the oldest go, and then whatever was signed before them
-    counts as seen: it fails closed. With a file they survive the end of the process; that is written without a wait for
-    the disk, so the last ones before a power failure may be missing. A file that cannot be used is told in the log, and
-    then memory alone serves.
+    counts as seen: it fails closed.
+
+    With a ledger they survive the end of the process, and of the machine: a signed request is acknowledged after its
+    signature is on the disk (``secured``). Until then the broker holds it; what is lost with the power is delivered
+    again, and a copy is that one's second try at most. Nothing waits for the disk before it runs or is answered.
+    While the ledger cannot be used, memory alone serves, and the log says so.
     """
 
-    def __init__(self, file: Path | None = None, *, most: int = 100_000) -> None:
-        self._file = file
+    def __init__(self, ledger: Ledger | None = None, *, most: int = 100_000) -> None:
+        self._ledger = ledger
         self._most = most
         self._lock = threading.Lock()
         self._known: dict[bytes, float] = {}
         self._earlier: set[bytes] = set()
         self._order: list[tuple[float, bytes]] = []
         self._floor = 0.0
-        self._descriptor: int | None = None
-        self._written = 0
-        self._opened = False
+        self._restored = False
+        # What is to be written: signatures, and None for one that shall pass once more. Then what the ledger is at.
+        self._unwritten: dict[bytes, float | None] = {}
+        self._writing: dict[bytes, float | None] = {}
+        self._posted = False
+        self._grown = 0
+        self._waiting: list[tuple[bytes, Callable[[], object]]] = []
         self._complaints = Limit(0.1, 1)
+
+    def restore(self) -> None:
+        """Read what was seen before this process began; once."""
+        if self._ledger is None or self._restored:
+            return
+        self._restored = True
+        if not self._ledger.exists():
+            return
+        try:
+            found = self._ledger.call(self._read)
+        except Unavailable as failed:
+            log.error("signatures that were seen before this start cannot be told: %s", failed)
+            return
+        with self._lock:
+            for nonce, expires in found:
+                if nonce == _FLOOR:
+                    self._floor = max(self._floor, expires)
+                elif nonce not in self._known:
+                    self._earlier.add(nonce)
+                    self._add(nonce, expires)
 
     def note(self, proof: Proof) -> Seen:
         """Remember a signature, and tell whether it was known."""
         with self._lock:
-            if not self._opened:
-                self._opened = True
-                self._open()
             if proof.nonce in self._known:
                 if proof.nonce not in self._earlier:
                     return Seen.BEFORE
@@ -77,22 +102,29 @@ class Replays:
             if proof.expires <= self._floor:
                 return Seen.BEFORE
             self._add(proof.nonce, proof.expires)
-            self._write(_RECORD.pack(proof.nonce, proof.expires))
-            return Seen.NEVER
+            due = self._is_due(proof.nonce, proof.expires)
+        if due:
+            self._post()
+        return Seen.NEVER
 
     def forget(self, proof: Proof | None) -> None:
         """Let a signature pass once more: its request was given back to the broker."""
-        if proof is not None:
-            with self._lock:
-                self._known.pop(proof.nonce, None)
-                self._earlier.discard(proof.nonce)
-
-    def close(self) -> None:
-        """Close the file. Idempotent; what comes later opens it again."""
+        if proof is None:
+            return
         with self._lock:
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-            self._descriptor, self._opened = None, False
+            self._earlier.discard(proof.nonce)
+            due = self._known.pop(proof.nonce, None) is not None and self._is_due(proof.nonce, None)
+        if due:
+            self._post()
+
+    def secured(self, proof: Proof | None, then: Callable[[], object]) -> None:
+        """Call a function when a signature is on the disk, or cannot be put there: now, or soon by another thread."""
+        if proof is not None and (self._unwritten or self._writing):
+            with self._lock:
+                if (proof.nonce in self._unwritten and self._posted) or proof.nonce in self._writing:
+                    self._waiting.append((proof.nonce, then))
+                    return
+        then()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -107,68 +139,66 @@ class Replays:
                 self._floor = max(self._floor, oldest)
             self._known.pop(gone, None)
             self._earlier.discard(gone)
+            self._unwritten.pop(gone, None)
 
-    # -- the file -------------------------------------------------------------------------------------------------
+    # -- the ledger -----------------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
-        if self._file is None:
-            return
-        try:
-            records = self._read(self._file)
-            now = time.time()
-            for nonce, expires in records:
-                if expires >= now and nonce not in self._known:
-                    self._add(nonce, expires)
-                    self._earlier.add(nonce)
-            self._rewrite(self._file)
-        except (OSError, ConfigError) as broken:
-            self._give_up(broken)
+    def _is_due(self, nonce: bytes, expires: float | None) -> bool:
+        """Put something among what is to be written; tell whether that has to be posted. (Not under the lock.)"""
+        if self._ledger is None:
+            return False
+        self._unwritten[nonce] = expires
+        while len(self._unwritten) > 2 * self._most:  # the ledger cannot be used for long
+            del self._unwritten[next(iter(self._unwritten))]
+        due = not self._posted  # else it goes with what is posted and not written yet
+        self._posted = True
+        return due
 
-    @staticmethod
-    def _read(file: Path) -> list[tuple[bytes, float]]:
-        try:
-            data = file.read_bytes()
-        except FileNotFoundError:
-            return []
-        whole = len(data) - len(data) % _RECORD.size  # the end may have been cut
-        return [(nonce, expires) for nonce, expires in _RECORD.iter_unpack(data[:whole])]
+    def _post(self) -> None:
+        if self._ledger is not None:
+            self._ledger.post(self._put, self._written)
 
-    def _rewrite(self, file: Path) -> None:
-        """Write the file anew, with no more than what is known."""
-        new = file.with_name(f"{file.name}.new")
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            _write_all(descriptor, b"".join(_RECORD.pack(nonce, expires) for nonce, expires in self._known.items()))
-            os.replace(new, file)
-        except OSError:
-            os.close(descriptor)
-            raise
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-        self._descriptor, self._written = descriptor, len(self._known)
+    def _put(self, file: sqlite3.Connection) -> None:
+        with self._lock:
+            self._writing.update(self._unwritten)
+            self._unwritten.clear()
+            self._posted = False
+            new = [(nonce, expires) for nonce, expires in self._writing.items() if expires is not None]
+            gone = [(nonce,) for nonce, expires in self._writing.items() if expires is None]
+            if self._floor:
+                new.append((_FLOOR, self._floor))
+        file.executemany("INSERT OR REPLACE INTO nonces VALUES (?, ?)", new)
+        file.executemany("DELETE FROM nonces WHERE nonce = ?", gone)
+        self._grown += len(new)
+        if self._grown > self._most:
+            self._trim(file)
 
-    def _write(self, record: bytes) -> None:
-        if self._descriptor is None or self._file is None:
-            return
-        try:
-            _write_all(self._descriptor, record)
-            self._written += 1
-            if self._written > 2 * self._most:
-                self._rewrite(self._file)
-        except OSError as broken:
-            self._give_up(broken)
+    def _written(self, _: object, failed: Unavailable | None) -> None:
+        with self._lock:
+            written, self._writing = self._writing, {}
+            if failed is not None:
+                self._posted = False
+                self._unwritten = {**written, **self._unwritten}  # which go with the next one
+                ready, self._waiting = self._waiting, []
+            else:
+                ready = [one for one in self._waiting if one[0] not in self._unwritten]
+                self._waiting = [one for one in self._waiting if one[0] in self._unwritten]
+        if failed is not None and self._complaints.allows():
+            log.error("signed requests sent again after a restart cannot be told: %s", failed)
+        for _, then in ready:
+            then()
 
-    def _give_up(self, broken: Exception) -> None:
-        """Do without the file."""
-        if self._complaints.allows():
-            log.error(
-                "%s: cannot be used (%s): signed requests sent again after a restart cannot be told", self._file, broken
-            )
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+    def _read(self, file: sqlite3.Connection) -> list[tuple[bytes, float]]:
+        self._trim(file)
+        return list(file.execute("SELECT nonce, expires FROM nonces"))
 
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+    def _trim(self, file: sqlite3.Connection) -> None:
+        """Throw out those that are too old or too many."""
+        self._grown = 0
+        file.execute("DELETE FROM nonces WHERE expires < ?", (time.time(),))
+        last = file.execute(
+            "SELECT expires FROM nonces WHERE nonce <> ? ORDER BY expires DESC LIMIT 1 OFFSET ?", (_FLOOR, self._most)
+        ).fetchone()
+        if last is not None:
+            file.execute("DELETE FROM nonces WHERE expires <= ?", last)
+            file.execute("INSERT OR REPLACE INTO nonces VALUES (?, ?)", (_FLOOR, *last))
