@@ -176,9 +176,7 @@ class TestSigned:
         mailbox.send(QUEUE, body)
         while "result" not in self._answer(mailbox):
             pass
-        with served.agent() as agent:  # behind this, the broker knows that the first one is done
-            assert agent.Probe().echo(1) == 1
-        served.process.kill()
+        served.process.stop()  # which leaves nothing that the broker would deliver again
         served.process.start()
         mailbox.send(QUEUE, body)
         rejected = self._answer(mailbox)

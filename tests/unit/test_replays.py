@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gofer.rmi.clock import Clock
 from gofer.rmi.ledger import Ledger
 from gofer.rmi.replays import Proof, Replays, Seen
 from support.waiting import eventually
@@ -136,6 +137,32 @@ def test_a_ledger_that_cannot_be_used_is_told_and_memory_serves(
 
     eventually(writes_again)  # what was seen meanwhile, too
     assert {Seen.EARLIER} == {restored(ledger).note(proof(n)) for n in (1, 2)}
+
+
+def test_many_signatures_share_a_commit(ledger: Ledger) -> None:
+    clock = Clock()
+    clock.start()
+    try:
+        replays = Replays(ledger, clock)
+        told: list[int] = []
+        posted = threading.Semaphore(0)
+        put = replays._put
+        replays._put = lambda file: (put(file), posted.release())[0]  # type: ignore[method-assign]  # to count
+        for n in range(500):
+            replays.note(proof(n))
+            replays.secured(proof(n), lambda n=n: told.append(n))  # type: ignore[misc]  # as above
+        eventually(lambda: len(told) == 500)
+        commits = 0
+        while posted.acquire(blocking=False):
+            commits += 1
+        assert commits < 100
+        assert written(ledger) == 500
+        replays.note(proof(500))
+        replays.secured(proof(500), lambda: told.append(500))
+        replays.flush(10)
+        assert told[-1] == 500
+    finally:
+        clock.stop()
 
 
 def test_an_agent_that_stops_says_so_to_whoever_waits(ledger: Ledger) -> None:

@@ -75,7 +75,7 @@ class PluginContainer:
         self.book = Book()
         self.logins = Logins(config.pam.service)
         self.ledger = Ledger(root.lib / "ledger", lambda: root.ensure(root.lib / "ledger"))
-        self.replays = Replays(self.ledger)
+        self.replays = Replays(self.ledger, self.clock)
         self.custody = HeldByLedger(self.book, self.ledger, self.clock)
         self.cancelling = Cancelling(self.book, self.ledger)
         self.requests = Overview(

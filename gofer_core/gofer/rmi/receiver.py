@@ -183,6 +183,7 @@ class Receiver:
             left = list(self._open)
         self.outgoing.wait(max(0.0, deadline - time.monotonic()))  # rejections, too
         self.outgoing.stop()
+        self._replays.flush(1.0)  # or the broker would deliver again what was answered
         return left
 
     def _unsubscribe(self, timeout: float) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from gofer.rmi.clock import Clock
 from gofer.rmi.ledger import Ledger, Unavailable
 from gofer.rmi.limit import Limit
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Proof", "Replays", "Seen"]
 
 log = logging.getLogger(__name__)
+
+_PAUSE = 0.01  # seconds between two commits: one for each call would cost as much as the call
 
 _FLOOR = b""  # what stands in the ledger for the time up to which everything counts as seen
 
@@ -43,7 +46,7 @@ class Seen(enum.Enum):
 
 
 class Replays:
-    """The signatures seen by one agent, as long as their age would let them pass. Any thread; only ``restore`` waits.
+    """The signatures seen by one agent, as long as their age would let them pass. Any thread; only ``restore`` and ``flush`` wait.
 
     No more than ``most`` are remembered; when there are more, the oldest go, and then whatever was signed before them
     counts as seen: it fails closed.
@@ -54,8 +57,9 @@ class Replays:
     While the ledger cannot be used, memory alone serves, and the log says so.
     """
 
-    def __init__(self, ledger: Ledger | None = None, *, most: int = 100_000) -> None:
+    def __init__(self, ledger: Ledger | None = None, clock: Clock | None = None, *, most: int = 100_000) -> None:
         self._ledger = ledger
+        self._clock = clock
         self._most = most
         self._lock = threading.Lock()
         self._known: dict[bytes, float] = {}
@@ -67,6 +71,7 @@ class Replays:
         self._unwritten: dict[bytes, float | None] = {}
         self._writing: dict[bytes, float | None] = {}
         self._posted = False
+        self._posted_at = 0.0
         self._grown = 0
         self._waiting: list[tuple[bytes, Callable[[], object]]] = []
         self._complaints = Limit(0.1, 1)
@@ -126,6 +131,19 @@ class Replays:
                     return
         then()
 
+    def flush(self, timeout: float) -> None:
+        """Have all on the disk now, and go on with what waits for that. Waits, at most so many seconds."""
+        if self._ledger is None or not (self._unwritten or self._writing):
+            return
+        ended = threading.Event()
+
+        def done(value: object, failed: Unavailable | None) -> None:
+            self._written(value, failed)
+            ended.set()
+
+        self._ledger.post(self._put, done)
+        ended.wait(timeout)
+
     def __len__(self) -> int:
         return len(self._known)
 
@@ -155,7 +173,12 @@ class Replays:
         return due
 
     def _post(self) -> None:
-        if self._ledger is not None:
+        """Have the ledger write what is to be written, not more often than is good for quick calls."""
+        pause = self._posted_at + _PAUSE - time.monotonic()
+        if pause > 0 and self._clock is not None:
+            self._clock.call_after(pause, self._post)
+        elif self._ledger is not None:
+            self._posted_at = time.monotonic()
             self._ledger.post(self._put, self._written)
 
     def _put(self, file: sqlite3.Connection) -> None:
