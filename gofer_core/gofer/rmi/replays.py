@@ -46,7 +46,9 @@ class Seen(enum.Enum):
 
 
 class Replays:
-    """The signatures seen by one agent, as long as their age would let them pass. Any thread; only ``restore`` and ``flush`` wait.
+    """The signatures seen by one agent, as long as their age would let them pass. Any thread.
+
+    Only ``restore`` and ``flush`` wait.
 
     No more than ``most`` are remembered; when there are more, the oldest go, and then whatever was signed before them
     counts as seen: it fails closed.
