@@ -111,12 +111,17 @@ def proper(request: Request) -> bool:
 
 
 def cut_off(request: Request, kills: list[float]) -> bool:
-    """Tell whether the last run of a request did not end, or so shortly before a kill that this was not noted."""
+    """Tell whether the last run of a request did not end, or so shortly before a kill that this was not noted.
+
+    A second run may have been noted, and cut off before it left its first line.
+    """
     if len(request.ended) < len(request.begun):
         return True
+    heard = float((request.told or request.ends)[0]["at"])
     since = request.ended[-1] if request.ended else request.sent
-    until = since + 1.0 if request.ended else float((request.told or request.ends)[0]["at"])
-    return any(since <= kill <= until for kill in kills)
+    until = since + 1.0 if request.ended else heard
+    twice = request.kind != "once" and sum(request.sent <= kill <= heard for kill in kills) >= 2
+    return twice or any(since <= kill <= until for kill in kills)
 
 
 def proved(request: Request) -> bool:
