@@ -158,6 +158,7 @@ gofer.rmi.receiver: Receiver
 gofer.rmi.records: DAY ENDED Found INTERRUPTED OPEN Record Row UNDELIVERABLE UNSENT buried bury clean drop end find
     keep known load note open_rows remove revive take told
 gofer.rmi.recovery: go_on read recover revived
+gofer.rmi.refusing: Refusing start_of
 gofer.rmi.replays: Proof Replays Seen
 gofer.rmi.replies: Replies aside
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded

@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING
 
 from gofer.errors import ConfigError, DispatchError, MessagingError
 from gofer.messaging.address import Address
-from gofer.messaging.document import head, shown, unwrap
 from gofer.messaging.link import Link, Subscription
-from gofer.rmi.answers import Answers, CannotSign, Refusal
+from gofer.rmi.answers import Answers, Refusal
 from gofer.rmi.book import Book, Known
 from gofer.rmi.cancelling import Cancelling, cancel
 from gofer.rmi.clock import Clock, Timer
 from gofer.rmi.counters import Counters
 from gofer.rmi.custody import Custody, HeldByBroker
 from gofer.rmi.execution import Execution
-from gofer.rmi.limit import Limit
 from gofer.rmi.logins import Logins
 from gofer.rmi.outgoing import GIVE_UP, Fate, Outgoing
+from gofer.rmi.refusing import Refusing, start_of
 from gofer.rmi.replays import Replays, Seen
 from gofer.rmi.request import QUEUED, Received
 from gofer.rmi.service import Service
@@ -77,6 +76,7 @@ class Receiver:
             link, clock, self.counters, give_up=give_up, most_waiting=max(1, min(100, prefetch // 2))
         )
         self.execution = Execution(self)
+        self._refusing = Refusing(self)
         self._verification = Verification(service)
         self._book = book
         self._custody = custody or HeldByBroker(book)
@@ -92,8 +92,6 @@ class Receiver:
         self._stopping = False
         self._closed = False
         self._refusal: Refusal | None = None
-        self._strangers = Limit(10, 50)  # answers to documents that nobody has vouched for, a second
-        self._complaints = Limit(10, 50)  # log lines about what was dropped, a second
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -230,7 +228,7 @@ class Receiver:
             self._take(delivery)
         except Exception:
             # A mistake of ours. Given back, it would come again and again.
-            log.exception("plugin %s: a message is dropped: %s", self.service.name, _start_of(delivery.body))
+            log.exception("plugin %s: a message is dropped: %s", self.service.name, start_of(delivery.body))
             self.counters.add("dropped")
             self.link.reject(delivery)
 
@@ -238,23 +236,23 @@ class Receiver:
         try:
             document, identity, proof = self._verification.read(delivery.body)
         except Refused as refused:
-            self._refuse(delivery, refused)
+            self._refusing.refuse(delivery, refused)
             return
         try:
             replyto = self._parse(document.replyto) if document.replyto else None
         except ConfigError as bad:
-            self._drop(delivery, f"replyto: {bad}")
+            self._refusing.drop(delivery, f"replyto: {bad}")
             return
         request = Received(document, delivery, self, replyto=replyto, identity=identity, proof=proof)
         seen = Seen.NEVER if proof is None else self._replays.note(proof)
         if seen is not Seen.NEVER and delivery.redelivered is False and proof is not None and proof.exact:
-            self._replayed(request)
+            self._refusing.replayed(request, in_work=self._is_known(request))
             return
         known, result, previous = self._book.arrive(request)
         if known is Known.NEW and seen is Seen.BEFORE:
             # It has ended long ago, or somebody takes it from the queue and puts it back for us to run again.
             self._book.forget(request)
-            self._replayed(request)
+            self._refusing.replayed(request, in_work=False)
         elif known is Known.NEW:
             self._accept(request)
         elif known is Known.CONFLICT:
@@ -348,6 +346,9 @@ class Receiver:
         if stopping:
             self._give_back(request)
 
+    def _is_known(self, request: Received) -> bool:
+        return request.sn is not None and self._book.get(request.sn) is not None
+
     def _is_mine(self, task: object) -> bool:
         return isinstance(task, Received) and task.receiver is self and task.state == QUEUED
 
@@ -388,60 +389,3 @@ class Receiver:
             self._open.pop(request, None)
             if not self._open:
                 self._changed.notify_all()
-
-    # -- what is no request ---------------------------------------------------------------------------------------
-
-    def _refuse(self, delivery: Delivery, refused: Refused) -> None:
-        """Answer a message that was refused before it became a request, if its sender can be told."""
-        self.counters.add("rejected")
-        try:
-            address = Address.parse(refused.replyto) if refused.replyto else None
-        except ConfigError:
-            address = None
-        if address is None:
-            self._drop(delivery, f"{refused.refusal.code}: {refused.refusal.details}")
-            return
-        if not refused.trusted and (address.exchange or not self._strangers.allows()):
-            self._drop(delivery, f"{refused.refusal.code}, not answered: {refused.refusal.details}")
-            return
-        try:
-            body = self.answers.rejected(refused.sn, str(address), refused.data, refused.refusal)
-        except CannotSign as failed:
-            self._drop(delivery, f"{refused.refusal.code}, and the rejection cannot be signed: {failed}")
-            return
-        if self._complaints.allows():
-            log.info("plugin %s: rejected (%s): %s", self.service.name, refused.refusal.code, _start_of(delivery.body))
-        if refused.trusted:
-            self.outgoing.post(
-                address, body, lambda fate, _: None if fate is Fate.LEFT else self.link.accept(delivery), "a rejection"
-            )
-        # Nobody has vouched for this one: it is told once, and takes nobody's place among the results that wait.
-        elif not self.link.offer(address, body, settled=lambda outcome, reason: self.link.accept(delivery)):
-            self._drop(delivery, f"{refused.refusal.code}, not answered: the link is down or full")
-
-    def _replayed(self, request: Received) -> None:
-        """Refuse a copy of a signed request."""
-        refusal = Refusal(
-            "security.replayed", "SECURITY: a copy of a signed request", "sent before with this signature"
-        )
-        in_work = request.sn is not None and self._book.get(request.sn) is not None
-        # While the request is in work its caller waits for that: a rejection would be taken for its end.
-        replyto = None if in_work else request.document.replyto
-        self._refuse(request.delivery, Refused(refusal, sn=request.sn, replyto=replyto))
-
-    def _drop(self, delivery: Delivery, why: str) -> None:
-        if self._complaints.allows():
-            log.warning("plugin %s: a message is dropped (%s): %s", self.service.name, why, _start_of(delivery.body))
-        self.counters.add("dropped")
-        self.link.accept(delivery)
-
-
-def _start_of(body: bytes) -> str:
-    """Show where a message begins. Not of one that may hold a secret or a password: of that, who and what it is."""
-    lowered = body.lower()
-    # JSON may spell any letter as \\u....
-    if b"secret" not in lowered and b"pam" not in lowered and b"password" not in lowered and b"\\u" not in lowered:
-        return shown(body[:800].decode("utf-8", "replace"))
-    signed = unwrap(body)
-    found = head(body if signed is None else signed.message.encode("utf-8", "surrogatepass"))
-    return f"{len(body)} bytes, sn {shown(found.sn)}, replyto {shown(found.replyto)}"

@@ -1,0 +1,94 @@
+"""Messages that do not become requests: rejected, if their sender can be told, and dropped."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from gofer.errors import ConfigError
+from gofer.messaging.address import Address
+from gofer.messaging.document import head, shown, unwrap
+from gofer.rmi.answers import CannotSign, Refusal
+from gofer.rmi.limit import Limit
+from gofer.rmi.outgoing import Fate
+from gofer.rmi.request import Received
+from gofer.rmi.verification import Refused
+
+if TYPE_CHECKING:
+    from gofer.messaging.adapter.base import Delivery
+    from gofer.rmi.receiver import Receiver
+
+__all__ = ["Refusing", "start_of"]
+
+log = logging.getLogger(__name__)
+
+
+class Refusing:
+    """Answers and drops what one receiver does not take as requests. Only the thread that reads."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._strangers = Limit(10, 50)  # answers to documents that nobody has vouched for, a second
+        self._complaints = Limit(10, 50)  # log lines about what was dropped, a second
+
+    def refuse(self, delivery: Delivery, refused: Refused) -> None:
+        """Answer a message that was refused before it became a request, if its sender can be told."""
+        receiver = self._receiver
+        receiver.counters.add("rejected")
+        try:
+            address = Address.parse(refused.replyto) if refused.replyto else None
+        except ConfigError:
+            address = None
+        if address is None:
+            self.drop(delivery, f"{refused.refusal.code}: {refused.refusal.details}")
+            return
+        if not refused.trusted and (address.exchange or not self._strangers.allows()):
+            self.drop(delivery, f"{refused.refusal.code}, not answered: {refused.refusal.details}")
+            return
+        try:
+            body = receiver.answers.rejected(refused.sn, str(address), refused.data, refused.refusal)
+        except CannotSign as failed:
+            self.drop(delivery, f"{refused.refusal.code}, and the rejection cannot be signed: {failed}")
+            return
+        if self._complaints.allows():
+            log.info(
+                "plugin %s: rejected (%s): %s", receiver.service.name, refused.refusal.code, start_of(delivery.body)
+            )
+        if refused.trusted:
+
+            def done(fate: Fate, _: str) -> None:
+                if fate is not Fate.LEFT:
+                    receiver.link.accept(delivery)
+
+            receiver.outgoing.post(address, body, done, "a rejection")
+        # Nobody has vouched for this one: it is told once, and takes nobody's place among the results that wait.
+        elif not receiver.link.offer(address, body, settled=lambda outcome, reason: receiver.link.accept(delivery)):
+            self.drop(delivery, f"{refused.refusal.code}, not answered: the link is down or full")
+
+    def replayed(self, request: Received, *, in_work: bool) -> None:
+        """Refuse a copy of a signed request, one that is still in work or one that has ended."""
+        refusal = Refusal(
+            "security.replayed", "SECURITY: a copy of a signed request", "sent before with this signature"
+        )
+        # While the request is in work its caller waits for that: a rejection would be taken for its end.
+        replyto = None if in_work else request.document.replyto
+        self.refuse(request.delivery, Refused(refusal, sn=request.sn, replyto=replyto))
+
+    def drop(self, delivery: Delivery, why: str) -> None:
+        """Acknowledge a message that nobody can be answered for."""
+        receiver = self._receiver
+        if self._complaints.allows():
+            log.warning("plugin %s: a message is dropped (%s): %s", receiver.service.name, why, start_of(delivery.body))
+        receiver.counters.add("dropped")
+        receiver.link.accept(delivery)
+
+
+def start_of(body: bytes) -> str:
+    """Show where a message begins. Not of one that may hold a secret or a password: of that, who and what it is."""
+    lowered = body.lower()
+    # JSON may spell any letter as \\u....
+    if b"secret" not in lowered and b"pam" not in lowered and b"password" not in lowered and b"\\u" not in lowered:
+        return shown(body[:800].decode("utf-8", "replace"))
+    signed = unwrap(body)
+    found = head(body if signed is None else signed.message.encode("utf-8", "surrogatepass"))
+    return f"{len(body)} bytes, sn {shown(found.sn)}, replyto {shown(found.replyto)}"
