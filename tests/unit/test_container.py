@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import textwrap
+from collections.abc import Callable
 
 import pytest
 from gofer.agent.config import read_descriptors
@@ -14,25 +14,6 @@ from gofer.errors import PluginError
 from gofer.root import Root
 from support.containers import DOG, Kennel
 from support.plugins import describe, install
-
-
-@pytest.fixture
-def kennel(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kennel]:
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.syspath_prepend(str(site))
-    before = set(sys.modules)
-    kennel = Kennel(root, site)
-    yield kennel
-    kennel.container.stop(5)
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
-
-
-@pytest.fixture
-def errors(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """The error lines that were logged."""
-    return lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 class TestLoading:
@@ -581,3 +562,16 @@ class TestUnloading:
 
         assert kennel["dog"] is before
         assert before.state is State.RUNNING
+
+
+def test_two_plugins_share_a_file_in_a_plugin_directory(kennel: Kennel) -> None:
+    directory = kennel.root / "usr/share/gofer/plugins"
+    (directory / "slow.py").write_text(textwrap.dedent(DOG))
+    describe(kennel.root, "hasty", "[main]\nenabled=1\nplugin=slow\n")
+    describe(kennel.root, "slow", "[main]\nenabled=1\nplugin=slow\n")
+
+    kennel.start()
+
+    assert {plugin.state for plugin in kennel.container.plugins.values()} == {State.RUNNING}
+    assert kennel["hasty"].source == kennel["slow"].source
+    assert str(kennel["slow"].source) == str(directory / "slow.py")

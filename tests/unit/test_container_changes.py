@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,19 +18,6 @@ VERSION = """
     def version():
         return {}
 """
-
-
-@pytest.fixture
-def kennel(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kennel]:
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.syspath_prepend(str(site))
-    before = set(sys.modules)
-    kennel = Kennel(root, site)
-    yield kennel
-    kennel.container.stop(5)
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
 
 
 def version(kennel: Kennel, name: str = "dog") -> object:

@@ -77,7 +77,9 @@ def locate(root: Root, descriptor: Descriptor) -> Source | Problem:
             )
             return _problem(descriptor, text)
         return Source(module.strip(), None, found.distribution, found.version)
-    if descriptor.plugin is not None and _is_module(descriptor.plugin):
+    known = sys.modules.get(name)
+    from_file = known is not None and modules.is_ours(known, getattr(known, "__file__", None))
+    if descriptor.plugin is not None and not from_file and _is_module(descriptor.plugin):
         return Source(descriptor.plugin)
     return _in_directories(root, descriptor, name)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from types import ModuleType, TracebackType
@@ -277,19 +277,10 @@ class Plugin:
         Raises:
             PluginError: a name clash.
         """
-        self.api, self.module, self._foreign = (
-            self._built(module, foreign, self._added, _api_of),
-            module,
-            tuple(foreign),
-        )
-
-    def _built(
-        self, module: ModuleType, foreign: Sequence[str], added: Iterable[Any], api_of: Callable[[Any], Any]
-    ) -> API:
         api = API.of_module(module, [self.name], foreign)
-        for more in added:
-            api.add(api_of(more))
-        return api
+        for more in self._added:
+            api.add(_api_of(more))
+        self.api, self.module, self._foreign = api, module, tuple(foreign)
 
     @property
     def added(self) -> tuple[Any, ...]:
@@ -306,7 +297,13 @@ class Plugin:
             PluginError: a name clash.
         """
         assert self.module is not None  # noqa: S101 - it runs
-        return self._built(self.module, self._foreign, added, api_of)
+        api = API.of_module(self.module, [self.name], self._foreign)
+        for more in map(api_of, added):
+            if not isinstance(more, API) or len(
+                more
+            ):  # one that was there for what others had added to it may be empty
+                api.add(more)
+        return api
 
     def take(self, api: API, added: Sequence[Any]) -> None:
         """Have the API that ``with_added`` has built."""
@@ -315,8 +312,8 @@ class Plugin:
     def withdraw(self, other: Plugin) -> None:
         """Take out of the API what another plugin has added to it, which is being unloaded."""
         if self.module is not None and any(more is other for more in self._added):
-            self._added = tuple(more for more in self._added if more is not other)
-            self.expose(self.module, self._foreign)
+            added = [more for more in self._added if more is not other]
+            self.take(self.with_added(added, _api_of), added)
 
     def dismiss(self, error: str | None = None, trace: str | None = None) -> None:
         """Let go of the module: the plugin no longer runs."""

@@ -1,0 +1,377 @@
+"""What becomes of plugins that are loaded again: new code or, if that fails, the old one as it was."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from gofer.agent.plugin import State
+from gofer.errors import PluginError
+from support.containers import DOG, Kennel
+from support.plugins import describe, install
+
+VERSION = """
+    from gofer.decorators import load, remote, unload
+    from gofer.agent.plugin import Plugin
+
+    @remote
+    def version():
+        return {version}
+
+    def tell(what):
+        with open(Plugin.find(__name__).container.root.path / "told", "a") as file:
+            file.write(f"{{what}} {version}\\n")
+
+    @load
+    def begin():
+        tell("load")
+        {load}
+
+    @unload
+    def end():
+        tell("unload")
+"""
+TAKES = """
+    from gofer.agent.plugin import Plugin
+    from gofer.decorators import remote
+
+    class {name}(Plugin.find("dog")["Dog"]):
+        @remote
+        def fetch(self):
+            return self.bark()
+"""
+
+
+def code(version: int, load: str = "") -> str:
+    return VERSION.format(version=version, load=load)
+
+
+def told(kennel: Kennel) -> list[str]:
+    return list((kennel.root / "told").read_text().splitlines())
+
+
+class TestCode:
+    def test_all_of_a_package_is_new_with_what_stands_beside_the_plugins_module(self, kennel: Kennel) -> None:
+        package = kennel.site / "farm"
+        (package / "inner").mkdir(parents=True)
+        (package / "__init__.py").write_text("")
+        (package / "inner/__init__.py").write_text("")
+        files = [package / "helpers.py", package / "inner/deep.py"]
+        for file in files:
+            file.write_text("number = 1\n")
+        (package / "plugin.py").write_text(
+            "from farm import helpers\nimport farm.inner.deep\nfrom gofer.decorators import remote\n"
+            "@remote\ndef numbers():\n    return [helpers.number, farm.inner.deep.number]\n"
+        )
+        install(kennel.site, "dog", None, module="farm.plugin")
+        describe(kennel.root, "dog", "[main]\nenabled=1\n")
+        kennel.start()
+        assert kennel["dog"]["numbers"]() == [1, 1]
+
+        for file in files:  # in the same second, and of the same size: what is compiled already looks new enough
+            file.write_text("number = 2\n")
+        kennel.container.reload("dog")
+
+        assert kennel["dog"]["numbers"]() == [2, 2]
+
+    def test_the_code_of_another_plugin_in_the_package_stays(self, kennel: Kennel) -> None:
+        package = kennel.site / "farm"
+        package.mkdir()
+        (package / "__init__.py").write_text("")
+        for name in ("dog", "cat"):
+            (package / f"{name}.py").write_text(textwrap.dedent(DOG))
+            install(kennel.site, name, None, module=f"farm.{name}")
+            describe(kennel.root, name, "[main]\nenabled=1\n")
+        kennel.start()
+        cat, dog = sys.modules["farm.cat"], sys.modules["farm.dog"]
+
+        kennel.container.reload("dog")
+
+        assert sys.modules["farm.cat"] is cat
+        assert sys.modules["farm"].cat is cat
+        assert sys.modules["farm.dog"] is not dog
+        assert sys.modules["farm"].dog is sys.modules["farm.dog"]
+
+    def test_the_old_one_is_unloaded_before_the_new_one_is_loaded(self, kennel: Kennel) -> None:
+        kennel.plugin("dog", code(1))
+        kennel.start()
+        kennel.change("dog", code(2))
+
+        kennel.container.reload("dog")
+
+        assert told(kennel) == ["load 1", "unload 1", "load 2"]
+
+    def test_a_plugin_that_somebody_keeps_gives_what_the_new_one_has(self, kennel: Kennel) -> None:
+        kennel.plugin("dog", code(1))
+        kennel.start()
+        kept = kennel["dog"]
+        kennel.change("dog", code(2))
+
+        kennel.container.reload("dog")
+        kennel.container.reload("dog")
+
+        assert kept["version"]() == 2
+
+
+class TestFailing:
+    @pytest.mark.parametrize(
+        ("broken", "says"),
+        [
+            ("1 / 0", "module dog_module cannot be imported: ZeroDivisionError"),
+            ("raise SystemExit(3)", "it ended the process by exit status 3"),
+            (
+                "from gofer.hooks import hookimpl\n@hookimpl\ndef gofer_laod(plugin): pass",
+                "there is no hook gofer_laod",
+            ),
+            (code(2, load="raise OSError('no disk')"), "its @load or a gofer_load hook failed: OSError: no disk"),
+            (code(2, load="Plugin.find('dog').url = 'pigeon+amqp://h'"), ".messaging. url: .*gofer-adapter-pigeon"),
+        ],
+    )
+    def test_the_old_code_runs_on(
+        self, kennel: Kennel, errors: Callable[[], list[str]], broken: str, says: str
+    ) -> None:
+        kennel.plugin("dog", code(1))
+        kennel.start()
+        before, module = kennel["dog"], sys.modules["dog_module"]
+        kennel.change("dog", broken)
+
+        with pytest.raises(PluginError, match=says):
+            kennel.container.reload("dog")
+
+        assert kennel["dog"] is before
+        assert before.state is State.RUNNING
+        assert before["version"]() == 1
+        assert sys.modules["dog_module"] is module
+        assert kennel.container.hooks.is_registered(module)
+        assert before.error is not None
+        (line,) = errors()
+        assert line == f"{before.error}; it is not loaded again"
+
+        kennel.change("dog", code(3))
+        kennel.container.reload("dog")
+        assert kennel["dog"]["version"]() == 3
+        assert kennel["dog"].error is None
+
+    def test_one_that_can_be_loaded_neither_way_is_quarantined(self, kennel: Kennel) -> None:
+        once = "first = not (Plugin.find('dog').container.root.path / 'once').exists()\n"
+        once += "        (Plugin.find('dog').container.root.path / 'once').touch()\n        assert first, 'only once'"
+        kennel.plugin("dog", code(1, load=once))
+        kennel.start()
+        kennel.change("dog", code(2, load="1 / 0"))
+
+        with pytest.raises(PluginError, match="ZeroDivisionError"):
+            kennel.container.reload("dog")
+
+        assert kennel["dog"].state is State.QUARANTINED
+        assert "only once" in (kennel["dog"].error or "")
+
+    def test_an_import_that_hangs_is_given_up(self, kennel: Kennel, monkeypatch: pytest.MonkeyPatch) -> None:
+        kennel.plugin("dog", code(1))
+        kennel.start()
+        module = sys.modules["dog_module"]
+        kennel.change("dog", "import threading\nthreading.gate.wait(20)\n")
+        gate = threading.Event()
+        monkeypatch.setattr(threading, "gate", gate, raising=False)
+        config = kennel.container.config
+        kennel.container.config = replace(config, main=replace(config.main, shutdown_timeout=0.2))
+
+        with pytest.raises(PluginError, match=r"importing it has taken 0\.2 s; given up"):
+            kennel.container.reload("dog")
+
+        gate.set()
+        assert kennel["dog"]["version"]() == 1
+        assert sys.modules["dog_module"] is module
+
+
+class TestCompany:
+    def test_who_took_a_class_is_loaded_again_too(self, kennel: Kennel) -> None:
+        kennel.plugin("aardvark", TAKES.format(name="Retriever"))
+        kennel.plugin("dog", DOG)
+        kennel.plugin(
+            "zoo",
+            "from gofer.agent.plugin import Plugin\nplugin = Plugin.find(__name__)\nplugin += Plugin.find('dog')\n",
+        )
+        kennel.plugin("other", DOG)
+        kennel.start()
+        other = kennel["other"]
+        kennel.change("dog", DOG.replace("woof", "wuff"))
+
+        kennel.container.reload("dog")
+
+        assert kennel["aardvark"]["Retriever"]().fetch() == "wuff"
+        assert kennel["zoo"]["Dog"]().bark() == "wuff"
+        assert kennel["zoo"].api.has("dog", "whistle")
+        assert kennel["other"] is other
+        assert {plugin.state for plugin in kennel.container.plugins.values()} == {State.RUNNING}
+
+    def test_if_one_of_them_fails_all_stay(self, kennel: Kennel) -> None:
+        kennel.plugin("dog", DOG)
+        file = kennel.plugin("retriever", TAKES.format(name="Retriever"))
+        kennel.start()
+        before = [kennel["dog"], kennel["retriever"]]
+        kennel.change("dog", DOG.replace("Dog", "Wolf"))
+
+        with pytest.raises(PluginError, match=f"{file}: .* 'dog' has no remote class or function 'Dog'; it has: Wolf"):
+            kennel.container.reload("dog")
+
+        assert [kennel["dog"], kennel["retriever"]] == before
+        assert kennel["retriever"]["Retriever"]().fetch() == "woof"
+
+    def test_those_that_share_a_module_are_loaded_again_together(self, kennel: Kennel) -> None:
+        kennel.plugin("one", DOG)
+        describe(kennel.root, "two", "[main]\nenabled=1\nplugin=one\n")
+        kennel.start()
+        kennel.change("one", DOG.replace("woof", "wuff"))
+
+        kennel.container.reload("two")
+
+        assert [kennel[name]["Dog"]().bark() for name in ("one", "two")] == ["wuff", "wuff"]
+
+    def test_what_it_put_into_others_by_its_descriptor_is_new_there_however_far(self, kennel: Kennel) -> None:
+        kennel.plugin("animals", "")
+        kennel.plugin("dog", "", main="enabled=1\nextends=animals")
+        file = kennel.plugin("puppy", DOG, main="enabled=1\nextends=dog")
+        kennel.start()
+        animals = kennel["animals"]
+        kennel.change("puppy", DOG.replace("woof", "yap"))
+
+        kennel.container.reload("puppy")
+
+        assert kennel["animals"] is animals
+        assert [kennel[name]["Dog"]().bark() for name in ("puppy", "dog", "animals")] == ["yap"] * 3
+
+        file.write_text("[main]\nenabled=1\n")
+        kennel.container.reload("puppy")
+        assert [kennel[name].api.has("Dog", "bark") for name in ("puppy", "dog", "animals")] == [True, False, False]
+
+    def test_what_others_put_into_it_is_there_again(self, kennel: Kennel) -> None:
+        kennel.plugin("animals", "")
+        kennel.plugin("dog", DOG, main="enabled=1\nextends=animals")
+        kennel.start()
+
+        kennel.container.reload("animals")
+
+        assert kennel["animals"]["Dog"]().bark() == "woof"
+
+    def test_a_clash_with_what_another_has_leaves_all_as_it_was(self, kennel: Kennel) -> None:
+        kennel.plugin("animals", DOG.replace("Dog", "Cat").replace("whistle", "call"))
+        file = kennel.plugin("dog", DOG, main="enabled=1\nextends=animals")
+        kennel.start()
+        kennel.change("dog", DOG.replace("Dog", "Cat"))
+
+        with pytest.raises(PluginError, match=f"{file}: .main. extends: name clash: .*'dog'.*'animals'"):
+            kennel.container.reload("dog")
+
+        assert kennel["animals"]["Dog"]().bark() == "woof"
+
+
+class TestHooks:
+    HOOK = """
+        from gofer.hooks import hookimpl
+
+        @hookimpl
+        def gofer_load(plugin):
+            with open(plugin.container.root.path / "told", "a") as file:
+                file.write(f"{} saw {{plugin.name}}\\n")
+    """
+
+    def test_the_new_ones_are_called_and_the_old_ones_no_more(self, kennel: Kennel) -> None:
+        kennel.plugin("watch", self.HOOK.format("one"))
+        kennel.plugin("zebra", DOG)
+        kennel.start()
+        kennel.change("watch", self.HOOK.format("two"))
+
+        kennel.container.reload("watch")
+        kennel.container.reload("zebra")
+
+        assert told(kennel) == ["one saw watch", "one saw zebra", "two saw watch", "two saw zebra"]
+
+
+EXTENSION = """
+#include <Python.h>
+static PyObject *number(PyObject *self, PyObject *none) { return PyLong_FromLong(1); }
+static PyMethodDef methods[] = {{"number", number, METH_NOARGS, ""}, {NULL, NULL, 0, NULL}};
+#if MULTI
+static PyModuleDef_Slot slots[] = {{0, NULL}};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "fast", "", 0, methods, slots, NULL, NULL, NULL};
+PyMODINIT_FUNC PyInit_fast(void) { return PyModuleDef_Init(&definition); }
+#else
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "fast", "", -1, methods, NULL, NULL, NULL, NULL};
+static int times = 0;
+PyMODINIT_FUNC PyInit_fast(void) {
+    if (ONCE && times++) { PyErr_SetString(PyExc_ImportError, "only once in a process"); return NULL; }
+    return PyModule_Create(&definition);
+}
+#endif
+"""
+
+
+class TestExtensionModules:
+    @pytest.fixture
+    def build(self, kennel: Kennel) -> Callable[..., Path]:
+        """Return what makes the plugin ``quick`` with the extension module ``swift.fast``."""
+
+        def build(*flags: str) -> Path:
+            package = kennel.site / "swift"
+            package.mkdir()
+            source = kennel.site / "fast.c"
+            source.write_text(EXTENSION)
+            target = package / f"fast{sysconfig.get_config_var('EXT_SUFFIX')}"
+            include = sysconfig.get_path("include")
+            command = ["cc", "-shared", "-fPIC", f"-I{include}", *flags, "-o", str(target), str(source)]
+            subprocess.run(command, check=True, timeout=60)
+            (package / "__init__.py").write_text(
+                "from swift import fast\nfrom gofer.decorators import remote\n"
+                "@remote\ndef number():\n    return fast.number()\n"
+            )
+            install(kennel.site, "quick", None, module="swift")
+            describe(kennel.root, "quick", "[main]\nenabled=1\n")
+            kennel.start()
+            assert kennel["quick"]["number"]() == 1
+            return target
+
+        return build
+
+    @pytest.mark.parametrize("flags", [("-DMULTI=0", "-DONCE=0"), ("-DMULTI=0", "-DONCE=1")])
+    def test_one_that_cannot_be_imported_again_is_named_and_the_old_code_runs_on(
+        self, kennel: Kennel, build: Callable[..., Path], flags: tuple[str, ...]
+    ) -> None:
+        build(*flags)
+        before, modules = kennel["quick"], (sys.modules["swift"], sys.modules["swift.fast"])
+
+        with pytest.raises(
+            PluginError, match=r"the extension module swift\.fast cannot be imported again: .*restart goferd"
+        ):
+            kennel.container.reload("quick")
+
+        assert kennel["quick"] is before
+        assert (sys.modules["swift"], sys.modules["swift.fast"]) == modules
+        assert sys.modules["swift"].fast is modules[1]
+        assert before["number"]() == 1
+
+    def test_one_that_has_changed_is_named(self, kennel: Kennel, build: Callable[..., Path]) -> None:
+        target = build("-DMULTI=1")
+        shutil.copy(target, target.with_suffix(".new"))
+        target.with_suffix(".new").replace(target)
+
+        with pytest.raises(PluginError, match=r"swift\.fast cannot be imported again: its file has changed"):
+            kennel.container.reload("quick")
+
+        assert kennel["quick"]["number"]() == 1
+
+    def test_one_that_can_is_imported_again(self, kennel: Kennel, build: Callable[..., Path]) -> None:
+        build("-DMULTI=1")
+        before = sys.modules["swift.fast"]
+
+        kennel.container.reload("quick")
+
+        assert sys.modules["swift.fast"] is not before
+        assert kennel["quick"]["number"]() == 1
