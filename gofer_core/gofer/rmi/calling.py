@@ -140,6 +140,8 @@ def flow(
                     yield Tell(report)
                 continue
             isolated = False
+            if conversation.old:
+                continue  # it has the request, and would run it once more; what it sends waits in our queue
             if event is not INTERRUPTED:
                 outcome, reason = event
                 _refused(outcome, reason, address, again="again" in document)

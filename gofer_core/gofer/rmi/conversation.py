@@ -17,7 +17,8 @@ _ORDER = {"not sent": 0, "sent": 1, "accepted": 2, "started": 3, "progress": 4}
 class Conversation:
     """What is known about one request. No input or output, no threads.
 
-    ``state`` is one of: not sent, sent (to the broker), accepted, started, progress.
+    ``state`` is one of: not sent, sent (to the broker), accepted, started, progress. ``old`` is true when the agent has
+    shown itself as one of gofer 2.12, which names no ``origin`` in its statuses and runs again what it is sent again.
     """
 
     def __init__(self, sn: str) -> None:
@@ -25,6 +26,7 @@ class Conversation:
         self.state = "not sent"
         self.report: Report | None = None
         self.done = False
+        self.old = False
         self._value: Any = None
         self._error: Exception | None = None
 
@@ -42,6 +44,7 @@ class Conversation:
         """Take in a reply, in any order and any number of times; return the report if it is one of progress."""
         if self.done:
             return None
+        self.old = self.old or (reply.status is not None and not reply.origin)
         if reply.result is not None:
             self.done = True
             if reply.result.exval is not None or reply.result.xclass is not None:
