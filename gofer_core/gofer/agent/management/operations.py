@@ -117,6 +117,9 @@ class Operations:
         asked.all_known()
         if (sn is None) == (criteria is None):
             raise Unusable("malformed", "cancel needs one of 'sn' and 'criteria'")
+        if plugin is not None and plugin not in self._container.plugins:
+            known = ", ".join(sorted(self._container.plugins)) or "none"
+            raise Unusable("malformed", f"there is no plugin {plugin!r:.60}; there are: {known}")
         try:
             if sn is not None:
                 return [sn] if self._container.requests.cancel(sn) else []

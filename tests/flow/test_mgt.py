@@ -1,0 +1,474 @@
+"""``gofer mgt`` and a real goferd: what it shows of plugins, and what becomes of them and of requests."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gofer.agent.management.wire import Unusable, socket_of, token_of
+from gofer.errors import Cancelled
+from gofer.proxy import Agent
+from gofer.root import Root
+from gofer.testing.agents import AgentProcess
+from gofer.tools.mgt_client import ask
+from support.commands import gofer
+from support.localbroker import LocalBroker
+from support.plugins import describe, install
+from support.presence import until_it_answers
+from support.waiting import eventually
+
+KENNEL = """
+    import os
+    import time
+    from gofer.agent.plugin import Plugin
+    from gofer.agent.rmi import Context
+    from gofer.decorators import action, fork, once, remote, user
+
+    swept = []
+
+    class Dog:
+        '''Barks.'''
+
+        def __init__(self, name: str = "Rover") -> None:
+            self.name = name
+
+        @remote
+        def bark(self, words: str, times: int = 1) -> str:
+            '''Bark some words.
+
+            Many times.
+            '''
+            return " ".join([words] * times)
+
+        @remote
+        def stay(self):
+            while not Context.current().cancelled():
+                time.sleep(0.005)
+
+        @remote(secret="bone")
+        @fork
+        @user(name="root")
+        def fetch(self): ...
+
+    class Broom:
+        @action(seconds=0.05)
+        def sweep(self):
+            swept.append(Plugin.find(__name__).name)
+            if len(swept) > 3:
+                raise OSError("worn out")
+
+    @remote
+    def version():
+        return 1
+
+    @action
+    def once_at_start():
+        open(os.environ["GOFER_ROOT"] + "/started", "a").write("started" + chr(10))
+
+    @action(cron="0 4 * * *")
+    def nightly(): ...
+"""
+
+
+class Site:
+    """A goferd with plugins of all states, its broker, and one who manages it."""
+
+    def __init__(self, top: Path) -> None:
+        self.root = top / "root"
+        self.packages = top / "site"
+        self.packages.mkdir(parents=True)
+        self.broker = LocalBroker(str(top / "broker.sock"))
+        self.goferd = AgentProcess(self.root, path=(self.packages,))
+        self.plugin("kennel", KENNEL, more="[main]\nthreads=2\n")
+        install(self.packages, "broken", "raise RuntimeError('no such luck')")
+        describe(self.root, "broken")
+        install(self.packages, "resting", "")
+        describe(self.root, "resting", "[main]\nenabled=0\n")
+
+    def plugin(self, name: str, code: str, more: str = "", **how: Any) -> Path:
+        install(self.packages, name, code, **how)
+        main = "[main]\nenabled=1\n" + more.removeprefix("[main]\n")
+        return describe(self.root, name, f"{main}[messaging]\nurl={self.broker.url}\n[model]\nqueue={name}\n")
+
+    def ask(self, do: str, **fields: Any) -> Any:
+        return ask(Root(self.root), {"do": do, **fields}, host=None, port=None, wait=30)
+
+    def shown(self, name: str) -> dict[str, Any]:
+        found = {plugin["name"]: plugin for plugin in self.ask("show")["plugins"]}
+        plugin = found[name]
+        assert isinstance(plugin, dict)
+        return plugin
+
+    def mgt(self, *arguments: str, status: int = 0) -> str:
+        done = gofer("mgt", *arguments, environ={"GOFER_ROOT": str(self.root)})
+        assert done.returncode == status, done.stderr
+        return done.stdout if status == 0 else done.stderr
+
+    def caller(self, queue: str = "kennel") -> Agent:
+        return Agent(self.broker.url, queue, wait=20)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    top = tmp_path_factory.mktemp("mgt")
+    top.chmod(0o755)
+    site = Site(top)
+    with site.broker, site.goferd:
+        site.goferd.start()
+        with site.caller() as agent:
+            until_it_answers(agent, site.goferd.tail())
+        yield site
+
+
+@pytest.fixture
+def agent(site: Site) -> Iterator[Agent]:
+    with site.caller() as agent:
+        yield agent
+
+
+class TestShow:
+    def test_the_agent_and_the_states_of_its_plugins(self, site: Site) -> None:
+        told = site.ask("show")
+        agent = told["agent"]
+        assert (agent["state"], agent["pid"], agent["root"]) == ("running", site.goferd.pid, str(site.root))
+        assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", agent["started"])
+        assert 10e6 < agent["rss"] < 100e6
+        assert {plugin["name"]: plugin["state"] for plugin in told["plugins"]} == {
+            "broken": "quarantined",
+            "kennel": "running",
+            "resting": "disabled",
+        }
+
+    def test_where_a_plugin_is_from_and_where_it_listens(self, site: Site) -> None:
+        kennel = site.shown("kennel")
+        assert (kennel["distribution"], kennel["version"], kennel["module"]) == (
+            "gofer-plugin-kennel",
+            "1.0",
+            "kennel_module",
+        )
+        assert kennel["descriptor"] == str(site.root / "etc/gofer/plugins/kennel.conf")
+        assert (kennel["queue"], kennel["url"]) == ("kennel", site.broker.url)
+        connection = kennel["connection"]
+        assert (connection["state"], connection["reading"], connection["error"]) == ("open", True, None)
+        assert connection["up"] >= 0
+        assert kennel["workers"]["threads"] == 2
+
+    def test_what_failed_is_shown_with_its_traceback(self, site: Site) -> None:
+        broken = site.shown("broken")
+        assert "RuntimeError: no such luck" in broken["error"]
+        assert broken["trace"].startswith("Traceback (most recent call last)")
+        assert broken["connection"] is None
+
+    def test_the_api_has_signatures_first_lines_and_marks(self, site: Site) -> None:
+        api = site.shown("kennel")["api"]
+        (dog,) = api["classes"]
+        assert (dog["name"], dog["doc"], dog["constructor"]) == ("Dog", "Barks.", "(name: str = 'Rover') -> None")
+        methods = {one["name"]: one for one in dog["methods"]}
+        assert methods["bark"]["signature"] == "(words: str, times: int = 1) -> str"
+        assert methods["bark"]["doc"] == "Bark some words."
+        fetch = methods["fetch"]
+        assert (fetch["secret"], fetch["model"], fetch["users"]) == (True, "fork", ["root"])
+        assert [one["name"] for one in api["functions"]] == ["version"]
+
+    def test_what_became_of_requests_is_counted(self, site: Site, agent: Agent) -> None:
+        before = site.shown("kennel")["counters"]
+        agent.Dog().bark("woof")
+        with pytest.raises(TypeError):
+            agent.Dog().bark()
+        after = eventually(
+            lambda: (now := site.shown("kennel")["counters"])["failed"] > before["failed"] and now, what="counted"
+        )
+        assert after["done"] == before["done"] + 1
+        assert after["running"] == 0
+        assert {"accepted", "rejected", "cancelled", "undeliverable"} <= set(after)
+
+    def test_actions_are_shown_with_their_last_run_and_the_next(self, site: Site) -> None:
+        def actions() -> dict[str, Any]:
+            return {one["name"]: one for one in site.shown("kennel")["actions"]}
+
+        eventually(lambda: actions()["Broom.sweep"]["failures"])
+        told = actions()
+        sweep, start, nightly = told["Broom.sweep"], told["kennel.once_at_start"], told["kennel.nightly"]
+        assert (sweep["schedule"], sweep["last"]["outcome"]) == ("every 0:00:00.050000", "failed")
+        assert sweep["last"]["error"].startswith("OSError: worn out")
+        assert (start["schedule"], start["state"], start["runs"], start["next"]) == ("once", "ended", 1, None)
+        assert start["last"]["outcome"] == "done"
+        assert (nightly["schedule"], nightly["state"], nightly["runs"]) == ("cron 0 4 * * *", "waiting", 0)
+        assert nightly["next"].endswith("Z")
+        assert "OSError: worn out" in site.goferd.tail(200)
+
+    def test_people_see_a_tree(self, site: Site) -> None:
+        lines = [line.rstrip() for line in site.mgt("-s").splitlines()]
+        assert re.match(rf"goferd \S+ running: pid {site.goferd.pid}, user \w+, root {site.root}, since ", lines[0])
+        text = "\n".join(lines)
+        assert "├── broken quarantined  gofer-plugin-broken 1.0\n" in text
+        assert "RuntimeError: no such luck" in text
+        assert "├── kennel running  gofer-plugin-kennel 1.0\n" in text
+        assert f"├── queue kennel at {site.broker.url}: open, reading\n" in text
+        assert "class Dog(name: str = 'Rover') -> None  Barks.\n" in text
+        assert "bark(words: str, times: int = 1) -> str  Bark some words.\n" in text
+        assert "fetch() @secret @fork @user(root)\n" in text
+        assert "action Broom.sweep every 0:00:00.050000; " in text
+        assert "└── resting disabled" in text
+
+    def test_programs_get_json(self, site: Site) -> None:
+        printed = site.mgt("--show", "--json")
+        assert printed.count("\n") == 1
+        assert {plugin["name"] for plugin in json.loads(printed)["plugins"]} >= {"kennel", "broken", "resting"}
+
+
+class TestLoading:
+    def test_a_plugin_is_loaded_reloaded_with_new_code_and_unloaded(self, site: Site, tmp_path: Path) -> None:
+        code = "from gofer.decorators import remote\n\n@remote\ndef version():\n    return {}\n"
+        path = site.plugin("cat", code.format(1))
+        assert site.mgt("-l", str(path)) == "cat: running (gofer-plugin-cat 1.0)\n"
+        assert "plugin 'cat' is loaded already" in site.mgt("-l", str(path), status=1)
+        with site.caller("cat") as cat:
+            until_it_answers(cat)
+            assert cat.cat.version() == 1
+            (site.packages / "cat_module.py").write_text(code.format(2))
+            assert site.mgt("-r", "cat") == "cat: running (gofer-plugin-cat 1.0)\n"
+            assert cat.cat.version() == 2
+            assert json.loads(site.mgt("-r", str(path), "--json"))["state"] == "running"
+        assert site.mgt("-u", "cat") == ""
+        assert "cat" not in {one["name"] for one in site.ask("show")["plugins"]}
+        assert "there is no plugin 'cat'; there are: broken, kennel, resting" in site.mgt("-u", "cat", status=1)
+
+    def test_a_relative_path_is_that_of_the_caller(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        site.plugin("mouse", "")
+        monkeypatch.chdir(site.root / "etc")
+        assert site.mgt("-l", "gofer/plugins/mouse.conf") == "mouse: running (gofer-plugin-mouse 1.0)\n"
+        assert site.mgt("-u", "gofer/plugins/mouse.conf") == ""
+        assert site.mgt("-l", "mouse.conf") == "mouse: running (gofer-plugin-mouse 1.0)\n"  # not here: the agent's
+        monkeypatch.chdir(site.root / "etc/gofer/plugins")
+        assert site.mgt("-u", "mouse.conf") == ""
+
+    def test_what_cannot_be_loaded_is_told_and_shown(self, site: Site) -> None:
+        path = site.plugin("dud", "1 / 0")
+        assert "ZeroDivisionError: division by zero" in site.mgt("-l", str(path), status=1)
+        dud = site.shown("dud")
+        assert (dud["state"], "ZeroDivisionError" in dud["trace"]) == ("quarantined", True)
+        site.ask("unload", which="dud")
+        assert "No such file" in site.mgt("-l", str(site.root / "nowhere.conf"), status=1)
+
+    def test_an_action_goes_on_with_new_code(self, site: Site) -> None:
+        code = (
+            "import pathlib, os\nfrom gofer.decorators import action\n\n@action(seconds=0.02)\ndef tick():\n"
+            "    open(os.environ['GOFER_ROOT'] + '/ticks', 'a').write('{}' + chr(10))\n"
+        )
+        ticks = site.root / "ticks"
+        path = site.plugin("ticker", code.format("old"))
+        site.ask("load", path=str(path))
+        eventually(lambda: ticks.exists() and len(ticks.read_text().split()) > 1)
+        (site.packages / "ticker_module.py").write_text(code.format("new"))
+        site.ask("reload", which="ticker")
+        eventually(lambda: ticks.read_text().split()[-1] == "new")
+        told = ticks.read_text()
+        assert "old" not in told[told.index("new") :]
+        site.ask("unload", which="ticker")
+        after = len(ticks.read_text())
+        assert site.ask("show")["agent"]["state"] == "running"
+        assert len(ticks.read_text()) == after
+
+
+class TestRequests:
+    def listed(self, site: Site, **how: Any) -> list[dict[str, Any]]:
+        entries = site.ask("requests", **how)["entries"]
+        assert isinstance(entries, list)
+        return entries
+
+    def test_what_runs_and_waits_is_listed_and_cancelled(self, site: Site, agent: Agent) -> None:
+        numbers = [agent(wait=0, data={"batch": 7, "number": n}).Dog().stay() for n in range(4)]
+        eventually(lambda: [one["state"] for one in self.listed(site)].count("running") == 2)
+        found = {one["sn"]: one for one in self.listed(site, plugin="kennel")}
+        assert set(numbers) <= set(found)
+        first = found[numbers[0]]
+        assert (first["plugin"], first["target"], first["data"]) == ("kennel", "Dog.stay", {"batch": 7, "number": 0})
+        assert first["seconds"] >= 0
+        waiting = self.listed(site, states=["waiting"])
+        assert len(waiting) == 2
+
+        lines = site.mgt("--requests", "--state", "running").splitlines()
+        assert lines[0].split() == ["SN", "PLUGIN", "STATE", "METHOD", "SINCE", "SECONDS", "CALLER", "DATA", "REASON"]
+        assert len(lines) == 3
+        assert '{"batch": 7, "number": ' in lines[1]
+
+        assert site.mgt("--cancel", waiting[0]["sn"]) == waiting[0]["sn"] + "\n"
+        left = set(numbers) - {waiting[0]["sn"]}
+        assert site.ask("cancel", criteria={"match": {"batch": 8}}) == []
+        where = '{"match": {"batch": 7}}'
+        assert set(site.mgt("--cancel-where", where, "--plugin", "kennel").split()) == left
+        eventually(lambda: not self.listed(site))
+        assert site.shown("kennel")["counters"]["cancelled"] >= 4
+
+    def test_one_that_has_not_come_yet_is_cancelled_when_it_comes(self, site: Site, agent: Agent) -> None:
+        trigger = agent(trigger=1).Dog().bark("late")
+        done = gofer("mgt", "--cancel", trigger.sn, environ={"GOFER_ROOT": str(site.root)})
+        assert (done.returncode, done.stdout) == (0, "")
+        assert done.stderr == "gofer mgt: no such request is here; if it comes within a day, it is cancelled then\n"
+        with pytest.raises(Cancelled):
+            trigger()
+
+    def test_what_is_not_kept_can_be_neither_retried_nor_dropped(self, site: Site) -> None:
+        for option in ("--retry", "--drop"):
+            assert "only what is undeliverable or interrupted" in site.mgt(option, "abc", status=4)
+
+    @pytest.mark.parametrize(
+        ("request_", "says"),
+        [
+            ({"do": "dance"}, "'do' is 'dance'; allowed: show, load, reload, unload, requests, cancel, retry, drop"),
+            ({}, "'do' is None; allowed"),
+            ({"do": "load"}, "'path' is missing; allowed: text"),
+            ({"do": "load", "path": 5}, "'path' is 5; allowed: text"),
+            ({"do": "load", "path": "a\0b"}, "'path' is 'a\\x00b'; allowed: text"),
+            ({"do": "show", "plugin": "x"}, "'plugin' is unknown here; allowed: do"),
+            ({"do": "requests", "states": ["odd"]}, "odd: no such state; there are: waiting, running"),
+            ({"do": "requests", "most": True}, "'most' is True; allowed: a whole number above 0"),
+            ({"do": "cancel"}, "cancel needs one of 'sn' and 'criteria'"),
+            ({"do": "cancel", "criteria": {}}, "empty criteria"),
+            ({"do": "cancel", "criteria": {"nor": 1}}, "nor not supported"),
+            (
+                {"do": "cancel", "criteria": {"eq": 1}, "plugin": "x"},
+                "there is no plugin 'x'; there are: broken, kennel",
+            ),
+            ({"do": "cancel", "sn": "../x"}, "is not a serial number"),
+        ],
+    )
+    def test_what_cannot_be_asked_is_told(self, site: Site, request_: dict[str, Any], says: str) -> None:
+        with pytest.raises(Unusable) as told:
+            ask(Root(site.root), request_, host=None, port=None, wait=30)
+        assert told.value.code == "malformed"
+        assert says in str(told.value)
+
+
+class TestTheCommand:
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            ((), "one of these is needed, and no more than one: --show"),
+            (("-s", "-u", "kennel"), "one of these is needed, and no more than one"),
+            (("-u", ""), "--unload is empty"),
+            (("-s", "--plugin", "kennel"), "--plugin does not go with --show"),
+            (("--cancel", "x", "--state", "running"), "--state does not go with --cancel"),
+            (("--cancel-where", "[]"), "'[]' is not a JSON object"),
+            (("-p", "0", "-s"), "0 is not in the range"),
+        ],
+    )
+    def test_what_makes_no_sense_is_told(self, site: Site, arguments: tuple[str, ...], says: str) -> None:
+        assert says in site.mgt(*arguments, status=2)
+
+    def test_an_agent_that_is_not_there_is_told(self, tmp_path: Path) -> None:
+        done = gofer("mgt", "-s", "--root", str(tmp_path))
+        assert done.returncode == 6
+        assert (
+            done.stderr == f"gofer mgt: no goferd listens at {socket_of(Root(tmp_path))}: No such file or directory\n"
+        )
+
+    def test_help_lists_the_exit_statuses(self) -> None:
+        text = gofer("mgt", "--help").stdout
+        for status in (*range(7), 130):
+            assert re.search(rf"^ +{status} +\w", text, re.MULTILINE)
+
+
+def test_an_agent_by_tcp_and_one_that_is_still_loading(root: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    flag = tmp_path / "go"
+    install(site, "slow", f"import os, time\nwhile not os.path.exists({str(flag)!r}):\n    time.sleep(0.01)\n")
+    describe(root, "slow")
+    port = free_port()
+    with AgentProcess(root, path=(site,)) as goferd:
+        goferd.configure(f"[management]\nenabled=1\nhost=127.0.0.1\nport={port}\n")
+        where = Root(root)
+        starting = threading.Thread(target=goferd.start)
+        starting.start()
+        try:
+            eventually(lambda: token_of(where).exists())
+
+            def state() -> Any:
+                told = ask(where, {"do": "show"}, host="127.0.0.1", port=port, wait=30)
+                return [told["agent"]["state"], *(plugin["state"] for plugin in told["plugins"])]
+
+            eventually(lambda: state() == ["starting", "loading"], what=f"{state()}")
+        finally:
+            flag.touch()
+            starting.join()
+        eventually(lambda: state() == ["running", "running"])
+        done = gofer("mgt", "-p", str(port), "-u", "slow", environ={"GOFER_ROOT": str(root)})
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert goferd.stop() == 0
+        assert not socket_of(where).exists()
+        assert os.listdir(where.run) == ["goferd.lock"]
+
+
+DANGER = """
+    import os
+    from gofer.decorators import remote
+
+    def here(name):
+        return os.environ["GOFER_ROOT"] + "/" + name
+
+    @remote
+    def risk():
+        with open(here("ran"), "a") as file:
+            file.write("ran" + chr(10))
+        if os.path.exists(here("trap")):
+            os._exit(9)
+"""
+
+
+def test_what_was_interrupted_is_listed_retried_and_dropped(root: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    install(site, "danger", DANGER)
+    (root / "trap").touch()
+    where = Root(root)
+
+    def interrupted() -> list[str]:
+        return [one["sn"] for one in listed() if one["state"] == "interrupted"]
+
+    def listed() -> list[dict[str, Any]]:
+        found = ask(where, {"do": "requests"}, host=None, port=None, wait=30)
+        assert found["unavailable"] is None
+        entries = found["entries"]
+        assert isinstance(entries, list)
+        return entries
+
+    def ran() -> int:
+        return len((root / "ran").read_text().split())
+
+    with LocalBroker(str(tmp_path / "broker.sock")) as broker, AgentProcess(root, path=(site,)) as goferd:
+        describe(root, "danger", f"[main]\nenabled=1\n[messaging]\nurl={broker.url}\n[model]\nqueue=danger\n")
+        goferd.start()
+        with Agent(broker.url, "danger", wait=20) as agent:
+            until_it_answers(agent)
+            numbers = []
+            for _ in range(2):
+                numbers.append(agent(wait=0).danger.risk())
+                for _ in range(2):  # once, and once more
+                    assert goferd.process is not None
+                    goferd.process.wait(20)
+                    goferd.start()
+                eventually(lambda: set(interrupted()) == set(numbers), what=f"{listed()}")
+            assert ran() == 4
+            one, other = numbers
+            assert gofer("mgt", "--drop", one, environ={"GOFER_ROOT": str(root)}).returncode == 0
+            assert interrupted() == [other]
+            (root / "trap").unlink()
+            done = gofer("mgt", "--retry", other, environ={"GOFER_ROOT": str(root)})
+            assert (done.returncode, done.stderr) == (0, "")
+            eventually(lambda: ran() == 5)
+            eventually(lambda: not listed())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
