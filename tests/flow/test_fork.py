@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import statistics
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Any
 
 import psutil
@@ -279,12 +278,11 @@ def test_a_cancelled_call_is_killed_with_all_that_it_has_started(
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(agent(data="night").Forked().hang, str(path), True)
         child, other = hanging(path)
-        begin = monotonic()
         assert len(agent.Admin().cancel(criteria={"eq": "night"})) == 1
         with pytest.raises(Cancelled):
             running.result(10)
-        assert monotonic() - begin < 1.5
     eventually(lambda: gone(child, other))
+    assert not path.with_name("pids.cleaned").exists()
     eventually(lambda: only_helpers(process))
 
 
@@ -294,13 +292,13 @@ def test_a_call_that_takes_too_long_is_ended_by_sigterm_and_then_by_sigkill(
 ) -> None:
     path = tmp_path / "pids"
     begin = monotonic()
-    with pytest.raises(ExecutionTimeout, match=r"took longer than 0.5 s; its process is being ended"):
+    with pytest.raises(ExecutionTimeout, match=r"took longer than 1 s; its process is being ended"):
         agent.Forked().too_long(str(path), stubborn)
-    assert monotonic() - begin < 2.0
 
     child, other = hanging(path)
     eventually(lambda: gone(child, other))
-    assert (monotonic() - begin > 2.4) is stubborn
+    assert path.with_name("pids.cleaned").exists() is not stubborn
+    assert monotonic() - begin > (2.9 if stubborn else 0.9)
     eventually(lambda: only_helpers(process))
 
 
@@ -308,11 +306,9 @@ def test_a_call_that_takes_too_long_is_ended_by_sigterm_and_then_by_sigkill(
 
 
 def test_eight_run_at_once(agent: Agent, process: AgentProcess, tmp_path: Path) -> None:
-    begin = monotonic()
     with ThreadPoolExecutor(8) as threads:
-        done = list(threads.map(lambda n: agent.Forked().note(str(tmp_path / "trace"), f"n{n}", 0.5), range(8)))
-    assert done == [f"n{n}" for n in range(8)]
-    assert monotonic() - begin < 2.0
+        done = list(threads.map(lambda n: agent.Forked().meet(str(tmp_path / "here"), n), [8] * 8))
+    assert done == ["met"] * 8
     eventually(lambda: only_helpers(process))
 
 
@@ -350,17 +346,6 @@ def test_what_a_child_prints_is_in_the_log_of_the_agent(agent: Agent, process: A
 
     eventually(lambda: "plugin forked: woof from the child\n" in process.log.read_text())
     eventually(lambda: "plugin forked: woof from the child (error)" in process.log.read_text())
-
-
-def test_an_empty_call_takes_ten_milliseconds_at_most(agent: Agent) -> None:
-    forked = agent.Forked()
-    forked.echo()
-    times = []
-    for _ in range(50):
-        begin = perf_counter()
-        forked.echo()
-        times.append(perf_counter() - begin)
-    assert statistics.median(times) < 0.05  # a machine that runs tests is not idle; the bench measures it
 
 
 # -- beginning and end of an agent ------------------------------------------------------------------------------------

@@ -160,10 +160,15 @@ class Forked:
         with open(path + ".new", "w") as file:
             file.write(f"{os.getpid()} {other.pid}")
         os.rename(path + ".new", path)
-        while True:
-            time.sleep(1)
+        try:
+            while True:
+                time.sleep(1)
+        except SystemExit:  # SIGTERM: what there is to clean up, it can
+            with open(path + ".cleaned", "w"):
+                pass
+            raise
 
-    @remote(timeout=0.5)
+    @remote(timeout=1.0)
     @fork
     def too_long(self, path, stubborn=False):
         self.hang(path, stubborn)
@@ -175,6 +180,20 @@ class Forked:
             file.write(text + "\\n")
         time.sleep(seconds)
         return text
+
+    @remote
+    @fork
+    def meet(self, path, count):
+        """Wait until so many are here."""
+        with open(path, "a") as file:
+            file.write("here\\n")
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            with open(path) as file:
+                if len(file.readlines()) >= count:
+                    return "met"
+            time.sleep(0.005)
+        return "alone"
 
     @remote
     def helper(self):
