@@ -77,6 +77,7 @@ BROKEN = [
     Broken("duration", text(f"{_MAIN}latency=soon\n"), ": [main] latency: 'soon' is not a duration; allowed: "),
     Broken("url", text(f"{_MAIN}[messaging]\nurl=carrier://pigeon\n"), ": [messaging] url: "),
     Broken("queue", text(f"{_MAIN}[model]\nqueue=a/b/c/\n[messaging]\nurl=what ever\n"), ": [messaging] url: "),
+    Broken("shared", text(f"{_MAIN}[messaging]\nurl=local://\n[model]\nqueue=good\n"), ": [model] queue: 'good' "),
     Broken("choice", text(f"{_MAIN}[model]\ntype=wooden\n"), ": [model] type: 'wooden' is none of them; allowed: "),
     Broken("notjson.json", text("{"), ": is not JSON: "),
     Broken("list.json", text("[]"), ": is not a JSON object; allowed: "),

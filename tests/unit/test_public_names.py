@@ -29,8 +29,10 @@ gofer.agent.builtin: admin_api help_text
 gofer.agent.check: check
 gofer.agent.choosing: chosen usable
 gofer.agent.config: AgentConfig Descriptor LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig
-    Problem Settings distrust find_plugin_dirs read_agent read_descriptor read_descriptors read_url_file stable_uuid
+    Problem Settings broker_of check_company distrust find_plugin_dirs read_agent read_descriptor read_descriptors
+    read_url_file stable_uuid
 gofer.agent.config.agent: AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig read_agent
+gofer.agent.config.company: broker_of check_company
 gofer.agent.config.descriptor: Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
 gofer.agent.config.files: MAX_FILE Sections Unreadable distrust list_files read_sections read_text
 gofer.agent.config.identity: stable_uuid
@@ -39,7 +41,7 @@ gofer.agent.config.problem: Problem kind nearest plain shown
 gofer.agent.config.reading: Reader Values
 gofer.agent.config.schema: AGENT Agent DESCRIPTOR FreeKeys Key Main Messaging Model Schema
 gofer.agent.config.settings: Settings
-gofer.agent.config.values: Choice Flag Level Line Name Names Seconds Size Type Whole Wrong
+gofer.agent.config.values: Choice Dotted Flag Level Line Name Names Seconds Size Type Whole Wrong
 gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
 gofer.agent.forking: Greeting HELPER greeting read

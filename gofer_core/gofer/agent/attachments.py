@@ -6,7 +6,9 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from gofer.agent.assembly import Refused
 from gofer.agent.attachment import Attachment
+from gofer.agent.config import Problem, broker_of
 from gofer.agent.plugin import Plugin, State
 from gofer.errors import PluginError
 
@@ -42,6 +44,7 @@ class Attachments:
             if plugin.state is not State.RUNNING or self._stopping:
                 raise PluginError(f"plugin {plugin.name!r} cannot be attached: it is {plugin.state.value}")
             if plugin.name not in self._at:
+                self._refuse_shared(plugin)
                 attachment = self._at[plugin.name] = Attachment(self._container, plugin)
                 attachment.start()
 
@@ -95,12 +98,14 @@ class Attachments:
         """Make the attachment that a plugin needs and that there is not yet. Nothing is taken from its queue yet.
 
         Raises:
+            Refused: its queue is that of another plugin.
             ConfigError, AdapterError: as :class:`Attachment`.
         """
         present = self._at.get(new.name)
         wants = new.wants_queue if new.wants_queue is not None else new.url is not None
         if not wants or (present is not None and present.serves(new)):
             return None
+        self._refuse_shared(new)
         return Attachment(self._container, new)
 
     def follow(self, new: Plugin, made: Attachment | None) -> None:
@@ -125,6 +130,16 @@ class Attachments:
                 made.start()
         if present is not None and present in self._leaving:
             self._in_background(present, lambda: self._retire(present))
+
+    def _refuse_shared(self, plugin: Plugin) -> None:
+        """Refuse a queue that another plugin reads: each would get requests that are for the other."""
+        for other in list(self._at.values()):
+            if other.name == plugin.name or plugin.url is None or other.queue.spec.name != plugin.uuid:
+                continue
+            if broker_of(plugin.url) == broker_of(other.link.connector.url):
+                text = f"{plugin.uuid!r} is the queue of plugin {other.name!r} ({other.plugin.descriptor.file})"
+                text += "; allowed: one plugin of an agent for each queue"
+                raise Refused(plugin, Problem("error", str(plugin.descriptor.file), "model", "queue", text))
 
     def _retire(self, attachment: Attachment) -> None:
         attachment.retire()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
-from gofer.agent.config import AgentConfig, Descriptor, Problem, read_descriptors
+from gofer.agent.config import AgentConfig, Descriptor, Problem, check_company, read_descriptors
 from gofer.agent.loading import locate
 from gofer.errors import AdapterError
 from gofer.messaging.adapter import find
@@ -22,7 +23,8 @@ def check(root: Root, config: AgentConfig, problems: Iterable[Problem]) -> int:
     """
     descriptors, more = read_descriptors(root)
     enabled = [descriptor for descriptor in descriptors if descriptor.enabled]
-    found = [*problems, *more, *(problem for one in enabled for problem in _missing(root, config, one, descriptors))]
+    missing = [problem for one in enabled for problem in _missing(root, config, one)]
+    found = [*problems, *more, *missing, *check_company(descriptors)]
     for problem in found:
         print(f"{problem.severity}: {problem}")
     errors = sum(problem.severity == "error" for problem in found)
@@ -31,18 +33,14 @@ def check(root: Root, config: AgentConfig, problems: Iterable[Problem]) -> int:
     return 1 if errors else 0
 
 
-def _missing(
-    root: Root, config: AgentConfig, descriptor: Descriptor, all_of_them: Iterable[Descriptor]
-) -> Iterable[Problem]:
+def _missing(root: Root, config: AgentConfig, descriptor: Descriptor) -> Iterable[Problem]:
     """Find what a descriptor names that is not there."""
     source = locate(root, descriptor)
     if isinstance(source, Problem):
         yield source
-    if descriptor.extends is not None and not any(
-        one.name == descriptor.extends and one.enabled for one in all_of_them
-    ):
-        text = f"no enabled plugin {descriptor.extends!r} is described in {root.descriptors}"
-        yield Problem("error", str(descriptor.file), "main", "extends", text)
+    elif source.file is None and source.module.partition(".")[0] in sys.stdlib_module_names:
+        text = f"{source.module!r} is a module of Python's own library; allowed: a plugin"
+        yield Problem("warning", str(descriptor.file), "main", "plugin", text)
     if descriptor.url is not None:
         try:
             find(descriptor.url, config.messaging.adapter)

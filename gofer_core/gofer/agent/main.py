@@ -14,7 +14,7 @@ from importlib.metadata import version
 
 from gofer.agent import logs
 from gofer.agent.check import check
-from gofer.agent.config import AgentConfig, Problem, read_agent, read_descriptors
+from gofer.agent.config import AgentConfig, Descriptor, Problem, check_company, read_agent, read_descriptors
 from gofer.agent.container import PluginContainer
 from gofer.agent.lock import AgentLock
 from gofer.agent.management import Management, Operations
@@ -114,18 +114,23 @@ class _Daemon:
 
     def _start(self) -> None:
         self.container.clock.call_after(_LOOK, self._watch_logging)
-        descriptors, problems = read_descriptors(self.root)
-        _report(problems)
-        self.container.start(descriptors)
+        self.container.start(self._read()[0])
         if self.operations.phase == "starting":
             self.operations.phase = "running"
         notify(os.environ, "READY=1")
 
+    def _read(self) -> tuple[list[Descriptor], set[str]]:
+        """Read the descriptors, and tell what is wrong. Returns them, and the files that cannot be used."""
+        descriptors, problems = read_descriptors(self.root)
+        # What is an error among these is told by the plugin that does not run for it.
+        odd = [problem for problem in check_company(descriptors) if problem.severity == "warning"]
+        _report([*problems, *odd])
+        return descriptors, {problem.file for problem in problems if problem.severity == "error"}
+
     def _reload(self) -> None:
         notify(os.environ, f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        descriptors, problems = read_descriptors(self.root)
-        _report(problems)
-        self.container.update(descriptors, kept={problem.file for problem in problems if problem.severity == "error"})
+        descriptors, wrong = self._read()
+        self.container.update(descriptors, kept=wrong)
         notify(os.environ, "READY=1")
 
     def _stop(self, interrupted: bool) -> int:

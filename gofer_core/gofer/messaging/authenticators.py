@@ -5,7 +5,10 @@ from __future__ import annotations
 import configparser
 import importlib
 import os
+import re
+import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +61,16 @@ def missing_authenticator(name: str) -> str | None:
 
     Imports nothing.
     """
-    if "." in name or _is_installed(name):
+    if _is_installed(name):
         return None
+    if "." in name:
+        top, *rest = name.split(".")
+        if not all(part.isidentifier() for part in (top, *rest)):
+            return f"{name!r} is neither a name nor the dotted path of a class"
+        # Of a top-level name: that imports nothing.
+        return None if top in sys.modules or find_spec(top) is not None else f"there is no module {top!r} for {name!r}"
+    if re.fullmatch(r"\w[\w-]*", name) is None:
+        return f"{name!r} is neither a name nor the dotted path of a class"
     return f"no authenticator {name!r} is installed; pip install gofer-authenticator-{name}"
 
 

@@ -13,6 +13,7 @@ from gofer.agent.config.agent import (
     PamConfig,
     read_agent,
 )
+from gofer.agent.config.company import broker_of, check_company
 from gofer.agent.config.descriptor import (
     Descriptor,
     find_plugin_dirs,
@@ -38,6 +39,8 @@ __all__ = [
     "read_descriptors",
     "read_url_file",
     "find_plugin_dirs",
+    "broker_of",
+    "check_company",
     "distrust",
     "stable_uuid",
     "Problem",

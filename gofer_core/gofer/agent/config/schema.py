@@ -169,7 +169,7 @@ class Main:
     PLUGIN: Key[str | None] = Key(
         "main",
         "plugin",
-        v.Name("the name of an installed plugin, or a dotted module"),
+        v.Dotted("the name of an installed plugin, or a dotted module"),
         None,
         "An installed plugin's name or a dotted module; without it the installed plugin of the file's base name.",
     )

@@ -15,7 +15,7 @@ from gofer.agent.config.problem import kind, shown
 from gofer.duration import parse_duration
 from gofer.errors import ConfigError
 
-__all__ = ["Choice", "Flag", "Level", "Line", "Name", "Names", "Seconds", "Size", "Type", "Whole", "Wrong"]
+__all__ = ["Choice", "Dotted", "Flag", "Level", "Line", "Name", "Names", "Seconds", "Size", "Type", "Whole", "Wrong"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -168,6 +168,20 @@ class Name:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", raw.strip()):
             raise Wrong(f"{shown(raw)} is not a name")
         return raw.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Dotted:
+    """Names with dots between."""
+
+    allowed: str
+
+    def read(self, raw: object) -> str:
+        """Read a name, each part of which is one."""
+        text = Name().read(raw)
+        if not all(text.split(".")):
+            raise Wrong(f"{shown(raw)} has a dot too many")
+        return text
 
 
 @dataclass(frozen=True, slots=True)

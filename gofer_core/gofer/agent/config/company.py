@@ -1,0 +1,85 @@
+"""What the descriptors of one agent say about each other, and about what none of them says alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from gofer.agent.config.descriptor import Descriptor
+from gofer.agent.config.problem import Problem, nearest
+from gofer.messaging.url import URL
+
+__all__ = ["broker_of", "check_company"]
+
+
+def check_company(descriptors: Iterable[Descriptor]) -> list[Problem]:
+    """Tell what is wrong, or odd, with the enabled ones among all descriptors of an agent.
+
+    An error is what the agent refuses when it loads them; a warning what it does, though nobody can have meant it.
+    """
+    every = list(descriptors)
+    enabled = [one for one in every if one.enabled]
+    return [problem for one in enabled for problem in _problems(one, every, enabled)]
+
+
+def broker_of(url: URL) -> tuple[object, ...]:
+    """Return what tells one broker's queues from another's: two URLs with the same lead to the same queues."""
+    port = url.port if url.port is not None else (5671 if url.tls else 5672)
+    return ("local", url.path) if url.protocol == "local" else (url.host.lower(), port, url.path or "")
+
+
+def _problems(one: Descriptor, every: list[Descriptor], enabled: list[Descriptor]) -> Iterator[Problem]:
+    yield from _queue(one, enabled[: enabled.index(one)])
+    yield from _forwarding(one, every)
+    if one.extends is not None:
+        other, why = _enabled(one.extends, every)
+        if other is one:
+            why = "a plugin cannot extend itself; allowed: another plugin's name"
+        if why:
+            yield Problem("error", str(one.file), "main", "extends", why)
+
+
+def _queue(one: Descriptor, earlier: list[Descriptor]) -> Iterator[Problem]:
+    if one.queue is None:
+        return
+    if one.url is None:
+        text = "nobody reads it: there is no url, nor url_file; allowed: with one, or where the plugin sets its URL"
+        yield Problem("warning", str(one.file), "model", "queue", text)
+        return
+    for first in earlier:
+        if first.queue is None or first.url is None or first.queue.key != one.queue.key:
+            continue
+        if broker_of(first.url) == broker_of(one.url):
+            text = f"{one.queue.key!r} at {one.url} is the queue of plugin {first.name!r} ({first.file})"
+            text += "; allowed: one plugin of an agent for each queue"
+            yield Problem("error", str(one.file), "model", "queue", text)
+            return
+
+
+def _forwarding(one: Descriptor, every: list[Descriptor]) -> Iterator[Problem]:
+    for name in one.forward:
+        if name == "*":
+            continue
+        other, why = _enabled(name, every)
+        if other is not None and "*" not in other.accept and one.name not in other.accept:
+            why = f"plugin {name!r} ({other.file}) does not list {one.name!r} in its accept; allowed: where it does"
+        if why:
+            yield Problem("warning", str(one.file), "main", "forward", f"nothing goes there: {why}")
+    for name in one.accept:
+        if name == "*":
+            continue
+        other, why = _enabled(name, every)
+        if why:
+            yield Problem("warning", str(one.file), "main", "accept", f"nothing comes from there: {why}")
+
+
+def _enabled(name: str, every: list[Descriptor]) -> tuple[Descriptor | None, str]:
+    """Return the enabled plugin of a name; None: there is none, and why."""
+    found = next((one for one in every if one.name == name), None)
+    if found is not None and found.enabled:
+        return found, ""
+    names = [one.name for one in every if one.enabled]
+    if found is not None:
+        return None, f"plugin {name!r} is not enabled ({found.file}); allowed: an enabled plugin's name"
+    near = nearest(name, names)
+    hint = f"; nearest is {near!r}" if near else ""
+    return None, f"there is no plugin {name!r}{hint}; allowed: {', '.join(sorted(names))}"
