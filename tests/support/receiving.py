@@ -244,7 +244,7 @@ def served(
         caller = Caller(far)
         ledger = Ledger(folder, lambda: None)
         custody = HeldByLedger(book, ledger, clock, memory=memory, patience=patience)
-        cancelling = Cancelling(book, ledger)
+        cancelling = Cancelling(book, ledger, clock)
         receiver = Receiver(
             plugin,
             link,

@@ -138,6 +138,7 @@ gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound 
 gofer.rmi.exceptions: from_result to_result
 gofer.rmi.execution: Execution
 gofer.rmi.keeping: HeldByLedger
+gofer.rmi.later: Later joined
 gofer.rmi.ledger: Ledger Unavailable Work
 gofer.rmi.limit: Limit
 gofer.rmi.logins: Attempt Logins attempt pam_service
@@ -167,7 +168,7 @@ gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer
 gofer.rmi.request: DONE ENDED QUEUED RUNNING Received digest_of
 gofer.rmi.service: Service
 gofer.rmi.session: Session
-gofer.rmi.shedding: BARE Bodies LIGHT WHOLE decode silenced slim
+gofer.rmi.shedding: BARE Bodies LIGHT WHOLE decode restore silenced slim
 gofer.rmi.shell: LIMIT Shell
 gofer.rmi.statuses: MOST_HELD Statuses
 gofer.rmi.stub: Invoke Method Stub Trigger new_request

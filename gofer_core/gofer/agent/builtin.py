@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gofer.agent.plugin import Plugin, State
 from gofer.decorators import Action, remote
 from gofer.errors import NotAuthorized
 from gofer.rmi.api import API, Target
 from gofer.rmi.context import Context
+from gofer.rmi.later import joined
 
 if TYPE_CHECKING:
     from gofer.agent.container import PluginContainer
@@ -58,10 +59,10 @@ def admin_api(plugin: Plugin) -> API:
             remembered for a day, and its request cancelled when it comes.
             """
             cancelling = plugin.container.cancelling
-            found = [] if sn is None else cancelling.by_number(plugin, sn)
+            found = [] if sn is None else [cancelling.by_number(plugin, sn)]
             if criteria is not None:
-                found += cancelling.by_criteria(plugin, criteria, besides=Context.current().sn)
-            return found
+                found.append(cancelling.by_criteria(plugin, criteria, besides=Context.current().sn))
+            return cast("list[str]", joined(found))  # which is what it is when it is sent
 
     api = API("Admin")
     api.add(Admin)

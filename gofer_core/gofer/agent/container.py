@@ -77,7 +77,7 @@ class PluginContainer:
         self.ledger = Ledger(root.lib / "ledger", lambda: root.ensure(root.lib / "ledger"))
         self.replays = Replays(self.ledger, self.clock)
         self.custody = HeldByLedger(self.book, self.ledger, self.clock)
-        self.cancelling = Cancelling(self.book, self.ledger)
+        self.cancelling = Cancelling(self.book, self.ledger, self.clock)
         self.requests = Overview(
             self.book, self.ledger, self.custody, self.cancelling, plugins=self._running, find=self._receiver_of
         )

@@ -48,6 +48,9 @@ class Custody(Protocol):
             send: called once, by any thread.
         """
 
+    def recall(self, request: Received, then: Callable[[], object]) -> None:
+        """Have in memory what it takes to answer a request that has not started; then go on, by any thread."""
+
     def ended(self, request: Received, result: bytes) -> None:
         """Let go of a request: its result was taken by a broker."""
 
@@ -85,6 +88,10 @@ class HeldByBroker:
     def finished(self, request: Received, result: bytes, send: Callable[[], None]) -> None:
         """Send the result."""
         send()
+
+    def recall(self, request: Received, then: Callable[[], object]) -> None:
+        """Go on: it is there."""
+        then()
 
     def ended(self, request: Received, result: bytes) -> None:
         """Remember the result and acknowledge."""

@@ -18,6 +18,7 @@ from gofer.rmi.context import Context
 from gofer.rmi.custody import AlreadyBegun
 from gofer.rmi.dispatcher import Dispatcher, login_of
 from gofer.rmi.exceptions import to_result
+from gofer.rmi.later import Later
 from gofer.rmi.ledger import Unavailable
 from gofer.rmi.outgoing import Fate
 from gofer.rmi.progress import Progress
@@ -90,6 +91,9 @@ class Execution:
                     self._once(request, target)
                 self._limit(request, target)
                 value = self._dispatcher.invoke(request, target)
+                if isinstance(value, Later):
+                    value.then(lambda value, raised: self._heard(request, value, raised))
+                    return
                 if inspect.isawaitable(value):
                     self._go_on(request, value)
                     return
@@ -167,13 +171,16 @@ class Execution:
             raise _undeclared(request, value)
 
         def done(value: Any, raised: BaseException | None) -> None:
-            if raised is None:
-                self._succeed(request, value)
-            else:
-                self.fail(request, raised)
+            self._heard(request, value, raised)
 
         if not self._service.loop.run(value if inspect.iscoroutine(value) else _awaiting(value), done):
             log.warning("%r: not run, its plugin has stopped; the broker delivers it again", request)
+
+    def _heard(self, request: Received, value: Any, raised: BaseException | None) -> None:
+        if raised is None:
+            self._succeed(request, value)
+        else:
+            self.fail(request, raised)
 
     def _succeed(self, request: Received, value: Any) -> None:
         if request.called_off:

@@ -19,7 +19,7 @@ from gofer.rmi.custody import AlreadyBegun
 from gofer.rmi.ledger import Ledger, Unavailable
 from gofer.rmi.records import Found, Record
 from gofer.rmi.request import Received
-from gofer.rmi.shedding import WHOLE, Bodies, slim
+from gofer.rmi.shedding import BARE, WHOLE, Bodies, restore, slim
 
 if TYPE_CHECKING:
     from gofer.rmi.receiver import Receiver
@@ -179,7 +179,7 @@ class HeldByLedger:
             if body is None:
                 raise Unavailable("the request is not in the ledger any more")
             try:
-                self._bodies.restore(request, body)
+                restore(request, body)
             except DocumentError as bad:
                 raise Unavailable(f"the request in the ledger cannot be read: {bad}") from bad
         if (once or request.must_note) and not request.noted:
@@ -191,6 +191,23 @@ class HeldByLedger:
                 raise AlreadyBegun(before.result)
             request.custody = _WRITTEN
             self._acknowledge(request)
+
+    def recall(self, request: Received, then: Callable[[], object]) -> None:
+        """Have what the caller put beside a request in memory again, and go on; at once, if it is there."""
+        if request.shed != BARE:
+            then()
+            return
+
+        def done(body: bytes | None, failed: Unavailable | None) -> None:
+            try:
+                if body is None:
+                    raise failed or Unavailable("the request is not in the ledger any more")
+                restore(request, body)
+            except (Unavailable, DocumentError) as lost:
+                log.error("%r is answered without its data, which cannot be read: %s", request, lost)
+            then()
+
+        self._ledger.post(records.load(request.key), done)
 
     # -- what ends ------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ __all__ = ["ANSWERING", "INTERRUPTED", "STATES", "UNDELIVERABLE", "WAITING", "En
 WAITING, UNDELIVERABLE, INTERRUPTED, ANSWERING = "waiting", "undeliverable", "interrupted", "answering"
 STATES = (WAITING, RUNNING, ANSWERING, UNDELIVERABLE, INTERRUPTED)
 
+_PATIENCE = 60.0  # seconds
+
 _OF = {QUEUED: WAITING, RUNNING: RUNNING, ENDED: ANSWERING}
 
 
@@ -124,7 +126,7 @@ class Overview:
         plugins = self._plugins() if known is None else [known.plugin]
         found: list[str] = []
         for plugin in plugins:
-            found += self._cancelling.by_number(plugin, sn)
+            found += self._cancelling.by_number(plugin, sn).wait(_PATIENCE)
         return bool(found)
 
     def cancel_those(self, criteria: Mapping[str, Any], plugin: str | None = None) -> list[str]:
@@ -132,11 +134,13 @@ class Overview:
 
         Raises:
             InvalidOperator, ValueError: the criteria are none.
+            RuntimeError: the data of some stand on a disk that cannot be read; the text says how many are cancelled.
+            TimeoutError: there are too many of these to be read within a minute; it goes on.
         """
         found: list[str] = []
         for one in self._plugins():
             if plugin in (None, one.name):
-                found += self._cancelling.by_criteria(one, criteria)
+                found += self._cancelling.by_criteria(one, criteria).wait(_PATIENCE)
         return found
 
     def retry(self, sn: str) -> None:

@@ -195,7 +195,7 @@ class Receiver:
         if refusal is None:
             self._give_back(request)
         elif request.start():
-            self.execution.reject(request, refusal)
+            self._custody.recall(request, lambda: self.execution.reject(request, refusal))
 
     @property
     def custody(self) -> Custody:

@@ -10,7 +10,7 @@ from gofer.messaging.auth import verify
 from gofer.messaging.document import Request, decode_request
 from gofer.rmi.request import QUEUED, Received
 
-__all__ = ["BARE", "LIGHT", "WHOLE", "Bodies", "decode", "silenced", "slim"]
+__all__ = ["BARE", "LIGHT", "WHOLE", "Bodies", "decode", "restore", "silenced", "slim"]
 
 #: What of a request is in memory (its attribute ``shed``): all; all but what its method is called with; and what its
 #: caller put beside it (``data``) neither.
@@ -43,9 +43,9 @@ class Bodies:
             document = request.document
             shed = BARE if size > 2 * _SMALL and len(_encoded(document.data)) > _SMALL else LIGHT
             light = _light(document)
+            request.shed = shed  # first: who looks at the data looks at this, too
             request.document = msgspec.structs.replace(light, data=None) if shed == BARE else light
             request.delivery = msgspec.structs.replace(request.delivery, body=b"")
-            request.shed = shed
 
     def claim(self, request: Received) -> int:
         """Hear that a request is about to run, or has ended; return what of it is in memory."""
@@ -53,15 +53,15 @@ class Bodies:
             self._bytes -= self._sizes.pop(request, 0)
             return request.shed
 
-    @staticmethod
-    def restore(request: Received, body: bytes) -> None:
-        """Put back what was let go.
 
-        Raises:
-            DocumentError: it cannot be read any more.
-        """
-        request.document = decode(body)
-        request.shed = WHOLE
+def restore(request: Received, body: bytes) -> None:
+    """Put back what was let go of.
+
+    Raises:
+        DocumentError: it cannot be read any more.
+    """
+    request.document = decode(body)
+    request.shed = WHOLE
 
 
 def decode(body: bytes) -> Request:
