@@ -584,7 +584,10 @@ def test_tls_files(certificates: Certificates) -> None:
         assert "certificate" not in call(*right).lower()
         call(*right, "--clientcert", str(certificates.client), "--clientkey", str(certificates.client_key))
         call(*right, "--clientcert", str(certificates.client_both))
-        assert "/no/such/file" in call("--cacert", "/no/such/file")
+        for option in ("--cacert", "--clientcert", "--clientkey"):
+            url = f"amqps://127.0.0.1:{listener.port}"
+            assert "/no/such/file" in only_line(rmi(url, "-t", "Dog.bark", option, "/no/such/file", "x"), 2)
+        assert "no PEM certificate" in call("--cacert", os.devnull)
         shown = [client for client in listener.clients if isinstance(client, dict) and client]
         assert [one["subject"] for one in shown] == [((("commonName", certificates.client_name),),)] * len(shown)
         assert len(shown) >= 2
@@ -609,7 +612,7 @@ def test_an_unknown_command_is_told_the_nearest() -> None:
     done = gofer("rim")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "gofer: no command 'rim'; did you mean 'rmi'? (see gofer --help)\n"
-    assert "there are: rmi, broker" in gofer("xyzzy").stderr
+    assert "there are: rmi, mgt, broker" in gofer("xyzzy").stderr
 
 
 def test_without_a_command_it_shows_its_help() -> None:
@@ -618,9 +621,11 @@ def test_without_a_command_it_shows_its_help() -> None:
     assert "rmi" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["rmi", "broker", "demo", "plugins", "adapters", "authenticators"])
+@pytest.mark.parametrize("command", ["rmi", "mgt", "broker", "demo", "plugins", "adapters", "authenticators", "new"])
 def test_every_command_has_its_help(command: str) -> None:
-    assert gofer(command, "--help").stdout.startswith(f"Usage: gofer {command}")
+    shown = gofer(command, "--help").stdout
+    assert shown.startswith(f"Usage: gofer {command}")
+    assert all(re.search(rf"^ +{status} ", shown, re.MULTILINE) for status in (74, 130, 141))
 
 
 def test_a_call_imports_only_what_it_needs(url: str) -> None:

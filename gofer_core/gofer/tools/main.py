@@ -25,6 +25,12 @@ _COMMANDS = MappingProxyType(
     }
 )
 
+_STATUSES = """\b
+Exit status of every command:
+  74   the output cannot be written: a full disk, for one
+  130  interrupted
+  141  the reader of the output has gone away"""
+
 #: What standard output fails with: its reader has gone away, or its file cannot take more.
 _UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -76,6 +82,7 @@ class _Lazy(click.Group):
         module, _, attribute = _COMMANDS[cmd_name].partition(":")
         found = getattr(importlib.import_module(module), attribute)
         assert isinstance(found, click.Command)  # noqa: S101 - what the table above names
+        found.epilog = _STATUSES
         return found
 
     def resolve_command(
@@ -88,7 +95,7 @@ class _Lazy(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Lazy, invoke_without_command=True, context_settings={"max_content_width": 100})
+@click.group(cls=_Lazy, invoke_without_command=True, epilog=_STATUSES, context_settings={"max_content_width": 100})
 @click.version_option(package_name="gofer-core", prog_name="gofer", message="%(prog)s %(version)s")
 @click.pass_context
 def _gofer(context: click.Context) -> None:

@@ -62,7 +62,6 @@ def mgt(*, host: str | None, port: int | None, root: str | None, wait: float, as
       4    no such request
       5    refused: not root, not the agent's user
       6    no agent to talk to
-      130  interrupted
     """
     from gofer.agent.management.wire import Unusable
     from gofer.root import Root

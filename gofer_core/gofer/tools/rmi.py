@@ -31,6 +31,7 @@ from gofer.tools.progress import Bar
 __all__ = ["rmi"]
 
 _RAISED, _USAGE, _TIMEOUT, _NOT_FOUND, _REFUSED, _NO_CONNECTION = range(1, 7)
+_FILE = click.Path(exists=True, dir_okay=False, readable=True)
 _Meanings = tuple[tuple[tuple[type[Exception], ...], int], ...]
 # The first that fits counts. An error that came as a reply is the method's own, unless there was none to run.
 _ANSWERED: _Meanings = (
@@ -88,9 +89,13 @@ _UNANSWERED: _Meanings = (
 @click.option(
     "-A", "--authenticator", metavar="NAME", help="Signs and verifies: an installed one, or a class's dotted path."
 )
-@click.option("--cacert", metavar="FILE", help="The CA certificates that the broker's is checked against (PEM).")
-@click.option("--clientcert", metavar="FILE", help="The certificate shown to the broker (PEM); may hold the key too.")
-@click.option("--clientkey", metavar="FILE", help="The key of the client certificate (PEM).")
+@click.option(
+    "--cacert", type=_FILE, metavar="FILE", help="The CA certificates that the broker's is checked against (PEM)."
+)
+@click.option(
+    "--clientcert", type=_FILE, metavar="FILE", help="The certificate shown to the broker (PEM); may hold the key too."
+)
+@click.option("--clientkey", type=_FILE, metavar="FILE", help="The key of the client certificate (PEM).")
 @click.option("--no-host-validation", is_flag=True, help="Take a broker's certificate for any host.")
 @click.option("-v", "--verbose", is_flag=True, help="Tell on standard error what becomes of the connection.")
 @click.option("--json", "as_json", is_flag=True, help="Print the value as JSON even if it is text.")
@@ -109,12 +114,11 @@ def rmi(*, arguments: tuple[str, ...], verbose: bool, as_json: bool, **how: Any)
     Exit status:
       0    the method's value was printed, or the request was sent
       1    the method raised: the remote trace is on standard error
-      2    wrong arguments
+      2    wrong arguments; a file that cannot be read is one
       3    no value in time; the message says how far the request got
       4    nobody listens at the address, or no such class or method there
       5    rejected, or not authorized
-      6    no connection to the broker, or refused by it
-      130  interrupted
+      6    no connection to the broker: it is not there, refuses it, or one of the certificates will not do
     """
     if how["given"] is None:
         args, kws = read_arguments(arguments)
