@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from gofer.errors import Cancelled
 from gofer.proxy import Agent
 from gofer.rmi.cancelling import cancel
 from gofer.rmi.logins import Logins
+from gofer.rmi.reply import ReplyConsumer
 from gofer.testing.agents import AgentProcess
 from support import kennel
 from support.localbroker import LocalBroker
@@ -129,6 +131,21 @@ def test_criteria_may_be_nested(agent: Agent, criteria: dict[str, Any], met: lis
     assert agent.Admin().cancel(criteria={"neq": "nothing"}) == [first, *left]
     eventually(lambda: agent.Admin().cancel(criteria={"neq": "nothing"}) == [])
     assert runs(trace) == {"ran": 1}
+
+
+def test_listeners_of_replies_hear_it_too(agent: Agent, broker: LocalBroker, tmp_path: Path) -> None:
+    """Of what runs and of what waits: one end each."""
+    trace, ends = tmp_path / "trace", queue.SimpleQueue[Any]()
+    with ReplyConsumer("cancelled", broker.url).start(lambda reply: ends.put(reply) if reply.done else None):
+        sent = {agent(reply="cancelled", data=data).Job().direct(str(trace)) for data in ("runs", "waits")}
+        eventually(lambda: runs(trace)["ran"] == 1)
+        assert agent.Admin().echo("both are in the queue") == "both are in the queue"
+        assert set(agent.Admin().cancel(criteria={"in": ["runs", "waits"]})) == sent
+        heard = [ends.get(timeout=20) for _ in sent]
+    assert {one.sn for one in heard} == sent
+    for one in heard:
+        with pytest.raises(Cancelled):
+            one.throw()
 
 
 def test_while_the_helper_of_forked_calls_is_starting(broker: LocalBroker, tmp_path: Path) -> None:
