@@ -273,6 +273,17 @@ class TestReloading:
         new = self.reloaded(clock, old, sweep=action(seconds=900, splay=0)(lambda: None), begin=action(lambda: None))
         assert new.work() == 2
 
+    def test_old_code_that_stays_goes_on_also_with_what_runs_once(self, clock: Clock) -> None:
+        begin, sweep = action(lambda: None), action(seconds=600, splay=0)(lambda: None)
+        old = Dog(clock, begin=begin, sweep=sweep)
+        old.actions.start()
+        assert old.work() == 2
+        same = self.reloaded(clock, old, begin=begin, sweep=sweep)
+        assert same.work() == 0
+        assert [one["state"] for one in same.actions.describe()] == ["ended", "waiting"]
+        clock.go(600)
+        assert same.work() == 1
+
     def test_new_code_waits_until_the_old_ones_run_has_ended(self, clock: Clock) -> None:
         running, ended = threading.Event(), threading.Event()
 

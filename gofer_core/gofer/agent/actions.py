@@ -133,13 +133,14 @@ class _Action:
             return
         mark = self.target.mark.action
         recurs = mark is not None and (mark.interval, mark.cron) != (None, None)
+        same = before.target.function is self.target.function  # the reload has failed, and this is the old code
         with before._lock:
             self._runs, self._failures, self._last = before._runs, before._failures, before._last
             if before._state == "running":
                 self._before = before
-                if recurs:
+                if recurs or same:
                     before._schedule.ran(self._now())
-            if recurs:  # else it runs once in the life of this code
+            if recurs or same:  # else it runs once in the life of new code
                 self._schedule = before._schedule
 
     def look(self) -> None:

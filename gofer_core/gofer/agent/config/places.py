@@ -1,4 +1,4 @@
-"""The types of configured places: a broker's URL, a queue's address, an exchange."""
+"""The types of configured places: a broker's URL, a queue's address, an exchange, where management listens."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass
 
 from gofer.agent.config.problem import kind, shown
-from gofer.agent.config.values import Wrong
+from gofer.agent.config.values import Line, Wrong
 from gofer.errors import ConfigError
 from gofer.messaging.address import Address
 from gofer.messaging.url import URL
 
-__all__ = ["AddressText", "BrokerURL", "ExchangeName"]
+__all__ = ["AddressText", "BrokerURL", "ExchangeName", "OwnHost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,22 @@ class ExchangeName:
         if exchange != raw.strip():
             raise Wrong(f"{shown(raw)} is not an exchange's name")
         return exchange
+
+
+@dataclass(frozen=True, slots=True)
+class OwnHost:
+    """A host name or address that only this machine itself can reach. What a name means is not looked up here."""
+
+    allowed: str = "localhost, 127.0.0.1, ::1, or a name for one of these"
+
+    def read(self, raw: object) -> str:
+        """Read a name or an address."""
+        host = Line("a host name or address").read(raw)
+        if re.fullmatch(r"[0-9.]+", host) is None and ":" not in host:
+            return host
+        if not host.startswith("127.") and host != "::1":
+            raise Wrong(f"{shown(host)} can be reached by other machines")
+        return host
 
 
 def _parse_url(text: str) -> URL:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from gofer.agent.config import values as v
-from gofer.agent.config.places import AddressText, BrokerURL, ExchangeName
+from gofer.agent.config.places import AddressText, BrokerURL, ExchangeName, OwnHost
 from gofer.messaging.address import Address
 from gofer.messaging.url import URL
 
@@ -87,9 +87,11 @@ class Agent:
         30.0,
         "How long running calls may go on when the agent is told to stop.",
     )
-    MANAGEMENT_ENABLED = Key("management", "enabled", v.Flag(), False, "Whether `gofer mgt` may talk to this agent.")
+    MANAGEMENT_ENABLED = Key(
+        "management", "enabled", v.Flag(), False, "Whether management listens by TCP, too, beside its Unix socket."
+    )
     MANAGEMENT_HOST = Key(
-        "management", "host", v.Line("a host name or address"), "localhost", "The interface that management listens on."
+        "management", "host", OwnHost(), "localhost", "Where management listens; other machines cannot reach it."
     )
     MANAGEMENT_PORT = Key("management", "port", v.Whole(1, 65535), 5650, "The port that management listens on.")
     # These two have a hyphen, which no name of a Python package can have: they never stand for a logger.
