@@ -22,7 +22,7 @@ pytest := $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 pip := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check unit bench soak clean
+.PHONY: help demo test check unit docs reference bench soak clean
 .NOTPARALLEL:
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo "make unit    the tests that need nothing but Python"
 	@echo "make bench   the speed of calls beside raw py-amqp, on a RabbitMQ of its own"
 	@echo "make soak    ten minutes of calls while goferd and RabbitMQ are killed at random"
+	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make clean   remove what the others made"
 
 demo: $(INSTALLED)
@@ -59,6 +60,14 @@ bench: $(TOOLS)
 soak: $(TOOLS)
 	@scripts/need-rabbitmq
 	PYTHONPATH=bench $(VENV)/bin/python -m soak $(ARGS)
+
+docs: $(TOOLS) reference
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict
+	@echo "build/site/index.html is its first page."
+
+# The tables of sections and keys in docs/configuration.md, written from those that configuration is read by.
+reference: $(TOOLS)
+	@PYTHONPATH=tests $(VENV)/bin/python -m support.reference
 
 clean:
 	[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -27,7 +25,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Fresh:
 
 
 @contextmanager
-def running(fresh: Fresh, root: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(fresh: Fresh, root: Path, *command: str) -> Iterator[None]:
     """Run a command of the environment in the background."""
     log = root / f"{command[0]}.log"
     with log.open("wb") as file:
@@ -39,7 +37,7 @@ def running(fresh: Fresh, root: Path, *command: str) -> Iterator[subprocess.Pope
             stderr=file,
         )
     try:
-        yield process
+        yield
     finally:
         process.terminate()
         process.wait(30)
@@ -50,21 +48,20 @@ def test_a_new_plugin_is_installed_into_a_running_agent_and_called(fresh: Fresh,
     """Each step is one that `gofer new` prints; all of them take less than a minute."""
     begin = time.monotonic()
     home = {"GOFER_ROOT": str(root)}
-    with running(fresh, root, "gofer", "broker"), running(fresh, root, "goferd") as agent:
-        eventually(lambda: "goferd" in (root / "goferd.log").read_text(), what="a running agent")
+    with running(fresh, root, "gofer", "broker"), running(fresh, root, "goferd"):
+        eventually((root / "run/gofer/management.sock").exists, what="a running agent")
         said = fresh.run("gofer", "new", "plugin", "x", cwd=tmp_path)
         steps = [line.strip() for line in said.splitlines() if line.startswith("  ")]
-        install, copy, check, call, test = steps
+        install, copy, check, load, call, test = steps
         assert install == "pip install ./x"
         fresh.pip_install("./x", cwd=tmp_path)
         subprocess.run(["sh", "-ec", copy], cwd=tmp_path, env=fresh.environ | home, check=True, timeout=30)
         assert check == "goferd --check"
         fresh.run("goferd", "--check", cwd=tmp_path, environ=home)
-        os.kill(agent.pid, signal.SIGHUP)
-        eventually(lambda: "plugin x: loaded" in (root / "goferd.log").read_text(), what="the plugin to be loaded")
-        name, *arguments = call.split()
-        assert name == "gofer"
-        assert fresh.run("gofer", *arguments, cwd=tmp_path, environ=home) == "Hello, world!\n"
+        assert load == "gofer mgt -l x.conf"
+        fresh.run(*load.split(), cwd=tmp_path, environ=home)
+        assert call == "gofer rmi -a x -t X.greet world"
+        assert fresh.run(*call.split(), cwd=tmp_path, environ=home) == "Hello, world!\n"
         code = 'from gofer.proxy import Agent; print(Agent("local://", "x")["x"].ping())'
         assert fresh.run("python", "-c", code, cwd=tmp_path, environ=home) == "x is here\n"
         listed = fresh.run("gofer", "plugins", cwd=tmp_path, environ=home).split()

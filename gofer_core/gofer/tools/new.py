@@ -55,11 +55,11 @@ _KINDS = MappingProxyType(
   pip install $folder
   install -m 644 -Dt $$GOFER_ROOT/etc/gofer/plugins $folder/$module/$name.conf
   goferd --check
-
-A running agent takes it at SIGHUP, any other when it starts. To call it, and to run its test:
-
+  gofer mgt -l $name.conf
   gofer rmi -a $name -t $cls.greet world
   python -m pytest $folder
+
+`gofer mgt -l` has a running agent load it; without one: gofer broker & goferd &
 """,
             ("demo", "package", "system", "virt"),
             ("Admin", "Context", "False", "None", "True"),
