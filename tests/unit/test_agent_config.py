@@ -195,13 +195,17 @@ def test_empty_files_say_nothing(root: Path) -> None:
         ),
         (
             "[management]\nhost=0.0.0.0\n",
-            "[management] host: '0.0.0.0' can be reached by other machines; "
-            "allowed: localhost, 127.0.0.1, ::1, or a name for one of these",
+            (
+                "[management] host: '0.0.0.0' can be reached by other machines; "
+                "allowed: localhost, 127.0.0.1, ::1, or a name for one of these"
+            ),
         ),
         (
             "[management]\nhost=::\n",
-            "[management] host: '::' can be reached by other machines; "
-            "allowed: localhost, 127.0.0.1, ::1, or a name for one of these",
+            (
+                "[management] host: '::' can be reached by other machines; "
+                "allowed: localhost, 127.0.0.1, ::1, or a name for one of these"
+            ),
         ),
         ("[management]\nport=0\n", "[management] port: '0' is out of range; allowed: a whole number from 1 to 65535"),
         (
