@@ -9,7 +9,9 @@ import re
 import sys
 from pathlib import Path
 
-from gofer.agent.config.schema import AGENT, DESCRIPTOR, Schema
+from gofer.agent.config.agent_keys import AGENT
+from gofer.agent.config.descriptor_keys import DESCRIPTOR
+from gofer.agent.config.schema import Schema
 
 __all__ = ["PAGE", "tables", "written"]
 

@@ -24,7 +24,9 @@ from gofer.agent.config import (
     Problem,
     read_agent,
 )
-from gofer.agent.config.schema import AGENT, DESCRIPTOR, Schema
+from gofer.agent.config.agent_keys import AGENT
+from gofer.agent.config.descriptor_keys import DESCRIPTOR
+from gofer.agent.config.schema import Schema
 from gofer.duration import parse_duration
 from gofer.errors import ConfigError
 from gofer.root import Root
@@ -435,10 +437,11 @@ def test_the_table_of_keys_is_whole(schema: Schema) -> None:
 
 
 def test_the_tables_leave_out_no_key_that_is_declared() -> None:
-    source = Path(gofer.agent.config.__file__).with_name("schema.py").read_text()
+    here = Path(gofer.agent.config.__file__)
     declared = {
         (call.args[0].value, call.args[1].value)
-        for call in ast.walk(ast.parse(source))
+        for name in ("agent_keys.py", "descriptor_keys.py")
+        for call in ast.walk(ast.parse(here.with_name(name).read_text()))
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Name)
         and call.func.id == "Key"

@@ -1,7 +1,8 @@
 """What is configured: the agent's settings and the plugins' descriptors, read and checked.
 
 Reading never raises for what a file holds: it returns values and a list of :class:`Problem`, each of which is one line
-that names file, section, key and what is allowed. The tables in :mod:`gofer.agent.config.schema` say what there is.
+that names file, section, key and what is allowed. The tables in ``agent_keys`` and ``descriptor_keys`` say what there
+is.
 """
 
 from gofer.agent.config.agent import (

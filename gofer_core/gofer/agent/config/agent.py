@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from gofer.agent.config.agent_keys import AGENT, Agent
 from gofer.agent.config.files import list_files, read_sections
 from gofer.agent.config.problem import Problem
 from gofer.agent.config.reading import Reader, Values
-from gofer.agent.config.schema import AGENT, Agent
 from gofer.root import Root
 
 __all__ = [

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gofer.agent.config.agent import MessagingConfig
+from gofer.agent.config.descriptor_keys import DESCRIPTOR, Main, Messaging, Model
 from gofer.agent.config.files import Unreadable, distrust, list_files, read_sections, read_text
 from gofer.agent.config.places import AddressText, BrokerURL
 from gofer.agent.config.problem import Problem, shown
 from gofer.agent.config.reading import Reader, Values
-from gofer.agent.config.schema import DESCRIPTOR, Key, Main, Messaging, Model
+from gofer.agent.config.schema import Key
 from gofer.agent.config.settings import Settings
 from gofer.agent.config.values import Name, Wrong
 from gofer.errors import ConfigError
