@@ -32,14 +32,16 @@ gofer.agent.config: AgentConfig Descriptor LoggingConfig MainConfig ManagementCo
     Problem Settings broker_of check_company distrust find_plugin_dirs read_agent read_descriptor read_descriptors
     read_url_file stable_uuid
 gofer.agent.config.agent: AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig read_agent
+gofer.agent.config.agent_keys: AGENT Agent
 gofer.agent.config.company: broker_of check_company
 gofer.agent.config.descriptor: Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
+gofer.agent.config.descriptor_keys: DESCRIPTOR Main Messaging Model
 gofer.agent.config.files: MAX_FILE Sections Unreadable distrust list_files read_sections read_text
 gofer.agent.config.identity: stable_uuid
 gofer.agent.config.places: AddressText BrokerURL ExchangeName OwnHost
 gofer.agent.config.problem: Problem kind nearest plain shown
 gofer.agent.config.reading: Reader Values
-gofer.agent.config.schema: AGENT Agent DESCRIPTOR FreeKeys Key Main Messaging Model Schema
+gofer.agent.config.schema: FreeKeys Key Schema
 gofer.agent.config.settings: Settings
 gofer.agent.config.values: Choice Dotted Flag Level Line Name Names Seconds Size Type Whole Wrong
 gofer.agent.container: PluginContainer
@@ -62,7 +64,7 @@ gofer.agent.modules: Aside NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify
 gofer.agent.plugin: Plugin State current
 gofer.agent.queues: QueueModel
-gofer.agent.reloading: Reload company see_off
+gofer.agent.reloading: Reload company
 gofer.agent.rmi: Context
 gofer.agent.schedules: Cron Every Moment Once Schedule moment schedule_of
 gofer.agent.signals: Signals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gofer.agent.config import values as v
+from gofer.agent.config.places import OwnHost
 from gofer.agent.config.schema import FreeKeys, Key, Schema
 
 __all__ = ["AGENT", "Agent"]
