@@ -366,6 +366,30 @@ class TestInAContainer:
         threading.Event().wait(0.1)
         assert len(found) == after
 
+    def test_one_that_runs_may_end_before_the_agent_does(
+        self, container: PluginContainer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        plugin = container.plugins["ticking"]
+        module = sys.modules["ticking_module"]
+        running, may_end = threading.Event(), threading.Event()
+        ended: list[bool] = []
+
+        class Slow(list[Any]):
+            def append(self, item: Any) -> None:
+                running.set()
+                ended.append(may_end.wait(20))
+
+        module.found = Slow()
+        assert running.wait(10)
+        stopping = threading.Thread(target=container.stop, args=(20,))
+        stopping.start()
+        eventually(lambda: {one["state"] for one in plugin.actions.describe()} <= {"running", "stopped"})
+        assert stopping.is_alive()
+        may_end.set()
+        stopping.join(10)
+        assert ended == [True]
+        assert not [one for one in caplog.records if "has not ended" in one.getMessage()]
+
 
 def test_what_times_them_is_imported_only_for_a_plugin_that_has_some() -> None:
     code = """

@@ -99,6 +99,11 @@ class Actions:
         for action in self._all:
             action.stop()
 
+    def wait(self, timeout: float) -> bool:
+        """Wait until none runs, at most ``timeout`` seconds; tell whether that is so."""
+        deadline = time.monotonic() + timeout
+        return all(action.wait(max(0.0, deadline - time.monotonic())) for action in self._all)
+
     def describe(self) -> list[dict[str, Any]]:
         """Tell all actions as JSON: name, schedule, state, counts, last run, next run (ISO 8601, UTC)."""
         return [action.describe() for action in self._all]
@@ -116,7 +121,7 @@ class _Action:
         self._plugin = plugin
         self._clock = clock
         self._now = now
-        self._lock = threading.Lock()
+        self._lock = threading.Condition(threading.Lock())  # notified when a run ends
         self._schedule: Schedule = schedule_of(mark, now())
         self._state = "waiting"
         self._stopped = False
@@ -207,6 +212,7 @@ class _Action:
                 "error": error,
             }
             self._state = "waiting"
+            self._lock.notify_all()
             if not self._stopped:
                 self._schedule.ran(self._now())
         self.look()
@@ -222,6 +228,11 @@ class _Action:
             self._stopped = True
             if self._timer is not None:
                 self._timer.cancel()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it does not run; tell whether that is so."""
+        with self._lock:
+            return self._lock.wait_for(lambda: self._state != "running", timeout)
 
     def describe(self) -> dict[str, Any]:
         """Tell it as JSON."""

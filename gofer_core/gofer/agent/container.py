@@ -388,12 +388,17 @@ class PluginContainer:
         deadline = monotonic() + timeout
         self._stopping.set()
         self.imports.stop()
+        for plugin in list(self.plugins.values()):
+            plugin.actions.stop()
         ending = self.attachments.stop(deadline)
         # Whoever loads or unloads at the moment goes first, unless a plugin's code holds it up for too long.
         held = self._changes.acquire(timeout=max(0.0, deadline - monotonic()))
         try:
             for thread in ending + self.attachments.stop(deadline):
                 thread.join()
+            for plugin in list(self.plugins.values()):
+                if not plugin.actions.wait(max(0.0, deadline - monotonic())):
+                    log.warning("plugin %s: an action has not ended in time", plugin.name)
             for plugin in list(self.plugins.values()):
                 self._end(plugin, State.STOPPED)
             for plugin in list(self.parting):
