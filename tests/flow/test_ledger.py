@@ -252,32 +252,28 @@ def test_cancelled_stays_cancelled_after_a_kill(broker: LocalBroker, root: Path,
 
 @pytest.mark.slow
 def test_5000_slow_requests_wait_and_admin_answers_at_once(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
-    """Their bodies, 100 MB, are on the disk; those that run in the end have their arguments again."""
+    """What they carry, 150 MB, is on the disk; those that run in the end have their arguments again."""
     with served(broker, root, "many") as (process, agent), ThreadPoolExecutor(1) as threads:
         first = threads.submit(agent(wait=120, data="first").Danger().stay, str(tmp_path / "first"), "first")
         eventually(lambda: runs(tmp_path / "first")["first"] == 1)
         for n in range(5000):
             keep = n % 100 == 0
-            agent(wait=0, data={"keep": keep}).Danger().sized(str(tmp_path / "trace"), "x" * (20_000 + n))
-        agent.flush(60)
-        start = time.monotonic()
+            data = {"keep": keep, "ballast": "y" * 30_000}
+            agent(wait=0, data=data).Danger().sized(str(tmp_path / "trace"), "x" * n)
+            if n % 500 == 499:
+                agent.flush(60)
+        assert agent.Admin().echo("here") == "here"  # behind all of them in the broker's queue
+        eventually(lambda: open_in(process) >= 5000, 60)
         assert agent.Admin().echo("here") == "here"
-        assert time.monotonic() - start < 30, "behind all of them in the broker's queue"
-        eventually(lambda: open_in(process) >= 5000, 20)
-        start = time.monotonic()
-        assert agent.Admin().echo("here") == "here"
-        assert time.monotonic() - start < 1
-        grown = memory_of(process)
-        assert grown < 150 * 1024 * 1024, f"{grown} bytes"
-        start = time.monotonic()
+        assert memory_of(process) < 130 * 1024 * 1024
         cancelled = agent.Admin().cancel(criteria={"match": {"keep": False}})
         assert len(cancelled) == 4950
-        assert time.monotonic() - start < 10
+        assert memory_of(process) < 130 * 1024 * 1024
         assert len(agent.Admin().cancel(criteria={"eq": "first"})) == 1
         with pytest.raises(Cancelled):
             first.result(30)
         eventually(lambda: len(runs(tmp_path / "trace")) == 50, 30)
-    assert set(runs(tmp_path / "trace")) == {str(20_000 + n) for n in range(0, 5000, 100)}
+    assert set(runs(tmp_path / "trace")) == {str(n) for n in range(0, 5000, 100)}
 
 
 # -- files that cannot be used ----------------------------------------------------------------------------------------

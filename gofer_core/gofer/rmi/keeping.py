@@ -194,8 +194,14 @@ class HeldByLedger:
 
     def recall(self, request: Received, then: Callable[[], object]) -> None:
         """Have what the caller put beside a request in memory again, and go on; at once, if it is there."""
-        if request.shed != BARE:
+
+        def end() -> None:
             then()
+            if request.custody == _WRITTEN:
+                self._bodies.lighten(request)  # it may wait on for a worker, who finds that it has ended
+
+        if request.shed != BARE:
+            end()
             return
 
         def done(body: bytes | None, failed: Unavailable | None) -> None:
@@ -205,7 +211,7 @@ class HeldByLedger:
                 restore(request, body)
             except (Unavailable, DocumentError) as lost:
                 log.error("%r is answered without its data, which cannot be read: %s", request, lost)
-            then()
+            end()
 
         self._ledger.post(records.load(request.key), done)
 

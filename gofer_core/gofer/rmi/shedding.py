@@ -40,12 +40,17 @@ class Bodies:
                 self._sizes[request] = size
                 self._bytes += size
                 return
-            document = request.document
-            shed = BARE if size > 2 * _SMALL and len(_encoded(document.data)) > _SMALL else LIGHT
-            light = _light(document)
-            request.shed = shed  # first: who looks at the data looks at this, too
-            request.document = msgspec.structs.replace(light, data=None) if shed == BARE else light
-            request.delivery = msgspec.structs.replace(request.delivery, body=b"")
+            self.lighten(request)
+
+    @staticmethod
+    def lighten(request: Received) -> None:
+        """Let go of the body of a request that is written."""
+        document = request.document
+        shed = BARE if document.data is not None and len(_encoded(document.data)) > _SMALL else LIGHT
+        light = _light(document)
+        request.shed = shed  # first: who looks at the data looks at this, too
+        request.document = msgspec.structs.replace(light, data=None) if shed == BARE else light
+        request.delivery = msgspec.structs.replace(request.delivery, body=b"")
 
     def claim(self, request: Received) -> int:
         """Hear that a request is about to run, or has ended; return what of it is in memory."""
