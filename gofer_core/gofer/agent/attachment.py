@@ -160,7 +160,7 @@ class Attachment:
         self._links.release(self.link)
 
     def retire(self) -> None:
-        """Take no more, and go on until all that was accepted has ended, however long that takes; ``stop`` ends it."""
+        """Take no more, and go on until all that was accepted has ended, however long that takes. ``stop`` ends it."""
         self.receiver.close(_PATIENCE)
         while not self._over and not self.receiver.wait(1.0):
             pass
@@ -171,22 +171,28 @@ class Attachment:
         """Undo the making: it was not started."""
         self._links.release(self.link)
 
-    def leave(self, deadline: float) -> None:
+    def leave(self, deadline: float) -> bool:
         """Take no more, and let all that was accepted end by the deadline. ``managed`` 2: empty and delete the queue.
 
         What waits in the queue is then rejected, unless another agent takes from it. What has not been started by the
         deadline is rejected, too; else it goes back.
+
+        Returns:
+            Whether all has ended. If not, ``retire`` follows.
         """
         self.receiver.close(_PATIENCE)
         refusal = _UNLOADED if self.queue.managed == 2 else None
         alone = refusal is not None and self._refuse(refusal)
-        self.receiver.wait(max(0.0, deadline - monotonic()))
+        ended = self.receiver.wait(max(0.0, deadline - monotonic()))
+        if not ended:
+            self.receiver.leave(refusal)
         if alone:
             self._delete()
-        left = self.receiver.stop(max(1.0, deadline - monotonic()), refusal)
-        if left:
-            log.warning("plugin %s: %d requests have not ended in time", self.name, len(left))
-        self._links.release(self.link)
+        if not ended:
+            log.warning("plugin %s: unloaded; %d of its calls go on", self.name, self.receiver.open)
+            return False
+        self.stop(monotonic() + _PATIENCE)
+        return True
 
     def _refuse(self, refusal: Refusal) -> bool:
         """Reject what waits in the queue and what comes; False: that is not ours to do."""
@@ -202,6 +208,9 @@ class Attachment:
     def _delete(self) -> None:
         """Delete the queue, which nobody else reads, as soon as it is empty."""
         name, deadline = self.queue.spec.name, monotonic() + _PATIENCE
+        if self.queue.kept is not None:
+            log.info("plugin %s: queue %r is left, empty: %s", self.name, name, self.queue.kept)
+            return
         while True:
             try:
                 self.link.call(lambda adapter, timeout: adapter.delete_queue(name, timeout, if_empty=True), _PATIENCE)

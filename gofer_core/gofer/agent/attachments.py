@@ -70,7 +70,11 @@ class Attachments:
             was, plugin.state = plugin.state, state if plugin.state is not State.DISABLED else State.DISABLED
         if attachment is not None:
             if for_good:
-                attachment.leave(deadline)
+                self._leaving.add(attachment)
+                if attachment.leave(deadline):
+                    self._leaving.discard(attachment)
+                else:
+                    self._in_background(attachment, lambda: self._retire(attachment))
             else:
                 attachment.stop(deadline)
         return was

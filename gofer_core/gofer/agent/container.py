@@ -24,7 +24,7 @@ from gofer.agent.imports import Imports
 from gofer.agent.links import Links
 from gofer.agent.modules import forget
 from gofer.agent.plugin import Plugin, State, current
-from gofer.agent.reloading import Reload, company
+from gofer.agent.reloading import Reload, company, see_off
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
@@ -424,7 +424,10 @@ class PluginContainer:
         was = self.attachments.leave(plugin, state, deadline, for_good=timeout > 0)
         if was is State.RUNNING:
             plugin.workers.stop(max(0.0, deadline - monotonic()))
-            plugin.loop.stop(max(0.0, deadline - monotonic()))
+            if timeout > 0:
+                plugin.loop.wait(max(0.0, deadline - monotonic()))
+            else:
+                plugin.loop.stop(0.0)
             plugin.forks.stop()
             try:
                 with plugin.entered():
@@ -433,6 +436,8 @@ class PluginContainer:
                 log.exception("plugin %s: its @unload or a gofer_unload hook failed", plugin.name)
         module = None if plugin.source is None else sys.modules.get(plugin.source.module)
         plugin.dismiss(error, trace)
+        if timeout > 0:
+            see_off(plugin, self.parting)
         others = [one for one in list(self.plugins.values()) if one is not plugin]
         for other in others:
             other.withdraw(plugin)

@@ -18,7 +18,8 @@ class QueueModel:
     """What a descriptor's ``[model]`` asks for.
 
     ``managed`` 0: nothing, the queue must be there. 1: it is declared, and bound to its exchange by its own name. 2: it
-    is also emptied and deleted when its plugin is unloaded. A queue with an expiration goes when nobody uses it.
+    is also emptied and deleted when its plugin is unloaded, unless ``kept`` says why not. A queue with an expiration
+    goes when nobody uses it.
     """
 
     def __init__(self, descriptor: Descriptor, address: Address) -> None:
@@ -36,6 +37,13 @@ class QueueModel:
         return (self.address, self.managed, self.spec) == (other.address, other.managed, other.spec)
 
     __hash__ = None  # type: ignore[assignment]  # two that are equal remember different complaints
+
+    @property
+    def kept(self) -> str | None:
+        """Why the queue is not deleted when it is empty; None: it is."""
+        if self.spec.kind == "quorum":
+            return "brokers do not delete quorum queues only if they are empty"
+        return None if self._told is None else "somebody else has declared it"
 
     def prepare(self, adapter: Adapter, timeout: float) -> None:
         """Make sure that the queue is there. Called before each (re)subscribing, at most ``timeout`` seconds.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gofer.agent.container import PluginContainer
     from gofer.rmi.api import API
 
-__all__ = ["Reload", "company"]
+__all__ = ["Reload", "company", "see_off"]
 
 log = logging.getLogger(__name__)
 
@@ -221,6 +221,10 @@ class Reload:
 
     def _drain(self, deadline: float) -> None:
         for old, _ in self._pairs:
+            running = len(old.workers.running()) + old.loop.running
+            if running:
+                log.info("plugin %s: its new code waits for %d calls of the old one to end", old.name, running)
+        for old, _ in self._pairs:
             old.workers.stop(max(0.0, deadline - monotonic()))
             old.loop.wait(max(0.0, deadline - monotonic()))
 
@@ -285,21 +289,32 @@ class Reload:
             if old.workers.running() or old.loop.running:
                 text = "plugin %s: loaded again; %d calls of its old code go on"
                 log.warning(text, old.name, len(old.workers.running()) + old.loop.running)
-                self._container.parting.add(old)
-                threading.Thread(
-                    target=_see_off, args=(old, self._container.parting), name=f"gofer-{old.name}-old", daemon=True
-                ).start()
-            else:
-                _see_off(old, set())
+            see_off(old, self._container.parting)
 
 
-def _see_off(old: Plugin, parting: set[Plugin]) -> None:
-    """Let go of a plugin when its last call has ended."""
-    while old.workers.stop(60.0)[1]:
-        pass
-    while not old.loop.wait(60.0):
-        pass
+def see_off(old: Plugin, parting: set[Plugin]) -> None:
+    """Let go of a plugin when its last call has ended: now, or in a thread that waits for that.
+
+    Args:
+        parting: where it stands meanwhile.
+    """
+    if not old.workers.running() and not old.loop.running:
+        _let_go(old)
+        return
+
+    def wait() -> None:
+        while old.workers.stop(60.0)[1]:
+            pass
+        while not old.loop.wait(60.0):
+            pass
+        _let_go(old)
+        parting.discard(old)
+
+    parting.add(old)
+    threading.Thread(target=wait, name=f"gofer-{old.name}-old", daemon=True).start()
+
+
+def _let_go(old: Plugin) -> None:
     old.loop.stop(0.0)
     old.forks.stop()
     old.dismiss()
-    parting.discard(old)

@@ -91,6 +91,7 @@ class Receiver:
         self._delayed: dict[Received, Timer] = {}
         self._stopping = False
         self._closed = False
+        self._over = False  # nothing is started any more
         self._refusal: Refusal | None = None
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -149,13 +150,23 @@ class Receiver:
         self.answers = Answers(service.address, service.authenticator, service.max_message)
         self._verification = Verification(service)
 
-    def stop(self, timeout: float, refusal: Refusal | None = None) -> list[Received]:
+    def leave(self, refusal: Refusal | None = None) -> None:
+        """Give back all that has not been started, or reject it; and what would start later, too. ``stop`` follows."""
+        with self._changed:
+            self._over = True
+            delayed = list(self._delayed.items())
+            self._delayed.clear()
+        for request, timer in delayed:
+            timer.cancel()
+            self._leave(request, refusal)
+        for task in self.service.workers.withdraw(self._is_mine):
+            if isinstance(task, Received):
+                self._leave(task, refusal)
+
+    def stop(self, timeout: float) -> list[Received]:
         """Take no more, give back what has not started, and wait for the rest, at most ``timeout`` seconds.
 
         The workers are left as they are. May be repeated.
-
-        Args:
-            refusal: what has not started is not given back, but rejected with this.
 
         A result that no broker has taken is tried for one more second, and then kept until this is started again.
 
@@ -164,17 +175,9 @@ class Receiver:
             them again when the connection ends; a result that was not taken is then answered from memory.
         """
         deadline = time.monotonic() + timeout
-        with self._changed:
-            self._stopping = True
-            delayed = list(self._delayed.items())
-            self._delayed.clear()
+        self._stopping = True
         self._unsubscribe(timeout)
-        for request, timer in delayed:
-            timer.cancel()
-            self._leave(request, refusal)
-        for task in self.service.workers.withdraw(self._is_mine):
-            if isinstance(task, Received):
-                self._leave(task, refusal)
+        self.leave()
         self.outgoing.hurry()
         with self._changed:
             self._changed.wait_for(lambda: not self._open, max(0.0, deadline - time.monotonic()))
@@ -325,11 +328,11 @@ class Receiver:
 
     def _delay(self, request: Received) -> None:
         with self._changed:
-            stopping = self._stopping
-            if not stopping:
+            over = self._over
+            if not over:
                 # The clock keeps the order of equal delays.
                 self._delayed[request] = self.clock.call_after(self.service.latency, lambda: self._due(request))
-        if stopping:
+        if over:
             self._give_back(request)
 
     def _due(self, request: Received) -> None:
@@ -340,10 +343,10 @@ class Receiver:
 
     def _submit(self, request: Received) -> None:
         with self._changed:
-            stopping = self._stopping
-            if not stopping:
+            over = self._over
+            if not over:
                 self.service.workers.put(request)
-        if stopping:
+        if over:
             self._give_back(request)
 
     def _is_known(self, request: Received) -> bool:

@@ -1,0 +1,111 @@
+"""Plugins that are loaded again and unloaded while they are called through RabbitMQ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gofer.errors import Rejected
+from gofer.messaging.connector import Connector
+from gofer.messaging.pool import pool
+from gofer.proxy import Agent
+from gofer.testing.agents import AgentProcess
+from gofer.testing.rabbitmq import RabbitMQ
+from support.plugins import describe, install
+from support.presence import until_it_answers
+from support.reloads import Storm, manage
+from support.waiting import eventually
+
+PLUGIN = """
+from gofer.decorators import remote
+
+@remote
+def hello():
+    return "hello"
+"""
+
+
+@pytest.fixture
+def url(rabbitmq: RabbitMQ, root: Path) -> Iterator[str]:
+    """A virtual host of the test's own."""
+    name = f"reload-{root.parent.name}"
+    rabbitmq.api("PUT", f"/vhosts/{name}")
+    rabbitmq.api("PUT", f"/permissions/{name}/guest", {"configure": ".*", "write": ".*", "read": ".*"})
+    yield rabbitmq.url(vhost=name)
+    rabbitmq.api("DELETE", f"/vhosts/{name}")
+
+
+def queues(rabbitmq: RabbitMQ, url: str) -> list[str]:
+    """The agent's queues; those of callers have a uuid for a name."""
+    return [str(one["name"]) for one in rabbitmq.queues(url.rpartition("/")[2]) if len(str(one["name"])) < 30]
+
+
+def test_of_a_thousand_calls_in_flight_each_has_one_outcome(
+    rabbitmq: RabbitMQ, root: Path, tmp_path: Path, url: str
+) -> None:
+    storm = Storm(root, tmp_path, url)
+
+    storm.run()
+
+    storm.check()
+    assert queues(rabbitmq, url) == []
+
+
+@pytest.mark.parametrize("model", ["", "exclusive=1\n", "type=quorum\n"], ids=["usual", "exclusive", "quorum"])
+def test_an_unloaded_plugins_queue_is_emptied_and_deleted(
+    rabbitmq: RabbitMQ, root: Path, tmp_path: Path, url: str, model: str
+) -> None:
+    left = ["plain"] if "quorum" in model else []  # which no broker deletes only if it is empty
+    install(tmp_path, "plain", PLUGIN)
+    describe(root, "plain", f"[main]\nenabled=1\n[messaging]\nurl={url}\n[model]\nqueue=plain\n{model}")
+    with AgentProcess(root, path=(tmp_path,)) as goferd, Agent(url, "plain", wait=20) as agent:
+        goferd.start()
+        until_it_answers(agent, goferd.tail())
+
+        manage(root, do="unload", which="plain")
+
+        assert queues(rabbitmq, url) == left, goferd.tail()
+        assert ("queue 'plain' is left, empty: " if left else "queue 'plain' deleted") in goferd.tail()
+        assert "connection lost" not in goferd.tail()
+
+
+def test_what_waits_there_is_rejected_first(rabbitmq: RabbitMQ, root: Path, tmp_path: Path, url: str) -> None:
+    install(tmp_path, "plain", PLUGIN)
+    main = "[main]\nenabled=1\nlatency=0.5\n"
+    describe(root, "plain", f"{main}[messaging]\nurl={url}\n[model]\nqueue=plain\nprefetch=1\n")
+    outcomes: list[Any] = []
+    with AgentProcess(root, path=(tmp_path,)) as goferd, Agent(url, "plain", wait=20) as agent:
+        goferd.start()
+        until_it_answers(agent, goferd.tail())
+        with ThreadPoolExecutor(6) as threads:
+            calls = [threads.submit(agent.plain.hello) for _ in range(6)]
+            eventually(lambda: len(manage(root, do="requests")["entries"]) == 1)
+            manage(root, do="unload", which="plain")
+            outcomes = [one.exception(20) or one.result() for one in calls]
+
+    assert outcomes.count("hello") >= 1
+    rejected = [one for one in outcomes if one != "hello"]
+    assert rejected
+    assert {type(one) for one in rejected} == {Rejected}
+    assert {one.code for one in rejected} == {"plugin.unloaded"}
+    assert queues(rabbitmq, url) == []
+
+
+def test_a_queue_that_was_deleted_is_there_and_served_again(
+    rabbitmq: RabbitMQ, root: Path, tmp_path: Path, url: str
+) -> None:
+    install(tmp_path, "plain", PLUGIN)
+    describe(root, "plain", f"[main]\nenabled=1\n[messaging]\nurl={url}\n[model]\nqueue=amq.direct/plain\n")
+    with AgentProcess(root, path=(tmp_path,)) as goferd, Agent(url, "amq.direct/plain", wait=20) as agent:
+        goferd.start()
+        until_it_answers(agent, goferd.tail())
+
+        link = pool.acquire(Connector.of(url))
+        link.call(lambda adapter, timeout: adapter.delete_queue("plain", timeout))
+        pool.release(link)
+
+        eventually(lambda: "no requests from queue 'plain'" in goferd.tail())
+        assert until_it_answers(agent, goferd.tail()).plain.hello() == "hello"
