@@ -82,6 +82,19 @@ def test_a_new_adapter_or_authenticator_keeps_its_contract_as_it_is(fresh: Fresh
     assert " passed" in fresh.run("python", "-m", "pytest", "-q", "./ours", cwd=tmp_path)
 
 
+def test_a_new_adapter_is_what_a_url_of_its_name_is_served_by(fresh: Fresh, root: Path, tmp_path: Path) -> None:
+    fresh.run("gofer", "new", "adapter", "mine", cwd=tmp_path)
+    call = ("gofer", "rmi", "-u", "mine+local://", "-a", "nobody", "-t", "Dog.bark")
+    home = {"GOFER_ROOT": str(root)}
+    with running(fresh, root, "gofer", "broker"):
+        eventually((root / "run/gofer/broker.sock").exists, what="a running broker")
+        assert "the adapter 'mine' of mine+local:// is not installed" in fresh.run(
+            *call, cwd=tmp_path, environ=home, status=6
+        )
+        fresh.pip_install("./mine", cwd=tmp_path)
+        assert "nobody listens at 'nobody'" in fresh.run(*call, cwd=tmp_path, environ=home, status=4)
+
+
 def test_an_adapter_that_breaks_a_promise_fails_its_test(fresh: Fresh, tmp_path: Path) -> None:
     """The suite is wired to the adapter that was written, not to another one."""
     fresh.run("gofer", "new", "adapter", "broken", cwd=tmp_path)
