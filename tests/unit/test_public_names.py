@@ -64,7 +64,7 @@ gofer.agent.modules: Aside NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify
 gofer.agent.plugin: Plugin State current
 gofer.agent.queues: QueueModel
-gofer.agent.reloading: Reload company
+gofer.agent.reloading: Reload company see_off
 gofer.agent.rmi: Context
 gofer.agent.schedules: Cron Every Moment Once Schedule moment schedule_of
 gofer.agent.signals: Signals
