@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,6 +227,19 @@ class TestShow:
         assert printed.count("\n") == 1
         assert {plugin["name"] for plugin in json.loads(printed)["plugins"]} >= {"kennel", "broken", "resting"}
 
+    def test_neither_busy_workers_nor_a_silent_broker_hold_it_up(self, site: Site, agent: Agent) -> None:
+        numbers = [agent(wait=0).Dog().stay() for _ in range(3)]
+        eventually(lambda: site.shown("kennel")["workers"]["busy"] == 2)
+        assert site.shown("kennel")["counters"]["running"] == 2
+        site.broker.freeze()
+        try:
+            assert site.shown("kennel")["connection"]["state"] == "open"
+            for sn in numbers:
+                assert site.ask("cancel", sn=sn) == [sn]
+        finally:
+            site.broker.thaw()
+        eventually(lambda: site.ask("requests")["total"] == 0)
+
 
 class TestLoading:
     def test_a_plugin_is_loaded_reloaded_with_new_code_and_unloaded(self, site: Site, tmp_path: Path) -> None:
@@ -406,6 +423,43 @@ def test_an_agent_by_tcp_and_one_that_is_still_loading(root: Path, tmp_path: Pat
         assert goferd.stop() == 0
         assert not socket_of(where).exists()
         assert os.listdir(where.run) == ["goferd.lock"]
+
+
+AS_NOBODY = """
+import os, sys
+import gofer.tools.main, gofer.tools.mgt, gofer.tools.mgt_client, gofer.tools.mgt_tree
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+print([gofer.tools.main.main(["mgt", *arguments.split()]) for arguments in sys.argv[1:]])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_as_another_user_everything_is_refused_and_as_root_it_is_served() -> None:
+    top = Path(tempfile.mkdtemp())  # what pytest makes is closed to others
+    top.chmod(0o755)
+    asked = ["-s", "-l x.conf", "-r x", "-u x", "--requests", "--cancel x", "--retry x", "--drop x"]
+    try:
+        with AgentProcess(top) as goferd:
+            goferd.start()
+
+            def as_nobody() -> subprocess.CompletedProcess[str]:
+                command = [sys.executable, "-c", AS_NOBODY, *asked]
+                environ = {**os.environ, "GOFER_ROOT": str(top)}
+                return subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+
+            done = as_nobody()
+            assert done.stdout == f"{[5] * 8}\n"
+            assert "Permission denied; only root and the agent's own user may manage it" in done.stderr
+
+            (top / "run/gofer").chmod(0o755)  # as a service manager may have made it
+            done = as_nobody()
+            assert done.stdout == f"{[5] * 8}\n"
+            assert done.stderr == "gofer mgt: only root and the agent's own user may manage this agent\n" * 8
+            refused = [line for line in goferd.tail(100).splitlines() if "management: refused: process" in line]
+            assert len(refused) == 8
+            assert gofer("mgt", "-s", environ={"GOFER_ROOT": str(top)}).returncode == 0
+    finally:
+        shutil.rmtree(top)
 
 
 DANGER = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import shutil
 import socket
 import stat
@@ -266,6 +267,28 @@ class TestTheUnixSocket:
             assert not socket_of(agent.root).exists()
             agent.echo.let_go.set()
             assert read(connection) == {"value": {"do": "wait"}}
+
+    def test_hundreds_with_nonsense_leave_nothing_behind(self, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("gofer.agent.management.server._READING", 0.05)
+        port = free_port()
+        agent.start(enabled=True, host="127.0.0.1", port=port)
+        nonsense = random.Random(7)
+        before = len(os.listdir("/proc/self/fd"))
+
+        def visit(n: int) -> None:
+            with agent.connect() if n % 2 else socket.create_connection(("127.0.0.1", port), 10) as connection:
+                if n % 5:
+                    connection.sendall(nonsense.randbytes(n))
+                if n % 3 == 0:
+                    drain(connection)
+
+        for n in range(300):
+            visit(n)
+        eventually(lambda: "gofer-management-caller" not in {one.name for one in threading.enumerate()})
+        eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
+        assert agent.ask() == {"do": "echo"}
+        assert agent.ask(host="127.0.0.1", port=port) == {"do": "echo"}
+        assert set(agent.echo.callers[:-2]) == set()
 
     def test_what_a_process_forks_does_not_keep_the_port(self, root: Path) -> None:
         code = f"""
