@@ -91,6 +91,7 @@ class Cancelling:
         """
         told.check(criteria)
         found: dict[str, bool] = {}
+        meant: list[Received] = []
         absent: list[Received] = []
         for request in self._book.working():
             if request.plugin is not plugin or request.sn is None or request.sn == besides:
@@ -100,7 +101,11 @@ class Cancelling:
                 absent.append(request)
                 found[request.sn] = False
             elif told.matches(criteria, data):
-                found[request.sn] = self._cancel(request)
+                found[request.sn] = False
+                meant.append(request)
+        # Those that wait come first: the end of one that runs would let the next of them start.
+        for request in sorted(meant, key=lambda one: one.has_started):
+            found[request.key] = self._cancel(request)
         if not absent or self._ledger is None:
             return self._kept([sn for sn, cancelled in found.items() if cancelled])
         later = Later()
