@@ -33,7 +33,7 @@ from support.people import Person
 from support.presence import until_it_answers
 from support.waiting import eventually
 
-pytestmark = pytest.mark.xdist_group("pam")  # those that make users of this machine do so one after the other
+pytestmark = pytest.mark.xdist_group("plugin-system")  # one process makes what the module shares
 
 DESCRIPTOR = """
 [main]
@@ -90,12 +90,22 @@ def noted(fakes: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def process(fakes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+def temporary() -> Iterator[Path]:
+    """The agent's directory for temporary files: like that of the machine, users can pass through it."""
+    folder = Path(tempfile.mkdtemp(prefix="gofer-test-"))
+    folder.chmod(0o711)
+    yield folder
+    folder.rmdir()  # nothing was left there
+
+
+@pytest.fixture(scope="module")
+def process(fakes: Path, temporary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    environ = {"TMPDIR": str(temporary), "GOFER_TEST": "not for scripts"}
     path = os.pathsep.join([str(fakes), os.environ["PATH"]])
     root = tmp_path_factory.mktemp("agent")
     with (
         LocalBroker(str(root / "broker.sock")) as broker,
-        AgentProcess(root, environ={"PATH": path, "GOFER_TEST": "not for scripts"}) as process,
+        AgentProcess(root, environ={"PATH": path, **environ}) as process,
     ):
         process.descriptor("system", DESCRIPTOR.format(url=broker.url, queue="system", services="auto"))
         process.descriptor("other", DESCRIPTOR.format(url=broker.url, queue="other", services="systemctl"))
@@ -106,10 +116,6 @@ def process(fakes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
 def agent(process: AgentProcess) -> Iterator[Agent]:
     with Agent(f"local://{process.root}/broker.sock", "system", wait=30) as agent:
         yield until_it_answers(agent, process.tail())
-
-
-def scripts_on_disk() -> list[str]:
-    return [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("gofer-script-")]
 
 
 def test_every_method_says_what_it_does(agent: Agent) -> None:
@@ -182,7 +188,9 @@ class TestScript:
         with Person("jane") as person:
             yield person
 
-    def test_it_runs_as_the_user_in_a_file_that_is_the_users_alone(self, agent: Agent, jane: Person) -> None:
+    def test_it_runs_as_the_user_in_a_file_that_is_the_users_alone(
+        self, agent: Agent, jane: Person, temporary: Path
+    ) -> None:
         content = """
             id -un; id -gn; pwd; echo "$HOME $USER"; umask
             stat -c '%a %U %G' "$0"; stat -c '%a %U %G' "$(dirname "$0")"
@@ -196,9 +204,9 @@ class TestScript:
             *(f"500 {name} {name}", f"710 root {name}"),
             "2 a b $c unsetunset",
         ]
-        assert scripts_on_disk() == []
+        assert os.listdir(temporary) == []
 
-    def test_its_first_line_names_the_interpreter(self, agent: Agent, jane: Person) -> None:
+    def test_its_first_line_names_the_interpreter(self, agent: Agent, jane: Person, temporary: Path) -> None:
         content = "#!/usr/bin/env python3\nimport os, sys\nprint(os.getuid() != 0, sys.argv[1:])\nsys.exit(4)\n"
         assert agent.Script(content).run(jane.name, jane.password, "x") == [
             4,
@@ -206,7 +214,7 @@ class TestScript:
         ]
         with pytest.raises(FileNotFoundError, match="no/such"):
             agent.Script("#!/no/such/interpreter\n").run(jane.name, jane.password)
-        assert scripts_on_disk() == []
+        assert os.listdir(temporary) == []
 
     def test_a_wrong_password_runs_nothing(
         self, agent: Agent, jane: Person, tmp_path: Path, process: AgentProcess
@@ -237,7 +245,7 @@ class TestScript:
             agent.Script("true").run(jane.name, jane.password, 5)
 
     def test_it_ends_when_its_call_is_cancelled_and_leaves_no_file(
-        self, agent: Agent, jane: Person, process: AgentProcess
+        self, agent: Agent, jane: Person, process: AgentProcess, temporary: Path
     ) -> None:
         def running() -> list[psutil.Process]:
             found = psutil.process_iter(["username", "name", "status"])
@@ -250,7 +258,7 @@ class TestScript:
             with pytest.raises(Cancelled):
                 call.result(30)
         assert running() == []
-        assert scripts_on_disk() == []
+        assert os.listdir(temporary) == []
 
 
 class TestService:
