@@ -26,7 +26,7 @@ from gofer.testing.rabbitmq import RabbitMQ
 from soak.chaos import Chaos
 from soak.crew import Crew
 from soak.evidence import Request, collect
-from soak.places import ONCE, PLAIN, THREADS, WAIT, Places, read_journals
+from soak.places import ONCE, PLAIN, THREADS, WAIT, Places, read_journals, size_of
 from soak.plan import Plan
 from soak.verdict import Line, judged, table
 
@@ -39,7 +39,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="how long callers call (default: 10)")
     parser.add_argument("--seed", type=int, default=1, help="what kills and calls are drawn from (default: 1)")
     parser.add_argument("--kills", type=int, help="of goferd (default: 3 a minute)")
-    parser.add_argument("--restarts", type=int, help="of RabbitMQ (default: 3 in 10 minutes, and at least 1)")
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        help="of RabbitMQ, and as many orderly ones of goferd (default: 3 in 10 minutes, and at least 1)",
+    )
     parser.add_argument("--freezes", type=int, help="of goferd, RabbitMQ, a caller each (default: as many as restarts)")
     parser.add_argument("--least", type=int, help="requests that there must be (default: 2000 a minute)")
     parser.add_argument("--keep", action="store_true", help="leave logs and journals where they are")
@@ -89,17 +93,20 @@ def run(home: Path, plan: Plan, seed: int, seconds: float, least: int) -> tuple[
         crew.finish(until + WAIT + _DRAIN)
         left = drained(broker, home)
         crew.dismiss()
-        state = state_of(agent)
+        size = size_of(agent.pid)
         alive = answers(broker.url())
-    requests = collect(read_journals(places.journals), places.runs)
+    journals = list(read_journals(places.journals))
+    requests = collect(journals, places.runs)
+    sizes = {event["id"]: event["size"] for event in journals if event["event"] == "size"}
     lines = [
         Line(not chaos.failures, "all that was killed came up again", "; ".join(chaos.failures) or "it did"),
         Line(not crew.failures, "all callers came to their end", "; ".join(crew.failures) or "they did"),
-        *judged(requests, chaos.kills, least),
+        *judged(requests, chaos.ends, chaos.blows, least),
         Line(not left, "nothing is left in the queues and in the ledger", left or "nothing"),
         Line(alive == "yes", "the agent answers at the end", alive),
     ]
-    return lines, f"{table(requests)}\n\n{summary(requests)} {state}\n"
+    ends = [f"At the end, {name}: {size}." for name, size in {"goferd": size, **sizes}.items()]
+    return lines, "\n".join([table(requests), "", summary(requests), *ends, ""])
 
 
 def declare(url: str) -> None:
@@ -159,30 +166,22 @@ def answers(url: str) -> str:
     return "yes"
 
 
-def state_of(agent: AgentProcess) -> str:
-    """Tell the size of the agent's process."""
-    folder = Path(f"/proc/{agent.pid}")
-    resident = int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    threads, files = len(list((folder / "task").iterdir())), len(list((folder / "fd").iterdir()))
-    return f"goferd at the end: {resident / 1e6:.1f} MB RSS, {threads} threads, {files} descriptors."
-
-
 def head(seed: int, minutes: float, plan: Plan) -> str:
     """Say what was done, and with what."""
     kills = sum(blow.how == "kill" for blow in plan.agent)
     restarts = [blow.how for blow in plan.broker if blow.how != "freeze"]
     return (
-        f"Seed {seed}, {minutes:g} minutes, {kills} kills of goferd, {len(restarts)} restarts of RabbitMQ "
-        f"({', '.join(restarts)}), {len(plan.frozen)} freezes of goferd, RabbitMQ and a caller each; "
-        f"Python {platform.python_version()}, "
-        f"py-amqp {version('amqp')}, gofer-core {version('gofer-core')}, {os.cpu_count()} cores.\n"
+        f"Seed {seed}, {minutes:g} minutes. goferd: {kills} kills, {len(restarts)} orderly stops; RabbitMQ: "
+        f"{', '.join(restarts)}; goferd, RabbitMQ and a caller each: {len(plan.frozen)} freezes. "
+        f"Python {platform.python_version()}, py-amqp {version('amqp')}, gofer-core {version('gofer-core')}, "
+        f"{os.cpu_count()} cores.\n"
     )
 
 
 def summary(requests: dict[str, Request]) -> str:
     """Tell how many runs the kills have cut off."""
     cut = sum(len(one.begun) - len(one.ended) for one in requests.values())
-    return f"{sum(len(one.begun) for one in requests.values())} runs, of which kills have cut off {cut};"
+    return f"{sum(len(one.begun) for one in requests.values())} runs, of which kills have cut off {cut}."
 
 
 def written(line: Line) -> str:

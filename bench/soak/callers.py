@@ -25,9 +25,12 @@ from gofer.proxy import Agent
 from gofer_authenticator_hmac import HmacAuthenticator
 
 from soak.oneway import listen, post
-from soak.places import ONCE, PLAIN, SIGNED, WAIT, Journal, Places
+from soak.places import ONCE, PLAIN, SIGNED, WAIT, Journal, Places, size_of
 
 __all__ = ["main"]
+
+
+_REPORTED = "reported as cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +62,13 @@ THREADS = (
 
 
 async def cancelling(agent: aio.Agent, chance: random.Random) -> Any:
-    """Make a call, and cancel it. What was found to be cancelled must not return."""
+    """Make a call, and cancel it."""
     trigger = agent(trigger=1).Soak().some(chance.uniform(2.0, 5.0))
     call = asyncio.ensure_future(trigger())
     await asyncio.sleep(chance.uniform(0.0, 2.0))
     found = await agent.Admin().cancel(sn=trigger.sn)
     value = await call
-    return f"cancelled, and {value}" if found else value
+    return [*value, _REPORTED] if found else value
 
 
 COROUTINES = (
@@ -108,7 +111,7 @@ def judge(id: str, value: Any, error: Exception | None) -> tuple[str, str]:
     """Say in a word how a request has ended, and more if that is not how it should."""
     match error:
         case None if isinstance(value, list) and value[0] == id:
-            return "value", ""
+            return "value", _REPORTED if value[-1] == _REPORTED else ""
         case KeyError(args=(mine, _)) if mine == id:
             return "raised", ""
         case Interrupted() | Cancelled():
@@ -195,6 +198,7 @@ def main(name: str, url: str, home: str, seed: str, until: str) -> None:
             post(name, url, seed, role.until, journal)
         case "listener":
             listen(url, journal)
+    journal.write("size", name, size=size_of("self"))
     # A thread that is left behind would hold the process for ever; that is a finding, too.
     left = [
         thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()

@@ -1,4 +1,4 @@
-"""The blows of a plan, dealt: four threads that kill and start again, or freeze, while callers call."""
+"""The blows of a plan, dealt: five threads that kill and start again, or freeze, while callers call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,13 +23,18 @@ __all__ = ["Chaos"]
 
 @dataclass(slots=True)
 class Chaos:
-    """Deals the blows of a plan. ``kills`` and ``restarts`` say when; ``failures`` is what did not come up again."""
+    """Deals the blows of a plan.
+
+    ``ends`` says when the agent was ended, ``restarts`` when the broker was; ``failures``: what did not come up.
+    ``ends`` says when the agent was ended, ``restarts`` when the broker was; ``failures`` what did not come up again.
+    """
 
     plan: Plan
     agent: AgentProcess
     broker: RabbitMQ
     crew: Crew
-    kills: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
+    blows: list[float] = field(default_factory=list)
     restarts: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -40,6 +46,7 @@ class Chaos:
             (self.plan.agent, self._agent),
             (self.plan.broker, self._broker),
             (self.plan.mortal, lambda blow: self.crew.replace("mortal", blow.pause)),
+            (self.plan.listener, lambda blow: self.crew.replace("listener", blow.pause)),
             (self.plan.frozen, self._caller),
         ):
             thread = threading.Thread(target=partial(self._deal, start, blows, deal), daemon=True)
@@ -61,17 +68,26 @@ class Chaos:
                 return
 
     def _agent(self, blow: Blow) -> None:
-        self._tell("goferd", blow)
+        with self._noted("goferd", blow):
+            self._end_agent(blow)
+
+    def _end_agent(self, blow: Blow) -> None:
         if blow.how == "freeze":
             _freeze(self.agent.pid, blow.pause)
             return
-        self.agent.kill()
-        self.kills.append(time.time())
+        if blow.how == "kill":
+            self.agent.kill()
+        else:
+            self.agent.stop()
+        self.ends.append(time.time())
         time.sleep(blow.pause)
         self.agent.start()
 
     def _broker(self, blow: Blow) -> None:
-        self._tell("RabbitMQ", blow)
+        with self._noted("RabbitMQ", blow):
+            self._end_broker(blow)
+
+    def _end_broker(self, blow: Blow) -> None:
         if blow.how == "freeze":
             self.broker.freeze()
             time.sleep(blow.pause)
@@ -88,6 +104,15 @@ class Chaos:
     def _caller(self, blow: Blow) -> None:
         self._tell("a caller", blow)
         _freeze(self.crew.pid("frozen"), blow.pause)
+
+    @contextmanager
+    def _noted(self, what: str, blow: Blow) -> Iterator[None]:
+        self._tell(what, blow)
+        self.blows.append(time.time())
+        try:
+            yield
+        finally:
+            self.blows.append(time.time())
 
     @staticmethod
     def _tell(what: str, blow: Blow) -> None:

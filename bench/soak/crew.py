@@ -43,8 +43,9 @@ class Crew:
         process = self._processes[role]
         process.kill()
         process.wait()
+        _close(process)
         time.sleep(pause)
-        if time.time() < self._until:
+        if role == "listener" or time.time() < self._until:
             self._spawn(role)
 
     def finish(self, deadline: float) -> None:
@@ -101,6 +102,10 @@ class Crew:
             if process.poll() is None:
                 process.kill()
             process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    stream.close()
+            _close(process)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()

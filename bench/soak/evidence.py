@@ -17,7 +17,7 @@ class Request:
 
     Attributes:
         ends: the outcomes that its caller was told, with details, seconds and the time.
-        told: the ends that the reader of the queue for replies was told; ``late``: statuses that came after one.
+        told: the ends that consumers of the queue for replies were told; ``late``: statuses that came after one.
         begun, ended: when its runs began and ended.
         sns: the serial numbers that its runs saw; ``agents``: the processes that they ran in.
     """
@@ -72,7 +72,7 @@ def collect(journals: Iterable[dict[str, Any]], runs: Path) -> dict[str, Request
         request.id = name
         return request
 
-    for event in sorted(journals, key=lambda event: float(event["at"])):
+    for event in sorted((one for one in journals if one["event"] != "size"), key=lambda one: float(one["at"])):
         request = of(event["id"])
         match event["event"]:
             case "sent":
@@ -81,7 +81,7 @@ def collect(journals: Iterable[dict[str, Any]], runs: Path) -> dict[str, Request
                 request.ends.append(event)
             case "told" if event["done"]:
                 request.told.append(event)
-            case "told" if request.told:
+            case "told" if any(end["by"] == event["by"] for end in request.told):
                 request.late += 1
     for line in runs.read_text().splitlines():
         at, what, sn, name, agent = line.split(" ")

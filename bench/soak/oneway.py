@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import time
@@ -105,6 +106,8 @@ class _Poster:
 def listen(url: str, journal: Journal) -> None:
     """Write down what comes to the queue of replies, until standard input ends; in shifts, with a moment between."""
 
+    by = os.getpid()
+
     def heard(reply: Notice) -> None:
         outcome = {"succeeded": "value", "failed": "raised"}.get(reply.kind, reply.kind)
         detail = ""
@@ -115,10 +118,10 @@ def listen(url: str, journal: Journal) -> None:
                 pass
             except Exception as error:  # noqa: BLE001 - an outcome, whatever it is
                 outcome, detail = _failed(error)
-        journal.write("told", str(reply.data), outcome=outcome, detail=detail, done=reply.done)
+        journal.write("told", str(reply.data), outcome=outcome, detail=detail, done=reply.done, by=by)
 
     consumer = ReplyConsumer(REPLIES, url)
-    consumer.start(heard)
+    _start(consumer, heard)
     print("ready", flush=True)
     ended: list[str] = []
     with ThreadPoolExecutor(1) as waiting:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gofer.testing.agents import AgentProcess
 
-__all__ = ["ONCE", "PLAIN", "REPLIES", "SIGNED", "THREADS", "WAIT", "Journal", "Places", "read_journals"]
+__all__ = ["ONCE", "PLAIN", "REPLIES", "SIGNED", "THREADS", "WAIT", "Journal", "Places", "read_journals", "size_of"]
 
 PLAIN, SIGNED, ONCE = "soak", "soak-signed", "soak-once"
 REPLIES = "soak-replies"
@@ -75,6 +75,7 @@ class Places:
     def furnish(self, process: AgentProcess, url: str) -> None:
         """Give an agent the three plugins."""
         code = Path(__file__).with_name("methods.py").read_text()
+        process.configure("[main]\nshutdown_timeout = 5\n")  # less than some methods take
         for queue, threads in THREADS.items():
             text = _DESCRIPTOR.format(
                 threads=threads,
@@ -100,6 +101,14 @@ class Journal:
         line = json.dumps({"at": round(time.time(), 6), "event": event, "id": id, **more}) + "\n"
         with self._lock:
             os.write(self._file, line.encode())
+
+
+def size_of(pid: int | str) -> str:
+    """Tell how much a process has: memory, threads, descriptors."""
+    folder = Path(f"/proc/{pid}")
+    resident = int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    threads, files = len(list((folder / "task").iterdir())), len(list((folder / "fd").iterdir()))
+    return f"{resident / 1e6:.1f} MB RSS, {threads} threads, {files} descriptors"
 
 
 def read_journals(folder: Path) -> Iterator[dict[str, Any]]:

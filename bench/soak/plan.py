@@ -25,11 +25,12 @@ class Blow:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The blows that an agent and a broker get, one of the callers (it is killed), and another one (it freezes)."""
+    """The blows that an agent and a broker get, and three of the callers: two are killed, one freezes."""
 
     agent: tuple[Blow, ...]
     broker: tuple[Blow, ...]
     mortal: tuple[Blow, ...]
+    listener: tuple[Blow, ...]
     frozen: tuple[Blow, ...]
 
     @classmethod
@@ -52,10 +53,14 @@ class Plan:
         def frozen() -> list[Blow]:
             return [Blow(moment, "freeze", chance.uniform(2.0, 25.0)) for moment in moments(freezes)]
 
+        def killed(count: int) -> tuple[Blow, ...]:
+            return tuple(Blow(moment, "kill", chance.uniform(0.0, 2.0)) for moment in moments(count))
+
         agent = [Blow(moment, "kill", chance.choice([0.0, chance.uniform(0.1, 3.0)])) for moment in at]
+        agent += [Blow(moment, "stop", chance.uniform(0.0, 2.0)) for moment in moments(restarts)]
         broker = [Blow(m, how, chance.uniform(0.0, 3.0)) for m, how in zip(moments(restarts), ways, strict=False)]
-        mortal = [Blow(moment, "kill", chance.uniform(0.0, 1.0)) for moment in moments(max(1, kills // 3))]
-        return cls(_sorted(agent + frozen()), _sorted(broker + frozen()), tuple(mortal), _sorted(frozen()))
+        callers = killed(max(1, kills // 3)), killed(max(1, kills // 6)), _sorted(frozen())
+        return cls(_sorted(agent + frozen()), _sorted(broker + frozen()), *callers)
 
 
 def _sorted(blows: list[Blow]) -> tuple[Blow, ...]:

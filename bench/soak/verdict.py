@@ -27,11 +27,12 @@ class Line:
     culprits: tuple[Request, ...] = ()
 
 
-def judged(requests: dict[str, Request], kills: list[float], least: int) -> list[Line]:
+def judged(requests: dict[str, Request], ends: list[float], blows: list[float], least: int) -> list[Line]:
     """Hold the evidence against each promise.
 
     Args:
-        kills: when the agent was killed (``time.time()``).
+        ends: when the agent was killed or stopped (``time.time()``).
+        blows: when anything happened to the agent or the broker.
         least: how many requests there must be.
     """
     every = list(requests.values())
@@ -41,7 +42,7 @@ def judged(requests: dict[str, Request], kills: list[float], least: int) -> list
     taken = [one for one in callers if one.kind in _ONE_WAY and one.ends and one.ends[0]["outcome"] == "taken"]
     values = sum(one.outcome == "value" for one in answered)
     interrupted = [one for one in callers if one.outcome == "interrupted"]
-    most = len(kills) * sum(THREADS.values())
+    most = len(ends) * sum(THREADS.values())
     unproved = [one for one in waiting if one.outcome.startswith("timeout") and not proved(one)]
     timeouts = [one for one in waiting if one.outcome.startswith("timeout")]
     replies = [one for one in taken if one.kind == "replies"]
@@ -63,8 +64,8 @@ def judged(requests: dict[str, Request], kills: list[float], least: int) -> list
             len(every),
         ),
         none(
-            "each request taken with a queue for replies had exactly one end told there, and no status after it",
-            (one for one in replies if len(one.told) != 1 or one.late),
+            "each reply queue told one end of each request taken, to a consumer once, and no status after",
+            (one for one in replies if not once_told(one)),
             len(replies),
         ),
         Line(
@@ -81,8 +82,19 @@ def judged(requests: dict[str, Request], kills: list[float], least: int) -> list
         ),
         none(
             "each Interrupted is of a run that a kill cut off",
-            (one for one in interrupted if not cut_off(one, kills)),
+            (one for one in interrupted if not cut_off(one, ends)),
             len(interrupted),
+        ),
+        none(
+            "what was reported as cancelled did not return, but where a blow fell between",
+            (
+                one
+                for one in waiting
+                if one.outcome == "value"
+                and one.detail
+                and not any(one.sent - 1.0 <= blow <= float(one.ends[0]["at"]) for blow in blows)
+            ),
+            sum(one.outcome == "cancelled" for one in waiting),
         ),
         none("no request ran more than twice", (one for one in every if len(one.begun) > 2), len(every)),
         none(
@@ -122,6 +134,13 @@ def cut_off(request: Request, kills: list[float]) -> bool:
     until = since + 1.0 if request.ended else heard
     twice = request.kind != "once" and sum(request.sent <= kill <= heard for kill in kills) >= 2
     return twice or any(since <= kill <= until for kill in kills)
+
+
+def once_told(request: Request) -> bool:
+    """Tell whether an end was told; again only to a consumer that took the place of a killed one, and the same end."""
+    consumers = [one["by"] for one in request.told]
+    same = len({one["outcome"] for one in request.told}) == 1
+    return same and len(consumers) == len(set(consumers)) and not request.late
 
 
 def proved(request: Request) -> bool:

@@ -33,12 +33,12 @@ def heard(id: str, outcome: str, at: float = 9.0) -> dict[str, Any]:
     return {"at": at, "event": "end", "id": id, "outcome": outcome, "detail": "", "seconds": at - 1}
 
 
-def told(id: str, outcome: str, at: float = 8.0, *, done: bool = True) -> dict[str, Any]:
-    return {"at": at, "event": "told", "id": id, "outcome": outcome, "detail": "", "done": done}
+def told(id: str, outcome: str, at: float = 8.0, *, done: bool = True, by: int = 1) -> dict[str, Any]:
+    return {"at": at, "event": "told", "id": id, "outcome": outcome, "detail": "", "done": done, "by": by}
 
 
 def broken(requests: dict[str, Request], kills: tuple[float, ...] = (3.5,), least: int = 1) -> list[str]:
-    return [line.promise for line in judged(requests, list(kills), least) if not line.kept]
+    return [line.promise for line in judged(requests, list(kills), [], least) if not line.kept]
 
 
 ONE = ("2.0 begun", "3.0 ended")
@@ -56,6 +56,7 @@ def test_what_went_well_breaks_no_promise(runs: Path) -> None:
         *(asked("p", "posts"), heard("p", "taken")),
         *(asked("n", "posts"), heard("n", "not taken")),
         *(asked("r", "replies"), heard("r", "taken"), told("r", "started", 5.0, done=False), told("r", "value")),
+        told("r", "value", 8.1, by=2),
         *(asked("t"), heard("t", "timeout: accepted")),
         asked("m", "mortal"),
     ]
@@ -76,21 +77,31 @@ def test_what_went_well_breaks_no_promise(runs: Path) -> None:
         ([], [*ran("q", *ONE)], "exactly one outcome"),
         ([asked("q"), heard("q", "error: NotFound")], [], "one that was promised"),
         ([asked("m", "mortal"), heard("m", "error: ConnectionLost")], [*ran("m", *ONE)], "one that was promised"),
-        ([asked("r", "replies"), heard("r", "taken")], [*ran("r", *ONE)], "exactly one end told"),
+        ([asked("r", "replies"), heard("r", "taken")], [*ran("r", *ONE)], "told one end"),
         (
             [asked("r", "replies"), heard("r", "taken"), told("r", "value"), told("r", "value", 8.1)],
             [*ran("r", *ONE)],
-            "exactly one end told",
+            "told one end",
         ),
         (
             [asked("r", "replies"), heard("r", "taken"), told("r", "value"), told("r", "started", 8.1, done=False)],
             [*ran("r", *ONE)],
-            "no status after it",
+            "no status after",
+        ),
+        (
+            [asked("r", "replies"), heard("r", "taken"), told("r", "value"), told("r", "interrupted", 8.1, by=2)],
+            [*ran("r", *ONE)],
+            "told one end",
         ),
         ([asked("q"), heard("q", "raised")], [*ran("q", *ONE)], "95 %"),
         ([asked("q"), heard("q", "timeout: sent")], [*ran("q", *ONE)], "true state"),
         ([asked("q"), heard("q", "timeout: started")], [*ran("q", *ONE)], "true state"),
         ([asked("q"), heard("q", "value")], [*ran("q", *ONE, *ONE, *ONE)], "more than twice"),
+        (
+            [asked("c", "cancelled"), {**heard("c", "value"), "detail": "reported as cancelled"}],
+            [*ran("c", *ONE)],
+            "reported as cancelled",
+        ),
         ([asked("o", "once"), heard("o", "value")], [*ran("o", *ONE, *ONE)], "@once"),
         ([asked("q"), heard("q", "value")], [*ran("q", *ONE), *ran("q", *ONE, sn="another")], "serial number"),
         ([asked("q"), heard("q", "value")], [*ran("q", "2.0 begun")], "a run that ended"),
@@ -116,7 +127,7 @@ def test_a_plan_is_had_again_by_its_seed() -> None:
     plan = Plan.of(7, 600, 30, 3, 2)
 
     assert plan == Plan.of(7, 600, 30, 3, 2) != Plan.of(8, 600, 30, 3, 2)
-    assert Counter(blow.how for blow in plan.agent) == {"kill": 30, "freeze": 2}
+    assert Counter(blow.how for blow in plan.agent) == {"kill": 30, "freeze": 2, "stop": 3}
     assert [blow.how for blow in plan.broker if blow.how != "freeze"] == ["kill", "stop", "kill"]
     assert len(plan.frozen) == 2
     assert all(3 <= blow.moment <= 595 for blow in plan.agent + plan.broker)
