@@ -183,20 +183,22 @@ class TestFinding:
         assert [plugin.name for plugin in module.found] == ["a", "a", "z", "z"]  # type: ignore[attr-defined]  # see above
         assert module.Zebra is sys.modules["z_module"].Zebra  # type: ignore[attr-defined]  # see above
 
-    def test_two_that_need_each_other_at_import_are_told_so(
+    def test_those_that_need_each_other_at_import_are_named(
         self, kennel: Kennel, errors: Callable[[], list[str]]
     ) -> None:
-        for one, other in (("a", "b"), ("b", "a")):
-            kennel.plugin(
-                one, f"from gofer.agent.plugin import Plugin\nDog = Plugin.find('{other}')['Dog']\nclass Cat: pass"
-            )
+        take = "from gofer.agent.plugin import Plugin\n"
+        kennel.plugin("a", take + "Dog = Plugin.find('b')['Dog']")
+        kennel.plugin("b", take + "Dog = Plugin.find('c')['Dog']")
+        kennel.plugin("c", take + "plugin = Plugin.find(__name__)\nplugin += Plugin.find('a')")
 
         kennel.start()
 
         lines = errors()
-        assert "plugin 'a' has no 'Dog' to give: it is loading" in lines[0]
-        assert "plugin 'b' has no 'Dog' to give: it is quarantined" in lines[1]
-        assert len(lines) == 2
+        assert "plugin 'a' has nothing to add: it is loading, and they need each other: a -> b -> c -> a" in lines[0]
+        assert "plugin 'c' has no 'Dog' to give: it is quarantined" in lines[1]
+        assert "plugin 'b' has no 'Dog' to give: it is quarantined" in lines[2]
+        assert all("a -> b -> c -> a" in line for line in lines)
+        assert len(lines) == 3
 
     def test_it_is_not_for_threads_that_belong_to_no_plugin(self, kennel: Kennel) -> None:
         kennel.plugin("dog", DOG)
@@ -288,6 +290,18 @@ class TestExtending:
         assert animals.has("animals", "whistle")
         assert animals.has("Puppy", "bark")  # by way of dog
         assert not kennel["dog"].api.has("Dog", "purr")
+
+    def test_those_that_extend_each_other_are_named(self, kennel: Kennel, errors: Callable[[], list[str]]) -> None:
+        for name, target in (("a", "b"), ("b", "c"), ("c", "a"), ("self", "self"), ("d", "a")):
+            kennel.plugin(name, DOG.replace("Dog", name.title()), main=f"enabled=1\nextends={target}")
+
+        kennel.start()
+
+        lines = errors()
+        for way in ("a -> b -> c -> a", "b -> c -> a -> b", "c -> a -> b -> c", "self -> self"):
+            assert sum(line.endswith(f"[main] extends: a cycle: {way}") for line in lines) == 1
+        assert sum("plugin 'a' is quarantined" in line for line in lines) == 1
+        assert len(lines) == 5
 
     @pytest.mark.parametrize("target", ["nobody", "off", "bad"])
     def test_who_extends_what_does_not_run_is_told_so(

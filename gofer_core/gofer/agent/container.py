@@ -230,6 +230,9 @@ class PluginContainer:
         """Do what is left to do for plugins whose code is there."""
         extended: set[str] = set()
         for plugin in loaded:
+            if plugin.descriptor.extends is not None and plugin.state is State.LOADING:
+                self._guarded(plugin, self.check_extends)
+        for plugin in loaded:
             self._extend(plugin, extended)
             target = plugin.descriptor.extends
             if target is not None and plugin.state is State.LOADING:
@@ -274,6 +277,21 @@ class PluginContainer:
             self.quarantine(refused[0])
         else:
             self._finish([plugin])
+
+    def check_extends(self, plugin: Plugin) -> None:
+        """Refuse a plugin that extends itself, directly or by way of others.
+
+        Raises:
+            Refused: it does; the text names all of them.
+        """
+        present = {one.name: one for one in self.present()}
+        way, one = [plugin.name], plugin
+        with blamed(plugin, "main", "extends"):
+            while one.descriptor.extends in present and one.descriptor.extends not in way[1:]:
+                one = present[one.descriptor.extends]
+                way.append(one.name)
+                if one.name == plugin.name:
+                    raise PluginError(f"a cycle: {' -> '.join(way)}")
 
     def _extended_by(self, plugin: Plugin) -> Plugin:
         with blamed(plugin, "main", "extends"):

@@ -238,7 +238,8 @@ class Plugin:
                 raise PluginError(f"plugin {other.name!r} has nothing to add: {other._why_not()}")
         if self.module is not None:  # before that its own API is not known, and expose() does it
             self.api.add(_api_of(other))
-        self._added += (other,)
+        if not any(more is other for more in self._added):
+            self._added += (other,)
         return self
 
     @property
@@ -255,7 +256,9 @@ class Plugin:
         cycle = self._cycle()
         if cycle:
             return f"it is {self.state.value}, and they need each other: {' -> '.join(cycle)}"
-        return f"it is {self.state.value}" + (f" ({self.error})" if self.error else "")
+        # Of a row of those that failed for each other's sake, the first one says why.
+        first = (self.error or "").rpartition("it is quarantined: ")[2].removeprefix(f"{self.descriptor.file}: ")
+        return f"it is {self.state.value}" + (f": {first}" if first else "")
 
     def _cycle(self) -> list[str]:
         """Name the plugins by which this one, which is being loaded, waits for the one that asks; none: it does not."""
