@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # What stands there asserts for the tests, and its failures are to be as clear as theirs.
 pytest.register_assert_rewrite("support")
@@ -20,9 +20,10 @@ pytest.register_assert_rewrite("support")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No deadlines: machines that run tests are shared, and slow for reasons of their own. In CI the same values every time.
-settings.register_profile("default", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+# Nothing about time: machines that run tests are shared, and slow for reasons of their own. In CI the same values.
+_AT_LEISURE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", _AT_LEISURE)
+settings.register_profile("ci", _AT_LEISURE, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
 
 _PUBLIC = ("etc/gofer/plugins", "etc/gofer/conf.d", "usr/share/gofer/plugins", "var/log/gofer")

@@ -103,7 +103,7 @@ class TestCalls:
     def test_a_timeout_says_how_far_it_got_and_the_loop_goes_on(self, connector: Connector, tmp_path: Path) -> None:
         async def main() -> None:
             async with Agent(connector, "probe", wait=20) as agent:
-                waiting = asyncio.create_task(agent(wait=0.7).Probe().until(str(tmp_path / "go")))
+                waiting = asyncio.create_task(agent(wait=2.5).Probe().until(str(tmp_path / "go")))
                 for n in range(20):
                     assert await agent.Probe().echo(n) == n
                 with pytest.raises(RequestTimeout) as caught:
@@ -174,7 +174,7 @@ def test_nobody_there_is_heard_at_once(connector: Connector) -> None:
             start = time.monotonic()
             with pytest.raises(NotFound, match="nobody"):
                 await agent.Dog().bark()
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 15
             await agent(wait=0).Dog().bark()
             with pytest.raises(NotTaken, match="nobody listens"):
                 await agent.flush(10)
@@ -188,7 +188,7 @@ def test_a_broker_that_is_not_there_is_told_at_once(root: Path) -> None:
             start = time.monotonic()
             with pytest.raises(ConnectionLost, match="missing"):
                 await agent.Dog().bark()
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 15
 
     asyncio.run(main())
 
@@ -202,7 +202,7 @@ def test_a_lost_connection_is_waited_for_until_the_deadline(connector: Connector
             start = time.monotonic()
             with pytest.raises(RequestTimeout):
                 await agent.Dog().bark()
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 15
 
     asyncio.run(main())
 

@@ -99,7 +99,7 @@ def test_what_runs_is_told_whatever_runs_it(agent: Agent, model: str, tmp_path: 
         with pytest.raises(
             Cancelled, match="its process was killed" if model == "forked" else "its method has returned"
         ):
-            running.result(10)
+            running.result(30)
     assert runs(trace) == {"ran": 1}
 
 

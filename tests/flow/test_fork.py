@@ -280,7 +280,7 @@ def test_a_cancelled_call_is_killed_with_all_that_it_has_started(
         child, other = hanging(path)
         assert len(agent.Admin().cancel(criteria={"eq": "night"})) == 1
         with pytest.raises(Cancelled):
-            running.result(10)
+            running.result(30)
     eventually(lambda: gone(child, other))
     assert not path.with_name("pids.cleaned").exists()
     eventually(lambda: only_helpers(process))
@@ -320,7 +320,7 @@ def test_a_dead_helper_is_told_to_its_calls_and_replaced(agent: Agent, process: 
         child, other = hanging(path)
         os.kill(helper, signal.SIGKILL)
         with pytest.raises(ProcessDied, match="the helper process of plugin 'forked' has died"):
-            running.result(10)
+            running.result(30)
     eventually(lambda: gone(child, other))
     assert agent.Forked().process()["parent"] != helper
     eventually(lambda: only_helpers(process))
@@ -336,7 +336,7 @@ def test_a_child_has_no_descriptor_of_the_agent_nor_of_another_call(
         found = agent.Forked().descriptors()
         assert agent.Admin().cancel(criteria={"eq": "beside"})
         with pytest.raises(Cancelled):
-            running.result(10)
+            running.result(30)
     # /dev/null, the pipe to the log twice, and its own connection.
     assert [name.partition(":")[0] for name in found] == ["/dev/null", "pipe", "pipe", "socket"]
 
@@ -403,4 +403,4 @@ def test_a_running_call_has_the_shutdown_timeout_to_end(broker: LocalBroker, tmp
             running = threads.submit(agent.Forked().note, str(tmp_path / "trace"), "soft", 1.0)
             eventually(lambda: runs(tmp_path / "trace"))
             process.stop()
-            assert running.result(10) == "soft"
+            assert running.result(30) == "soft"

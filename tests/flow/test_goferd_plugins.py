@@ -230,9 +230,9 @@ class TestAdmin:
         farm.plugin("dog")
         dog = farm["dog"]
         with pytest.raises(RequestTimeout, match="started"):
-            dog(wait=0.5).Dog().sleep(30)
+            dog(wait=2).Dog().sleep(30)
         with pytest.raises(RequestTimeout, match="accepted"):
-            dog(wait=0.5).Dog().bark()
+            dog(wait=2).Dog().bark()
 
         assert dog.Admin().echo("still here") == "still here"
         assert dog.Admin().hello() == "Hello, I am gofer agent"

@@ -205,7 +205,7 @@ class TestStopping:
 
         assert held.goferd.stop() == 0
 
-        assert time.monotonic() - begun < 6
+        assert time.monotonic() - begun < 20  # of 30
         assert "2 requests have not ended in time; the broker keeps them" in held.goferd.tail()
         held.go.touch()
         held.goferd.start()
@@ -221,7 +221,7 @@ class TestStopping:
         process.send_signal(signal.SIGINT)
 
         assert ended(held.goferd) == 130
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20  # of 30
         held.go.touch()
         held.goferd.start()
         held.check()

@@ -103,7 +103,7 @@ def memory_of(process: AgentProcess) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def died(process: AgentProcess, timeout: float = 15.0) -> None:
+def died(process: AgentProcess, timeout: float = 40.0) -> None:
     assert process.process is not None
     process.process.wait(timeout)
 

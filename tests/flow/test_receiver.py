@@ -184,7 +184,7 @@ def test_one_that_waits_for_a_worker_hears_accepted_and_then_started(tmp_path: P
     with served(tmp_path, threads=1) as serving:
         first, second = request("Dog", "wait"), request("Dog", "echo", wait=90.0)
         serving.caller.send(first)
-        assert kennel.gate.entered.acquire(timeout=5)
+        assert kennel.gate.entered.acquire(timeout=30)
         serving.caller.send(second)
         eventually(lambda: serving.caller.words(second["sn"]) == ["accepted"])
         kennel.gate.open.set()
@@ -252,7 +252,7 @@ def test_admin_answers_while_every_worker_is_busy(tmp_path: Path) -> None:
     admin.add(kennel.hello)
     with served(tmp_path, threads=1, admin=admin) as serving:
         serving.caller.send(request("Dog", "wait", replyto=None))
-        assert kennel.gate.entered.acquire(timeout=5)
+        assert kennel.gate.entered.acquire(timeout=30)
         assert serving.caller.value("Admin", "hello", "there") == "hello there"
         assert serving.caller.error("Admin", "nope")["xclass"] == "MemberNotFound"
 
@@ -266,7 +266,7 @@ def test_latency_holds_each_request_back_keeps_their_order_and_holds_no_other(tm
         for one in asked:
             serving.caller.end(one["sn"])
         assert kennel.ran() == list(range(20))
-        assert 0.3 <= time.monotonic() - start < 3.0
+        assert 0.3 <= time.monotonic() - start < 5.9  # one after the other it would be 6 seconds
 
 
 # -- how long it may take ------------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def test_a_hook_that_fails_at_the_end_is_logged_and_the_caller_has_its_value(
 def test_a_request_cancelled_before_it_starts_is_not_run_and_answered(tmp_path: Path) -> None:
     with served(tmp_path, threads=1) as serving:
         serving.caller.send(request("Dog", "wait", "first", replyto=None))
-        assert kennel.gate.entered.acquire(timeout=5)
+        assert kennel.gate.entered.acquire(timeout=30)
         asked = request("Dog", "echo", "second")
         serving.caller.send(asked)
         queued = eventually(lambda: [one for one in serving.book.working() if one.sn == asked["sn"]])

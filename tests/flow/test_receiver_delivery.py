@@ -53,7 +53,7 @@ def left_in_queue(serving: Served, queue: str = QUEUE) -> list[bytes]:
 def test_a_request_in_work_that_is_delivered_again_runs_once(serving: Served) -> None:
     asked = request("Dog", "wait", "once")
     serving.caller.send(asked)
-    assert kennel.gate.entered.acquire(timeout=5)
+    assert kennel.gate.entered.acquire(timeout=30)
     cut(serving.link)
     serving.seen("repeated", 1)
     kennel.gate.open.set()
@@ -71,7 +71,7 @@ def test_requests_that_wait_and_are_delivered_again_run_once_and_in_order(tmp_pa
         asked = [request("Dog", "wait" if n == 0 else "echo", n) for n in range(20)]
         for one in asked:
             serving.caller.send(one)
-        assert kennel.gate.entered.acquire(timeout=5)
+        assert kennel.gate.entered.acquire(timeout=30)
         serving.seen("accepted", 20)
         for times in (1, 2, 3):
             cut(serving.link)
@@ -88,7 +88,7 @@ def test_requests_that_wait_and_are_delivered_again_run_once_and_in_order(tmp_pa
 def test_a_caller_that_publishes_again_is_answered_once_for_both(serving: Served) -> None:
     asked = request("Dog", "wait", "once")
     serving.caller.send(asked)
-    assert kennel.gate.entered.acquire(timeout=5)
+    assert kennel.gate.entered.acquire(timeout=30)
     serving.caller.send({**asked, "again": True})
     serving.seen("repeated", 1)
     kennel.gate.open.set()
@@ -135,7 +135,7 @@ def test_another_request_of_the_same_number_is_rejected(serving: Served) -> None
 def test_a_result_that_comes_while_there_is_no_connection_is_sent_later(serving: Served) -> None:
     asked = request("Dog", "wait", "late")
     serving.caller.send(asked)
-    assert kennel.gate.entered.acquire(timeout=5)
+    assert kennel.gate.entered.acquire(timeout=30)
     serving.link.suspend()
     kennel.gate.open.set()
     assert serving.caller.end(asked["sn"])["result"] == {"retval": "late"}
@@ -224,7 +224,7 @@ def test_stop_gives_back_what_waits_and_lets_end_what_runs(tmp_path: Path) -> No
         for one in waiting:
             serving.caller.send(one)
         serving.seen("accepted", 6)
-        assert kennel.gate.entered.acquire(timeout=5)
+        assert kennel.gate.entered.acquire(timeout=30)
         assert [one.sn for one in serving.receiver.stop(0.1)] == [running["sn"]]
 
         kennel.gate.open.set()
@@ -239,7 +239,7 @@ def test_stop_waits_for_what_runs_and_for_its_result(serving: Served) -> None:
     asked = [request("Dog", "wait", 1), request("Dog", "wait_later", 2)]
     for one in asked:
         serving.caller.send(one)
-        assert kennel.gate.entered.acquire(timeout=5)
+        assert kennel.gate.entered.acquire(timeout=30)
     serving.clock.call_after(0.2, kennel.gate.open.set)
     assert serving.receiver.stop(10) == []
     for n, one in enumerate(asked):
@@ -255,7 +255,7 @@ def test_stop_does_not_wait_long_for_callers_that_are_gone(tmp_path: Path) -> No
         serving.clock.call_after(0.2, kennel.gate.open.set)
         start = time.monotonic()
         assert serving.receiver.stop(30) == []
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 20  # of 30
         assert "undeliverable" not in serving.counted  # they are sent again when this agent is back
         assert left_in_queue(serving) == []
 
@@ -275,7 +275,7 @@ def test_what_was_given_back_is_run_by_the_next_receiver(tmp_path: Path) -> None
     with served(tmp_path, threads=1) as serving:
         running = request("Dog", "wait", "running")
         serving.caller.send(running)
-        assert kennel.gate.entered.acquire(timeout=5)
+        assert kennel.gate.entered.acquire(timeout=30)
         waiting = [request("Dog", "echo", n) for n in range(5)]
         for one in waiting:
             serving.caller.send(one)

@@ -290,7 +290,7 @@ def test_what_cannot_be_signed_is_not_sent(signed: Served, caplog: pytest.LogCap
     authenticator = signed.plugin.authenticator
     assert isinstance(authenticator, Shared)
     signed.caller.send(sign(encode(request("Dog", "wait", 1)), Shared()))
-    assert kennel.gate.entered.acquire(timeout=5)
+    assert kennel.gate.entered.acquire(timeout=30)
     signed_replies(signed, 2)
     authenticator.broken = True
     kennel.gate.open.set()

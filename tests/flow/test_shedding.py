@@ -27,7 +27,7 @@ def waiting(serving: Served, *data: Any) -> list[dict[str, Any]]:
     """Send requests that wait behind one that runs, until they are written."""
     first = request("Dog", "wait", "first")
     serving.caller.send(first)
-    assert kennel.gate.entered.acquire(timeout=5)
+    assert kennel.gate.entered.acquire(timeout=30)
     documents = [request("Dog", "echo", [n, LARGE], data=one) for n, one in enumerate(data)]
     for document in documents:
         serving.caller.send(document)

@@ -78,7 +78,7 @@ class TestSigned:
     def test_who_signs_with_a_key_that_is_not_known_is_not_run_nor_believes_the_rejection(
         self, served: Serving, trace: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with served.agent("stranger", wait=2) as agent, pytest.raises(RequestTimeout):
+        with served.agent("stranger", wait=4) as agent, pytest.raises(RequestTimeout):
             agent.Probe().note(str(trace), "ran")
         assert "is not believed" in caplog.text
         assert not trace.exists()
@@ -104,7 +104,7 @@ class TestSigned:
                 start = time.monotonic()
                 with pytest.raises(ConfigError, match="the key has gone"):
                     agent.Probe().note(str(trace), "ran")
-                assert time.monotonic() - start < 5
+                assert time.monotonic() - start < 30  # of 90
         assert not trace.exists()
 
     def test_what_is_wrong_with_a_message_is_told_by_a_code_and_nothing_runs(

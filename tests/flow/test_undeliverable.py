@@ -151,7 +151,7 @@ def test_what_waits_and_runs_is_listed_and_cancelled(tmp_path: Path) -> None:
         documents = [request("Dog", "wait" if n == 0 else "echo", n, data={"n": n}) for n in range(5)]
         for document in documents:
             serving.caller.send(document)
-        assert kennel.gate.entered.acquire(timeout=5)
+        assert kennel.gate.entered.acquire(timeout=30)
         serving.seen("accepted", 5)
         listing = serving.overview.listing()
         assert listing.total == 5

@@ -16,7 +16,7 @@ from gofer.messaging.url import URL
 __all__ = ["WAIT", "Raw", "connected", "event", "send"]
 
 #: Seconds that any one thing may take.
-WAIT = 10.0
+WAIT = 30.0
 
 
 class Raw:

@@ -156,7 +156,7 @@ class Caller:
         """Wait until the replies so far are of these kinds."""
         eventually(lambda: self.words(sn) == words)
 
-    def end(self, sn: str | None, timeout: float = 15.0) -> dict[str, Any]:
+    def end(self, sn: str | None, timeout: float = 40.0) -> dict[str, Any]:
         """Wait for the reply that ends a request: a result or a rejection."""
 
         def ends() -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ __all__ = ["eventually"]
 _T = TypeVar("_T")
 
 
-def eventually(look: Callable[[], _T], timeout: float = 15.0, what: str = "") -> _T:
+def eventually(look: Callable[[], _T], timeout: float = 40.0, what: str = "") -> _T:
     """Look again and again until it returns something true, and return that; fail after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not (found := look()):

@@ -295,7 +295,7 @@ class TestReloading:
         old.actions.start()
         thread = threading.Thread(target=old.work)
         thread.start()
-        assert running.wait(5)
+        assert running.wait(30)
         new = self.reloaded(clock, old, sweep=action(seconds=1, splay=0)(lambda: None))
         clock.go(100)
         assert new.work() == 0

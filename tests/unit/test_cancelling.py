@@ -27,7 +27,7 @@ def test_numbers_that_are_awaited_are_bounded_and_forgotten(serving: Served) -> 
     plugin = serving.plugin
     cancelling = Cancelling(Book(), max_entries=3, max_age=0.5)
     for n in range(5):
-        assert cancelling.by_number(plugin, f"sn{n}").wait(5) == []
+        assert cancelling.by_number(plugin, f"sn{n}").wait(30) == []
     assert [cancelling.awaits(plugin, f"sn{n}") for n in range(5)] == [False, False, True, True, True]
     eventually(lambda: not cancelling.awaits(plugin, "sn4"), 5.0)
 
@@ -66,7 +66,7 @@ def test_a_request_is_either_cancelled_or_run(serving: Served) -> None:
             for sn in [str(document["sn"]) for document in documents[::3]]:
                 known = serving.book.get(sn)
                 if known is not None and known.state == "queued":
-                    cancelled.extend(cancelling.by_number(serving.plugin, sn).wait(5))
+                    cancelled.extend(cancelling.by_number(serving.plugin, sn).wait(30))
 
     disturber = threading.Thread(target=disturb)
     disturber.start()

@@ -190,7 +190,7 @@ def test_stop_wakes_it_from_another_thread(path: str) -> None:
         start = time.monotonic()
         broker.stop()
         thread.join(WAIT)
-        assert time.monotonic() - start < 1.0
+        assert time.monotonic() - start < WAIT / 2
     broker.stop()
 
 
@@ -205,7 +205,7 @@ def test_a_step_waits_no_longer_than_it_is_told(path: str) -> None:
         broker.step(0.0)
         start = time.monotonic()
         broker.step(0.2)
-        assert 0.1 < time.monotonic() - start < 1.0
+        assert 0.1 < time.monotonic() - start < WAIT / 2
 
 
 def test_it_rests_when_there_is_nothing_to_do(adapter: LocalAdapter) -> None:
@@ -213,4 +213,4 @@ def test_it_rests_when_there_is_nothing_to_do(adapter: LocalAdapter) -> None:
     before = time.process_time()
     ended = threading.Event()
     ended.wait(0.5)  # the time is what is measured: nothing is waited for
-    assert time.process_time() - before < 0.1
+    assert time.process_time() - before < 0.25  # it would be all of it

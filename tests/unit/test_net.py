@@ -21,7 +21,7 @@ from support.certificates import Certificates
 
 pytestmark = pytest.mark.xdist_group("net")  # one process makes what the module shares
 
-WAIT = 5.0
+WAIT = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ class TestTcp:
         start = time.monotonic()
         with pytest.raises(ConnectionLost, match=r"slow\.example:5.* in time"):
             open_socket(connector(5, "slow.example"), 0.3)
-        assert time.monotonic() - start < 1.5
+        assert time.monotonic() - start < WAIT / 2
         answer.set()
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -180,7 +180,7 @@ class TestTcp:
         start = time.monotonic()
         with pytest.raises(ConnectionLost) as caught:
             open_socket(connector(port, host), WAIT)
-        assert time.monotonic() - start < 1.0
+        assert time.monotonic() - start < WAIT / 2
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         assert where in str(caught.value)
         assert "refused" in str(caught.value)
@@ -200,7 +200,7 @@ class TestTcp:
             start = time.monotonic()
             with pytest.raises(ConnectionLost, match=r"no answer within 0\.4 s"):
                 open_socket(connector(port), 0.4)
-            assert 0.3 < time.monotonic() - start < 1.5
+            assert 0.3 < time.monotonic() - start < WAIT / 2
 
 
 class TestTls:
@@ -287,7 +287,7 @@ class TestTls:
             start = time.monotonic()
             with pytest.raises(ConnectionLost, match=r"no answer within 0\.4 s"):
                 open_socket(connector(port, scheme="amqps"), 0.4)
-            assert 0.3 < time.monotonic() - start < 1.5
+            assert 0.3 < time.monotonic() - start < WAIT / 2
 
 
 class TestFiles:

@@ -55,7 +55,7 @@ def post() -> Post:
 
 
 def test_ready_is_returned_at_once_without_a_turn(post: Post) -> None:
-    assert post.pump.drive(lambda: True, time.monotonic() + 10)
+    assert post.pump.drive(lambda: True, time.monotonic() + 30)
     assert post.most == 0
 
 
@@ -91,7 +91,7 @@ def test_who_times_out_while_pumping_hands_over(post: Post) -> None:
         start = time.monotonic()
         post.letters.put(1)
         assert long.result(30)
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 10  # not the 30 seconds of its wait
 
 
 def test_a_turn_that_raises_ends_its_own_wait_and_the_next_one_pumps(post: Post) -> None:
@@ -113,7 +113,7 @@ def test_sleepers_look_again_when_all_are_woken(post: Post) -> None:
             time.sleep(0.001)
         gone.set()
         post.pump.wake_all()
-        assert all(one.result(5) for one in waiting)
+        assert all(one.result(30) for one in waiting)
 
 
 def test_waiting_in_a_handler_is_refused(post: Post) -> None:
@@ -127,7 +127,7 @@ def test_waiting_in_a_handler_is_refused(post: Post) -> None:
             caught.append(refused)
 
     pump = Pump(turn, lambda: None)
-    assert pump.drive(lambda: bool(caught), time.monotonic() + 10)
+    assert pump.drive(lambda: bool(caught), time.monotonic() + 30)
     assert "thread that reads" in str(caught[0])
 
 
@@ -141,7 +141,7 @@ def test_alone_waits_for_the_pumper_to_leave_and_gives_up_in_time(post: Post) ->
         assert not post.pump.alone(lambda: done.append(1), 0.0)
         assert not post.pump.alone(lambda: done.append(1), 0.1)
         post.letters.put(0)
-        assert pumping.result(10)
+        assert pumping.result(30)
     assert post.pump.alone(lambda: done.append(2), 5.0)
     assert done == [2]
 

@@ -40,7 +40,7 @@ def test_as_many_run_at_a_time_as_there_are_threads(workers: Workers) -> None:
     met: list[str] = []
 
     def meet() -> None:
-        meeting.wait(5)
+        meeting.wait(30)
         met.append(threading.current_thread().name)
 
     workers.put(Job(meet))
@@ -70,7 +70,7 @@ def test_nothing_that_is_raised_ends_a_thread(
         workers.put(Job(fail))
     done = threading.Semaphore(0)
     workers.put(Job(done.release))
-    assert done.acquire(timeout=5)
+    assert done.acquire(timeout=30)
     eventually(lambda: caplog.text.count(f"{kind.__name__}: out") == 4)
 
 
@@ -89,7 +89,7 @@ def test_a_log_handler_that_raises_ends_no_thread(workers: Workers, capfd: pytes
             workers.put(Job(fail))
         done = threading.Semaphore(0)
         workers.put(Job(done.release))
-        assert done.acquire(timeout=5)
+        assert done.acquire(timeout=30)
         workers.stop(5)
     finally:
         logging.getLogger().removeHandler(bad)
@@ -107,7 +107,7 @@ def test_stop_gives_back_what_waits_and_tells_what_runs() -> None:
     workers.put(Job(stay, "runs"))
     workers.put(Job(lambda: sys.exit("never"), "waits"))
     workers.put(Job(lambda: sys.exit("never"), "waits, too"))
-    assert entered.wait(5)
+    assert entered.wait(30)
 
     waiting, running = workers.stop(0.05)
     assert (names(waiting), names(running)) == (["waits", "waits, too"], ["runs"])
@@ -128,7 +128,7 @@ def test_stop_waits_for_what_runs() -> None:
         done.append("ended")
 
     workers.put(Job(stay))
-    assert entered.wait(5)
+    assert entered.wait(30)
     threading.Timer(0.05, leave.set).start()
     assert workers.stop(5) == ([], [])
     assert done == ["ended"]

@@ -18,8 +18,8 @@ from gofer.testing.guard import Guard
 __all__ = ["AgentProcess"]
 
 _GOFERD = "import sys; from gofer.agent.main import main; sys.exit(main())"
-_READY = 20.0
-_END = 20.0
+_READY = 60.0
+_END = 60.0
 
 
 class AgentProcess:
