@@ -333,6 +333,20 @@ class TestRequests:
         with pytest.raises(Cancelled):
             trigger()
 
+    def test_data_that_is_large_is_left_out_of_a_long_list(self, site: Site, agent: Agent) -> None:
+        data = "x" * 3_000_000
+        numbers = [agent(wait=0, data=data).Dog().stay() for _ in range(4)]
+        agent.flush(20)
+        eventually(lambda: site.ask("requests")["total"] == 4)
+        found = self.listed(site)
+        told = [(len(one["data"] or ""), one["data_left_out"] or one["data_on_disk"]) for one in found]
+        assert [size for size, _ in told].count(3_000_000) <= 2
+        assert set(told) <= {(3_000_000, False), (0, True)}
+        assert site.mgt("--requests").count("xxxx...") == sum(size > 0 for size, _ in told)
+        for sn in numbers:
+            assert site.ask("cancel", sn=sn) == [sn]
+        eventually(lambda: not self.listed(site))
+
     def test_what_is_not_kept_can_be_neither_retried_nor_dropped(self, site: Site) -> None:
         for option in ("--retry", "--drop"):
             assert "only what is undeliverable or interrupted" in site.mgt(option, "abc", status=4)

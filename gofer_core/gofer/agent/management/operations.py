@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.management.view import plugin_line, show
-from gofer.agent.management.wire import Unusable
+from gofer.agent.management.wire import Unusable, encode
 from gofer.errors import ConfigError, GoferError, PluginError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _MOST = 1000  # requests listed, unless more are asked for
 _ALL = 100_000
+_DATA = 8 << 20  # bytes of callers' data in one listing
 
 _TEXT, _NUMBER, _OBJECT, _TEXTS = "text", "a whole number above 0", "an object", "a list of texts"
 
@@ -106,11 +107,13 @@ class Operations:
             found = requests.listing(plugin, most=min(most or _MOST, _ALL), **more)
         except ValueError as wrong:
             raise Unusable("malformed", str(wrong)) from wrong
-        return {
-            "entries": [one._asdict() for one in found.entries],
-            "total": found.total,
-            "unavailable": found.unavailable,
-        }
+        entries, left = [], _DATA
+        for one in found.entries:
+            size = 0 if one.data is None else len(encode(one.data))
+            left_out = size > left
+            left -= 0 if left_out else size
+            entries.append({**one._asdict(), "data": None if left_out else one.data, "data_left_out": left_out})
+        return {"entries": entries, "total": found.total, "unavailable": found.unavailable}
 
     def _cancel(self, asked: _Request) -> list[str]:
         sn, criteria, plugin = asked.text("sn"), asked.mapping("criteria"), asked.text("plugin")
