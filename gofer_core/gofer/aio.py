@@ -15,60 +15,33 @@ import asyncio
 import inspect
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 from gofer.errors import ConnectionLost, MessagingError, NotTaken
 from gofer.messaging.address import Address
-from gofer.messaging.connector import Connector
+from gofer.messaging.carrier import fresh
 from gofer.messaging.link import Link
 from gofer.messaging.loop import Alarm, LoopDriver
 from gofer.messaging.pool import pool
-from gofer.messaging.url import URL
-from gofer.proxy import seam
-from gofer.rmi.calling import INTERRUPTED, Call, Hear, Send, Step, Tell, flow
+from gofer.rmi.calling import INTERRUPTED, Call, Hear, Listen, Send, Step, Tell, advance, flow
 from gofer.rmi.options import Options
+from gofer.rmi.posts import Owner
+from gofer.rmi.remote import Line, Remote, seam
 from gofer.rmi.session import Session
-from gofer.rmi.stub import Stub, Trigger, new_request
 
 __all__ = ["Agent"]
 
 _CLOSE_WAIT = 5.0
 
 
-class Agent:
+class Agent(Remote):
     """An agent at an address, as :class:`gofer.proxy.Agent`; what that returns or raises is had by ``await``.
 
     To be used within one running event loop. ``await agent.close()``, or ``async with``, gives back its share of the
     connection. A progress callback may be a coroutine function. Arguments and options are the same, and raise the same.
     """
 
-    def __init__(self, url: str | URL | Connector, address: str, **options: Any) -> None:
-        self.__setup(_Line(Connector.of(url)), Address.parse(address), Options().having(options))
-
-    def __setup(self, line: _Line, address: Address, options: Options) -> Agent:
-        self.__line = line
-        self.__address = address
-        self.__options = options
-        return self
-
-    def __call__(self, **options: Any) -> Agent:
-        """Return a view of this agent with other options in place of some."""
-        view = object.__new__(type(self))
-        return view.__setup(self.__line, self.__address, self.__options.having(options))
-
-    def __getattr__(self, name: str) -> Stub:
-        if name.startswith("_"):
-            raise AttributeError(f"remote names do not start with '_': {name!r}")
-        return self[name]
-
-    def __getitem__(self, name: str | tuple[str, str]) -> Stub:
-        double = seam.double
-        return Stub(name, self.__invoke) if double is None else double.stub(name, self.__invoke, self.__line)
-
-    def __repr__(self) -> str:
-        return f"<Agent {str(self.__address)!r} at {self.__line.connector.url}>"
-
-    async def __aenter__(self) -> Agent:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -80,8 +53,8 @@ class Agent:
         Raises:
             NotTaken: some were not taken, or not within ``timeout`` seconds; ``reasons`` says which and why.
         """
-        if self.__line.used:
-            await self.__line.session(None).flush_async(self.__line, timeout)
+        if self._line.used:
+            await _session(self._line).flush_async(self._line.owner, timeout)
 
     async def close(self) -> None:
         """Flush, and give up the connection (the last one to do so closes it). Idempotent; the agent is done with.
@@ -89,77 +62,53 @@ class Agent:
         Raises:
             NotTaken: as ``flush``, within five seconds; it is closed all the same.
         """
-        await self.__line.close()
+        link = self._line.leave()
+        if link is None:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            await _session_of(link, loop).flush_async(self._line.owner, _CLOSE_WAIT)
+        finally:
+            self._line.owner.gone = True
+            if pool.users(link) == 1:
+                _driver(link, loop).stop()
+            # It says goodbye to the broker, and waits a moment for the answer: not in the loop's thread.
+            await loop.run_in_executor(None, pool.release, link)
 
-    def __invoke(
-        self, classname: str, method: str, cntr: list[Any] | None, args: tuple[Any, ...], kws: dict[str, Any], /
-    ) -> Any:
-        options = self.__options
-        document = new_request((classname, method, cntr), args, kws, str(self.__address), options)
-        if options.trigger:
-            return Trigger(document["sn"], lambda: self.__send(document, options))
-        return self.__send(document, options)
-
-    async def __send(self, document: dict[str, Any], options: Options) -> Any:
+    async def _send(self, document: dict[str, Any], options: Options) -> Any:
+        line = self._line
         if seam.double is not None:
-            self.__line.check()
-            return seam.double.answer(self.__line, document, options)
-        posts = self.__line.session(None)
-        failures = posts.failures(self.__line)
+            line.check()
+            return seam.double.answer(line, document, options)
+        session = _session(line)
+        failures = session.posts.failures(line.owner)
         if failures:
             raise NotTaken(failures)
         if options.reply is None and options.wait != 0:
-            session = self.__line.session(options.exchange) if options.exchange else posts
+            if options.exchange:
+                session = _session(line, options.exchange)
             document["replyto"] = session.replyto
             document["wait"] = options.wait
-            return await session.call_async(document, self.__address, options)
+            return await session.call_async(document, self._address, options)
         document["replyto"] = options.reply
-        await posts.post_async(document, self.__address, options, self.__line)
+        await session.post_async(document, self._address, options, line.owner)
         return document["sn"]
 
 
-class _Line:
-    """One agent's share in the loop's link, had by all its views."""
+def _session(line: Line, exchange: str | None = None) -> _Session:
+    loop = asyncio.get_running_loop()
+    link = line.link(loop)
+    if link.loop is not loop:
+        raise RuntimeError("this agent belongs to another event loop: make one in each")
+    return _session_of(link, loop, exchange)
 
-    def __init__(self, connector: Connector) -> None:
-        self.connector = connector
-        self._link: Link | None = None
-        self._closed = False
 
-    @property
-    def used(self) -> bool:
-        """Whether there may be something to flush: it has a link, or had one."""
-        return self._closed or self._link is not None
+def _session_of(link: Link, loop: asyncio.AbstractEventLoop, exchange: str | None = None) -> _Session:
+    return link.shared((_Session, exchange), lambda: _Session(_driver(link, loop), exchange))
 
-    def check(self) -> None:
-        """Raise ConnectionLost if it was closed."""
-        if self._closed:
-            raise ConnectionLost(f"this agent was closed ({self.connector.url})")
 
-    def session(self, exchange: str | None) -> _Session:
-        loop = asyncio.get_running_loop()
-        link = self._link
-        if link is None or link.abandoned:
-            self.check()
-            link = self._link = pool.acquire(self.connector, loop)
-        if link.loop is not loop:
-            raise RuntimeError("this agent belongs to another event loop: make one in each")
-        driver = link.shared(LoopDriver, lambda: LoopDriver(link, loop))
-        return link.shared((_Session, exchange), lambda: _Session(driver, exchange))
-
-    async def close(self) -> None:
-        link, self._closed = self._link, True
-        if link is None or link.abandoned:
-            return
-        try:
-            await self.session(None).flush_async(self, _CLOSE_WAIT)
-        finally:
-            self._link = None
-            driver: LoopDriver = link.shared(LoopDriver, lambda: LoopDriver(link, asyncio.get_running_loop()))
-            if pool.users(link) == 1:
-                driver.stop()
-            # It says goodbye to the broker, and waits a moment for the answer: not in the loop's thread.
-            await asyncio.get_running_loop().run_in_executor(None, pool.release, link)
+def _driver(link: Link, loop: asyncio.AbstractEventLoop) -> LoopDriver:
+    return link.shared(LoopDriver, lambda: LoopDriver(link, loop))
 
 
 class _Session(Session):
@@ -184,22 +133,30 @@ class _Session(Session):
         self._calls[call.conversation.sn] = call
         self._driver.want(1)
         try:
-            step = next(steps)
-            while True:
+            step = advance(steps)
+            while step is not None:
+                if isinstance(step, Tell):
+                    told = None if options.progress is None else options.progress(step.report)
+                    if inspect.isawaitable(told):
+                        await told
+                    step = advance(steps)
+                    continue
                 try:
-                    came = await self._take_async(step, call, alarm, address, options)
-                except Exception as raised:  # noqa: BLE001 - the flow decides what it means
-                    step = steps.throw(raised)
+                    came = await self._take_async(step, call, alarm, address)
+                except MessagingError as raised:
+                    step = advance(steps, error=raised)
                 else:
-                    step = steps.send(came)
-        except StopIteration as done:
-            return done.value
+                    step = advance(steps, came)
         finally:
             self._driver.want(-1)
             del self._calls[call.conversation.sn]
             self.link.forget(call.token)
+        try:
+            return call.conversation.outcome()
+        except StopIteration as stop:
+            raise RuntimeError(f"the method raised {stop!r}, which cannot be raised by a coroutine") from stop
 
-    async def _take_async(self, step: Step, call: Call, alarm: Alarm, address: Address, options: Options) -> Any:
+    async def _take_async(self, step: Step, call: Call, alarm: Alarm, address: Address) -> Any:
         if isinstance(step, Hear):
             while await alarm.wait(lambda: call.inbox or self.link.closed, step.deadline):
                 if not call.inbox:
@@ -211,37 +168,33 @@ class _Session(Session):
             await self._sendable(step.deadline)
             while not self._send(step, call, address):
                 await self._sendable(step.deadline)
-        elif isinstance(step, Tell):
-            if options.progress is not None:
-                told = options.progress(step.report)
-                if inspect.isawaitable(told):
-                    await told
-        else:
+        elif isinstance(step, Listen):
             await self._listen_async(step.deadline)
         return None
 
-    async def post_async(self, document: dict[str, Any], address: Address, options: Options, owner: object) -> None:
+    async def post_async(self, document: dict[str, Any], address: Address, options: Options, owner: Owner) -> None:
         """Do as ``post``."""
         deadline = monotonic() + (options.wait or self.post_wait)
         self._driver.want(1)
         try:
-            if len(self._posts) >= self.posts_most:
-                await self._driver.until(lambda: len(self._posts) <= self.posts_least, deadline)
+            if self.posts.crowded and not await self._driver.until(lambda: self.posts.eased, deadline):
+                raise self._too_many()
+            post = self._new_post(document, address, options, owner)
             await self._sendable(deadline)
-            while not self._post(document, address, options, owner, deadline):
+            while not self.posts.send(document["sn"], post, self.link.offer):
                 await self._sendable(deadline)
             if options.confirm:
-                await self._driver.until(lambda: document["sn"] not in self._posts, deadline)
-                self._confirmed(document["sn"])
+                await self._driver.until(lambda: document["sn"] not in self.posts, deadline)
+                self.posts.confirmed(document["sn"], post)
         finally:
             self._driver.want(-1)
 
-    async def flush_async(self, owner: object, timeout: float | None) -> None:  # noqa: ASYNC109 - as in flush
+    async def flush_async(self, owner: Owner, timeout: float | None) -> None:  # noqa: ASYNC109 - as in flush
         """Do as ``flush``."""
         deadline = None if timeout is None else monotonic() + timeout
-        if owner in self._posts.values():
-            await self._driver.until(lambda: owner not in self._posts.values(), deadline)
-        self._complain(owner)
+        if self.posts.of(owner):
+            await self._driver.until(lambda: not self.posts.of(owner), deadline)
+        self.posts.complain(owner)
 
     def _transmit(self, address: Address, body: bytes, deadline: float | None, **how: Any) -> int:
         return self.link.offer(address, body, **how)  # never waits: the loop's thread must not
@@ -253,9 +206,9 @@ class _Session(Session):
         await self._open(deadline)
         self.link.subscribe(subscription, 0)
         if not await self._driver.until(lambda: subscription.active or subscription.error, deadline):
-            raise ConnectionLost(f"no reply queue in time: {self.link.state}")
+            raise ConnectionLost(f"the broker did not answer for the reply queue: {self.link.state}")
         if not subscription.active and subscription.error is not None:
-            raise subscription.error
+            raise fresh(subscription.error)
 
     async def _sendable(self, deadline: float | None) -> None:
         while not self.link.sendable:

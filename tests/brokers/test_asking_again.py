@@ -55,9 +55,7 @@ def agent(rabbitmq: RabbitMQ, goferd: AgentProcess) -> Iterator[Agent]:
 
 def link_of(agent: Agent) -> Link:
     """Return the link that an agent's calls go through."""
-    line = agent._Agent__line  # type: ignore[attr-defined]  # nobody else needs it
-    link: Link = line.session(None).link
-    return link
+    return agent._line.link()
 
 
 def test_a_result_that_the_broker_forgot_is_given_again(

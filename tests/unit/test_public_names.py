@@ -109,7 +109,7 @@ gofer.messaging.document: Head Invocation Reply Request Result Signed VERSION de
 gofer.messaging.doorbell: Doorbell
 gofer.messaging.errands: Errands Question
 gofer.messaging.keyfiles: Watched files_in read_public read_secret
-gofer.messaging.link: Link Subscription
+gofer.messaging.link: Link Loop Subscription
 gofer.messaging.loop: Alarm LoopDriver
 gofer.messaging.mock: install register uninstall
 gofer.messaging.net: open_socket
@@ -125,7 +125,7 @@ gofer.proxy: Agent Double agent seam
 gofer.rmi.answers: Answers CannotSign Refusal
 gofer.rmi.api: API Target
 gofer.rmi.book: Arrival Book Known
-gofer.rmi.calling: Call Hear Heard INTERRUPTED Listen Send Step Tell flow
+gofer.rmi.calling: Call Hear Heard INTERRUPTED Listen Send Step Tell advance flow
 gofer.rmi.cancelling: Cancelling cancel
 gofer.rmi.clock: Clock Timer
 gofer.rmi.context: Context
@@ -158,12 +158,14 @@ gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Suc
 gofer.rmi.options: OPTION_NAMES Options Report
 gofer.rmi.outgoing: Fate GIVE_UP Outgoing
 gofer.rmi.overview: ANSWERING Entry INTERRUPTED Listing Overview STATES UNDELIVERABLE WAITING
+gofer.rmi.posts: Owner Post Posts
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.receiver: Receiver
 gofer.rmi.records: DAY ENDED Found INTERRUPTED OPEN Record Row UNDELIVERABLE UNSENT buried bury clean drop end find
     keep known load note open_rows remove revive take told
 gofer.rmi.recovery: go_on read recover revived
 gofer.rmi.refusing: Refusing start_of
+gofer.rmi.remote: Double Line Remote seam
 gofer.rmi.replays: Proof Replays Seen
 gofer.rmi.replies: Replies aside
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
@@ -173,7 +175,7 @@ gofer.rmi.session: Session
 gofer.rmi.shedding: BARE Bodies LIGHT WHOLE decode restore silenced slim
 gofer.rmi.shell: LIMIT Shell
 gofer.rmi.statuses: MOST_HELD Statuses
-gofer.rmi.stub: Invoke Method Stub Trigger new_request
+gofer.rmi.stub: Invoke Method Stub Trigger fixed new_request
 gofer.rmi.verification: Refused Verification Verified
 gofer.rmi.workers: Task Workers
 gofer.root: Root

@@ -14,7 +14,7 @@ import logging
 import threading
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from gofer.errors import ConnectionLost, MessagingError
 from gofer.messaging.adapter.base import Adapter
@@ -27,7 +27,7 @@ from gofer.messaging.sending import Sending
 from gofer.messaging.subscription import Subscription
 from gofer.messaging.turns import Turns
 
-__all__ = ["Link", "Subscription"]
+__all__ = ["Link", "Loop", "Subscription"]
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,13 @@ _LAST_ERRAND = 1.0
 _DISPOSE = 2.0
 
 
+class Loop(Protocol):
+    """An event loop, as far as links know of it."""
+
+    def is_closed(self) -> bool:
+        """Tell whether it will run no more."""
+
+
 class Link:
     """A connection that outlives its connections. Made by the pool, not by hand.
 
@@ -49,9 +56,11 @@ class Link:
         loop: the event loop that drives it, None for threads.
     """
 
-    def __init__(self, connector: Connector, adapter: type[Adapter], loop: object = None) -> None:
+    def __init__(self, connector: Connector, adapter: type[Adapter], loop: Loop | None = None) -> None:
         self.connector = connector
         self.loop = loop
+        #: Has its event loop drive it no more, and close it.
+        self.unhook: Callable[[], None] | None = None
         self._carrier = carrier = Carrier(connector)
         self.pump = Pump(self._turn, carrier.bell.ring, lambda: carrier.occupied)
         self._errands = Errands(carrier, adapter, self.pump.wake_all)
@@ -345,6 +354,16 @@ class Link:
                 return
             carrier.take_down(adapter, ConnectionLost("closed while idle"), quietly=True)
         adapter.close()
+
+    def retire(self) -> None:
+        """Close for good what nobody uses any more; an event loop that drives it stops that first."""
+        if self.unhook is not None:
+            try:
+                self.unhook()
+                return
+            except RuntimeError:
+                pass  # its loop is closed
+        self.close()
 
     def close(self) -> None:
         """Close for good: dispose of what subscriptions leave behind, and say goodbye. Idempotent, never raises.

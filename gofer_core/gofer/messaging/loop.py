@@ -57,7 +57,7 @@ class Alarm:
 
 
 class LoopDriver:
-    """Drives a link from its event loop. All of it runs in the loop's thread."""
+    """Drives a link from its event loop. All of it but ``unhook`` runs in the loop's thread."""
 
     def __init__(self, link: Link, loop: asyncio.AbstractEventLoop) -> None:
         self.link = link
@@ -68,6 +68,7 @@ class LoopDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._calls = 0
+        link.unhook = self.unhook
         loop.add_reader(link.turns.bell.fileno(), self._go_on)
 
     async def until(self, ready: Callable[[], object], deadline: float | None) -> bool:
@@ -95,6 +96,18 @@ class LoopDriver:
         self._watch(-1)
         if self._timer is not None:
             self._timer.cancel()
+
+    def unhook(self) -> None:
+        """Drive no more, and close the link in a thread beside. Any thread.
+
+        Raises:
+            RuntimeError: the loop is closed.
+        """
+        self._loop.call_soon_threadsafe(self._unhook)
+
+    def _unhook(self) -> None:
+        self.stop()
+        threading.Thread(target=self.link.close, name="gofer-close", daemon=True).start()
 
     def _go_on(self) -> None:
         """Take the turns that wait for nothing, then arrange for the next."""

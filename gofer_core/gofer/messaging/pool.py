@@ -1,7 +1,8 @@
 """The pool of links: one per broker in a process, the only state that the process shares.
 
-A link is counted: it is closed when its last user closes it, or five minutes after its last use. One keeper thread
-looks after the links that nobody drives, so that an idle caller still answers heartbeats. In a forked child the pool
+A link is counted: it is closed when its last user closes it, a few seconds after its last user was collected without
+closing it, and five minutes after its last use. One keeper thread looks after the links that nobody drives, so that an
+idle caller still answers heartbeats. In a forked child the pool
 starts empty; the parent's connections are dropped there without a word.
 """
 
@@ -16,7 +17,7 @@ from time import monotonic
 
 from gofer.messaging.adapter import find
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link
+from gofer.messaging.link import Link, Loop
 
 __all__ = ["Pool", "pool"]
 
@@ -24,8 +25,9 @@ _Key = tuple[Connector, object]
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which an unused connection is closed.
+#: Seconds after which a connection is closed that has users but no use, and one that has neither.
 _IDLE = 300.0
+_LINGER = 5.0
 #: Seconds between two looks of the keeper.
 _KEEP = 1.0
 
@@ -39,14 +41,14 @@ class Pool:
     def _start(self) -> None:
         self._lock = threading.RLock()  # the collector may release a link while this thread is in here
         #: For users to guard what they keep of links; made anew in a forked child, as all of this is.
-        self.guard = threading.Lock()
+        self.guard = threading.RLock()  # a signal handler may come to it in the thread that has it
         self._links: dict[_Key, Link] = {}
         self._users: dict[_Key, int] = {}
         self._keeper: threading.Thread | None = None
         self._poke = threading.Event()
         self._ends = False
 
-    def acquire(self, connector: Connector, loop: object = None) -> Link:
+    def acquire(self, connector: Connector, loop: Loop | None = None) -> Link:
         """Return the link for a connector and count one more user. Nothing is opened yet.
 
         Args:
@@ -61,20 +63,19 @@ class Pool:
             if link is None:
                 link = self._links[key] = Link(connector, find(connector.url, connector.adapter), loop)
                 self._users[key] = 0
-                if loop is None:
-                    self._ensure_keeper()
+                self._ensure_keeper()
                 self._ensure_end()
             self._users[key] = self._users.get(key, 0) + 1
             return link
 
     def release(self, link: Link, *, linger: bool = False) -> None:
-        """Count one user less. The last one closes the link, at once or (``linger``) when it has been idle for long."""
+        """Count one user less. The last one closes the link, at once or (``linger``) when it was idle for a bit."""
         with self._lock:
             key = (link.connector, link.loop)
             if link.abandoned or self._links.get(key) is not link:
                 return
             self._users[key] -= 1
-            if (linger and link.loop is None) or self._users[key] > 0:
+            if linger or self._users[key] > 0:
                 return
             del self._links[key], self._users[key]
             self._poke.set()  # the keeper of no links ends
@@ -125,34 +126,43 @@ class Pool:
             self._poke.wait(_KEEP)
             self._poke.clear()
             with self._lock:
-                links = {key: link for key, link in self._links.items() if link.loop is None}
+                links = dict(self._links)
                 if not links:
                     self._keeper = None
                     return
             for key, link in links.items():
-                link.keep()
-                left = link.unwritten
-                while left and not link.pump.busy:
-                    link.keep()
-                    if link.unwritten >= left:
-                        break  # the broker takes nothing at the moment
-                    left = link.unwritten
+                if link.loop is None:
+                    self._look_after(link)
                 if self._is_idle(link):
                     self._retire(key, link)
 
+    def _look_after(self, link: Link) -> None:
+        link.keep()
+        left = link.unwritten
+        while left and not link.pump.busy:
+            link.keep()
+            if link.unwritten >= left:
+                break  # the broker takes nothing at the moment
+            left = link.unwritten
+
     def _is_idle(self, link: Link) -> bool:
+        users = self.users(link)
+        if link.loop is not None:
+            return users == 0 or link.loop.is_closed()
         if not link.is_open:
-            return self.users(link) == 0
-        return not link.unsettled and not link.pump.busy and monotonic() - link.used_at > _IDLE
+            return users == 0
+        idle = monotonic() - link.used_at
+        return not link.unsettled and not link.pump.busy and idle > (_IDLE if users else _LINGER)
 
     def _retire(self, key: _Key, link: Link) -> None:
         with self._lock:
-            unused = self._users.get(key) == 0 and self._links.get(key) is link
+            over = link.loop is not None and link.loop.is_closed()
+            unused = self._links.get(key) is link and (over or self._users.get(key) == 0)
             if unused:
                 del self._links[key], self._users[key]
         if unused:
-            link.close()
-        else:
+            link.retire()
+        elif link.loop is None:
             link.suspend()
 
 

@@ -1,7 +1,7 @@
 """One call that waits for its result, as a flow without input or output.
 
-:func:`flow` is a generator: it yields what is to be done next, is sent what came of that, and returns the method's
-value. Synchronous and asynchronous callers drive the same flow, each in their own way.
+:func:`flow` is a generator: it yields what is to be done next, is sent what came of that, and returns when the call's
+conversation is done. Synchronous and asynchronous callers drive the same flow, each in their own way.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import to_builtins
 
-from gofer.errors import AdapterError, ConnectionLost, DocumentError, NotFound
+from gofer.errors import AdapterError, ConnectionLost, DocumentError, MessagingError, NotFound
 from gofer.messaging.adapter.base import Outcome
 from gofer.messaging.auth import verify
 from gofer.messaging.document import Reply
 from gofer.rmi.conversation import Conversation
 from gofer.rmi.options import Options, Report
 
-__all__ = ["INTERRUPTED", "Call", "Hear", "Heard", "Listen", "Send", "Step", "Tell", "flow"]
+__all__ = ["INTERRUPTED", "Call", "Hear", "Heard", "Listen", "Send", "Step", "Tell", "advance", "flow"]
 
 log = logging.getLogger(__name__)
 
@@ -101,20 +101,17 @@ def flow(
     *,
     encode: Callable[[float | None], bytes],
     state: Callable[[], str],
-) -> Generator[Step, Any, Any]:
-    """Take a call from its request to its end.
+) -> Generator[Step, Any, None]:
+    """Take a call from its request to its end, whose outcome is then to be had of its conversation.
 
     Args:
         encode: writes the document as it is now, for so long a time to live, and signs it if it is to be signed.
         state: tells how the connection is, in words.
 
-    Returns:
-        The method's value.
-
     Raises:
         RequestTimeout: no result within ``options.wait``.
         NotFound: nobody listens at the address.
-        Exception: what the method raised, or how else the request ended.
+        MessagingError: what taking a step raised.
     """
     conversation = call.conversation
     started = monotonic()
@@ -158,11 +155,28 @@ def flow(
             expired = expires is not None and now >= expires and not conversation.accepted
             if not expired and (deadline is None or now < deadline):
                 yield request(isolated=isolated)
-        return conversation.outcome()
     except ConnectionLost as lost:
         if deadline is None or monotonic() < deadline:
             raise
-        raise conversation.timeout(options.wait, options.ttl or options.wait, state()) from lost
+        why = str(lost) if conversation.state == "not sent" else state()
+        raise conversation.timeout(options.wait, options.ttl or options.wait, why) from lost
+
+
+def advance(
+    steps: Generator[Step, Any, None], came: object = None, *, error: MessagingError | None = None
+) -> Step | None:
+    """Return the next step of a flow, None when it has ended.
+
+    Args:
+        came: what came of the last step, None before the first.
+        error: what taking it raised, instead; the flow decides what that means.
+    """
+    try:
+        return steps.send(came) if error is None else steps.throw(error)
+    except StopIteration:
+        return None
+    finally:
+        del error  # else it, raised again, would hold this frame, and this frame it: and so the agent that called
 
 
 def _refused(outcome: Outcome, reason: str, address: str, *, again: bool) -> None:

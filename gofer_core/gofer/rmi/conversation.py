@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from gofer.errors import Rejected, RequestTimeout
@@ -28,7 +30,7 @@ class Conversation:
         self.done = False
         self.old = False
         self._value: Any = None
-        self._error: Exception | None = None
+        self._error: Callable[[], Exception] | None = None
 
     @property
     def accepted(self) -> bool:
@@ -48,12 +50,13 @@ class Conversation:
         if reply.result is not None:
             self.done = True
             if reply.result.exval is not None or reply.result.xclass is not None:
-                self._error = from_result(reply.result)
+                self._error = partial(from_result, reply.result)
             else:
                 self._value = reply.result.retval
         elif reply.status == "rejected":
             self.done = True
-            self._error = Rejected(self.sn, reply.code or "unknown", reply.description or "rejected", reply.details)
+            code, description = reply.code or "unknown", reply.description or "rejected"
+            self._error = partial(Rejected, self.sn, code, description, reply.details)
         elif reply.status == "progress":
             self.reached("progress")
             self.report = {
@@ -72,7 +75,7 @@ class Conversation:
     def outcome(self) -> Any:
         """Return the value, or raise what the request ended with. Only when ``done``."""
         if self._error is not None:
-            raise self._error
+            raise self._error()  # made now: one that is kept here would keep the frames that it was raised in
         return self._value
 
     def timeout(self, wait: float | None, ttl: float | None, link: str) -> RequestTimeout:

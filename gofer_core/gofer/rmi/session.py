@@ -6,20 +6,21 @@ One session per link and reply exchange, shared by all agents' proxies in the pr
 from __future__ import annotations
 
 import logging
-import sys
 import uuid
+from functools import partial
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
-from gofer.errors import DocumentError, MessagingError, NotTaken
-from gofer.messaging.adapter.base import Adapter, Delivery, Outcome, QueueSpec
+from gofer.errors import ConnectionLost, DocumentError, MessagingError
+from gofer.messaging.adapter.base import Adapter, Delivery, QueueSpec
 from gofer.messaging.address import Address
 from gofer.messaging.auth import sign
 from gofer.messaging.document import decode_reply, encode, shown, unwrap
 from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pump import Waiter
-from gofer.rmi.calling import INTERRUPTED, Call, Hear, Heard, Send, Step, Tell, flow
+from gofer.rmi.calling import INTERRUPTED, Call, Hear, Heard, Listen, Send, Step, Tell, advance, flow
 from gofer.rmi.options import Options
+from gofer.rmi.posts import Owner, Post, Posts
 
 __all__ = ["Session"]
 
@@ -29,32 +30,23 @@ log = logging.getLogger(__name__)
 _REPLY_EXPIRES = 600.0
 #: Replies that the broker may hand over before they are acknowledged.
 _PREFETCH = 1000
-#: Seconds that requests which nobody waited for may take at the end of the process.
-_EXIT_WAIT = 5.0
-
-
-class _Confirming(NamedTuple):
-    owner: object
 
 
 class Session:
     """Sends requests, and gives each caller the replies to its own. Thread-safe.
 
-    Of requests sent without waiting, ``posts_most`` may be unanswered by the broker, and these must fall to
-    ``posts_least`` before more are sent; such a request may wait ``post_wait`` seconds for the connection.
+    A request sent without waiting may wait ``post_wait`` seconds for the connection.
     """
 
-    posts_most, posts_least = 256, 192
     post_wait = 30.0
 
     def __init__(self, link: Link, exchange: str | None = None) -> None:
         self.link = link
         self.queue = str(uuid.uuid4())
         self.replyto = f"{exchange}/{self.queue}" if exchange else self.queue
+        self.posts = link.shared(Posts, lambda: Posts(link))
         self._exchange = exchange
         self._calls: dict[str, Call] = {}
-        self._posts: dict[str, object] = {}  # sn -> whose it is
-        self._failures: dict[str, tuple[object, str]] = {}
         self._subscription = Subscription(
             self.queue,
             _PREFETCH,
@@ -63,7 +55,6 @@ class Session:
             on_made=self._on_made,
             dispose=lambda adapter, timeout: adapter.delete_queue(self.queue, timeout),
         )
-        link.on_exit(self._goodbye)
 
     # -- sending with and without waiting -----------------------------------------------------------------------
 
@@ -90,21 +81,25 @@ class Session:
         )
         self._calls[call.conversation.sn] = call
         try:
-            step = next(steps)
-            while True:
+            step = advance(steps)
+            while step is not None:
+                if isinstance(step, Tell):  # what the callback raises is its caller's, and means nothing to the flow
+                    if options.progress is not None:
+                        options.progress(step.report)
+                    step = advance(steps)
+                    continue
                 try:
-                    came = self._take(step, call, waiter, address, options)
-                except Exception as raised:  # noqa: BLE001 - the flow decides what it means
-                    step = steps.throw(raised)
+                    came = self._take(step, call, waiter, address)
+                except MessagingError as raised:
+                    step = advance(steps, error=raised)
                 else:
-                    step = steps.send(came)
-        except StopIteration as done:
-            return done.value
+                    step = advance(steps, came)
         finally:
             del self._calls[call.conversation.sn]
             self.link.forget(call.token)
+        return call.conversation.outcome()
 
-    def _take(self, step: Step, call: Call, waiter: Waiter, address: Address, options: Options) -> Any:
+    def _take(self, step: Step, call: Call, waiter: Waiter, address: Address) -> Any:
         """Do one step of a call's flow, in the thread that made the call."""
         if isinstance(step, Hear):
             while self.link.drive(call.inbox.__len__, step.deadline, waiter):
@@ -113,102 +108,50 @@ class Session:
                     return event
         elif isinstance(step, Send):
             self._send(step, call, address)
-        elif isinstance(step, Tell):
-            if options.progress is not None:
-                options.progress(step.report)
-        else:
+        elif isinstance(step, Listen):
             self._listen(step.deadline)
         return None
 
-    def post(self, document: dict[str, Any], address: Address, options: Options, owner: object) -> None:
-        """Send a request without waiting for a result; what becomes of it is told by ``failures`` and ``flush``.
+    def post(self, document: dict[str, Any], address: Address, options: Options, owner: Owner) -> None:
+        """Send a request without waiting for a result; what becomes of it is told by ``posts.failures`` and ``flush``.
 
         Args:
             owner: whose request it is.
 
         Raises:
-            MessagingError: there is no connection; nothing was sent.
+            MessagingError: there is no connection, or no word for long about those sent before; nothing was sent.
             NotTaken: ``options.confirm``, and the broker did not take it.
         """
         deadline = monotonic() + (options.wait or self.post_wait)
-        if len(self._posts) >= self.posts_most:
-            self.link.drive(lambda: len(self._posts) <= self.posts_least, deadline)
-        self._post(document, address, options, owner, deadline)
+        if self.posts.crowded and not self.link.drive(lambda: self.posts.eased, deadline):
+            raise self._too_many()
+        post = self._new_post(document, address, options, owner)
+        self.posts.send(document["sn"], post, partial(self._transmit, deadline=deadline))
         if options.confirm:
-            self.link.drive(lambda: document["sn"] not in self._posts, deadline)
-            self._confirmed(document["sn"])
+            self.link.drive(lambda: document["sn"] not in self.posts, deadline)
+            self.posts.confirmed(document["sn"], post)
 
-    def _post(
-        self, document: dict[str, Any], address: Address, options: Options, owner: object, deadline: float | None
-    ) -> bool:
-        sn = document["sn"]
-        body = self._encode(document, options, options.ttl)
-        if options.confirm:
-            owner = _Confirming(owner)  # its failure is told to the one who waits for it, and to no other
-        self._posts[sn] = owner
-        token = 0
-        try:
-            token = self._transmit(
-                address, body, deadline, ttl=options.ttl, settled=lambda *how: self._posted(sn, *how)
-            )
-        finally:
-            if not token:
-                self._posts.pop(sn, None)
-        return token != 0
+    def _new_post(self, document: dict[str, Any], address: Address, options: Options, owner: Owner) -> Post:
+        # The failure of one that is waited for is told to the one who waits for it, and to no other.
+        owner = Owner() if options.confirm else owner
+        return Post(document, address, owner, options.ttl, lambda ttl: self._encode(document, options, ttl))
 
-    def _confirmed(self, sn: str) -> None:
-        """Raise what is known to have become of a request that was to be confirmed."""
-        if sn in self._posts:
-            raise NotTaken({sn: f"no word from the broker in time ({self.link.state})"})
-        if sn in self._failures:
-            raise NotTaken({sn: self._failures.pop(sn)[1]})
+    def _too_many(self) -> ConnectionLost:
+        count = len(self.posts)
+        return ConnectionLost(
+            f"not sent: the broker has not answered for {count} requests before it: {self.link.state}"
+        )
 
-    def flush(self, owner: object, timeout: float | None) -> None:
+    def flush(self, owner: Owner, timeout: float | None) -> None:
         """Wait until the broker has answered for all requests of this owner that were not waited for.
 
         Raises:
             NotTaken: some were not taken, or there is no word of some within ``timeout`` seconds.
         """
         deadline = None if timeout is None else monotonic() + timeout
-        if owner in self._posts.values():
-            self.link.drive(lambda: owner not in self._posts.values(), deadline)
-        self._complain(owner)
-
-    def _complain(self, owner: object) -> None:
-        """Raise what of this owner's requests was not taken, or not yet."""
-        late = [sn for sn, whose in list(self._posts.items()) if whose is owner]
-        failures = self.failures(owner)
-        failures.update((sn, f"no word from the broker in time ({self.link.state})") for sn in late)
-        if failures:
-            raise NotTaken(failures)
-
-    def failures(self, owner: object) -> dict[str, str]:
-        """Take what is known to have failed of this owner's requests; it is told once."""
-        if not self._failures:
-            return {}
-        told = {sn: why for sn, (whose, why) in list(self._failures.items()) if whose is owner}
-        for sn in told:
-            self._failures.pop(sn, None)
-        return told
-
-    def _goodbye(self) -> None:
-        """Flush at the end of the process, and complain on stderr about what was not taken."""
-        if self._posts and not self.link.abandoned:
-            try:
-                self.link.drive(lambda: not self._posts, monotonic() + _EXIT_WAIT)
-            except MessagingError:
-                pass  # told below
-        lost = {sn: why for sn, (_, why) in self._failures.items()}
-        lost.update((sn, f"no word from the broker ({self.link.state})") for sn in self._posts)
-        if lost and not self.link.abandoned:
-            print(f"gofer: {NotTaken(lost)}", file=sys.stderr)
-
-    def _posted(self, sn: str, outcome: Outcome, reason: str) -> None:
-        owner = self._posts.get(sn)
-        if outcome is not Outcome.TAKEN and owner is not None:
-            what = "nobody listens there" if outcome is Outcome.RETURNED else outcome.value
-            self._failures[sn] = (owner, f"{what} ({reason})" if reason else what)
-        self._posts.pop(sn, None)
+        if self.posts.of(owner):
+            self.link.drive(lambda: not self.posts.of(owner), deadline)
+        self.posts.complain(owner)
 
     # -- the way of one call ------------------------------------------------------------------------------------
 
@@ -228,7 +171,7 @@ class Session:
         call.sent_in = self._made
         # Its result is all the confirmation that a waiting caller needs; not asking for one spares the broker a
         # synchronous write for each request. But it must not overtake what was sent before without waiting.
-        confirm = step.isolated or bool(self._posts)
+        confirm = step.isolated or bool(self.posts)
         call.token = self._transmit(
             address,
             step.body,

@@ -10,7 +10,7 @@ from gofer.messaging.document import VERSION
 from gofer.messaging.value import plain
 from gofer.rmi.options import OPTION_NAMES, Options
 
-__all__ = ["Invoke", "Method", "Stub", "Trigger", "new_request"]
+__all__ = ["Invoke", "Method", "Stub", "Trigger", "fixed", "new_request"]
 
 
 class Invoke(Protocol):
@@ -55,6 +55,10 @@ class Stub:
         if name.startswith("_"):
             raise AttributeError(f"remote names do not start with '_': {name!r}")
         return self[name]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        fixed(self, name, "a remote object has no attributes to set from here")
+        object.__setattr__(self, name, value)
 
     def __getitem__(self, name: str) -> Method:
         return self._method(self.__name, _named(name), self.__cntr, self.__invoke)
@@ -107,6 +111,16 @@ class Trigger:
 
     def __repr__(self) -> str:
         return f"<Trigger {self.sn}{'' if self._pulls else ' (pulled)'}>"
+
+
+def fixed(thing: object, name: str, instead: str) -> None:
+    """Raise AttributeError for an attribute that would hide a remote name; a class's own may be set.
+
+    Args:
+        instead: what to do instead.
+    """
+    if not name.startswith("_") and not hasattr(type(thing), name):
+        raise AttributeError(f"{name!r} stands for something remote, and cannot be set: {instead}")
 
 
 def new_request(

@@ -1,0 +1,205 @@
+"""Processes that call: forked, stopped, and at their ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gofer.messaging.connector import Connector
+from gofer.messaging.link import Link
+from support.company import connected, declare, linked, run
+from support.localbroker import LocalBroker
+from support.waiting import eventually
+
+
+@pytest.fixture
+def broker(root: Path) -> Iterator[LocalBroker]:
+    with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def connector(broker: LocalBroker) -> Connector:
+    return connected(broker.url)
+
+
+@pytest.fixture
+def link(connector: Connector) -> Iterator[Link]:
+    with linked(connector) as link:
+        yield link
+
+
+def test_a_fork_while_another_thread_writes_drops_every_link_in_the_child(broker: LocalBroker) -> None:
+    ended = run(
+        """
+        import os, sys, threading
+        from gofer.messaging.adapter.base import QueueSpec
+        from gofer.messaging.address import Address
+        from gofer.messaging.connector import Connector
+        from gofer.messaging.pool import pool
+        from gofer.messaging.url import URL
+        links = [pool.acquire(Connector(URL.parse(sys.argv[1]), heartbeat=h)) for h in (5.0, 6.0)]
+        for link in links:
+            link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("sink"), timeout))
+        stop = threading.Event()
+        def write():
+            while not stop.is_set():
+                links[0].offer(Address("", "sink"), b"x" * (1 << 20))
+                links[0].call(lambda adapter, timeout: adapter.purge_queue("sink", timeout))
+        thread = threading.Thread(target=write)
+        thread.start()
+        bad = 0
+        for _ in range(100):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(any(not link.abandoned or link.is_open for link in links))
+            bad += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        stop.set()
+        thread.join()
+        print(bad)
+        """,
+        broker.url,
+    )
+    assert (ended.stdout, ended.stderr) == ("0\n", "")
+
+
+def test_a_child_forked_in_a_progress_callback_can_leave_it(broker: LocalBroker) -> None:
+    ended = run(
+        """
+        import os, signal, sys, threading, time
+        from gofer.messaging.connector import Connector
+        from gofer.messaging.url import URL
+        from gofer.proxy import Agent
+        from support.echo import EchoAgent
+        class Chatty(EchoAgent):
+            def answer(self, document, **said):
+                super().answer(document, status="progress", total=1, completed=0, details="")
+                super().answer(document)
+        with Chatty(sys.argv[1]), Agent(Connector(URL.parse(sys.argv[1]), heartbeat=6.0), "agent", wait=10) as agent:
+            stop = threading.Event()
+            def noise():
+                while not stop.is_set():
+                    agent.Dog().bark("noise")
+            threads = [threading.Thread(target=noise) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            children = []
+            def fork(report):
+                pid = os.fork()
+                if pid == 0:
+                    raise SystemExit(0)
+                children.append(pid)
+            for n in range(40):
+                try:
+                    agent(progress=fork).Dog().bark(n)
+                except SystemExit:
+                    os._exit(0)
+            stop.set()
+            for thread in threads:
+                thread.join()
+            hung, deadline = 0, time.monotonic() + 5
+            for pid in children:
+                while os.waitpid(pid, os.WNOHANG)[0] == 0:
+                    if time.monotonic() > deadline:
+                        hung += 1
+                        os.kill(pid, signal.SIGKILL)
+                        os.waitpid(pid, 0)
+                        break
+                    time.sleep(0.01)
+            print(len(children), hung)
+        """,
+        broker.url,
+    )
+    assert ended.stdout == "40 0\n", ended.stderr
+
+
+def test_a_child_of_multiprocessing_complains_at_its_end(broker: LocalBroker) -> None:
+    ended = run(
+        """
+        import multiprocessing, sys
+        from gofer.proxy import Agent
+        def work():
+            Agent(sys.argv[1], "no-such-queue", wait=0).Dog().bark(1)
+        process = multiprocessing.get_context("fork").Process(target=work)
+        process.start()
+        process.join()
+        """,
+        broker.url,
+    )
+    assert "nobody listens there" in ended.stderr
+
+
+def test_the_end_of_a_process_is_no_longer_for_many_dead_brokers(root: Path) -> None:
+    brokers = [LocalBroker(str(root / f"run/gofer/broker{n}.sock")) for n in range(3)]
+    for one in brokers:
+        one.start()
+    code = """
+        import sys
+        from gofer.proxy import Agent
+        from gofer.errors import NotTaken
+        from gofer.rmi import posts
+        posts._EXIT_WAIT = 1.5
+        agents = [Agent(url, "sink", wait=0) for url in sys.argv[1:]]
+        for agent in agents:
+            try:
+                agent(confirm=True).Dog().bark(0)
+            except NotTaken:
+                pass
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for agent in agents:
+            agent.Dog().bark(1)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *(one.url for one in brokers)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    for one in brokers:
+        one.freeze()
+    start = time.monotonic()
+    _, complaints = process.communicate("go\n", timeout=60)
+    took = time.monotonic() - start
+    for one in brokers:
+        one.thaw()
+        one.stop()
+    assert complaints.count("no word from the broker") == 3
+    assert took < 4.4  # 1.5 s, and not three times that; a bit is for goodbyes and a slow machine
+
+
+def test_a_process_that_stood_still_loses_nothing_that_it_sends_then(broker: LocalBroker, link: Link) -> None:
+    declare(link, "sink")
+    code = """
+        import sys, time
+        from gofer.messaging.connector import Connector
+        from gofer.messaging.url import URL
+        from gofer.proxy import Agent
+        agent = Agent(Connector(URL.parse(sys.argv[1]), heartbeat=0.5), "sink", wait=0)
+        agent.Dog().bark(0)
+        agent.flush(5)
+        print("ready", flush=True)
+        end = time.time() + 1
+        while time.time() < end:  # not asleep: the first to run when it goes on
+            pass
+        agent.Dog().bark(1)
+        agent.flush(5)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), broker.url],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGSTOP)
+    start = time.monotonic()
+    eventually(lambda: time.monotonic() - start > 2)  # the broker has given it up
+    process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors

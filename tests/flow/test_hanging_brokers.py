@@ -1,0 +1,230 @@
+"""Brokers that hang, hang up, or are not there: what calls and links make of them, and what it costs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from gofer.errors import AdapterError, ConnectionLost, NotFound, RequestTimeout
+from gofer.messaging.adapter.base import QueueSpec
+from gofer.messaging.adapter.local import LocalAdapter
+from gofer.messaging.broker import protocol
+from gofer.messaging.connector import Connector
+from gofer.messaging.link import Link, Subscription
+from gofer.messaging.pool import pool
+from gofer.messaging.url import URL
+from gofer.proxy import Agent
+from support.company import connected, declare, linked, rude_broker, run, silent_broker
+from support.echo import EchoAgent
+from support.localbroker import LocalBroker
+from support.waiting import eventually
+
+
+@pytest.fixture
+def broker(root: Path) -> Iterator[LocalBroker]:
+    with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def connector(broker: LocalBroker) -> Connector:
+    return connected(broker.url)
+
+
+@pytest.fixture
+def link(connector: Connector) -> Iterator[Link]:
+    with linked(connector) as link:
+        yield link
+
+
+def test_a_wait_is_kept_when_the_broker_does_not_answer_for_the_reply_queue(
+    broker: LocalBroker, connector: Connector, link: Link
+) -> None:
+    link.open(time.monotonic() + 10)
+    with Agent(connector, "agent", wait=0.5) as agent:
+        broker.freeze()
+        start = time.monotonic()
+        try:
+            with pytest.raises(RequestTimeout):
+                agent.Dog().bark(1)
+            assert time.monotonic() - start < 2
+        finally:
+            broker.thaw()
+
+
+def test_output_that_the_broker_does_not_take_costs_nothing(
+    broker: LocalBroker, connector: Connector, link: Link
+) -> None:
+    declare(link, "sink")
+    with Agent(connector, "sink", wait=0) as agent:
+        broker.freeze()
+        try:
+            agent.Dog().bark("x" * (4 << 20))
+            assert link.unwritten
+            before, start = time.process_time(), time.monotonic()
+            eventually(lambda: time.monotonic() - start > 1.5)  # the keeper has come by
+            assert time.process_time() - before < 0.5
+        finally:
+            broker.thaw()
+        agent.flush(10)
+
+
+def test_a_link_that_is_stuck_does_not_cost_another_one_its_heartbeats(
+    broker: LocalBroker, connector: Connector, link: Link, root: Path
+) -> None:
+    declare(link, "sink")
+    with LocalBroker(str(root / "run/gofer/other.sock")) as other, Agent(connector, "sink", wait=0) as agent:
+        idle = pool.acquire(Connector(URL.parse(other.url), heartbeat=0.5))
+        idle.open(time.monotonic() + 10)
+        before = idle.up_since
+        assert before is not None
+        broker.freeze()
+        try:
+            agent.Dog().bark("x" * (4 << 20))
+            eventually(lambda: time.monotonic() - before > 2)
+        finally:
+            broker.thaw()
+        agent.flush(10)
+        idle.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("q"), timeout))
+        assert idle.up_since == before
+        pool.release(idle)
+
+
+def test_a_message_that_ends_the_connection_is_not_sent_again_and_again(root: Path) -> None:
+    path = str(root / "rude.sock")
+    with rude_broker(path, protocol.Send) as rude, Agent(f"local://{path}", "q", wait=1.5) as agent:
+        with pytest.raises(RequestTimeout):
+            agent.Dog().bark(1)
+        assert 2 <= rude.connections < 20
+
+
+def test_a_subscription_that_ends_the_connection_is_tried_ever_more_rarely(root: Path) -> None:
+    path = str(root / "rude.sock")
+    link = pool.acquire(Connector(URL.parse(f"local://{path}")))
+    with rude_broker(path, protocol.Subscribe) as rude:
+        link.open(time.monotonic() + 5)
+        link.subscribe(Subscription("q", 1, lambda _: None), 0)
+        link.drive(lambda: False, time.monotonic() + 1.5)
+        assert 2 <= rude.connections < 12
+        pool.release(link)
+
+
+def test_links_that_nobody_uses_and_that_are_down_are_let_go(root: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for n in range(20):
+        with pytest.raises(ConnectionLost):
+            Agent(f"local://{root}/nobody{n}.sock", "q", wait=1).Dog().bark()
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= before, what="links of brokers that were never there")
+
+
+def test_a_call_without_descriptors_raises_what_it_always_raises(broker: LocalBroker) -> None:
+    ended = run(
+        """
+        import os, resource, sys
+        from gofer.errors import RequestTimeout
+        from gofer.messaging.connector import Connector
+        from gofer.messaging.pool import pool
+        from gofer.proxy import Agent
+        link = pool.acquire(Connector.of(sys.argv[1]))
+        link.open(None)
+        agent = Agent(sys.argv[1], "nobody", wait=1)
+        link.suspend()
+        most = len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        try:
+            while True:
+                os.dup(0)
+        except OSError:
+            pass
+        try:
+            agent.Dog().bark()
+        except RequestTimeout as late:
+            print(late.state, flush=True)
+        os._exit(0)
+        """,
+        broker.url,
+    )
+    assert ended.stdout == "not sent\n", ended.stderr
+
+
+def test_closing_does_not_wait_for_whoever_is_connecting(root: Path) -> None:
+    with silent_broker(str(root / "silent.sock")) as url, ThreadPoolExecutor(1) as threads:
+        agent = Agent(url, "agent", wait=30)
+        call = threads.submit(agent.Dog().bark, 1)
+        eventually(lambda: any(link.pump.busy for link in list(pool._links.values())))
+        start = time.monotonic()
+        agent.close()
+        with pytest.raises(ConnectionLost, match="closed"):
+            call.result(10)
+        assert time.monotonic() - start < 3
+
+
+class Fickle(LocalAdapter):
+    """Lets in once, and refuses the login from then on."""
+
+    tries = 0
+
+    def connect(self, timeout: float) -> None:
+        type(self).tries += 1
+        if self.tries > 1:
+            raise AdapterError("login refused: the password has changed")
+        super().connect(timeout)
+
+
+def test_a_login_that_is_refused_later_does_not_end_the_wait(broker: LocalBroker, connector: Connector) -> None:
+    """It may be granted again. When the time is over, the error says what was refused."""
+    link = Link(connector, Fickle)
+    link.open(time.monotonic() + 10)
+    broker.restart()
+    link.drive(lambda: not link.is_open, time.monotonic() + 5)
+    start = time.monotonic()
+    with pytest.raises(ConnectionLost, match="the password has changed"):
+        link.open(start + 0.7)
+    assert time.monotonic() - start >= 0.7
+    assert "the password has changed" in link.state
+    link.close()
+
+
+def test_a_first_login_that_is_refused_is_told_at_once(connector: Connector) -> None:
+    class Shut(Fickle):
+        tries = 1
+
+    link = Link(connector, Shut)
+    start = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(AdapterError, match="the password has changed") as caught:
+            link.open(start + 60)
+        assert len(caught.traceback) < 6  # its own: one object for all would grow with each who raises it
+    assert time.monotonic() - start < 10
+    link.close()
+
+
+def test_a_connection_of_agents_that_are_gone_is_closed_soon(
+    broker: LocalBroker, connector: Connector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gofer.messaging.pool._LINGER", 0.2)
+    with EchoAgent(broker.url):
+        assert Agent(connector, "agent", wait=5).Dog().bark(1) == 1
+        link = pool._links[connector, None]
+        assert Agent(connector, "agent", wait=5).Dog().bark(1) == 1
+        assert pool._links[connector, None] is link  # not at once: the next one may come
+        eventually(lambda: link.closed)
+
+
+def test_what_a_subscription_was_refused_for_is_told_whatever_follows(broker: LocalBroker, link: Link) -> None:
+    link.open(time.monotonic() + 10)
+    wanted = Subscription("no-such-queue", 1, lambda _: None)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(NotFound, match="no-such-queue") as caught:
+            link.subscribe(wanted, 5)
+        errors.append(caught.value)
+    assert errors[0] is not errors[1]
+    broker.freeze()
+    with pytest.raises(ConnectionLost, match="no-such-queue"):
+        link.subscribe(wanted, 0.2)
+    broker.thaw()

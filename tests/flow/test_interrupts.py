@@ -1,0 +1,216 @@
+"""Handlers, interrupts and signals in the middle of everything: the link lives on, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from types import FrameType
+from typing import Any
+
+import gofer
+import pytest
+from gofer.errors import ConnectionLost
+from gofer.messaging.adapter.base import Adapter, Delivery, QueueSpec
+from gofer.messaging.address import Address
+from gofer.messaging.connector import Connector
+from gofer.messaging.link import Link, Subscription
+from gofer.messaging.pool import pool
+from gofer.proxy import Agent
+from support.company import connected, linked
+from support.echo import EchoAgent
+from support.localbroker import LocalBroker
+from support.waiting import eventually
+
+
+@pytest.fixture
+def broker(root: Path) -> Iterator[LocalBroker]:
+    with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def connector(broker: LocalBroker) -> Connector:
+    return connected(broker.url)
+
+
+@pytest.fixture
+def link(connector: Connector) -> Iterator[Link]:
+    with linked(connector) as link:
+        yield link
+
+
+def test_a_handler_may_close_its_link(connector: Connector) -> None:
+    link, runs = pool.acquire(connector), []
+
+    def take(delivery: Delivery) -> None:
+        runs.append(delivery)
+        pool.release(link)
+
+    link.subscribe(
+        Subscription("q", 10, take, lambda adapter, timeout: adapter.declare_queue(QueueSpec("q"), timeout) and None), 5
+    )
+    link.send(Address("", "q"), b"x", deadline=None)
+    with pytest.raises(ConnectionLost, match="closed"):
+        link.drive(lambda: False, time.monotonic() + 5)
+    assert len(runs) == 1
+
+
+_OURS = tuple(os.path.join(os.path.dirname(gofer.__file__), part) for part in ("messaging", "rmi/session"))
+
+
+def interrupted(n: int, work: Callable[[], object]) -> bool:
+    """Do some work, with an interrupt where the n-th of our functions is entered; tell whether there were so many."""
+    entered = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal entered
+        if frame.f_code.co_filename.startswith(_OURS):
+            entered += 1
+            if entered == n:
+                raise KeyboardInterrupt
+
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return entered >= n
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # an interrupt in a collected generator
+def test_an_interrupt_anywhere_in_a_call_leaves_the_link_to_others(broker: LocalBroker, connector: Connector) -> None:
+    with EchoAgent(broker.url), Agent(connector, "agent", wait=2) as agent, ThreadPoolExecutor(1) as threads:
+        assert agent.Dog().bark(0) == 0
+        n, misses = 1, 0
+        while misses < 5:  # not every call takes the same way
+            misses = 0 if interrupted(n, lambda: agent.Dog().bark("interrupted")) else misses + 1
+            assert threads.submit(agent.Dog().bark, n).result(5) == n, n
+            assert agent.Dog().bark(n) == n, n
+            n += 3
+        assert n > 50
+
+
+@contextmanager
+def at_random(handler: Callable[[], object], seconds: float, most: float = 0.004) -> Iterator[None]:
+    """Have something done by a signal handler, again and again, at random instants of the main thread."""
+    random = Random(20261123)
+    end = time.monotonic() + seconds
+
+    def strike(*_: object) -> None:
+        handler()
+        if time.monotonic() < end:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, most))
+
+    before = signal.signal(signal.SIGALRM, strike)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_handler_may_send_at_any_instant(broker: LocalBroker, connector: Connector) -> None:
+    sent: list[str] = []
+    with EchoAgent(broker.url) as echo, Agent(connector, "agent", wait=10) as agent:
+        last = agent(wait=0)
+        assert agent.Dog().bark(0) == 0
+        with at_random(lambda: sent.append(last.Dog().bark("signal")), 1.0):
+            calls = 0
+            while signal.getitimer(signal.ITIMER_REAL)[0]:
+                assert agent.Dog().bark(calls) == calls
+                agent(wait=0).Dog().bark("post")
+                calls += 1
+        agent.flush(10)
+        eventually(lambda: len({document["sn"] for document in echo.seen}.intersection(sent)) == len(sent))
+        assert len(sent) > 20
+        assert calls > 20
+
+
+def test_a_signal_handler_that_calls_is_answered_or_told_that_it_cannot(
+    broker: LocalBroker, connector: Connector
+) -> None:
+    told: list[object] = []
+
+    def call() -> None:
+        try:
+            told.append(agent.Dog().bark("signal"))
+        except RuntimeError as refused:
+            told.append(refused)
+
+    with (
+        EchoAgent(broker.url),
+        Agent(connector, "agent", wait=10) as agent,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        assert agent.Dog().bark(0) == 0
+        going = [True]
+
+        def busy() -> int:
+            done = 0
+            while going:
+                assert agent.Dog().bark(done) == done
+                done += 1
+            return done
+
+        others = [threads.submit(busy) for _ in range(2)]
+        with at_random(call, 1.5, 0.02):
+            while signal.getitimer(signal.ITIMER_REAL)[0]:
+                assert agent.Dog().bark("main") == "main"
+        going.clear()
+        assert all(other.result(10) > 0 for other in others)
+    answered = told.count("signal")
+    assert answered > 10
+    assert all(isinstance(one, RuntimeError) for one in told if one != "signal")
+
+
+def test_a_call_that_waits_lets_a_signal_handler_call(broker: LocalBroker, connector: Connector) -> None:
+    """A last message at SIGTERM: the thread that handles it is the one that waits on the connection."""
+    told: list[object] = []
+    with EchoAgent(broker.url, hold=True) as echo, Agent(connector, "agent", wait=15) as agent:
+
+        def last(*_: object) -> None:
+            echo.hold = False
+            told.append(agent.Dog().bark("last words"))
+            echo.answer(echo.seen[0])
+
+        before = signal.signal(signal.SIGUSR1, last)
+        signaller = threading.Thread(
+            target=lambda: (eventually(lambda: echo.seen), os.kill(os.getpid(), signal.SIGUSR1))
+        )
+        signaller.start()
+        try:
+            assert agent.Dog().bark("waiting") == "waiting"
+        finally:
+            signaller.join()
+            signal.signal(signal.SIGUSR1, before)
+    assert told == ["last words"]
+
+
+def test_a_handler_that_waits_for_a_reply_is_told_that_it_cannot(connector: Connector) -> None:
+    with linked(connector) as link:
+        told: list[str] = []
+
+        def take(delivery: Delivery) -> None:
+            link.accept(delivery)
+            with pytest.raises(RuntimeError, match="cannot wait") as caught:
+                link.drive(lambda: False, time.monotonic() + 5)
+            told.append(str(caught.value))
+
+        link.subscribe(Subscription("q", 10, take, prepared), 5)
+        link.send(Address("", "q"), b"x", deadline=None)
+        assert link.drive(lambda: told, time.monotonic() + 5)
+
+
+def prepared(adapter: Adapter, timeout: float) -> None:
+    adapter.declare_queue(QueueSpec("q"), timeout)

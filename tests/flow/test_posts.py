@@ -1,0 +1,121 @@
+"""Requests sent without waiting: what becomes of them is told to whoever can be told, once."""
+
+from __future__ import annotations
+
+import gc
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gofer.errors import ConnectionLost, NotTaken
+from gofer.messaging.connector import Connector
+from gofer.messaging.link import Link
+from gofer.messaging.pool import pool
+from gofer.proxy import Agent
+from gofer.rmi.posts import Posts
+from gofer.rmi.session import Session
+from support.company import connected, declare, linked
+from support.echo import EchoAgent
+from support.localbroker import LocalBroker
+from support.waiting import eventually
+
+
+@pytest.fixture
+def broker(root: Path) -> Iterator[LocalBroker]:
+    with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def connector(broker: LocalBroker) -> Connector:
+    return connected(broker.url)
+
+
+@pytest.fixture
+def link(connector: Connector) -> Iterator[Link]:
+    with linked(connector) as link:
+        yield link
+
+
+def test_what_was_lost_with_the_connection_is_told_by_the_next_call(broker: LocalBroker, connector: Connector) -> None:
+    with EchoAgent(broker.url) as echo:
+        link = pool.acquire(connector)
+        agent = Agent(connector, "agent", wait=10)
+        assert agent.Dog().bark(1) == 1
+        broker.freeze()
+        lost = [agent(wait=0).Dog().bark(2)]
+        broker.kill()
+        if link.is_open:
+            lost.append(agent(wait=0).Dog().bark(3))
+        eventually(lambda: not link.is_open)
+        start = time.monotonic()
+        eventually(lambda: time.monotonic() - start > 1.3)  # the keeper has come by
+        broker.start()
+        eventually(lambda: echo.subscription.active)
+        with pytest.raises(NotTaken) as caught:
+            agent.Dog().bark(4)
+        assert sorted(caught.value.reasons) == sorted(lost)
+        agent.close()
+        pool.release(link)
+
+
+def test_failures_of_agents_that_are_gone_are_logged_and_hold_nothing(
+    broker: LocalBroker, connector: Connector, link: Link, caplog: pytest.LogCaptureFixture
+) -> None:
+    link.open(time.monotonic() + 10)
+    agent = Agent(connector, "nowhere", wait=0)
+    sn = agent.Dog().bark(1)
+    line = weakref.ref(agent._line)
+    del agent
+    gc.collect()
+    assert line() is None
+    eventually(lambda: sn in caplog.text)
+    assert "nobody listens there" in caplog.text
+    link.shared(Posts, lambda: Posts(link))._failures.clear()  # else told at the end of this process
+
+
+def test_so_many_without_an_answer_are_told_of_and_nothing_more_is_sent(
+    broker: LocalBroker, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "post_wait", 0.3)
+    declare(link, "sink")
+    with Agent(link.connector, "sink", wait=0) as agent:
+        broker.freeze()
+        sent = [agent.Dog().bark(n) for n in range(Posts.most)]
+        start = time.monotonic()
+        with pytest.raises(ConnectionLost, match="not sent: the broker has not answered for 256 requests"):
+            agent.Dog().bark("one more")
+        assert time.monotonic() - start < 3
+        broker.thaw()
+        agent.flush(10)
+        assert len(set(sent)) == Posts.most
+
+
+def test_few_but_large_ones_without_an_answer_are_many(
+    broker: LocalBroker, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "post_wait", 0.3)
+    monkeypatch.setattr(Posts, "bytes_most", 1 << 20)
+    declare(link, "sink")
+    with Agent(link.connector, "sink", wait=0) as agent:
+        broker.freeze()
+        agent.Dog().bark("x" * (1 << 20))
+        with pytest.raises(ConnectionLost, match="has not answered for 1 requests"):
+            agent.Dog().bark("one more")
+        broker.thaw()
+        agent.flush(10)
+
+
+def test_one_that_somebody_waited_for_is_told_once(
+    broker: LocalBroker, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "post_wait", 0.3)
+    link.open(time.monotonic() + 10)
+    with Agent(link.connector, "nowhere", wait=0) as agent:
+        broker.freeze()
+        with pytest.raises(NotTaken, match="no word from the broker in time"):
+            agent(confirm=True).Dog().bark(1)
+        broker.thaw()
+        agent.flush(10)  # it was refused by now, and that is no news
