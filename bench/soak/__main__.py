@@ -161,7 +161,7 @@ def answers(url: str) -> str:
         for queue in (PLAIN, ONCE):
             with Agent(url, queue, wait=20) as agent:
                 agent.Admin().hello()
-    except Exception as error:  # noqa: BLE001 - told
+    except Exception as error:  # noqa: BLE001 - whatever it is, the line says it
         return f"{type(error).__name__}: {error}"
     return "yes"
 

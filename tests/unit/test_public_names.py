@@ -124,6 +124,7 @@ gofer.messaging.value: MAX_DEPTH plain
 gofer.proxy: Agent Double agent seam
 gofer.rmi.answers: Answers CannotSign Refusal
 gofer.rmi.api: API Target
+gofer.rmi.beginnings: Beginnings
 gofer.rmi.book: Arrival Book Known
 gofer.rmi.calling: Call Hear Heard INTERRUPTED Listen Send Step Tell advance flow
 gofer.rmi.cancelling: Cancelling cancel
@@ -162,7 +163,7 @@ gofer.rmi.posts: Owner Post Posts
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.receiver: Receiver
 gofer.rmi.records: DAY ENDED Found INTERRUPTED OPEN Record Row UNDELIVERABLE UNSENT buried bury clean drop end find
-    keep known load note open_rows remove revive take told
+    keep known load note open_rows remove revive take told unnote
 gofer.rmi.recovery: go_on read recover revived
 gofer.rmi.refusing: Refusing start_of
 gofer.rmi.remote: Double Line Remote seam

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gofer.errors import DocumentError
 from gofer.rmi import records, recovery
 from gofer.rmi.answers import Refusal
+from gofer.rmi.beginnings import Beginnings
 from gofer.rmi.book import Book, Known
 from gofer.rmi.clock import Clock, Timer
 from gofer.rmi.custody import AlreadyBegun
@@ -75,6 +76,7 @@ class HeldByLedger:
         self._pace = 0.0  # seconds from one end to the next, about
         self._unsent: set[str] = set()  # keys of requests whose results stand in the ledger and were not taken
         self._remembered: dict[int, None] = {}  # hashes of the keys of what has ended, and stands in the ledger
+        self._beginnings = Beginnings(ledger.path.with_name("begun"))
         clock.call_after(_TIDY, self._tidy)
 
     # -- what comes -----------------------------------------------------------------------------------------------
@@ -183,7 +185,8 @@ class HeldByLedger:
             except DocumentError as bad:
                 raise Unavailable(f"the request in the ledger cannot be read: {bad}") from bad
         if (once or request.must_note) and not request.noted:
-            before = self._ledger.call(records.note(_record(request), once=once))
+            note = records.note(_record(request), once=once)
+            before = self._ledger.call(self._beginnings.noting(note, request.key))
             request.noted = True
             with self._lock:
                 self._held.pop(request, None)
@@ -191,6 +194,7 @@ class HeldByLedger:
                 raise AlreadyBegun(before.result)
             request.custody = _WRITTEN
             self._acknowledge(request)
+            self._beginnings.begins(request.key)
 
     def recall(self, request: Received, then: Callable[[], object]) -> None:
         """Have what the caller put beside a request in memory again, and go on; at once, if it is there."""
@@ -327,6 +331,9 @@ class HeldByLedger:
         else:
             self._enter(request)
             request.receiver.resume(request)
+        if row.runs == 1 and row.result is None and self._beginnings.spared(row.key):
+            self._ledger.post(records.unnote(row.key), kept=True)
+            row = row._replace(runs=0)
         recovery.go_on(request, row, self._bodies)
         return True
 

@@ -34,6 +34,7 @@ __all__ = [
     "revive",
     "take",
     "told",
+    "unnote",
 ]
 
 DAY = 86_400.0  # seconds
@@ -112,6 +113,15 @@ def note(record: Record, *, once: bool = False) -> Callable[[sqlite3.Connection]
             take(record)(file)
             file.execute("UPDATE requests SET runs = runs + 1 WHERE key = ?", (record.key,))
         return before
+
+    return work
+
+
+def unnote(key: str) -> Callable[[sqlite3.Connection], None]:
+    """Take back the note of a first run, which has not begun."""
+
+    def work(file: sqlite3.Connection) -> None:
+        file.execute("UPDATE requests SET runs = 0 WHERE key = ? AND state = ? AND runs = 1", (key, OPEN))
 
     return work
 
