@@ -343,10 +343,10 @@ class TestSystem:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As that of System V does: it is what `shutdown -c` ends."""
-        (tmp_path / "shutdown").write_text("#!/bin/sh\necho it will be\nexec sleep 0.5\n")
+        (tmp_path / "shutdown").write_text("#!/bin/sh\necho it will be\nexec sleep 2.5\n")
         (tmp_path / "shutdown").chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        monkeypatch.setattr(gofer_plugin_system.power, "_SOON", 0.2)
+        monkeypatch.setattr(gofer_plugin_system.power, "_SOON", 1.5)
         assert gofer_plugin_system.power.System().halt() == (0, {"stdout": "it will be\n", "stderr": ""})
 
 
