@@ -1,0 +1,5 @@
+"""Ends the process when it is imported."""
+
+import sys
+
+sys.exit("that was all")
