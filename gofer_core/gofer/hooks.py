@@ -36,7 +36,8 @@ hookimpl = pluggy.HookimplMarker("gofer")
 def gofer_load(plugin: Plugin) -> None:
     """Take part in a plugin's loading, before it is attached to its queue.
 
-    Called by the thread that loads. Raising quarantines that plugin.
+    Called by the thread that loads; the plugin's own ``@load`` functions come after all hooks. Raising quarantines that
+    plugin; at a reload, its old code goes on.
     """
 
 
@@ -44,7 +45,8 @@ def gofer_load(plugin: Plugin) -> None:
 def gofer_unload(plugin: Plugin) -> None:
     """Take part in a plugin's unloading, when its last call has ended.
 
-    Called by the thread that unloads. Raising is logged; the plugin is unloaded all the same.
+    Called by the thread that unloads; the plugin's own ``@unload`` functions come before all hooks. Raising is logged;
+    the plugin is unloaded all the same.
     """
 
 
