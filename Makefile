@@ -29,7 +29,7 @@ help:
 	@echo "make demo    install gofer into $(VENV) and watch an agent, a plugin and a few calls"
 	@echo "make test    everything: the checks below and all tests, brokers included"
 	@echo "make check   ruff, mypy --strict, import-linter and the pinned public names"
-	@echo "make unit    the tests that need nothing but Python"
+	@echo "make unit    the tests that need nothing but Python and a C compiler"
 	@echo "make bench   the speed of calls beside raw py-amqp, on a RabbitMQ of its own"
 	@echo "make soak    ten minutes of calls while goferd and RabbitMQ are killed at random"
 	@echo "make docs    the documentation as a site, in build/site"
@@ -39,7 +39,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/gofer demo $(ARGS)
 
 test: $(TOOLS) check
-	@scripts/need-rabbitmq
+	@scripts/need $(VENV)/bin/python broker compiler
 	$(pytest) $(ARGS)
 
 check: $(TOOLS)
@@ -51,14 +51,15 @@ check: $(TOOLS)
 	$(VENV)/bin/python -m pytest -q tests/unit/test_public_names.py
 
 unit: $(TOOLS)
+	@scripts/need $(VENV)/bin/python compiler
 	$(pytest) tests/unit $(ARGS)
 
 bench: $(TOOLS)
-	@scripts/need-rabbitmq
+	@scripts/need $(VENV)/bin/python broker
 	$(VENV)/bin/python bench/run.py $(ARGS)
 
 soak: $(TOOLS)
-	@scripts/need-rabbitmq
+	@scripts/need $(VENV)/bin/python broker
 	PYTHONPATH=bench $(VENV)/bin/python -m soak $(ARGS)
 
 docs: $(TOOLS) reference

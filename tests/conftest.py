@@ -31,6 +31,24 @@ _PRIVATE = ("var/lib/gofer", "run/gofer")
 _GRACE = 2.0  # seconds in which a thread or a child that was told to end must be gone
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have tests that share what a module or a class makes once run by one process, or each would make it, too."""
+    for item in items:
+        definitions = getattr(item, "_fixtureinfo", None)
+        if definitions is None or item.get_closest_marker("xdist_group") is not None or "rabbitmq" in _names(item):
+            continue
+        scopes = {one[-1].scope for one in definitions.name2fixturedefs.values() if one}
+        if "module" in scopes:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+        elif "class" in scopes:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.rpartition("::")[0]))
+
+
+def _names(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
+
+
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A private GOFER_ROOT with its directories, set in the environment of this process and of those it starts."""
