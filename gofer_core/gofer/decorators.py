@@ -92,7 +92,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What ``version`` has said about a class: callers name it ``of``, and if it is the ``default`` without a number."""
+    """What ``version`` has said about a class: callers name it ``of``, and without a number if it is the ``default``."""
 
     number: str
     of: str
@@ -194,7 +194,9 @@ def action(
                 raise TypeError(f"@action on {name}: {part} is a number, 0 or more, not {value!r}")
         interval = float(seconds + 60 * (minutes + 60 * (hours + 24 * (days + 7 * weeks))))
         if interval and not _SHORTEST <= interval <= _LONGEST:
-            raise TypeError(f"@action on {name}: an interval is {_SHORTEST} seconds to 10 years, not {interval:g} seconds")
+            raise TypeError(
+                f"@action on {name}: an interval is {_SHORTEST} seconds to 10 years, not {interval:g} seconds"
+            )
         if cron is not None:
             _check_cron(name, cron, interval)
         if splay is not None:
