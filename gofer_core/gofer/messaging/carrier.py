@@ -90,6 +90,11 @@ class Carrier:
                 " send without waiting (wait=0): have it set a flag, or start a thread that calls"
             )
 
+    @property
+    def queued(self) -> int:
+        """How many bytes wait for the adapter."""
+        return sum(size for _, size in list(self.queue)) if self.queue else 0
+
     def drain(self, *, mine: bool = False) -> None:
         """Do what waited for the adapter, if it is free; or ``mine``: if it is away with the calling thread."""
         while self.queue and (mine or not self.away) and not self.inside:

@@ -124,9 +124,9 @@ class Link:
 
     @property
     def unwritten(self) -> int:
-        """How many bytes wait for the socket."""
+        """How many bytes wait for the socket, or for the adapter."""
         adapter = self._carrier.adapter
-        return 0 if adapter is None else adapter.unwritten
+        return self._carrier.queued + (0 if adapter is None else adapter.unwritten)
 
     def shared(self, key: object, make: Callable[[], _T]) -> _T:
         """Return what all users of this link share under a key, made on first use."""

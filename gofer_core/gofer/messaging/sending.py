@@ -163,8 +163,7 @@ class Sending:
             work(adapter, about)
 
     def _crowded(self) -> bool:
-        queue = list(self._carrier.queue)
-        return len(queue) > _QUEUED or sum(size for _, size in queue) > _OUTBOX
+        return len(self._carrier.queue) > _QUEUED or self._carrier.queued > _OUTBOX
 
     def _later(self, address: Address, body: bytes, how: dict[str, Any], settled: Settle | None, *, room: bool) -> int:
         """Send a message as soon as the adapter is free: somebody asks the broker something, or this thread uses it."""
