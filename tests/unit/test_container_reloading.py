@@ -8,7 +8,8 @@ import sys
 import sysconfig
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -375,3 +376,63 @@ class TestExtensionModules:
 
         assert sys.modules["swift.fast"] is not before
         assert kennel["quick"]["number"]() == 1
+
+
+class TestMeanwhile:
+    """While new code is being loaded, which takes as long as ``threading.gate`` says."""
+
+    WAITS = "import threading; threading.begun.set(); assert threading.gate.wait(20)"
+
+    @pytest.fixture
+    def reloading(self, kennel: Kennel, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Thread]:
+        begun, gate = threading.Event(), threading.Event()
+        monkeypatch.setattr(threading, "begun", begun, raising=False)
+        monkeypatch.setattr(threading, "gate", gate, raising=False)
+        kennel.plugin("front", "", main="enabled=1\nforward=dog")
+        install(kennel.site, "dog", code(1))
+        describe(kennel.root, "dog", "[main]\nenabled=1\naccept=*\n")
+        kennel.start()
+        kennel.change("dog", code(2, load=self.WAITS))
+        thread = threading.Thread(target=lambda: kennel.container.reload("dog"))
+        thread.start()
+        assert begun.wait(20)
+        yield thread
+        gate.set()
+        thread.join(20)
+
+    def test_what_is_forwarded_to_it_waits_for_it(
+        self, kennel: Kennel, reloading: threading.Thread, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with ThreadPoolExecutor(1) as threads:
+            forwarded = threads.submit(lambda: list(kennel.container.forwards(kennel["front"])))
+            with pytest.raises(TimeoutError):
+                forwarded.result(0.1)
+            threading.gate.set()  # type: ignore[attr-defined]  # of this test
+
+            (plugin,) = forwarded.result(20)
+            assert plugin["version"]() == 2
+
+    def test_the_agent_stops_all_the_same(self, kennel: Kennel, reloading: threading.Thread) -> None:
+        kennel.container.stop(0.1)
+
+        assert reloading.is_alive()  # a plugin's code holds it up, and nothing waits for that
+
+    def test_another_change_waits(self, kennel: Kennel, reloading: threading.Thread) -> None:
+        with ThreadPoolExecutor(1) as threads:
+            unloaded = threads.submit(kennel.container.unload, "dog")
+            with pytest.raises(TimeoutError):
+                unloaded.result(0.1)
+            threading.gate.set()  # type: ignore[attr-defined]  # of this test
+            unloaded.result(20)
+        assert "dog" not in kennel.container.plugins
+
+    def test_code_that_is_being_loaded_changes_nothing(self, kennel: Kennel, errors: Callable[[], list[str]]) -> None:
+        kennel.plugin("dog", DOG)
+        meddle = "Plugin.find(__name__).container.unload('dog')"
+        kennel.plugin("meddler", f"from gofer.agent.plugin import Plugin\n{meddle}")
+
+        kennel.start()
+
+        (line,) = errors()
+        assert "plugin 'meddler' is being loaded: nothing can be loaded or unloaded by it now" in line
+        assert kennel["dog"].state is State.RUNNING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from contextlib import AbstractContextManager
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,7 @@ class Attachment:
         self.max_message = container.config.messaging.max_message
         self._exclusive = _exclusive(plugin)
         self._over = False
+        self._held = threading.Lock()
         self._links = container.links
         self.link = self._links.acquire(connector)
         self.receiver = Receiver(
@@ -157,7 +159,7 @@ class Attachment:
         left = self.receiver.stop(max(0.0, deadline - monotonic()))
         if left:
             log.warning("plugin %s: %d requests have not ended in time; the broker keeps them", self.name, len(left))
-        self._links.release(self.link)
+        self._release()
 
     def retire(self) -> None:
         """Take no more, and go on until all that was accepted has ended, however long that takes. ``stop`` ends it."""
@@ -169,7 +171,11 @@ class Attachment:
 
     def discard(self) -> None:
         """Undo the making: it was not started."""
-        self._links.release(self.link)
+        self._release()
+
+    def _release(self) -> None:
+        if self._held.acquire(blocking=False):  # once, whoever stops it
+            self._links.release(self.link)
 
     def leave(self, deadline: float) -> bool:
         """Take no more, and let all that was accepted end by the deadline. ``managed`` 2: empty and delete the queue.

@@ -491,8 +491,14 @@ class PluginContainer:
         for name in plugin.descriptor.forward:
             for other in list(self.plugins.values()) if name == "*" else filter(None, [self.plugins.get(name)]):
                 agreed = "*" in other.descriptor.accept or plugin.name in other.descriptor.accept
-                if agreed and other is not plugin and other.state is State.RUNNING:
-                    yield other
+                if not agreed or other is plugin:
+                    continue
+                now: Plugin | None = other
+                if other.company and plugin.name not in other.company:  # it is being loaded again
+                    other.reloaded.wait(self.config.main.shutdown_timeout)
+                    now = self.plugins.get(other.name)
+                if now is not None and now.state is State.RUNNING:
+                    yield now
 
     def _running(self) -> list[Plugin]:
         return [plugin for plugin in list(self.plugins.values()) if plugin.state is State.RUNNING]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
@@ -81,6 +82,8 @@ class Plugin:
         self.needs: set[str] = set()
         #: Those that are loaded again together with it, while they are: its code finds these instead of the old ones.
         self.company: Mapping[str, Plugin] = {}
+        #: Set when that has ended, one way or the other.
+        self.reloaded = threading.Event()
         #: The name of the one that its code looks for at the moment, while it is loaded.
         self.asks: str | None = None
         self._foreign: tuple[str, ...] = ()

@@ -93,6 +93,14 @@ class Reload:
             Refused: one of the new ones cannot be loaded; the old ones run on. If one of these could not be loaded
                 again either, after it had been unloaded for the sake of the new one, it is quarantined.
         """
+        try:
+            return self._run(timeout)
+        finally:
+            for new in self._new.values():
+                new.company = {}
+                new.reloaded.set()
+
+    def _run(self, timeout: float) -> list[Plugin]:
         deadline = monotonic() + timeout
         try:
             self._import(timeout)
@@ -133,9 +141,9 @@ class Reload:
         ]
         for new in self._new.values():
             find_plugin(self._container.root, new)
-        for old in olds:
-            if old.source is not None:
-                self._aside.take(old.source.tops, old.source.module, others)
+        for one in (*olds, *self._new.values()):  # the new one's may be others
+            if one.source is not None:
+                self._aside.take(one.source.tops, one.source.module, others)
         failed: list[BaseException] = []
 
         def work() -> None:
@@ -281,7 +289,6 @@ class Reload:
             self._container.plugins[name].take(api, added)
         for old, new in self._pairs:
             new.state, old.state = State.RUNNING, State.STOPPED
-            new.company = {}
         for old, new in self._pairs:
             self._container.attachments.follow(new, self._made.get(new.name))
             new.workers.start()
