@@ -92,7 +92,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What ``version`` has said about a class: callers name it ``of``, and without a number if it is the ``default``."""
+    """What ``version`` said about a class: callers name it ``of``, and without a number if it is the ``default``."""
 
     number: str
     of: str

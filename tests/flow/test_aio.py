@@ -78,8 +78,9 @@ class TestCalls:
                 threads = threading.active_count()
                 values = await asyncio.gather(*(probe.echo(n) for n in range(1000)))
                 assert values == list(range(1000))
-                assert len(os.listdir("/proc/self/fd")) == descriptors
-                assert threading.active_count() == threads
+                # Fewer, where what connected, or an earlier test, has let go of its own only now.
+                assert len(os.listdir("/proc/self/fd")) <= descriptors
+                assert threading.active_count() <= threads
 
         asyncio.run(main())
 
