@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -120,7 +121,7 @@ class TestRequests:
         logging.getLogger("gofer").addHandler(failures)
         try:
             for body in bodies:
-                serving.caller.link.offer(Address.parse("kennel-queue"), body)
+                serving.caller.send(body)
             assert serving.caller.value("Dog", "echo", "still here") == "still here"
         finally:
             logging.getLogger("gofer").removeHandler(failures)
@@ -264,7 +265,7 @@ class Consumed:
         last = f"last-{next(self.numbers)}"
         del self.heard[:]
         for body in [*bodies, encode({"sn": last, "version": "2.0", "result": {"retval": 1}})]:
-            assert self.link.offer(Address.parse("told-replies"), body)
+            self.link.send(Address.parse("told-replies"), body, deadline=monotonic() + 20)
         eventually(lambda: self.heard and self.heard[-1].sn == last, what=str(bodies))
         return [(one.kind, one.sn) for one in self.heard[:-1]]
 

@@ -10,9 +10,9 @@ A schedule is used by one thread at a time. What was missed (asleep, or busy wit
 from __future__ import annotations
 
 import logging
-import random
 import time
 from datetime import UTC, datetime, timedelta, tzinfo
+from random import SystemRandom
 from typing import Any, NamedTuple, Protocol
 
 from gofer.crontab import Crontab, parse_crontab
@@ -75,7 +75,7 @@ class Once:
     """Due one time, ``splay`` seconds from now at most."""
 
     def __init__(self, splay: float, now: Moment) -> None:
-        self._due: float | None = now.steady + random.uniform(0, splay)  # noqa: S311 - it spreads, and hides nothing
+        self._due: float | None = now.steady + SystemRandom().uniform(0, splay)
 
     @property
     def text(self) -> str:
@@ -95,7 +95,7 @@ class Every:
         from apscheduler.triggers.interval import IntervalTrigger
 
         most = min(interval * _SPLAY, _MOST_SPLAY) if splay is None else splay
-        first = _steady(now) + timedelta(seconds=random.uniform(0, most))  # noqa: S311 - it spreads, and hides nothing
+        first = _steady(now) + timedelta(seconds=SystemRandom().uniform(0, most))
         self._interval = interval
         self._trigger = IntervalTrigger(seconds=interval, start_date=first, timezone=UTC)
         self._due = first
@@ -129,7 +129,7 @@ class Cron:
         # As far apart as the next two runs are: no more than that, or some would be left out.
         period = (self._after(self._due + _INSTANT) - self._due).total_seconds()
         most = min(period * _SPLAY, _MOST_SPLAY) if splay is None else min(splay, period)
-        self._offset = timedelta(seconds=random.uniform(0, most))  # noqa: S311 - it spreads, and hides nothing
+        self._offset = timedelta(seconds=SystemRandom().uniform(0, most))
         self._skew = _skew(now)
 
     @property

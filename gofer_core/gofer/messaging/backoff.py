@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+from random import SystemRandom
 from time import monotonic
 
 __all__ = ["Backoff"]
@@ -25,7 +25,8 @@ class Backoff:
 
     def failed(self) -> float:
         """Note a failure, and return the seconds until the next try."""
-        delay = random.uniform(0, min(self._most, _FIRST * 2.0 ** min(self.failures, 20)))  # noqa: S311 - spreads load
+        # Not the generator of the module: a program that seeds that would have its fleet come back together.
+        delay = SystemRandom().uniform(0, min(self._most, _FIRST * 2.0 ** min(self.failures, 20)))
         self.failures += 1
         self.due = monotonic() + delay
         return delay

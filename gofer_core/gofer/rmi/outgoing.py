@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
+from random import SystemRandom
 from typing import TYPE_CHECKING
 
 from gofer.messaging.adapter.base import Outcome
@@ -200,7 +200,8 @@ class Outgoing:
     def _wait(self, letter: _Letter, longest: float) -> float:
         letter.tries += 1
         most: float = min(longest, _FIRST_WAIT * 2 ** min(letter.tries, 16))
-        return random.uniform(0.5, 1.0) * most  # noqa: S311 - no secret
+        # Not the generator of the module: a plugin may have seeded that, on all of its machines alike.
+        return SystemRandom().uniform(0.5, 1.0) * most
 
     def _drop(self, letter: _Letter, why: str) -> None:
         if not self._claim(letter):

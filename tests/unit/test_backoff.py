@@ -1,0 +1,41 @@
+"""When to try again."""
+
+from __future__ import annotations
+
+import random
+from time import monotonic
+
+from gofer.messaging.backoff import Backoff
+
+
+def waits(count: int) -> list[float]:
+    backoff = Backoff(30.0)
+    return [backoff.failed() for _ in range(count)]
+
+
+def test_waits_are_spread_and_grow_up_to_a_ceiling() -> None:
+    many = [waits(12) for _ in range(200)]
+    for n in range(12):
+        most = min(30.0, 0.25 * 2**n)
+        assert 0 <= min(one[n] for one in many) < 0.1 * most
+        assert 0.9 * most < max(one[n] for one in many) <= most
+
+
+def test_a_program_that_seeds_does_not_bring_its_fleet_back_together() -> None:
+    random.seed(7)
+    first = waits(20)
+    random.seed(7)
+    before = random.getstate()
+    assert waits(20) != first
+    assert random.getstate() == before
+
+
+def test_it_is_due_after_its_wait_at_once_when_hurried_and_starts_anew_when_reset() -> None:
+    backoff = Backoff(30.0)
+    for _ in range(5):
+        delay = backoff.failed()
+    assert backoff.due <= monotonic() + delay
+    backoff.hurry()
+    assert (backoff.due, backoff.failures) == (0.0, 5)
+    backoff.reset()
+    assert (backoff.due, backoff.failures) == (0.0, 0)
