@@ -53,7 +53,7 @@ def test_an_agent_that_is_killed_loses_no_signed_request(agent: Agent, process: 
     trace = tmp_path / "trace"
     with ThreadPoolExecutor(12) as threads:
         calls = [threads.submit(agent.Probe().note, str(trace), f"n{n}", 0.7) for n in range(12)]
-        eventually(lambda: len(runs(trace)) == 4)
+        eventually(lambda: len(runs(trace)) >= 4)
         process.kill()
         process.start()
         assert sorted(call.result(60) for call in calls) == sorted(f"n{n}" for n in range(12))

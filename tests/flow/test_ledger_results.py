@@ -27,8 +27,8 @@ from gofer.decorators import once
 class Single:
     @remote
     @once
-    def note(self, path, text, seconds):
-        return Probe().note(path, text, seconds)
+    def note(self, path, text, seconds, until):
+        return Probe().note(path, text, seconds, until)
 """
 )
 
@@ -64,18 +64,18 @@ def rows_in(process: AgentProcess, state: int) -> list[bytes | None]:
         return [row for (row,) in file.execute("SELECT result FROM requests WHERE state = ?", (state,))]
 
 
-@pytest.mark.parametrize("called", [("Single", 0.5), ("Probe", 1.5)], ids=["once", "slow"])
+@pytest.mark.parametrize("name", ["Single", "Probe"], ids=["once", "slow"])
 def test_a_result_outlives_its_agent_and_its_broker(
-    broker: LocalBroker, goferd: AgentProcess, agent: Agent, tmp_path: Path, called: tuple[str, float]
+    broker: LocalBroker, goferd: AgentProcess, agent: Agent, tmp_path: Path, name: str
 ) -> None:
     """The method ends while there is no broker that could take its result, and then the agent is killed."""
-    trace = tmp_path / "trace"
-    name, seconds = called
+    trace, go = tmp_path / "trace", tmp_path / "go"
     with ThreadPoolExecutor(1) as threads:
-        call = threads.submit(agent[name].note, str(trace), "ran", seconds)
+        call = threads.submit(agent[name].note, str(trace), "ran", 0, str(go))
         eventually(lambda: rows_in(goferd, 0))  # noted at once, or taking long enough to be written down
         eventually(lambda: runs(trace))
         broker.kill()
+        go.touch()
         eventually(lambda: any(b"ran" in (result or b"") for result in rows_in(goferd, 1)))
         goferd.kill()
         broker.start()

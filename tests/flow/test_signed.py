@@ -187,7 +187,7 @@ class TestSigned:
         """The broker delivers it again, and says so: that is no copy."""
         with served.agent(wait=60) as agent, ThreadPoolExecutor(8) as threads:
             calls = [threads.submit(agent.Probe().note, str(trace), f"n{n}", 0.7) for n in range(8)]
-            eventually(lambda: len(runs(trace)) == 4)
+            eventually(lambda: len(runs(trace)) >= 4)
             served.process.kill()
             served.process.start()
             assert sorted(call.result(60) for call in calls) == [f"n{n}" for n in range(8)]

@@ -34,13 +34,15 @@ class Probe:
         return self.name
 
     @remote
-    def note(self, path, text, seconds=0):
-        """Leave a line in a file, synced, and stay for a while."""
+    def note(self, path, text, seconds=0, until=None):
+        """Leave a line in a file, synced, and stay for a while, or until another file is there."""
         with open(path, "a") as file:
             file.write(text + "\\\\n")
             file.flush()
             os.fsync(file.fileno())
         time.sleep(seconds)
+        if until is not None:
+            self.until(until)
         return text
 
     @remote
