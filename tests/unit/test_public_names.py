@@ -66,6 +66,7 @@ gofer.agent.plugin: Plugin State current
 gofer.agent.queues: QueueModel
 gofer.agent.reloading: Reload company see_off
 gofer.agent.rmi: Context
+gofer.agent.rounds: Rounds
 gofer.agent.schedules: Cron Every Moment Once Schedule moment schedule_of
 gofer.agent.signals: Signals
 gofer.agent.sink: SinkHandler

@@ -6,7 +6,7 @@ import gc
 import logging
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -14,7 +14,7 @@ from time import monotonic
 import pluggy
 
 from gofer import hooks as specifications
-from gofer.agent.assembly import Refused, add_extension, ask_extensions, blamed, import_plugin
+from gofer.agent.assembly import Refused
 from gofer.agent.attachment import Attachment
 from gofer.agent.attachments import Attachments
 from gofer.agent.choosing import chosen, usable
@@ -25,6 +25,7 @@ from gofer.agent.links import Links
 from gofer.agent.modules import forget
 from gofer.agent.plugin import Plugin, State, current
 from gofer.agent.reloading import Reload, company, see_off
+from gofer.agent.rounds import Rounds
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
@@ -81,10 +82,11 @@ class PluginContainer:
         self.requests = Overview(
             self.book, self.ledger, self.custody, self.cancelling, plugins=self._running, find=self._receiver_of
         )
-        self._changes = threading.RLock()  # held while plugins are loaded and unloaded, also by their own code
-        self._pending: dict[str, Descriptor] = {}
+        #: Held while plugins are loaded and unloaded.
+        self.changes = threading.RLock()
+        self.rounds = Rounds(self)
         self.imports = Imports()
-        self._imported = imported
+        self.imported = imported
         self.attachments = Attachments(self)
         #: Plugins of which newer ones are loaded, and whose last calls have not ended.
         self.parting: set[Plugin] = set()
@@ -94,9 +96,9 @@ class PluginContainer:
 
     def start(self, descriptors: Iterable[Descriptor]) -> None:
         """Load every plugin that is enabled, and attach those that have a broker. Never fails for a plugin's sake."""
-        with self._changes:
+        with self.changes:
             self.clock.start()
-            self._load(list(descriptors))
+            self.rounds.load(list(descriptors))
             if not any(plugin.state is State.RUNNING for plugin in self.plugins.values()):
                 log.warning("no plugin runs; descriptors are read from %s", self.root.descriptors)
 
@@ -115,7 +117,7 @@ class PluginContainer:
             known = self.plugins.get(descriptor.name)
             if known is not None and known.state in (State.LOADING, State.RUNNING):
                 raise PluginError(f"plugin {descriptor.name!r} is loaded already, from {known.descriptor.file}")
-            self._load([descriptor])
+            self.rounds.load([descriptor])
             plugin = self.plugins[descriptor.name]
             if plugin.error is not None:
                 raise PluginError(plugin.error)
@@ -159,7 +161,7 @@ class PluginContainer:
                     old.error, old.trace = str(refused.problem), refused.trace
             raise PluginError(str(refused.problem)) from refused
         for new in news:
-            log.info("plugin %s: loaded again from %s, %s", new.name, new.source, self._where(new))
+            log.info("plugin %s: loaded again from %s, %s", new.name, new.source, self.where(new))
         gc.collect()  # the old modules: they refer to themselves
         return self.plugins[known.name]
 
@@ -169,13 +171,18 @@ class PluginContainer:
         here = current()
         if here is not None and here.state is State.LOADING:
             raise PluginError(f"plugin {here.name!r} is being loaded: nothing can be loaded or unloaded by it now")
-        with self._changes:
+        with self.changes:
             yield
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the agent is being stopped: nothing is loaded any more."""
+        return self._stopping.is_set()
 
     @property
     def pending(self) -> list[str]:
         """The names of plugins that are described, and whose loading has not begun."""
-        return list(self._pending)
+        return list(self.rounds.pending)
 
     def find(self, name: str) -> Plugin:
         """Return a plugin by its name or its module's; one whose descriptor is still to come is loaded first.
@@ -185,15 +192,15 @@ class PluginContainer:
         """
         found: Plugin | None = self.hooks.hook.gofer_find(name=name)
         if found is None:
-            known = ", ".join(sorted({*self.plugins, *self._pending})) or "none"
+            known = ", ".join(sorted({*self.plugins, *self.rounds.pending})) or "none"
             raise PluginError(f"there is no plugin {name!r}; there are: {known}")
         return found
 
     def look_up(self, name: str) -> Plugin | None:
         """Do what ``find`` does where no plugin's hook says otherwise; None: there is none."""
-        for descriptor in list(self._pending.values()):
+        for descriptor in list(self.rounds.pending.values()):
             if name in (descriptor.name, descriptor.plugin):
-                self._begin(descriptor.name)
+                self.rounds.begin(descriptor.name)
         present = self.present()
         plugin = next((one for one in present if one.name == name), None)
         if plugin is None:
@@ -208,136 +215,13 @@ class PluginContainer:
         company = {} if here is None else here.company
         return [company.get(plugin.name, plugin) for plugin in list(self.plugins.values())]
 
-    def _load(self, descriptors: list[Descriptor]) -> None:
-        """Load several, in three rounds: each one's code, then what they add to each other, then their queues."""
-        names = [descriptor.name for descriptor in descriptors]
-        self._pending = {descriptor.name: descriptor for descriptor in descriptors}
-        loaded = []
-        for name in names:
-            if self._stopping.is_set():
-                break
-            self._begin(name)
-            plugin = self.plugins[name]
-            if self.imports.settle(plugin):
-                loaded.append(plugin)
-            else:
-                self._imported(name)
-                log.warning("%s", _late(plugin, self.imports.patience))
-        self._pending = {}
-        self._finish(loaded)
-
-    def _finish(self, loaded: list[Plugin]) -> None:
-        """Do what is left to do for plugins whose code is there."""
-        extended: set[str] = set()
-        for plugin in loaded:
-            if plugin.descriptor.extends is not None and plugin.state is State.LOADING:
-                self._guarded(plugin, self.check_extends)
-        for plugin in loaded:
-            self._extend(plugin, extended)
-            target = plugin.descriptor.extends
-            if target is not None and plugin.state is State.LOADING:
-                self._guarded(plugin, lambda plugin: self._extend(self._extended_by(plugin), extended))
-        for plugin in loaded:
-            if plugin.state is State.LOADING and not self._stopping.is_set():
-                self._guarded(plugin, self._run)
-
-    def _begin(self, name: str) -> None:
-        """Have one that is pending imported, unless another plugin has asked for it meanwhile."""
-
-        def take() -> Plugin | None:
-            descriptor = self._pending.pop(name, None)
-            if descriptor is None:
-                return None
-            plugin = self.plugins[name] = Plugin(self, descriptor)
-            return plugin if descriptor.enabled else None
-
-        def work(plugin: Plugin) -> None:
-            try:
-                import_plugin(self.root, self.hooks, plugin)
-            except Refused as error:
-                refused.append(error)
-            finally:
-                self._imported(plugin.name)
-
-        def then(plugin: Plugin, late: bool) -> None:
-            if late:
-                with self._changes:
-                    self._finish_late(plugin, refused)
-            elif refused:
-                self.quarantine(refused[0])
-
-        refused: list[Refused] = []
-        self.imports.begin(take, work, then)
-
-    def _finish_late(self, plugin: Plugin, refused: Sequence[Refused]) -> None:
-        wanted = self.plugins.get(plugin.name) is plugin and plugin.state is State.LOADING
-        if not wanted or self._stopping.is_set():  # unloaded, or another made of it, meanwhile
-            self._end(plugin, State.STOPPED)
-        elif refused:
-            self.quarantine(refused[0])
-        else:
-            self._finish([plugin])
-
-    def check_extends(self, plugin: Plugin) -> None:
-        """Refuse a plugin that extends itself, directly or by way of others.
-
-        Raises:
-            Refused: it does; the text names all of them.
-        """
-        present = {one.name: one for one in self.present()}
-        way, one = [plugin.name], plugin
-        with blamed(plugin, "main", "extends"):
-            while one.descriptor.extends in present and one.descriptor.extends not in way[1:]:
-                one = present[one.descriptor.extends]
-                way.append(one.name)
-                if one.name == plugin.name:
-                    raise PluginError(f"a cycle: {' -> '.join(way)}")
-
-    def _extended_by(self, plugin: Plugin) -> Plugin:
-        with blamed(plugin, "main", "extends"):
-            target = self.find(plugin.descriptor.extends or "")
-            if target.state not in (State.LOADING, State.RUNNING):
-                raise PluginError(f"plugin {target.name!r} is {target.state.value}")
-            return target
-
-    def _extend(self, plugin: Plugin, done: set[str]) -> None:
-        """Add what hooks and other plugins' ``extends`` give a plugin, after those have got all of their own."""
-        if plugin.name in done or plugin.state not in (State.LOADING, State.RUNNING):
-            return
-        if not self.imports.settled(plugin):
-            return  # it is late, and will ask for them itself
-        done.add(plugin.name)
-        given: list[object] = []
-        self._guarded(plugin, lambda plugin: given.extend(ask_extensions(self.hooks, plugin)))
-        for more in given:
-            if isinstance(more, Plugin):
-                self._extend(more, done)
-            self._guarded(plugin, lambda plugin, more=more: add_extension(plugin, more))  # type: ignore[misc]  # mypy cannot infer a lambda's default
-
-    def _run(self, plugin: Plugin) -> None:
-        plugin.workers.start()
-        plugin.state = State.RUNNING
-        if plugin.wants_queue if plugin.wants_queue is not None else plugin.url is not None:
-            with blamed(plugin, "messaging", "url"):
-                self.attach(plugin)
-        with blamed(plugin, "main", "plugin", "its actions cannot be started"):
-            plugin.actions.start()
-        log.info("plugin %s: loaded from %s, %s", plugin.name, plugin.source, self._where(plugin))
-
-    def _guarded(self, plugin: Plugin, step: Callable[[Plugin], object]) -> None:
-        """Do one step of a plugin's loading; quarantine whoever made it fail."""
-        try:
-            step(plugin)
-        except Refused as refused:
-            self.quarantine(refused)
-
     def quarantine(self, refused: Refused) -> None:
         """Take a plugin that failed out of everything, and say why."""
         plugin = refused.plugin
         log.error("%s", refused.problem)
         if refused.trace is not None:
             log.debug("plugin %s: quarantined:\n%s", plugin.name, refused.trace)
-        self._end(plugin, State.QUARANTINED, str(refused.problem), refused.trace)
+        self.end(plugin, State.QUARANTINED, str(refused.problem), refused.trace)
 
     # -- unloading ------------------------------------------------------------------------------------------------
 
@@ -352,7 +236,7 @@ class PluginContainer:
         """
         with self._change():
             plugin = chosen(self.root, self.plugins.values(), which)
-            self._end(plugin, State.STOPPED, timeout=self.config.main.shutdown_timeout)
+            self.end(plugin, State.STOPPED, timeout=self.config.main.shutdown_timeout)
             del self.plugins[plugin.name]
             log.info("plugin %s: unloaded", plugin.name)
 
@@ -376,7 +260,7 @@ class PluginContainer:
                     changed.append(plugin.name)
                 else:
                     self.unload(plugin.name)
-            self._load([descriptor for name, descriptor in wanted.items() if name not in changed])
+            self.rounds.load([descriptor for name, descriptor in wanted.items() if name not in changed])
             for name in changed:
                 plugin = self.plugins[name]
                 if plugin.descriptor != wanted[name] and plugin.state is State.RUNNING:  # not with another one already
@@ -410,7 +294,7 @@ class PluginContainer:
             plugin.actions.stop()
         ending = self.attachments.stop(deadline)
         # Whoever loads or unloads at the moment goes first, unless a plugin's code holds it up for too long.
-        held = self._changes.acquire(timeout=max(0.0, deadline - monotonic()))
+        held = self.changes.acquire(timeout=max(0.0, deadline - monotonic()))
         try:
             for thread in ending + self.attachments.stop(deadline):
                 thread.join()
@@ -418,16 +302,16 @@ class PluginContainer:
                 if not plugin.actions.wait(max(0.0, deadline - monotonic())):
                     log.warning("plugin %s: an action has not ended in time", plugin.name)
             for plugin in list(self.plugins.values()):
-                self._end(plugin, State.STOPPED)
+                self.end(plugin, State.STOPPED)
             for plugin in list(self.parting):
                 plugin.forks.stop()
             self.clock.stop()
             self.ledger.stop()
         finally:
             if held:
-                self._changes.release()
+                self.changes.release()
 
-    def _end(
+    def end(
         self,
         plugin: Plugin,
         state: State,
@@ -507,15 +391,11 @@ class PluginContainer:
         attachment = self.attachments.of(name)
         return None if attachment is None else attachment.receiver
 
-    def _where(self, plugin: Plugin) -> str:
+    def where(self, plugin: Plugin) -> str:
+        """Tell in words where a plugin takes its requests."""
         attachment = self.attachments.of(plugin.name)
         return (
             "without a queue"
             if attachment is None
             else f"queue {attachment.address} at {attachment.link.connector.url}"
         )
-
-
-def _late(plugin: Plugin, patience: float) -> Problem:
-    text = f"importing and loading it has taken {patience:g} s so far; the others go on without it"
-    return Problem("warning", str(plugin.descriptor.file), "main", "plugin", text)

@@ -14,11 +14,12 @@ import sys
 from collections.abc import Sequence
 
 from gofer.agent.assembly import Refused, import_code
-from gofer.agent.config import Descriptor, Problem
+from gofer.agent.config import Problem
 from gofer.agent.container import PluginContainer
 from gofer.agent.forking import Greeting, read
 from gofer.agent.loading import locate, one_line
 from gofer.agent.plugin import Plugin
+from gofer.agent.rounds import Rounds
 from gofer.decorators import mark_of
 from gofer.rmi.api import Target
 from gofer.rmi.model.helper import end_with_parent, serve, threads
@@ -95,8 +96,7 @@ class _Container(PluginContainer):
 
     def __init__(self, told: Greeting) -> None:
         super().__init__(told.root, told.config)
-        self._told = told
-        self._pending = {one.name: one for one in told.descriptors}
+        self.rounds: _Imports = _Imports(self, told)
 
     def import_one(self, name: str) -> Plugin:
         """Import one plugin.
@@ -104,26 +104,38 @@ class _Container(PluginContainer):
         Raises:
             Refused: its code has failed.
         """
-        return self._import(self._pending.pop(name))
-
-    def _begin(self, name: str) -> None:
-        self._guarded(self._made(self._pending.pop(name)), self._fill)
-
-    def _import(self, descriptor: Descriptor) -> Plugin:
-        plugin = self._made(descriptor)
-        self._fill(plugin)
+        plugin = self.rounds.made(name)
+        self.rounds.fill(plugin)
         return plugin
 
-    def _made(self, descriptor: Descriptor) -> Plugin:
-        plugin = self.plugins[descriptor.name] = Plugin(self, descriptor)
+
+class _Imports(Rounds):
+    def __init__(self, container: PluginContainer, told: Greeting) -> None:
+        super().__init__(container)
+        self._told = told
+        self.pending = {one.name: one for one in told.descriptors}
+
+    def begin(self, name: str) -> None:
+        """Import one that the code of another asks for."""
+        self.guarded(self.made(name), self.fill)
+
+    def made(self, name: str) -> Plugin:
+        """Take one of those that there are."""
+        plugin = self._container.plugins[name] = Plugin(self._container, self.pending.pop(name))
         return plugin
 
-    def _fill(self, plugin: Plugin) -> None:
-        source = self._told.source if plugin.name == self._told.name else locate(self.root, plugin.descriptor)
+    def fill(self, plugin: Plugin) -> None:
+        """Import its code.
+
+        Raises:
+            Refused: that has failed.
+        """
+        root = self._container.root
+        source = self._told.source if plugin.name == self._told.name else locate(root, plugin.descriptor)
         if isinstance(source, Problem):
             raise Refused(plugin, source)
         plugin.source = source
-        import_code(self.hooks, plugin)
+        import_code(self._container.hooks, plugin)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ class Reload:
         for new in self._new.values():
             if new.descriptor.extends is not None:
                 with new.entered(), blamed(new, "main", "extends"):
-                    self._container.check_extends(new)
+                    self._container.rounds.check_extends(new)
                     target = self._container.find(new.descriptor.extends)
                     if target.state not in (State.LOADING, State.RUNNING):
                         raise PluginError(f"plugin {target.name!r} is {target.state.value}")
