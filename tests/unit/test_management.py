@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -272,13 +272,15 @@ class TestTheUnixSocket:
         monkeypatch.setattr("gofer.agent.management.server._READING", 0.05)
         port = free_port()
         agent.start(enabled=True, host="127.0.0.1", port=port)
+        agent.ask()  # or its thread might have yet to open what it needs
         nonsense = random.Random(7)
         before = len(os.listdir("/proc/self/fd"))
 
         def visit(n: int) -> None:
             with agent.connect() if n % 2 else socket.create_connection(("127.0.0.1", port), 10) as connection:
                 if n % 5:
-                    connection.sendall(nonsense.randbytes(n))
+                    with suppress(BrokenPipeError, ConnectionResetError):  # those before are still being answered
+                        connection.sendall(nonsense.randbytes(n))
                 if n % 3 == 0:
                     drain(connection)
 
@@ -288,7 +290,7 @@ class TestTheUnixSocket:
         eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
         assert agent.ask() == {"do": "echo"}
         assert agent.ask(host="127.0.0.1", port=port) == {"do": "echo"}
-        assert set(agent.echo.callers[:-2]) == set()
+        assert len(agent.echo.callers) == 3
 
     def test_what_a_process_forks_does_not_keep_the_port(self, root: Path) -> None:
         code = f"""

@@ -208,22 +208,27 @@ class Management:
         unread = False
         try:
             line = self._read(channel, door, nonce, deadline)
-            answer = {"value": self._operations.do(decode(line), who)}
-            written = encode(answer)
+            written = self._do(decode(line), who)
         except Unusable as refused:
             unread = refused.code in ("too-large", "refused", "malformed")
             self._complain(f"{who}: {refused.code}: {refused}")
             written = encode({"error": {"code": refused.code, "text": str(refused)}})
-        except Exception as failed:
-            log.exception("management: a request of %s has failed", who)
-            text = f"a fault of the agent's, its log has more: {type(failed).__name__}"
-            written = encode({"error": {"code": "internal", "text": text}})
         deadline = monotonic() + _WRITING
         if door.token is not None:
             written = encode({"proof": proof(door.token, "agent", nonce, written[:-1])}) + written
         channel.send(written, deadline)
         if unread:
             _drain(connection, monotonic() + _END)
+
+    def _do(self, request: Mapping[str, Any], who: str) -> bytes:
+        try:
+            return encode({"value": self._operations.do(request, who)})
+        except Unusable:
+            raise
+        except Exception as failed:
+            log.exception("management: a request of %s has failed", who)
+            text = f"a fault of the agent's, its log has more: {type(failed).__name__}"
+            return encode({"error": {"code": "internal", "text": text}})
 
     def _read(self, channel: Channel, door: Door, nonce: str, deadline: float) -> bytes:
         """Return the request, from somebody who may make one."""
