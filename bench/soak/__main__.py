@@ -10,6 +10,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -19,11 +20,13 @@ from pathlib import Path
 from gofer.messaging.adapter.base import Adapter, QueueSpec
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
+from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from gofer.testing.rabbitmq import RabbitMQ
+from gofer.testing.relay import Relay
 
-from soak.chaos import Chaos
+from soak.chaos import Chaos, Stage
 from soak.crew import Crew
 from soak.evidence import Request, collect
 from soak.places import ONCE, PLAIN, THREADS, WAIT, Places, read_journals, size_of
@@ -39,12 +42,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="how long callers call (default: 10)")
     parser.add_argument("--seed", type=int, default=1, help="what kills and calls are drawn from (default: 1)")
     parser.add_argument("--kills", type=int, help="of goferd (default: 3 a minute)")
+    parser.add_argument("--restarts", type=int, help="of RabbitMQ (default: 3 in 10 minutes, and at least 1)")
     parser.add_argument(
-        "--restarts",
+        "--others",
         type=int,
-        help="of RabbitMQ, and as many orderly ones of goferd (default: 3 in 10 minutes, and at least 1)",
+        help="freezes of goferd, RabbitMQ and a caller, and stops of goferd in order; and twice as many reloads of "
+        "plugins, and cuts of the agent's and the callers' network (default: as many as restarts)",
     )
-    parser.add_argument("--freezes", type=int, help="of goferd, RabbitMQ, a caller each (default: as many as restarts)")
     parser.add_argument("--least", type=int, help="requests that there must be (default: 2000 a minute)")
     parser.add_argument("--keep", action="store_true", help="leave logs and journals where they are")
     options = parser.parse_args()
@@ -52,8 +56,8 @@ def main() -> int:
     kills = round(options.minutes * 3) if options.kills is None else options.kills
     restarts = max(1, round(options.minutes * 0.3)) if options.restarts is None else options.restarts
     least = round(options.minutes * 2000) if options.least is None else options.least
-    freezes = restarts if options.freezes is None else options.freezes
-    plan = Plan.of(options.seed, seconds, kills, restarts, freezes)
+    others = restarts if options.others is None else options.others
+    plan = Plan.of(options.seed, seconds, kills, restarts, others)
     home = Path(tempfile.mkdtemp(prefix="gofer-soak-"))
     print(f"{time.strftime('%H:%M:%S')} seed {options.seed}, files in {home}", file=sys.stderr)
     broken = True
@@ -81,13 +85,14 @@ def run(home: Path, plan: Plan, seed: int, seconds: float, least: int) -> tuple[
     with ExitStack() as stack:
         broker = stack.enter_context(RabbitMQ(home / "rabbitmq"))
         agent = stack.enter_context(AgentProcess(home / "agent"))
-        places.furnish(agent, broker.url())
-        crew = stack.enter_context(Crew(broker.url(), home, seed))
+        networks = [stack.enter_context(Relay(URL.parse(broker.url()))) for _ in range(2)]
+        places.furnish(agent, str(networks[0].url))
+        crew = stack.enter_context(Crew(str(networks[1].url), home, seed))
         declare(broker.url())
         agent.start()
         until = time.time() + seconds
         crew.start(until)
-        chaos = Chaos(plan, agent, broker, crew)
+        chaos = Chaos(plan, Stage(places, agent, broker, crew, *networks))
         chaos.begin()
         chaos.join()
         crew.finish(until + WAIT + _DRAIN)
@@ -168,13 +173,14 @@ def answers(url: str) -> str:
 
 def head(seed: int, minutes: float, plan: Plan) -> str:
     """Say what was done, and with what."""
-    kills = sum(blow.how == "kill" for blow in plan.agent)
+    agent = Counter(blow.how for blow in plan.agent)
     restarts = [blow.how for blow in plan.broker if blow.how != "freeze"]
     return (
-        f"Seed {seed}, {minutes:g} minutes. goferd: {kills} kills, {len(restarts)} orderly stops; RabbitMQ: "
-        f"{', '.join(restarts)}; goferd, RabbitMQ and a caller each: {len(plan.frozen)} freezes. "
-        f"Python {platform.python_version()}, py-amqp {version('amqp')}, gofer-core {version('gofer-core')}, "
-        f"{os.cpu_count()} cores.\n"
+        f"Seed {seed}, {minutes:g} minutes. goferd: {', '.join(f'{how} {count}' for how, count in agent.items())}; "
+        f"RabbitMQ: {', '.join(restarts)}; frozen: RabbitMQ {len(plan.broker) - len(restarts)}, a caller "
+        f"{len(plan.frozen)}; callers killed: {len(plan.mortal) + len(plan.listener)}; networks cut: "
+        f"{len(plan.agent_network) + len(plan.callers_network)}. Python {platform.python_version()}, "
+        f"py-amqp {version('amqp')}, gofer-core {version('gofer-core')}, {os.cpu_count()} cores.\n"
     )
 
 

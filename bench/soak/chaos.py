@@ -1,4 +1,4 @@
-"""The blows of a plan, dealt: five threads that kill and start again, or freeze, while callers call."""
+"""The blows of a plan, dealt: a thread for each that is killed, frozen or cut, while callers call."""
 
 from __future__ import annotations
 
@@ -14,11 +14,25 @@ from functools import partial
 
 from gofer.testing.agents import AgentProcess
 from gofer.testing.rabbitmq import RabbitMQ
+from gofer.testing.relay import Relay
 
 from soak.crew import Crew
+from soak.places import THREADS, Places
 from soak.plan import Blow, Plan
 
-__all__ = ["Chaos"]
+__all__ = ["Chaos", "Stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Who takes part."""
+
+    places: Places
+    agent: AgentProcess
+    broker: RabbitMQ
+    crew: Crew
+    agent_network: Relay
+    callers_network: Relay
 
 
 @dataclass(slots=True)
@@ -26,13 +40,10 @@ class Chaos:
     """Deals the blows of a plan.
 
     ``ends`` says when the agent was ended, ``restarts`` when the broker was; ``failures``: what did not come up.
-    ``ends`` says when the agent was ended, ``restarts`` when the broker was; ``failures`` what did not come up again.
     """
 
     plan: Plan
-    agent: AgentProcess
-    broker: RabbitMQ
-    crew: Crew
+    stage: Stage
     ends: list[float] = field(default_factory=list)
     blows: list[float] = field(default_factory=list)
     restarts: list[float] = field(default_factory=list)
@@ -42,12 +53,15 @@ class Chaos:
     def begin(self) -> None:
         """Start."""
         start = time.monotonic()
+        plan, stage = self.plan, self.stage
         for blows, deal in (
-            (self.plan.agent, self._agent),
-            (self.plan.broker, self._broker),
-            (self.plan.mortal, lambda blow: self.crew.replace("mortal", blow.pause)),
-            (self.plan.listener, lambda blow: self.crew.replace("listener", blow.pause)),
-            (self.plan.frozen, self._caller),
+            (plan.agent, self._agent),
+            (plan.broker, self._broker),
+            (plan.mortal, lambda blow: stage.crew.replace("mortal", blow.pause)),
+            (plan.listener, lambda blow: stage.crew.replace("listener", blow.pause)),
+            (plan.frozen, self._caller),
+            (plan.agent_network, lambda blow: self._network("the agent's network", stage.agent_network, blow)),
+            (plan.callers_network, lambda blow: self._network("the callers' network", stage.callers_network, blow)),
         ):
             thread = threading.Thread(target=partial(self._deal, start, blows, deal), daemon=True)
             self._threads.append(thread)
@@ -72,16 +86,28 @@ class Chaos:
             self._end_agent(blow)
 
     def _end_agent(self, blow: Blow) -> None:
-        if blow.how == "freeze":
-            _freeze(self.agent.pid, blow.pause)
-            return
-        if blow.how == "kill":
-            self.agent.kill()
-        else:
-            self.agent.stop()
+        agent = self.stage.agent
+        match blow.how:
+            case "freeze":
+                _freeze(agent.pid, blow.pause)
+                return
+            case "reload":
+                self._reload(int(blow.moment))
+                return
+            case "kill":
+                agent.kill()
+            case "stop":
+                agent.stop()
         self.ends.append(time.time())
         time.sleep(blow.pause)
-        self.agent.start()
+        agent.start()
+
+    def _reload(self, number: int) -> None:
+        """Change one of the descriptors, and tell the agent."""
+        stage = self.stage
+        queue = list(THREADS)[number % len(THREADS)]
+        stage.places.change(stage.agent, str(stage.agent_network.url), queue, THREADS[queue] - number % 2)
+        os.kill(stage.agent.pid, signal.SIGHUP)
 
     def _broker(self, blow: Blow) -> None:
         with self._noted("RabbitMQ", blow):
@@ -89,21 +115,25 @@ class Chaos:
 
     def _end_broker(self, blow: Blow) -> None:
         if blow.how == "freeze":
-            self.broker.freeze()
+            self.stage.broker.freeze()
             time.sleep(blow.pause)
-            self.broker.thaw()
+            self.stage.broker.thaw()
             return
         self.restarts.append(time.time())
         if blow.how == "kill":
-            self.broker.kill()
+            self.stage.broker.kill()
         else:
-            self.broker.stop()
+            self.stage.broker.stop()
         time.sleep(blow.pause)
-        self.broker.start()
+        self.stage.broker.start()
 
     def _caller(self, blow: Blow) -> None:
         self._tell("a caller", blow)
-        _freeze(self.crew.pid("frozen"), blow.pause)
+        _freeze(self.stage.crew.pid("frozen"), blow.pause)
+
+    def _network(self, what: str, relay: Relay, blow: Blow) -> None:
+        with self._noted(what, blow):
+            relay.corrupt()
 
     @contextmanager
     def _noted(self, what: str, blow: Blow) -> Iterator[None]:

@@ -77,16 +77,22 @@ class Places:
         code = Path(__file__).with_name("methods.py").read_text()
         process.configure("[main]\nshutdown_timeout = 5\n")  # less than some methods take
         for queue, threads in THREADS.items():
-            text = _DESCRIPTOR.format(
-                threads=threads,
-                url=url,
-                authenticator="authenticator = hmac" if queue == SIGNED else "",
-                queue=queue,
-                exclusive=int(queue == ONCE),
-                runs=self.runs,
-                keys=self.keys,
-            )
-            process.plugin(queue.replace("-", "_"), code, text)
+            process.plugin(queue.replace("-", "_"), code, self._descriptor(url, queue, threads))
+
+    def change(self, process: AgentProcess, url: str, queue: str, threads: int) -> None:
+        """Change a descriptor of an agent, which is reloaded then."""
+        process.descriptor(queue.replace("-", "_"), self._descriptor(url, queue, threads))
+
+    def _descriptor(self, url: str, queue: str, threads: int) -> str:
+        return _DESCRIPTOR.format(
+            threads=threads,
+            url=url,
+            authenticator="authenticator = hmac" if queue == SIGNED else "",
+            queue=queue,
+            exclusive=int(queue == ONCE),
+            runs=self.runs,
+            keys=self.keys,
+        )
 
 
 class Journal:

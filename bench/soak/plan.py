@@ -1,4 +1,4 @@
-"""What is killed or frozen, and when: made of a seed, so that it can be had again."""
+"""What is killed, frozen or cut, and when: made of a seed, so that it can be had again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _LAST = 5.0  # and at the end
 class Blow:
     """Something ends at a moment (seconds after the start), and is started again after a pause.
 
-    ``how``: ``kill``, ``stop`` (in order), or ``freeze``: then it stands still as long as the pause.
+    ``how``: ``kill``; ``stop`` (in order); ``reload``, of one plugin; ``freeze``: it stands still as long as the pause;
+    ``cut``, of a network.
     """
 
     moment: float
@@ -25,17 +26,19 @@ class Blow:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The blows that an agent and a broker get, and three of the callers: two are killed, one freezes."""
+    """What befalls the agent and the broker, three of the callers (two are killed, one freezes), and the networks."""
 
     agent: tuple[Blow, ...]
     broker: tuple[Blow, ...]
     mortal: tuple[Blow, ...]
     listener: tuple[Blow, ...]
     frozen: tuple[Blow, ...]
+    agent_network: tuple[Blow, ...]
+    callers_network: tuple[Blow, ...]
 
     @classmethod
-    def of(cls, seed: int, seconds: float, kills: int, restarts: int, freezes: int) -> Plan:
-        """Make the plan of a seed.
+    def of(cls, seed: int, seconds: float, kills: int, restarts: int, others: int) -> Plan:
+        """Make the plan of a seed: so many kills of the agent, restarts of the broker, and of all else each.
 
         Some kills come in quick succession: what is being recovered from one is interrupted by the next.
         """
@@ -48,19 +51,23 @@ class Plan:
         for n in range(1, len(at)):
             if chance.random() < 0.15:
                 at[n] = min(at[n], at[n - 1] + chance.uniform(0.5, 2.0))
+
+        def blows(how: str, count: int, shortest: float, longest: float) -> list[Blow]:
+            return [Blow(moment, how, chance.uniform(shortest, longest)) for moment in moments(count)]
+
         ways = ["kill", "stop"] * (restarts // 2 + 1)
-
-        def frozen() -> list[Blow]:
-            return [Blow(moment, "freeze", chance.uniform(2.0, 25.0)) for moment in moments(freezes)]
-
-        def killed(count: int) -> tuple[Blow, ...]:
-            return tuple(Blow(moment, "kill", chance.uniform(0.0, 2.0)) for moment in moments(count))
-
         agent = [Blow(moment, "kill", chance.choice([0.0, chance.uniform(0.1, 3.0)])) for moment in at]
-        agent += [Blow(moment, "stop", chance.uniform(0.0, 2.0)) for moment in moments(restarts)]
         broker = [Blow(m, how, chance.uniform(0.0, 3.0)) for m, how in zip(moments(restarts), ways, strict=False)]
-        callers = killed(max(1, kills // 3)), killed(max(1, kills // 6)), _sorted(frozen())
-        return cls(_sorted(agent + frozen()), _sorted(broker + frozen()), *callers)
+        agent += blows("stop", others, 0.0, 2.0) + blows("reload", 2 * others, 0.0, 0.0)
+        return cls(
+            _sorted(agent + blows("freeze", others, 2.0, 25.0)),
+            _sorted(broker + blows("freeze", others, 2.0, 25.0)),
+            _sorted(blows("kill", max(1, kills // 3), 0.0, 2.0)),
+            _sorted(blows("kill", max(1, kills // 6), 0.0, 2.0)),
+            _sorted(blows("freeze", others, 2.0, 25.0)),
+            _sorted(blows("cut", 2 * others, 0.0, 0.0)),
+            _sorted(blows("cut", 2 * others, 0.0, 0.0)),
+        )
 
 
 def _sorted(blows: list[Blow]) -> tuple[Blow, ...]:

@@ -127,7 +127,7 @@ def test_a_plan_is_had_again_by_its_seed() -> None:
     plan = Plan.of(7, 600, 30, 3, 2)
 
     assert plan == Plan.of(7, 600, 30, 3, 2) != Plan.of(8, 600, 30, 3, 2)
-    assert Counter(blow.how for blow in plan.agent) == {"kill": 30, "freeze": 2, "stop": 3}
+    assert Counter(blow.how for blow in plan.agent) == {"kill": 30, "freeze": 2, "stop": 2, "reload": 4}
     assert [blow.how for blow in plan.broker if blow.how != "freeze"] == ["kill", "stop", "kill"]
     assert len(plan.frozen) == 2
     assert all(3 <= blow.moment <= 595 for blow in plan.agent + plan.broker)
