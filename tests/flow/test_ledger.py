@@ -18,53 +18,10 @@ import pytest
 from gofer.errors import Cancelled, Interrupted, Rejected
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
+from support.danger import DANGER, died, ledger_of, open_in
 from support.localbroker import LocalBroker
-from support.probe import PROBE, descriptor, runs
+from support.probe import descriptor, runs
 from support.waiting import eventually
-
-DANGER = (
-    PROBE
-    + """
-from gofer.decorators import once
-
-
-def leave(path, text):
-    with open(path, "a") as file:
-        file.write(text + chr(10))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-class Danger:
-    @remote
-    def die(self, path):
-        leave(path, "die")
-        os._exit(9)
-
-    @remote
-    @once
-    def reboot(self, path):
-        leave(path, "reboot")
-        os._exit(9)
-
-    @remote
-    @once
-    def single(self, path, seconds=0):
-        leave(path, "single")
-        time.sleep(seconds)
-        return "once"
-
-    @remote
-    def sized(self, path, text):
-        leave(path, str(len(text)))
-
-    @remote
-    def stay(self, path, text):
-        leave(path, text)
-        while not Context.current().cancelled():
-            time.sleep(0.005)
-"""
-)
 
 
 @pytest.fixture(scope="module")
@@ -93,19 +50,10 @@ def there(agent: Agent) -> bool:
         return False
 
 
-def ledger_of(process: AgentProcess) -> Path:
-    return process.root / "var/lib/gofer/ledger/ledger.db"
-
-
 def memory_of(process: AgentProcess) -> int:
     """Its resident memory, in bytes."""
     pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def died(process: AgentProcess, timeout: float = 40.0) -> None:
-    assert process.process is not None
-    process.process.wait(timeout)
 
 
 def test_quick_calls_touch_no_disk_and_an_idle_agent_is_small(broker: LocalBroker, root: Path) -> None:
@@ -133,20 +81,6 @@ def test_what_takes_long_is_written_down_and_acknowledged(broker: LocalBroker, r
         eventually(lambda: len(runs(tmp_path / "trace")) == 600, 30)
         eventually(lambda: open_in(process) == 0)
     assert set(runs(tmp_path / "trace").values()) == {1}
-
-
-def open_in(process: AgentProcess) -> int:
-    """How many requests that have not ended stand in the ledger; none while it is being made."""
-    if not ledger_of(process).exists():
-        return 0
-    file = sqlite3.connect(ledger_of(process))
-    try:
-        if not file.execute("PRAGMA user_version").fetchone()[0]:
-            return 0
-        count: int = file.execute("SELECT count(*) FROM requests WHERE state < 2").fetchone()[0]
-    finally:
-        file.close()
-    return count
 
 
 def test_a_method_that_kills_its_agent_runs_twice_at_most(broker: LocalBroker, root: Path, tmp_path: Path) -> None:

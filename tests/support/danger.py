@@ -1,0 +1,86 @@
+"""A plugin whose methods end their agent, or run for as long as they may; and looks into that agent's ledger."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from gofer.testing.agents import AgentProcess
+
+from support.probe import PROBE
+
+__all__ = ["DANGER", "counted_in", "died", "ledger_of", "open_in"]
+
+DANGER = (
+    PROBE
+    + """
+from gofer.decorators import once
+
+
+def leave(path, text):
+    with open(path, "a") as file:
+        file.write(text + chr(10))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class Danger:
+    @remote
+    def die(self, path):
+        leave(path, "die")
+        os._exit(9)
+
+    @remote
+    @once
+    def reboot(self, path):
+        leave(path, "reboot")
+        os._exit(9)
+
+    @remote
+    @once
+    def single(self, path, seconds=0):
+        leave(path, "single")
+        time.sleep(seconds)
+        return "once"
+
+    @remote
+    def sized(self, path, text):
+        leave(path, str(len(text)))
+
+    @remote
+    def stay(self, path, text):
+        leave(path, text)
+        while not Context.current().cancelled():
+            time.sleep(0.005)
+"""
+)
+
+
+def ledger_of(process: AgentProcess) -> Path:
+    """Return the file of an agent's ledger."""
+    return process.root / "var/lib/gofer/ledger/ledger.db"
+
+
+def died(process: AgentProcess, timeout: float = 40.0) -> None:
+    """Wait until an agent has ended by itself."""
+    assert process.process is not None
+    process.process.wait(timeout)
+
+
+def open_in(process: AgentProcess) -> int:
+    """How many requests whose results were not taken stand in the ledger; none while it is being made."""
+    return counted_in(process, "state < 2")
+
+
+def counted_in(process: AgentProcess, where: str) -> int:
+    """How many requests of a kind stand in the ledger; none while it is being made."""
+    if not ledger_of(process).exists():
+        return 0
+    file = sqlite3.connect(ledger_of(process))
+    try:
+        if not file.execute("PRAGMA user_version").fetchone()[0]:
+            return 0
+        count: int = file.execute(f"SELECT count(*) FROM requests WHERE {where}").fetchone()[0]
+    finally:
+        file.close()
+    return count
