@@ -66,6 +66,22 @@ def test_a_request_in_work_that_is_delivered_again_runs_once(serving: Served) ->
     assert left_in_queue(serving) == []  # the new delivery was acknowledged
 
 
+def test_who_asks_again_while_the_result_is_on_its_way_is_told_once_more(tmp_path: Path) -> None:
+    """The first one may be taken for a queue that is gone by then."""
+    with served(tmp_path, give_up=60.0) as serving:
+        asked = request("Dog", "echo", "twice", replyto="later")
+        serving.caller.send(asked)
+        serving.seen("retried", 1)
+        serving.caller.send({**asked, "again": True})
+        serving.seen("repeated", 1)
+        serving.caller.listen("later")
+        eventually(lambda: serving.caller.words(asked["sn"]).count("result") == 2)
+        serving.idle()
+        assert kennel.ran() == ["twice"]
+        serving.receiver.stop(5)
+        assert left_in_queue(serving) == []
+
+
 def test_requests_that_wait_and_are_delivered_again_run_once_and_in_order(tmp_path: Path) -> None:
     with served(tmp_path, threads=1) as serving:
         asked = [request("Dog", "wait" if n == 0 else "echo", n) for n in range(20)]

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-from gofer.rmi.request import DONE, Received
+from gofer.rmi.request import DONE, ENDED, Received
 
 __all__ = ["Arrival", "Book", "Known"]
 
@@ -55,8 +55,10 @@ class Book:
         """Note a request that was delivered, and tell what it is.
 
         ADOPTED: the delivery and receiver of ``request`` have been put into the one known, and ``previous`` holds those
-        that it had until now, to be settled by the caller.
+        that it had until now, to be settled by the caller. ``asked_again`` of the one known is true when its result is
+        to be sent once more, for it was published again after its end.
         """
+        published = request.document.again or request.delivery.redelivered is False
         with self._lock:
             known = self._working.get(request.key)
             if known is not None:
@@ -64,6 +66,8 @@ class Book:
                     return Arrival(Known.CONFLICT)
                 known.delivery, request.delivery = request.delivery, known.delivery
                 known.receiver, request.receiver = request.receiver, known.receiver
+                # Its caller asks again, and the result that is on its way may go where nobody is any more.
+                known.asked_again = known.asked_again or (known.state == ENDED and published)
                 return Arrival(Known.ADOPTED, previous=request)
             ended = self._lookup(request)
             if ended is not None:

@@ -241,6 +241,10 @@ class Execution:
                 lambda fate, reason: self._receiver.ended(request, result, fate, reason),
             )
 
+    def repeat(self, request: Received, result: bytes) -> None:
+        """Send a result once more, whatever becomes of it."""
+        self._post(request, lambda: self._receiver.answers.result(request, result)[0], lambda fate, reason: None)
+
     def _end(self, request: Received, result: bytes, outcome: str) -> None:
         if not request.end():
             return

@@ -366,7 +366,9 @@ class Receiver:
     def ended(self, request: Received, result: bytes, fate: Fate, reason: str) -> None:
         """Hear from the execution what became of a result, and why it was given up."""
         if fate is Fate.TAKEN:
-            self._custody.ended(request, result)
+            self._custody.ended(request, result)  # from here on the book says so to whoever comes
+            if request.asked_again:
+                self.execution.repeat(request, result)
         elif fate is Fate.GIVEN_UP:
             self._custody.given_up(request, result, reason)
         else:

@@ -55,6 +55,7 @@ class Received:
         "address",
         "api",
         "arrived",
+        "asked_again",
         "authenticated",
         "called_off",
         "cancelled",
@@ -115,6 +116,7 @@ class Received:
         self.progress: Any = None
         self.timer: Timer | None = None
         self.called_off = False
+        self.asked_again = False
         # The custody's own: where it is, what the ledger has to know of its run, whether it was begun and
         # is not run again, and what of it is there alone.
         self.custody = 0
