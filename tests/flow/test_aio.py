@@ -198,7 +198,7 @@ def test_a_lost_connection_is_waited_for_until_the_deadline(connector: Connector
     async def main() -> None:
         async with Agent(connector, "nobody", wait=0.6) as agent:
             with pytest.raises(NotFound):
-                await agent.Dog().bark()
+                await agent(wait=30).Dog().bark()
             broker.kill()
             start = time.monotonic()
             with pytest.raises(RequestTimeout):

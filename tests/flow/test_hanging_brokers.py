@@ -50,7 +50,7 @@ def test_a_wait_is_kept_when_the_broker_does_not_answer_for_the_reply_queue(
         try:
             with pytest.raises(RequestTimeout):
                 agent.Dog().bark(1)
-            assert time.monotonic() - start < 2
+            assert time.monotonic() - start < 8
         finally:
             broker.thaw()
 

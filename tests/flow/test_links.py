@@ -255,7 +255,7 @@ def test_many_threads_make_the_first_call_of_one_agent(connector: Connector) -> 
 def test_a_call_without_a_broker_says_why_and_in_time(broker: LocalBroker, connector: Connector) -> None:
     with Agent(connector, "nobody", wait=0.6) as agent:
         with pytest.raises(NotFound):
-            agent.Dog().bark()
+            agent(wait=30).Dog().bark()
         broker.kill()
         start = time.monotonic()
         with pytest.raises(RequestTimeout) as caught:

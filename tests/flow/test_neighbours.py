@@ -46,7 +46,7 @@ def test_a_call_that_gives_up_takes_no_reply_queue_from_one_that_waits(
 ) -> None:
     with (
         EchoAgent(broker.url, hold=True) as echo,
-        Agent(connector, "agent", wait=15) as agent,
+        Agent(connector, "agent", wait=40) as agent,
         ThreadPoolExecutor(1) as threads,
     ):
         waiting = threads.submit(agent.Dog().bark, 42)
@@ -56,24 +56,24 @@ def test_a_call_that_gives_up_takes_no_reply_queue_from_one_that_waits(
             agent(wait=0.3).Dog().bark(1)
         echo.hold = False  # it is asked again: this broker has forgotten the first request, and the reply queue
         broker.start()
-        assert waiting.result(8) == 42
+        assert waiting.result(60) == 42
 
 
 def test_the_first_call_of_a_process_is_asked_again_after_a_restart(broker: LocalBroker, connector: Connector) -> None:
     with (
         EchoAgent(broker.url, hold=True) as echo,
-        Agent(connector, "agent", wait=15) as agent,
+        Agent(connector, "agent", wait=40) as agent,
         ThreadPoolExecutor(1) as threads,
     ):
         call = threads.submit(agent.Dog().bark, 42)
         eventually(lambda: echo.seen)
         echo.hold = False
         broker.restart()
-        assert call.result(8) == 42
+        assert call.result(60) == 42
 
 
 def test_an_impatient_first_call_is_no_answer_for_a_patient_one(broker: LocalBroker, connector: Connector) -> None:
-    with EchoAgent(broker.url), Agent(connector, "agent", wait=10) as agent, ThreadPoolExecutor(2) as threads:
+    with EchoAgent(broker.url), Agent(connector, "agent", wait=40) as agent, ThreadPoolExecutor(2) as threads:
         broker.freeze()
         impatient = threads.submit(agent(wait=0.3).Dog().bark, 1)
         eventually(lambda: any(link.pump.busy for link in list(pool._links.values())))
@@ -81,7 +81,7 @@ def test_an_impatient_first_call_is_no_answer_for_a_patient_one(broker: LocalBro
         with pytest.raises((RequestTimeout, ConnectionLost)):
             impatient.result(10)
         broker.thaw()
-        assert patient.result(12) == 2
+        assert patient.result(60) == 2
 
 
 def test_what_is_wrong_in_itself_leaves_the_connection_alone(link: Link) -> None:
@@ -171,7 +171,7 @@ def test_too_much_that_waits_for_an_answer_waits_no_longer_than_it_may(broker: L
         start = time.monotonic()
         with pytest.raises(RequestTimeout):
             agent(wait=0.3).Dog().bark(1)
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 8
         broker.thaw()
         asked.result(10)
         agent.flush(10)

@@ -202,22 +202,24 @@ def test_a_request_that_nobody_waits_for(name: str, broker: Path, queue: Queue) 
     body, ttl = queue.next()
     same_call(name, body, options)
     assert heard_by_2_12(body).sn == sn
-    assert ttl == CAPTURED[name].ttl
+    assert ttl == (
+        CAPTURED[name].ttl and pytest.approx(CAPTURED[name].ttl, abs=1.0)
+    )  # what is left of it when it is sent
 
 
 @pytest.mark.parametrize("name", WAITING)
 def test_a_request_that_its_caller_waits_for(name: str, broker: Path, queue: Queue) -> None:
     options, call = WAITING[name]
-    with Agent(f"local://{broker}", QUEUE, **options, wait=0.3) as agent:
+    with Agent(f"local://{broker}", QUEUE, **options, wait=1.0) as agent:
         with pytest.raises(RequestTimeout) as caught:
             call(agent)
         assert caught.value.state == "sent"
     body, ttl = queue.next()
     same_call(name, body, options)
     document = json.loads(body)
-    assert document["wait"] == 0.3
+    assert document["wait"] == 1.0
     assert ttl is not None, "by default a caller that waits no longer wants no answer"
-    assert 0 < ttl <= 0.3
+    assert 0 < ttl <= 1.0
 
 
 @pytest.mark.parametrize(
