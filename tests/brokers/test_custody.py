@@ -16,7 +16,7 @@ from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from gofer.testing.rabbitmq import RabbitMQ
 from support.calls import Mailbox
-from support.danger import DANGER, counted_in, died, open_in
+from support.danger import DANGER, counted_in, died, open_in, restarted
 from support.presence import until_it_answers
 from support.probe import descriptor, runs
 from support.waiting import eventually
@@ -97,7 +97,7 @@ def test_a_method_that_ends_its_agent_cannot_do_so_for_ever(  # noqa: PLR0917 - 
     call = threads.submit(getattr(agent.Danger(), method), str(trace))
     for _ in range(most):
         died(process)
-        process.start()
+        restarted(process)
     with pytest.raises(Interrupted, match=rf"Danger\.{method}"):
         call.result(30)
     assert agent.Probe().echo("it serves others") == "it serves others"

@@ -18,7 +18,7 @@ import pytest
 from gofer.errors import Cancelled, Interrupted, Rejected
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
-from support.danger import DANGER, died, ledger_of, open_in
+from support.danger import DANGER, died, ledger_of, open_in, restarted
 from support.localbroker import LocalBroker
 from support.probe import descriptor, runs
 from support.waiting import eventually
@@ -88,7 +88,7 @@ def test_a_method_that_kills_its_agent_runs_twice_at_most(broker: LocalBroker, r
         call = threads.submit(agent.Danger().die, str(tmp_path / "trace"))
         for _ in range(2):
             died(process)
-            process.start()
+            restarted(process)
         with pytest.raises(Interrupted, match=r"Danger\.die"):
             call.result(20)
         assert agent.Probe().echo("up") == "up", process.tail()

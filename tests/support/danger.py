@@ -9,7 +9,7 @@ from gofer.testing.agents import AgentProcess
 
 from support.probe import PROBE
 
-__all__ = ["DANGER", "counted_in", "died", "ledger_of", "open_in"]
+__all__ = ["DANGER", "counted_in", "died", "ledger_of", "open_in", "restarted"]
 
 DANGER = (
     PROBE
@@ -65,6 +65,15 @@ def died(process: AgentProcess, timeout: float = 40.0) -> None:
     """Wait until an agent has ended by itself."""
     assert process.process is not None
     process.process.wait(timeout)
+
+
+def restarted(process: AgentProcess) -> None:
+    """Start an agent that has died; it may die of what it runs before it is ready."""
+    try:
+        process.start()
+    except RuntimeError:
+        assert process.process is not None
+        assert process.process.poll() == 9, process.tail()  # which is what these methods end it with
 
 
 def open_in(process: AgentProcess) -> int:
