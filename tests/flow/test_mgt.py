@@ -1,4 +1,4 @@
-"""``gofer mgt`` and a real goferd: what it shows of plugins, and what becomes of them and of requests."""
+"""``gofer mgt`` and a real goferd: what it shows of plugins, what becomes of them, and who may ask."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,118 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gofer.agent.management.wire import Unusable, socket_of, token_of
-from gofer.errors import Cancelled
+from gofer.agent.management.wire import socket_of, token_of
 from gofer.proxy import Agent
 from gofer.root import Root
 from gofer.testing.agents import AgentProcess
 from gofer.tools.mgt_client import ask
 from support.commands import gofer
-from support.localbroker import LocalBroker
+from support.managed import Site, free_port, managed
 from support.plugins import describe, install
 from support.presence import until_it_answers
 from support.waiting import eventually
 
-KENNEL = """
-    import os
-    import time
-    from gofer.agent.plugin import Plugin
-    from gofer.agent.rmi import Context
-    from gofer.decorators import action, fork, once, remote, user
-
-    swept = []
-
-    class Dog:
-        '''Barks.'''
-
-        def __init__(self, name: str = "Rover") -> None:
-            self.name = name
-
-        @remote
-        def bark(self, words: str, times: int = 1) -> str:
-            '''Bark some words.
-
-            Many times.
-            '''
-            return " ".join([words] * times)
-
-        @remote
-        def stay(self):
-            while not Context.current().cancelled():
-                time.sleep(0.005)
-
-        @remote(secret="bone")
-        @fork
-        @user(name="root")
-        def fetch(self): ...
-
-    class Broom:
-        @action(seconds=0.05)
-        def sweep(self):
-            swept.append(Plugin.find(__name__).name)
-            if len(swept) > 3:
-                raise OSError("worn out")
-
-    @remote
-    def version():
-        return 1
-
-    @action
-    def once_at_start():
-        open(os.environ["GOFER_ROOT"] + "/started", "a").write("started" + chr(10))
-
-    @action(cron="0 4 * * *")
-    def nightly(): ...
-"""
-
-
-class Site:
-    """A goferd with plugins of all states, its broker, and one who manages it."""
-
-    def __init__(self, top: Path) -> None:
-        self.root = top / "root"
-        self.packages = top / "site"
-        self.packages.mkdir(parents=True)
-        self.broker = LocalBroker(str(top / "broker.sock"))
-        self.goferd = AgentProcess(self.root, path=(self.packages,))
-        self.plugin("kennel", KENNEL, more="[main]\nthreads=2\n")
-        install(self.packages, "broken", "raise RuntimeError('no such luck')")
-        describe(self.root, "broken")
-        install(self.packages, "resting", "")
-        describe(self.root, "resting", "[main]\nenabled=0\n")
-
-    def plugin(self, name: str, code: str, more: str = "", **how: Any) -> Path:
-        install(self.packages, name, code, **how)
-        main = "[main]\nenabled=1\n" + more.removeprefix("[main]\n")
-        return describe(self.root, name, f"{main}[messaging]\nurl={self.broker.url}\n[model]\nqueue={name}\n")
-
-    def ask(self, do: str, **fields: Any) -> Any:
-        return ask(Root(self.root), {"do": do, **fields}, host=None, port=None, wait=30)
-
-    def shown(self, name: str) -> dict[str, Any]:
-        found = {plugin["name"]: plugin for plugin in self.ask("show")["plugins"]}
-        plugin = found[name]
-        assert isinstance(plugin, dict)
-        return plugin
-
-    def mgt(self, *arguments: str, status: int = 0) -> str:
-        done = gofer("mgt", *arguments, environ={"GOFER_ROOT": str(self.root)})
-        assert done.returncode == status, done.stderr
-        return done.stdout if status == 0 else done.stderr
-
-    def caller(self, queue: str = "kennel") -> Agent:
-        return Agent(self.broker.url, queue, wait=20)
-
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    top = tmp_path_factory.mktemp("mgt")
-    top.chmod(0o755)
-    site = Site(top)
-    with site.broker, site.goferd:
-        site.goferd.start()
-        with site.caller() as agent:
-            until_it_answers(agent, site.goferd.tail())
+    with managed(tmp_path_factory.mktemp("mgt")) as site:
         yield site
 
 
@@ -295,90 +197,6 @@ class TestLoading:
         assert len(ticks.read_text()) == after
 
 
-class TestRequests:
-    def listed(self, site: Site, **how: Any) -> list[dict[str, Any]]:
-        entries = site.ask("requests", **how)["entries"]
-        assert isinstance(entries, list)
-        return entries
-
-    def test_what_runs_and_waits_is_listed_and_cancelled(self, site: Site, agent: Agent) -> None:
-        numbers = [agent(wait=0, data={"batch": 7, "number": n}).Dog().stay() for n in range(4)]
-        eventually(lambda: [one["state"] for one in self.listed(site)].count("running") == 2)
-        found = {one["sn"]: one for one in self.listed(site, plugin="kennel")}
-        assert set(numbers) <= set(found)
-        first = found[numbers[0]]
-        assert (first["plugin"], first["target"], first["data"]) == ("kennel", "Dog.stay", {"batch": 7, "number": 0})
-        assert first["seconds"] >= 0
-        waiting = self.listed(site, states=["waiting"])
-        assert len(waiting) == 2
-
-        lines = site.mgt("--requests", "--state", "running").splitlines()
-        assert lines[0].split() == ["SN", "PLUGIN", "STATE", "METHOD", "SINCE", "SECONDS", "CALLER", "DATA", "REASON"]
-        assert len(lines) == 3
-        assert '{"batch": 7, "number": ' in lines[1]
-
-        assert site.mgt("--cancel", waiting[0]["sn"]) == waiting[0]["sn"] + "\n"
-        left = set(numbers) - {waiting[0]["sn"]}
-        assert site.ask("cancel", criteria={"match": {"batch": 8}}) == []
-        where = '{"match": {"batch": 7}}'
-        assert set(site.mgt("--cancel-where", where, "--plugin", "kennel").split()) == left
-        eventually(lambda: not self.listed(site))
-        assert site.shown("kennel")["counters"]["cancelled"] >= 4
-
-    def test_one_that_has_not_come_yet_is_cancelled_when_it_comes(self, site: Site, agent: Agent) -> None:
-        trigger = agent(trigger=1).Dog().bark("late")
-        done = gofer("mgt", "--cancel", trigger.sn, environ={"GOFER_ROOT": str(site.root)})
-        assert (done.returncode, done.stdout) == (0, "")
-        assert done.stderr == "gofer mgt: no such request is here; if it comes within a day, it is cancelled then\n"
-        with pytest.raises(Cancelled):
-            trigger()
-
-    def test_data_that_is_large_is_left_out_of_a_long_list(self, site: Site, agent: Agent) -> None:
-        data = "x" * 3_000_000
-        numbers = [agent(wait=0, data=data).Dog().stay() for _ in range(4)]
-        agent.flush(20)
-        eventually(lambda: site.ask("requests")["total"] == 4)
-        found = self.listed(site)
-        told = [(len(one["data"] or ""), one["data_left_out"] or one["data_on_disk"]) for one in found]
-        assert [size for size, _ in told].count(3_000_000) <= 2
-        assert set(told) <= {(3_000_000, False), (0, True)}
-        assert site.mgt("--requests").count("xxxx...") == sum(size > 0 for size, _ in told)
-        for sn in numbers:
-            assert site.ask("cancel", sn=sn) == [sn]
-        eventually(lambda: not self.listed(site))
-
-    def test_what_is_not_kept_can_be_neither_retried_nor_dropped(self, site: Site) -> None:
-        for option in ("--retry", "--drop"):
-            assert "only what is undeliverable or interrupted" in site.mgt(option, "abc", status=4)
-
-    @pytest.mark.parametrize(
-        ("request_", "says"),
-        [
-            ({"do": "dance"}, "'do' is 'dance'; allowed: show, load, reload, unload, requests, cancel, retry, drop"),
-            ({}, "'do' is None; allowed"),
-            ({"do": "load"}, "'path' is missing; allowed: text"),
-            ({"do": "load", "path": 5}, "'path' is 5; allowed: text"),
-            ({"do": "load", "path": "a\0b"}, "'path' is 'a\\x00b'; allowed: text"),
-            ({"do": "show", "plugin": "x"}, "'plugin' is unknown here; allowed: do"),
-            ({"do": "requests", "states": ["odd"]}, "odd: no such state; there are: waiting, running"),
-            ({"do": "requests", "most": True}, "'most' is True; allowed: a whole number above 0"),
-            ({"do": "cancel"}, "cancel needs one of 'sn' and 'criteria'"),
-            ({"do": "cancel", "criteria": {}}, "empty criteria"),
-            ({"do": "cancel", "criteria": {"nor": 1}}, "nor not supported"),
-            (
-                {"do": "cancel", "criteria": {"eq": 1}, "plugin": "x"},
-                "there is no plugin 'x'; there are: broken, kennel",
-            ),
-            ({"do": "cancel", "sn": "../x"}, "is not a serial number"),
-        ],
-    )
-    def test_what_cannot_be_asked_is_told(self, site: Site, request_: dict[str, Any], says: str) -> None:
-        with pytest.raises(Unusable) as told:
-            ask(Root(site.root), request_, host=None, port=None, wait=30)
-        assert told.value.code == "malformed"
-        assert says in str(told.value)
-
-
 class TestTheCommand:
     @pytest.mark.parametrize(
         ("arguments", "says"),
@@ -474,69 +292,3 @@ def test_as_another_user_everything_is_refused_and_as_root_it_is_served() -> Non
             assert gofer("mgt", "-s", environ={"GOFER_ROOT": str(top)}).returncode == 0
     finally:
         shutil.rmtree(top)
-
-
-DANGER = """
-    import os
-    from gofer.decorators import remote
-
-    def here(name):
-        return os.environ["GOFER_ROOT"] + "/" + name
-
-    @remote
-    def risk():
-        with open(here("ran"), "a") as file:
-            file.write("ran" + chr(10))
-        if os.path.exists(here("trap")):
-            os._exit(9)
-"""
-
-
-def test_what_was_interrupted_is_listed_retried_and_dropped(root: Path, tmp_path: Path) -> None:
-    site = tmp_path / "site"
-    site.mkdir()
-    install(site, "danger", DANGER)
-    (root / "trap").touch()
-    where = Root(root)
-
-    def interrupted() -> list[str]:
-        return [one["sn"] for one in listed() if one["state"] == "interrupted"]
-
-    def listed() -> list[dict[str, Any]]:
-        found = ask(where, {"do": "requests"}, host=None, port=None, wait=30)
-        assert found["unavailable"] is None
-        entries = found["entries"]
-        assert isinstance(entries, list)
-        return entries
-
-    def ran() -> int:
-        return len((root / "ran").read_text().split())
-
-    with LocalBroker(str(tmp_path / "broker.sock")) as broker, AgentProcess(root, path=(site,)) as goferd:
-        describe(root, "danger", f"[main]\nenabled=1\n[messaging]\nurl={broker.url}\n[model]\nqueue=danger\n")
-        goferd.start()
-        with Agent(broker.url, "danger", wait=20) as agent:
-            until_it_answers(agent)
-            numbers = []
-            for _ in range(2):
-                numbers.append(agent(wait=0).danger.risk())
-                for _ in range(2):  # once, and once more
-                    assert goferd.process is not None
-                    goferd.process.wait(20)
-                    goferd.start()
-                eventually(lambda: set(interrupted()) == set(numbers), what=f"{listed()}")
-            assert ran() == 4
-            one, other = numbers
-            assert gofer("mgt", "--drop", one, environ={"GOFER_ROOT": str(root)}).returncode == 0
-            assert interrupted() == [other]
-            (root / "trap").unlink()
-            done = gofer("mgt", "--retry", other, environ={"GOFER_ROOT": str(root)})
-            assert (done.returncode, done.stderr) == (0, "")
-            eventually(lambda: ran() == 5)
-            eventually(lambda: not listed())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -66,7 +66,7 @@ def _plugin(tree: Tree, plugin: Mapping[str, Any]) -> None:
     )
     for cls in (plugin["api"] or {}).get("classes", ()):
         version = f" version {cls['version']}" if cls.get("version") else ""
-        inner = branch.add(_member(f"class {cls['name']}{version}", cls["constructor"], cls["doc"]))
+        inner = branch.add(_member(f"class {cls['name'].partition('@')[0]}{version}", cls["constructor"], cls["doc"]))
         for method in cls["methods"]:
             inner.add(_member(method["name"], method["signature"], method["doc"], _marks(method)))
     for function in (plugin["api"] or {}).get("functions", ()):
