@@ -54,7 +54,11 @@ def test_of_a_thousand_calls_in_flight_each_has_one_outcome(
     assert queues(rabbitmq, url) == []
 
 
-@pytest.mark.parametrize("model", ["", "exclusive=1\n", "type=quorum\n"], ids=["usual", "exclusive", "quorum"])
+@pytest.mark.parametrize(
+    "model",
+    ["", "exclusive=1\n", "expiration=60\n", "type=quorum\n"],
+    ids=["usual", "exclusive", "expiring", "quorum"],
+)
 def test_an_unloaded_plugins_queue_is_emptied_and_deleted(
     rabbitmq: RabbitMQ, root: Path, tmp_path: Path, url: str, model: str
 ) -> None:
@@ -68,7 +72,7 @@ def test_an_unloaded_plugins_queue_is_emptied_and_deleted(
         manage(root, do="unload", which="plain")
 
         assert queues(rabbitmq, url) == left, goferd.tail()
-        assert ("queue 'plain' is left, empty: " if left else "queue 'plain' deleted") in goferd.tail()
+        assert ("queue 'plain' is left, empty: " in goferd.tail()) is bool(left)
         assert "connection lost" not in goferd.tail()
 
 
@@ -92,6 +96,29 @@ def test_what_waits_there_is_rejected_first(rabbitmq: RabbitMQ, root: Path, tmp_
     assert {type(one) for one in rejected} == {Rejected}
     assert {one.code for one in rejected} == {"plugin.unloaded"}
     assert queues(rabbitmq, url) == []
+
+
+def test_a_queue_that_another_agent_reads_is_left_to_that(
+    rabbitmq: RabbitMQ, root: Path, tmp_path: Path, url: str
+) -> None:
+    install(tmp_path, "plain", PLUGIN)
+    text = f"[main]\nenabled=1\n[messaging]\nurl={url}\n[model]\nqueue=plain\n"
+    with (
+        AgentProcess(root, path=(tmp_path,)) as goferd,
+        AgentProcess(tmp_path / "other", path=(tmp_path,)) as other,
+        Agent(url, "plain", wait=20) as agent,
+    ):
+        describe(root, "plain", text)
+        describe(other.root, "plain", text)
+        goferd.start()
+        other.start()
+        eventually(lambda: sum(one.get("consumers", 0) for one in rabbitmq.queues(url.rpartition("/")[2])) == 2)
+
+        manage(root, do="unload", which="plain")
+
+        assert "queue 'plain' is left as it is: " in goferd.tail()
+        assert "connection lost" not in goferd.tail()
+        assert agent.plain.hello() == "hello"
 
 
 def test_a_queue_that_was_deleted_is_there_and_served_again(
