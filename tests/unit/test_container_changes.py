@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,28 @@ class TestLoading:
 
         kennel.change("dog", DOG)
         assert kennel.container.load(file).state is State.RUNNING
+
+
+    def test_what_was_unloaded_is_loaded_with_its_code_of_now(self, kennel: Kennel) -> None:
+        kennel.plugin("dog", VERSION.format(1))
+        kennel.start()
+        kennel.container.unload("dog")
+        kennel.change("dog", VERSION.format(2))
+
+        kennel.container.load("dog.conf")
+
+        assert version(kennel) == 2
+
+    def test_so_is_one_of_a_plugin_directory(self, kennel: Kennel) -> None:
+        file = kennel.root / "usr/share/gofer/plugins/dog.py"
+        file.write_text(textwrap.dedent(VERSION.format(1)))
+        describe(kennel.root, "dog")
+        kennel.start()
+
+        for number in (2, 3):
+            file.write_text(textwrap.dedent(VERSION.format(number)))
+            kennel.container.reload("dog")
+            assert version(kennel) == number
 
 
 class TestUnloading:

@@ -60,7 +60,7 @@ gofer.agent.management.operations: Operations
 gofer.agent.management.server: Answering Management
 gofer.agent.management.view: plugin_line show
 gofer.agent.management.wire: CODES Channel MAX_ANSWER MAX_REQUEST Unusable decode encode proof socket_of token_of
-gofer.agent.modules: Aside NotAgain drop family forget is_ours mark
+gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify
 gofer.agent.plugin: Plugin State current
 gofer.agent.queues: QueueModel

@@ -67,14 +67,17 @@ def blamed(plugin: Plugin, section: str, key: str, what: str = "") -> Iterator[N
         raise Refused(plugin, Problem("error", str(plugin.descriptor.file), section, key, text), trace) from raised
 
 
-def import_plugin(root: Root, hooks: pluggy.PluginManager, plugin: Plugin) -> None:
+def import_plugin(root: Root, hooks: pluggy.PluginManager, plugin: Plugin, *, anew: bool = False) -> None:
     """Import a plugin's module, build its API, take up its hooks, and run what is to run when it is loaded.
+
+    Args:
+        anew: read the code itself, not what is compiled already: that may be of the same second.
 
     Raises:
         Refused: any of that fails.
     """
     find_plugin(root, plugin)
-    import_code(hooks, plugin)
+    import_code(hooks, plugin, Aside() if anew else None)
     run_load(hooks, plugin)
 
 
@@ -116,11 +119,14 @@ def _authenticator(descriptor: Descriptor) -> Any:
     return make_authenticator(name, settings, descriptor.file.absolute().parent)
 
 
-def import_code(hooks: pluggy.PluginManager, plugin: Plugin, aside: Aside | None = None) -> None:
+def import_code(
+    hooks: pluggy.PluginManager, plugin: Plugin, aside: Aside | None = None, *, hooked: bool = True
+) -> None:
     """Import a plugin's module, build its API, and take up its hooks.
 
     Args:
-        aside: where its old code is, which goes on running: the hooks are then left as they are.
+        aside: see :func:`gofer.agent.loading.import_source`.
+        hooked: False: the hooks are left as they are; its old code goes on running.
 
     Raises:
         Refused: any of that fails.
@@ -134,7 +140,7 @@ def import_code(hooks: pluggy.PluginManager, plugin: Plugin, aside: Aside | None
             check_hooks(module)
             others = [one.__name__ for one in hooks.get_plugins() if inspect.ismodule(one)]
             plugin.expose(module, [name for name in others if name != module.__name__])
-            if aside is None:
+            if hooked:
                 take_up(hooks, module)
 
 

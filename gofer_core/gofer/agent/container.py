@@ -98,7 +98,7 @@ class PluginContainer:
         """Load every plugin that is enabled, and attach those that have a broker. Never fails for a plugin's sake."""
         with self.changes:
             self.clock.start()
-            self.rounds.load(list(descriptors))
+            self.rounds.load(list(descriptors), anew=False)
             if not any(plugin.state is State.RUNNING for plugin in self.plugins.values()):
                 log.warning("no plugin runs; descriptors are read from %s", self.root.descriptors)
 

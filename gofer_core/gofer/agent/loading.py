@@ -88,7 +88,8 @@ def import_source(source: Source, aside: modules.Aside | None = None) -> ModuleT
     """Import a plugin's module, or return it if another plugin has imported it already.
 
     Args:
-        aside: where its old code is, if it was imported before: it must be new now.
+        aside: where its old code is, if it was imported before, or empty: the code is read, not what is compiled
+            already.
 
     Raises:
         Broken: whatever its code raised, an end of the process included.
@@ -98,7 +99,7 @@ def import_source(source: Source, aside: modules.Aside | None = None) -> ModuleT
         if aside is None:
             module = _import(source)
         else:
-            with aside.anew():
+            with aside.anew(source.tops):
                 module = _import(source)
             aside.check()
     except modules.NotAgain as old:
@@ -192,7 +193,8 @@ def _import_file(source: Source) -> ModuleType:
         if modules.is_ours(known, str(source)):
             return known
         raise ImportError(f"a module {source.module} of another plugin is loaded already ({known.__file__})")
-    spec = importlib.util.spec_from_file_location(source.module, source.file)
+    loader = modules.FromSource(source.module, str(source.file))
+    spec = importlib.util.spec_from_file_location(source.module, source.file, loader=loader)
     if spec is None or spec.loader is None:  # only for a suffix that Python does not know
         raise ImportError(f"{source.file} is not a Python module")
     module = importlib.util.module_from_spec(spec)

@@ -17,7 +17,7 @@ from types import CodeType, ModuleType
 
 from gofer.errors import PluginError
 
-__all__ = ["Aside", "NotAgain", "drop", "family", "forget", "is_ours", "mark"]
+__all__ = ["Aside", "FromSource", "NotAgain", "drop", "family", "forget", "is_ours", "mark"]
 
 _OURS = "__gofer_source__"
 _FILE = "__gofer_file__"
@@ -110,14 +110,19 @@ class Aside:
             if parent in sys.modules:
                 setattr(sys.modules[parent], child, found)
 
-    def anew(self) -> _Anew:
+    def anew(self, tops: frozenset[str]) -> _Anew:
         """Return what is to be entered around the new imports: they read the code itself, and blame an extension.
+
+        Args:
+            tops: what is imported, beside what was set aside: see :func:`family`.
 
         Raises:
             NotAgain: within, importing an extension module has failed; the text names it.
         """
-        tops = frozenset[str]().union(*(tops for tops, _, _ in self._roots))
-        return _Anew(tops, {name for name, module in self._old.items() if _is_extension(module)})
+        return _Anew(
+            tops.union(*(tops for tops, _, _ in self._roots)),
+            {name for name, module in self._old.items() if _is_extension(module)},
+        )
 
     def check(self) -> None:
         """Make sure that what was imported is new.
@@ -155,7 +160,7 @@ class _Anew(importlib.abc.MetaPathFinder):
             self._asked.append(fullname)
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and type(spec.loader) is importlib.machinery.SourceFileLoader:
-            spec.loader = _FromSource(fullname, spec.loader.path)
+            spec.loader = FromSource(fullname, spec.loader.path)
         return spec
 
     def __enter__(self) -> None:
@@ -168,7 +173,7 @@ class _Anew(importlib.abc.MetaPathFinder):
             raise NotAgain(_refused(failed[-1], " ".join(str(raised).split()))) from raised
 
 
-class _FromSource(importlib.machinery.SourceFileLoader):
+class FromSource(importlib.machinery.SourceFileLoader):
     """Compiles the source, whatever is cached."""
 
     def get_code(self, fullname: str) -> CodeType:

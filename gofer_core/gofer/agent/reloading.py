@@ -149,7 +149,7 @@ class Reload:
         def work() -> None:
             try:
                 for new in self._new.values():
-                    import_code(self._hooks, new, self._aside)
+                    import_code(self._hooks, new, self._aside, hooked=False)
             except BaseException as raised:  # noqa: BLE001 - raised again by whoever waits
                 failed.append(raised)
 

@@ -31,9 +31,15 @@ class Rounds:
         self._container = container
         #: What is described, and whose loading has not begun.
         self.pending: dict[str, Descriptor] = {}
+        self._anew = False
 
-    def load(self, descriptors: Sequence[Descriptor]) -> None:
-        """Load several, in three rounds: each one's code, then what they add to each other, then their queues."""
+    def load(self, descriptors: Sequence[Descriptor], *, anew: bool = True) -> None:
+        """Load several.
+
+        Args:
+            anew: their code may have changed while the agent runs.
+        """
+        self._anew = anew
         names = [descriptor.name for descriptor in descriptors]
         self.pending = {descriptor.name: descriptor for descriptor in descriptors}
         loaded = []
@@ -77,7 +83,7 @@ class Rounds:
 
         def work(plugin: Plugin) -> None:
             try:
-                import_plugin(self._container.root, self._container.hooks, plugin)
+                import_plugin(self._container.root, self._container.hooks, plugin, anew=self._anew)
             except Refused as error:
                 refused.append(error)
             finally:
