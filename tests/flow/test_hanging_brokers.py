@@ -157,8 +157,8 @@ def test_closing_does_not_wait_for_whoever_is_connecting(root: Path) -> None:
         start = time.monotonic()
         agent.close()
         with pytest.raises(ConnectionLost, match="closed"):
-            call.result(10)
-        assert time.monotonic() - start < 3
+            call.result(30)
+        assert time.monotonic() - start < 15  # not the 30 seconds of its wait
 
 
 class Fickle(LocalAdapter):
@@ -197,7 +197,7 @@ def test_a_first_login_that_is_refused_is_told_at_once(connector: Connector) -> 
         with pytest.raises(AdapterError, match="the password has changed") as caught:
             link.open(start + 60)
         assert len(caught.traceback) < 6  # its own: one object for all would grow with each who raises it
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30  # of 60
     link.close()
 
 

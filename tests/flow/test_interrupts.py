@@ -89,12 +89,12 @@ def interrupted(n: int, work: Callable[[], object]) -> bool:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # an interrupt in a collected generator
 def test_an_interrupt_anywhere_in_a_call_leaves_the_link_to_others(broker: LocalBroker, connector: Connector) -> None:
-    with EchoAgent(broker.url), Agent(connector, "agent", wait=2) as agent, ThreadPoolExecutor(1) as threads:
+    with EchoAgent(broker.url), Agent(connector, "agent", wait=20) as agent, ThreadPoolExecutor(1) as threads:
         assert agent.Dog().bark(0) == 0
         n, misses = 1, 0
         while misses < 5:  # not every call takes the same way
             misses = 0 if interrupted(n, lambda: agent.Dog().bark("interrupted")) else misses + 1
-            assert threads.submit(agent.Dog().bark, n).result(5) == n, n
+            assert threads.submit(agent.Dog().bark, n).result(30) == n, n
             assert agent.Dog().bark(n) == n, n
             n += 3
         assert n > 50

@@ -142,7 +142,7 @@ def test_an_impatient_call_is_not_held_up_by_a_patient_one(broker: LocalBroker, 
             took.append(time.monotonic() - start - wait)
         broker.thaw()
         assert patient.result(15) == 42
-        assert max(took) < 3  # it was 10: what the patient one has
+        assert max(took) < 8  # it was 10: what the patient one has
 
 
 def test_what_is_sent_while_the_broker_is_asked_something_follows(broker: LocalBroker, link: Link) -> None:

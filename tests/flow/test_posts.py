@@ -87,7 +87,7 @@ def test_so_many_without_an_answer_are_told_of_and_nothing_more_is_sent(
         start = time.monotonic()
         with pytest.raises(ConnectionLost, match="not sent: the broker has not answered for 256 requests"):
             agent.Dog().bark("one more")
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 8
         broker.thaw()
         agent.flush(10)
         assert len(set(sent)) == Posts.most

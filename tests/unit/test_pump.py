@@ -62,7 +62,7 @@ def test_ready_is_returned_at_once_without_a_turn(post: Post) -> None:
 def test_a_deadline_ends_the_wait(post: Post) -> None:
     start = time.monotonic()
     assert not post.pump.drive(lambda: False, start + 0.2)
-    assert 0.2 <= time.monotonic() - start < 5
+    assert 0.2 <= time.monotonic() - start < 20
     assert not post.pump.busy
 
 
