@@ -142,7 +142,7 @@ def test_in_the_latency_window(broker: LocalBroker, goferd: AgentProcess, tmp_pa
         eventually(lambda: cancel(agent, "d"))
         with pytest.raises(Cancelled):
             delayed.result(30)
-        assert time.monotonic() - start < 20
+        assert time.monotonic() - start < 18  # of 20
         assert not (tmp_path / "trace").exists()
 
 

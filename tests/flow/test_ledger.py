@@ -46,7 +46,7 @@ def there(agent: Agent) -> bool:
     """Whether the agent answers yet."""
     try:
         return bool(agent(wait=2).Admin().hello())
-    except LookupError:
+    except (LookupError, TimeoutError):
         return False
 
 

@@ -172,7 +172,7 @@ def is_there(url: str, address: str) -> bool:
     with Agent(url, address, wait=5) as agent:
         try:
             return bool(agent.Admin().hello())
-        except NotFound:
+        except (NotFound, TimeoutError):
             return False
 
 
