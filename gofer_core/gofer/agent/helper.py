@@ -18,6 +18,7 @@ from gofer.agent.config import Problem
 from gofer.agent.container import PluginContainer
 from gofer.agent.forking import Greeting, read
 from gofer.agent.loading import locate, one_line
+from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
 from gofer.agent.rounds import Rounds
 from gofer.decorators import mark_of
@@ -135,7 +136,7 @@ class _Imports(Rounds):
         if isinstance(source, Problem):
             raise Refused(plugin, source)
         plugin.source = source
-        import_code(self._container.hooks, plugin)
+        import_code(self._container.hooks, plugin, Aside())  # what was compiled may be older than what the agent runs
 
 
 if __name__ == "__main__":
