@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,40 @@ def test_the_methods_own_limit_counts_too_and_it_can_see_that_it_is_over(serving
     assert kennel.gate.contexts[0].cancelled()
     kennel.gate.open.set()
     eventually(lambda: kennel.ran() == ["ended"])
+
+
+@pytest.mark.parametrize("how", ["returns", "raises"])
+def test_a_method_that_ends_when_it_is_told_took_too_long_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Its caller would take what it returns then for its value."""
+    with served(tmp_path, timeout=0.1) as serving:
+        execution = serving.receiver.execution
+        fail = execution.fail
+        told = threading.Event()
+
+        def slowly(received: Received, raised: BaseException) -> None:
+            if "timeout" in threading.current_thread().name:
+                assert told.wait(10)  # until the method has ended
+            fail(received, raised)
+
+        monkeypatch.setattr(execution, "fail", slowly)
+
+        class Quick:
+            @hookimpl(wrapper=True)
+            def gofer_call(self, request: Received) -> Generator[None, Any, Any]:
+                assert request.cancelled.wait(10)
+                kennel.gate.open.set()
+                yield
+                if how == "raises":
+                    raise ValueError("stopped half way")
+                return "half of it"
+
+        serving.plugin.manager.register(Quick())
+        asked = request("Dog", "wait")
+        end = serving.caller.call(asked)["result"]
+        told.set()
+        assert end["xclass"] == "ExecutionTimeout"
 
 
 def test_a_method_within_its_limit_is_left_alone(serving: Served) -> None:

@@ -159,12 +159,14 @@ class Execution:
 
     def _expire(self, request: Received, seconds: float) -> None:
         # In this process nothing can stop a method: it is told, and its caller is. One in a process of its own ends.
-        request.cancelled.set()
         stop = request.on_expire
+        end = "it may still run" if stop is None else "its process is being ended"
+        # First: a method that is told may return before its caller is.
+        request.late = f"{request.target}() took longer than {seconds:g} s; {end}"
+        request.cancelled.set()
         if stop is not None:
             stop()
-        end = "it may still run" if stop is None else "its process is being ended"
-        self.fail(request, ExecutionTimeout(f"{request.target}() took longer than {seconds:g} s; {end}"))
+        self.fail(request, ExecutionTimeout(request.late))
 
     def _go_on(self, request: Received, value: Awaitable[Any]) -> None:
         if request.api is None or not request.api.is_async:
@@ -186,6 +188,9 @@ class Execution:
         if request.called_off:
             self.fail(request, Cancelled("cancelled while it ran; its method has returned"))
             return
+        if request.late is not None:
+            self.fail(request, ExecutionTimeout(request.late))
+            return
         try:
             result = encode({"retval": plain(value, "result")})
         except BaseException as raised:  # noqa: BLE001 - not plain JSON, or it raises when looked at; its caller hears that
@@ -194,9 +199,11 @@ class Execution:
         self._end(request, result, "value")
 
     def fail(self, request: Received, raised: BaseException) -> None:
-        """End a request by an exception: by Cancelled, whatever its method raised, if it was cancelled."""
+        """End a request by an exception: by Cancelled, or ExecutionTimeout, if that is why its method raised."""
         if request.called_off and not issubclass(type(raised), (Cancelled, ExecutionTimeout)):
             raised = Cancelled(f"cancelled while it ran; its method has raised {type(raised).__name__}")
+        elif request.late is not None and not issubclass(type(raised), (Cancelled, ExecutionTimeout)):
+            raised = ExecutionTimeout(request.late)
         _TRACEBACK.__set__(raised, _below(_TRACEBACK.__get__(raised)))
         try:
             crossed, request.crossed = request.crossed, None  # it refers to its frames, and these to the request

@@ -41,7 +41,8 @@ class Received:
     signed it, as the authenticator says; ``proof`` tells a copy of it; ``authenticated`` is the method whose user and
     password it has shown. ``redelivered``: it was delivered before; None: the broker cannot tell. ``arrived`` and
     ``started`` are times of ``time.monotonic()``; ``state`` is one of the constants of this module;
-    ``cancelled`` is set when it shall not go on: it takes too long, or (then ``called_off`` is true) somebody asked so.
+    ``cancelled`` is set when it shall not go on: it takes too long (then ``late`` says so in words), or somebody asked
+    so (then ``called_off`` is true).
     ``on_cancel`` and ``on_expire`` are called then, by any thread, by the one that asked and when it takes too long;
     ``crossed`` is what a forked method has raised, and how its process told it.
     """
@@ -67,6 +68,7 @@ class Received:
         "identity",
         "interrupted",
         "key",
+        "late",
         "must_note",
         "noted",
         "on_cancel",
@@ -116,6 +118,7 @@ class Received:
         self.progress: Any = None
         self.timer: Timer | None = None
         self.called_off = False
+        self.late: str | None = None
         self.asked_again = False
         # The custody's own: where it is, what the ledger has to know of its run, whether it was begun and
         # is not run again, and what of it is there alone.
