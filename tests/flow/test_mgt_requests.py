@@ -85,6 +85,15 @@ class TestRequests:
             assert site.ask("cancel", sn=sn) == [sn]
         eventually(lambda: not self.listed(site))
 
+    def test_what_came_over_the_wire_does_nothing_to_a_terminal(self, site: Site, agent: Agent) -> None:
+        sn = agent(wait=0, data="red \x1b[31m\nalert \x9b2J").Dog().stay()
+        eventually(lambda: self.listed(site, states=["running"]))
+        lines = site.mgt("--requests").splitlines()
+        assert len(lines) == 2
+        assert "red \\x1b[31m alert \\x9b2J" in lines[1]
+        assert site.ask("cancel", sn=sn) == [sn]
+        eventually(lambda: not self.listed(site))
+
     def test_what_is_not_kept_can_be_neither_retried_nor_dropped(self, site: Site) -> None:
         for option in ("--retry", "--drop"):
             assert "only what is undeliverable or interrupted" in site.mgt(option, "abc", status=4)

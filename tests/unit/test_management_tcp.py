@@ -104,6 +104,17 @@ class TestTCP:
         with Relay(None, b"SSH-2.0-OpenSSH\r\n") as other, pytest.raises(NoAgent, match="does not greet as one"):
             agent.ask(host="127.0.0.1", port=other.port)
 
+    def test_a_token_that_cannot_be_written_is_told_and_nobody_listens(
+        self, agent: Doors, warnings: Callable[[], list[str]]
+    ) -> None:
+        port = free_port()
+        token_of(agent.root).mkdir()
+        agent.start(enabled=True, host="127.0.0.1", port=port)
+        assert warnings() == [f"no management by TCP: {token_of(agent.root)}: cannot be written: Is a directory"]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 10)
+        assert agent.ask() == {"do": "echo"}
+
     def test_a_port_that_is_taken_is_told_and_the_socket_serves(
         self, agent: Doors, warnings: Callable[[], list[str]]
     ) -> None:

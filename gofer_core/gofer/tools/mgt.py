@@ -11,7 +11,7 @@ import click
 
 from gofer.errors import ConfigError
 from gofer.tools.arguments import duration, json_value
-from gofer.tools.output import complain, print_json, print_table, text_of
+from gofer.tools.output import complain, harmless, print_json, print_table, text_of
 
 __all__ = ["mgt"]
 
@@ -144,7 +144,7 @@ def _print(request: Mapping[str, Any], value: Any) -> None:
         _print_requests(value)
     elif what == "cancel":
         for sn in value:
-            print(sn)
+            print(harmless(sn))
         if not value and "sn" in request:
             complain("gofer mgt", "no such request is here; if it comes within a day, it is cancelled then")
 
@@ -165,7 +165,9 @@ def _print_requests(value: Mapping[str, Any]) -> None:
         for one in value["entries"]
     ]
     if rows:
-        print_table(["SN", "PLUGIN", "STATE", "METHOD", "SINCE", "SECONDS", "CALLER", "DATA", "REASON"], rows)
+        # Much of it came over the wire: a terminal would obey what it says, and lines would break.
+        cells = [[harmless(" ".join(cell.split())) for cell in row] for row in rows]
+        print_table(["SN", "PLUGIN", "STATE", "METHOD", "SINCE", "SECONDS", "CALLER", "DATA", "REASON"], cells)
     if value["unavailable"]:
         complain("gofer mgt", f"what the ledger holds is not listed: {value['unavailable']}")
     if value["total"] > len(rows):

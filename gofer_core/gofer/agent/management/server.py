@@ -87,8 +87,13 @@ class Management:
 
         token = token_hex(32).encode()
         doors = open_tcp(self._config, token)
+        try:
+            path = write_token(self._root, token)
+        except ConfigError:
+            for door in doors:
+                door.socket.close()
+            raise
         self._doors += doors
-        path = write_token(self._root, token)
         names = ", ".join("{} port {}".format(*door.socket.getsockname()[:2]) for door in doors)
         log.info("management by TCP: %s, for who can read %s", names, path)
 
@@ -109,22 +114,21 @@ class Management:
         for _, thread in callers.values():
             thread.join(max(0.0, deadline - monotonic()))
         self._bell.close()
-        self._remove()
+        try:
+            self._remove()
+        except OSError as error:
+            log.warning("management: %s", error)
 
     def _remove(self) -> None:
         for door in self._doors:
             door.socket.close()
         path = socket_of(self._root)
-        try:
+        with suppress(FileNotFoundError):  # somebody has cleaned up before us
             found = os.lstat(path)
             if (found.st_dev, found.st_ino) == self._unix:  # else somebody has put another there
                 path.unlink()
-            if any(door.token is not None for door in self._doors):
-                token_of(self._root).unlink()
-        except FileNotFoundError:
-            pass  # somebody has cleaned up before us
-        except OSError as error:
-            log.warning("management: %s", error)
+        if any(door.token is not None for door in self._doors):
+            token_of(self._root).unlink(missing_ok=True)
 
     def _leave(self) -> None:
         # What a plugin has forked would keep the port, which the next agent then could not have.
@@ -134,6 +138,12 @@ class Management:
     # -- letting in -----------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
+        try:
+            self._let_everybody_in()
+        except Exception:
+            log.exception("management has ended; the agent goes on without")
+
+    def _let_everybody_in(self) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self._bell.fileno(), selectors.EVENT_READ)
             for door in self._doors:
