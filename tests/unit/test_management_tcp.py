@@ -51,6 +51,11 @@ class TestTCP:
             assert not token_of(agent.root).exists()
         assert tokens[0] != tokens[1]
 
+    def test_the_token_of_an_agent_that_was_killed_does_not_stay(self, agent: Doors) -> None:
+        token_of(agent.root).write_text("stale")
+        agent.start()
+        assert not token_of(agent.root).exists()
+
     def test_it_is_the_second_way(self, agent: Doors) -> None:
         port = free_port()
         agent.start(enabled=True, host="127.0.0.1", port=port)

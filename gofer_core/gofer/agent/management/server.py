@@ -73,6 +73,8 @@ class Management:
             self._unix = found.st_dev, found.st_ino
         except (ConfigError, OSError) as error:
             log.error("no management by a Unix socket: %s", error)
+        with suppress(OSError):  # of an agent that was killed
+            token_of(self._root).unlink()
         if self._config.enabled:
             try:
                 self._open_tcp()
