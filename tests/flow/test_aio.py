@@ -20,40 +20,39 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.testing.agents import AgentProcess
 from support.localbroker import LocalBroker
+from support.presence import until_it_answers
 from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually
 
 
-@pytest.fixture
-def broker(root: Path) -> Iterator[LocalBroker]:
-    with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    """One for all tests that leave it running."""
+    with LocalBroker(str(tmp_path_factory.mktemp("broker") / "broker.sock")) as broker:
         yield broker
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def connector(broker: LocalBroker) -> Connector:
     return Connector(URL.parse(broker.url), reconnect_max=0.5)
 
 
-@pytest.fixture
-def goferd(root: Path, connector: Connector) -> Iterator[AgentProcess]:
-    with AgentProcess(root) as process:
+@pytest.fixture(scope="module")
+def goferd(connector: Connector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path_factory.mktemp("goferd")) as process:
         process.configure("[messaging]\nreconnect_max = 0.5\n")
         process.plugin("probe", PROBE, descriptor(connector.url.text, "probe", threads=4))
-        process.start()
-        with proxy.Agent(connector, "probe", wait=10) as agent:
-            eventually(lambda: there(agent))
-        yield process
+        yield process.start()
 
 
-def there(agent: proxy.Agent) -> bool:
-    try:
-        return bool(agent.Admin().hello())
-    except NotFound:
-        return False
+@pytest.fixture
+def served(goferd: AgentProcess, connector: Connector) -> None:
+    """The agent is at its queue, perhaps again."""
+    with proxy.Agent(connector, "probe", wait=10) as agent:
+        until_it_answers(agent, goferd.tail())
 
 
-@pytest.mark.usefixtures("goferd")
+@pytest.mark.usefixtures("served")
 class TestCalls:
     def test_values_exceptions_and_options(self, connector: Connector) -> None:
         async def main() -> None:
@@ -194,7 +193,11 @@ def test_a_broker_that_is_not_there_is_told_at_once(root: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_lost_connection_is_waited_for_until_the_deadline(connector: Connector, broker: LocalBroker) -> None:
+def test_a_lost_connection_is_waited_for_until_the_deadline(root: Path) -> None:
+    broker = LocalBroker(str(root / "run/gofer/broker.sock"))
+    broker.start()
+    connector = Connector(URL.parse(broker.url), reconnect_max=0.5)
+
     async def main() -> None:
         async with Agent(connector, "nobody", wait=0.6) as agent:
             with pytest.raises(NotFound):
