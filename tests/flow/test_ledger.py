@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gofer.errors import Cancelled, Interrupted, Rejected
-from gofer.proxy import Agent
+from gofer.errors import Cancelled, Interrupted
 from gofer.testing.agents import AgentProcess
-from support.danger import DANGER, died, ledger_of, open_in, restarted
+from support.danger import DANGER, died, ledger_of, open_in, restarted, served
 from support.localbroker import LocalBroker
 from support.probe import descriptor, runs
 from support.waiting import eventually
@@ -28,26 +25,6 @@ from support.waiting import eventually
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
     with LocalBroker(str(tmp_path_factory.mktemp("broker") / "broker.sock")) as broker:
         yield broker
-
-
-@contextmanager
-def served(broker: LocalBroker, root: Path, queue: str, *, threads: int = 1) -> Iterator[tuple[AgentProcess, Agent]]:
-    """An agent with the dangerous plugin, and a caller."""
-    with AgentProcess(root) as process:
-        process.configure("[messaging]\nreconnect_max = 1\n")
-        process.plugin("danger", DANGER, descriptor(broker.url, queue, threads=threads))
-        process.start()
-        with Agent(broker.url, queue, wait=60) as agent:
-            eventually(lambda: there(agent), what=process.tail())
-            yield process, agent
-
-
-def there(agent: Agent) -> bool:
-    """Whether the agent answers yet."""
-    try:
-        return bool(agent(wait=2).Admin().hello())
-    except (LookupError, TimeoutError):
-        return False
 
 
 def memory_of(process: AgentProcess) -> int:
@@ -211,73 +188,6 @@ def test_5000_slow_requests_wait_and_admin_answers_at_once(broker: LocalBroker, 
             first.result(30)
         eventually(lambda: len(runs(tmp_path / "trace")) == 50, 30)
     assert set(runs(tmp_path / "trace")) == {str(n) for n in range(0, 5000, 100)}
-
-
-# -- files that cannot be used ----------------------------------------------------------------------------------------
-
-
-def refused(agent: Agent, path: Path) -> str:
-    """Ask for what needs the ledger; return the code of the rejection."""
-    try:
-        agent.Danger().single(str(path))
-    except Rejected as rejected:
-        return rejected.code
-    return "done"
-
-
-def test_a_corrupt_file_is_set_aside(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
-    with served(broker, root, "corrupt") as (process, agent):
-        assert refused(agent, tmp_path / "one") == "done"
-        process.kill()
-        ledger_of(process).write_bytes(b"this is no database" * 1000)
-        for end in ("-wal", "-shm"):
-            Path(f"{ledger_of(process)}{end}").unlink(missing_ok=True)
-        process.start()
-        eventually(lambda: "is corrupt" in process.tail())
-        assert [path.read_bytes()[:19] for path in ledger_of(process).parent.glob("ledger-corrupt-*.db")] == [
-            b"this is no database"
-        ]
-        assert refused(agent, tmp_path / "two") == "done"
-
-
-def test_a_locked_file_refuses_only_what_needs_it(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
-    with served(broker, root, "locked", threads=2) as (process, agent), ThreadPoolExecutor(1) as threads:
-        assert refused(agent, tmp_path / "first") == "done"
-        file = sqlite3.connect(ledger_of(process), isolation_level=None)
-        file.execute("BEGIN IMMEDIATE")
-        assert refused(agent, tmp_path / "second") == "ledger.unavailable"
-        assert not (tmp_path / "second").exists()
-        assert agent.Probe().echo("quick") == "quick"
-        slow = threads.submit(agent.Probe().note, str(tmp_path / "slow"), "slow", 2.0)
-        assert slow.result(20) == "slow"  # the broker goes on holding it
-        assert "cannot be used" in process.tail()
-        file.execute("ROLLBACK")
-        file.close()
-        eventually(lambda: refused(agent, tmp_path / "third") == "done")
-
-
-def test_a_full_disk_refuses_only_what_needs_it(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
-    with served(broker, root, "full", threads=2) as (process, agent):
-        assert refused(agent, tmp_path / "first") == "done"
-        before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
-        # No file may grow: the log is smaller than that, and the ledger is not.
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (30_000, before[1]))
-        eventually(lambda: refused(agent, tmp_path / "second") == "ledger.unavailable")
-        assert agent.Probe().echo("quick") == "quick"
-        assert "cannot be used" in process.tail()
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
-        eventually(lambda: refused(agent, tmp_path / "third") == "done")
-
-
-def test_a_place_that_cannot_be_used_refuses_only_what_needs_it(
-    broker: LocalBroker, root: Path, tmp_path: Path
-) -> None:
-    (root / "var/lib/gofer").mkdir(parents=True, exist_ok=True)
-    (root / "var/lib/gofer/ledger").write_text("a file where a directory should be")
-    with served(broker, root, "place") as (process, agent):
-        assert refused(agent, tmp_path / "first") == "ledger.unavailable"
-        assert agent.Probe().echo("quick") == "quick"
-        assert "is not a directory" in process.tail()
 
 
 def test_an_explicit_ttl_is_written_down_at_once(broker: LocalBroker, root: Path, tmp_path: Path) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 
-from support.probe import PROBE
+from support.localbroker import LocalBroker
+from support.probe import PROBE, descriptor
+from support.waiting import eventually
 
-__all__ = ["DANGER", "counted_in", "died", "ledger_of", "open_in", "restarted"]
+__all__ = ["DANGER", "counted_in", "died", "ledger_of", "open_in", "restarted", "served", "there"]
 
 DANGER = (
     PROBE
@@ -54,6 +59,28 @@ class Danger:
             time.sleep(0.005)
 """
 )
+
+
+@contextmanager
+def served(
+    broker: LocalBroker, root: Path, queue: str, *, threads: int = 1, wrapper: tuple[str, ...] = ()
+) -> Iterator[tuple[AgentProcess, Agent]]:
+    """Yield an agent with the dangerous plugin, and a caller."""
+    with AgentProcess(root, wrapper=wrapper) as process:
+        process.configure("[messaging]\nreconnect_max = 1\n")
+        process.plugin("danger", DANGER, descriptor(broker.url, queue, threads=threads))
+        process.start()
+        with Agent(broker.url, queue, wait=60) as agent:
+            eventually(lambda: there(agent), what=process.tail())
+            yield process, agent
+
+
+def there(agent: Agent) -> bool:
+    """Tell whether the agent answers yet."""
+    try:
+        return bool(agent(wait=2).Admin().hello())
+    except (LookupError, TimeoutError):
+        return False
 
 
 def ledger_of(process: AgentProcess) -> Path:

@@ -6,7 +6,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gofer.errors import Cancelled, DocumentError
@@ -104,12 +104,20 @@ class Cancelling:
                 found[request.sn] = False
                 meant.append(request)
         # Those that wait come first: the end of one that runs would let the next of them start.
-        for request in sorted(meant, key=lambda one: one.has_started):
-            found[request.key] = self._cancel(request)
-        if not absent or self._ledger is None:
+        running = [request for request in meant if request.has_started]
+        for request in meant:
+            if request not in running:
+                found[request.key] = self._cancel(request)
+
+        def end() -> Later:
+            for request in running:
+                found[request.key] = self._cancel(request)
             return self._kept([sn for sn, cancelled in found.items() if cancelled])
+
+        if not absent or self._ledger is None:
+            return end()
         later = Later()
-        self._read(absent, criteria, found, later, self._ledger)
+        self._read(absent, criteria, found, later, end)
         return later
 
     def restore(self, name: str) -> None:
@@ -133,12 +141,17 @@ class Cancelling:
         return until is not None and until > time.monotonic()
 
     def _read(
-        self, absent: list[Received], criteria: Mapping[str, Any], found: dict[str, bool], later: Later, ledger: Ledger
+        self,
+        absent: list[Received],
+        criteria: Mapping[str, Any],
+        found: dict[str, bool],
+        later: Later,
+        end: Callable[[], Later],
     ) -> None:
         """Go on with requests whose data stand in the ledger, a few at a time, as fast as they can be answered."""
         receiver = absent[0].receiver
         if receiver.outgoing.pending > _PENDING:
-            receiver.clock.call_after(_PAUSE, lambda: self._read(absent, criteria, found, later, ledger))
+            receiver.clock.call_after(_PAUSE, lambda: self._read(absent, criteria, found, later, end))
             return
         chunk, rest = absent[:_CHUNK], absent[_CHUNK:]
 
@@ -148,6 +161,7 @@ class Cancelling:
 
         def done(meant: list[tuple[Received, bytes]] | None, failed: Unavailable | None) -> None:
             if failed is not None:
+                end()
                 text = (
                     f"{sum(found.values())} are cancelled; the data of {len(absent)} more stand on the disk: {failed}"
                 )
@@ -158,11 +172,12 @@ class Cancelling:
                     restore(request, body)
                 found[request.key] = self._cancel(request)
             if rest:
-                self._read(rest, criteria, found, later, ledger)
+                self._read(rest, criteria, found, later, end)
             else:
-                self._kept([sn for sn, cancelled in found.items() if cancelled]).then(later.end)
+                end().then(later.end)
 
-        ledger.post(work, done)
+        assert self._ledger is not None  # noqa: S101 - asked before
+        self._ledger.post(work, done)
 
     def _kept(self, found: list[str], *, remembered: bool = False) -> Later:
         """Tell what was cancelled when that is on the disk; or after a second, if that takes longer."""

@@ -77,6 +77,7 @@ class HeldByLedger:
         self._unsent: set[str] = set()  # keys of requests whose results stand in the ledger and were not taken
         self._remembered: dict[int, None] = {}  # hashes of the keys of what has ended, and stands in the ledger
         self._beginnings = Beginnings(ledger.path.with_name("begun"))
+        ledger.lost = self._rewrite
         clock.call_after(_TIDY, self._tidy)
 
     # -- what comes -----------------------------------------------------------------------------------------------
@@ -362,6 +363,13 @@ class HeldByLedger:
             self._unsent.add(key)
             self.take_up(request, row._replace(runs=0))
         return True
+
+    def _rewrite(self) -> None:
+        """Write down again what is known of what stood in a file that was corrupt."""
+        with self._lock:
+            known = [request for request in self._open if request.custody == _WRITTEN and request.shed == WHOLE]
+        for request in known:
+            self._ledger.post(records.take(_record(request), begun=request.noted), kept=True)
 
     def _tidy(self) -> None:
         self._clock.call_after(_TIDY, self._tidy)

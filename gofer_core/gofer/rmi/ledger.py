@@ -43,6 +43,7 @@ _UPGRADES = {
 }
 _GROUP = 500  # most pieces of work in one transaction
 _BUSY = 1.0  # seconds to wait for somebody who has locked the file
+_QUIET = 60.0  # seconds after a line in the log in which no other is written for the same failure
 _PAUSE = 2.0  # seconds after a failure in which nothing is tried
 _WAIT = 15.0  # seconds that ``call`` waits
 _MOST_KEPT = 20_000  # pieces of work that wait for a file that cannot be written
@@ -83,6 +84,9 @@ class Ledger:
         self._stopping = False
         self._file: sqlite3.Connection | None = None
         self._failed = -_PAUSE
+        self._said = 0.0
+        #: Called by the ledger's thread when a corrupt file was set aside: what it held and is known has to be posted.
+        self.lost: Callable[[], object] | None = None
         self._error: Unavailable | None = None
 
     @property
@@ -195,6 +199,8 @@ class Ledger:
             except Exception as why:  # noqa: BLE001 - told to those who asked, whatever it is; the thread goes on
                 self._close()
                 if _is_corrupt(why) and attempt == 1 and self._set_aside(why):
+                    if self.lost is not None:
+                        self.lost()
                     continue
                 self._fail(why)
             else:
@@ -206,9 +212,12 @@ class Ledger:
 
     def _fail(self, why: Exception) -> None:
         text = f"the ledger {self.path} cannot be used: {why}"
-        if self._error is None or str(self._error) != text:
+        now = time.monotonic()
+        # One line when it begins; another one when the reason is another one, but not all the time.
+        if self._error is None or (str(self._error) != text and now > self._said + _QUIET):
             log.error("%s; quick calls go on, what needs it is refused", text)
-        self._failed = time.monotonic()
+            self._said = now
+        self._failed = now
         self._error = Unavailable(text)
         raise self._error from why
 

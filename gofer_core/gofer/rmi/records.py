@@ -87,14 +87,14 @@ class Found(NamedTuple):
 _ROW = "key, plugin, body, identity, digest, runs, state, result, reason, arrived, ended"
 
 
-def take(record: Record) -> Callable[[sqlite3.Connection], None]:
-    """Write a request. One that stands there already is left as it is."""
+def take(record: Record, *, begun: bool = False) -> Callable[[sqlite3.Connection], None]:
+    """Write a request, and whether a run of it was begun. One that stands there already is left as it is."""
 
     def work(file: sqlite3.Connection) -> None:
         file.execute(
             "INSERT INTO requests (key, plugin, body, identity, digest, arrived, runs, state)"
-            " VALUES (?, ?, ?, ?, ?, ?, 0, 0) ON CONFLICT (key) DO NOTHING",
-            (*record, time.time()),
+            " VALUES (?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT (key) DO NOTHING",
+            (*record, time.time(), int(begun)),
         )
 
     return work

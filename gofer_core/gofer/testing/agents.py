@@ -31,10 +31,19 @@ class AgentProcess:
         root: the directory before ``/etc/gofer`` and all others; made if missing.
         path: directories that its Python looks for modules in, first.
         environ: more environment, over this process's own.
+        wrapper: a command that becomes it, as ``setpriv`` with its options does.
     """
 
-    def __init__(self, root: Path, *, path: tuple[Path, ...] = (), environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        path: tuple[Path, ...] = (),
+        environ: Mapping[str, str] | None = None,
+        wrapper: tuple[str, ...] = (),
+    ) -> None:
         self.root = root
+        self._wrapper = wrapper
         self.log = root / "goferd.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._guard: Guard | None = None
@@ -72,7 +81,7 @@ class AgentProcess:
             self._release_guard()  # of one that has ended by itself
             self._guard = Guard()
             self.process = subprocess.Popen(  # noqa: S603 - this Python, with our own words
-                [sys.executable, "-c", _GOFERD, "-f"],
+                [*self._wrapper, sys.executable, "-c", _GOFERD, "-f"],
                 env={**self._environ, "NOTIFY_SOCKET": "@" + address[1:]},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -1,0 +1,159 @@
+"""Ledgers that cannot be used: said in one line, refusing only what needs them, and used again when they can be."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from gofer.errors import Rejected
+from gofer.proxy import Agent
+from gofer.rmi import records
+from gofer.testing.agents import AgentProcess
+from support import kennel, receiving
+from support.danger import ledger_of, served, there
+from support.localbroker import LocalBroker
+from support.probe import runs
+from support.receiving import request
+from support.waiting import eventually
+
+#: To root nothing is read-only, unless it has let go of what makes that so.
+AS_ANYBODY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    with LocalBroker(str(tmp_path_factory.mktemp("broker") / "broker.sock")) as broker:
+        yield broker
+
+
+def asked(agent: Agent, path: Path) -> str:
+    """Ask for what needs the ledger; return the code of the rejection."""
+    try:
+        agent.Danger().single(str(path))
+    except Rejected as rejected:
+        return rejected.code
+    return "done"
+
+
+def said(process: AgentProcess) -> int:
+    """Count the lines in the log that say that the ledger cannot be used."""
+    return process.log.read_text().count("cannot be used")
+
+
+def refuses_what_needs_it(process: AgentProcess, agent: Agent, folder: Path) -> None:
+    """What needs the ledger is rejected, with the reason, and does not run; all else goes on; the log has one line."""
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(agent.Probe().note, str(folder / "slow"), "slow", 2.0)
+        for n in range(3):
+            with pytest.raises(Rejected, match="cannot write down") as caught:
+                agent.Danger().single(str(folder / f"refused-{n}"))
+            assert caught.value.code == "ledger.unavailable"
+            assert "cannot be used" in str(caught.value.details)
+            assert not (folder / f"refused-{n}").exists()
+            assert agent.Probe().echo("quick") == "quick"
+        assert slow.result(30) == "slow"  # the broker goes on holding it
+    assert said(process) == 1
+    assert "quick calls go on" in process.log.read_text()
+
+
+def is_used_again(process: AgentProcess, agent: Agent, folder: Path) -> None:
+    eventually(lambda: asked(agent, folder / "again") == "done", 30)
+    assert runs(folder / "again") == {"single": 1}
+    assert "can be used again" in process.log.read_text()
+    assert said(process) == 1
+
+
+def test_a_locked_file(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    with served(broker, root, "locked", threads=2) as (process, agent):
+        assert asked(agent, tmp_path / "first") == "done"
+        file = sqlite3.connect(ledger_of(process), isolation_level=None)
+        file.execute("BEGIN IMMEDIATE")
+        refuses_what_needs_it(process, agent, tmp_path)
+        file.execute("ROLLBACK")
+        file.close()
+        is_used_again(process, agent, tmp_path)
+
+
+def test_a_full_disk(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    with served(broker, root, "full", threads=2) as (process, agent):
+        assert asked(agent, tmp_path / "first") == "done"
+        before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+        # No file may grow beyond the log's size; the ledger is larger than that.
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (30_000, before[1]))
+        eventually(lambda: asked(agent, tmp_path / "second") == "ledger.unavailable")
+        refuses_what_needs_it(process, agent, tmp_path)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
+        is_used_again(process, agent, tmp_path)
+
+
+def test_a_place_where_something_else_is(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    place = root / "var/lib/gofer/ledger"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("a file where a directory should be")
+    with served(broker, root, "place", threads=2) as (process, agent):
+        refuses_what_needs_it(process, agent, tmp_path)
+        assert "is not a directory" in process.log.read_text()
+        place.unlink()
+        is_used_again(process, agent, tmp_path)
+
+
+def test_a_directory_that_is_read_only(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    place = root / "var/lib/gofer/ledger"
+    wrapper = AS_ANYBODY if os.geteuid() == 0 else ()
+    with served(broker, root, "read-only", threads=2, wrapper=wrapper) as (process, agent):
+        place.mkdir(mode=0o500)
+        try:
+            refuses_what_needs_it(process, agent, tmp_path)
+            assert "not writable" in process.log.read_text()
+        finally:
+            place.chmod(0o700)
+        is_used_again(process, agent, tmp_path)
+
+
+def test_a_corrupt_file_is_set_aside(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    with served(broker, root, "corrupt") as (process, agent):
+        assert asked(agent, tmp_path / "one") == "done"
+        process.kill()
+        ledger_of(process).write_bytes(b"this is no database" * 1000)
+        for end in ("-wal", "-shm"):
+            Path(f"{ledger_of(process)}{end}").unlink(missing_ok=True)
+        process.start()
+        eventually(lambda: there(agent))
+        assert [path.read_bytes()[:19] for path in aside(process)] == [b"this is no database"]
+        assert asked(agent, tmp_path / "two") == "done"
+        assert process.log.read_text().count("is corrupt") == 1
+
+
+def test_a_file_that_becomes_corrupt_costs_nothing_that_is_in_memory(tmp_path: Path) -> None:
+    """What is still known is written into the new file: killed then, the agent has lost nothing."""
+    with receiving.served(tmp_path, threads=1, with_ledger=True, patience=0.0) as serving:
+        documents = [request("Dog", "wait" if n == 0 else "echo", n) for n in range(6)]
+        for document in documents:
+            serving.caller.send(document)
+        rows = records.open_rows("kennel", 0, 100)
+        eventually(lambda: len(serving.ledger.call(rows)) == 6)
+        damage = [sqlite3.DatabaseError("database disk image is malformed")]
+        damage[0].sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+        def look(file: sqlite3.Connection) -> int:
+            if damage:
+                raise damage.pop()
+            return len(rows(file))
+
+        assert serving.ledger.call(look) == 0  # in the new file
+        eventually(lambda: len(serving.ledger.call(rows)) == 6)
+        assert len(list(tmp_path.glob("ledger-corrupt-*.db"))) == 1
+        kennel.gate.open.set()
+        for n, document in enumerate(documents):
+            assert serving.caller.end(document["sn"])["result"] == {"retval": n}
+        eventually(lambda: serving.ledger.call(rows) == [])
+
+
+def aside(process: AgentProcess) -> list[Path]:
+    """The files that were set aside."""
+    return list(ledger_of(process).parent.glob("ledger-corrupt-*.db"))
