@@ -7,7 +7,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from gofer.agent.schedules import Cron, Every, Moment, Once, Schedule, schedule_of
+from gofer.crontab import parse_crontab
 from gofer.decorators import Action
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -209,6 +212,35 @@ class TestCron:
         assert clocks.runs(four, 1) == ["06-01 04:00"]
         clocks.set(-3652 * 86400)
         assert clocks.runs(four, 2) == ["06-02 04:00", "06-03 04:00"]
+
+
+def numbers(low: int, high: int) -> st.SearchStrategy[str]:
+    number = st.integers(low, high).map(str)
+    span = st.tuples(st.integers(low, high), st.integers(low, high)).map(lambda two: "{}-{}".format(*sorted(two)))
+    several = st.lists(st.one_of(number, span), min_size=1, max_size=3).map(",".join)
+    return st.one_of(st.just("*"), st.just("*/5"), several)
+
+
+@given(
+    st.tuples(numbers(0, 59), numbers(0, 23), numbers(1, 28), st.just("*"), numbers(0, 7)).map(" ".join),
+    st.integers(0, 60 * 24 * 60),
+)
+@settings(max_examples=50)
+def test_the_next_time_is_the_first_minute_that_fits(line: str, minutes: int) -> None:
+    fields = parse_crontab(line)
+
+    def fits(minute: int) -> bool:
+        when = (clocks.wall + timedelta(minutes=minute)).astimezone(BERLIN)
+        day, weekday = when.day in fields.days, when.isoweekday() % 7 in fields.weekdays
+        days = day or weekday if fields.either else day and weekday
+        return when.minute in fields.minutes and when.hour in fields.hours and days
+
+    clocks = Clocks("2026-06-01 00:00")  # no clock is put forward or back in the next months
+    clocks.go(60 * minutes)
+    left, rest = divmod(cron(line, clocks).left(clocks.now), 60)
+    assert rest == 0
+    assert fits(int(left))
+    assert not any(fits(minute) for minute in range(int(left)))
 
 
 def test_schedules_say_what_they_are() -> None:
