@@ -93,7 +93,6 @@ class TestLoading:
         kennel.change("dog", DOG)
         assert kennel.container.load(file).state is State.RUNNING
 
-
     def test_what_was_unloaded_is_loaded_with_its_code_of_now(self, kennel: Kennel) -> None:
         kennel.plugin("dog", VERSION.format(1))
         kennel.start()
