@@ -144,11 +144,11 @@ class TestTheUnixSocket:
     def test_who_asks_while_many_are_being_answered_is_told_so(self, agent: Doors) -> None:
         agent.start()
         with ExitStack() as stack:
-            connections = [stack.enter_context(agent.connect()) for _ in range(16)]
+            connections = [stack.enter_context(agent.connect()) for _ in range(64)]
             for connection in connections:
                 connection.sendall(b'{"do": "wait"}\n')
-            eventually(lambda: len(agent.echo.callers) == 16)
-            with pytest.raises(Unusable, match="16 others are being answered") as busy:
+            eventually(lambda: len(agent.echo.callers) == 64)
+            with pytest.raises(Unusable, match="64 others are being answered") as busy:
                 agent.ask()
             assert busy.value.code == "busy"
             agent.echo.let_go.set()

@@ -81,7 +81,7 @@ def open_unix(root: Root) -> Door:
             os.fchmod(listening.fileno(), 0o666)
             listening.bind(name)
             os.chmod(name, 0o666)  # noqa: S103 - whatever the umask; each caller is looked at
-        listening.listen(16)
+        listening.listen(64)
     except OSError as error:
         listening.close()
         raise ConfigError(f"{path}: cannot listen: {error.strerror}") from error
@@ -138,7 +138,7 @@ def open_tcp(config: ManagementConfig, token: bytes) -> list[Door]:
             if family == socket.AF_INET6:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listening.bind((address, config.port))
-            listening.listen(16)
+            listening.listen(64)
         except OSError as error:
             listening.close()
             failed = error

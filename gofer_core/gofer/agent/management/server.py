@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _READING = 5.0  # seconds in which a request must have come
 _WRITING = 30.0  # seconds in which its answer must have been taken
-_MOST = 16  # callers at a time, at each door
+_MOST = 64  # callers at a time, at each door
 _PAUSE = 0.2  # seconds without a new caller when one could not be let in
 _LEFT = 16 << 20  # bytes of a request too large that are read all the same, so that its sender gets to the answer
 _END = 1.0  # seconds that a caller has to go when the agent stops
