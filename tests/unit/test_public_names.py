@@ -160,6 +160,7 @@ gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Suc
 gofer.rmi.options: OPTION_NAMES Options Report
 gofer.rmi.outgoing: Fate GIVE_UP Outgoing
 gofer.rmi.overview: ANSWERING Entry INTERRUPTED Listing Overview STATES UNDELIVERABLE WAITING
+gofer.rmi.patience: Held
 gofer.rmi.posts: Owner Post Posts
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.receiver: Receiver

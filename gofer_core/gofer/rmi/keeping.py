@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,9 +13,10 @@ from gofer.rmi import records, recovery
 from gofer.rmi.answers import Refusal
 from gofer.rmi.beginnings import Beginnings
 from gofer.rmi.book import Book, Known
-from gofer.rmi.clock import Clock, Timer
+from gofer.rmi.clock import Clock
 from gofer.rmi.custody import AlreadyBegun
 from gofer.rmi.ledger import Ledger, Unavailable
+from gofer.rmi.patience import Held
 from gofer.rmi.records import Found, Record
 from gofer.rmi.request import Received
 from gofer.rmi.shedding import BARE, WHOLE, Bodies, restore, slim
@@ -29,8 +28,6 @@ __all__ = ["HeldByLedger"]
 
 log = logging.getLogger(__name__)
 
-_SWEEP = 0.25  # seconds between two looks at what takes long
-_CROWD = 50  # requests held by the broker that are many
 _TIDY = 3600.0  # seconds between two times that old things are thrown out of the ledger
 _MOST_REMEMBERED = 100_000  # keys of what has ended and stands in the ledger
 
@@ -65,15 +62,9 @@ class HeldByLedger:
         self._book = book
         self._ledger = ledger
         self._clock = clock
-        self._patience = patience
-        self._most = most
         self._lock = threading.Lock()
-        self._held: dict[Received, None] = {}  # by the broker, the oldest first
+        self._held = Held(clock, patience, most, self._write)
         self._bodies = Bodies(memory)
-        self._timer: Timer | None = None
-        self._open: set[Received] = set()
-        self._moved = 0.0  # when the last one ended, or the first of those that are open came
-        self._pace = 0.0  # seconds from one end to the next, about
         self._unsent: set[str] = set()  # keys of requests whose results stand in the ledger and were not taken
         self._remembered: dict[int, None] = {}  # hashes of the keys of what has ended, and stands in the ledger
         self._beginnings = Beginnings(ledger.path.with_name("begun"))
@@ -84,11 +75,11 @@ class HeldByLedger:
 
     def taken(self, request: Received) -> bool:
         """Let a request go on at once, unless it has to be written, or looked for in the ledger, first."""
-        self._enter(request)
+        self._held.enter(request)
         explicit = request.delivery.ttl is not None and request.document.wait is None
         before = request.redelivered is not False
         if not explicit and not before and hash(request.key) not in self._remembered:
-            self._hold(request)
+            self._held.hold(request)
             return True
         request.custody = _WRITING
         request.must_note = before
@@ -125,48 +116,17 @@ class HeldByLedger:
         """Hear that a request is answered by a result that stands in the ledger."""
         self._unsent.add(request.key)
 
-    def _hold(self, request: Received) -> None:
-        with self._lock:
-            self._held[request] = None
-            # Where many wait, and will for long, those behind them (Admin may be among these) need room now.
-            wait = len(self._held) * max(self._pace, request.arrived - self._moved)
-            crowded = len(self._held) >= _CROWD and wait > self._patience
-            if self._timer is None:
-                self._timer = self._clock.call_after(self._patience, self._sweep)
-        if crowded:
-            self._write(math.inf)
-
-    def _sweep(self) -> None:
-        """Write down what has been held for long enough, and look again later."""
-        self._write(time.monotonic() - self._patience)
-        with self._lock:
-            self._timer = self._clock.call_after(_SWEEP, self._sweep) if self._held else None
-
-    def _write(self, latest: float) -> None:
-        due: list[Received] = []
-        with self._lock:
-            room = self._most - (len(self._open) - len(self._held))
-            for request in self._held:
-                if request.arrived > latest or len(due) >= room:
-                    break
-                due.append(request)
-            for request in due:
-                del self._held[request]
-                request.custody = _WRITING
+    def _write(self, due: list[Received]) -> None:
         for request in due:
+            request.custody = _WRITING
             self._ledger.post(records.take(_record(request)), partial(self._swept, request))
 
     def _swept(self, request: Received, _: None, failed: Unavailable | None) -> None:
         if failed is None:
             self._written(request)
-            return
-        request.custody = _BROKER  # which goes on holding it
-        with self._lock:
-            if not request.has_ended:
-                # First in the line: it is tried again at the next look.
-                self._held = {request: None, **self._held}
-                if self._timer is None:
-                    self._timer = self._clock.call_after(_SWEEP, self._sweep)
+        else:
+            request.custody = _BROKER  # which goes on holding it
+            self._held.hold_on(request)
 
     def _written(self, request: Received) -> None:
         request.custody = _WRITTEN
@@ -189,8 +149,7 @@ class HeldByLedger:
             note = records.note(_record(request), once=once)
             before = self._ledger.call(self._beginnings.noting(note, request.key))
             request.noted = True
-            with self._lock:
-                self._held.pop(request, None)
+            self._held.take(request)
             if before is not None:
                 raise AlreadyBegun(before.result)
             request.custody = _WRITTEN
@@ -330,7 +289,7 @@ class HeldByLedger:
         elif known is not Known.NEW:
             return False  # of an attachment that is still ending
         else:
-            self._enter(request)
+            self._held.enter(request)
             request.receiver.resume(request)
         if row.runs == 1 and row.result is None and self._beginnings.spared(row.key):
             self._ledger.post(records.unnote(row.key), kept=True)
@@ -366,10 +325,9 @@ class HeldByLedger:
 
     def _rewrite(self) -> None:
         """Write down again what is known of what stood in a file that was corrupt."""
-        with self._lock:
-            known = [request for request in self._open if request.custody == _WRITTEN and request.shed == WHOLE]
-        for request in known:
-            self._ledger.post(records.take(_record(request), begun=request.noted), kept=True)
+        for request in self._held.open():
+            if request.custody == _WRITTEN and request.shed == WHOLE:
+                self._ledger.post(records.take(_record(request), begun=request.noted), kept=True)
 
     def _tidy(self) -> None:
         self._clock.call_after(_TIDY, self._tidy)
@@ -384,22 +342,10 @@ class HeldByLedger:
             if len(self._remembered) > _MOST_REMEMBERED:
                 del self._remembered[next(iter(self._remembered))]
 
-    def _enter(self, request: Received) -> None:
-        with self._lock:
-            if not self._open:
-                self._moved = request.arrived
-            self._open.add(request)
-
     def _let_go(self, request: Received) -> bool:
         """Forget a request; tell whether it stands, or will stand, in the ledger."""
         self._bodies.claim(request)
-        with self._lock:
-            self._held.pop(request, None)
-            if request in self._open:
-                self._open.remove(request)
-                now = time.monotonic()
-                self._pace += 0.2 * (now - self._moved - self._pace)
-                self._moved = now
+        self._held.leave(request)
         return bool(request.custody != _BROKER)
 
     @staticmethod
