@@ -194,20 +194,6 @@ class TestReload:
         with pytest.raises(Rejected):
             agent.Dog().version()
 
-    def test_memory_does_not_grow(self, yard: Yard) -> None:
-        agent = yard.start()
-        process = psutil.Process(yard.goferd.pid)
-        early = 0
-        for number in range(1, 201):
-            manage(yard.root, do="reload", which="dog")
-            if number % 20 == 0:
-                assert agent.Dog().version() == 1
-            if number == 20:
-                early = process.memory_info().rss
-
-        assert process.memory_info().rss - early < 5 * 1024 * 1024
-        assert process.num_threads() < 20
-
 
 class TestUnload:
     def test_what_was_accepted_is_finished_what_waits_is_rejected_and_the_queue_goes(self, yard: Yard) -> None:

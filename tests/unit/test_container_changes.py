@@ -38,6 +38,14 @@ class TestLoading:
 
         assert kennel["dog"] is plugin
         assert plugin.state is State.RUNNING
+        kennel.update()
+        assert kennel["dog"] is plugin  # what is described elsewhere is not gone from among the root's descriptors
+        elsewhere.write_text("[main]\nenabled=1\nthreads=2\n")
+        kennel.update()
+        assert kennel["dog"].descriptor.threads == 2
+        elsewhere.unlink()
+        kennel.update()
+        assert kennel.container.plugins == {}
 
     def test_a_relative_path_is_among_the_roots_descriptors(self, kennel: Kennel) -> None:
         kennel.start()
