@@ -46,6 +46,7 @@ gofer.agent.config.settings: Settings
 gofer.agent.config.values: Choice Dotted Flag Level Line Name Names Seconds Size Type Whole Wrong
 gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
+gofer.agent.following: follow
 gofer.agent.forking: Greeting HELPER greeting read
 gofer.agent.helper: main
 gofer.agent.imports: Imports

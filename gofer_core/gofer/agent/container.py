@@ -18,8 +18,9 @@ from gofer.agent.assembly import Refused
 from gofer.agent.attachment import Attachment
 from gofer.agent.attachments import Attachments
 from gofer.agent.choosing import chosen, usable
-from gofer.agent.config import AgentConfig, Descriptor, Problem, read_descriptor
+from gofer.agent.config import AgentConfig, Descriptor, Problem
 from gofer.agent.core_hooks import CoreHooks
+from gofer.agent.following import follow
 from gofer.agent.imports import Imports
 from gofer.agent.links import Links
 from gofer.agent.modules import forget
@@ -147,9 +148,17 @@ class PluginContainer:
             if known.state is not State.RUNNING:
                 self.unload(known.name)
                 return self.load(descriptor)
-            return self._reload(known, {known.name: descriptor})
+            return self.replace(known, {known.name: descriptor})
 
-    def _reload(self, known: Plugin, descriptors: Mapping[str, Descriptor]) -> Plugin:
+    def replace(self, known: Plugin, descriptors: Mapping[str, Descriptor]) -> Plugin:
+        """Load a running plugin again, and those that go with it; ``changes`` is held.
+
+        Args:
+            descriptors: by their plugins' names, those that may have changed.
+
+        Raises:
+            PluginError: that failed, and the old code goes on.
+        """
         olds = company(self.plugins.values(), known)
         now = {old.name: descriptors.get(old.name, old.descriptor) for old in olds}
         try:
@@ -249,38 +258,7 @@ class PluginContainer:
             kept: the files of descriptors that cannot be read; what they described goes on as it is.
         """
         with self._change():
-            wanted = {descriptor.name: descriptor for descriptor in descriptors}
-            changed = []
-            for plugin in list(self.plugins.values()):
-                self._keep(plugin, wanted, kept)
-                now = wanted.get(plugin.name)
-                if now == plugin.descriptor and plugin.state is not State.QUARANTINED:
-                    del wanted[plugin.name]
-                elif now is not None and now.enabled and plugin.state is State.RUNNING:
-                    changed.append(plugin.name)
-                else:
-                    self.unload(plugin.name)
-            self.rounds.load([descriptor for name, descriptor in wanted.items() if name not in changed])
-            for name in changed:
-                plugin = self.plugins[name]
-                if plugin.descriptor != wanted[name] and plugin.state is State.RUNNING:  # not with another one already
-                    try:
-                        self._reload(plugin, wanted)
-                    except PluginError:
-                        log.debug("plugin %s runs on as it was", name)  # why, is an error in the log
-
-    def _keep(self, plugin: Plugin, wanted: dict[str, Descriptor], kept: Collection[str]) -> None:
-        """Want a plugin on whose descriptor cannot be read now, or is elsewhere."""
-        file = plugin.descriptor.file
-        if plugin.name in wanted:
-            return
-        if str(file) in kept:
-            wanted[plugin.name] = plugin.descriptor
-        elif file.parent != self.root.descriptors and file.exists():
-            descriptor, problems = read_descriptor(self.root, file)
-            for problem in problems:
-                log.log(logging.ERROR if problem.severity == "error" else logging.WARNING, "%s", problem)
-            wanted[plugin.name] = plugin.descriptor if descriptor is None else descriptor
+            follow(self, descriptors, kept)
 
     def stop(self, timeout: float) -> None:
         """Stop everything: take no new requests, and let running calls end within ``timeout`` seconds.
