@@ -142,6 +142,7 @@ gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound 
     login_of
 gofer.rmi.exceptions: from_result to_result
 gofer.rmi.execution: Execution
+gofer.rmi.intake: Intake
 gofer.rmi.keeping: HeldByLedger
 gofer.rmi.later: Later joined
 gofer.rmi.ledger: Ledger Unavailable Work

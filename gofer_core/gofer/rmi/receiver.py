@@ -1,4 +1,4 @@
-"""From a broker's delivery to a request in a worker's queue, or to its rejection."""
+"""The requests of one plugin, from their acceptance to a worker's queue, and until they are let go."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from gofer.errors import ConfigError, DispatchError, MessagingError
-from gofer.messaging.address import Address
+from gofer.errors import DispatchError, MessagingError
 from gofer.messaging.link import Link, Subscription
 from gofer.rmi.answers import Answers, Refusal
-from gofer.rmi.book import Book, Known
+from gofer.rmi.book import Book
 from gofer.rmi.cancelling import Cancelling, cancel
 from gofer.rmi.clock import Clock, Timer
 from gofer.rmi.counters import Counters
 from gofer.rmi.custody import Custody, HeldByBroker
 from gofer.rmi.execution import Execution
+from gofer.rmi.intake import Intake
 from gofer.rmi.logins import Logins
 from gofer.rmi.outgoing import GIVE_UP, Fate, Outgoing
-from gofer.rmi.refusing import Refusing, start_of
-from gofer.rmi.replays import Replays, Seen
+from gofer.rmi.refusing import start_of
+from gofer.rmi.replays import Replays
 from gofer.rmi.request import QUEUED, Received
 from gofer.rmi.service import Service
 from gofer.rmi.statuses import Statuses
-from gofer.rmi.verification import Refused, Verification
 
 if TYPE_CHECKING:
     from gofer.messaging.adapter.base import Adapter, Delivery
@@ -76,16 +74,14 @@ class Receiver:
             link, clock, self.counters, give_up=give_up, most_waiting=max(1, min(100, prefetch // 2))
         )
         self.execution = Execution(self)
-        self._refusing = Refusing(self)
-        self._verification = Verification(service)
         self._book = book
         self._custody = custody or HeldByBroker(book)
         self._cancelling = cancelling or Cancelling(book)
         self._replays = Replays() if replays is None else replays
+        self._intake = Intake(self, book, self._replays)
         self.logins = logins or Logins()
         self._prefetch = prefetch
         self._subscription: Subscription | None = None
-        self._parse = lru_cache(256)(Address.parse)
         self._changed = threading.Condition(threading.Lock())
         self._open: dict[Received, None] = {}  # accepted, and not yet let go
         self._delayed: dict[Received, Timer] = {}
@@ -148,7 +144,7 @@ class Receiver:
         """Follow a service whose authenticator or audience has changed."""
         service = self.service
         self.answers = Answers(service.address, service.authenticator, service.max_message)
-        self._verification = Verification(service)
+        self._intake.renew()
 
     def leave(self, refusal: Refusal | None = None) -> None:
         """Give back all that has not been started, or reject it; and what would start later, too. ``stop`` follows."""
@@ -228,48 +224,15 @@ class Receiver:
             self.link.release(delivery)
             return
         try:
-            self._take(delivery)
+            self._intake.take(delivery)
         except Exception:
             # A mistake of ours. Given back, it would come again and again.
             log.exception("plugin %s: a message is dropped: %s", self.service.name, start_of(delivery.body))
             self.counters.add("dropped")
             self.link.reject(delivery)
 
-    def _take(self, delivery: Delivery) -> None:
-        try:
-            document, identity, proof = self._verification.read(delivery.body)
-        except Refused as refused:
-            self._refusing.refuse(delivery, refused)
-            return
-        try:
-            replyto = self._parse(document.replyto) if document.replyto else None
-        except ConfigError as bad:
-            self._refusing.drop(delivery, f"replyto: {bad}")
-            return
-        request = Received(document, delivery, self, replyto=replyto, identity=identity, proof=proof)
-        seen = Seen.NEVER if proof is None else self._replays.note(proof)
-        if seen is not Seen.NEVER and delivery.redelivered is False and proof is not None and proof.exact:
-            self._refusing.replayed(request, in_work=self._is_known(request))
-            return
-        known, result, previous = self._book.arrive(request)
-        if known is Known.NEW and seen is Seen.BEFORE:
-            # It has ended long ago, or somebody takes it from the queue and puts it back for us to run again.
-            self._book.forget(request)
-            self._refusing.replayed(request, in_work=False)
-        elif known is Known.NEW:
-            self._accept(request)
-        elif known is Known.CONFLICT:
-            self.execution.reject(
-                request, Refusal("sn.conflict", "another request with this serial number is known", request.sn)
-            )
-        else:
-            self.counters.add("repeated")
-            if previous is not None:
-                self._custody.adopted(previous)
-            elif result is not None:
-                self.execution.answer_again(request, result)
-
-    def _accept(self, request: Received) -> None:
+    def accept(self, request: Received) -> None:
+        """Accept a request that is new, or reject it."""
         if self._refusal is not None:
             self.execution.reject(request, self._refusal)
             return
@@ -348,9 +311,6 @@ class Receiver:
                 self.service.workers.put(request)
         if over:
             self._give_back(request)
-
-    def _is_known(self, request: Received) -> bool:
-        return request.sn is not None and self._book.get(request.sn) is not None
 
     def _is_mine(self, task: object) -> bool:
         return isinstance(task, Received) and task.receiver is self and task.state == QUEUED
