@@ -383,6 +383,31 @@ class TestExtending:
         assert not kennel["animals"].api.has("Dog", "bark")
         assert kennel["animals"].api.has("Cat", "bark")
 
+    def test_however_far_it_went(self, kennel: Kennel) -> None:
+        kennel.plugin("animals", "")
+        kennel.plugin("dog", "", main="enabled=1\nextends=animals")
+        kennel.plugin("puppy", DOG, main="enabled=1\nextends=dog")
+        kennel.start()
+        assert kennel["animals"].api.has("Dog", "bark")
+
+        kennel.container.unload("puppy")
+
+        assert [kennel[name].api.has("Dog", "bark") for name in ("dog", "animals")] == [False, False]
+
+    def test_what_others_took_from_it_goes_on_and_is_named(
+        self, kennel: Kennel, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        kennel.plugin("dog", DOG)
+        take = "from gofer.agent.plugin import Plugin\nclass Hound(Plugin.find('dog')['Dog']):\n    pass\n"
+        kennel.plugin("hounds", take)
+        kennel.start()
+
+        kennel.container.unload("dog")
+
+        assert kennel["hounds"]["Hound"]().bark() == "woof"
+        assert "plugin dog: unloaded; with what they took from it go on: hounds" in caplog.text
+
 
 class TestIdentity:
     def test_load_may_name_the_broker_and_the_queue(self, kennel: Kennel) -> None:

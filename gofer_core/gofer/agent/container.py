@@ -247,7 +247,9 @@ class PluginContainer:
             plugin = chosen(self.root, self.plugins.values(), which)
             self.end(plugin, State.STOPPED, timeout=self.config.main.shutdown_timeout)
             del self.plugins[plugin.name]
-            log.info("plugin %s: unloaded", plugin.name)
+            users = sorted(one.name for one in self.plugins.values() if plugin.name in one.needs)
+            rest = f"; with what they took from it go on: {', '.join(users)}" if users else ""
+            log.info("plugin %s: unloaded%s", plugin.name, rest)
 
     def update(self, descriptors: Iterable[Descriptor], kept: Collection[str] = ()) -> None:
         """Follow the descriptors as they are now: unload what is gone, load what is new, do both for what has changed.
@@ -296,15 +298,19 @@ class PluginContainer:
         error: str | None = None,
         trace: str | None = None,
         *,
-        timeout: float = 0.0,
+        timeout: float | None = None,
     ) -> None:
-        """Take a plugin out of everything; what it runs has ``timeout`` seconds."""
-        deadline = monotonic() + timeout
+        """Take a plugin out of everything.
+
+        Args:
+            timeout: seconds for what it has accepted to end; None: that is given back.
+        """
+        deadline = monotonic() + (timeout or 0.0)
         plugin.actions.stop()
-        was = self.attachments.leave(plugin, state, deadline, for_good=timeout > 0)
+        was = self.attachments.leave(plugin, state, deadline, for_good=timeout is not None)
         if was is State.RUNNING:
             plugin.workers.stop(max(0.0, deadline - monotonic()))
-            if timeout > 0:
+            if timeout is not None:
                 plugin.loop.wait(max(0.0, deadline - monotonic()))
             else:
                 plugin.loop.stop(0.0)
@@ -316,11 +322,15 @@ class PluginContainer:
                 log.exception("plugin %s: its @unload or a gofer_unload hook failed", plugin.name)
         module = None if plugin.source is None else sys.modules.get(plugin.source.module)
         plugin.dismiss(error, trace)
-        if timeout > 0:
+        if timeout is not None:
             see_off(plugin, self.parting)
         others = [one for one in list(self.plugins.values()) if one is not plugin]
-        for other in others:
-            other.withdraw(plugin)
+        affected = [plugin]
+        for one in affected:
+            affected += [other for other in others if other not in affected and one in other.added]
+        for _ in affected:  # each may be in the API of each
+            for other in affected[1:]:
+                other.withdraw(plugin)
         if module is not None and not any(one.module is module for one in others):
             if self.hooks.is_registered(module):
                 self.hooks.unregister(module)

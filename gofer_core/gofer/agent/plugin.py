@@ -316,8 +316,8 @@ class Plugin:
         self.api, self._added = api, tuple(added)
 
     def withdraw(self, other: Plugin) -> None:
-        """Take out of the API what another plugin has added to it, which is being unloaded."""
-        if self.module is not None and any(more is other for more in self._added):
+        """Take out of the API what another plugin has added to it, or to others in it; that is being unloaded."""
+        if self.module is not None:
             added = [more for more in self._added if more is not other]
             self.take(self.with_added(added, _api_of), added)
 
