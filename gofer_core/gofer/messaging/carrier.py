@@ -95,12 +95,17 @@ class Carrier:
         """How many bytes wait for the adapter."""
         return sum(size for _, size in list(self.queue)) if self.queue else 0
 
-    def drain(self, *, mine: bool = False) -> None:
-        """Do what waited for the adapter, if it is free; or ``mine``: if it is away with the calling thread."""
-        while self.queue and (mine or not self.away) and not self.inside:
+    def drain(self) -> None:
+        """Do what waited for the adapter, if it is free."""
+        while self.queue and not self.away and not self.inside:
             with self.lock:
-                while self.queue and (mine or not self.away):
-                    self.queue.popleft()[0]()
+                if not self.away:
+                    self.drain_mine()
+
+    def drain_mine(self) -> None:
+        """Do what waited for the adapter (under the lock), which is free, or away with the calling thread."""
+        while self.queue:
+            self.queue.popleft()[0]()
 
     # -- reading ------------------------------------------------------------------------------------------------
 

@@ -127,7 +127,8 @@ class Errands:
             if adapter is None:
                 adapter = self._connect()
             while adapter is not None and adapter is carrier.adapter:
-                carrier.drain(mine=True)  # what was sent before a question was asked goes before it
+                with carrier.lock:
+                    carrier.drain_mine()  # what was sent before a question was asked goes before it
                 if carrier.closed or not (self._subscribe(adapter) or self._answer(adapter)):
                     break
         finally:
@@ -137,10 +138,14 @@ class Errands:
 
     def _end(self) -> None:
         carrier = self._carrier
-        with carrier.lock:
-            carrier.away = False
-        carrier.drain()
-        self._told()
+        try:
+            with carrier.lock:
+                try:
+                    carrier.drain_mine()  # before others can send: what waited comes first
+                finally:
+                    carrier.away = False
+        finally:
+            self._told()
 
     def _connect(self) -> Adapter | None:
         carrier = self._carrier

@@ -62,10 +62,10 @@ class Link:
         #: Has its event loop drive it no more, and close it.
         self.unhook: Callable[[], None] | None = None
         self._carrier = carrier = Carrier(connector)
-        self.pump = Pump(self._turn, carrier.bell.ring, lambda: carrier.occupied)
-        self._errands = Errands(carrier, adapter, self.pump.wake_all)
+        self._errands = Errands(carrier, adapter, self._wake_all)
         #: For an event loop that drives the link: what it has to look at, and when.
         self.turns = Turns(carrier, self._errands)
+        self.pump = Pump(self.turns.take, carrier.bell.ring, lambda: carrier.occupied)
         self._sending = sending = Sending(carrier, self.pump)
         self._stopping = False
         self._farewells: list[Callable[[], None]] = []
@@ -77,6 +77,9 @@ class Link:
 
     def __repr__(self) -> str:
         return f"<Link {self.connector.url} {self.state}>"
+
+    def _wake_all(self) -> None:
+        self.pump.wake_all()
 
     # -- state --------------------------------------------------------------------------------------------------
 
@@ -194,7 +197,7 @@ class Link:
             RuntimeError: the calling thread is a handler, or was interrupted in the middle of a message.
         """
         carrier = self._carrier
-        if carrier.inside and not ready():
+        if carrier.lock._is_owned() and not ready():
             carrier.usable()
         done = self.pump.drive(lambda: ready() or carrier.closed, deadline, waiter)
         if carrier.closed:
@@ -219,10 +222,7 @@ class Link:
 
     def turn(self, timeout: float) -> bool:
         """Take one turn, if nobody else drives; return whether it was taken."""
-        return self.pump.alone(lambda: self._turn(timeout), 0.0)
-
-    def _turn(self, timeout: float) -> None:
-        self.turns.take(timeout)
+        return self.pump.alone(lambda: self.turns.take(timeout), 0.0)
 
     @property
     def sendable(self) -> bool:

@@ -67,12 +67,12 @@ class Sending:
             ValueError, TypeError: the message is wrong in itself.
         """
         carrier = self._carrier
-        how: dict[str, Any] = {"ttl": ttl, "isolated": isolated, "durable": durable, "confirm": confirm}
-        if carrier.inside:
-            return self._later(address, body, how, settled, room=room)
-        with carrier.lock:
+        lock = carrier.lock
+        if lock._is_owned():  # asked directly, here and below, what `inside` tells: each message comes this way
+            return self._later(address, body, (ttl, isolated, durable, confirm), settled, room=room)
+        with lock:
             if carrier.away:
-                return self._later(address, body, how, settled, room=room)
+                return self._later(address, body, (ttl, isolated, durable, confirm), settled, room=room)
             adapter = carrier.adapter
             if adapter is not None and monotonic() - carrier.read_at > _SILENCE:
                 # This process may have stood still for long, and the broker have hung up.
@@ -85,7 +85,18 @@ class Sending:
             if confirm or settled is not None:
                 carrier.sends[token] = settled
             try:
-                self._write(adapter, partial(adapter.send, token, address, body, **how))
+                self._write(
+                    adapter,
+                    False,
+                    adapter.send,
+                    token,
+                    address,
+                    body,
+                    ttl=ttl,
+                    isolated=isolated,
+                    durable=durable,
+                    confirm=confirm,
+                )
             except (ValueError, TypeError):
                 carrier.sends.pop(token, None)
                 raise
@@ -100,7 +111,7 @@ class Sending:
     def forget(self, token: int) -> None:
         """Hear no more of a message that was sent without ``confirm``. An unknown one is ignored."""
         if self._carrier.sends.pop(token, None) is not None:
-            self._use(Adapter.forget, token)
+            self._use(self._forget, token)
 
     @property
     def possible(self) -> bool:
@@ -131,26 +142,30 @@ class Sending:
         self._use(self._reject, delivery)
 
     def _accept_soon(self, adapter: Adapter, delivery: Delivery) -> None:
-        self._write(adapter, lambda: adapter.accept(delivery), soon=True)
+        self._write(adapter, True, adapter.accept, delivery)
 
     def _accept_at_once(self, adapter: Adapter, delivery: Delivery) -> None:
-        self._write(adapter, lambda: adapter.accept(delivery))
+        self._write(adapter, False, adapter.accept, delivery)
 
     def _release(self, adapter: Adapter, delivery: Delivery) -> None:
-        self._write(adapter, lambda: adapter.release(delivery))
+        self._write(adapter, False, adapter.release, delivery)
 
     def _reject(self, adapter: Adapter, delivery: Delivery) -> None:
-        self._write(adapter, lambda: adapter.reject(delivery))
+        self._write(adapter, False, adapter.reject, delivery)
+
+    def _forget(self, adapter: Adapter, token: int) -> None:
+        adapter.forget(token)
 
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _use(self, work: Callable[[Adapter, _T], None], about: _T) -> None:
         """Do something quick with the adapter of the moment, now or as soon as it is free."""
         carrier = self._carrier
-        if carrier.inside:
+        lock = carrier.lock
+        if lock._is_owned():
             carrier.queue.append((partial(self._use_now, work, about), 0))
             return
-        with carrier.lock:
+        with lock:
             if carrier.away:
                 carrier.queue.append((partial(self._use_now, work, about), 0))
             elif (adapter := carrier.adapter) is not None:
@@ -165,22 +180,32 @@ class Sending:
     def _crowded(self) -> bool:
         return len(self._carrier.queue) > _QUEUED or self._carrier.queued > _OUTBOX
 
-    def _later(self, address: Address, body: bytes, how: dict[str, Any], settled: Settle | None, *, room: bool) -> int:
+    def _later(
+        self,
+        address: Address,
+        body: bytes,
+        how: tuple[float | None, bool, bool, bool],
+        settled: Settle | None,
+        *,
+        room: bool,
+    ) -> int:
         """Send a message as soon as the adapter is free: somebody asks the broker something, or this thread uses it."""
         carrier = self._carrier
         meant = carrier.adapter
         if meant is None or (room and self._crowded()):
             return 0
         token = next(self._tokens)
+        ttl, isolated, durable, confirm = how
         wanted = settled is not None
-        if how["confirm"] or wanted:
+        if confirm or wanted:
             carrier.sends[token] = settled
 
         def send() -> None:
             if carrier.adapter is not meant or (wanted and token not in carrier.sends):
                 return  # it was LOST with its connection, or nobody waits for it any more
             try:
-                self._write(meant, partial(meant.send, token, address, body, **how))
+                options = {"ttl": ttl, "isolated": isolated, "durable": durable, "confirm": confirm}
+                self._write(meant, False, meant.send, token, address, body, **options)
             except (ValueError, TypeError) as wrong:
                 carrier.sends.pop(token, None)
                 if settled is not None:
@@ -190,10 +215,11 @@ class Sending:
         carrier.bell.ring()
         return token
 
-    def _write(self, adapter: Adapter, encode: Callable[[], None], *, soon: bool = False) -> None:
+    def _write(self, adapter: Adapter, soon: bool, encode: Callable[..., None], *what: Any, **how: Any) -> None:
+        """Encode something, and write it: at once, or ``soon``."""
         carrier = self._carrier
         try:
-            encode()
+            encode(*what, **how)
             if soon:
                 # It goes with whatever is written next: a packet for each acknowledgement costs more than it is worth.
                 if carrier.flush_at == 0.0:
