@@ -33,7 +33,8 @@ from soak.places import ONCE, PLAIN, THREADS, WAIT, Places, read_journals, size_
 from soak.plan import Plan
 from soak.verdict import Line, judged, table
 
-_DRAIN = 60.0  # seconds after the callers' own
+_DRAIN = 60.0  # seconds that callers have after their own
+_LEFT = 90.0  # seconds for what is left: a second answer to a caller that has gone is tried for a minute
 
 
 def main() -> int:
@@ -97,6 +98,7 @@ def run(home: Path, plan: Plan, seed: int, seconds: float, least: int) -> tuple[
         chaos.join()
         crew.finish(until + WAIT + _DRAIN)
         left = drained(broker, home)
+        forsaken = [name for name, _ in queues(broker) if not name.startswith(PLAIN)]
         crew.dismiss()
         size = size_of(agent.pid)
         alive = answers(broker.url())
@@ -108,6 +110,11 @@ def run(home: Path, plan: Plan, seed: int, seconds: float, least: int) -> tuple[
         Line(not crew.failures, "all callers came to their end", "; ".join(crew.failures) or "they did"),
         *judged(requests, chaos.ends, chaos.blows, least),
         Line(not left, "nothing is left in the queues and in the ledger", left or "nothing"),
+        Line(
+            len(forsaken) <= len(plan.mortal),
+            "no caller but the killed ones leaves its queue for replies behind",
+            f"{len(forsaken)} queues, {len(plan.mortal)} killed",
+        ),
         Line(alive == "yes", "the agent answers at the end", alive),
     ]
     ends = [f"At the end, {name}: {size}." for name, size in {"goferd": size, **sizes}.items()]
@@ -134,14 +141,18 @@ def drained(broker: RabbitMQ, home: Path) -> str:
 
     def empty() -> bool:
         nonlocal found
-        queues = [line.split("\t") for line in broker.ctl("list_queues", "--silent", "name", "messages").splitlines()]
-        full = [f"{name}: {count}" for name, count in queues if count != "0" and name.startswith(PLAIN)]
+        full = [f"{name}: {count}" for name, count in queues(broker) if count != "0" and name.startswith(PLAIN)]
         opened = open_in(home / "agent/var/lib/gofer/ledger/ledger.db")
         found = "; ".join([*full, *([f"{opened} open in the ledger"] if opened else [])])
         return not found
 
-    eventually(empty, _DRAIN)
+    eventually(empty, _LEFT)
     return found
+
+
+def queues(broker: RabbitMQ) -> list[list[str]]:
+    """Return the names of the broker's queues, and how many messages are in each."""
+    return [line.split("\t") for line in broker.ctl("list_queues", "--silent", "name", "messages").splitlines()]
 
 
 def eventually(ready: Callable[[], bool], timeout: float) -> None:

@@ -119,7 +119,8 @@ def proper(request: Request) -> bool:
         return True
     if request.kind != _MORTAL:
         return False
-    return outcome == "none" or (outcome == "error: ConnectionLost" and not request.begun)
+    # Its first connection is refused, or cut while broker and caller still shake hands.
+    return outcome == "none" or (outcome in ("error: ConnectionLost", "error: AdapterError") and not request.begun)
 
 
 def cut_off(request: Request, kills: list[float]) -> bool:
