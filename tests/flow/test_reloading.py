@@ -19,7 +19,7 @@ from support.reloads import Storm, manage
 from support.waiting import eventually
 
 CODE = """
-import os, time
+import asyncio, os, time
 from gofer.agent.plugin import Plugin
 from gofer.decorators import fork, remote, unload
 
@@ -38,6 +38,28 @@ class Dog:
         open(begun, "w").close()
         while not os.path.exists(go):
             time.sleep(0.005)
+        return {version}
+
+    @remote
+    async def hold_later(self, begun, go):
+        open(begun, "w").close()
+        while not os.path.exists(go):
+            await asyncio.sleep(0.005)
+        return {version}
+
+    @remote
+    @fork
+    def hold_forked(self, begun, go):
+        return self.hold(begun, go)
+
+    @remote
+    def renew(self):
+        Plugin.find(__name__).container.reload("dog")
+        return {version}
+
+    @remote
+    def leave(self):
+        Plugin.find(__name__).container.unload("dog")
         return {version}
 """
 
@@ -78,10 +100,10 @@ class Yard:
         self._agents.append(agent)
         return agent
 
-    def held(self, agent: Agent, name: str = "held") -> Future[int]:
+    def held(self, agent: Agent, name: str = "held", method: str = "hold") -> Future[int]:
         """Begin a call that runs until ``go``."""
         begun = self.site / name
-        call = self.threads.submit(agent.Dog().hold, str(begun), str(self.site / "go"))
+        call = self.threads.submit(getattr(agent.Dog(), method), str(begun), str(self.site / "go"))
         eventually(begun.exists)
         return call
 
@@ -134,13 +156,22 @@ class TestReload:
 
     def test_what_runs_for_longer_than_may_be_waited_for_is_answered_all_the_same(self, yard: Yard) -> None:
         yard.goferd.configure("[main]\nshutdown_timeout = 0.2\n")
-        agent = yard.start()
-        held = yard.held(agent)
+        agent = yard.start(main="threads=4")
+        held = [yard.held(agent, method, method) for method in ("hold", "hold_later", "hold_forked")]
         yard.write(2)
 
         yard.manage("reload").result(20)
         assert agent.Dog().version() == 2
-        assert not held.done()
+        assert not any(one.done() for one in held)
+        yard.go()
+
+        assert [one.result(20) for one in held] == [1, 1, 1]
+
+    def test_it_can_still_be_cancelled(self, yard: Yard) -> None:
+        yard.goferd.configure("[main]\nshutdown_timeout = 0.2\n")
+        agent = yard.start()
+        held = yard.held(agent)
+        yard.manage("reload").result(20)
 
         (running,) = listing(yard)
         assert agent.Admin().cancel(sn=running["sn"]) == [running["sn"]]  # by the new one's Admin, too
@@ -158,6 +189,13 @@ class TestReload:
 
         assert agent.Dog().forked()[0] == 2
         eventually(lambda: not psutil.pid_exists(helper))
+
+    def test_a_method_may_reload_its_own_plugin(self, yard: Yard) -> None:
+        agent = yard.start()
+        yard.write(2)
+
+        assert agent.Dog().renew() == 1
+        assert agent.Dog().version() == 2
 
     def test_with_another_queue_what_came_by_the_old_one_is_answered(self, yard: Yard) -> None:
         agent = yard.start()
@@ -257,6 +295,13 @@ class TestUnload:
 
             assert agent.Dog().version() == 1
             assert "queue 'dog' is left as it is: " in yard.goferd.tail()
+
+    def test_a_method_may_unload_its_own_plugin(self, yard: Yard) -> None:
+        agent = yard.start()
+
+        assert agent.Dog().leave() == 1
+        with pytest.raises(NotFound):
+            agent.Dog().version()
 
     def test_its_connection_is_closed(self, yard: Yard) -> None:
         yard.start()

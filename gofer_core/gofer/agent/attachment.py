@@ -9,7 +9,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.builtin import admin_api
-from gofer.agent.plugin import Plugin, State
+from gofer.agent.plugin import Plugin, State, current
 from gofer.agent.queues import QueueModel
 from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.rmi.answers import Refusal
@@ -189,7 +189,8 @@ class Attachment:
         self.receiver.close(_PATIENCE)
         refusal = _UNLOADED if self.queue.managed == 2 else None
         alone = refusal is not None and self._refuse(refusal)
-        ended = self.receiver.wait(max(0.0, deadline - monotonic()))
+        ours = 1 if current() is self.plugin else 0  # a call that unloads its own plugin does not wait for itself
+        ended = self.receiver.wait(max(0.0, deadline - monotonic()), but=ours)
         if not ended:
             self.receiver.leave(refusal)
         if alone:
@@ -202,6 +203,9 @@ class Attachment:
 
     def _refuse(self, refusal: Refusal) -> bool:
         """Reject what waits in the queue and what comes; False: that is not ours to do."""
+        if not self.link.is_open:
+            log.warning("plugin %s: queue %r is left as it is: %s", self.name, self.queue.spec.name, self.link.state)
+            return False
         try:
             self.receiver.refuse(refusal, _PATIENCE)
         except NotFound:

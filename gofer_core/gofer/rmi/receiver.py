@@ -130,10 +130,15 @@ class Receiver:
             self._closed = True
             raise
 
-    def wait(self, timeout: float) -> bool:
-        """Wait until all that was accepted has ended, at most ``timeout`` seconds; tell whether it has."""
+    def wait(self, timeout: float, *, but: int = 0) -> bool:
+        """Wait until all that was accepted has ended, at most ``timeout`` seconds; tell whether it has.
+
+        Args:
+            but: so many need not end for the wait to do so: that of the caller of this, for one.
+        """
         with self._changed:
-            return self._changed.wait_for(lambda: not self._open, timeout)
+            self._changed.wait_for(lambda: len(self._open) <= but, timeout)
+            return not self._open
 
     def exchange(self, swap: Callable[[], object]) -> None:
         """Have the workers of the service exchanged, while no request is put to them."""
@@ -352,5 +357,5 @@ class Receiver:
     def _let_go(self, request: Received) -> None:
         with self._changed:
             self._open.pop(request, None)
-            if not self._open:
+            if len(self._open) <= 1:
                 self._changed.notify_all()
