@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from gofer.messaging.url import URL
 
@@ -16,7 +17,9 @@ class Connector:
     ``heartbeat`` is in seconds; a peer silent for two of them is dead; 0 turns heartbeats off. The files are PEM and
     are read at each (re)connect, so renewed ones are taken up. ``clientcert`` may hold the key too.
     ``adapter`` is the one to use for a URL that names none. Reconnecting waits at most ``reconnect_max`` seconds
-    between two attempts. A document is at most ``max_message`` bytes.
+    between two attempts. A document is at most ``max_message`` bytes. ``source`` tells the URL of the moment, and is
+    asked before each connection, in place of ``url``: where a file holds it, say. It may raise GoferError; connectors that
+    differ in nothing else are equal.
     """
 
     url: URL
@@ -28,6 +31,15 @@ class Connector:
     adapter: str | None = None
     reconnect_max: float = 30.0
     max_message: int = 16 * 1024 * 1024
+    source: Callable[[], URL] | None = field(default=None, compare=False, repr=False)
+
+    def current(self) -> Connector:
+        """Return the connector with the URL of the moment.
+
+        Raises:
+            GoferError: what ``source`` raised.
+        """
+        return self if self.source is None else replace(self, url=self.source())
 
     @classmethod
     def of(cls, url: str | URL | Connector) -> Connector:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
+from gofer.errors import AdapterError, ConnectionLost, GoferError, MessagingError, NotFound
 from gofer.messaging.adapter.base import Adapter
 from gofer.messaging.carrier import Carrier, fresh
 from gofer.messaging.subscription import Subscription
@@ -151,7 +151,7 @@ class Errands:
         carrier = self._carrier
         adapter: Adapter | None = None
         try:
-            adapter = self._connecting = self._class(carrier.connector)
+            adapter = self._connecting = self._class(carrier.connector.current())
             adapter.connect(_CONNECT)
         except Exception as failed:
             self._connecting = None
@@ -159,6 +159,8 @@ class Errands:
                 adapter.close()
             if isinstance(failed, MessagingError):
                 error = fresh(failed)
+            elif isinstance(failed, GoferError):  # there is no telling where to
+                error = AdapterError(str(failed))
             else:  # an adapter's own fault
                 log.exception("%s: cannot connect", carrier.connector.url)
                 error = AdapterError(f"{type(failed).__name__}: {failed}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from gofer.agent.config.agent import MessagingConfig
@@ -89,6 +90,8 @@ class Descriptor:
             messaging.adapter,
             messaging.reconnect_max,
             messaging.max_message,
+            # Another password, say, is taken up when the connection is made again; what a plugin has set stays.
+            partial(read_url_file, self.url_file) if self.url_file is not None and url == self.url else None,
         )
 
 

@@ -1,0 +1,107 @@
+"""What links send: in which order, and what adapters keep of it; and from where a connection is made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from gofer.errors import ConfigError
+from gofer.messaging.adapter.local import LocalAdapter
+from gofer.messaging.address import Address
+from gofer.messaging.connector import Connector
+from gofer.messaging.link import Link
+from gofer.messaging.url import URL
+from gofer.proxy import Agent
+from support.company import connected, declare, linked
+from support.echo import EchoAgent
+from support.localbroker import LocalBroker
+from support.waiting import eventually
+
+
+@pytest.fixture
+def broker(root: Path) -> Iterator[LocalBroker]:
+    with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def connector(broker: LocalBroker) -> Connector:
+    return connected(broker.url)
+
+
+@pytest.fixture
+def link(connector: Connector) -> Iterator[Link]:
+    with linked(connector) as link:
+        yield link
+
+
+class Remembering(LocalAdapter):
+    """Notes what it is told to forget."""
+
+    def __init__(self, connector: Connector) -> None:
+        super().__init__(connector)
+        self.forgotten: list[int] = []
+
+    def forget(self, token: int) -> None:
+        self.forgotten.append(token)
+
+
+def test_a_message_whose_sender_has_heard_enough_is_forgotten_by_the_adapter(connector: Connector) -> None:
+    """Else it would be kept there for ever: what is not confirmed has no end that the broker tells."""
+    link = Link(connector, Remembering)
+    link.open(time.monotonic() + 10)
+    adapter = link._carrier.adapter
+    assert isinstance(adapter, Remembering)
+    tokens = [
+        link.send(Address("", "nowhere"), b"x", deadline=None, confirm=False, settled=lambda outcome, reason: None)
+        for _ in range(3)
+    ]
+    for token in tokens:
+        link.forget(token)
+    link.forget(tokens[0])
+    link.forget(999)
+    eventually(lambda: adapter.forgotten == tokens)
+    assert link.unsettled == 0
+    link.close()
+
+
+def test_what_a_thread_sends_keeps_its_order_whatever_is_asked_meanwhile(broker: LocalBroker, link: Link) -> None:
+    with (
+        EchoAgent(broker.url) as echo,
+        Agent(link.connector, "agent", wait=0) as agent,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        sent: list[str] = []
+        for n in range(20):
+            asked = threads.submit(declare, link, f"other-{n}")
+            sent += [agent.Dog().bark(m) for m in range(20)]
+            asked.result(10)
+        agent.flush(10)
+        eventually(lambda: len(echo.seen) == len(sent))
+        assert [document["sn"] for document in echo.seen] == sent
+
+
+def test_where_the_broker_is_may_change_from_one_connection_to_the_next(broker: LocalBroker, root: Path) -> None:
+    """A file that holds the URL is read again, and what is wrong with it is told as any other failure."""
+    with LocalBroker(str(root / "run/gofer/other.sock")) as other:
+        urls: list[object] = [URL.parse(broker.url), ConfigError("url_file: it is empty"), URL.parse(other.url)]
+
+        def read() -> URL:
+            now = urls[0]
+            if isinstance(now, ConfigError):
+                raise now
+            assert isinstance(now, URL)
+            return now
+
+        link = Link(Connector(URL.parse(broker.url), reconnect_max=0.1, source=read), LocalAdapter)
+        link.open(time.monotonic() + 10)
+        urls.pop(0)
+        broker.kill()
+        link.drive(lambda: "it is empty" in link.state, time.monotonic() + 10)
+        assert "it is empty" in link.state
+        urls.pop(0)
+        link.open(time.monotonic() + 10)
+        link.close()
