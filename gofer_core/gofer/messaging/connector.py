@@ -18,8 +18,8 @@ class Connector:
     are read at each (re)connect, so renewed ones are taken up. ``clientcert`` may hold the key too.
     ``adapter`` is the one to use for a URL that names none. Reconnecting waits at most ``reconnect_max`` seconds
     between two attempts. A document is at most ``max_message`` bytes. ``source`` tells the URL of the moment, and is
-    asked before each connection, in place of ``url``: where a file holds it, say. It may raise GoferError; connectors that
-    differ in nothing else are equal.
+    asked before each connection, in place of ``url``: where a file holds it, say. It may raise GoferError;
+    connectors that differ in nothing else are equal.
     """
 
     url: URL
