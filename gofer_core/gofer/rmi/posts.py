@@ -80,7 +80,7 @@ class Posts:
         self._link = link
         self._posts: dict[str, Post] = {}
         self._failures: dict[str, tuple[Owner, str]] = {}
-        self._unheard = 0
+        self._unheard = self._largest = 0
         link.on_exit(self._goodbye)
 
     def __bool__(self) -> bool:
@@ -104,6 +104,9 @@ class Posts:
         return len(self._posts) <= self.least and self._bytes() <= self.bytes_most // 2
 
     def _bytes(self) -> int:
+        """How many bytes they hold; 0 when they are too small to matter, which costs no counting."""
+        if self._largest * len(self._posts) <= self.bytes_most // 2:
+            return 0
         return sum(post.size for post in list(self._posts.values()))
 
     def of(self, owner: Owner) -> list[str]:
@@ -121,6 +124,7 @@ class Posts:
         ttl = post.ttl
         body = post.encode(ttl)
         post.size, post.up_since = len(body), self._link.up_since
+        self._largest = max(self._largest, post.size)
         self._posts[sn] = post
         token = 0
         try:
