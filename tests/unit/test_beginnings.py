@@ -77,6 +77,16 @@ def test_it_is_so_over_many_ends(ledger: Ledger, path: Path) -> None:
     assert [after.spared(f"begun {number}") for number in range(5)] == [False] * 5
 
 
+def test_what_kills_agents_before_it_begins_is_spared_twice(ledger: Ledger, path: Path) -> None:
+    told = []
+    for _ in range(4):
+        note(ledger, Beginnings(path), "deadly")
+        told.append(Beginnings(path).spared("deadly"))
+        ledger.call(records.unnote("deadly"))
+
+    assert told == [True, True, False, False]
+
+
 def test_after_a_reboot_all_that_was_noted_counts_as_begun(
     ledger: Ledger, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -24,6 +25,7 @@ _T = TypeVar("_T")
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _NOTED, _BEGUN = b"n", b"b"
+_MOST_SPARED = 3
 _SIZE = 17  # of a record: which of the two, and 16 bytes for the key
 _MOST = 1024 * 1024  # bytes of records, before those that say nothing any more are left out
 
@@ -31,15 +33,16 @@ _MOST = 1024 * 1024  # bytes of records, before those that say nothing any more 
 class Beginnings:
     """A file that says of the first noted run of a request that it is noted, and then that it has begun. Any thread.
 
-    What an agent that was killed had noted, and not begun, the next one may begin: that is no second run. The file is
-    written without a wait for the disk: it outlives the process, which is all that it is good for. After a reboot,
-    and of everything else that it does not tell, a run that was noted counts as begun.
+    What an agent that was killed had noted, and not begun, the next one may begin: that is no second run. (Three times:
+    perhaps it is what comes before a beginning that kills the agents.) The file is written without a wait for the disk:
+    it outlives the process, which is all that it is good for. After a reboot, and of everything else that it does not
+    tell, a run that was noted counts as begun.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._noted: set[bytes] = set()  # and not begun, as far as the file says
+        self._noted: Counter[bytes] = Counter()  # and not begun, as far as the file says; how often
         self._read = False
         self._size = 0  # of what the file says; 0: it says nothing
 
@@ -68,13 +71,13 @@ class Beginnings:
                     self._append(_BEGUN + short)
                 except OSError as failed:
                     self._clear(failed)
-                self._noted.discard(short)
+                self._noted.pop(short, None)
 
     def spared(self, key: str) -> bool:
         """Tell whether the run of a request that an agent before this one has noted is known not to have begun."""
         with self._lock:
             self._load()
-            return _short(key) in self._noted
+            return 1 <= self._noted[_short(key)] < _MOST_SPARED
 
     def _note(self, short: bytes) -> None:
         with self._lock:
@@ -83,7 +86,7 @@ class Beginnings:
                 if not self._size or self._size > _MOST:
                     self._rewrite()
                 self._append(_NOTED + short)
-                self._noted.add(short)
+                self._noted[short] += 1
             except OSError as failed:
                 log.debug("%s: %s: what is noted counts as begun", self._path, failed)
                 try:
@@ -105,13 +108,16 @@ class Beginnings:
             return
         for at in range(len(boot), len(data) - _SIZE + 1, _SIZE):
             kind, short = data[at : at + 1], data[at + 1 : at + _SIZE]
-            (self._noted.add if kind == _NOTED else self._noted.discard)(short)
+            if kind == _NOTED:
+                self._noted[short] += 1
+            else:
+                self._noted.pop(short, None)
 
     def _rewrite(self) -> None:
         """Write the file anew, with nothing but what is noted and not begun."""
         new = self._path.with_name(f"{self._path.name}.new")
         new.unlink(missing_ok=True)
-        data = _BOOT.read_bytes() + b"".join(_NOTED + short for short in self._noted)
+        data = _BOOT.read_bytes() + b"".join(_NOTED + short for short in self._noted.elements())
         _write(new, data, os.O_CREAT | os.O_EXCL)
         os.replace(new, self._path)
         self._size = len(data)

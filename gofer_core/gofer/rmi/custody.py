@@ -41,6 +41,13 @@ class Custody(Protocol):
             AlreadyBegun: it must run only once, and has been begun before.
         """
 
+    def begins(self, request: Received) -> None:
+        """Hear that the method of a request is called now.
+
+        Raises:
+            Unavailable: that must be written down and cannot be, and so it must not be called.
+        """
+
     def finished(self, request: Received, result: bytes, send: Callable[[], None]) -> None:
         """Hear the result of a request, write it down if that is to be done, and have it sent.
 
@@ -84,6 +91,9 @@ class HeldByBroker:
         """Let it run, but for what must never run twice: only a ledger can promise that."""
         if once:
             raise Unavailable("there is no ledger")
+
+    def begins(self, request: Received) -> None:
+        """Do nothing: what the broker delivers again may have begun."""
 
     def finished(self, request: Received, result: bytes, send: Callable[[], None]) -> None:
         """Send the result."""

@@ -90,6 +90,7 @@ class Execution:
                 if target.mark.once:
                     self._once(request, target)
                 self._limit(request, target)
+                request.receiver.custody.begins(request)
                 value = self._dispatcher.invoke(request, target)
                 if isinstance(value, Later):
                     value.then(lambda value, raised: self._heard(request, value, raised))

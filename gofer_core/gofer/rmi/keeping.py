@@ -154,6 +154,10 @@ class HeldByLedger:
                 raise AlreadyBegun(before.result)
             request.custody = _WRITTEN
             self._acknowledge(request)
+
+    def begins(self, request: Received) -> None:
+        """Write that a noted run begins; without a wait for the disk."""
+        if request.noted:
             self._beginnings.begins(request.key)
 
     def recall(self, request: Received, then: Callable[[], object]) -> None:
