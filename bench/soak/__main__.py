@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
+from gofer.rmi import records
 from gofer.testing.agents import AgentProcess
 from gofer.testing.rabbitmq import RabbitMQ
 from gofer.testing.relay import Relay
@@ -108,7 +109,7 @@ def run(home: Path, plan: Plan, seed: int, seconds: float, least: int) -> tuple[
     lines = [
         Line(not chaos.failures, "all that was killed came up again", "; ".join(chaos.failures) or "it did"),
         Line(not crew.failures, "all callers came to their end", "; ".join(crew.failures) or "they did"),
-        *judged(requests, chaos.ends, chaos.blows, least),
+        *judged(requests, chaos.ends, chaos.blows, interrupted_in(ledger_of(home)), least),
         Line(not left, "nothing is left in the queues and in the ledger", left or "nothing"),
         Line(
             len(forsaken) <= len(plan.mortal),
@@ -142,7 +143,7 @@ def drained(broker: RabbitMQ, home: Path) -> str:
     def empty() -> bool:
         nonlocal found
         full = [f"{name}: {count}" for name, count in queues(broker) if count != "0" and name.startswith(PLAIN)]
-        opened = open_in(home / "agent/var/lib/gofer/ledger/ledger.db")
+        opened = open_in(ledger_of(home))
         found = "; ".join([*full, *([f"{opened} open in the ledger"] if opened else [])])
         return not found
 
@@ -162,13 +163,23 @@ def eventually(ready: Callable[[], bool], timeout: float) -> None:
         time.sleep(0.5)
 
 
+def ledger_of(home: Path) -> Path:
+    """Return where the agent's ledger is."""
+    return home / "agent/var/lib/gofer/ledger/ledger.db"
+
+
 def open_in(ledger: Path) -> int:
-    """Count the requests in the ledger that have not ended."""
-    file = sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)
-    try:
-        return int(file.execute("SELECT count(*) FROM requests WHERE state < 2").fetchone()[0])
-    finally:
-        file.close()
+    """Count the requests in the ledger that have not ended, or whose results were not sent."""
+    with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as file:
+        which = (records.OPEN, records.UNSENT)
+        return int(file.execute("SELECT count(*) FROM requests WHERE state IN (?, ?)", which).fetchone()[0])
+
+
+def interrupted_in(ledger: Path) -> set[str]:
+    """Read which requests were interrupted: begun by an agent that died, and not run again."""
+    with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as file:
+        rows = file.execute("SELECT key FROM requests WHERE state = ?", (records.INTERRUPTED,))
+        return {key for (key,) in rows}
 
 
 def answers(url: str) -> str:

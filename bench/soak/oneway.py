@@ -78,14 +78,14 @@ class _Poster:
                 number += 1
                 id = f"{self.role}-singly-{number}"
                 self.journal.write("sent", id, kind=self.role)
-                outcome, detail = "taken", ""
+                outcome, detail, sn = "taken", "", ""
                 try:
-                    self._request(agent(data=id), chance)
+                    sn = self._request(agent(data=id), chance)
                 except NotTaken as told:
                     outcome, detail = "not taken", str(told)
                 except MessagingError as error:
                     outcome, detail = "not sent", str(error)
-                self.journal.write("end", id, outcome=outcome, detail=detail)
+                self.journal.write("end", id, sn=sn, outcome=outcome, detail=detail)
                 time.sleep(chance.uniform(0, 1.0))
 
     def _request(self, agent: Agent, chance: random.Random) -> str:

@@ -27,12 +27,15 @@ class Line:
     culprits: tuple[Request, ...] = ()
 
 
-def judged(requests: dict[str, Request], ends: list[float], blows: list[float], least: int) -> list[Line]:
+def judged(
+    requests: dict[str, Request], ends: list[float], blows: list[float], listed: set[str], least: int
+) -> list[Line]:
     """Hold the evidence against each promise.
 
     Args:
         ends: when the agent was killed or stopped (``time.time()``).
         blows: when anything happened to the agent or the broker.
+        listed: the serial numbers that the agent's ledger says were interrupted.
         least: how many requests there must be.
     """
     every = list(requests.values())
@@ -47,9 +50,11 @@ def judged(requests: dict[str, Request], ends: list[float], blows: list[float], 
     timeouts = [one for one in waiting if one.outcome.startswith("timeout")]
     replies = [one for one in taken if one.kind == "replies"]
 
-    def none(promise: str, culprits: Iterable[Request], of: int) -> Line:
+    unseen = [one for one in taken if not one.begun]
+
+    def none(promise: str, culprits: Iterable[Request], of: int, more: str = "") -> Line:
         found = tuple(culprits)
-        return Line(not found, promise, f"{len(found)} of {of} did not", found)
+        return Line(not found, promise, f"{len(found)} of {of} did not{more}", found)
 
     return [
         Line(len(every) >= least, "there were enough requests", f"{len(every)}, at least {least}"),
@@ -108,7 +113,12 @@ def judged(requests: dict[str, Request], ends: list[float], blows: list[float], 
             (one for one in callers if one.outcome == "value" and not one.ended),
             values,
         ),
-        none("each request reported as taken has run", (one for one in taken if not one.begun), len(taken)),
+        none(
+            "each request reported as taken has run, or is listed as interrupted",
+            (one for one in unseen if one.ends[0].get("sn") not in listed),
+            len(taken),
+            f"; {len(unseen)} were interrupted before they left a line",
+        ),
     ]
 
 

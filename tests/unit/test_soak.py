@@ -38,7 +38,7 @@ def told(id: str, outcome: str, at: float = 8.0, *, done: bool = True, by: int =
 
 
 def broken(requests: dict[str, Request], kills: tuple[float, ...] = (3.5,), least: int = 1) -> list[str]:
-    return [line.promise for line in judged(requests, list(kills), [], least) if not line.kept]
+    return [line.promise for line in judged(requests, list(kills), [], {"listed"}, least) if not line.kept]
 
 
 ONE = ("2.0 begun", "3.0 ended")
@@ -55,6 +55,7 @@ def test_what_went_well_breaks_no_promise(runs: Path) -> None:
         *(asked("o", "once"), heard("o", "interrupted")),
         *(asked("p", "posts"), heard("p", "taken")),
         *(asked("n", "posts"), heard("n", "not taken")),
+        *(asked("l", "posts"), {**heard("l", "taken"), "sn": "listed"}),
         *(asked("r", "replies"), heard("r", "taken"), told("r", "started", 5.0, done=False), told("r", "value")),
         told("r", "value", 8.1, by=2),
         *(asked("t"), heard("t", "timeout: accepted")),
