@@ -119,3 +119,15 @@ def test_one_that_somebody_waited_for_is_told_once(
             agent(confirm=True).Dog().bark(1)
         broker.thaw()
         agent.flush(10)  # it was refused by now, and that is no news
+
+
+def test_large_ones_that_nobody_waits_for_are_taken_as_fast_as_the_broker_takes_them(
+    broker: LocalBroker, link: Link
+) -> None:
+    """A socket takes some hundred kilobytes at a time: with a second in between these took a minute."""
+    declare(link, "sink")
+    with Agent(link.connector, "sink", wait=0) as agent:
+        for _ in range(4):
+            agent.Dog().bark("x" * 3_000_000)
+        eventually(lambda: not link.unwritten, timeout=20)
+        agent.flush(10)

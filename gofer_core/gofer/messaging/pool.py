@@ -30,6 +30,8 @@ _IDLE = 300.0
 _LINGER = 5.0
 #: Seconds between two looks of the keeper.
 _KEEP = 1.0
+#: As long as a broker takes what nobody waits for, piece by piece.
+_SOON = 0.02
 
 
 class Pool:
@@ -122,8 +124,10 @@ class Pool:
             self._keeper.start()
 
     def _keep(self) -> None:
+        taken = False
         while True:
-            self._poke.wait(_KEEP)
+            self._poke.wait(_SOON if taken else _KEEP)
+            taken = False
             self._poke.clear()
             with self._lock:
                 links = dict(self._links)
@@ -132,11 +136,13 @@ class Pool:
                     return
             for key, link in links.items():
                 if link.loop is None:
-                    self._look_after(link)
+                    taken = self._look_after(link) or taken
                 if self._is_idle(link):
                     self._retire(key, link)
 
-    def _look_after(self, link: Link) -> None:
+    def _look_after(self, link: Link) -> bool:
+        """Take the turns that wait for nothing; return whether the broker took some output, and there is more."""
+        before = link.unwritten
         link.keep()
         left = link.unwritten
         while left and not link.pump.busy:
@@ -144,6 +150,7 @@ class Pool:
             if link.unwritten >= left:
                 break  # the broker takes nothing at the moment
             left = link.unwritten
+        return 0 < left < before
 
     def _is_idle(self, link: Link) -> bool:
         users = self.users(link)
