@@ -87,6 +87,21 @@ def test_once_is_once(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
         assert runs(tmp_path / "single") == {"single": 1}
 
 
+def test_what_waits_and_must_run_once_is_run_after_a_kill(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    """It comes from the ledger before the agent has its queue for itself again."""
+    with served(broker, root, "waiting-once") as (process, agent), ThreadPoolExecutor(1) as threads:
+        running = threads.submit(agent.Probe().until, str(tmp_path / "go"))
+        eventually(lambda: open_in(process) == 1)
+        waiting = agent(wait=0).Danger().single(str(tmp_path / "single"))
+        agent.flush(10)
+        eventually(lambda: open_in(process) == 2, what=waiting)
+        process.kill()
+        (tmp_path / "go").touch()
+        process.start()
+        eventually(lambda: runs(tmp_path / "single") == {"single": 1}, what=process.tail())
+        assert running.result(30)
+
+
 def test_once_has_its_queue_for_itself(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
     with served(broker, root, "alone") as (_, agent), AgentProcess(tmp_path / "second") as second:
         second.plugin("danger", DANGER, descriptor(broker.url, "alone"))

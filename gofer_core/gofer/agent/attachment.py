@@ -71,6 +71,7 @@ class Attachment:
             replays=container.replays,
             logins=container.logins,
             prefetch=plugin.descriptor.prefetch,
+            exclusive=self._exclusive,
         )
 
     def _take(self, plugin: Plugin) -> None:
@@ -122,7 +123,6 @@ class Attachment:
             0,
             prepare=self.queue.prepare,
             on_lost=self._lost,
-            exclusive=self._exclusive,
         )
 
     def serves(self, plugin: Plugin) -> bool:

@@ -48,6 +48,7 @@ class Receiver:
         replays: knows which signatures were seen; shared as the book is.
         logins: checks users and passwords; shared as the book is.
         give_up: seconds after which a result that no broker takes is let go.
+        exclusive: nobody else may read the queue; asked of what comes from the ledger before that is subscribed to.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class Receiver:
         logins: Logins | None = None,
         prefetch: int = 200,
         give_up: float = GIVE_UP,
+        exclusive: bool = False,
     ) -> None:
+        self.exclusive = exclusive
         self.service = service
         self.link = link
         self.clock = clock
@@ -100,11 +103,10 @@ class Receiver:
         prepare: Callable[[Adapter, float], None] | None = None,
         on_lost: Callable[[str], None] | None = None,
         dispose: Callable[[Adapter, float], None] | None = None,
-        exclusive: bool = False,
     ) -> Subscription:
         """Subscribe to the queue; the arguments are those of :class:`Subscription` and :meth:`Link.subscribe`."""
         self._subscription = Subscription(
-            queue, self._prefetch, self.deliver, prepare, on_lost, exclusive=exclusive, dispose=dispose
+            queue, self._prefetch, self.deliver, prepare, on_lost, exclusive=self.exclusive, dispose=dispose
         )
         self.link.subscribe(self._subscription, timeout)
         return self._subscription
@@ -210,11 +212,6 @@ class Receiver:
     def subscription(self) -> Subscription | None:
         """Its place at the queue; None before ``start``."""
         return self._subscription
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether nobody else reads the queue."""
-        return self._subscription is not None and self._subscription.exclusive
 
     @property
     def open(self) -> int:
