@@ -236,6 +236,7 @@ class Ledger:
             file.execute("PRAGMA journal_mode = WAL")
             file.execute("PRAGMA synchronous = FULL")
             file.execute("PRAGMA cache_size = -512")
+            file.execute("PRAGMA secure_delete = FAST")  # there may be passwords among arguments
             broken = file.execute("PRAGMA quick_check(1)").fetchone()[0]
             if broken != "ok":
                 raise _Corrupt(broken)
