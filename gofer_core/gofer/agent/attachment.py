@@ -186,15 +186,20 @@ class Attachment:
         Returns:
             Whether all has ended. If not, ``retire`` follows.
         """
-        self.receiver.close(_PATIENCE)
         refusal = _UNLOADED if self.queue.managed == 2 else None
-        alone = refusal is not None and self._refuse(refusal)
+        if refusal is not None and self.queue.spec.auto_delete:
+            self.receiver.reject_all(refusal)  # the queue goes with its last reader, and all that is in it
+            alone = False
+        else:
+            given_back = self.receiver.close(_PATIENCE)
+            alone = refusal is not None and given_back and self._refuse(refusal)
         ours = 1 if current() is self.plugin else 0  # a call that unloads its own plugin does not wait for itself
         ended = self.receiver.wait(max(0.0, deadline - monotonic()), but=ours)
         if not ended:
             self.receiver.leave(refusal)
         if alone:
             self._delete()
+            self.receiver.catch_up(_PATIENCE)  # what came before the queue's end is still to be rejected
         if not ended:
             log.warning("plugin %s: unloaded; %d of its calls go on", self.name, self.receiver.open)
             return False

@@ -225,6 +225,15 @@ class Link:
         return self.pump.alone(lambda: self.turns.take(timeout), 0.0)
 
     @property
+    def caught_up(self) -> bool:
+        """Whether all that was read has been handled. What a broker has sent before an answer is read before that."""
+        carrier = self._carrier
+        adapter = carrier.adapter
+        if adapter is None:
+            return True
+        return not (carrier.away or carrier.todo or carrier.handling or carrier.queue or adapter.pending)
+
+    @property
     def sendable(self) -> bool:
         """Whether ``offer`` would send now."""
         return self._sending.possible

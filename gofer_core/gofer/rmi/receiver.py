@@ -111,10 +111,27 @@ class Receiver:
         self.link.subscribe(self._subscription, timeout)
         return self._subscription
 
-    def close(self, timeout: float) -> None:
-        """Take no more from the queue, and go on with what was accepted. ``stop`` follows."""
+    def close(self, timeout: float) -> bool:
+        """Take no more from the queue, and go on with what was accepted. ``stop`` follows.
+
+        Returns:
+            Whether all that was delivered and not accepted has been given back by now.
+        """
+        deadline = time.monotonic() + timeout
         self._closed = True
         self._unsubscribe(timeout)
+        return self.catch_up(deadline - time.monotonic())
+
+    def catch_up(self, timeout: float) -> bool:
+        """Wait until all that was delivered so far has been looked at, at most ``timeout`` seconds; tell whether so."""
+        try:
+            return self.link.drive(lambda: self.link.caught_up, time.monotonic() + timeout)
+        except MessagingError:
+            return False
+
+    def reject_all(self, refusal: Refusal) -> None:
+        """Reject what comes from now on."""
+        self._refusal = refusal
 
     def refuse(self, refusal: Refusal, timeout: float) -> None:
         """Take from the queue again, alone, to reject all that comes.
