@@ -14,6 +14,7 @@ from gofer.agent.plugin import State
 from gofer.errors import PluginError
 from support.containers import DOG, Kennel
 from support.plugins import describe, install
+from support.waiting import eventually
 
 VERSION = """
     from gofer.decorators import load, remote, unload
@@ -186,6 +187,57 @@ class TestFailing:
         gate.set()
         assert kennel["dog"]["version"]() == 1
         assert sys.modules["dog_module"] is module
+
+    @pytest.fixture
+    def gate(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+        """What the code of plugins waits for, ``threading.gate``."""
+        gate = threading.Event()
+        monkeypatch.setattr(threading, "gate", gate, raising=False)
+        yield gate
+        gate.set()
+
+    @staticmethod
+    def impatient(kennel: Kennel) -> None:
+        config = kennel.container.config
+        kennel.container.config = replace(config, main=replace(config.main, shutdown_timeout=0.2))
+        kennel.container.imports.patience = 0.2
+
+    def test_a_load_that_hangs_is_given_up_and_undone_when_it_returns(
+        self, kennel: Kennel, gate: threading.Event
+    ) -> None:
+        kennel.plugin("dog", code(1))
+        kennel.start()
+        kennel.change("dog", code(2, load="import threading; threading.gate.wait(20)"))
+        self.impatient(kennel)
+
+        with pytest.raises(PluginError, match=r"its @load or a gofer_load hook has taken 0\.2 s; given up"):
+            kennel.container.reload("dog")
+
+        assert kennel["dog"]["version"]() == 1
+        assert kennel["dog"].state is State.RUNNING
+        assert told(kennel) == ["load 1", "unload 1", "load 2", "load 1"]
+        kennel.change("dog", code(3))
+        kennel.container.reload("dog")
+        assert kennel["dog"]["version"]() == 3
+        gate.set()
+        eventually(lambda: told(kennel)[-1] == "unload 2")
+
+    def test_nothing_waits_for_an_unload_that_hangs(
+        self, kennel: Kennel, gate: threading.Event, errors: Callable[[], list[str]]
+    ) -> None:
+        hangs = code(1) + "        import threading; threading.gate.wait(20)\n"
+        kennel.plugin("dog", hangs)
+        kennel.plugin("cat", DOG)
+        kennel.start()
+        self.impatient(kennel)
+
+        kennel.container.reload("dog")
+        kennel.container.unload("dog")
+        kennel.container.reload("cat")
+
+        assert "dog" not in kennel.container.plugins
+        says = "plugin dog: its @unload or a gofer_unload hook has taken 0.2 s; nothing waits for it any more"
+        assert errors() == [says, says]
 
 
 class TestCompany:

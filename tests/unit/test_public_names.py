@@ -22,9 +22,10 @@ PUBLIC_NAMES = """
 gofer.agent: PluginContainer
 gofer.agent.actions: Actions Actor
 gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks find_plugin import_code import_plugin
-    run_load take_up
+    run_load run_unload take_up
 gofer.agent.attachment: Attachment
 gofer.agent.attachments: Attachments
+gofer.agent.bounded: within
 gofer.agent.builtin: admin_api help_text
 gofer.agent.check: check
 gofer.agent.choosing: chosen usable

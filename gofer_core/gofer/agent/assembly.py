@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -12,6 +13,7 @@ from typing import Any
 import pluggy
 
 from gofer import hooks as specifications
+from gofer.agent.bounded import within
 from gofer.agent.config import Descriptor, Problem
 from gofer.agent.loading import Broken, import_source, locate, one_line
 from gofer.agent.modules import Aside
@@ -30,8 +32,11 @@ __all__ = [
     "import_code",
     "import_plugin",
     "run_load",
+    "run_unload",
     "take_up",
 ]
+
+log = logging.getLogger(__name__)
 
 _HOOKS = frozenset(name for name in specifications.__all__ if name.startswith("gofer_"))
 
@@ -105,6 +110,21 @@ def run_load(hooks: pluggy.PluginManager, plugin: Plugin) -> None:
     """
     with plugin.entered(), blamed(plugin, "main", "plugin", "its @load or a gofer_load hook failed"):
         hooks.hook.gofer_load(plugin=plugin)
+
+
+def run_unload(hooks: pluggy.PluginManager, plugin: Plugin, seconds: float) -> None:
+    """Run what is to run when a plugin is unloaded. Of what fails, or takes longer, there is a line in the log."""
+
+    def unload() -> None:
+        with plugin.entered():
+            hooks.hook.gofer_unload(plugin=plugin)
+
+    what = f"plugin {plugin.name}: its @unload or a gofer_unload hook"
+    try:
+        if not within(seconds, unload, f"gofer-{plugin.name}-unload"):
+            log.error("%s has taken %.3g s; nothing waits for it any more", what, seconds)
+    except BaseException:  # a plugin's code, which may even try to end the process; it is unloaded all the same
+        log.exception("%s failed", what)
 
 
 def _authenticator(descriptor: Descriptor) -> Any:

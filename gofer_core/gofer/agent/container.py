@@ -14,7 +14,7 @@ from time import monotonic
 import pluggy
 
 from gofer import hooks as specifications
-from gofer.agent.assembly import Refused
+from gofer.agent.assembly import Refused, run_unload
 from gofer.agent.attachment import Attachment
 from gofer.agent.attachments import Attachments
 from gofer.agent.choosing import chosen, usable
@@ -315,11 +315,7 @@ class PluginContainer:
             else:
                 plugin.loop.stop(0.0)
             plugin.forks.stop()
-            try:
-                with plugin.entered():
-                    self.hooks.hook.gofer_unload(plugin=plugin)
-            except BaseException:  # a plugin's code, which may even try to end the process; it is unloaded all the same
-                log.exception("plugin %s: its @unload or a gofer_unload hook failed", plugin.name)
+            run_unload(self.hooks, plugin, max(self.imports.patience, deadline - monotonic()))
         module = None if plugin.source is None else sys.modules.get(plugin.source.module)
         plugin.dismiss(error, trace)
         if timeout is not None:

@@ -13,8 +13,18 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.actions import Actions
-from gofer.agent.assembly import Refused, add_extension, ask_extensions, blamed, find_plugin, import_code, run_load
+from gofer.agent.assembly import (
+    Refused,
+    add_extension,
+    ask_extensions,
+    blamed,
+    find_plugin,
+    import_code,
+    run_load,
+    run_unload,
+)
 from gofer.agent.assembly import take_up as take_up_hooks
+from gofer.agent.bounded import within
 from gofer.agent.config import Descriptor, Problem
 from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin, State
@@ -73,6 +83,7 @@ class Reload:
     ) -> None:
         self._container = container
         self._hooks = container.hooks
+        self._most = max(container.imports.patience, container.config.main.shutdown_timeout)  # for a @load or @unload
         self._aside = Aside()
         self._pairs: list[tuple[Plugin, Plugin]] = []
         for old in olds:
@@ -116,7 +127,7 @@ class Reload:
                 self._unload(old)
             self._swap()
             for new in self._new.values():
-                run_load(self._hooks, new)
+                self._load(new)
                 loaded.append(new)
             for new in self._new.values():
                 with blamed(new, "messaging", "url"):
@@ -132,7 +143,7 @@ class Reload:
     # -- the new code, beside the old -----------------------------------------------------------------------------
 
     def _import(self, timeout: float) -> None:
-        """Import the new code, in a thread of its own: nothing can end an import that hangs."""
+        """Import the new code, all of it within the seconds that there are."""
         olds = [old for old, _ in self._pairs]
         others = [
             one.source.module
@@ -144,21 +155,12 @@ class Reload:
         for one in (*olds, *self._new.values()):  # the new one's may be others
             if one.source is not None:
                 self._aside.take(one.source.tops, one.source.module, others)
-        failed: list[BaseException] = []
 
         def work() -> None:
-            try:
-                for new in self._new.values():
-                    import_code(self._hooks, new, self._aside, hooked=False)
-            except BaseException as raised:  # noqa: BLE001 - raised again by whoever waits
-                failed.append(raised)
+            for new in self._new.values():
+                import_code(self._hooks, new, self._aside, hooked=False)
 
-        thread = threading.Thread(target=work, name="gofer-reload", daemon=True)
-        thread.start()
-        thread.join(timeout)
-        if failed:
-            raise failed[0]
-        if thread.is_alive():
+        if not within(timeout, work, "gofer-reload"):
             late = next((new for new in self._new.values() if new.module is None), next(iter(self._new.values())))
             text = f"importing it has taken {timeout:g} s; given up"
             raise Refused(late, Problem("error", str(late.descriptor.file), "main", "plugin", text))
@@ -237,12 +239,19 @@ class Reload:
             old.workers.stop(max(0.0, deadline - monotonic()))
             old.loop.wait(max(0.0, deadline - monotonic()))
 
+    def _load(self, plugin: Plugin) -> None:
+        def load() -> None:
+            run_load(self._hooks, plugin)
+
+        def undo() -> None:
+            self._unload(plugin)
+
+        if not within(self._most, load, f"gofer-{plugin.name}-load", late=undo):
+            text = f"its @load or a gofer_load hook has taken {self._most:g} s; given up"
+            raise Refused(plugin, Problem("error", str(plugin.descriptor.file), "main", "plugin", text))
+
     def _unload(self, plugin: Plugin) -> None:
-        try:
-            with plugin.entered():
-                self._hooks.hook.gofer_unload(plugin=plugin)
-        except BaseException:  # a plugin's code, which may even try to end the process; it is unloaded all the same
-            log.exception("plugin %s: its @unload or a gofer_unload hook failed", plugin.name)
+        run_unload(self._hooks, plugin, self._most)
 
     def _swap(self) -> None:
         self._swapped = True
@@ -271,7 +280,7 @@ class Reload:
         for old, new in self._pairs:
             try:
                 if self._swapped:
-                    run_load(self._hooks, old)
+                    self._load(old)
             except Refused as again:
                 old.state = State.LOADING  # what it was loaded for is undone already
                 self._container.quarantine(again)
