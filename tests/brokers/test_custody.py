@@ -63,6 +63,7 @@ def test_what_takes_long_is_acknowledged_while_it_runs_and_outlives_its_agent(
     rabbitmq: RabbitMQ, process: AgentProcess, agent: Agent, threads: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
     call = threads.submit(agent.Probe().until, str(tmp_path / "go"))
+    eventually(lambda: open_in(process) == 1)  # only then the other: one worker runs what comes first
     waits = threads.submit(agent.Probe().note, str(tmp_path / "trace"), "waits")
     eventually(lambda: open_in(process) == 2)
     eventually(lambda: held(rabbitmq) == 0)

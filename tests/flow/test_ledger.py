@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from gofer.errors import Cancelled, Interrupted
 from gofer.testing.agents import AgentProcess
-from support.danger import DANGER, died, ledger_of, open_in, restarted, served
+from support.danger import DANGER, counted_in, died, ledger_of, open_in, restarted, served
 from support.localbroker import LocalBroker
 from support.probe import descriptor, runs
 from support.waiting import eventually
@@ -48,7 +48,8 @@ def test_what_takes_long_is_written_down_and_acknowledged(broker: LocalBroker, r
     """More than a prefetch window waits behind one worker: all are acknowledged, so Admin still answers."""
     release = tmp_path / "release"
     with served(broker, root, "long") as (process, agent), ThreadPoolExecutor(1) as threads:
-        first = threads.submit(agent.Probe().until, str(release))
+        first = threads.submit(agent.Probe().note, str(tmp_path / "first"), "first", until=str(release))
+        eventually(lambda: runs(tmp_path / "first"))
         for n in range(600):
             agent(wait=0).Probe().note(str(tmp_path / "trace"), f"n{n}")
         agent.flush(30)
@@ -57,7 +58,7 @@ def test_what_takes_long_is_written_down_and_acknowledged(broker: LocalBroker, r
         assert time.monotonic() - start < 25  # of 30
         assert ledger_of(process).exists()
         release.touch()
-        assert first.result(30) == str(release)
+        assert first.result(30) == "first"
         eventually(lambda: len(runs(tmp_path / "trace")) == 600, 30)
         eventually(lambda: open_in(process) == 0)
     assert set(runs(tmp_path / "trace").values()) == {1}
@@ -162,8 +163,8 @@ def test_cancelled_stays_cancelled_after_a_kill(broker: LocalBroker, root: Path,
     trace = tmp_path / "trace"
     with served(broker, root, "cancelled") as (process, agent), ThreadPoolExecutor(4) as threads:
         running = threads.submit(agent(data="running").Danger().stay, str(trace), "running")
+        eventually(lambda: runs(trace)["running"] == 1)  # only then the other: one worker runs what comes first
         waiting = threads.submit(agent(data="waiting").Danger().stay, str(trace), "waiting")
-        eventually(lambda: runs(trace)["running"] == 1)
         later = agent(trigger=1).Danger().stay(str(trace), "later")
         assert agent.Admin().cancel(sn=later.sn) == []
         eventually(lambda: ledger_of(process).exists() and open_in(process) == 2)
@@ -208,10 +209,11 @@ def test_5000_slow_requests_wait_and_admin_answers_at_once(broker: LocalBroker, 
 def test_an_explicit_ttl_is_written_down_at_once(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
     """The broker would drop it with its agent's death, though it was accepted."""
     with served(broker, root, "ttl") as (process, agent), ThreadPoolExecutor(1) as threads:
-        blocking = threads.submit(agent.Probe().until, str(tmp_path / "go"))
-        agent(wait=0, ttl=5).Probe().note(str(tmp_path / "trace"), "kept")
+        blocking = threads.submit(agent.Probe().note, str(tmp_path / "first"), "first", until=str(tmp_path / "go"))
+        eventually(lambda: runs(tmp_path / "first"))
+        kept = agent(wait=0, ttl=5).Probe().note(str(tmp_path / "trace"), "kept")
         agent.flush(10)
-        eventually(lambda: ledger_of(process).exists() and open_in(process) >= 1, 4.9)
+        eventually(lambda: counted_in(process, f"state < 2 AND key = '{kept}'") == 1, 4.9)
         process.kill()
         time.sleep(5)  # its time is over; it was accepted within it
         (tmp_path / "go").touch()
