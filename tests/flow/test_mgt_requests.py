@@ -106,6 +106,8 @@ class TestRequests:
             ({"do": "load"}, "'path' is missing; allowed: text"),
             ({"do": "load", "path": 5}, "'path' is 5; allowed: text"),
             ({"do": "load", "path": "a\0b"}, "'path' is 'a\\x00b'; allowed: text"),
+            ({"do": "retry", "sn": "\udcff"}, r"'sn' is '\udcff'; allowed: text"),  # the ledger could not take it
+            ({"do": "requests", "states": ["\ud800"]}, r"'states' is ['\ud800']; allowed: a list of texts"),
             ({"do": "show", "plugin": "x"}, "'plugin' is unknown here; allowed: do"),
             ({"do": "requests", "states": ["odd"]}, "odd: no such state; there are: waiting, running"),
             ({"do": "requests", "most": True}, "'most' is True; allowed: a whole number above 0"),

@@ -157,7 +157,7 @@ class _Request:
         self._taken: set[str] = set()
 
     def text(self, name: str) -> str | None:
-        found = self._take(name, _TEXT, lambda value: isinstance(value, str) and "\0" not in value)
+        found = self._take(name, _TEXT, _is_text)
         return None if found is None else str(found)
 
     def needed(self, name: str) -> str:
@@ -175,9 +175,7 @@ class _Request:
         return None if found is None else dict(found)
 
     def texts(self, name: str) -> list[str] | None:
-        found = self._take(
-            name, _TEXTS, lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value)
-        )
+        found = self._take(name, _TEXTS, lambda value: isinstance(value, list) and all(map(_is_text, value)))
         return None if found is None else list(found)
 
     def _take(self, name: str, allowed: str, fits: Callable[[Any], bool]) -> Any:
@@ -193,3 +191,8 @@ class _Request:
             raise Unusable(
                 "malformed", f"{unknown[0]!r:.60} is unknown here; allowed: {', '.join(sorted(self._taken))}"
             )
+
+
+def _is_text(value: object) -> bool:
+    """Tell what paths and the ledger can take from what they cannot, like half of a surrogate pair."""
+    return isinstance(value, str) and "\0" not in value and value == value.encode(errors="replace").decode()

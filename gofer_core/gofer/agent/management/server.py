@@ -217,13 +217,14 @@ class Management:
         if door.token is not None:
             nonce = os.urandom(16).hex()
             channel.send(encode({"nonce": nonce}), deadline)
-        unread = False
+        unread, shown = False, who if door.token is None else "somebody by TCP"
         try:
             line = self._read(channel, door, nonce, deadline)
+            shown = who  # is it from here on
             written = self._do(decode(line), who)
         except Unusable as refused:
             unread = refused.code in ("too-large", "refused", "malformed")
-            self._complain(f"{who}: {refused.code}: {refused}")
+            self._complain(f"{shown}: {refused.code}: {refused}")
             written = encode({"error": {"code": refused.code, "text": str(refused)}})
         deadline = monotonic() + _WRITING
         if door.token is not None:
