@@ -20,7 +20,7 @@ from gofer.proxy import Agent
 from gofer.root import Root
 from gofer.testing.agents import AgentProcess
 from gofer.tools.mgt_client import ask
-from support.commands import gofer
+from support.commands import GOFER, gofer
 from support.managed import Site, free_port, managed
 from support.plugins import describe, install
 from support.presence import until_it_answers
@@ -219,6 +219,17 @@ class TestTheCommand:
         assert (
             done.stderr == f"gofer mgt: no goferd listens at {socket_of(Root(tmp_path))}: No such file or directory\n"
         )
+
+    def test_a_reader_that_has_gone_away_is_its_status(self, site: Site) -> None:
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            for option in ("--show", "--json"):
+                command = [GOFER, "mgt", "--show", option, "--root", str(site.root)]
+                done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60)
+                assert (done.returncode, done.stderr) == (141, b"")
+        finally:
+            os.close(writing)
 
     def test_help_lists_the_exit_statuses(self) -> None:
         text = gofer("mgt", "--help").stdout

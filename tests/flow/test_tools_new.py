@@ -86,6 +86,9 @@ def test_a_directory_that_cannot_be_made_is_told(here: Path) -> None:
     done = gofer("new", "plugin", "dogs", "-d", "no/such/parent")
     assert done.returncode == 1
     assert "no/such/parent cannot be made: No such file or directory" in done.stderr
+    done = gofer("new", "plugin", "dogs", "-d", os.fsdecode(b"\xff"))
+    assert done.returncode == 2
+    assert r"Invalid value for DIR: '\udcff' is not UTF-8" in done.stderr
     assert files_of(here) == []
 
 

@@ -38,7 +38,10 @@ def print_agent(told: Mapping[str, Any]) -> None:
     if not told["plugins"] and not agent["waiting"]:
         tree.add(_line(("no plugins", "dim")))
     # A reader that is a program, or a pager, gets whole lines.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(tree)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    with console.capture() as written:
+        console.print(tree)
+    print(written.get(), end="")  # by rich itself a reader that has gone away would be status 1
 
 
 def _plugin(tree: Tree, plugin: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -151,6 +152,10 @@ def _write(what: str, name: str, directory: Path | None) -> None:
     cls = _check(what, kind, name)
     folder = Path(name) if directory is None else directory
     underscored = name.replace("-", "_")
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:  # it stands in the README that is written
+        raise click.BadParameter(f"{str(folder)!r} is not UTF-8", param_hint="DIR") from None
     shown = str(folder) if folder.is_absolute() or str(folder).startswith(".") else f"./{folder}"
     values = {
         "name": name,
@@ -161,7 +166,7 @@ def _write(what: str, name: str, directory: Path | None) -> None:
         "scheme": f"{name.replace('_', '-')}-1",
         "core": version("gofer-core"),
         "directory": folder.resolve().name,
-        "folder": f"'{shown}'" if re.search(r"[^\w./-]", shown) else shown,
+        "folder": shlex.quote(shown),
     }
     written = {Template(path).substitute(values): _fill(template, values) for path, template in kind.files.items()}
     try:
