@@ -77,10 +77,13 @@ def test_an_unloaded_plugins_queue_is_emptied_and_deleted(
         assert "connection lost" not in goferd.tail()
 
 
-def test_what_waits_there_is_rejected_first(rabbitmq: RabbitMQ, root: Path, tmp_path: Path, url: str) -> None:
+@pytest.mark.parametrize("model", ["", "expiration=60\n"], ids=["usual", "expiring"])
+def test_what_waits_there_is_rejected_first(
+    rabbitmq: RabbitMQ, root: Path, tmp_path: Path, url: str, model: str
+) -> None:
     install(tmp_path, "plain", PLUGIN)
     main = "[main]\nenabled=1\nlatency=0.5\n"
-    describe(root, "plain", f"{main}[messaging]\nurl={url}\n[model]\nqueue=plain\nprefetch=1\n")
+    describe(root, "plain", f"{main}[messaging]\nurl={url}\n[model]\nqueue=plain\nprefetch=1\n{model}")
     outcomes: list[Any] = []
     with AgentProcess(root, path=(tmp_path,)) as goferd, Agent(url, "plain", wait=20) as agent:
         goferd.start()

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = 5.0  # seconds for the broker to answer
 _MOMENT = 0.02
+_QUIET = 0.25  # seconds in which a broker that has more would have sent it
 _UNLOADED = Refusal("plugin.unloaded", "the plugin that this was for has been unloaded")
 
 
@@ -197,6 +198,8 @@ class Attachment:
         ended = self.receiver.wait(max(0.0, deadline - monotonic()), but=ours)
         if not ended:
             self.receiver.leave(refusal)
+        if refusal is not None and self.queue.spec.auto_delete:
+            self._until_quiet()
         if alone:
             self._delete()
             self.receiver.catch_up(_PATIENCE)  # what came before the queue's end is still to be rejected
@@ -219,6 +222,13 @@ class Attachment:
             log.info("plugin %s: queue %r is left as it is: %s", self.name, self.queue.spec.name, others)
             return False
         return True
+
+    def _until_quiet(self) -> None:
+        """Wait until nothing more comes to be rejected: no broker says of a queue with readers that it is empty."""
+        deadline, before = monotonic() + _PATIENCE, -1
+        while monotonic() < deadline and not self._over and (now := self.receiver.counters["rejected"]) != before:
+            before = now
+            sleep(_QUIET)
 
     def _delete(self) -> None:
         """Delete the queue, which nobody else reads, as soon as it is empty."""
