@@ -58,7 +58,7 @@ _KINDS = MappingProxyType(
   goferd --check
   gofer mgt -l $name.conf
   gofer rmi -a $name -t $cls.greet world
-  python -m pytest $folder
+  python -m pytest $folder   # needs: pip install pytest
 
 `gofer mgt -l` has a running agent load it; without one: gofer broker & goferd &
 """,
@@ -77,7 +77,7 @@ _KINDS = MappingProxyType(
             },
             """
   pip install $folder
-  python -m pytest $folder
+  python -m pytest $folder   # needs: pip install pytest
 
 It passes as it is, at gofer's local broker. Replace one method after the other in
 $folder/$module/adapter.py, and the URL in the test, by those of your broker.
@@ -96,7 +96,7 @@ $folder/$module/adapter.py, and the URL in the test, by those of your broker.
             },
             """
   pip install $folder
-  python -m pytest $folder
+  python -m pytest $folder   # needs: pip install pytest
 
 It passes as it is, with one secret for all. Bring your keys to
 $folder/$module/authenticator.py.
