@@ -67,7 +67,7 @@ def test_a_new_plugin_is_installed_into_a_running_agent_and_called(fresh: Fresh,
         listed = fresh.run("gofer", "plugins", cwd=tmp_path, environ=home).split()
         assert listed[listed.index("x") :][:4] == ["x", "0.1.0", "gofer-plugin-x", "gofer_plugin_x"]
         assert listed[-1] == "ok"
-        assert test == "python -m pytest ./x"
+        assert test.split("#")[0].split() == ["python", "-m", "pytest", "./x"]
         assert "4 passed" in fresh.run("python", "-m", "pytest", "-q", "./x", cwd=tmp_path)
     took = time.monotonic() - begin
     assert took < 60, f"it took {took:.0f} s"
