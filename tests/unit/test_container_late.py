@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gofer.agent import PluginContainer
+from gofer.agent import PluginContainer, assembly
 from gofer.agent.config import AgentConfig, read_descriptors
 from gofer.agent.imports import Imports
 from gofer.agent.plugin import Plugin, State
@@ -129,6 +129,20 @@ def test_a_load_function_that_hangs_is_the_same(late: Late, gate: Gate) -> None:
     late.until(a=State.LOADING, b=State.RUNNING)
     gate.go_on.set()
     late.until(a=State.RUNNING, b=State.RUNNING)
+
+
+def test_an_extension_that_hangs_is_given_up_and_the_others_run(
+    late: Late, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "_EXTEND", 1.0)
+    hanging = "\n        ".join(HANGS.splitlines())
+    hook = "from gofer.hooks import hookimpl\n    @hookimpl\n    def gofer_extend(plugin):"
+    late.plugin("a", f"    {hook}\n        if plugin.name == 'b':{hanging}")
+    late.plugin("b", DOG)
+    late.plugin("c", DOG)
+    late.start()
+    late.until(a=State.RUNNING, b=State.QUARANTINED, c=State.RUNNING)
+    assert "a gofer_extend hook failed: no answer in 1 s" in str(late["b"].error)
 
 
 def test_one_that_fails_late_is_quarantined(late: Late, gate: Gate) -> None:

@@ -39,6 +39,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _HOOKS = frozenset(name for name in specifications.__all__ if name.startswith("gofer_"))
+_EXTEND = 5.0  # seconds for all hooks that extend one plugin
 
 
 class Refused(PluginError):
@@ -202,10 +203,17 @@ def ask_extensions(hooks: pluggy.PluginManager, plugin: Plugin) -> list[Any]:
     """Ask all hooks what they add to a plugin's API.
 
     Raises:
-        Refused: one of them raised.
+        Refused: one of them raised, or they have taken longer than they may.
     """
-    with plugin.entered(), blamed(plugin, "main", "plugin", "a gofer_extend hook failed"):
-        given = hooks.hook.gofer_extend(plugin=plugin)
+    given: list[Any] = []
+
+    def ask() -> None:
+        with plugin.entered():
+            given.extend(hooks.hook.gofer_extend(plugin=plugin))
+
+    with blamed(plugin, "main", "plugin", "a gofer_extend hook failed"):
+        if not within(_EXTEND, ask, f"gofer-{plugin.name}-extend"):
+            raise PluginError(f"no answer in {_EXTEND:g} s")
     return [one for more in given for one in (more if isinstance(more, (list, tuple)) else [more])]
 
 
