@@ -115,6 +115,22 @@ def test_what_an_agent_could_not_send_before_it_stopped_is_sent_by_the_next(tmp_
         assert third.counted == {}
 
 
+def test_who_asks_again_while_it_is_sent_by_the_next_is_told_once_more(tmp_path: Path) -> None:
+    """The first one may be taken for a queue that is gone by then."""
+    with served(tmp_path, with_ledger=True, give_up=60.0) as before:
+        asked = send(before, "twice")
+        eventually(lambda: before.counted.get("retried", 0) >= 1)
+        before.receiver.stop(5)
+    with served(tmp_path, with_ledger=True, give_up=60.0) as after:
+        eventually(lambda: after.counted.get("retried", 0) >= 1)
+        after.caller.send(asked)
+        after.seen("repeated", 1)
+        after.caller.listen("gone")
+        eventually(lambda: after.caller.words(asked["sn"]) == ["result", "result"])
+        after.idle()
+        assert kennel.ran() == []
+
+
 def test_its_caller_who_asks_again_is_answered_and_nothing_is_kept_any_more(tmp_path: Path) -> None:
     with served(tmp_path, with_ledger=True, give_up=0.05) as before:
         asked = send(before, "asked")

@@ -243,6 +243,7 @@ class Execution:
     def answer_again(self, request: Received, result: bytes) -> None:
         """Answer a request that was delivered again after its end."""
         if request.end():
+            request.state = ENDED  # first: who asks for it from now on is answered once more
             self._post(
                 request,
                 lambda: self._receiver.answers.result(request, result)[0],
