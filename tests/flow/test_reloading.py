@@ -289,7 +289,7 @@ class TestUnload:
         (other.root / "etc/gofer/plugins/dog.conf").chmod(0o644)
         with other:
             other.start()
-            eventually(lambda: "connected" in other.tail())
+            eventually(lambda: reads(other.root, "dog"))
 
             yard.manage("unload").result(20)
 
@@ -311,6 +311,14 @@ class TestUnload:
         yard.manage("unload").result(20)
 
         eventually(lambda: len(process.net_connections("unix")) < before)
+
+
+def reads(root: Path, name: str) -> bool:
+    """Tell whether a plugin of the goferd under a root reads its queue; connected, it may be on its way there."""
+    for plugin in manage(root, do="show")["plugins"]:
+        if plugin["name"] == name and plugin["connection"] is not None:
+            return bool(plugin["connection"]["reading"])
+    return False
 
 
 def listing(yard: Yard) -> list[dict[str, Any]]:
