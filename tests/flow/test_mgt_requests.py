@@ -182,7 +182,11 @@ def test_what_was_interrupted_is_listed_retried_and_dropped(root: Path, tmp_path
             assert gofer("mgt", "--drop", one, environ={"GOFER_ROOT": str(root)}).returncode == 0
             assert interrupted() == [other]
             (root / "trap").unlink()
+            ask(where, {"do": "unload", "which": "danger"}, host=None, port=None, wait=30)
             done = gofer("mgt", "--retry", other, environ={"GOFER_ROOT": str(root)})
             assert (done.returncode, done.stderr) == (0, "")
+            (entry,) = listed()  # it waits until its plugin is there
+            assert (entry["sn"], entry["plugin"], entry["state"]) == (other, "danger", "waiting")
+            ask(where, {"do": "load", "path": "danger.conf"}, host=None, port=None, wait=30)
             eventually(lambda: ran() == 5)
             eventually(lambda: not listed())

@@ -27,6 +27,9 @@ STATES = (WAITING, RUNNING, ANSWERING, UNDELIVERABLE, INTERRUPTED)
 
 _PATIENCE = 60.0  # seconds
 
+#: What stands in the ledger: for a plugin that has to be there first, and for those who look after the agent.
+_WAITS = {records.OPEN: WAITING, records.UNSENT: ANSWERING}
+_KEPT = {records.UNDELIVERABLE: UNDELIVERABLE, records.INTERRUPTED: INTERRUPTED}
 _OF = {QUEUED: WAITING, RUNNING: RUNNING, ENDED: ANSWERING}
 
 
@@ -104,14 +107,22 @@ class Overview:
             if one.state != DONE and _OF[one.state] in states and plugin in (None, one.receiver.service.name)
         ]
         entries, total, unavailable = [_of_memory(one) for one in working[:most]], len(working), None
-        if {UNDELIVERABLE, INTERRUPTED} & set(states) and self._ledger.exists():
+        if {*states} - {RUNNING} and self._ledger.exists():
             try:
-                more, count = self._ledger.call(records.told(_of_row, plugin, _states_of(states), most - len(entries)))
-                entries += more
-                total += count
+                for read in (
+                    records.absent(_of_row, plugin, _states_of(states, _WAITS), self._is_away, most - len(entries)),
+                    records.told(_of_row, plugin, _states_of(states, _KEPT), most - len(entries)),
+                ):
+                    more, count = self._ledger.call(read)
+                    entries = (entries + more)[:most]
+                    total += count
             except Unavailable as failed:
                 unavailable = str(failed)
         return Listing(entries, total, unavailable)
+
+    def _is_away(self, key: str, plugin: str) -> bool:
+        """Tell whether a request waits for its plugin, which is unloaded, or disabled."""
+        return self._find(plugin) is None and self._book.get(key) is None
 
     def cancel(self, sn: str) -> bool:
         """Cancel a request that waits or runs. One that has not come yet is cancelled when it comes, within a day.
@@ -171,10 +182,9 @@ class Overview:
         return f"request {sn[:128]!r}: only what is undeliverable or interrupted can be retried or dropped; {what}"
 
 
-def _states_of(states: Collection[str]) -> tuple[int, ...]:
+def _states_of(states: Collection[str], known: Mapping[int, str]) -> tuple[int, ...]:
     """Translate states into those of the ledger."""
-    names = {UNDELIVERABLE: records.UNDELIVERABLE, INTERRUPTED: records.INTERRUPTED}
-    return tuple(number for name, number in names.items() if name in states)
+    return tuple(number for number, name in known.items() if name in states)
 
 
 def _of_memory(request: Received) -> Entry:
@@ -209,7 +219,7 @@ def _of_row(row: records.Row) -> Entry:
     return Entry(
         row.key,
         row.plugin,
-        UNDELIVERABLE if row.state == records.UNDELIVERABLE else INTERRUPTED,
+        {**_WAITS, **_KEPT}[row.state],
         target,
         replyto,
         row.identity,

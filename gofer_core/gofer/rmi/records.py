@@ -19,6 +19,7 @@ __all__ = [
     "Found",
     "Record",
     "Row",
+    "absent",
     "bury",
     "buried",
     "clean",
@@ -247,6 +248,26 @@ def told(
     return work
 
 
+def absent(
+    read: Callable[[Row], _T],
+    plugin: str | None,
+    states: Sequence[int],
+    away: Callable[[str, str], bool],
+    most: int,
+) -> Callable[[sqlite3.Connection], tuple[list[_T], int]]:
+    """Read those requests in some states, the first ones first, of which ``away`` says, by key and plugin, that they
+    are nowhere else; and how many there are."""
+
+    def work(file: sqlite3.Connection) -> tuple[list[_T], int]:
+        which = f"WHERE state IN ({', '.join('?' * len(states))}) AND (? IS NULL OR plugin = ?) ORDER BY number"
+        all_keys = file.execute(f"SELECT key, plugin FROM requests {which}", (*states, plugin, plugin)).fetchall()  # noqa: S608 - question marks
+        keys = [key for key, of in all_keys if away(key, of)]
+        one = f"SELECT {_ROW} FROM requests WHERE key = ?"  # noqa: S608 - our own names of columns
+        return [read(Row(*file.execute(one, (key,)).fetchone())) for key in keys[: max(0, most)]], len(keys)
+
+    return work
+
+
 def revive(key: str, quiet: Callable[[bytes], bytes]) -> Callable[[sqlite3.Connection], Row | None]:
     """Have what is undeliverable sent again, or what was interrupted run again; None: it is neither (any more).
 
@@ -262,9 +283,9 @@ def revive(key: str, quiet: Callable[[bytes], bytes]) -> Callable[[sqlite3.Conne
         if found.state == UNDELIVERABLE:
             file.execute("UPDATE requests SET state = ? WHERE key = ?", (UNSENT, key))
             return found._replace(state=UNSENT)
-        found = found._replace(state=OPEN, result=None, body=quiet(found.body))
+        found = found._replace(state=OPEN, result=None, body=quiet(found.body), runs=0)
         file.execute(
-            "UPDATE requests SET state = ?, result = NULL, ended = NULL, body = ? WHERE key = ?",
+            "UPDATE requests SET state = ?, result = NULL, ended = NULL, runs = 0, body = ? WHERE key = ?",
             (OPEN, found.body, key),
         )
         return found
