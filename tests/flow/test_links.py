@@ -18,6 +18,7 @@ from gofer.errors import ConnectionLost, NotFound, RequestTimeout
 from gofer.messaging.adapter.base import Delivery, Outcome, QueueSpec
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
+from gofer.messaging.errands import Question
 from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
@@ -167,6 +168,26 @@ def test_what_was_sent_and_not_answered_is_lost_once(link: Link, broker: LocalBr
     assert link.unsettled == 0
     assert not link.offer(Address("", "sink"), b"x", settled=lambda outcome, _: told.append(outcome))
     assert len(told) == 5
+
+
+def test_a_subscription_ends_with_a_connection_that_is_lost_at_that_moment(
+    link: Link, broker: LocalBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when an agent and its broker are stopped together."""
+    reader = Reader(link, "kennel")
+    link.subscribe(reader.subscription, 30)
+
+    def ask(question: Question) -> None:
+        broker.kill()
+        link.suspend()
+        ask_now(question)
+
+    ask_now = link._errands.ask
+    monkeypatch.setattr(link._errands, "ask", ask)
+    start = time.monotonic()
+    link.unsubscribe(reader.subscription, 60)
+    assert time.monotonic() - start < 30  # of 60
+    assert not link.is_open
 
 
 def test_a_frozen_broker_is_noticed_within_two_heartbeats(link: Link, broker: LocalBroker) -> None:

@@ -277,16 +277,16 @@ class Link:
             MessagingError: the broker did not answer in time, or with an error. It is ended all the same.
         """
         deadline = monotonic() + timeout
-        question = self._cancel(subscription, timeout)
-        if question is None or self.pump.mine or self._carrier.closed:
+        asked = self._cancel(subscription, timeout)
+        if asked is None or self.pump.mine or self._carrier.closed:
             return
-        adapter = self._carrier.adapter
-        if not self.drive(lambda: question.done or self._carrier.adapter is not adapter, deadline):
+        question, meant = asked
+        if not self.drive(lambda: question.done or self._carrier.adapter is not meant, deadline):
             raise ConnectionLost(f"the broker did not answer in time: {self.state}")
         if question.done:
             question.outcome()
 
-    def _cancel(self, subscription: Subscription, timeout: float) -> Question | None:
+    def _cancel(self, subscription: Subscription, timeout: float) -> tuple[Question, Adapter] | None:
         carrier = self._carrier
         with carrier.lock:
             number, meant = carrier.subscriptions.remove(subscription), carrier.adapter
@@ -300,7 +300,7 @@ class Link:
 
         question = Question(cancel, monotonic() + timeout)
         self._errands.ask(question)
-        return question
+        return question, meant
 
     # -- operations, sending ------------------------------------------------------------------------------------
 
