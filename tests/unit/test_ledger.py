@@ -143,6 +143,43 @@ def test_a_locked_file_fails_what_is_asked_and_is_tried_again(ledger: Ledger, ca
     assert "can be used again" in caplog.text
 
 
+def test_an_entry_that_cannot_be_written_costs_no_other(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    held, told = threading.Event(), []
+    ledger.post(lambda file: held.wait(10))  # what comes meanwhile is one group
+    ledger.post(records.take(record("a")))
+    ledger.post(records.end("\ud800", b""), lambda value, failed: told.append(str(failed)), kept=True)
+    ledger.post(records.take(record("b")))
+    held.set()
+    assert keys(ledger) == [("a", 0, None), ("b", 0, None)]
+    (why,) = told
+    assert "cannot be written: UnicodeEncodeError" in why
+    assert ledger.error is None
+    assert caplog.text.count("one entry cannot be written") == 1  # it is not tried for ever
+
+
+def test_what_only_the_ledger_has_can_be_dropped(ledger: Ledger) -> None:
+    for key in ("here", "away", "noted"):
+        ledger.call(records.take(record(key)))
+    ledger.call(records.note(record("noted")))
+    ledger.call(records.keep(record("unsent"), b"result", records.UNSENT))
+
+    def away(key: str, plugin: str) -> bool:
+        assert plugin == "dog"
+        return key != "here"
+
+    assert [ledger.call(records.drop(key, away)) for key in ("here", "away", "noted", "unsent", "none")] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert keys(ledger) == [("here", 0, None)]
+    found = ledger.call(records.find("noted", begun=True))
+    assert found is not None  # sent once more, it does not run once more
+    assert found.runs == 1
+
+
 def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "ledger.db") as file:
         file.execute("PRAGMA user_version = 99")

@@ -176,6 +176,13 @@ class Ledger:
         except Unavailable as why:
             failed = why
             values = [None] * len(group)
+        except _Faulty as why:
+            if len(group) > 1:  # the others have done nothing wrong
+                done = [self._commit([piece]) for piece in group]
+                return all(done)
+            log.error("%s: one entry cannot be written: %s", self.path, why, exc_info=why.__cause__)
+            failed = Unavailable(f"the entry in {self.path} cannot be written: {why}")
+            values, group = [None], [group[0]._replace(kept=False)]  # nor ever
         for piece, value in zip(group, values, strict=True):
             if failed is not None and piece.kept and len(self._kept) < _MOST_KEPT:
                 self._kept.append(piece)
@@ -196,8 +203,10 @@ class Ledger:
                 file.execute("BEGIN IMMEDIATE")
                 values = [piece.work(file) for piece in group]
                 file.execute("COMMIT")
-            except Exception as why:  # noqa: BLE001 - told to those who asked, whatever it is; the thread goes on
+            except Exception as why:  # told to those who asked, whatever it is; the thread goes on
                 self._close()
+                if not _is_of_file(why):
+                    raise _Faulty(f"{type(why).__name__}: {why}") from why
                 if _is_corrupt(why) and attempt == 1 and self._set_aside(why):
                     if self.lost is not None:
                         self.lost()
@@ -274,6 +283,16 @@ class Ledger:
 
 class _Corrupt(OSError):
     """The file's own check has found something."""
+
+
+class _Faulty(Exception):
+    """A piece of work is wrong in itself; the file is not to blame."""
+
+
+def _is_of_file(why: Exception) -> bool:
+    import sqlite3
+
+    return isinstance(why, (sqlite3.Error, OSError))
 
 
 def _is_corrupt(why: Exception) -> bool:

@@ -167,19 +167,24 @@ class Overview:
             raise LookupError(self._why_not(sn))
 
     def drop(self, sn: str) -> None:
-        """Do away with an undeliverable result, or with what was interrupted.
+        """Do away with an undeliverable result, with what was interrupted, or with what waits for an unloaded plugin.
+
+        The caller of what waits hears no more of it.
 
         Raises:
-            LookupError: no request of that number is undeliverable or interrupted.
+            LookupError: no request of that number is undeliverable or interrupted, or waits for an unloaded plugin.
             Unavailable: the ledger cannot be used; the text says why.
         """
-        if not (self._ledger.exists() and self._ledger.call(records.drop(sn))):
+        if not (self._ledger.exists() and self._ledger.call(records.drop(sn, self._is_away))):
             raise LookupError(self._why_not(sn))
 
     def _why_not(self, sn: str) -> str:
         known = self._book.get(sn)
         what = "there is none that is kept" if known is None else f"it is {_OF.get(known.state, 'ended')}"
-        return f"request {sn[:128]!r}: only what is undeliverable or interrupted can be retried or dropped; {what}"
+        return (
+            f"request {sn[:128]!r}: only what is undeliverable or interrupted can be retried, and only that, or what"
+            f" waits for a plugin that is not loaded, can be dropped; {what}"
+        )
 
 
 def _states_of(states: Collection[str], known: Mapping[int, str]) -> tuple[int, ...]:

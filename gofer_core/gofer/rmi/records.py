@@ -293,13 +293,19 @@ def revive(key: str, quiet: Callable[[bytes], bytes]) -> Callable[[sqlite3.Conne
     return work
 
 
-def drop(key: str) -> Callable[[sqlite3.Connection], bool]:
-    """Do away with what is undeliverable or interrupted; tell whether there was that.
+def drop(key: str, away: Callable[[str, str], bool]) -> Callable[[sqlite3.Connection], bool]:
+    """Do away with what is undeliverable or interrupted, or nowhere but here; tell whether there was that.
 
     What was noted to have run stays known for the rest of its day.
+
+    Args:
+        away: tells of a request, by its key and its plugin, whether nobody but the ledger has it.
     """
 
     def work(file: sqlite3.Connection) -> bool:
+        row = file.execute("SELECT plugin, state FROM requests WHERE key = ?", (key,)).fetchone()
+        if row is not None and row[1] in (OPEN, UNSENT) and away(key, row[0]):
+            file.execute("UPDATE requests SET state = ?, ended = ? WHERE key = ?", (INTERRUPTED, time.time(), key))
         which = (key, UNDELIVERABLE, INTERRUPTED)
         gone = file.execute("DELETE FROM requests WHERE key = ? AND state IN (?, ?) AND runs = 0", which).rowcount
         kept = file.execute(

@@ -43,7 +43,9 @@ def _criteria(text: str) -> dict[str, Any]:
 @click.option("--cancel", metavar="SN", help="Cancel the request with this serial number, also one still to come.")
 @click.option("--cancel-where", type=_criteria, metavar="JSON", help="Cancel the requests whose data meet criteria.")
 @click.option("--retry", metavar="SN", help="Send an undeliverable result again, or run an interrupted request again.")
-@click.option("--drop", metavar="SN", help="Forget an undeliverable or interrupted request.")
+@click.option(
+    "--drop", metavar="SN", help="Forget an undeliverable or interrupted request, or one of an unloaded plugin."
+)
 @click.option("-w", "--wait", type=duration, default=60.0, metavar="TIME", help="For the answer (default: 60s).")
 @click.option("--root", metavar="DIR", help="The agent is that of DIR (default: GOFER_ROOT, else /).")
 @click.option("--json", "as_json", is_flag=True, help="Print what the agent answers as one line of JSON.")
