@@ -78,8 +78,11 @@ class TestSigned:
     def test_who_signs_with_a_key_that_is_not_known_is_not_run_nor_believes_the_rejection(
         self, served: Serving, trace: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with served.agent("stranger", wait=4) as agent, pytest.raises(RequestTimeout):
-            agent.Probe().note(str(trace), "ran")
+        for wait in (0.7, 4, 12):  # on a busy machine the rejection may take longer
+            with served.agent("stranger", wait=wait) as agent, pytest.raises(RequestTimeout):
+                agent.Probe().note(str(trace), "ran")
+            if "is not believed" in caplog.text:
+                break
         assert "is not believed" in caplog.text
         assert not trace.exists()
 
@@ -89,7 +92,7 @@ class TestSigned:
         signer.peers = frozenset({"web-9"})
         with Agent(served.connector, QUEUE, wait=2, authenticator=signer) as agent, pytest.raises(RequestTimeout):
             agent.Probe().note(str(trace), "ran")
-        assert set(runs(trace)) == {"ran"}
+        eventually(lambda: set(runs(trace)) == {"ran"})
 
     def test_what_cannot_be_signed_is_not_sent_and_that_is_told_at_once(self, served: Serving, trace: Path) -> None:
         class Broken(type(served.scheme.named("ops"))):  # type: ignore[misc]  # whichever it is
