@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from gofer.messaging.adapter.base import Delivery, ExchangeSpec, QueueSpec
 from gofer.messaging.link import Link, Subscription
+from gofer.rmi.answers import Refusal
 from gofer.rmi.receiver import Receiver
 from support import kennel
 from support.receiving import QUEUE, Served, driven, request, served
@@ -80,6 +81,20 @@ def test_who_asks_again_while_the_result_is_on_its_way_is_told_once_more(tmp_pat
         assert kennel.ran() == ["twice"]
         serving.receiver.stop(5)
         assert left_in_queue(serving) == []
+
+
+def test_who_asks_again_while_the_rejection_is_on_its_way_is_told_once_more(tmp_path: Path) -> None:
+    with served(tmp_path, give_up=60.0) as serving:
+        serving.receiver.reject_all(Refusal("plugin.unloaded", "not here", "dog"))
+        asked = request("Dog", "echo", "twice", replyto="later")
+        serving.caller.send(asked)
+        eventually(lambda: serving.counted.get("retried", 0) >= 1)
+        serving.caller.send({**asked, "again": True})
+        serving.seen("repeated", 1)
+        serving.caller.listen("later")
+        eventually(lambda: serving.caller.words(asked["sn"]) == ["rejected", "rejected"])
+        serving.idle()
+        assert kennel.ran() == []
 
 
 def test_requests_that_wait_and_are_delivered_again_run_once_and_in_order(tmp_path: Path) -> None:

@@ -227,12 +227,16 @@ class Execution:
         self._finished(request, "rejected")
         replyto = request.document.replyto or ""
 
+        def write() -> bytes:
+            return self._receiver.answers.rejected(request.sn, replyto, request.data, refusal)
+
+        def told(fate: Fate, _: str) -> None:
+            self._receiver.refused(request, fate)
+            if fate is Fate.TAKEN and request.asked_again:
+                self._post(request, write, lambda fate, reason: None)
+
         def send() -> None:
-            self._post(
-                request,
-                lambda: self._receiver.answers.rejected(request.sn, replyto, request.data, refusal),
-                lambda fate, _: self._receiver.refused(request, fate),
-            )
+            self._post(request, write, told)
 
         statuses, request.statuses = request.statuses, None
         if statuses is None:
