@@ -70,10 +70,10 @@ class Agent(Remote):
             await _session_of(link, loop).flush_async(self._line.owner, _CLOSE_WAIT)
         finally:
             self._line.owner.gone = True
-            if pool.users(link) == 1:
+            if pool.leave(link):  # else somebody else in the loop has it, and it goes on being driven
                 _driver(link, loop).stop()
-            # It says goodbye to the broker, and waits a moment for the answer: not in the loop's thread.
-            await loop.run_in_executor(None, pool.release, link)
+                # It says goodbye to the broker, and waits a moment for the answer: not in the loop's thread.
+                await loop.run_in_executor(None, link.close)
 
     async def _send(self, document: dict[str, Any], options: Options) -> Any:
         line = self._line

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,29 @@ def test_a_lost_connection_is_waited_for_until_the_deadline(root: Path) -> None:
             with pytest.raises(RequestTimeout):
                 await agent.Dog().bark()
             assert time.monotonic() - start < 15
+
+    asyncio.run(main())
+
+
+def test_an_agent_that_is_being_closed_keeps_no_other_from_its_calls(connector: Connector) -> None:
+    goes_on = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        first = Agent(connector, "nobody", wait=20)
+        with pytest.raises(NotFound):
+            await first.Dog().bark()
+        busy = loop.run_in_executor(None, goes_on.wait)  # so that it is only about to be closed
+        closing = asyncio.create_task(first.close())
+        await asyncio.sleep(0)
+        second = Agent(connector, "nobody", wait=10)
+        try:
+            with pytest.raises(NotFound):
+                await second.Dog().bark()
+        finally:
+            goes_on.set()
+        await asyncio.gather(busy, closing, second.close())
 
     asyncio.run(main())
 

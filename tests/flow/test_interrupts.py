@@ -190,6 +190,37 @@ def test_a_call_that_waits_lets_a_signal_handler_call(broker: LocalBroker, conne
     assert told == ["last words"]
 
 
+def test_a_signal_handler_that_calls_takes_no_wake_up_from_the_call_it_interrupted(
+    broker: LocalBroker, connector: Connector
+) -> None:
+    heard = []
+    with EchoAgent(broker.url), Agent(connector, "agent", wait=20) as agent, ThreadPoolExecutor(1) as threads:
+        entered = threading.Event()
+
+        def handler(*_: object) -> None:
+            entered.set()
+            heard.append(agent.Dog().bark(1))
+
+        def disturb() -> None:
+            eventually(lambda: any(link.pump.busy for link in list(pool._links.values())))
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert entered.wait(10)
+            broker.thaw()
+
+        before = signal.signal(signal.SIGUSR1, handler)
+        try:
+            broker.freeze()  # so that the connection comes up while the handler waits for it, too
+            disturbed = threads.submit(disturb)
+            start = time.monotonic()
+            heard.append(agent.Dog().bark(2))
+            assert time.monotonic() - start < 10
+            disturbed.result(10)
+        finally:
+            broker.thaw()
+            signal.signal(signal.SIGUSR1, before)
+    assert heard == [1, 2]
+
+
 def test_a_handler_that_waits_for_a_reply_is_told_that_it_cannot(connector: Connector) -> None:
     with linked(connector) as link:
         told: list[str] = []

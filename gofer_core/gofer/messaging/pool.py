@@ -72,16 +72,21 @@ class Pool:
 
     def release(self, link: Link, *, linger: bool = False) -> None:
         """Count one user less. The last one closes the link, at once or (``linger``) when it was idle for a bit."""
+        if self.leave(link, linger=linger):
+            link.close()
+
+    def leave(self, link: Link, *, linger: bool = False) -> bool:
+        """Count one user less; return whether the link is now the caller's to close: nobody else gets it any more."""
         with self._lock:
             key = (link.connector, link.loop)
             if link.abandoned or self._links.get(key) is not link:
-                return
+                return False
             self._users[key] -= 1
             if linger or self._users[key] > 0:
-                return
+                return False
             del self._links[key], self._users[key]
             self._poke.set()  # the keeper of no links ends
-        link.close()
+        return True
 
     def users(self, link: Link) -> int:
         """Return how many users a link has."""

@@ -91,7 +91,10 @@ class Pump:
         if self.mine:
             if self._occupied():
                 raise RuntimeError("cannot wait for a message in the thread that reads them (a hook or a callback)")
-            self._pump(ready, deadline)
+            try:
+                self._pump(ready, deadline)
+            finally:
+                self._interrupt()  # the wait that was interrupted may be for what was heard here: it looks again
             return bool(ready())
         waiter = waiter or Waiter()
         try:
