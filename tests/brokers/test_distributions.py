@@ -210,8 +210,10 @@ def test_three_plugins_of_hooks_audit_authorize_and_measure_the_calls_of_others(
         ["carol", "retrievers", "Retriever.bark", "value"],
         ["dave", "retrievers", "Retriever.bark", "exception"],
     ]
-    wanted = 'gofer_calls_total{plugin="animals",method="Dog.bark",outcome="value"} 2\n'
     metrics = tmp_path / "metrics.prom"
-    eventually(lambda: metrics.exists() and wanted in metrics.read_text())
-    assert 'gofer_calls_total{plugin="animals",method="Dog.wag",outcome="exception"} 1\n' in metrics.read_text()
-    assert 'gofer_call_seconds_total{plugin="retrievers",method="Retriever.bark"} 0.' in metrics.read_text()
+    for wanted in (
+        'gofer_calls_total{plugin="animals",method="Dog.bark",outcome="value"} 2\n',
+        'gofer_calls_total{plugin="animals",method="Dog.wag",outcome="exception"} 1\n',
+        'gofer_call_seconds_total{plugin="retrievers",method="Retriever.bark"} 0.',
+    ):
+        eventually(lambda wanted=wanted: metrics.exists() and wanted in metrics.read_text(), what=wanted)  # type: ignore[misc]  # mypy cannot infer a lambda's default

@@ -201,12 +201,13 @@ class Ledger:
             try:
                 file = self._file = self._file or self._open()
                 file.execute("BEGIN IMMEDIATE")
-                values = [piece.work(file) for piece in group]
+                values = [_done(piece.work, file) for piece in group]
                 file.execute("COMMIT")
-            except Exception as why:  # told to those who asked, whatever it is; the thread goes on
+            except _Faulty:
                 self._close()
-                if not _is_of_file(why):
-                    raise _Faulty(f"{type(why).__name__}: {why}") from why
+                raise
+            except Exception as why:  # noqa: BLE001 - told to those who asked, whatever it is; the thread goes on
+                self._close()
                 if _is_corrupt(why) and attempt == 1 and self._set_aside(why):
                     if self.lost is not None:
                         self.lost()
@@ -289,10 +290,15 @@ class _Faulty(Exception):
     """A piece of work is wrong in itself; the file is not to blame."""
 
 
-def _is_of_file(why: Exception) -> bool:
+def _done(work: Work, file: sqlite3.Connection) -> Any:
     import sqlite3
 
-    return isinstance(why, (sqlite3.Error, OSError))
+    try:
+        return work(file)
+    except (sqlite3.Error, OSError):
+        raise
+    except Exception as why:
+        raise _Faulty(f"{type(why).__name__}: {why}") from why
 
 
 def _is_corrupt(why: Exception) -> bool:
