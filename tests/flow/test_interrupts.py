@@ -19,6 +19,7 @@ import gofer
 import pytest
 from gofer.errors import ConnectionLost
 from gofer.messaging.adapter.base import Adapter, Delivery, QueueSpec
+from gofer.messaging.adapter.local import LocalAdapter
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.link import Link, Subscription
@@ -117,6 +118,35 @@ def at_random(handler: Callable[[], object], enough: Callable[[], bool], most: f
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_an_errand_whose_thread_comes_late_to_an_interrupted_caller_is_run_once(
+    connector: Connector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected_by, late, start = [], [], threading.Thread.start
+    connect = LocalAdapter.connect
+
+    def connecting(adapter: LocalAdapter, timeout: float) -> None:
+        connected_by.append(threading.current_thread())
+        connect(adapter, timeout)
+
+    def starting(thread: threading.Thread) -> None:
+        if thread.name != "gofer-errand" or late:
+            start(thread)
+            return
+        late.append(thread)  # the system has it, and lets it run when it likes
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalAdapter, "connect", connecting)
+    monkeypatch.setattr(threading.Thread, "start", starting)
+    with linked(connector) as link:
+        with pytest.raises(KeyboardInterrupt):
+            link.open(time.monotonic() + 5)
+        start(late[0])
+        late[0].join()
+        assert not connected_by  # for nobody knew any more that it has the connection
+        link.open(time.monotonic() + 5)
+    assert len(connected_by) == 1
 
 
 def test_a_signal_handler_may_send_at_any_instant(broker: LocalBroker, connector: Connector) -> None:

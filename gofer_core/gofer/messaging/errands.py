@@ -7,6 +7,7 @@ it needs, and goes on when those who wanted it have gone.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -69,14 +70,22 @@ class Errands:
         self._questions: deque[Question] = deque()
         self._connecting: Adapter | None = None
         self._thread: threading.Thread | None = None
+        #: One that was begun, and that no thread has taken up yet.
+        self._errand: object = None
 
     @property
     def due(self) -> float:
-        """When there is something to do next (``time.monotonic()``)."""
+        """When there is something to do next (``time.monotonic()``).
+
+        A broker that has blocked the connection answers nothing. Who asks it all the same keeps what it delivers from
+        being read, until the operation is given up and the connection with it. So it is asked when the alarm is over.
+        """
         carrier = self._carrier
-        if carrier.adapter is None:
+        adapter = carrier.adapter
+        if adapter is None:
             return carrier.retry.due
-        return 0.0 if self._questions else carrier.subscriptions.due
+        due = 0.0 if self._questions else carrier.subscriptions.due
+        return math.inf if due < math.inf and adapter.blocked is not None else due
 
     def ask(self, question: Question) -> None:
         """Have a question asked when its turn comes. Any thread."""
@@ -86,19 +95,22 @@ class Errands:
     def begin(self) -> None:
         """Do what is due, in a thread beside; the adapter is away until it is done."""
         carrier = self._carrier
-        thread = threading.Thread(target=self._run, name="gofer-errand", daemon=True)
+        errand = object()
+        thread = threading.Thread(target=self._run, args=(errand,), name="gofer-errand", daemon=True)
         carrier.handling = True  # a signal handler cannot wait for what does not run yet
         try:
             with carrier.lock:
                 if carrier.closed or carrier.away:
                     return
+                self._errand = errand
                 carrier.away = True
             self._thread = thread
             thread.start()
         except RuntimeError:  # no more threads, or the end of the process: then those who wait wait for this
-            self._run()
+            if not self._run(errand):
+                raise  # it was a signal handler's
         except BaseException:
-            if not thread.is_alive():
+            if self._claim(errand):  # else the thread is at it, however little it has told of itself yet
                 self._end()
             raise
         finally:
@@ -118,9 +130,19 @@ class Errands:
         if adapter is not None:
             adapter.abandon()
 
+    def _claim(self, errand: object) -> bool:
+        """Return whether an errand is the caller's to run or to call off: once, of all who ask."""
+        with self._carrier.lock:
+            mine = self._errand is errand
+            if mine:
+                self._errand = None
+        return mine
+
     # -- in the thread beside: the adapter is its own ------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, errand: object) -> bool:
+        if not self._claim(errand):
+            return False
         carrier = self._carrier
         adapter = carrier.adapter
         try:
@@ -129,12 +151,15 @@ class Errands:
             while adapter is not None and adapter is carrier.adapter:
                 with carrier.lock:
                     carrier.drain_mine()  # what was sent before a question was asked goes before it
-                if carrier.closed or not (self._subscribe(adapter) or self._answer(adapter)):
+                if carrier.closed or adapter.blocked is not None:
+                    break
+                if not (self._subscribe(adapter) or self._answer(adapter)):
                     break
         finally:
             if adapter is not None and adapter is not carrier.adapter:
                 adapter.close()  # lost, or the link was closed meanwhile
             self._end()
+        return True
 
     def _end(self) -> None:
         carrier = self._carrier

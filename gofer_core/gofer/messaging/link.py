@@ -353,13 +353,17 @@ class Link:
 
     # -- closing ------------------------------------------------------------------------------------------------
 
-    def suspend(self) -> None:
-        """Close the connection until it is needed again. Unsettled sends are LOST."""
+    def suspend(self, *, lose: bool = True) -> None:
+        """Close the connection until it is needed again.
+
+        Args:
+            lose: do so also while the broker has to answer for something; that is LOST then.
+        """
         carrier = self._carrier
         self._errands.wait(_LAST_ERRAND)
         with carrier.lock:
             adapter = carrier.adapter
-            if adapter is None or carrier.away:
+            if adapter is None or carrier.away or (carrier.sends and not lose):
                 return
             carrier.take_down(adapter, ConnectionLost("closed while idle"), quietly=True)
         adapter.close()

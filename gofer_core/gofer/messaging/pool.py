@@ -140,10 +140,13 @@ class Pool:
                     self._keeper = None
                     return
             for key, link in links.items():
-                if link.loop is None:
-                    taken = self._look_after(link) or taken
-                if self._is_idle(link):
-                    self._retire(key, link)
+                try:
+                    if link.loop is None:
+                        taken = self._look_after(link) or taken
+                    if self._is_idle(link):
+                        self._retire(key, link)
+                except Exception:  # whatever it is, the others must be looked after, and this one again
+                    log.exception("%s: looking after it failed", link)
 
     def _look_after(self, link: Link) -> bool:
         """Take the turns that wait for nothing; return whether the broker took some output, and there is more."""
@@ -175,7 +178,7 @@ class Pool:
         if unused:
             link.retire()
         elif link.loop is None:
-            link.suspend()
+            link.suspend(lose=False)  # it may have been used since it was found idle
 
 
 def _end(link: Link) -> None:

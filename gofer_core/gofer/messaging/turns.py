@@ -86,6 +86,8 @@ class Turns:
             elif writing:
                 carrier.steady(adapter, lambda: carrier.flush(adapter))
                 writing = bool(adapter.unwritten)
+            else:
+                carrier.flush_at = 0.0  # an errand has written it all: there is nothing left to be due
             pending = adapter.pending
         if not pending:
             carrier.bell.wait(until - now, writing=writing)
