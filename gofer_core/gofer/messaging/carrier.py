@@ -64,6 +64,8 @@ class Carrier:
         self.handling = False
         #: Gives back a delivery that nobody wants.
         self.unwanted: Callable[[Delivery], None] = lambda _: None
+        #: What an event loop does when a connection is given up, before its descriptor is closed.
+        self.on_down: Callable[[], None] = lambda: None
 
     # -- who may use the adapter --------------------------------------------------------------------------------
 
@@ -194,6 +196,7 @@ class Carrier:
             log.warning("%s: connection lost: %s", self.connector.url, error)
         self.adapter = None
         self.bell.forget()
+        self.on_down()
         self.error = fresh(error)
         if quietly or self.up_since is None or monotonic() - self.up_since >= _LASTING:
             self.retry.reset()

@@ -68,14 +68,17 @@ class LoopDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._calls = 0
+        self._going = False
+        self._thread = threading.get_ident()
         link.unhook = self.unhook
+        link.turns.on_down(self._down)
         loop.add_reader(link.turns.bell.fileno(), self._go_on)
 
     async def until(self, ready: Callable[[], object], deadline: float | None) -> bool:
         """Wait until something about the link is so; return whether it is. Asked after each of its turns."""
         alarm = Alarm(self._loop)
         self._waiting[alarm] = None
-        self._go_on()
+        self._go_on_soon()
         try:
             return await alarm.wait(ready, deadline)
         finally:
@@ -85,7 +88,7 @@ class LoopDriver:
         """Count the calls in flight: while there are any, a connection that is lost is made again."""
         self._calls += more
         if self._calls and not self.link.is_open:
-            self._go_on()
+            self._go_on_soon()
 
     def stop(self) -> None:
         """Drive no more. The link can then be closed by any thread."""
@@ -109,8 +112,20 @@ class LoopDriver:
         self.stop()
         threading.Thread(target=self.link.close, name="gofer-close", daemon=True).start()
 
+    def _go_on_soon(self) -> None:
+        # Once for all who ask: each time wakes all who wait, and thousands may begin to wait at once.
+        if not self._going:
+            self._going = True
+            self._loop.call_soon(self._go_on)
+
+    def _down(self) -> None:
+        # Before its descriptor is closed, and perhaps another's: that one would be taken from this loop.
+        if threading.get_ident() == self._thread:
+            self._watch(-1)
+
     def _go_on(self) -> None:
         """Take the turns that wait for nothing, then arrange for the next."""
+        self._going = False
         if self._stopped:
             return
         link, turns = self.link, self.link.turns
@@ -131,8 +146,11 @@ class LoopDriver:
     def _watch(self, descriptor: int) -> None:
         writing = descriptor >= 0 and self.link.turns.writing
         if self._watched >= 0 and self._watched != descriptor:
-            self._loop.remove_reader(self._watched)
-            self._loop.remove_writer(self._watched)
+            for remove in (self._loop.remove_reader, self._loop.remove_writer):
+                try:
+                    remove(self._watched)
+                except OSError:
+                    pass  # an errand has closed it already
             self._writing = False
         if descriptor >= 0 and self._watched != descriptor:
             self._loop.add_reader(descriptor, self._go_on)

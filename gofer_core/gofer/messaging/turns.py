@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from time import monotonic
 
 from gofer.messaging.adapter.base import Adapter
@@ -24,6 +25,10 @@ class Turns:
     def bell(self) -> Doorbell:
         """What rings when the link has something to do."""
         return self._carrier.bell
+
+    def on_down(self, callback: Callable[[], None]) -> None:
+        """Have something done when a connection is given up, before its descriptor is closed. Any thread calls it."""
+        self._carrier.on_down = callback
 
     def fileno(self) -> int:
         """Return the connection's descriptor; -1 when there is none, or when it is not to be looked at now."""

@@ -1,0 +1,113 @@
+"""A link that an event loop drives: what it costs the loop, and what it leaves there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gofer.aio import Agent
+from gofer.messaging.adapter.base import Adapter, QueueSpec
+from gofer.messaging.connector import Connector
+from gofer.messaging.doorbell import Doorbell
+from gofer.messaging.link import Link, Subscription
+from gofer.messaging.loop import Alarm
+from gofer.messaging.pool import pool
+from support.company import connected
+from support.echo import EchoAgent
+from support.localbroker import LocalBroker
+from support.waiting import eventually
+
+
+@pytest.fixture
+def broker(root: Path) -> Iterator[LocalBroker]:
+    with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def connector(broker: LocalBroker) -> Connector:
+    return connected(broker.url)
+
+
+def link_of(loop: asyncio.AbstractEventLoop) -> Link:
+    (link,) = (link for link in pool._links.values() if link.loop is loop)
+    return link
+
+
+def test_calls_that_wait_for_the_first_connection_together_do_not_wake_each_other(
+    broker: LocalBroker, connector: Connector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, wakes, wake = 1000, [0], Alarm.wake
+
+    def counted(alarm: Alarm) -> None:
+        wakes[0] += 1
+        wake(alarm)
+
+    async def main() -> None:
+        async with Agent(connector, "agent", wait=40) as agent:
+            broker.freeze()
+            calls = [asyncio.ensure_future(agent.Dog().bark(n)) for n in range(count)]
+            await asyncio.sleep(0.1)
+            broker.thaw()
+            assert await asyncio.gather(*calls) == list(range(count))
+
+    monkeypatch.setattr(Alarm, "wake", counted)
+    with EchoAgent(broker.url):
+        asyncio.run(main())
+    assert wakes[0] < 50 * count  # each of them woke all before it
+
+
+def test_a_loop_with_nothing_to_do_takes_no_turns(
+    broker: LocalBroker, connector: Connector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns, wait = [0], Doorbell.wait
+
+    def counted(bell: Doorbell, seconds: float, **how: Any) -> None:
+        turns[0] += 1
+        wait(bell, seconds, **how)
+
+    def prepare(adapter: Adapter, timeout: float) -> None:
+        adapter.declare_queue(QueueSpec("other"), timeout)
+
+    async def main() -> None:
+        async with Agent(connector, "agent", wait=20) as agent:
+            await agent.Dog().bark(1)
+            # The reply's acknowledgement waits for company; that is what is asked now, which takes it along.
+            link = link_of(asyncio.get_running_loop())
+            other = Subscription("other", 1, lambda _: None, prepare)
+            link.subscribe(other, 0)
+            await asyncio.to_thread(eventually, lambda: other.active)
+            before = turns[0]
+            await asyncio.sleep(0.4)
+            assert turns[0] - before < 50
+
+    with EchoAgent(broker.url):
+        monkeypatch.setattr(Doorbell, "wait", counted)
+        asyncio.run(main())
+
+
+def test_a_connection_that_dies_with_output_waiting_leaves_nothing_in_the_loop(
+    broker: LocalBroker, connector: Connector
+) -> None:
+    faults: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: faults.append(context))
+        async with Agent(connector, "agent", wait=40) as agent:
+            await agent.Dog().bark(1)
+            broker.freeze()
+            text = "x" * 1_000_000
+            calls = [asyncio.ensure_future(agent.Dog().bark(text)) for _ in range(4)]
+            link = link_of(loop)
+            await asyncio.to_thread(eventually, lambda: link.unwritten)
+            await asyncio.to_thread(broker.restart)
+            assert await asyncio.gather(*calls) == [text] * 4
+
+    with EchoAgent(broker.url) as echo:
+        asyncio.run(main())
+        eventually(lambda: echo.seen)
+    assert not faults
