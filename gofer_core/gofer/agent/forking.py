@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
-import io
-import pickle
 import sys
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -37,6 +34,10 @@ class Greeting:
 
 def greeting(plugin: Plugin) -> bytes:
     """Write the greeting for a loaded plugin."""
+    import copyreg  # here, and in what follows: an agent whose plugins do not fork does without
+    import io
+    import pickle
+
     container = plugin.container
     assert plugin.source is not None  # noqa: S101 - its methods could not be found otherwise
     descriptors = tuple(one.descriptor for one in list(container.plugins.values()))
@@ -51,6 +52,8 @@ def greeting(plugin: Plugin) -> bytes:
 
 def read(words: bytes) -> Greeting:
     """Read it: from the agent that started this process, over a pair of sockets that only the two have."""
+    import pickle
+
     told = pickle.loads(words)  # noqa: S301 - see above
     if not isinstance(told, Greeting):
         raise TypeError(f"not a greeting: {type(told).__name__}")
