@@ -7,32 +7,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from gofer.messaging.connector import Connector
 from gofer.messaging.link import Link
-from support.company import connected, declare, linked, run
+from support.company import declare, run
 from support.localbroker import LocalBroker
 from support.waiting import eventually
-
-
-@pytest.fixture
-def broker(root: Path) -> Iterator[LocalBroker]:
-    with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
-        yield broker
-
-
-@pytest.fixture
-def connector(broker: LocalBroker) -> Connector:
-    return connected(broker.url)
-
-
-@pytest.fixture
-def link(connector: Connector) -> Iterator[Link]:
-    with linked(connector) as link:
-        yield link
 
 
 def test_a_fork_while_another_thread_writes_drops_every_link_in_the_child(broker: LocalBroker) -> None:

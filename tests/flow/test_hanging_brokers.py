@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,23 +20,6 @@ from support.company import connected, declare, linked, rude_broker, run, silent
 from support.echo import EchoAgent
 from support.localbroker import LocalBroker
 from support.waiting import eventually
-
-
-@pytest.fixture
-def broker(root: Path) -> Iterator[LocalBroker]:
-    with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
-        yield broker
-
-
-@pytest.fixture
-def connector(broker: LocalBroker) -> Connector:
-    return connected(broker.url)
-
-
-@pytest.fixture
-def link(connector: Connector) -> Iterator[Link]:
-    with linked(connector) as link:
-        yield link
 
 
 def test_a_wait_is_kept_when_the_broker_does_not_answer_for_the_reply_queue(

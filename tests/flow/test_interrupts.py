@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from random import Random
 from types import FrameType
 from typing import Any
@@ -22,30 +21,13 @@ from gofer.messaging.adapter.base import Adapter, Delivery, QueueSpec
 from gofer.messaging.adapter.local import LocalAdapter
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link, Subscription
+from gofer.messaging.link import Subscription
 from gofer.messaging.pool import pool
 from gofer.proxy import Agent
-from support.company import connected, linked
+from support.company import linked
 from support.echo import EchoAgent
 from support.localbroker import LocalBroker
 from support.waiting import eventually
-
-
-@pytest.fixture
-def broker(root: Path) -> Iterator[LocalBroker]:
-    with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
-        yield broker
-
-
-@pytest.fixture
-def connector(broker: LocalBroker) -> Connector:
-    return connected(broker.url)
-
-
-@pytest.fixture
-def link(connector: Connector) -> Iterator[Link]:
-    with linked(connector) as link:
-        yield link
 
 
 def test_a_handler_may_close_its_link(connector: Connector) -> None:

@@ -6,9 +6,7 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from gofer import aio
@@ -18,27 +16,10 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pool import pool
 from gofer.proxy import Agent
-from support.company import connected, declare, linked
+from support.company import declare
 from support.echo import EchoAgent
 from support.localbroker import LocalBroker
 from support.waiting import eventually
-
-
-@pytest.fixture
-def broker(root: Path) -> Iterator[LocalBroker]:
-    with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
-        yield broker
-
-
-@pytest.fixture
-def connector(broker: LocalBroker) -> Connector:
-    return connected(broker.url)
-
-
-@pytest.fixture
-def link(connector: Connector) -> Iterator[Link]:
-    with linked(connector) as link:
-        yield link
 
 
 def test_a_call_that_gives_up_takes_no_reply_queue_from_one_that_waits(

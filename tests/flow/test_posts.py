@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import time
 import weakref
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from gofer.errors import ConnectionLost, NotTaken
@@ -16,27 +14,10 @@ from gofer.messaging.pool import pool
 from gofer.proxy import Agent
 from gofer.rmi.posts import Posts
 from gofer.rmi.session import Session
-from support.company import connected, declare, linked
+from support.company import declare
 from support.echo import EchoAgent
 from support.localbroker import LocalBroker
 from support.waiting import eventually
-
-
-@pytest.fixture
-def broker(root: Path) -> Iterator[LocalBroker]:
-    with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
-        yield broker
-
-
-@pytest.fixture
-def connector(broker: LocalBroker) -> Connector:
-    return connected(broker.url)
-
-
-@pytest.fixture
-def link(connector: Connector) -> Iterator[Link]:
-    with linked(connector) as link:
-        yield link
 
 
 def test_what_was_lost_with_the_connection_is_told_by_the_next_call(broker: LocalBroker, connector: Connector) -> None:

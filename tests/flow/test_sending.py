@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
 from gofer.errors import ConfigError
 from gofer.messaging.adapter.local import LocalAdapter
 from gofer.messaging.address import Address
@@ -15,27 +13,10 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.link import Link
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from support.company import connected, declare, linked
+from support.company import declare
 from support.echo import EchoAgent
 from support.localbroker import LocalBroker
 from support.waiting import eventually
-
-
-@pytest.fixture
-def broker(root: Path) -> Iterator[LocalBroker]:
-    with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
-        yield broker
-
-
-@pytest.fixture
-def connector(broker: LocalBroker) -> Connector:
-    return connected(broker.url)
-
-
-@pytest.fixture
-def link(connector: Connector) -> Iterator[Link]:
-    with linked(connector) as link:
-        yield link
 
 
 class Remembering(LocalAdapter):
