@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gofer.entry_points import Installed, listed, load
 from gofer.errors import AdapterError, PluginError
-from gofer.messaging.adapter.base import Adapter
+from gofer.messaging.adapter import Adapter
 from gofer.messaging.url import URL
 
 __all__ = ["GROUP", "find", "installed"]

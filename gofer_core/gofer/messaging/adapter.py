@@ -1,0 +1,373 @@
+"""The adapter interface: the one file that an adapter's author reads.
+
+An adapter is one connection to one broker, as a protocol without I/O: bytes go in, events and bytes come out. The
+connection above it does everything that takes time or judgement: it opens the socket (and TLS), reads, writes, waits,
+retries and reconnects. The driver calls an adapter like this::
+
+    adapter = SomeAdapter(connector)
+    adapter.begin(now)                        # the socket is open
+    loop:
+        adapter.receive(data, now)            # bytes from the socket
+        adapter.tick(now)                     # when adapter.deadline has passed
+        adapter.publish(...), .ask(...) ...   # commands, in any order, also before Opened where that says so
+        for event in adapter.events(): ...    # after each call or a few of them
+        socket.send(adapter.take(now))        # likewise
+
+Promises of every adapter:
+
+- One thread at a time calls it. It needs no lock and is not told which thread.
+- It never waits, sleeps, opens or reads a socket or a file, starts a thread, retries, calls a handler, reads a clock or
+  logs. All times are seconds as float on one monotonic clock, handed in as ``now``.
+- It raises nothing but ValueError and TypeError, for a command that is wrong in itself (a name that is too long); such
+  a command has no effect and no event. Whatever a peer sends becomes events, at worst ``Closed``.
+- ``Opened`` is the first event, unless the connection fails before; ``Closed`` is the last and comes exactly once.
+  After ``Closed`` every call is ignored and ``take`` returns b"".
+- Until ``Opened`` only ``receive``, ``tick``, ``lost``, ``close``, ``events`` and ``take`` are called.
+- What belongs to one operation, message or subscription costs that one alone: a refused declaration, a message to an
+  exchange that does not exist, or a queue that was deleted never disturbs another's delivery or confirmation.
+- A message larger than ``connector.max_message`` is never buffered whole. It becomes a ``Delivery`` with an empty body
+  and its ``size``; the connection settles it.
+
+Third parties register a class by an entry point of the group ``gofer.adapters``, named by what stands before ``+`` in a
+URL, and subclass :class:`gofer.testing.AdapterContract` to have all promises tested.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from math import inf
+from typing import ClassVar
+
+import msgspec
+
+from gofer.errors import MessagingError
+from gofer.messaging.address import Address
+from gofer.messaging.connector import Connector
+
+__all__ = [
+    "Adapter",
+    "Bind",
+    "Blocked",
+    "Cancel",
+    "Closed",
+    "Confirmed",
+    "DeclareExchange",
+    "DeclareQueue",
+    "DeleteExchange",
+    "DeleteQueue",
+    "Delivery",
+    "Done",
+    "Event",
+    "Opened",
+    "Operation",
+    "Outcome",
+    "PurgeQueue",
+    "Subscribe",
+    "SubscriptionLost",
+    "Unbind",
+]
+
+# -- operations: each is answered by exactly one Done. Tagged, so that they can be sent as they are --------------------
+
+
+class DeclareQueue(msgspec.Struct, frozen=True, tag=True):
+    """Make sure that a queue exists. Value: None, or a sentence.
+
+    The sentence says how the queue that is there differs from this; it is used as it is. Errors: AdapterError: not
+    permitted, or another connection's exclusive queue. ``expires``: seconds without a consumer after which the broker
+    deletes it; None: never. The defaults are those of gofer 2.12: durable, shared, kept. ``kind`` is ``classic`` or
+    ``quorum``, and is declared explicitly: a virtual host's default does not count.
+    """
+
+    name: str
+    durable: bool = True
+    exclusive: bool = False
+    auto_delete: bool = False
+    expires: float | None = None
+    kind: str = "classic"
+
+
+class DeleteQueue(msgspec.Struct, frozen=True, tag=True):
+    """Delete a queue. Errors: NotFound: there is none; AdapterError: in use or not empty, and that was asked.
+
+    A broker that cannot check the condition answers with an AdapterError that says so, and keeps the queue.
+    """
+
+    name: str
+    if_unused: bool = False
+    if_empty: bool = False
+
+
+class PurgeQueue(msgspec.Struct, frozen=True, tag=True):
+    """Drop the messages that wait in a queue (not those delivered). Errors: NotFound."""
+
+    name: str
+
+
+class DeclareExchange(msgspec.Struct, frozen=True, tag=True):
+    """Make sure that an exchange exists. Value and errors as of DeclareQueue.
+
+    ``kind`` is ``direct``, ``topic`` or ``fanout``.
+    """
+
+    name: str
+    kind: str = "direct"
+    durable: bool = True
+    auto_delete: bool = False
+
+
+class DeleteExchange(msgspec.Struct, frozen=True, tag=True):
+    """Delete an exchange. Errors: NotFound."""
+
+    name: str
+
+
+class Bind(msgspec.Struct, frozen=True, tag=True):
+    """Route messages for ``key`` at the exchange to the queue. Binding again changes nothing.
+
+    Errors: NotFound: no such queue or exchange.
+    """
+
+    queue: str
+    exchange: str
+    key: str
+
+
+class Unbind(msgspec.Struct, frozen=True, tag=True):
+    """Undo ``Bind``. A binding that does not exist is no error. Errors: NotFound: no such queue or exchange."""
+
+    queue: str
+    exchange: str
+    key: str
+
+
+class Subscribe(msgspec.Struct, frozen=True, tag=True):
+    """Have the messages of a queue delivered, at most ``prefetch`` (1 to 65535) of them unsettled at a time.
+
+    ``number`` is the connection's name for the subscription: it is new, and no later connection of this process uses
+    it. Deliveries may follow in the same batch of events as the Done. Errors: NotFound: no such queue;
+    AdapterError: the queue is somebody's alone, or ``exclusive`` is asked and it has another consumer.
+    """
+
+    number: int
+    queue: str
+    prefetch: int
+    exclusive: bool = False
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """End a subscription. What was delivered can still be settled. An unknown or lost one is no error.
+
+    Deliveries that were on their way come before the Done; they must be settled, too.
+    """
+
+    number: int
+
+
+Operation = (
+    DeclareQueue | DeleteQueue | PurgeQueue | DeclareExchange | DeleteExchange | Bind | Unbind | Subscribe | Cancel
+)
+
+# -- events ---------------------------------------------------------------------------------------------------------
+
+
+class Outcome(enum.Enum):
+    """What became of a published message."""
+
+    CONFIRMED = "confirmed"  # the broker has it, in a queue
+    RETURNED = "returned"  # no such exchange, or no queue behind it
+    REFUSED = "refused"  # the broker did not take it: a limit, a full queue, a permission
+    UNKNOWN = "unknown"  # the channel or the connection went away before the broker answered
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """The broker has accepted the login.
+
+    ``instance``: the identity of the broker's memory: when it differs after a reconnect, its messages are gone. None
+    for a broker whose durable queues survive.
+    """
+
+    instance: str | None = None
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The answer to one ``ask``: ``id`` is the one given there; either ``value`` or ``error`` says what came of it."""
+
+    id: int
+    value: str | None = None
+    error: MessagingError | None = None
+
+
+class Delivery(msgspec.Struct, frozen=True, eq=False):
+    """A message that the broker has handed to us and holds until it is accepted, released or rejected.
+
+    ``redelivered``: it was delivered before; None: this broker cannot tell. ``ttl``: the message's time to live as its
+    sender set it, in seconds. ``tag`` is the adapter's own. ``size``: the body's size in bytes; when that is over the
+    connector's ``max_message`` the body is empty. Bodies are bytes, never memoryviews.
+    """
+
+    subscription: int
+    body: bytes
+    redelivered: bool | None
+    ttl: float | None
+    tag: object
+    size: int
+
+
+class Confirmed(msgspec.Struct, frozen=True):
+    """The broker's answer to one ``publish``; ``token`` is the one given there, ``reason`` the broker's own words."""
+
+    token: int
+    outcome: Outcome
+    reason: str = ""
+
+
+class SubscriptionLost(msgspec.Struct, frozen=True):
+    """A subscription ended from the other side: its queue was deleted, or the broker closed its channel."""
+
+    number: int
+    reason: str
+
+
+class Blocked(msgspec.Struct, frozen=True):
+    """The broker takes no messages for now (an alarm of its own), in its words; None: it takes them again."""
+
+    reason: str | None
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """The connection has ended; always the last event.
+
+    ``error`` is None after ``close``. ConnectionLost: it may work again later (cut, silent for two heartbeats, the
+    broker stops). AdapterError: the broker refused the login or the virtual host, or does not speak the protocol: a
+    person must change something.
+    """
+
+    error: MessagingError | None
+
+
+Event = Opened | Done | Delivery | Confirmed | SubscriptionLost | Blocked | Closed
+
+
+class Adapter(ABC):
+    """One connection to one broker. See the module's text for the promises that all methods share."""
+
+    #: Deliveries carry a true ``redelivered`` flag; False: it is always None.
+    tells_redelivered: ClassVar[bool] = True
+    #: Messages survive a restart of the broker; False: ``Opened.instance`` says when they did not.
+    durable: ClassVar[bool] = True
+
+    #: When ``tick`` is wanted (on the clock of ``now``); ``inf``: never. The driver looks after each call.
+    deadline: float = inf
+    #: What ``take`` would return must not wait for company. An acknowledgement alone may wait some milliseconds.
+    urgent: bool = False
+
+    def __init__(self, connector: Connector) -> None:
+        """Keep the connector; ``connector.url`` is the one to log in with. Nothing is sent before ``begin``."""
+        self.connector = connector
+
+    # -- bytes --------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def begin(self, now: float) -> None:
+        """Start the login: the socket is open (TLS included, where the URL says so). Called once."""
+
+    @abstractmethod
+    def receive(self, data: bytes, now: float) -> None:
+        """Take bytes from the socket, in pieces of any size."""
+
+    @abstractmethod
+    def lost(self, reason: str, now: float) -> None:
+        """Note that the socket has ended. ``Closed`` follows at once, with what that means at this point."""
+
+    @abstractmethod
+    def tick(self, now: float) -> None:
+        """Send and check heartbeats, as ``connector.heartbeat`` asks. Called when ``deadline`` has passed, or earlier.
+
+        A peer that was silent for two heartbeats is dead: ``Closed`` follows. Everything that had been received by
+        ``now`` was handed to ``receive`` before.
+        """
+
+    @abstractmethod
+    def events(self) -> list[Event]:
+        """Return what has happened since the last call, in order. Each event is returned once."""
+
+    @abstractmethod
+    def take(self, now: float) -> bytes:
+        """Return what is to be written to the socket, in order. Handed over once; the driver writes all of it."""
+
+    @abstractmethod
+    def close(self, now: float) -> None:
+        """Say goodbye. ``Closed`` follows when the broker has answered; the driver does not wait long for that.
+
+        The broker takes back every delivery that was not settled.
+        """
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def ask(self, id: int, operation: Operation) -> None:
+        """Start an operation. Exactly one ``Done`` with this id follows, unless ``Closed`` comes first.
+
+        Operations do not wait for each other: one that the broker answers late delays no other (where the protocol
+        has an order within a channel, that means several channels).
+
+        Raises:
+            ValueError: a name, a kind or a prefetch that no broker can take.
+        """
+
+    @abstractmethod
+    def publish(
+        self,
+        token: int,
+        address: Address,
+        body: bytes,
+        *,
+        ttl: float | None = None,
+        durable: bool = True,
+        confirm: bool = True,
+        isolated: bool = False,
+    ) -> None:
+        """Send a message. Exactly one ``Confirmed`` with this token follows, unless ``Closed`` comes first.
+
+        Args:
+            token: the sender's number for it, new on this connection.
+            ttl: seconds after which the broker may drop it, undelivered.
+            durable: it survives a restart of the broker, where its queue does. False spares the broker the disk.
+            confirm: False: the sender learns otherwise that it arrived and calls ``forget`` then. Until that it gets
+                RETURNED, REFUSED or UNKNOWN as far as the broker says so; CONFIRMED need not come. It may overtake, or
+                be overtaken by, confirmed ones.
+            isolated: send it where it can harm no other: its neighbours were UNKNOWN, and it may be the cause.
+
+        An exchange that does not exist is RETURNED; a message over the broker's limit is REFUSED. Where the broker
+        closes a shared channel for it, its neighbours are UNKNOWN.
+
+        Raises:
+            ValueError: an address that no broker can take.
+        """
+
+    @abstractmethod
+    def forget(self, token: int) -> None:
+        """Note that nobody waits any more for the outcome of a message sent with ``confirm=False``.
+
+        An unknown token is ignored.
+        """
+
+    @abstractmethod
+    def accept(self, delivery: Delivery) -> None:
+        """Tell the broker that the message is done with. A delivery that is settled or stale is ignored, here and below.
+
+        Stale is what came with an earlier connection, or whose channel is gone.
+        """
+
+    @abstractmethod
+    def release(self, delivery: Delivery) -> None:
+        """Give the message back to its queue, to be delivered again (marked redelivered where brokers do that).
+
+        It does not count towards a delivery limit, where the broker lets us choose.
+        """
+
+    @abstractmethod
+    def reject(self, delivery: Delivery) -> None:
+        """Tell the broker to drop the message, or to dead-letter it where the queue is set up so."""
