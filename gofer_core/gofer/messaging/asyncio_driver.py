@@ -7,6 +7,7 @@ turn of the loop is one write: it is written after the tasks that the turn has w
 from __future__ import annotations
 
 import asyncio
+import select
 import threading
 from collections.abc import Callable
 from math import inf
@@ -170,6 +171,18 @@ class AsyncioConnection(Connection):
             await watcher.sleep(deadline)
         self._watchers.pop(watcher, None)
 
+    def finish(self, ready: Callable[[], object], deadline: float) -> None:
+        """Drive the connection without its loop, which is closed, until ``ready()``: at the end of the process."""
+        readable = False
+        while not ready() and monotonic() < deadline:
+            self._turn(readable)
+            wire = self._wire
+            if wire is None:
+                return
+            poll = select.poll()
+            poll.register(wire.fileno(), select.POLLIN | (select.POLLOUT if wire.unsent else 0))
+            readable = bool(poll.poll(100)) or wire.pending
+
     # -- in the loop --------------------------------------------------------------------------------------------------
 
     def _submit(self, size: int, command: Callable[..., None], *arguments: Any) -> None:
@@ -184,7 +197,7 @@ class AsyncioConnection(Connection):
                 pass  # closed at this moment: nobody drives it any more
 
     def _soon(self) -> None:
-        if not self._scheduled:
+        if not self._scheduled and not self.loop.is_closed():
             self._scheduled = True
             self.loop.call_soon(self._take_turn)
 

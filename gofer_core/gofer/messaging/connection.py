@@ -227,6 +227,10 @@ class Connection(ABC):
     def close(self) -> None:
         """Close for good: subscriptions clean up, and the broker hears a goodbye. Idempotent, never raises."""
 
+    @abstractmethod
+    def finish(self, ready: Callable[[], object], deadline: float) -> None:
+        """Go on until ``ready()`` or the deadline, at the end of the process; starts no thread, raises nothing."""
+
     def users_changed(self) -> None:
         """Have the driver look whether the connection is still used."""
         self._submit(0, self._look)

@@ -109,8 +109,13 @@ class Pool:
                 connection.run_exit_callbacks(deadline)
             except Exception:  # whatever it is, the others must be closed, too
                 log.exception("%r: its last messages were not looked after", connection)
-        for connection in connections:
-            connection.close()
+        closing = [c for c in connections if not isinstance(c, ThreadConnection) or c.start_closing()]
+        deadline = monotonic() + _EXIT
+        for connection in closing:
+            if isinstance(connection, ThreadConnection):
+                connection.wait_closed(deadline)
+            else:
+                connection.close()
 
     def abandon(self) -> None:
         """Start again in a forked child, where no other thread lives and the locks may be held for ever."""

@@ -75,6 +75,13 @@ class ThreadConnection(Connection):
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
+    def finish(self, ready: Callable[[], object], deadline: float) -> None:
+        """Wait until ``ready()``, at the end of the process: nothing is raised."""
+        try:
+            self.wait(ready, deadline)
+        except ConnectionLost:
+            pass  # what is not ready is the caller's to tell
+
     def wait(self, ready: Callable[[], object], deadline: float | None, waiter: Waiter | None = None) -> bool:
         """Wait until ``ready()`` is true or the deadline (``time.monotonic()``) has passed.
 
@@ -217,16 +224,24 @@ class ThreadConnection(Connection):
 
     def close(self) -> None:
         """Close for good; wait some seconds for a broker that does not answer, and for nobody who is connecting."""
+        if self.start_closing():
+            self.wait_closed(monotonic() + _CLOSE)
+
+    def start_closing(self) -> bool:
+        """Have the connection closed for good; return whether there is something to wait for."""
         if self._closing:
-            return
+            return False
         self._closing = True
-        if self._owner.get("io") is None:
+        if not self._owner:
             self.core.close()
             self._done = True
-            return
+            return False
         self._submit(0, self.core.close)
         self._wake_all()
-        deadline = monotonic() + _CLOSE
+        return True
+
+    def wait_closed(self, deadline: float) -> None:
+        """Wait until the goodbye has been said, at most to the deadline."""
         waiter = Waiter()
         self._watchers[waiter] = None
         while not (self.in_driver or self._done or self.core.state is State.CONNECTING or monotonic() >= deadline):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gofer.errors import ConfigError, DocumentError, Interrupted
-from gofer.messaging.adapter.base import Delivery
+from gofer.messaging.adapter import Delivery
 from gofer.messaging.address import Address
 from gofer.rmi import records
 from gofer.rmi.ledger import Ledger, Work
