@@ -17,7 +17,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from gofer.messaging.adapter.base import Adapter, QueueSpec
+from gofer.messaging.adapter import Adapter, DeclareQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
@@ -126,13 +126,13 @@ def declare(url: str) -> None:
     """Have the agent's queues be there before the first call."""
     link = pool.acquire(Connector.of(url))
     try:
-        for spec in map(QueueSpec, THREADS):
+        for spec in map(DeclareQueue, THREADS):
             link.call(partial(_declare, spec))
     finally:
         pool.release(link)
 
 
-def _declare(spec: QueueSpec, adapter: Adapter, timeout: float) -> None:
+def _declare(spec: DeclareQueue, adapter: Adapter, timeout: float) -> None:
     adapter.declare_queue(spec, timeout)
 
 

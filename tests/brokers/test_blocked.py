@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from gofer.errors import ConnectionLost
-from gofer.messaging.adapter.base import Adapter, Delivery, Outcome, QueueSpec
+from gofer.messaging.adapter import Adapter, Delivery, Outcome, DeclareQueue
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.link import Subscription
@@ -27,7 +27,7 @@ def test_what_is_delivered_is_read_while_something_waits_to_be_asked(rabbitmq: R
     ended = threading.Event()
 
     def prepare(adapter: Adapter, timeout: float) -> None:
-        adapter.declare_queue(QueueSpec("later"), timeout)
+        adapter.declare_queue(DeclareQueue("later"), timeout)
 
     with linked(other) as holder, linked(connector) as link:
         driving = threading.Thread(target=lambda: link.drive(ended.is_set, None))
@@ -53,7 +53,7 @@ def test_what_is_delivered_is_read_while_something_waits_to_be_asked(rabbitmq: R
             finally:
                 rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
             eventually(lambda: later.active)
-            eventually(lambda: settled == [Outcome.TAKEN, Outcome.TAKEN])
+            eventually(lambda: settled == [Outcome.CONFIRMED, Outcome.CONFIRMED])
             assert link.up_since == up_since
             for queue in ("held", "later"):
                 link.call(lambda adapter, timeout, queue=queue: adapter.delete_queue(queue, timeout))  # type: ignore[misc]  # mypy cannot infer a lambda's default

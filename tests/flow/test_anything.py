@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from gofer.errors import DocumentError
-from gofer.messaging.adapter.base import Delivery, QueueSpec
+from gofer.messaging.adapter import Delivery, DeclareQueue
 from gofer.messaging.address import Address
 from gofer.messaging.auth import verify
 from gofer.messaging.connector import Connector
@@ -193,7 +193,7 @@ class TestReplies:
     def told(cls, broker: LocalBroker) -> Iterator[Told]:
         with driven(Path(broker.path)) as link:
             told = Told(link)
-            queue = QueueSpec("told")
+            queue = DeclareQueue("told")
             subscription = Subscription(
                 "told", 10, told.answer, lambda adapter, timeout: adapter.declare_queue(queue, timeout) and None
             )

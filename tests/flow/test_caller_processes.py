@@ -19,14 +19,14 @@ def test_a_fork_while_another_thread_writes_drops_every_link_in_the_child(broker
     ended = run(
         """
         import os, sys, threading
-        from gofer.messaging.adapter.base import QueueSpec
+        from gofer.messaging.adapter import DeclareQueue
         from gofer.messaging.address import Address
         from gofer.messaging.connector import Connector
         from gofer.messaging.pool import pool
         from gofer.messaging.url import URL
         links = [pool.acquire(Connector(URL.parse(sys.argv[1]), heartbeat=h)) for h in (5.0, 6.0)]
         for link in links:
-            link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("sink"), timeout))
+            link.call(lambda adapter, timeout: adapter.declare_queue(DeclareQueue("sink"), timeout))
         stop = threading.Event()
         def write():
             while not stop.is_set():

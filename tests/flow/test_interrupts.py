@@ -17,7 +17,7 @@ from typing import Any
 import gofer
 import pytest
 from gofer.errors import ConnectionLost
-from gofer.messaging.adapter.base import Adapter, Delivery, QueueSpec
+from gofer.messaging.adapter import Adapter, Delivery, DeclareQueue
 from gofer.messaging.adapter.local import LocalAdapter
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
@@ -38,7 +38,7 @@ def test_a_handler_may_close_its_link(connector: Connector) -> None:
         pool.release(link)
 
     link.subscribe(
-        Subscription("q", 10, take, lambda adapter, timeout: adapter.declare_queue(QueueSpec("q"), timeout) and None), 5
+        Subscription("q", 10, take, lambda adapter, timeout: adapter.declare_queue(DeclareQueue("q"), timeout) and None), 5
     )
     link.send(Address("", "q"), b"x", deadline=None)
     with pytest.raises(ConnectionLost, match="closed"):
@@ -249,4 +249,4 @@ def test_a_handler_that_waits_for_a_reply_is_told_that_it_cannot(connector: Conn
 
 
 def prepared(adapter: Adapter, timeout: float) -> None:
-    adapter.declare_queue(QueueSpec("q"), timeout)
+    adapter.declare_queue(DeclareQueue("q"), timeout)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from gofer.errors import ConnectionLost, NotFound, RequestTimeout
-from gofer.messaging.adapter.base import Delivery, Outcome, QueueSpec
+from gofer.messaging.adapter import Delivery, Outcome, DeclareQueue
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.errands import Question
@@ -54,7 +54,7 @@ class Reader:
         self.link = link
         self.bodies: list[bytes] = []
         self.lost: list[str] = []
-        declare = (lambda a, t: a.declare_queue(QueueSpec(queue), t) and None) if prepare else None
+        declare = (lambda a, t: a.declare_queue(DeclareQueue(queue), t) and None) if prepare else None
         self.subscription = Subscription(queue, 10, self._take, declare, self.lost.append)
 
     def _take(self, delivery: Delivery) -> None:
@@ -110,12 +110,12 @@ def test_a_lost_connection_is_waited_for_until_the_deadline(link: Link, broker: 
 def test_a_subscription_comes_back_with_its_queue_after_a_restart(link: Link, broker: LocalBroker) -> None:
     reader = Reader(link, "reader")
     link.subscribe(reader.subscription, 10)
-    assert send(link, "reader", b"one") is Outcome.TAKEN
+    assert send(link, "reader", b"one") is Outcome.CONFIRMED
     reader.wait_for(1)
     broker.restart()
     eventually(lambda: link.keep() or not link.is_open)
     assert link.drive(lambda: reader.subscription.active, time.monotonic() + 30)
-    assert send(link, "reader", b"two") is Outcome.TAKEN
+    assert send(link, "reader", b"two") is Outcome.CONFIRMED
     assert reader.wait_for(2) == [b"one", b"two"]
 
 
@@ -125,7 +125,7 @@ def test_a_queue_deleted_under_its_reader_is_declared_again(link: Link) -> None:
     link.call(lambda adapter, timeout: adapter.delete_queue("reader", timeout))
     assert link.drive(lambda: reader.lost, time.monotonic() + 30)
     assert link.drive(lambda: reader.subscription.active, time.monotonic() + 30)
-    assert send(link, "reader", b"again") is Outcome.TAKEN
+    assert send(link, "reader", b"again") is Outcome.CONFIRMED
     assert reader.wait_for(1) == [b"again"]
 
 
@@ -135,16 +135,16 @@ def test_a_missing_queue_is_told_and_tried_again_when_asked(link: Link) -> None:
         link.subscribe(reader.subscription, 10)
     link.subscribe(reader.subscription, 0)  # from now on the link tries by itself
     assert link.drive(lambda: reader.lost, time.monotonic() + 30)
-    link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("later"), timeout))
+    link.call(lambda adapter, timeout: adapter.declare_queue(DeclareQueue("later"), timeout))
     assert link.drive(lambda: reader.subscription.active, time.monotonic() + 30)
 
 
 def test_what_comes_after_an_unsubscribe_goes_back_to_its_queue(link: Link) -> None:
     held: list[Delivery] = []
-    first = Subscription("shared", 1, held.append, lambda a, t: a.declare_queue(QueueSpec("shared"), t) and None)
+    first = Subscription("shared", 1, held.append, lambda a, t: a.declare_queue(DeclareQueue("shared"), t) and None)
     link.subscribe(first, 10)
     for n in range(3):
-        assert send(link, "shared", b"%d" % n) is Outcome.TAKEN
+        assert send(link, "shared", b"%d" % n) is Outcome.CONFIRMED
     assert link.drive(lambda: held, time.monotonic() + 30)
     link.unsubscribe(first, 10)
     link.release(held[0])
@@ -157,14 +157,14 @@ def test_what_comes_after_an_unsubscribe_goes_back_to_its_queue(link: Link) -> N
 
 
 def test_what_was_sent_and_not_answered_is_lost_once(link: Link, broker: LocalBroker) -> None:
-    link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("sink"), timeout))
+    link.call(lambda adapter, timeout: adapter.declare_queue(DeclareQueue("sink"), timeout))
     broker.freeze()
     told: list[Outcome] = []
     for _ in range(5):
         assert link.offer(Address("", "sink"), b"x", settled=lambda outcome, _: told.append(outcome))
     broker.kill()
     assert link.drive(lambda: len(told) >= 5, time.monotonic() + 30)
-    assert told == [Outcome.LOST] * 5
+    assert told == [Outcome.UNKNOWN] * 5
     assert link.unsettled == 0
     assert not link.offer(Address("", "sink"), b"x", settled=lambda outcome, _: told.append(outcome))
     assert len(told) == 5
@@ -205,8 +205,8 @@ def test_an_idle_link_is_kept_alive_and_used_again(link: Link, connector: Connec
     before = link.up_since
     assert before is not None
     eventually(lambda: time.monotonic() - before > 3.2)
-    link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("idle"), timeout))
-    assert send(link, "idle", b"x") is Outcome.TAKEN
+    link.call(lambda adapter, timeout: adapter.declare_queue(DeclareQueue("idle"), timeout))
+    assert send(link, "idle", b"x") is Outcome.CONFIRMED
     assert link.up_since == before
 
 
@@ -215,7 +215,7 @@ def test_a_suspended_link_opens_again_when_it_is_used(link: Link) -> None:
     link.subscribe(reader.subscription, 10)
     link.suspend()
     assert not link.is_open
-    assert send(link, "reader", b"awake") is Outcome.TAKEN
+    assert send(link, "reader", b"awake") is Outcome.CONFIRMED
     assert reader.wait_for(1) == [b"awake"]
 
 
@@ -291,7 +291,7 @@ def test_the_first_call_of_a_connection_is_asked_again_too(
 ) -> None:
     """It is sent as soon as its reply queue is there, and the broker forgets both while its method runs."""
     trace = tmp_path / "trace"
-    link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("probe"), timeout))
+    link.call(lambda adapter, timeout: adapter.declare_queue(DeclareQueue("probe"), timeout))
     with AgentProcess(root) as process, ThreadPoolExecutor(1) as threads:
         process.configure("[messaging]\nreconnect_max = 0.5\n")
         process.plugin("probe", PROBE, descriptor(broker.url, "probe"))
@@ -381,12 +381,12 @@ def test_a_handler_that_fails_is_its_own_problem(link: Link, kind: str, caplog: 
     handlers: dict[str, Callable[..., None]] = {"delivery": lambda *_: None, "settled": lambda *_: None}
     handlers[kind] = fail
     subscription = Subscription(
-        "bad", 10, handlers["delivery"], lambda a, t: a.declare_queue(QueueSpec("bad"), t) and None
+        "bad", 10, handlers["delivery"], lambda a, t: a.declare_queue(DeclareQueue("bad"), t) and None
     )
     link.subscribe(subscription, 10)
     link.send(Address("", "bad"), b"x", deadline=time.monotonic() + 10, settled=handlers["settled"])
     assert link.drive(lambda: "ZeroDivisionError: mine" in caplog.text, time.monotonic() + 30)
     reader = Reader(link, "good")
     link.subscribe(reader.subscription, 10)
-    assert send(link, "good", b"fine") is Outcome.TAKEN
+    assert send(link, "good", b"fine") is Outcome.CONFIRMED
     assert reader.wait_for(1) == [b"fine"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from gofer.aio import Agent
-from gofer.messaging.adapter.base import Adapter, QueueSpec
+from gofer.messaging.adapter import Adapter, DeclareQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.doorbell import Doorbell
 from gofer.messaging.link import Link, Subscription
@@ -70,7 +70,7 @@ def test_a_loop_with_nothing_to_do_takes_no_turns(
         wait(bell, seconds, **how)
 
     def prepare(adapter: Adapter, timeout: float) -> None:
-        adapter.declare_queue(QueueSpec("other"), timeout)
+        adapter.declare_queue(DeclareQueue("other"), timeout)
 
     async def main() -> None:
         async with Agent(connector, "agent", wait=20) as agent:

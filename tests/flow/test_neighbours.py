@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from gofer import aio
 from gofer.errors import ConnectionLost, NotFound, NotTaken, RequestTimeout
-from gofer.messaging.adapter.base import QueueSpec
+from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pool import pool
@@ -69,7 +69,7 @@ def test_what_is_wrong_in_itself_leaves_the_connection_alone(link: Link) -> None
     link.open(time.monotonic() + 10)
     before = link.up_since
     with pytest.raises(ValueError, match="surrogates"):
-        link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("\ud800"), timeout))
+        link.call(lambda adapter, timeout: adapter.declare_queue(DeclareQueue("\ud800"), timeout))
     assert link.up_since == before
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gofer.messaging.adapter.base import Delivery, ExchangeSpec, QueueSpec
+from gofer.messaging.adapter import Delivery, DeclareExchange, DeclareQueue
 from gofer.messaging.link import Link, Subscription
 from gofer.rmi.answers import Refusal
 from gofer.rmi.receiver import Receiver
@@ -40,7 +40,7 @@ def left_in_queue(serving: Served, queue: str = QUEUE) -> list[bytes]:
             link.accept(delivery)
 
         def prepare(adapter: Any, timeout: float) -> None:
-            adapter.declare_queue(QueueSpec(queue), timeout)
+            adapter.declare_queue(DeclareQueue(queue), timeout)
 
         link.subscribe(Subscription(queue, 1000, keep, prepare), 10.0)
         end = time.monotonic() + 0.3  # nothing tells that no more will come
@@ -223,7 +223,7 @@ def test_an_exchange_that_comes_in_time_too(tmp_path: Path) -> None:
         serving.caller.send(asked)
         eventually(lambda: serving.counted.get("retried"))
         link = serving.caller.link
-        link.call(lambda adapter, timeout: adapter.declare_exchange(ExchangeSpec("late-exchange"), timeout))
+        link.call(lambda adapter, timeout: adapter.declare_exchange(DeclareExchange("late-exchange"), timeout))
         link.call(lambda adapter, timeout: adapter.bind("replies", "late-exchange", "replies", timeout))
         assert serving.caller.end(asked["sn"])["result"] == {"retval": 1}
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from gofer.errors import MemberNotFound, NamespaceNotFound, NotFound, NotTaken, RemoteException, RequestTimeout
-from gofer.messaging.adapter.base import Delivery, ExchangeSpec, Outcome, QueueSpec
+from gofer.messaging.adapter import Delivery, DeclareExchange, Outcome, DeclareQueue
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.link import Link, Subscription
@@ -79,7 +79,7 @@ class CallScenarios:
         declared = []
 
         def declare(name: str) -> None:
-            link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec(name), timeout))
+            link.call(lambda adapter, timeout: adapter.declare_queue(DeclareQueue(name), timeout))
             declared.append(name)
 
         with linked(url) as link:
@@ -254,7 +254,7 @@ class CallScenarios:
         """Whoever else is bound to it sees them, too."""
         name = f"probe-fan-{uuid.uuid4()}"
         with linked(url) as link, Mailbox(connector) as mailbox:
-            link.call(lambda adapter, timeout: adapter.declare_exchange(ExchangeSpec(name, "fanout"), timeout))
+            link.call(lambda adapter, timeout: adapter.declare_exchange(DeclareExchange(name, "fanout"), timeout))
             link.call(lambda adapter, timeout: adapter.bind(mailbox.name, name, mailbox.name, timeout))
             assert agent(exchange=name).Probe().echo("through") == "through"
             assert mailbox.receive()["result"]["retval"] == "through"
@@ -430,7 +430,7 @@ class Mailbox:
         self.name = f"mailbox-{uuid.uuid4()}"
         self._got: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._subscription = Subscription(
-            self.name, 100, self._take, lambda a, t: a.declare_queue(QueueSpec(self.name, expires=60.0), t) and None
+            self.name, 100, self._take, lambda a, t: a.declare_queue(DeclareQueue(self.name, expires=60.0), t) and None
         )
 
     def __enter__(self) -> Mailbox:
@@ -463,7 +463,7 @@ class Mailbox:
             settled=lambda outcome, _: taken.append(outcome),
         )
         assert self._link.drive(lambda: taken, time.monotonic() + 20)
-        assert taken == [Outcome.TAKEN]
+        assert taken == [Outcome.CONFIRMED]
 
     def receive(self) -> dict[str, Any]:
         """Wait for the next reply."""

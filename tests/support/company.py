@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gofer.messaging.adapter.base import QueueSpec
+from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.broker import protocol
 from gofer.messaging.connector import Connector
 from gofer.messaging.link import Link
@@ -38,7 +38,7 @@ def linked(connector: Connector) -> Iterator[Link]:
 
 def declare(link: Link, queue: str) -> None:
     """Make sure that there is a queue."""
-    link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec(queue), timeout))
+    link.call(lambda adapter, timeout: adapter.declare_queue(DeclareQueue(queue), timeout))
 
 
 def run(code: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:

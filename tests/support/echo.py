@@ -9,7 +9,7 @@ from typing import Any
 
 from gofer.errors import ConnectionLost
 from gofer.messaging.adapter import find
-from gofer.messaging.adapter.base import Delivery, QueueSpec
+from gofer.messaging.adapter import Delivery, DeclareQueue
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.link import Link, Subscription
@@ -27,7 +27,7 @@ class EchoAgent:
         self.seen: list[dict[str, Any]] = []
         self.link = Link(connector, find(connector.url, connector.adapter))
         self.subscription = Subscription(
-            queue, 1000, self._take, lambda adapter, timeout: adapter.declare_queue(QueueSpec(queue), timeout) and None
+            queue, 1000, self._take, lambda adapter, timeout: adapter.declare_queue(DeclareQueue(queue), timeout) and None
         )
         self._thread = threading.Thread(target=self._drive, name="echo")
 

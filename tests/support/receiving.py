@@ -14,7 +14,7 @@ from typing import Any
 import pluggy
 from gofer import hooks
 from gofer.hooks import hookimpl
-from gofer.messaging.adapter.base import Delivery, QueueSpec
+from gofer.messaging.adapter import Delivery, DeclareQueue
 from gofer.messaging.adapter.local import LocalAdapter
 from gofer.messaging.address import Address
 from gofer.messaging.auth import Authenticator
@@ -125,12 +125,12 @@ class Caller:
         self.replies: list[dict[str, Any]] = []
         self.bodies: list[bytes] = []
         self._subscriptions: list[Subscription] = []
-        link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec(QUEUE), timeout))
+        link.call(lambda adapter, timeout: adapter.declare_queue(DeclareQueue(QUEUE), timeout))
         self.listen("replies")
 
     def listen(self, queue: str) -> None:
         def prepare(adapter: Any, timeout: float) -> None:
-            adapter.declare_queue(QueueSpec(queue), timeout)
+            adapter.declare_queue(DeclareQueue(queue), timeout)
 
         self._subscriptions.append(Subscription(queue, 1000, self._heard, prepare))
         self.link.subscribe(self._subscriptions[-1], 10.0)

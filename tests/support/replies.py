@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from gofer.errors import AdapterError, GoferError, NamespaceNotFound, NotFound, Rejected, RemoteException
-from gofer.messaging.adapter.base import QueueSpec
+from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.address import Address
 from gofer.messaging.auth import Authenticator, ValidationFailed, sign
 from gofer.messaging.connector import Connector
@@ -427,10 +427,10 @@ class ReplyScenarios:
     def test_the_queue_is_durable_and_stays(self, connector: Connector, tasks: str, link: Link) -> None:
         with ReplyConsumer(tasks, connector).start(Ear()):
             pass
-        assert link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec(tasks), timeout)) is None
+        assert link.call(lambda adapter, timeout: adapter.declare_queue(DeclareQueue(tasks), timeout)) is None
 
     def test_a_queue_is_declared_as_its_spec_says(self, connector: Connector, tasks: str, link: Link) -> None:
-        spec = QueueSpec(tasks, expires=60.0)
+        spec = DeclareQueue(tasks, expires=60.0)
         with ReplyConsumer(spec, connector).start(Ear()):
             assert link.call(lambda adapter, timeout: adapter.declare_queue(spec, timeout)) is None
 

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from gofer.messaging.adapter.base import Adapter, Delivery, ExchangeSpec, QueueSpec
+from gofer.messaging.adapter import Adapter, Delivery, DeclareExchange, DeclareQueue
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.link import Link, Subscription
@@ -110,8 +110,8 @@ class OldCaller:
         )
 
     def _declare(self, adapter: Adapter, timeout: float) -> None:
-        adapter.declare_exchange(ExchangeSpec("amq.direct"), timeout)
-        adapter.declare_queue(QueueSpec(REPLIES), timeout)
+        adapter.declare_exchange(DeclareExchange("amq.direct"), timeout)
+        adapter.declare_queue(DeclareQueue(REPLIES), timeout)
         adapter.bind(REPLIES, "amq.direct", REPLIES, timeout)
         adapter.bind(QUEUE, "amq.direct", QUEUE, timeout)
 

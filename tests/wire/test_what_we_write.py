@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from gofer.errors import RequestTimeout
-from gofer.messaging.adapter.base import Adapter, Delivery, ExchangeSpec, QueueSpec
+from gofer.messaging.adapter import Adapter, Delivery, DeclareExchange, DeclareQueue
 from gofer.messaging.address import Address
 from gofer.messaging.broker import serving
 from gofer.messaging.document import encode
@@ -145,8 +145,8 @@ class Queue:
         return delivery.body, delivery.ttl
 
     def _declare(self, adapter: Adapter, timeout: float) -> None:
-        adapter.declare_exchange(ExchangeSpec("amq.direct"), timeout)
-        adapter.declare_queue(QueueSpec(QUEUE), timeout)
+        adapter.declare_exchange(DeclareExchange("amq.direct"), timeout)
+        adapter.declare_queue(DeclareQueue(QUEUE), timeout)
         adapter.bind(QUEUE, "amq.direct", QUEUE, timeout)
 
     def _taken(self, delivery: Delivery) -> None:
