@@ -14,13 +14,13 @@ from typing import Any
 import pluggy
 from gofer import hooks
 from gofer.hooks import hookimpl
-from gofer.messaging.adapter import Delivery, DeclareQueue
+from gofer.messaging.adapter import DeclareQueue, Delivery
 from gofer.messaging.adapter.local import LocalAdapter
 from gofer.messaging.address import Address
 from gofer.messaging.auth import Authenticator
-from gofer.messaging.broker import serving
 from gofer.messaging.connector import Connector
 from gofer.messaging.link import Link, Subscription
+from gofer.messaging.local.server import serving
 from gofer.messaging.url import URL
 from gofer.rmi.api import API, Target
 from gofer.rmi.book import Book

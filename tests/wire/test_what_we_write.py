@@ -19,7 +19,7 @@ import pytest
 from gofer.errors import RequestTimeout
 from gofer.messaging.adapter import Adapter, Delivery, DeclareExchange, DeclareQueue
 from gofer.messaging.address import Address
-from gofer.messaging.broker import serving
+from gofer.messaging.local.server import serving
 from gofer.messaging.document import encode
 from gofer.messaging.link import Link, Subscription
 from gofer.proxy import Agent
