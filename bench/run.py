@@ -226,7 +226,7 @@ def start_and_size(url: str, root: Path) -> tuple[float, int]:
     """Return the seconds from an agent's start to its first reply, and its size when idle."""
     queue = root.name
     link = pool.acquire(Connector.of(url))
-    link.call(lambda adapter, timeout: adapter.declare_queue(DeclareQueue(queue), timeout))
+    link.ask(DeclareQueue(queue))
     process = AgentProcess(root)
     process.plugin("bench", PLUGIN, DESCRIPTOR.format(url=url, queue=queue))
     with Agent(url, queue, wait=30) as agent, process:

@@ -68,7 +68,7 @@ class Agent(Remote):
             await link.shared((_Session, None), lambda: _Session(link)).flush(self._line.owner, _CLOSE_WAIT)
         finally:
             self._line.owner.gone = True
-            if pool.release(link):
+            if pool.leave(link):
                 await link.aclose()
 
     def _new_line(self, connector: Connector) -> Line[AsyncioConnection]:

@@ -73,8 +73,7 @@ class Agent(Remote):
                 link.shared((Session, None), lambda: Session(link)).flush(self._line.owner, _CLOSE_WAIT)
         finally:
             self._line.owner.gone = True
-            if pool.release(link):
-                link.close()
+            pool.release(link)
 
     def _new_line(self, connector: Connector) -> Line[ThreadConnection]:
         return Line(connector, pool.acquire)

@@ -118,7 +118,7 @@ def test_an_unmanaged_queue_is_not_declared_but_waited_for(
     assert rabbitmq.queues(vhost) == []
 
     link = pool.acquire(Connector.of(url))
-    link.call(lambda adapter, timeout: adapter.declare_queue(DeclareQueue("agent"), timeout))
+    link.ask(DeclareQueue("agent"))
     pool.release(link)
 
     with Agent(url, "agent", wait=20) as agent:

@@ -25,7 +25,7 @@ def connector(root: Path) -> Iterator[Connector]:
     with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
         connector = Connector(URL.parse(broker.url))
         link = pool.acquire(connector)
-        link.call(lambda adapter, timeout: adapter.declare_queue(DeclareQueue("probe"), timeout))
+        link.ask(DeclareQueue("probe"))
         yield connector
         pool.release(link)
 

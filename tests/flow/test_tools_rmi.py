@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from gofer.errors import NotFound
-from gofer.messaging.adapter import Delivery, DeclareQueue
+from gofer.messaging.adapter import DeclareQueue, Delivery
 from gofer.messaging.adapter.local import LocalAdapter
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL

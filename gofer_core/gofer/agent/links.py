@@ -41,5 +41,4 @@ class Links:
             self._users[connection] -= 1
             if not self._users[connection]:
                 del self._users[connection]
-        if self._pool.release(connection):
-            connection.close()
+        self._pool.release(connection)

@@ -142,9 +142,7 @@ class AsyncioConnection(Connection):
         made = subscription.made
         self.subscribe_nowait(subscription)
         await self.open(deadline)
-        if not await self.wait(
-            lambda: subscription.made > made or subscription.active or subscription.error, deadline
-        ):
+        if not await self.wait(lambda: subscription.made > made or subscription.active or subscription.error, deadline):
             raise ConnectionLost(f"the broker did not answer for the queue {subscription.queue!r}: {self.state}")
         if not subscription.active and subscription.error is not None:
             raise fresh(subscription.error)
@@ -203,7 +201,7 @@ class AsyncioConnection(Connection):
 
     def _take_turn(self) -> None:
         self._scheduled = False
-        self._go_on(False)
+        self._go_on()
 
     def _readable(self) -> None:
         # What is read wakes tasks. They run before what is then scheduled, and their output goes with it.
@@ -214,10 +212,10 @@ class AsyncioConnection(Connection):
         self._timer, at, self._timer_at = None, self._timer_at, inf
         if monotonic() - at > _LATE and self._wire is not None:
             self._read()
-        self._go_on(False)
+        self._go_on()
 
-    def _go_on(self, readable: bool) -> None:
-        self._turn(readable)
+    def _go_on(self) -> None:
+        self._turn(False)
         core = self.core
         if core.state is State.DOWN and core.now >= core.connect_at:
             self._connect()
@@ -280,7 +278,9 @@ class AsyncioConnection(Connection):
             self._opened(*outcome)
         else:
             self._guard(self.core.connect_failed, outcome, monotonic())
-        self._go_on(False)
+        self._go_on()
 
-    def _waited_for(self) -> bool:
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits on it at the moment."""
         return self._waiting > 0

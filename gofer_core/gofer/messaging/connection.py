@@ -339,7 +339,7 @@ class Connection(ABC):
     def _housekeep(self, now: float) -> float:
         """Close a connection that is not used; return when to look again."""
         limit = _IDLE if self.users else _LINGER
-        if self._waited_for() or not self.core.idle:
+        if self.waited_for or not self.core.idle:
             return now + limit
         due = self.core.used_at + limit
         if now < due:
@@ -351,7 +351,7 @@ class Connection(ABC):
             return inf
         return now + limit
 
+    @property
     @abstractmethod
-    def _waited_for(self) -> bool:
+    def waited_for(self) -> bool:
         """Whether somebody waits on it at the moment."""
-

@@ -78,15 +78,13 @@ class Pool:
             self._at_end = True
             util.Finalize(None, self.close, exitpriority=0)
 
-    def release(self, connection: Connection, *, linger: bool = False) -> bool:
-        """Count one user less.
+    def release(self, connection: Connection, *, linger: bool = False) -> None:
+        """Count one user less. The last one closes the connection, at once or (``linger``) after some idle seconds."""
+        if self.leave(connection, linger=linger):
+            connection.close()
 
-        Args:
-            linger: without users the connection is closed after some idle seconds, not at once.
-
-        Returns:
-            Whether it was the last one, and nobody else gets the connection any more: it is the caller's to close.
-        """
+    def leave(self, connection: Connection, *, linger: bool = False) -> bool:
+        """Count one user less; return whether the connection is the caller's to close: nobody else gets it any more."""
         with self._lock:
             if connection.abandoned or connection not in self._connections.values():
                 return False

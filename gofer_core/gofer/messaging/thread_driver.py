@@ -347,5 +347,7 @@ class ThreadConnection(Connection):
         for waiter in [*self._watchers, *self._waiters]:
             waiter.wake()
 
-    def _waited_for(self) -> bool:
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits on it at the moment."""
         return bool(self._watchers or self._waiters)

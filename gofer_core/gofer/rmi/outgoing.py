@@ -88,7 +88,13 @@ class Outgoing:
     """
 
     def __init__(
-        self, link: ThreadConnection, clock: Clock, counters: Counters, *, give_up: float = GIVE_UP, most_waiting: int = 100
+        self,
+        link: ThreadConnection,
+        clock: Clock,
+        counters: Counters,
+        *,
+        give_up: float = GIVE_UP,
+        most_waiting: int = 100,
     ) -> None:
         self._link = link
         self._clock = clock

@@ -71,8 +71,7 @@ class Line(Generic[_C]):
                 self._release.atexit = False
                 self._link = link = mine
         if not taken:
-            if pool.release(mine):
-                mine.close()
+            pool.release(mine)
         if closed or link is None:
             self.check()
         assert link is not None  # noqa: S101 - check has raised

@@ -16,9 +16,9 @@ from gofer.messaging.adapter import Bind, DeclareQueue, Delivery, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.auth import verify
 from gofer.messaging.document import decode_reply, shown
+from gofer.messaging.pool import pool
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.thread_driver import ThreadConnection, Waiter
-from gofer.messaging.pool import pool
 from gofer.rmi.notices import Notice, read_notice, tell
 
 __all__ = ["Replies", "aside"]
@@ -209,8 +209,7 @@ class Replies:
         with self._lock:
             self._left = True
         self._give_back()
-        if pool.release(self.link):
-            self.link.close()
+        pool.release(self.link)
 
     def _give_back(self) -> None:
         items = [item for _, item in self._later]

@@ -121,8 +121,7 @@ class ReplyConsumer:
             link.subscribe(reader.subscription, _START)
             reader.thread.start()
         except BaseException:
-            if pool.release(link):
-                link.close()
+            pool.release(link)
             raise
         self._reader = reader
         return self

@@ -15,8 +15,8 @@ from gofer.errors import ConnectionLost, DocumentError, MessagingError
 from gofer.messaging.adapter import Bind, DeclareQueue, DeleteQueue, Delivery
 from gofer.messaging.address import Address
 from gofer.messaging.auth import sign
-from gofer.messaging.document import decode_reply, encode, shown, unwrap
 from gofer.messaging.connection import Connection
+from gofer.messaging.document import decode_reply, encode, shown, unwrap
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.thread_driver import ThreadConnection, Waiter
 from gofer.rmi.calling import INTERRUPTED, Call, Hear, Heard, Listen, Send, Step, Tell, advance, flow

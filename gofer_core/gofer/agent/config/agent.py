@@ -119,7 +119,9 @@ def read_agent(root: Root) -> tuple[AgentConfig, list[Problem]]:
             values[Agent.LOG_FORMAT],
         ),
         PamConfig(values[Agent.PAM_SERVICE]),
-        MessagingConfig(values[Agent.ADAPTER], values[Agent.RECONNECT_MAX], values[Agent.MAX_MESSAGE], values[Agent.PROXY]),
+        MessagingConfig(
+            values[Agent.ADAPTER], values[Agent.RECONNECT_MAX], values[Agent.MAX_MESSAGE], values[Agent.PROXY]
+        ),
     )
     return config, problems
 

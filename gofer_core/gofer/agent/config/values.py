@@ -16,7 +16,21 @@ from gofer.duration import parse_duration
 from gofer.errors import ConfigError
 from gofer.messaging.proxies import parse_proxy
 
-__all__ = ["Choice", "Dotted", "Flag", "Level", "Line", "Name", "Names", "Proxy", "Seconds", "Size", "Type", "Whole", "Wrong"]
+__all__ = [
+    "Choice",
+    "Dotted",
+    "Flag",
+    "Level",
+    "Line",
+    "Name",
+    "Names",
+    "Proxy",
+    "Seconds",
+    "Size",
+    "Type",
+    "Whole",
+    "Wrong",
+]
 
 T_co = TypeVar("T_co", covariant=True)
 
