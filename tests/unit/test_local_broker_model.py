@@ -6,6 +6,7 @@ import itertools
 import random
 import re
 from collections.abc import Callable
+from math import inf
 
 import pytest
 from gofer.errors import AdapterError, NotFound
@@ -44,15 +45,19 @@ class Clock:
         return self.now
 
 
-class Client:
+class Client(Session):
     """A session and what its peer was given: ``got`` as (tag, body, redelivered)."""
 
     def __init__(self, model: Model) -> None:
+        super().__init__(model)
         self.got: list[tuple[int, bytes, bool | None]] = []
         self.losses: list[int] = []
-        self.takes = True
-        self.session = Session(model, self)
+        self.accepts = True
         self._answer: Done | None = None
+
+    @property
+    def takes(self) -> bool:
+        return self.accepts
 
     def say(self, frame: object) -> None:
         match frame:
@@ -65,7 +70,7 @@ class Client:
 
     def do(self, operation: Operation) -> str | None:
         """Have an operation done; return its value, or raise its error."""
-        self.session.ask(1, operation)
+        self.ask(1, operation)
         assert self._answer is not None
         if self._answer.error is not None:
             raise self._answer.error
@@ -76,7 +81,7 @@ class Client:
         self.do(Subscribe(number, queue, prefetch, exclusive))
         return number
 
-    def take(self) -> list[bytes]:
+    def came(self) -> list[bytes]:
         """Return the bodies that came since the last time."""
         bodies = [body for _, body, _ in self.got]
         self.got.clear()
@@ -108,12 +113,12 @@ def test_what_is_released_goes_back_to_its_place(model: Model) -> None:
     client.subscribe("q", prefetch=3)
     put(model, b"1", b"2", b"3", b"4", b"5")
     tags = [tag for tag, _, _ in client.got]
-    assert client.take() == [b"1", b"2", b"3"]
-    client.takes = False
+    assert client.came() == [b"1", b"2", b"3"]
+    client.accepts = False
     for tag in reversed(tags):
-        client.session.settle(tag, "release")
-    client.takes = True
-    client.session.ready()
+        client.settle(tag, "release")
+    client.accepts = True
+    client.ready()
     assert [(body, redelivered) for _, body, redelivered in client.got] == [(b"1", True), (b"2", True), (b"3", True)]
 
 
@@ -122,9 +127,9 @@ def test_what_a_dead_client_held_goes_back_to_its_place(model: Model) -> None:
     first.subscribe("q", prefetch=2)
     put(model, b"1", b"2", b"3")
     second.subscribe("q", prefetch=1)
-    assert second.take() == [b"3"]
+    assert second.came() == [b"3"]
     put(model, b"4")
-    first.session.close()
+    first.close()
     third = Client(model)
     third.subscribe("q")
     assert [(body, redelivered) for _, body, redelivered in third.got] == [(b"1", True), (b"2", True), (b"4", False)]
@@ -151,18 +156,18 @@ def test_whatever_is_settled_in_whatever_order_nothing_is_lost_doubled_or_overta
         elif act < 0.9 and client.got:
             tag, body, _ = client.got.pop(chance.randrange(len(client.got)))
             verdict = chance.choice(("accept", "release", "reject"))
-            client.session.settle(tag, verdict)
+            client.settle(tag, verdict)
             if verdict != "release":
                 gone.append(body)
         elif act > 0.97:
-            client.session.close()
+            client.close()
             clients[at] = Client(model)
             clients[at].subscribe("q", chance.randint(1, 4))
     for client in clients:
-        client.session.close()
+        client.close()
     last = Client(model)
     last.subscribe("q", 65535)
-    left = last.take()
+    left = last.came()
     assert left == sorted(left, key=int)
     assert sorted(left + gone, key=int) == sent
 
@@ -175,27 +180,27 @@ def test_consumers_take_turns(model: Model) -> None:
     for client in clients:
         client.subscribe("q")
     put(model, *[b"%d" % n for n in range(6)])
-    assert [client.take() for client in clients] == [[b"0", b"3"], [b"1", b"4"], [b"2", b"5"]]
+    assert [client.came() for client in clients] == [[b"0", b"3"], [b"1", b"4"], [b"2", b"5"]]
 
 
 def test_a_client_that_takes_nothing_leaves_it_to_the_others(model: Model) -> None:
     slow, quick = Client(model), Client(model)
     slow.subscribe("q")
     quick.subscribe("q")
-    slow.takes = False
+    slow.accepts = False
     put(model, b"1", b"2", b"3")
-    assert (slow.take(), quick.take()) == ([], [b"1", b"2", b"3"])
-    slow.takes = True
-    slow.session.ready()
+    assert (slow.came(), quick.came()) == ([], [b"1", b"2", b"3"])
+    slow.accepts = True
+    slow.ready()
     put(model, b"4", b"5")
-    assert len(slow.take()) == len(quick.take()) == 1
+    assert len(slow.came()) == len(quick.came()) == 1
 
 
 def test_a_cancelled_consumer_takes_no_more(model: Model) -> None:
     client = Client(model)
     client.do(Cancel(client.subscribe("q")))
     put(model, b"1")
-    assert client.take() == []
+    assert client.came() == []
 
 
 # -- time to live --------------------------------------------------------------------------------------------
@@ -207,7 +212,7 @@ def test_an_expired_message_is_never_delivered(model: Model, clock: Clock) -> No
     clock.now += 1.0
     client = Client(model)
     client.subscribe("q")
-    assert client.take() == [b"long"]
+    assert client.came() == [b"long"]
 
 
 def test_a_message_that_expired_while_it_was_held_does_not_come_back(model: Model, clock: Clock) -> None:
@@ -215,11 +220,11 @@ def test_a_message_that_expired_while_it_was_held_does_not_come_back(model: Mode
     client.subscribe("q")
     put(model, b"held", ttl=1.0)
     clock.now += 1.0
-    client.session.close()
+    client.close()
     other = Client(model)
     other.subscribe("q")
-    assert other.take() == []
-    assert model.used == 0
+    assert other.came() == []
+    assert model.total.used == 0
 
 
 def test_an_expired_message_does_not_keep_a_queue_from_being_empty(model: Model, clock: Clock) -> None:
@@ -237,7 +242,7 @@ def test_a_full_queue_refuses_and_says_so(model: Model) -> None:
     put(model, bytes(40 * KIB))
     outcome, reason = model.publish("", "q", bytes(20 * KIB), None)
     assert outcome is Outcome.REFUSED
-    assert reason == f"queue 'q' is full: it holds {model.used} of 51200 bytes"
+    assert reason == f"queue 'q' is full: it holds {model.total.used} of 51200 bytes"
 
 
 def test_a_full_broker_refuses_until_there_is_room(model: Model) -> None:
@@ -250,7 +255,7 @@ def test_a_full_broker_refuses_until_there_is_room(model: Model) -> None:
     outcome, reason = model.publish("", "c", bytes(45 * KIB), None)
     assert outcome is Outcome.REFUSED
     assert "the broker is full" in reason
-    client.session.settle(client.got[0][0], "accept")
+    client.settle(client.got[0][0], "accept")
     put(model, bytes(45 * KIB), queue="c")
 
 
@@ -277,20 +282,20 @@ def test_no_byte_is_counted_when_everything_is_gone(model: Model, clock: Clock, 
     if end not in ("purge", "delete"):
         client.subscribe("q")
     put(model, b"1" * 100, b"2" * 100, ttl=5.0)
-    assert model.used > 200
+    assert model.total.used > 200
     if end in ("accept", "reject"):
         for tag, _, _ in client.got:
-            client.session.settle(tag, end)
+            client.settle(tag, end)
     elif end == "purge":
         model.do(PurgeQueue("q"), None)
     elif end == "expire":
         clock.now += 5.0
-        client.session.close()
+        client.close()
         Client(model).subscribe("q")
     else:
         model.do(DeleteQueue("q"), None)
-        client.session.close()
-    assert model.used == 0
+        client.close()
+    assert model.total.used == 0
 
 
 # -- queues that go by themselves ----------------------------------------------------------------------------
@@ -306,12 +311,12 @@ def test_a_queue_expires_after_its_time_without_use(model: Model, clock: Clock) 
     client = Client(model)
     number = client.subscribe("e")
     clock.now += 100.0
-    assert model.expire() is None
+    assert model.expire() == inf
     client.do(Cancel(number))
     clock.now += 9.9
-    assert model.expire() is not None
+    assert model.expire() < inf
     clock.now += 0.1
-    assert model.expire() is None
+    assert model.expire() == inf
     with pytest.raises(NotFound):
         model.do(PurgeQueue("e"), None)
 
@@ -319,7 +324,7 @@ def test_a_queue_expires_after_its_time_without_use(model: Model, clock: Clock) 
 def test_an_auto_delete_queue_that_never_had_a_subscriber_stays(model: Model) -> None:
     model.do(DeclareQueue("a", auto_delete=True), None)
     client = Client(model)
-    client.session.close()
+    client.close()
     put(model, b"x", queue="a")
 
 
@@ -337,7 +342,7 @@ def test_an_exclusive_queue_is_refused_to_others_in_every_way_and_goes_with_its_
         with pytest.raises(AdapterError, match="exclusive to another connection"):
             other.do(operation)
     owner.subscribe("x")
-    owner.session.close()
+    owner.close()
     assert model.publish("", "x", b"", None)[0] is Outcome.RETURNED
     assert owner.losses == []
 
@@ -348,7 +353,7 @@ def test_subscribers_of_a_deleted_queue_are_told_once(model: Model) -> None:
     model.do(DeleteQueue("q"), None)
     assert client.losses == [number]
     client.do(Cancel(number))
-    client.session.close()
+    client.close()
     assert client.losses == [number]
 
 

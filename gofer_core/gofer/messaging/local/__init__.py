@@ -7,6 +7,6 @@ is the broker's loop, ``client`` and ``session`` its side of a connection, ``mod
 
 from __future__ import annotations
 
-from gofer.messaging.local.paths import default_path, open_socket, socket_path
+from gofer.messaging.local.paths import default_path, open_socket
 
-__all__ = ["default_path", "open_socket", "socket_path"]
+__all__ = ["default_path", "open_socket"]

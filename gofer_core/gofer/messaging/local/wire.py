@@ -8,7 +8,6 @@ and hangs up. Every ``Ask`` is answered by ``Done``, every ``Publish`` by ``Conf
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -18,12 +17,10 @@ from gofer.messaging.adapter import Closed, Confirmed, Delivery, Done, Opened, O
 
 __all__ = [
     "MAX_BODY",
-    "ROOM",
     "VERSION",
     "Ask",
     "Beat",
     "Bye",
-    "Frame",
     "FromBroker",
     "FromClient",
     "Hello",
@@ -33,15 +30,13 @@ __all__ = [
     "Settle",
     "Verdict",
     "put",
-    "to_broker",
-    "to_client",
 ]
 
 VERSION = 2
 #: Bytes that a frame takes at most beside a body. (Names have up to 255, and reasons are cut.)
-ROOM = 4096
+_ROOM = 4096
 #: What the broker takes at most as a body.
-MAX_BODY = 32 * 1024 * 1024 - ROOM
+MAX_BODY = 32 * 1024 * 1024 - _ROOM
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -98,13 +93,10 @@ class Malformed(msgspec.Struct, frozen=True):
 
 FromClient = Hello | Ask | Publish | Settle | Bye | Beat
 FromBroker = Opened | Done | Delivery | Confirmed | SubscriptionLost | Closed | Beat
-Frame = FromClient | FromBroker
 
 #: A frame's kind is its place here.
 _KINDS = (Beat, Hello, Ask, Publish, Settle, Bye, Opened, Done, Delivery, Confirmed, SubscriptionLost, Closed)
 _NUMBERS: dict[type, int] = {kind: number for number, kind in enumerate(_KINDS)}
-_FROM_CLIENT, _FROM_BROKER = range(6), (0, *range(6, 12))
-
 _HEAD = struct.Struct(">IB")
 _ERRORS: dict[str, type[MessagingError]] = {error.__name__: error for error in (AdapterError, ConnectionLost, NotFound)}
 
@@ -112,7 +104,7 @@ _ERRORS: dict[str, type[MessagingError]] = {error.__name__: error for error in (
 def _write_error(error: Any) -> tuple[str, str]:
     if not isinstance(error, MessagingError):
         raise TypeError(f"{type(error).__name__} cannot be sent to or by the local broker")
-    return type(error).__name__, str(error)[: ROOM // 8]
+    return type(error).__name__, str(error)[: _ROOM // 8]
 
 
 def _read_error(kind: type, value: Any) -> Any:
@@ -126,7 +118,7 @@ _encode_into = msgspec.msgpack.Encoder(enc_hook=_write_error).encode_into
 _DECODERS = [msgspec.msgpack.Decoder(kind, dec_hook=_read_error) for kind in _KINDS]
 
 
-def put(out: bytearray, frame: Frame) -> None:
+def put(out: bytearray, frame: FromClient | FromBroker) -> None:
     """Append a frame to a buffer.
 
     Raises:
@@ -143,11 +135,10 @@ def put(out: bytearray, frame: Frame) -> None:
 
 
 class Reader:
-    """Cut what was read into frames of some kinds, which have at most ``limit`` bytes."""
+    """Cut what was read into frames, of at most some bytes beside a body of at most ``max_message``."""
 
-    def __init__(self, kinds: Iterable[int], limit: int) -> None:
-        self._decoders = {kind: _DECODERS[kind] for kind in kinds}
-        self._limit = limit
+    def __init__(self, max_message: int) -> None:
+        self._limit = max_message + _ROOM
         self._rest = bytearray()
 
     def feed(self, data: bytes | memoryview) -> list[Any]:
@@ -160,24 +151,14 @@ class Reader:
                 length, kind = _HEAD.unpack_from(view, at)
                 start, end = at + _HEAD.size, at + _HEAD.size + length
                 try:
-                    if kind not in self._decoders or length > self._limit:
+                    if kind >= len(_KINDS) or length > self._limit:
                         raise ValueError(f"its kind is {kind}, and {length} bytes are over {self._limit}")
                     if end > total:
                         break
-                    frames.append(self._decoders[kind].decode(view[start:end]))
+                    frames.append(_DECODERS[kind].decode(view[start:end]))
                 except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                     frames.append(Malformed(f"a frame that cannot be read: {error}"))
                     end = total
                 at = end
         del self._rest[:at]
         return frames
-
-
-def to_broker() -> Reader:
-    """Return a reader of what clients say: ``FromClient``."""
-    return Reader(_FROM_CLIENT, MAX_BODY + ROOM)
-
-
-def to_client(max_message: int = MAX_BODY) -> Reader:
-    """Return a reader of what the broker says: ``FromBroker``."""
-    return Reader(_FROM_BROKER, max_message + ROOM)
