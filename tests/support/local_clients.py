@@ -28,7 +28,7 @@ class Raw:
         self._reader = wire.Reader(wire.MAX_BODY)
         self._frames: list[Any] = []
 
-    def say(self, *frames: wire.FromClient) -> None:
+    def say(self, *frames: wire.Frame) -> None:
         out = bytearray()
         for frame in frames:
             wire.put(out, frame)

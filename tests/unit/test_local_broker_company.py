@@ -17,6 +17,7 @@ import pytest
 from gofer.errors import AdapterError
 from gofer.messaging.adapter import (
     Closed,
+    DeclareQueue,
     Delivery,
     Done,
     Opened,
@@ -28,6 +29,7 @@ from gofer.messaging.local import wire
 from gofer.messaging.local.server import Broker, serving
 from gofer.testing._contract.driver import Driver
 from support.local_clients import WAIT, Raw, connected, send
+from support.localbroker import LocalBroker
 
 
 @pytest.fixture
@@ -154,6 +156,7 @@ def test_another_user_is_refused() -> None:
 import os, sys
 sys.path[:0] = {sys.path!r}
 from gofer.errors import AdapterError
+from support.localbroker import LocalBroker
 from support.local_clients import connected
 os.setgid(65534)
 os.setuid(65534)
@@ -167,6 +170,20 @@ except AdapterError as error:
             done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
             assert done.stdout == f"local broker at {path}: user 65534 may not use this broker: it belongs to user 0\n"
             connected(path).close()
+
+
+def test_who_has_spoken_while_the_broker_stood_still_is_not_left(path: str) -> None:
+    with LocalBroker(path) as frozen:
+        client = Raw(path)
+        client.say(wire.Hello(wire.VERSION, 0.3))
+        client.hear_until(Opened)
+        frozen.freeze()
+        client.say(wire.Beat())
+        threading.Event().wait(1.0)  # more than two heartbeats: nothing else is waited for
+        frozen.thaw()
+        client.say(wire.Ask(1, DeclareQueue("q")))
+        assert client.hear_until(Done) == Done(1)
+        client.sock.close()
 
 
 def test_a_client_that_does_not_read_slows_nobody_and_is_not_fed_for_ever(
@@ -187,7 +204,7 @@ def test_a_client_that_does_not_read_slows_nobody_and_is_not_fed_for_ever(
     came = 0
     while came < 59 and deaf.hear_until(Delivery):
         came += 1
-        deaf.say(wire.Settle(came, "accept"))
+        deaf.say(wire.Settle(came, back=False))
     assert came == 59  # it reads again, and is served again
 
 

@@ -26,12 +26,12 @@ class Paired:
         self.client = Client(self.near, model, "instance", {})
         self._reader = wire.Reader(wire.MAX_BODY)
 
-    def say(self, frame: wire.FromClient) -> None:
+    def say(self, frame: wire.Frame) -> None:
         out = bytearray()
         wire.put(out, frame)
         self.far.sendall(out)
 
-    def hear(self) -> list[wire.FromBroker]:
+    def hear(self) -> list[wire.Frame]:
         self.client.write()
         try:
             data = self.far.recv(65536)

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Callable
 from math import inf
+from typing import Any
 
 import pytest
 from gofer.errors import AdapterError, NotFound
@@ -26,13 +27,14 @@ from gofer.messaging.adapter import (
     SubscriptionLost,
     Unbind,
 )
+from gofer.messaging.local.client import Client
 from gofer.messaging.local.model import Model, matches
-from gofer.messaging.local.session import Session
 from hypothesis import given
 from hypothesis import strategies as st
 
 KIB = 1024
 NUMBERS = itertools.count(1)
+NOWHERE: Any = None  # a socket that is never used
 
 
 class Clock:
@@ -45,11 +47,11 @@ class Clock:
         return self.now
 
 
-class Client(Session):
-    """A session and what its peer was given: ``got`` as (tag, body, redelivered)."""
+class Told(Client):
+    """A client without a socket, and what it was told: ``got`` as (tag, body, redelivered)."""
 
     def __init__(self, model: Model) -> None:
-        super().__init__(model)
+        super().__init__(NOWHERE, model, "instance", {})
         self.got: list[tuple[int, bytes, bool | None]] = []
         self.losses: list[int] = []
         self.accepts = True
@@ -109,28 +111,28 @@ def put(model: Model, *bodies: bytes, queue: str = "q", ttl: float | None = None
 
 
 def test_what_is_released_goes_back_to_its_place(model: Model) -> None:
-    client = Client(model)
+    client = Told(model)
     client.subscribe("q", prefetch=3)
     put(model, b"1", b"2", b"3", b"4", b"5")
     tags = [tag for tag, _, _ in client.got]
     assert client.came() == [b"1", b"2", b"3"]
     client.accepts = False
     for tag in reversed(tags):
-        client.settle(tag, "release")
+        client.settle(tag, back=True)
     client.accepts = True
     client.ready()
     assert [(body, redelivered) for _, body, redelivered in client.got] == [(b"1", True), (b"2", True), (b"3", True)]
 
 
 def test_what_a_dead_client_held_goes_back_to_its_place(model: Model) -> None:
-    first, second = Client(model), Client(model)
+    first, second = Told(model), Told(model)
     first.subscribe("q", prefetch=2)
     put(model, b"1", b"2", b"3")
     second.subscribe("q", prefetch=1)
     assert second.came() == [b"3"]
     put(model, b"4")
     first.close()
-    third = Client(model)
+    third = Told(model)
     third.subscribe("q")
     assert [(body, redelivered) for _, body, redelivered in third.got] == [(b"1", True), (b"2", True), (b"4", False)]
 
@@ -143,7 +145,7 @@ def test_whatever_is_settled_in_whatever_order_nothing_is_lost_doubled_or_overta
     numbers = itertools.count()
     sent: list[bytes] = []
     gone: list[bytes] = []
-    clients = [Client(model) for _ in range(3)]
+    clients = [Told(model) for _ in range(3)]
     for client in clients:
         client.subscribe("q", chance.randint(1, 4))
     for _ in range(100):
@@ -155,17 +157,17 @@ def test_whatever_is_settled_in_whatever_order_nothing_is_lost_doubled_or_overta
             put(model, sent[-1])
         elif act < 0.9 and client.got:
             tag, body, _ = client.got.pop(chance.randrange(len(client.got)))
-            verdict = chance.choice(("accept", "release", "reject"))
-            client.settle(tag, verdict)
-            if verdict != "release":
+            back = chance.random() < 1 / 3
+            client.settle(tag, back=back)
+            if not back:
                 gone.append(body)
         elif act > 0.97:
             client.close()
-            clients[at] = Client(model)
+            clients[at] = Told(model)
             clients[at].subscribe("q", chance.randint(1, 4))
     for client in clients:
         client.close()
-    last = Client(model)
+    last = Told(model)
     last.subscribe("q", 65535)
     left = last.came()
     assert left == sorted(left, key=int)
@@ -176,7 +178,7 @@ def test_whatever_is_settled_in_whatever_order_nothing_is_lost_doubled_or_overta
 
 
 def test_consumers_take_turns(model: Model) -> None:
-    clients = [Client(model) for _ in range(3)]
+    clients = [Told(model) for _ in range(3)]
     for client in clients:
         client.subscribe("q")
     put(model, *[b"%d" % n for n in range(6)])
@@ -184,7 +186,7 @@ def test_consumers_take_turns(model: Model) -> None:
 
 
 def test_a_client_that_takes_nothing_leaves_it_to_the_others(model: Model) -> None:
-    slow, quick = Client(model), Client(model)
+    slow, quick = Told(model), Told(model)
     slow.subscribe("q")
     quick.subscribe("q")
     slow.accepts = False
@@ -197,7 +199,7 @@ def test_a_client_that_takes_nothing_leaves_it_to_the_others(model: Model) -> No
 
 
 def test_a_cancelled_consumer_takes_no_more(model: Model) -> None:
-    client = Client(model)
+    client = Told(model)
     client.do(Cancel(client.subscribe("q")))
     put(model, b"1")
     assert client.came() == []
@@ -210,18 +212,18 @@ def test_an_expired_message_is_never_delivered(model: Model, clock: Clock) -> No
     put(model, b"short", ttl=1.0)
     put(model, b"long", ttl=2.0)
     clock.now += 1.0
-    client = Client(model)
+    client = Told(model)
     client.subscribe("q")
     assert client.came() == [b"long"]
 
 
 def test_a_message_that_expired_while_it_was_held_does_not_come_back(model: Model, clock: Clock) -> None:
-    client = Client(model)
+    client = Told(model)
     client.subscribe("q")
     put(model, b"held", ttl=1.0)
     clock.now += 1.0
     client.close()
-    other = Client(model)
+    other = Told(model)
     other.subscribe("q")
     assert other.came() == []
     assert model.total.used == 0
@@ -248,14 +250,14 @@ def test_a_full_queue_refuses_and_says_so(model: Model) -> None:
 def test_a_full_broker_refuses_until_there_is_room(model: Model) -> None:
     for name in ("a", "b", "c"):
         model.do(DeclareQueue(name), None)
-    client = Client(model)
+    client = Told(model)
     client.subscribe("a")
     put(model, bytes(45 * KIB), queue="a")
     put(model, bytes(45 * KIB), queue="b")
     outcome, reason = model.publish("", "c", bytes(45 * KIB), None)
     assert outcome is Outcome.REFUSED
     assert "the broker is full" in reason
-    client.settle(client.got[0][0], "accept")
+    client.settle(client.got[0][0], back=False)
     put(model, bytes(45 * KIB), queue="c")
 
 
@@ -276,22 +278,22 @@ def test_a_message_for_several_queues_goes_to_all_or_to_none(model: Model) -> No
     model.do(DeleteQueue("other", if_empty=True), None)
 
 
-@pytest.mark.parametrize("end", ["accept", "reject", "purge", "delete", "delete held", "expire"])
+@pytest.mark.parametrize("end", ["settle", "purge", "delete", "delete held", "expire"])
 def test_no_byte_is_counted_when_everything_is_gone(model: Model, clock: Clock, end: str) -> None:
-    client = Client(model)
+    client = Told(model)
     if end not in ("purge", "delete"):
         client.subscribe("q")
     put(model, b"1" * 100, b"2" * 100, ttl=5.0)
     assert model.total.used > 200
-    if end in ("accept", "reject"):
+    if end == "settle":
         for tag, _, _ in client.got:
-            client.settle(tag, end)
+            client.settle(tag, back=False)
     elif end == "purge":
         model.do(PurgeQueue("q"), None)
     elif end == "expire":
         clock.now += 5.0
         client.close()
-        Client(model).subscribe("q")
+        Told(model).subscribe("q")
     else:
         model.do(DeleteQueue("q"), None)
         client.close()
@@ -308,7 +310,7 @@ def test_a_queue_expires_after_its_time_without_use(model: Model, clock: Clock) 
     assert model.expire() == clock.now + 1.0
     model.do(spec, None)  # a use
     clock.now += 9.0
-    client = Client(model)
+    client = Told(model)
     number = client.subscribe("e")
     clock.now += 100.0
     assert model.expire() == inf
@@ -323,13 +325,13 @@ def test_a_queue_expires_after_its_time_without_use(model: Model, clock: Clock) 
 
 def test_an_auto_delete_queue_that_never_had_a_subscriber_stays(model: Model) -> None:
     model.do(DeclareQueue("a", auto_delete=True), None)
-    client = Client(model)
+    client = Told(model)
     client.close()
     put(model, b"x", queue="a")
 
 
 def test_an_exclusive_queue_is_refused_to_others_in_every_way_and_goes_with_its_owner(model: Model) -> None:
-    owner, other = Client(model), Client(model)
+    owner, other = Told(model), Told(model)
     owner.do(DeclareQueue("x", exclusive=True))
     for operation in (
         DeclareQueue("x"),
@@ -348,7 +350,7 @@ def test_an_exclusive_queue_is_refused_to_others_in_every_way_and_goes_with_its_
 
 
 def test_subscribers_of_a_deleted_queue_are_told_once(model: Model) -> None:
-    client = Client(model)
+    client = Told(model)
     number = client.subscribe("q")
     model.do(DeleteQueue("q"), None)
     assert client.losses == [number]

@@ -85,7 +85,7 @@ class LocalAdapter(Adapter):
             half = self.connector.heartbeat / 2
             self.deadline = min(self._spoke_at + half, self._heard_at + 4 * half)
 
-    def _put(self, frame: wire.FromClient) -> None:
+    def _put(self, frame: wire.Frame) -> None:
         if not self._closed:
             wire.put(self._out, frame)
             self.urgent |= not isinstance(frame, wire.Settle)
@@ -161,17 +161,17 @@ class LocalAdapter(Adapter):
         """Do nothing: this broker answers every message, and quickly."""
 
     def accept(self, delivery: Delivery) -> None:
-        self._settle(delivery, "accept")
+        self._settle(delivery, back=False)
 
     def release(self, delivery: Delivery) -> None:
-        self._settle(delivery, "release")
+        self._settle(delivery, back=True)
 
     def reject(self, delivery: Delivery) -> None:
-        self._settle(delivery, "reject")
+        self._settle(delivery, back=False)  # there are no dead letters
 
-    def _settle(self, delivery: Delivery, verdict: wire.Verdict) -> None:
+    def _settle(self, delivery: Delivery, *, back: bool) -> None:
         if delivery.subscription in self._subscribed and isinstance(delivery.tag, int):
-            self._put(wire.Settle(delivery.tag, verdict))
+            self._put(wire.Settle(delivery.tag, back))
 
 
 def _check_names(*fields: object) -> None:

@@ -1,19 +1,18 @@
-"""A client of the local broker: its socket, its buffers, and whether it is alive."""
+"""A client of the local broker: its socket, its buffers, whether it is alive, and the messages that it holds."""
 
 from __future__ import annotations
 
 import socket
 from math import inf
 
-from gofer.errors import AdapterError, MessagingError
-from gofer.messaging.adapter import Closed, Opened
+from gofer.errors import AdapterError, MessagingError, NotFound
+from gofer.messaging import adapter as api
+from gofer.messaging.adapter import Closed, Confirmed, Delivery, Done, Opened, SubscriptionLost
 from gofer.messaging.local import wire
 from gofer.messaging.local.model import Model
-from gofer.messaging.local.session import Session
+from gofer.messaging.local.queues import Consumer, Message
 
 __all__ = ["Client"]
-
-_READ = 64 * 1024
 
 #: Bytes that wait for a client: with more it gets no deliveries, and with much more it is not read from either.
 _ENOUGH = 1 << 20
@@ -24,7 +23,7 @@ _GREETING = 10.0
 _FAREWELL = 1.0
 
 
-class Client(Session):
+class Client:
     """One connection. It neither blocks nor raises; ``over`` says that it must be closed.
 
     Who has something to be written is put into ``dirty``.
@@ -32,13 +31,16 @@ class Client(Session):
 
     def __init__(self, sock: socket.socket, model: Model, instance: str, dirty: dict[Client, None]) -> None:
         """Take over a non-blocking socket."""
-        super().__init__(model)
         self.sock = sock
         self.out = bytearray()
         self.over = self._leaving = self._starved = False
         self.mask = 0
         self._heard_at = self._spoke_at = self._since = model.clock()
-        self._clock = model.clock
+        self._model = model
+        self._consumers: dict[int, Consumer] = {}
+        self._held: dict[int, tuple[Consumer, Message]] = {}
+        self._tags = 0
+        self._max_message = wire.MAX_BODY
         self._instance = instance
         self._dirty = dirty
         self._reader = wire.Reader(wire.MAX_BODY)
@@ -54,13 +56,13 @@ class Client(Session):
     def receive(self) -> bool:
         """Read once, and do what is asked. Returns whether that may have set new deadlines."""
         try:
-            data = self.sock.recv(_READ)
+            data = self.sock.recv(65536)
         except BlockingIOError:
             return False
         except OSError:
             data = b""
         self.over |= not data
-        self._heard_at = self._clock()
+        self._heard_at = self._model.clock()
         deadlines = not data
         for frame in self._reader.feed(data):
             if not self._leaving:
@@ -73,7 +75,7 @@ class Client(Session):
         try:
             while self.out:
                 del self.out[: self.sock.send(self.out)]
-                self._spoke_at = self._clock()
+                self._spoke_at = self._model.clock()
         except BlockingIOError:
             pass  # the rest when it takes more
         except OSError:
@@ -106,11 +108,11 @@ class Client(Session):
         """Say goodbye, with the reason why it is sent away. What it holds goes back at once."""
         if not self._leaving:
             self._leaving = True
-            self._since = self._clock()
+            self._since = self._model.clock()
             self.close()
             self.say(Closed(error))
 
-    # -- for the session -------------------------------------------------------------------------------------
+    # -- its buffer ------------------------------------------------------------------------------------------
 
     @property
     def takes(self) -> bool:
@@ -118,7 +120,7 @@ class Client(Session):
         self._starved |= len(self.out) >= _ENOUGH
         return not self._starved
 
-    def say(self, frame: wire.FromBroker) -> None:
+    def say(self, frame: wire.Frame) -> None:
         """Put a frame into its buffer."""
         wire.put(self.out, frame)
         self._dirty[self] = None
@@ -135,14 +137,14 @@ class Client(Session):
             case wire.Hello(heartbeat=heartbeat) if not 0 <= heartbeat <= 86400:
                 self._refuse(f"a heartbeat of {heartbeat} s is not between 0 and 86400")
             case wire.Hello(heartbeat=heartbeat, max_message=max_message) if self._heartbeat is None:
-                self._heartbeat, self.max_message = heartbeat, max_message
+                self._heartbeat, self._max_message = heartbeat, max_message
                 self.say(Opened(self._instance))
-            case wire.Malformed(reason):
+            case wire.Wrong(reason):
                 self._refuse(reason)
-            case wire.Publish() if self._heartbeat is not None:
-                self.publish(frame)
-            case wire.Settle(tag, verdict) if self._heartbeat is not None:
-                self.settle(tag, verdict)
+            case wire.Publish(token, exchange, key, body, ttl) if self._heartbeat is not None:
+                self.say(Confirmed(token, *self._model.publish(exchange, key, body, ttl)))
+            case wire.Settle(tag, back) if self._heartbeat is not None:
+                self.settle(tag, back=back)
             case wire.Ask(id, operation) if self._heartbeat is not None:
                 self.ask(id, operation)
             case wire.Beat() if self._heartbeat is not None:
@@ -154,3 +156,82 @@ class Client(Session):
 
     def _refuse(self, reason: str) -> None:
         self.leave(AdapterError(reason))
+
+    # -- subscriptions and deliveries ------------------------------------------------------------------------
+
+    def ask(self, id: int, operation: api.Operation) -> None:
+        """Do an operation, and tell what came of it."""
+        value: str | None = None
+        try:
+            match operation:
+                case api.Subscribe():
+                    self._subscribe(operation)
+                case api.Cancel(number):
+                    if number in self._consumers:
+                        self._leave(self._consumers.pop(number))
+                case _:
+                    value = self._model.do(operation, self)
+        except (NotFound, AdapterError) as error:
+            self.say(Done(id, None, error))
+        else:
+            self.say(Done(id, value))
+            self.ready()
+
+    def settle(self, tag: int, *, back: bool) -> None:
+        """Settle a delivery: it goes back to its queue, or is done with. An unknown tag is ignored."""
+        if tag in self._held:
+            consumer, message = self._held.pop(tag)
+            if back:
+                consumer.queue.put_back(message)
+            else:
+                consumer.queue.forget(message)
+            consumer.credit += 1
+            consumer.queue.ready(consumer)
+
+    def ready(self) -> None:
+        """Have messages delivered again, after the client took none for a while, or after a subscription."""
+        for consumer in tuple(self._consumers.values()):
+            consumer.queue.ready(consumer)
+
+    def close(self) -> None:
+        """End it: what is held goes back, what is the session's own is deleted. Idempotent."""
+        held, self._held = self._held, {}
+        for consumer, message in held.values():
+            consumer.queue.put_back(message)
+        while self._consumers:
+            self._leave(self._consumers.popitem()[1])
+        self._model.disown(self)
+        for queue in {consumer.queue: None for consumer, _ in held.values()}:
+            queue.dispatch()
+
+    def _subscribe(self, wanted: api.Subscribe) -> None:
+        queue = self._model.queue(wanted.queue, self)
+        if wanted.number in self._consumers:
+            raise AdapterError(f"there is a subscription {wanted.number} already")
+        if queue.sole:
+            raise AdapterError(f"queue {wanted.queue!r} has an exclusive subscriber")
+        if wanted.exclusive and queue.consumers:
+            raise AdapterError(f"queue {wanted.queue!r} has other subscribers, so none can be exclusive")
+        consumer = self._consumers[wanted.number] = Consumer(wanted.number, queue, self, wanted.prefetch)
+        queue.consumers[consumer] = None
+        queue.sole = wanted.exclusive
+
+    def _leave(self, consumer: Consumer) -> None:
+        consumer.queue.leave(consumer)
+        if consumer.queue.spec.auto_delete and not consumer.queue.consumers:
+            self._model.drop(consumer.queue, "went with its last subscriber")
+
+    # -- for the queues: see Taker ---------------------------------------------------------------------------
+
+    def take(self, consumer: Consumer, message: Message) -> None:
+        """Hold a message and hand it on."""
+        self._tags += 1
+        self._held[self._tags] = (consumer, message)
+        size = len(message.body)
+        body = message.body if size <= self._max_message else b""
+        self.say(Delivery(consumer.number, body, message.redelivered, message.ttl, self._tags, size))
+
+    def lose(self, consumer: Consumer, reason: str) -> None:
+        """Forget a subscription whose queue is gone, and tell the client."""
+        del self._consumers[consumer.number]
+        self.say(SubscriptionLost(consumer.number, reason))

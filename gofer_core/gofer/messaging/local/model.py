@@ -118,7 +118,7 @@ class Model:
     # -- operations ------------------------------------------------------------------------------------------
 
     def do(self, operation: api.Operation, who: Taker | None) -> str | None:
-        """Do an operation on queues and exchanges for somebody, and return its value."""
+        """Do an operation on queues and exchanges (not on subscriptions) for somebody, and return its value."""
         match operation:
             case DeclareQueue():
                 return self._declare_queue(operation, who)
@@ -142,8 +142,6 @@ class Model:
                 self._exchange(exchange).bind(self.queue(name, who), key)
             case api.Unbind(name, exchange, key):
                 self._unbind(self._exchange(exchange), self.queue(name, who), (key,))
-            case _:
-                raise AdapterError(f"{type(operation).__name__} is not for queues and exchanges")
         return None
 
     def queue(self, name: str, who: Taker | None) -> Queue:
@@ -225,7 +223,7 @@ def _difference(what: str, has: DeclareQueue | DeclareExchange, wanted: DeclareQ
 
 def _check(what: str, spec: DeclareQueue | DeclareExchange, kinds: tuple[str, ...]) -> None:
     if not spec.name or len(spec.name.encode()) > 255:
-        raise AdapterError(f"the name of {'an' if what[0] in 'aeiou' else 'a'} {what} has 1 to 255 bytes")
+        raise AdapterError(f"{what}: a name has 1 to 255 bytes")
     if spec.name.startswith("amq."):
         raise AdapterError(f"{what} {spec.name!r}: names that begin with amq. are the broker's own")
     if spec.kind not in kinds:

@@ -74,7 +74,8 @@ class Consumer(msgspec.Struct, eq=False):
 class Queue:
     """Messages in their order, and the consumers that take them in turn. A message that comes back goes to its place.
 
-    ``used_at``: when it last had a use that is over. ``usages`` are its own and those that it is a part of.
+    ``used_at``: when it last had a use that is over. ``sole``: its consumer is the only one that it may have.
+    ``usages`` are its own and those that it is a part of.
     """
 
     def __init__(
@@ -126,11 +127,6 @@ class Queue:
         return not self._waiting
 
     # -- consumers -------------------------------------------------------------------------------------------
-
-    def join(self, consumer: Consumer, *, sole: bool) -> None:
-        """Add a consumer; it gets its first messages when it is ready."""
-        self.consumers[consumer] = None
-        self.sole = sole
 
     def leave(self, consumer: Consumer) -> None:
         """Remove a consumer. What it holds stays its holder's."""

@@ -93,7 +93,8 @@ class Broker:
     def step(self, timeout: float) -> None:
         """Wait at most ``timeout`` seconds for something to do, and do it."""
         now = time.monotonic()  # all that came until now is read before deadlines are held against that time
-        for descriptor, mask in self._poll.poll(max(0.0, min(timeout, self._check_at - now))):
+        wait = 0.0 if self._dirty else min(timeout, self._check_at - now)
+        for descriptor, mask in self._poll.poll(max(0.0, wait)):
             if descriptor == self._listener.fileno():
                 self._accept()
             elif descriptor in self._clients:
@@ -103,8 +104,8 @@ class Broker:
                     self._check_soon()
         if now >= self._check_at:
             self._check(now)
-        while self._dirty:
-            client, _ = self._dirty.popitem()
+        for client in tuple(self._dirty):  # who becomes so meanwhile has the next turn: nobody has all of them
+            del self._dirty[client]
             client.write()
             self._watch(client)
 
@@ -116,8 +117,7 @@ class Broker:
         due = min(self._model.expire(), self._accept_at, now + _LONGEST_WAIT)
         for client in self._clients.values():
             due = min(due, client.check(now))
-            if client.over:
-                self._dirty[client] = None
+            self._dirty[client] = None
         self._check_at = max(due, now + _SHORTEST_CHECK)
 
     def _check_soon(self) -> None:

@@ -8,29 +8,14 @@ and hangs up. Every ``Ask`` is answered by ``Done``, every ``Publish`` by ``Conf
 from __future__ import annotations
 
 import struct
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
 from gofer.messaging.adapter import Closed, Confirmed, Delivery, Done, Opened, Operation, SubscriptionLost
 
-__all__ = [
-    "MAX_BODY",
-    "VERSION",
-    "Ask",
-    "Beat",
-    "Bye",
-    "FromBroker",
-    "FromClient",
-    "Hello",
-    "Malformed",
-    "Publish",
-    "Reader",
-    "Settle",
-    "Verdict",
-    "put",
-]
+__all__ = ["MAX_BODY", "VERSION", "Ask", "Beat", "Bye", "Frame", "Hello", "Publish", "Reader", "Settle", "Wrong", "put"]
 
 VERSION = 2
 #: Bytes that a frame takes at most beside a body. (Names have up to 255, and reasons are cut.)
@@ -67,14 +52,11 @@ class Publish(msgspec.Struct, frozen=True):
     ttl: float | None = None
 
 
-Verdict = Literal["accept", "release", "reject"]
-
-
 class Settle(msgspec.Struct, frozen=True):
-    """Settle a delivery. An unknown tag is ignored."""
+    """Settle a delivery: it goes back to its queue, or is done with. An unknown tag is ignored."""
 
     tag: int
-    verdict: Verdict
+    back: bool
 
 
 class Bye(msgspec.Struct, frozen=True):
@@ -85,14 +67,14 @@ class Beat(msgspec.Struct, frozen=True):
     """Nothing but a sign of life, from either side."""
 
 
-class Malformed(msgspec.Struct, frozen=True):
+class Wrong(msgspec.Struct, frozen=True):
     """Stands for what is no frame, and says why. It is never sent."""
 
     reason: str
 
 
-FromClient = Hello | Ask | Publish | Settle | Bye | Beat
-FromBroker = Opened | Done | Delivery | Confirmed | SubscriptionLost | Closed | Beat
+#: What the client says, and what the broker says; either sends ``Beat``.
+Frame = Hello | Ask | Publish | Settle | Bye | Beat | Opened | Done | Delivery | Confirmed | SubscriptionLost | Closed
 
 #: A frame's kind is its place here.
 _KINDS = (Beat, Hello, Ask, Publish, Settle, Bye, Opened, Done, Delivery, Confirmed, SubscriptionLost, Closed)
@@ -114,24 +96,19 @@ def _read_error(kind: type, value: Any) -> Any:
     return _ERRORS.get(name, AdapterError)(str(text))
 
 
-_encode_into = msgspec.msgpack.Encoder(enc_hook=_write_error).encode_into
+_encode = msgspec.msgpack.Encoder(enc_hook=_write_error).encode
 _DECODERS = [msgspec.msgpack.Decoder(kind, dec_hook=_read_error) for kind in _KINDS]
 
 
-def put(out: bytearray, frame: FromClient | FromBroker) -> None:
+def put(out: bytearray, frame: Frame) -> None:
     """Append a frame to a buffer.
 
     Raises:
         ValueError, TypeError: a field that cannot be encoded; the buffer is as before.
     """
-    start = len(out)
-    out += bytes(_HEAD.size)
-    try:
-        _encode_into(frame, out, -1)
-    except BaseException:
-        del out[start:]
-        raise
-    _HEAD.pack_into(out, start, len(out) - start - _HEAD.size, _NUMBERS[type(frame)])
+    text = _encode(frame)
+    out += _HEAD.pack(len(text), _NUMBERS[type(frame)])
+    out += text
 
 
 class Reader:
@@ -142,7 +119,7 @@ class Reader:
         self._rest = bytearray()
 
     def feed(self, data: bytes | memoryview) -> list[Any]:
-        """Return the frames that are complete with this data. ``Malformed`` is the last, if what follows is none."""
+        """Return the frames that are complete with this data. ``Wrong`` is the last, if what follows is none."""
         frames: list[Any] = []
         self._rest += data
         at, total = 0, len(self._rest)
@@ -157,7 +134,7 @@ class Reader:
                         break
                     frames.append(_DECODERS[kind].decode(view[start:end]))
                 except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                    frames.append(Malformed(f"a frame that cannot be read: {error}"))
+                    frames.append(Wrong(f"a frame that cannot be read: {error}"))
                     end = total
                 at = end
         del self._rest[:at]
