@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from gofer.errors import MessagingError
-from gofer.messaging.adapter import Adapter, DeleteExchange, DeleteQueue, Operation
+from gofer.errors import NotFound
+from gofer.messaging.adapter import Adapter, DeleteExchange, DeleteQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.testing._contract.driver import Call, Connect, Driver, Names
@@ -64,6 +64,11 @@ class Base:
         """Return the connector for a URL."""
         return Connector(url, **{**self.options, **more})
 
+    def needs(self, capability: str) -> None:
+        """Skip a test where the broker cannot do what it is about."""
+        if not getattr(self, capability):
+            pytest.skip(f"{capability} is False for this broker")
+
     def flag(self, redelivered: bool) -> bool | None:
         """Return what a delivery's ``redelivered`` must be."""
         return redelivered if self.adapter.tells_redelivered else None
@@ -88,21 +93,30 @@ class Base:
         return connect()
 
     @pytest.fixture
+    def left(self, driver: Driver, connect: Connect) -> Callable[[str], list[tuple[bytes, bool | None]]]:
+        """Give a function that closes the first connection, and returns what is in a queue: bodies and their flags."""
+
+        def left(queue: str) -> list[tuple[bytes, bool | None]]:
+            driver.close()
+            again = connect()
+            again.subscribe(queue, prefetch=1000)
+            again.settle_down()
+            return [(delivery.body, delivery.redelivered) for delivery in again.deliveries]
+
+        return left
+
+    @pytest.fixture
     def names(self, url: URL) -> Iterator[Names]:
         """Give unused names; the queues and exchanges called so are deleted afterwards."""
         names = Names()
         yield names
         driver = Driver(self.adapter(self.connector(url))).open()
-        gone: list[Operation] = [DeleteQueue(name) for name in names.queues]
-        gone += [DeleteExchange(name) for name in names.exchanges]
-        try:
-            for operation in gone:
-                try:
-                    driver.ask(operation)
-                except MessagingError:
-                    pass  # it is gone already, which is what is wanted
-        finally:
-            driver.close()
+        for operation in [kind(name) for kind in (DeleteQueue, DeleteExchange) for name in names]:
+            try:
+                driver.ask(operation)
+            except NotFound:
+                pass  # it is gone already, or was of the other kind
+        driver.close()
 
     @pytest.fixture
     def queue(self, driver: Driver, names: Names) -> str:

@@ -12,24 +12,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any, cast
 
+import pytest
+
 from gofer.errors import ConnectionLost
-from gofer.messaging.adapter import (
-    Adapter,
-    Blocked,
-    Cancel,
-    Closed,
-    Confirmed,
-    DeclareQueue,
-    DeleteQueue,
-    Delivery,
-    Done,
-    Event,
-    Opened,
-    Operation,
-    Outcome,
-    Subscribe,
-    SubscriptionLost,
-)
+from gofer.messaging import adapter as api
+from gofer.messaging.adapter import Adapter, Closed, Delivery, Event, Opened, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.transport import open_socket
 
@@ -56,7 +43,7 @@ class Watched:
         self.calls = calls
         self._opened = self._closed = False
         self._asked: set[int] = set()
-        self._published: dict[int, bool] = {}
+        self._published: set[int] = set()
         self._subscribed: set[int] = set()
 
     def __getattr__(self, name: str) -> Any:
@@ -70,10 +57,10 @@ class Watched:
                 self.calls.append((name, args, options))
             if name == "ask":
                 self._asked.add(args[0])
-                if isinstance(args[1], Subscribe):
+                if isinstance(args[1], api.Subscribe):
                     self._subscribed.add(args[1].number)
             elif name == "publish":
-                self._published[args[0]] = options.get("confirm", True)
+                self._published.add(args[0])
             elif name == "events":
                 for event in value:
                     self._check(event)
@@ -86,27 +73,24 @@ class Watched:
 
     def _check(self, event: Event) -> None:
         assert not self._closed, f"after Closed came {event}"
-        assert self._opened or isinstance(event, (Opened, Closed)), f"before Opened came {event}"
-        if isinstance(event, Opened):
-            assert not self._opened, "opened twice"
-            self._opened = True
-        elif isinstance(event, Closed):
-            self._closed = True
-        elif isinstance(event, Done):
-            assert event.id in self._asked, f"done twice, or never asked: {event}"
-            self._asked.discard(event.id)
-        elif isinstance(event, Confirmed):
-            assert event.token in self._published, f"answered twice, or never published: {event}"
-            del self._published[event.token]
-        elif isinstance(event, Delivery):
-            assert event.subscription in self._subscribed, f"never subscribed: {event}"
-            assert type(event.body) is bytes
-            assert event.size == len(event.body) or (not event.body and event.size > self.adapter.connector.max_message)
-        elif isinstance(event, SubscriptionLost):
-            assert event.number in self._subscribed, f"lost twice, or never subscribed: {event}"
-            self._subscribed.discard(event.number)
-        else:
-            assert isinstance(event, Blocked), f"not an event: {event!r}"
+        assert self._opened != isinstance(event, Opened) or isinstance(event, Closed), f"out of its turn came {event}"
+        match event:
+            case Opened():
+                self._opened = True
+            case Closed():
+                self._closed = True
+            case api.Done(id):
+                self._asked.remove(id)  # done twice, or never asked, where this fails; the next ones likewise
+            case api.Confirmed(token):
+                self._published.remove(token)
+            case Delivery(number, body, size=size):
+                assert number in self._subscribed
+                assert type(body) is bytes
+                assert len(body) == (size if size <= self.adapter.connector.max_message else 0)
+            case api.SubscriptionLost(number):
+                self._subscribed.remove(number)
+            case _:
+                assert isinstance(event, api.Blocked), f"not an event: {event!r}"
 
 
 class Driver:
@@ -120,14 +104,14 @@ class Driver:
         self.adapter = cast(Adapter, Watched(adapter, calls))
         self.ahead = 0.0
         self.deliveries: list[Delivery] = []
-        self.confirmations: dict[int, Confirmed] = {}
-        self.lost: list[SubscriptionLost] = []
+        self.confirmations: dict[int, api.Confirmed] = {}
+        self.lost: list[api.SubscriptionLost] = []
         self.blocks: list[str | None] = []
         self.opened: Opened | None = None
         self.closed: Closed | None = None
         self._sock: socket.socket | None = None
         self._out = bytearray()
-        self._done: dict[int, Done] = {}
+        self._done: dict[int, api.Done] = {}
         self._ids = itertools.count(1)
         self._tokens = itertools.count(1)
 
@@ -246,22 +230,22 @@ class Driver:
         match event:
             case Opened():
                 self.opened = event
-            case Done():
-                self._done[event.id] = event
-            case Delivery():
-                self.deliveries.append(event)
-            case Confirmed():
-                self.confirmations[event.token] = event
-            case SubscriptionLost():
-                self.lost.append(event)
-            case Blocked():
-                self.blocks.append(event.reason)
             case Closed():
                 self.closed = event
+            case api.Done(id):
+                self._done[id] = event
+            case Delivery():
+                self.deliveries.append(event)
+            case api.Confirmed(token):
+                self.confirmations[token] = event
+            case api.SubscriptionLost():
+                self.lost.append(event)
+            case api.Blocked(reason):
+                self.blocks.append(reason)
 
     # -- operations ------------------------------------------------------------------------------------------
 
-    def start(self, operation: Operation) -> int:
+    def start(self, operation: api.Operation) -> int:
         """Ask for an operation, and return its id."""
         id = next(self._ids)
         self.adapter.ask(id, operation)
@@ -276,24 +260,40 @@ class Driver:
             raise answer.error
         return answer.value
 
-    def ask(self, operation: Operation, timeout: float = WAIT) -> str | None:
+    def ask(self, operation: api.Operation, timeout: float = WAIT) -> str | None:
         """Have an operation done; return its value, or raise its error."""
         return self.done(self.start(operation), timeout)
 
+    def fails(self, error: type[Exception], *operations: api.Operation) -> None:
+        """Check that operations end with an error that says something."""
+        for operation in operations:
+            with pytest.raises(error, match=r"."):
+                self.ask(operation)
+
     def queue(self, name: str) -> str:
         """Declare a queue of the default kind."""
-        self.ask(DeclareQueue(name))
+        self.ask(api.DeclareQueue(name))
         return name
+
+    def exchange(self, name: str, kind: str = "direct") -> str:
+        """Declare an exchange."""
+        self.ask(api.DeclareExchange(name, kind))
+        return name
+
+    def bind(self, queue: str, exchange: str, *keys: str) -> None:
+        """Bind a queue to an exchange for some keys."""
+        for key in keys:
+            assert self.ask(api.Bind(queue, exchange, key)) is None
 
     def subscribe(self, queue: str, prefetch: int = 10, *, exclusive: bool = False) -> int:
         """Subscribe to a queue, and return the subscription's number."""
         number = next(NUMBERS)
-        assert self.ask(Subscribe(number, queue, prefetch, exclusive)) is None
+        assert self.ask(api.Subscribe(number, queue, prefetch, exclusive)) is None
         return number
 
     def cancel(self, subscription: int) -> None:
         """End a subscription."""
-        assert self.ask(Cancel(subscription)) is None
+        assert self.ask(api.Cancel(subscription)) is None
 
     # -- messages --------------------------------------------------------------------------------------------
 
@@ -303,7 +303,7 @@ class Driver:
         self.adapter.publish(token, Address(exchange, key), body, **options)
         return token
 
-    def confirmed(self, token: int) -> Confirmed:
+    def confirmed(self, token: int) -> api.Confirmed:
         """Wait for the broker's answer to a message."""
         self.until(lambda: token in self.confirmations, f"message {token} to be answered")
         return self.confirmations[token]
@@ -346,7 +346,12 @@ class Driver:
         subscription = self.subscribe(name)
         self.accept(self.one(subscription))
         self.cancel(subscription)
-        self.ask(DeleteQueue(name))
+        self.ask(api.DeleteQueue(name))
+
+    def hold(self, queue: str, *bodies: bytes) -> list[Delivery]:
+        """Publish messages to a queue that we have subscribed to, and take them."""
+        self.give(queue, *bodies)
+        return self.take(len(bodies))
 
     def nothing_comes(self) -> None:
         """Check that no delivery is on its way to us."""
@@ -354,22 +359,17 @@ class Driver:
         assert [d.body[:100] for d in self.deliveries] == []
 
 
-class Names:
-    """Make names nobody else uses, and remember them for the cleaning up."""
-
-    def __init__(self) -> None:
-        self.queues: list[str] = []
-        self.exchanges: list[str] = []
+class Names(list[str]):
+    """Names that nobody else uses, all that were asked for."""
 
     def queue(self, hint: str = "queue") -> str:
         """Return a new queue's name."""
-        self.queues.append(f"contract-{hint}-{uuid.uuid4().hex[:12]}")
-        return self.queues[-1]
+        self.append(f"contract-{hint}-{uuid.uuid4().hex[:12]}")
+        return self[-1]
 
     def exchange(self, hint: str = "exchange") -> str:
         """Return a new exchange's name."""
-        self.exchanges.append(f"contract-{hint}-{uuid.uuid4().hex[:12]}")
-        return self.exchanges[-1]
+        return self.queue(hint)
 
 
 #: Opens another connection: ``connect()`` to the broker, ``connect(url=..., heartbeat=...)`` differently.

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from gofer.errors import ConnectionLost, MessagingError, NotFound
-from gofer.messaging.adapter import Adapter, Bind, Closed, DeclareExchange, Delivery, Done, Event
+from gofer.messaging.adapter import Adapter, Closed, Delivery, Done, Event, PurgeQueue
 from gofer.messaging.url import URL
 from gofer.testing._contract.base import Base
 from gofer.testing._contract.driver import Call, Connect, Names, Watched
@@ -39,10 +39,8 @@ class Replays(Base):
         calls: list[Call] = []
         driver = connect(calls=calls)
         exchange, queue = names.exchange("Überall"), driver.queue(names.queue())
-        driver.ask(DeclareExchange(exchange, "topic"))
-        driver.ask(Bind(queue, exchange, "a.*"))
-        with pytest.raises(NotFound):
-            driver.subscribe(names.queue("missing"))
+        driver.bind(queue, driver.exchange(exchange, "topic"), "a.*")
+        driver.fails(NotFound, PurgeQueue(names.queue("missing")))
         subscription = driver.subscribe(queue, prefetch=3)
         driver.give(queue, b"1", b"", b"2" * 300, ttl=60.0)
         driver.give("a.b", b"3" * 140_000, b"4", exchange=exchange)
