@@ -13,9 +13,12 @@ from gofer.errors import NotFound
 from gofer.messaging.adapter import Adapter, DeleteExchange, DeleteQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
-from gofer.testing._contract.driver import Call, Connect, Driver, Names
+from gofer.testing._contract.driver import Call, Connect, Driver
 
-__all__ = ["Base"]
+__all__ = ["Base", "Left"]
+
+#: What is left in a queue: bodies, and whether they were delivered before.
+Left = Callable[[str], list[tuple[bytes, bool | None]]]
 
 
 class Base:
@@ -75,7 +78,7 @@ class Base:
 
     @pytest.fixture
     def connect(self, url: URL) -> Iterator[Connect]:
-        """Give a function that opens a connection; all are closed afterwards."""
+        """Give a function that opens a connection; all are closed afterwards, and what has their names is deleted."""
         opened: list[Driver] = []
         home = url
 
@@ -84,8 +87,16 @@ class Base:
             return opened[-1].open()
 
         yield connect
+        names = [name for driver in opened for name in driver.names]
         for driver in opened:
             driver.close()
+        last = Driver(self.adapter(self.connector(home))).open()
+        for operation in [kind(name) for kind in (DeleteQueue, DeleteExchange) for name in names]:
+            try:
+                last.ask(operation)
+            except NotFound:
+                pass  # it is gone already, or was of the other kind
+        last.close()
 
     @pytest.fixture
     def driver(self, connect: Connect) -> Driver:
@@ -93,7 +104,7 @@ class Base:
         return connect()
 
     @pytest.fixture
-    def left(self, driver: Driver, connect: Connect) -> Callable[[str], list[tuple[bytes, bool | None]]]:
+    def left(self, driver: Driver, connect: Connect) -> Left:
         """Give a function that closes the first connection, and returns what is in a queue: bodies and their flags."""
 
         def left(queue: str) -> list[tuple[bytes, bool | None]]:
@@ -106,19 +117,6 @@ class Base:
         return left
 
     @pytest.fixture
-    def names(self, url: URL) -> Iterator[Names]:
-        """Give unused names; the queues and exchanges called so are deleted afterwards."""
-        names = Names()
-        yield names
-        driver = Driver(self.adapter(self.connector(url))).open()
-        for operation in [kind(name) for kind in (DeleteQueue, DeleteExchange) for name in names]:
-            try:
-                driver.ask(operation)
-            except NotFound:
-                pass  # it is gone already, or was of the other kind
-        driver.close()
-
-    @pytest.fixture
-    def queue(self, driver: Driver, names: Names) -> str:
+    def queue(self, driver: Driver) -> str:
         """Give a queue that exists."""
-        return driver.queue(names.queue())
+        return driver.queue()

@@ -11,12 +11,14 @@ from gofer.errors import AdapterError, NotFound
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import Bind, DeclareExchange, DeclareQueue, DeleteQueue, Outcome, PurgeQueue, Unbind
 from gofer.testing._contract.base import Base
-from gofer.testing._contract.driver import NUMBERS, Connect, Driver, Names
+from gofer.testing._contract.driver import NUMBERS, Connect, Driver
 
 __all__ = ["OPERATIONS", "Nodes"]
 
+On = Callable[[str, str], api.Operation]
+
 #: Operations, each on a queue and on something that does not exist.
-OPERATIONS: dict[str, Callable[[str, str], api.Operation]] = {
+OPERATIONS: dict[str, On] = {
     "delete a queue": lambda queue, missing: DeleteQueue(missing),
     "delete a queue if unused": lambda queue, missing: DeleteQueue(missing, if_unused=True),
     "delete a queue if empty": lambda queue, missing: DeleteQueue(missing, if_empty=True),
@@ -52,24 +54,21 @@ class Nodes(Base):
     # -- operations ------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
-    def test_a_missing_node_is_not_found_and_the_connection_stays(
-        self, driver: Driver, queue: str, names: Names, operation: Callable[[str, str], api.Operation]
+    def test_a_missing_node_is_not_found_and_nothing_else_fails(
+        self, driver: Driver, queue: str, operation: On
     ) -> None:
-        driver.subscribe(queue)
         held = driver.hold(queue, b"held")
-        driver.fails(NotFound, *(operation(queue, names.queue("missing")) for _ in range(2)))
+        driver.fails(NotFound, *(operation(queue, driver.name("missing")) for _ in range(2)))
         driver.accept(*held, *driver.hold(queue, b"still usable"))
         assert driver.lost == []
 
-    def test_operations_asked_at_once_are_each_done_for_themselves(
-        self, driver: Driver, queue: str, names: Names
-    ) -> None:
+    def test_operations_asked_at_once_are_each_done_for_themselves(self, driver: Driver, queue: str) -> None:
         """One that fails, or takes its time, neither harms another nor a message on its way."""
         driver.subscribe(queue, prefetch=100)
-        good, bad, sent, new = [], [], [], [names.queue() for _ in range(10)]
+        good, bad, sent, new = [], [], [], [driver.name() for _ in range(10)]
         for name in new:
             good.append(driver.start(DeclareQueue(name)))
-            bad += [driver.start(operation(queue, names.queue("missing"))) for operation in OPERATIONS.values()]
+            bad += [driver.start(operation(queue, driver.name("missing"))) for operation in OPERATIONS.values()]
             sent.append(driver.post(queue, name.encode()))
         for id in bad:
             with pytest.raises(NotFound):
@@ -80,9 +79,7 @@ class Nodes(Base):
         assert {driver.send(name) for name in new} == {Outcome.CONFIRMED}
         assert driver.lost == []
 
-    def test_an_operation_that_is_wrong_in_itself_is_refused_and_has_no_effect(
-        self, driver: Driver, queue: str
-    ) -> None:
+    def test_an_operation_that_is_wrong_in_itself_has_no_effect(self, driver: Driver, queue: str) -> None:
         long = "€" * 86  # 258 bytes
         wrong = [operation(long, long) for operation in OPERATIONS.values()]
         wrong += [DeclareQueue(long), DeclareExchange(long), Bind(queue, "amq.direct", long)]
@@ -101,7 +98,6 @@ class Nodes(Base):
         assert driver.one().body == b"kept"
 
     def test_declaring_a_queue_otherwise_tells_so_and_uses_it_as_it_is(self, driver: Driver, queue: str) -> None:
-        driver.subscribe(queue)
         held = driver.hold(queue, b"kept")
         for other in ({"durable": False}, {"auto_delete": True}, {"expires": 60.0}):
             assert str(driver.ask(DeclareQueue(queue, **other)) or "").strip()
@@ -127,7 +123,7 @@ class Nodes(Base):
         driver.nothing_comes()
 
     @pytest.mark.parametrize("condition", ["if_unused", "if_empty"])
-    def test_a_queue_in_use_or_with_messages_is_kept_if_that_is_asked(
+    def test_a_queue_in_use_or_not_empty_is_kept_on_demand(
         self, connect: Connect, driver: Driver, queue: str, condition: str
     ) -> None:
         operation = DeleteQueue(queue, condition == "if_unused", condition == "if_empty")
@@ -147,9 +143,10 @@ class Nodes(Base):
         else:  # it cannot be checked, so it is never done
             other.fails(AdapterError, operation)
 
-    def test_an_exclusive_queue_is_its_connections_alone_and_goes_with_it(self, connect: Connect, names: Names) -> None:
+    def test_an_exclusive_queue_is_its_connections_alone_and_goes_with_it(self, connect: Connect) -> None:
         self.needs("has_exclusive_queues")
-        name, mine, other = names.queue(), connect(), connect()
+        mine, other = connect(), connect()
+        name = mine.name()
         mine.ask(DeclareQueue(name, exclusive=True))
         other.fails(AdapterError, DeclareQueue(name, exclusive=True), api.Subscribe(next(NUMBERS), name, 1))
         other.give(name, b"anybody may send")
@@ -158,9 +155,10 @@ class Nodes(Base):
         mine.close()
         self.check_gone(other, name)
 
-    def test_an_auto_delete_queue_goes_with_its_last_subscriber(self, connect: Connect, names: Names) -> None:
+    def test_an_auto_delete_queue_goes_with_its_last_subscriber(self, connect: Connect) -> None:
         self.needs("has_auto_delete")
-        name, first, second = names.queue(), connect(), connect()
+        first, second = connect(), connect()
+        name = first.name()
         first.ask(DeclareQueue(name, auto_delete=True))
         first.give(name)
         subscription = first.subscribe(name)
@@ -170,9 +168,9 @@ class Nodes(Base):
         second.close()
         self.check_gone(first, name)
 
-    def test_an_expiring_queue_goes_when_nobody_uses_it(self, driver: Driver, names: Names) -> None:
+    def test_an_expiring_queue_goes_when_nobody_uses_it(self, driver: Driver) -> None:
         self.needs("has_expiring_queues")
-        idle, used = names.queue("idle"), names.queue("used")
+        idle, used = driver.name("idle"), driver.name("used")
         for name in (idle, used):
             driver.ask(DeclareQueue(name, expires=0.5))
         driver.subscribe(used)
@@ -187,10 +185,8 @@ class Nodes(Base):
 
     # -- exchanges and bindings ------------------------------------------------------------------------------
 
-    def test_declaring_an_exchange_again_or_otherwise_uses_it_as_it_is(
-        self, driver: Driver, queue: str, names: Names
-    ) -> None:
-        exchange = driver.exchange(names.exchange(), "topic")
+    def test_declaring_an_exchange_again_or_otherwise_uses_it_as_it_is(self, driver: Driver, queue: str) -> None:
+        exchange = driver.exchange("topic")
         driver.bind(queue, exchange, "a.*")
         assert driver.ask(DeclareExchange(exchange, "topic")) is None
         for other in (DeclareExchange(exchange, "fanout"), DeclareExchange(exchange, "topic", durable=False)):
@@ -198,17 +194,17 @@ class Nodes(Base):
         driver.give("a.b", b"by topic", exchange=exchange)
         assert driver.send("b.b", exchange=exchange) is Outcome.RETURNED
 
-    def test_an_exchange_of_no_known_kind_is_refused(self, driver: Driver, queue: str, names: Names) -> None:
+    def test_an_exchange_of_no_known_kind_is_refused(self, driver: Driver, queue: str) -> None:
         with pytest.raises((AdapterError, ValueError)):
-            driver.ask(DeclareExchange(names.exchange(), "nonsense"))
+            driver.ask(DeclareExchange(driver.name(), "nonsense"))
         driver.give(queue)
 
     @pytest.mark.parametrize("kind", _REACHED)
-    def test_an_exchange_reaches_the_queues_bound_for_a_key(self, driver: Driver, names: Names, kind: str) -> None:
-        exchange = driver.exchange(names.exchange(kind), kind)
+    def test_an_exchange_reaches_the_queues_bound_for_a_key(self, driver: Driver, kind: str) -> None:
+        exchange = driver.exchange(kind)
         labels: dict[int, str] = {}
         for label, pattern in _BINDINGS.items():
-            queue = driver.queue(names.queue(label))
+            queue = driver.queue()
             driver.bind(queue, exchange, pattern)
             labels[driver.subscribe(queue)] = label
         for key, reached in _REACHED[kind].items():
@@ -227,24 +223,24 @@ class Nodes(Base):
         driver.give(queue, b"through", exchange=exchange)
         assert driver.one().body == b"through"
 
-    def test_a_message_reaches_a_queue_once_by_two_bindings(self, driver: Driver, queue: str, names: Names) -> None:
-        exchange = driver.exchange(names.exchange(), "topic")
+    def test_a_message_reaches_a_queue_once_by_two_bindings(self, driver: Driver, queue: str) -> None:
+        exchange = driver.exchange("topic")
         driver.bind(queue, exchange, "a.*", "*.b", "a.*")
         driver.subscribe(queue)
         driver.give("a.b", b"once", exchange=exchange)
         assert driver.one().body == b"once"
         driver.nothing_comes()
 
-    def test_unbinding_undoes_binding(self, driver: Driver, queue: str, names: Names) -> None:
-        exchange = driver.exchange(names.exchange())
+    def test_unbinding_undoes_binding(self, driver: Driver, queue: str) -> None:
+        exchange = driver.exchange()
         driver.bind(queue, exchange, "one", "two", "one")
         for key in ("one", "one", "never bound"):
             assert driver.ask(Unbind(queue, exchange, key)) is None
         assert driver.send("one", exchange=exchange) is Outcome.RETURNED
         assert driver.send("two", exchange=exchange) is Outcome.CONFIRMED
 
-    def test_a_deleted_queue_takes_its_bindings_along(self, driver: Driver, queue: str, names: Names) -> None:
-        exchange = driver.exchange(names.exchange())
+    def test_a_deleted_queue_takes_its_bindings_along(self, driver: Driver, queue: str) -> None:
+        exchange = driver.exchange()
         driver.bind(queue, exchange, "key")
         driver.ask(DeleteQueue(queue))
         driver.queue(queue)
