@@ -6,18 +6,35 @@ import itertools
 import random
 import re
 from collections.abc import Callable
+from math import inf
+from typing import Any
 
 import pytest
 from gofer.errors import AdapterError, NotFound
-from gofer.messaging.adapter.base import ExchangeSpec, Outcome, QueueSpec
-from gofer.messaging.broker.exchanges import matches
-from gofer.messaging.broker.model import Model
-from gofer.messaging.broker.queues import Message
-from gofer.messaging.broker.session import ACCEPT, REJECT, RELEASE, Session
+from gofer.messaging.adapter import (
+    Bind,
+    Cancel,
+    DeclareExchange,
+    DeclareQueue,
+    DeleteExchange,
+    DeleteQueue,
+    Delivery,
+    Done,
+    Operation,
+    Outcome,
+    PurgeQueue,
+    Subscribe,
+    SubscriptionLost,
+    Unbind,
+)
+from gofer.messaging.local.client import Client
+from gofer.messaging.local.model import Model, matches
 from hypothesis import given
 from hypothesis import strategies as st
 
 KIB = 1024
+NUMBERS = itertools.count(1)
+NOWHERE: Any = None  # a socket that is never used
 
 
 class Clock:
@@ -30,27 +47,43 @@ class Clock:
         return self.now
 
 
-class Client:
-    """A session and what its peer was given: ``got`` as (tag, body, redelivered)."""
+class Told(Client):
+    """A client without a socket, and what it was told: ``got`` as (tag, body, redelivered)."""
 
     def __init__(self, model: Model) -> None:
-        self.got: list[tuple[int, bytes, bool]] = []
+        super().__init__(NOWHERE, model, "instance", {})
+        self.got: list[tuple[int, bytes, bool | None]] = []
         self.losses: list[int] = []
-        self.takes = True
-        self.session = Session(model, self)
+        self.accepts = True
+        self._answer: Done | None = None
 
-    def deliver(self, subscription: int, tag: int, message: Message) -> None:
-        self.got.append((tag, message.body, message.redelivered))
+    @property
+    def takes(self) -> bool:
+        return self.accepts
 
-    def lost(self, subscription: int, reason: str) -> None:
-        self.losses.append(subscription)
+    def say(self, frame: object) -> None:
+        match frame:
+            case Delivery(tag=int(tag), body=body, redelivered=redelivered):
+                self.got.append((tag, body, redelivered))
+            case SubscriptionLost(number):
+                self.losses.append(number)
+            case Done():
+                self._answer = frame
+
+    def do(self, operation: Operation) -> str | None:
+        """Have an operation done; return its value, or raise its error."""
+        self.ask(1, operation)
+        assert self._answer is not None
+        if self._answer.error is not None:
+            raise self._answer.error
+        return self._answer.value
 
     def subscribe(self, queue: str, prefetch: int = 100, *, exclusive: bool = False) -> int:
-        number = self.session.subscribe(queue, prefetch, exclusive=exclusive)
-        self.session.ready()
+        number = next(NUMBERS)
+        self.do(Subscribe(number, queue, prefetch, exclusive))
         return number
 
-    def take(self) -> list[bytes]:
+    def came(self) -> list[bytes]:
         """Return the bodies that came since the last time."""
         bodies = [body for _, body, _ in self.got]
         self.got.clear()
@@ -65,41 +98,41 @@ def clock() -> Clock:
 @pytest.fixture
 def model(clock: Clock) -> Model:
     made = Model(clock, total_limit=100 * KIB, queue_limit=50 * KIB)
-    made.declare_queue(QueueSpec("q"), None)
+    made.do(DeclareQueue("q"), None)
     return made
 
 
 def put(model: Model, *bodies: bytes, queue: str = "q", ttl: float | None = None) -> None:
     for body in bodies:
-        assert model.publish("", queue, body, ttl) == (Outcome.TAKEN, "")
+        assert model.publish("", queue, body, ttl) == (Outcome.CONFIRMED, "")
 
 
 # -- order ---------------------------------------------------------------------------------------------------
 
 
 def test_what_is_released_goes_back_to_its_place(model: Model) -> None:
-    client = Client(model)
+    client = Told(model)
     client.subscribe("q", prefetch=3)
     put(model, b"1", b"2", b"3", b"4", b"5")
     tags = [tag for tag, _, _ in client.got]
-    assert client.take() == [b"1", b"2", b"3"]
-    client.takes = False
+    assert client.came() == [b"1", b"2", b"3"]
+    client.accepts = False
     for tag in reversed(tags):
-        client.session.settle(tag, RELEASE)
-    client.takes = True
-    client.session.ready()
+        client.settle(tag, back=True)
+    client.accepts = True
+    client.ready()
     assert [(body, redelivered) for _, body, redelivered in client.got] == [(b"1", True), (b"2", True), (b"3", True)]
 
 
 def test_what_a_dead_client_held_goes_back_to_its_place(model: Model) -> None:
-    first, second = Client(model), Client(model)
+    first, second = Told(model), Told(model)
     first.subscribe("q", prefetch=2)
     put(model, b"1", b"2", b"3")
     second.subscribe("q", prefetch=1)
-    assert second.take() == [b"3"]
+    assert second.came() == [b"3"]
     put(model, b"4")
-    first.session.close()
-    third = Client(model)
+    first.close()
+    third = Told(model)
     third.subscribe("q")
     assert [(body, redelivered) for _, body, redelivered in third.got] == [(b"1", True), (b"2", True), (b"4", False)]
 
@@ -108,11 +141,11 @@ def test_what_a_dead_client_held_goes_back_to_its_place(model: Model) -> None:
 def test_whatever_is_settled_in_whatever_order_nothing_is_lost_doubled_or_overtaken(seed: int) -> None:
     chance = random.Random(seed)
     model = Model(Clock(), total_limit=1 << 20, queue_limit=1 << 20)
-    model.declare_queue(QueueSpec("q"), None)
+    model.do(DeclareQueue("q"), None)
     numbers = itertools.count()
     sent: list[bytes] = []
     gone: list[bytes] = []
-    clients = [Client(model) for _ in range(3)]
+    clients = [Told(model) for _ in range(3)]
     for client in clients:
         client.subscribe("q", chance.randint(1, 4))
     for _ in range(100):
@@ -124,19 +157,19 @@ def test_whatever_is_settled_in_whatever_order_nothing_is_lost_doubled_or_overta
             put(model, sent[-1])
         elif act < 0.9 and client.got:
             tag, body, _ = client.got.pop(chance.randrange(len(client.got)))
-            verdict = chance.choice((ACCEPT, RELEASE, REJECT))
-            client.session.settle(tag, verdict)
-            if verdict != RELEASE:
+            back = chance.random() < 1 / 3
+            client.settle(tag, back=back)
+            if not back:
                 gone.append(body)
         elif act > 0.97:
-            client.session.close()
-            clients[at] = Client(model)
+            client.close()
+            clients[at] = Told(model)
             clients[at].subscribe("q", chance.randint(1, 4))
     for client in clients:
-        client.session.close()
-    last = Client(model)
+        client.close()
+    last = Told(model)
     last.subscribe("q", 65535)
-    left = last.take()
+    left = last.came()
     assert left == sorted(left, key=int)
     assert sorted(left + gone, key=int) == sent
 
@@ -145,31 +178,31 @@ def test_whatever_is_settled_in_whatever_order_nothing_is_lost_doubled_or_overta
 
 
 def test_consumers_take_turns(model: Model) -> None:
-    clients = [Client(model) for _ in range(3)]
+    clients = [Told(model) for _ in range(3)]
     for client in clients:
         client.subscribe("q")
     put(model, *[b"%d" % n for n in range(6)])
-    assert [client.take() for client in clients] == [[b"0", b"3"], [b"1", b"4"], [b"2", b"5"]]
+    assert [client.came() for client in clients] == [[b"0", b"3"], [b"1", b"4"], [b"2", b"5"]]
 
 
 def test_a_client_that_takes_nothing_leaves_it_to_the_others(model: Model) -> None:
-    slow, quick = Client(model), Client(model)
+    slow, quick = Told(model), Told(model)
     slow.subscribe("q")
     quick.subscribe("q")
-    slow.takes = False
+    slow.accepts = False
     put(model, b"1", b"2", b"3")
-    assert (slow.take(), quick.take()) == ([], [b"1", b"2", b"3"])
-    slow.takes = True
-    slow.session.ready()
+    assert (slow.came(), quick.came()) == ([], [b"1", b"2", b"3"])
+    slow.accepts = True
+    slow.ready()
     put(model, b"4", b"5")
-    assert len(slow.take()) == len(quick.take()) == 1
+    assert len(slow.came()) == len(quick.came()) == 1
 
 
 def test_a_cancelled_consumer_takes_no_more(model: Model) -> None:
-    client = Client(model)
-    client.session.cancel(client.subscribe("q"))
+    client = Told(model)
+    client.do(Cancel(client.subscribe("q")))
     put(model, b"1")
-    assert client.take() == []
+    assert client.came() == []
 
 
 # -- time to live --------------------------------------------------------------------------------------------
@@ -179,29 +212,29 @@ def test_an_expired_message_is_never_delivered(model: Model, clock: Clock) -> No
     put(model, b"short", ttl=1.0)
     put(model, b"long", ttl=2.0)
     clock.now += 1.0
-    client = Client(model)
+    client = Told(model)
     client.subscribe("q")
-    assert client.take() == [b"long"]
+    assert client.came() == [b"long"]
 
 
 def test_a_message_that_expired_while_it_was_held_does_not_come_back(model: Model, clock: Clock) -> None:
-    client = Client(model)
+    client = Told(model)
     client.subscribe("q")
     put(model, b"held", ttl=1.0)
     clock.now += 1.0
-    client.session.close()
-    other = Client(model)
+    client.close()
+    other = Told(model)
     other.subscribe("q")
-    assert other.take() == []
-    assert model.used == 0
+    assert other.came() == []
+    assert model.total.used == 0
 
 
 def test_an_expired_message_does_not_keep_a_queue_from_being_empty(model: Model, clock: Clock) -> None:
     put(model, b"short", ttl=1.0)
     with pytest.raises(AdapterError, match="not empty"):
-        model.delete_queue("q", None, if_unused=False, if_empty=True)
+        model.do(DeleteQueue("q", if_empty=True), None)
     clock.now += 1.0
-    model.delete_queue("q", None, if_unused=False, if_empty=True)
+    model.do(DeleteQueue("q", if_empty=True), None)
 
 
 # -- bounds --------------------------------------------------------------------------------------------------
@@ -211,20 +244,20 @@ def test_a_full_queue_refuses_and_says_so(model: Model) -> None:
     put(model, bytes(40 * KIB))
     outcome, reason = model.publish("", "q", bytes(20 * KIB), None)
     assert outcome is Outcome.REFUSED
-    assert reason == f"queue 'q' is full: it holds {model.used} of 51200 bytes"
+    assert reason == f"queue 'q' is full: it holds {model.total.used} of 51200 bytes"
 
 
 def test_a_full_broker_refuses_until_there_is_room(model: Model) -> None:
     for name in ("a", "b", "c"):
-        model.declare_queue(QueueSpec(name), None)
-    client = Client(model)
+        model.do(DeclareQueue(name), None)
+    client = Told(model)
     client.subscribe("a")
     put(model, bytes(45 * KIB), queue="a")
     put(model, bytes(45 * KIB), queue="b")
     outcome, reason = model.publish("", "c", bytes(45 * KIB), None)
     assert outcome is Outcome.REFUSED
     assert "the broker is full" in reason
-    client.session.settle(client.got[0][0], ACCEPT)
+    client.settle(client.got[0][0], back=False)
     put(model, bytes(45 * KIB), queue="c")
 
 
@@ -236,107 +269,107 @@ def test_what_expired_makes_room(model: Model, clock: Clock) -> None:
 
 
 def test_a_message_for_several_queues_goes_to_all_or_to_none(model: Model) -> None:
-    model.declare_queue(QueueSpec("other"), None)
+    model.do(DeclareQueue("other"), None)
     for queue in ("q", "other"):
-        model.bind(queue, "amq.fanout", "", None)
+        model.do(Bind(queue, "amq.fanout", ""), None)
     put(model, bytes(40 * KIB))
     outcome, _ = model.publish("amq.fanout", "", bytes(20 * KIB), None)
     assert outcome is Outcome.REFUSED
-    model.delete_queue("other", None, if_unused=False, if_empty=True)
+    model.do(DeleteQueue("other", if_empty=True), None)
 
 
-@pytest.mark.parametrize("end", ["accept", "reject", "purge", "delete", "delete held", "expire"])
+@pytest.mark.parametrize("end", ["settle", "purge", "delete", "delete held", "expire"])
 def test_no_byte_is_counted_when_everything_is_gone(model: Model, clock: Clock, end: str) -> None:
-    client = Client(model)
+    client = Told(model)
     if end not in ("purge", "delete"):
         client.subscribe("q")
     put(model, b"1" * 100, b"2" * 100, ttl=5.0)
-    assert model.used > 200
-    if end in ("accept", "reject"):
+    assert model.total.used > 200
+    if end == "settle":
         for tag, _, _ in client.got:
-            client.session.settle(tag, ACCEPT if end == "accept" else REJECT)
+            client.settle(tag, back=False)
     elif end == "purge":
-        model.purge_queue("q", None)
+        model.do(PurgeQueue("q"), None)
     elif end == "expire":
         clock.now += 5.0
-        client.session.close()
-        Client(model).subscribe("q")
+        client.close()
+        Told(model).subscribe("q")
     else:
-        model.delete_queue("q", None, if_unused=False, if_empty=False)
-        client.session.close()
-    assert model.used == 0
+        model.do(DeleteQueue("q"), None)
+        client.close()
+    assert model.total.used == 0
 
 
 # -- queues that go by themselves ----------------------------------------------------------------------------
 
 
 def test_a_queue_expires_after_its_time_without_use(model: Model, clock: Clock) -> None:
-    spec = QueueSpec("e", expires=10.0)
-    model.declare_queue(spec, None)
+    spec = DeclareQueue("e", expires=10.0)
+    model.do(spec, None)
     clock.now += 9.0
     assert model.expire() == clock.now + 1.0
-    model.declare_queue(spec, None)  # a use
+    model.do(spec, None)  # a use
     clock.now += 9.0
-    client = Client(model)
+    client = Told(model)
     number = client.subscribe("e")
     clock.now += 100.0
-    assert model.expire() is None
-    client.session.cancel(number)
+    assert model.expire() == inf
+    client.do(Cancel(number))
     clock.now += 9.9
-    assert model.expire() is not None
+    assert model.expire() < inf
     clock.now += 0.1
-    assert model.expire() is None
+    assert model.expire() == inf
     with pytest.raises(NotFound):
-        model.purge_queue("e", None)
+        model.do(PurgeQueue("e"), None)
 
 
 def test_an_auto_delete_queue_that_never_had_a_subscriber_stays(model: Model) -> None:
-    model.declare_queue(QueueSpec("a", auto_delete=True), None)
-    client = Client(model)
-    client.session.close()
+    model.do(DeclareQueue("a", auto_delete=True), None)
+    client = Told(model)
+    client.close()
     put(model, b"x", queue="a")
 
 
 def test_an_exclusive_queue_is_refused_to_others_in_every_way_and_goes_with_its_owner(model: Model) -> None:
-    owner, other = Client(model), Client(model)
-    model.declare_queue(QueueSpec("x", exclusive=True), owner.session)
-    for act in (
-        lambda: model.declare_queue(QueueSpec("x"), other.session),
-        lambda: model.delete_queue("x", other.session, if_unused=False, if_empty=False),
-        lambda: model.purge_queue("x", other.session),
-        lambda: model.bind("x", "amq.direct", "k", other.session),
-        lambda: model.unbind("x", "amq.direct", "k", other.session),
-        lambda: other.subscribe("x"),
+    owner, other = Told(model), Told(model)
+    owner.do(DeclareQueue("x", exclusive=True))
+    for operation in (
+        DeclareQueue("x"),
+        DeleteQueue("x"),
+        PurgeQueue("x"),
+        Bind("x", "amq.direct", "k"),
+        Unbind("x", "amq.direct", "k"),
+        Subscribe(next(NUMBERS), "x", 1),
     ):
         with pytest.raises(AdapterError, match="exclusive to another connection"):
-            act()
+            other.do(operation)
     owner.subscribe("x")
-    owner.session.close()
+    owner.close()
     assert model.publish("", "x", b"", None)[0] is Outcome.RETURNED
     assert owner.losses == []
 
 
 def test_subscribers_of_a_deleted_queue_are_told_once(model: Model) -> None:
-    client = Client(model)
+    client = Told(model)
     number = client.subscribe("q")
-    model.delete_queue("q", None, if_unused=False, if_empty=False)
+    model.do(DeleteQueue("q"), None)
     assert client.losses == [number]
-    client.session.cancel(number)
-    client.session.close()
+    client.do(Cancel(number))
+    client.close()
     assert client.losses == [number]
 
 
 def test_an_auto_delete_exchange_goes_with_its_last_binding(model: Model) -> None:
     for end in ("unbind", "delete"):
-        model.declare_queue(QueueSpec("bound"), None)
-        model.declare_exchange(ExchangeSpec("x", auto_delete=True))
-        model.bind("bound", "x", "k", None)
+        model.do(DeclareQueue("bound"), None)
+        model.do(DeclareExchange("x", auto_delete=True), None)
+        model.do(Bind("bound", "x", "k"), None)
         if end == "unbind":
-            model.unbind("bound", "x", "k", None)
+            model.do(Unbind("bound", "x", "k"), None)
         else:
-            model.delete_queue("bound", None, if_unused=False, if_empty=False)
+            model.do(DeleteQueue("bound"), None)
         with pytest.raises(NotFound):
-            model.bind("q", "x", "k", None)
+            model.do(Bind("q", "x", "k"), None)
 
 
 # -- what is refused -----------------------------------------------------------------------------------------
@@ -345,36 +378,36 @@ def test_an_auto_delete_exchange_goes_with_its_last_binding(model: Model) -> Non
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (QueueSpec(""), "1 to 255 bytes"),
-        (QueueSpec("\N{SNOWMAN}" * 86), "1 to 255 bytes"),
-        (QueueSpec("amq.mine"), "the broker's own"),
-        (QueueSpec("x", kind="strange"), "'strange' is not known"),
-        (QueueSpec("x", expires=0.0), "more than 0 s"),
-        (QueueSpec("x", expires=float("nan")), "more than 0 s"),
+        (DeclareQueue(""), "1 to 255 bytes"),
+        (DeclareQueue("\N{SNOWMAN}" * 86), "1 to 255 bytes"),
+        (DeclareQueue("amq.mine"), "the broker's own"),
+        (DeclareQueue("x", kind="strange"), "'strange' is not known"),
+        (DeclareQueue("x", expires=0.0), "more than 0 s"),
+        (DeclareQueue("x", expires=float("nan")), "more than 0 s"),
     ],
 )
-def test_a_queue_that_cannot_be_is_refused_with_the_reason(model: Model, spec: QueueSpec, words: str) -> None:
+def test_a_queue_that_cannot_be_is_refused_with_the_reason(model: Model, spec: DeclareQueue, words: str) -> None:
     with pytest.raises(AdapterError, match=words):
-        model.declare_queue(spec, None)
+        model.do(spec, None)
 
 
 def test_the_brokers_own_exchanges_stay(model: Model) -> None:
     refused: list[Callable[[], object]] = [
-        lambda: model.delete_exchange("amq.topic"),
-        lambda: model.delete_exchange(""),
-        lambda: model.bind("q", "", "k", None),
-        lambda: model.unbind("q", "", "k", None),
-        lambda: model.declare_exchange(ExchangeSpec("amq.mine")),
-        lambda: model.declare_exchange(ExchangeSpec("")),
+        lambda: model.do(DeleteExchange("amq.topic"), None),
+        lambda: model.do(DeleteExchange(""), None),
+        lambda: model.do(Bind("q", "", "k"), None),
+        lambda: model.do(Unbind("q", "", "k"), None),
+        lambda: model.do(DeclareExchange("amq.mine"), None),
+        lambda: model.do(DeclareExchange(""), None),
     ]
     for act in refused:
         with pytest.raises(AdapterError):
             act()
-    assert model.declare_exchange(ExchangeSpec("amq.topic", "topic")) is None
+    assert model.do(DeclareExchange("amq.topic", "topic"), None) is None
 
 
 def test_a_difference_is_told_in_words(model: Model) -> None:
-    assert model.declare_queue(QueueSpec("q", durable=False, expires=5.0), None) == (
+    assert model.do(DeclareQueue("q", durable=False, expires=5.0), None) == (
         "queue 'q' exists with other properties: durable is True, not False, expires is None, not 5.0"
     )
 
@@ -398,14 +431,14 @@ def test_a_topic_with_many_hashes_is_matched_quickly() -> None:
 
 def test_a_new_binding_is_seen_by_a_key_that_was_routed_before(model: Model) -> None:
     assert model.publish("amq.topic", "a.b", b"", None)[0] is Outcome.RETURNED
-    model.bind("q", "amq.topic", "a.*", None)
-    assert model.publish("amq.topic", "a.b", b"", None)[0] is Outcome.TAKEN
-    model.unbind("q", "amq.topic", "a.*", None)
+    model.do(Bind("q", "amq.topic", "a.*"), None)
+    assert model.publish("amq.topic", "a.b", b"", None)[0] is Outcome.CONFIRMED
+    model.do(Unbind("q", "amq.topic", "a.*"), None)
     assert model.publish("amq.topic", "a.b", b"", None)[0] is Outcome.RETURNED
 
 
 def test_a_broker_that_saw_many_keys_routes_new_ones(model: Model) -> None:
-    model.bind("q", "amq.topic", "#.x", None)
+    model.do(Bind("q", "amq.topic", "#.x"), None)
     for n in range(3000):
         assert model.publish("amq.topic", f"{n}.y", b"", None)[0] is Outcome.RETURNED
-    assert model.publish("amq.topic", "1.x", b"", None)[0] is Outcome.TAKEN
+    assert model.publish("amq.topic", "1.x", b"", None)[0] is Outcome.CONFIRMED

@@ -141,8 +141,12 @@ class Driver:
     def open(self, timeout: float = WAIT) -> Driver:
         """Open the socket and log in. Raises what ``Closed`` tells."""
         self._sock = open_socket(self.adapter.connector, timeout)
-        self.adapter.begin(self.now)
-        self.until(lambda: self.opened is not None, "the login", timeout)
+        try:
+            self.adapter.begin(self.now)
+            self.until(lambda: self.opened is not None, "the login", timeout)
+        except BaseException:
+            self.cut()
+            raise
         return self
 
     def turn(self, timeout: float) -> None:
