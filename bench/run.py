@@ -26,7 +26,7 @@ import psutil
 import raw
 from gofer import aio
 from gofer.errors import NotFound
-from gofer.messaging.adapter.base import QueueSpec
+from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.proxy import Agent
@@ -226,7 +226,7 @@ def start_and_size(url: str, root: Path) -> tuple[float, int]:
     """Return the seconds from an agent's start to its first reply, and its size when idle."""
     queue = root.name
     link = pool.acquire(Connector.of(url))
-    link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec(queue), timeout))
+    link.ask(DeclareQueue(queue))
     process = AgentProcess(root)
     process.plugin("bench", PLUGIN, DESCRIPTOR.format(url=url, queue=queue))
     with Agent(url, queue, wait=30) as agent, process:

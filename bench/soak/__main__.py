@@ -13,11 +13,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from gofer.messaging.adapter.base import Adapter, QueueSpec
+from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
@@ -126,14 +125,10 @@ def declare(url: str) -> None:
     """Have the agent's queues be there before the first call."""
     link = pool.acquire(Connector.of(url))
     try:
-        for spec in map(QueueSpec, THREADS):
-            link.call(partial(_declare, spec))
+        for spec in map(DeclareQueue, THREADS):
+            link.ask(spec)
     finally:
         pool.release(link)
-
-
-def _declare(spec: QueueSpec, adapter: Adapter, timeout: float) -> None:
-    adapter.declare_queue(spec, timeout)
 
 
 def drained(broker: RabbitMQ, home: Path) -> str:

@@ -17,17 +17,16 @@ from functools import partial
 from time import monotonic
 from typing import Any, Self
 
-from gofer.errors import ConnectionLost, MessagingError, NotTaken
+from gofer.errors import MessagingError, NotTaken
 from gofer.messaging.address import Address
-from gofer.messaging.carrier import fresh
-from gofer.messaging.link import Link
-from gofer.messaging.loop import Alarm, LoopDriver
+from gofer.messaging.asyncio_driver import AsyncioConnection, AsyncioWaiter
+from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.rmi.calling import INTERRUPTED, Call, Hear, Listen, Send, Step, Tell, advance, flow
 from gofer.rmi.options import Options
 from gofer.rmi.posts import Owner
 from gofer.rmi.remote import Line, Remote, seam
-from gofer.rmi.session import Session
+from gofer.rmi.session import SessionBase
 
 __all__ = ["Agent"]
 
@@ -54,7 +53,7 @@ class Agent(Remote):
             NotTaken: some were not taken, or not within ``timeout`` seconds; ``reasons`` says which and why.
         """
         if self._line.used:
-            await _session(self._line).flush_async(self._line.owner, timeout)
+            await _session(self._line).flush(self._line.owner, timeout)
 
     async def close(self) -> None:
         """Flush, and give up the connection (the last one to do so closes it). Idempotent; the agent is done with.
@@ -65,15 +64,15 @@ class Agent(Remote):
         link = self._line.leave()
         if link is None:
             return
-        loop = asyncio.get_running_loop()
         try:
-            await _session_of(link, loop).flush_async(self._line.owner, _CLOSE_WAIT)
+            await link.shared((_Session, None), lambda: _Session(link)).flush(self._line.owner, _CLOSE_WAIT)
         finally:
             self._line.owner.gone = True
-            if pool.leave(link):  # else somebody else in the loop has it, and it goes on being driven
-                _driver(link, loop).stop()
-                # It says goodbye to the broker, and waits a moment for the answer: not in the loop's thread.
-                await loop.run_in_executor(None, link.close)
+            if pool.leave(link):
+                await link.aclose()
+
+    def _new_line(self, connector: Connector) -> Line[AsyncioConnection]:
+        return Line(connector, lambda wanted: pool.acquire_asyncio(wanted, asyncio.get_running_loop()))
 
     async def _send(self, document: dict[str, Any], options: Options) -> Any:
         line = self._line
@@ -89,39 +88,28 @@ class Agent(Remote):
                 session = _session(line, options.exchange)
             document["replyto"] = session.replyto
             document["wait"] = options.wait
-            return await session.call_async(document, self._address, options)
+            return await session.call(document, self._address, options)
         document["replyto"] = options.reply
-        await session.post_async(document, self._address, options, line.owner)
+        await session.post(document, self._address, options, line.owner)
         return document["sn"]
 
 
-def _session(line: Line, exchange: str | None = None) -> _Session:
-    loop = asyncio.get_running_loop()
-    link = line.link(loop)
-    if link.loop is not loop:
+def _session(line: Line[AsyncioConnection], exchange: str | None = None) -> _Session:
+    link = line.link()
+    if link.loop is not asyncio.get_running_loop():
         raise RuntimeError("this agent belongs to another event loop: make one in each")
-    return _session_of(link, loop, exchange)
+    return link.shared((_Session, exchange), lambda: _Session(link, exchange))
 
 
-def _session_of(link: Link, loop: asyncio.AbstractEventLoop, exchange: str | None = None) -> _Session:
-    return link.shared((_Session, exchange), lambda: _Session(_driver(link, loop), exchange))
+class _Session(SessionBase):
+    """A session whose calls are driven by the loop. See :class:`gofer.rmi.session.Session`."""
 
+    link: AsyncioConnection
 
-def _driver(link: Link, loop: asyncio.AbstractEventLoop) -> LoopDriver:
-    return link.shared(LoopDriver, lambda: LoopDriver(link, loop))
-
-
-class _Session(Session):
-    """A session whose calls are driven by the loop."""
-
-    def __init__(self, driver: LoopDriver, exchange: str | None) -> None:
-        super().__init__(driver.link, exchange)
-        self._driver = driver
-
-    async def call_async(self, document: dict[str, Any], address: Address, options: Options) -> Any:
-        """Do as ``call``, driving the same flow."""
-        alarm = Alarm(asyncio.get_running_loop())
-        call = Call(document["sn"], alarm.wake)
+    async def call(self, document: dict[str, Any], address: Address, options: Options) -> Any:
+        """Send a request and wait for its end."""
+        waiter = AsyncioWaiter(self.link.loop)
+        call = Call(document["sn"], waiter.wake)
         steps = flow(
             call,
             document,
@@ -131,7 +119,6 @@ class _Session(Session):
             state=lambda: self.link.state,
         )
         self._calls[call.conversation.sn] = call
-        self._driver.want(1)
         try:
             step = advance(steps)
             while step is not None:
@@ -142,13 +129,12 @@ class _Session(Session):
                     step = advance(steps)
                     continue
                 try:
-                    came = await self._take_async(step, call, alarm, address)
+                    came = await self._take(step, call, waiter, address)
                 except MessagingError as raised:
                     step = advance(steps, error=raised)
                 else:
                     step = advance(steps, came)
         finally:
-            self._driver.want(-1)
             del self._calls[call.conversation.sn]
             self.link.forget(call.token)
         try:
@@ -156,73 +142,37 @@ class _Session(Session):
         except StopIteration as stop:
             raise RuntimeError(f"the method raised {stop!r}, which cannot be raised by a coroutine") from stop
 
-    async def _take_async(self, step: Step, call: Call, alarm: Alarm, address: Address) -> Any:
+    async def _take(self, step: Step, call: Call, waiter: AsyncioWaiter, address: Address) -> Any:
         if isinstance(step, Hear):
-            while await alarm.wait(lambda: call.inbox or self.link.closed, step.deadline):
-                if not call.inbox:
-                    self.link.check()
+            while await self.link.wait(call.inbox.__len__, step.deadline, waiter):
                 event = call.inbox.popleft()
                 if event is not INTERRUPTED or call.sent_in != self._made:  # else it was asked again already
                     return event
         elif isinstance(step, Send):
-            await self._sendable(step.deadline)
-            while not self._send(step, call, address):
-                await self._sendable(step.deadline)
-        elif isinstance(step, Listen):
-            await self._listen_async(step.deadline)
+            how = self._send_options(step, call)
+            while not (token := self.link.publish_nowait(address, step.body, **how)):
+                await self.link.wait_sendable(step.deadline)
+            call.token = token
+        elif isinstance(step, Listen) and not self._subscription.active:
+            await self.link.subscribe(self._subscription, step.deadline)
         return None
 
-    async def post_async(self, document: dict[str, Any], address: Address, options: Options, owner: Owner) -> None:
-        """Do as ``post``."""
+    async def post(self, document: dict[str, Any], address: Address, options: Options, owner: Owner) -> None:
+        """Send a request without waiting for a result."""
         deadline = monotonic() + (options.wait or self.post_wait)
-        self._driver.want(1)
-        try:
-            if self.posts.crowded and not await self._driver.until(lambda: self.posts.eased, deadline):
-                raise self._too_many()
-            post = self._new_post(document, address, options, owner)
-            await self._sendable(deadline)
-            while not self.posts.send(document["sn"], post, self.link.offer):
-                await self._sendable(deadline)
-            if options.confirm:
-                await self._driver.until(lambda: document["sn"] not in self.posts, deadline)
-                self.posts.confirmed(document["sn"], post)
-        finally:
-            self._driver.want(-1)
+        if self.posts.crowded and not await self.link.wait(lambda: self.posts.eased, deadline):
+            raise self._too_many()
+        post = self._new_post(document, address, options, owner)
+        await self.link.wait_sendable(deadline)
+        while not self.posts.send(document["sn"], post, self.link.publish_nowait):
+            await self.link.wait_sendable(deadline)
+        if options.confirm:
+            await self.link.wait(lambda: document["sn"] not in self.posts, deadline)
+            self.posts.confirmed(document["sn"], post)
 
-    async def flush_async(self, owner: Owner, timeout: float | None) -> None:  # noqa: ASYNC109 - as in flush
-        """Do as ``flush``."""
+    async def flush(self, owner: Owner, timeout: float | None) -> None:  # noqa: ASYNC109 - as in gofer.proxy
+        """Wait until the broker has answered for all requests of this owner that were not waited for."""
         deadline = None if timeout is None else monotonic() + timeout
         if self.posts.of(owner):
-            await self._driver.until(lambda: not self.posts.of(owner), deadline)
+            await self.link.wait(lambda: not self.posts.of(owner), deadline)
         self.posts.complain(owner)
-
-    def _transmit(self, address: Address, body: bytes, deadline: float | None, **how: Any) -> int:
-        return self.link.offer(address, body, **how)  # never waits: the loop's thread must not
-
-    async def _listen_async(self, deadline: float | None) -> None:
-        subscription = self._subscription
-        if subscription.active:
-            return
-        await self._open(deadline)
-        self.link.subscribe(subscription, 0)
-        if not await self._driver.until(lambda: subscription.active or subscription.error, deadline):
-            raise ConnectionLost(f"the broker did not answer for the reply queue: {self.link.state}")
-        if not subscription.active and subscription.error is not None:
-            raise fresh(subscription.error)
-
-    async def _sendable(self, deadline: float | None) -> None:
-        while not self.link.sendable:
-            await self._open(deadline)
-            if not await self._driver.until(lambda: self.link.sendable, deadline):
-                raise ConnectionLost(f"cannot send to {self.link.connector.url}: {self.link.state}")
-
-    async def _open(self, deadline: float | None) -> None:
-        if not self.link.is_open:
-            self.link.ask()
-            await self._driver.until(self.link.answered, deadline)
-            try:
-                self.link.check()
-            except MessagingError:
-                if deadline is not None and monotonic() >= deadline:
-                    raise ConnectionLost(f"no connection in time: {self.link.state}") from None
-                raise

@@ -14,6 +14,7 @@ from typing import Any, Self
 from gofer.errors import NotTaken
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
+from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.rmi.options import Options
 from gofer.rmi.remote import Double, Line, Remote, seam
@@ -68,11 +69,14 @@ class Agent(Remote):
         if link is None:
             return
         try:
-            if not link.pump.mine:
+            if not link.in_driver:
                 link.shared((Session, None), lambda: Session(link)).flush(self._line.owner, _CLOSE_WAIT)
         finally:
             self._line.owner.gone = True
             pool.release(link)
+
+    def _new_line(self, connector: Connector) -> Line[ThreadConnection]:
+        return Line(connector, pool.acquire)
 
     def _send(self, document: dict[str, Any], options: Options) -> Any:
         line = self._line
@@ -94,7 +98,7 @@ class Agent(Remote):
         return document["sn"]
 
 
-def _session(line: Line, exchange: str | None = None) -> Session:
+def _session(line: Line[ThreadConnection], exchange: str | None = None) -> Session:
     link = line.link()
     return link.shared((Session, exchange), lambda: Session(link, exchange))
 

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from gofer.messaging.adapter import DeleteQueue
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link
+from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.rmi.session import Session
@@ -50,10 +51,10 @@ def agent(rabbitmq: RabbitMQ, goferd: AgentProcess) -> Iterator[Agent]:
     with Agent(Connector(URL.parse(rabbitmq.url()), reconnect_max=1.0), QUEUE, wait=60) as agent:
         eventually(lambda: answers(agent), what=goferd.tail())
         yield agent
-        link_of(agent).call(lambda adapter, timeout: adapter.delete_queue(QUEUE, timeout))
+        link_of(agent).ask(DeleteQueue(QUEUE))
 
 
-def link_of(agent: Agent) -> Link:
+def link_of(agent: Agent) -> ThreadConnection:
     """Return the link that an agent's calls go through."""
     return agent._line.link()
 
@@ -92,7 +93,7 @@ def test_a_reply_queue_deleted_under_a_caller_costs_no_answer(
     with ThreadPoolExecutor(4) as threads:
         calls = [threads.submit(agent.Probe().note, str(trace), f"n{n}", 0.5) for n in range(4)]
         eventually(lambda: len(runs(trace)) >= 2)
-        link.call(lambda adapter, timeout: adapter.delete_queue(queue, timeout))
+        link.ask(DeleteQueue(queue))
         assert [call.result(30) for call in calls] == [f"n{n}" for n in range(4)]
     assert set(runs(trace).values()) == {1}
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 
 import pytest
 from gofer.errors import ConnectionLost
-from gofer.messaging.adapter.base import Adapter, Delivery, Outcome, QueueSpec
+from gofer.messaging.adapter import DeclareQueue, DeleteQueue, Delivery, Outcome, PurgeQueue
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Subscription
+from gofer.messaging.subscription import Subscription
 from gofer.messaging.url import URL
 from gofer.testing.rabbitmq import RabbitMQ
 from support.company import declare, linked
+from support.connections import declaring, suspend
 from support.waiting import eventually
 
 
@@ -24,40 +24,29 @@ def test_what_is_delivered_is_read_while_something_waits_to_be_asked(rabbitmq: R
     other = Connector(connector.url, reconnect_max=5.0)  # a connection of its own
     came: list[Delivery] = []
     settled: list[Outcome] = []
-    ended = threading.Event()
-
-    def prepare(adapter: Adapter, timeout: float) -> None:
-        adapter.declare_queue(QueueSpec("later"), timeout)
 
     with linked(other) as holder, linked(connector) as link:
-        driving = threading.Thread(target=lambda: link.drive(ended.is_set, None))
-        driving.start()
+        declare(link, "held")
+        link.publish(Address("", "held"), b"x", deadline=None, settled=lambda outcome, _: settled.append(outcome))
+        held: list[Delivery] = []
+        holder.subscribe(Subscription("held", 10, held.append), 10)
+        assert holder.wait(lambda: held, time.monotonic() + 10)
+        link.subscribe(Subscription("held", 10, came.append), 10)
+        rabbitmq.ctl("set_vm_memory_high_watermark", "0.00001")
         try:
-            declare(link, "held")
-            link.send(Address("", "held"), b"x", deadline=None, settled=lambda outcome, _: settled.append(outcome))
-            held: list[Delivery] = []
-            holder.subscribe(Subscription("held", 10, held.append), 10)
-            assert holder.drive(lambda: held, time.monotonic() + 10)
-            link.subscribe(Subscription("held", 10, came.append), 10)
-            rabbitmq.ctl("set_vm_memory_high_watermark", "0.00001")
-            try:
-                link.send(Address("", "held"), b"y", deadline=None, settled=lambda outcome, _: settled.append(outcome))
-                eventually(lambda: "blocked" in link.state)
-                up_since, later = link.up_since, Subscription("later", 10, came.append, prepare)
-                link.subscribe(later, 0)
-                with pytest.raises(ConnectionLost, match="blocked by the broker"):
-                    link.call(lambda adapter, timeout: adapter.purge_queue("held", timeout), 0.3)
-                holder.suspend()  # what it held goes to the other one
-                eventually(lambda: [delivery.body for delivery in came] == [b"x"], 5)
-                assert not later.active
-            finally:
-                rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
-            eventually(lambda: later.active)
-            eventually(lambda: settled == [Outcome.TAKEN, Outcome.TAKEN])
-            assert link.up_since == up_since
-            for queue in ("held", "later"):
-                link.call(lambda adapter, timeout, queue=queue: adapter.delete_queue(queue, timeout))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+            link.publish(Address("", "held"), b"y", deadline=None, settled=lambda outcome, _: settled.append(outcome))
+            eventually(lambda: "blocked" in link.state)
+            up_since, later = link.up_since, Subscription("later", 10, came.append, declaring(DeclareQueue("later")))
+            link.subscribe(later, 0)
+            with pytest.raises(ConnectionLost, match="blocked by the broker"):
+                link.ask(PurgeQueue("held"), 0.3)
+            suspend(holder)  # what it held goes to the other one
+            eventually(lambda: [delivery.body for delivery in came] == [b"x"], 5)
+            assert not later.active
         finally:
-            ended.set()
-            link.pump.wake_all()
-            driving.join()
+            rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
+        eventually(lambda: later.active)
+        eventually(lambda: settled == [Outcome.CONFIRMED, Outcome.CONFIRMED])
+        assert link.up_since == up_since
+        for queue in ("held", "later"):
+            link.ask(DeleteQueue(queue))

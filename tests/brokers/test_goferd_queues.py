@@ -11,7 +11,7 @@ from urllib.parse import quote
 import psutil
 import pytest
 from gofer.errors import NotFound, RequestTimeout
-from gofer.messaging.adapter.base import QueueSpec
+from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.proxy import Agent
@@ -118,7 +118,7 @@ def test_an_unmanaged_queue_is_not_declared_but_waited_for(
     assert rabbitmq.queues(vhost) == []
 
     link = pool.acquire(Connector.of(url))
-    link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("agent"), timeout))
+    link.ask(DeclareQueue("agent"))
     pool.release(link)
 
     with Agent(url, "agent", wait=20) as agent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from gofer.errors import NotTaken
+from gofer.messaging.adapter import DeleteQueue
 from gofer.proxy import Agent
 from gofer.testing.rabbitmq import RabbitMQ
 from support.company import connected, linked
@@ -33,4 +34,4 @@ def test_one_that_is_too_large_for_the_broker_costs_only_itself(rabbitmq: Rabbit
             since = since or link.up_since
         eventually(lambda: set(good) == {document["sn"] for document in echo.seen})
         assert link.up_since == since
-        link.call(lambda adapter, timeout: adapter.delete_queue(QUEUE, timeout))
+        link.ask(DeleteQueue(QUEUE))

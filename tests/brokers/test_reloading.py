@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 from gofer.errors import Rejected
+from gofer.messaging.adapter import DeleteQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.proxy import Agent
@@ -135,7 +136,7 @@ def test_a_queue_that_was_deleted_is_there_and_served_again(
         until_it_answers(agent, goferd.tail())
 
         link = pool.acquire(Connector.of(url))
-        link.call(lambda adapter, timeout: adapter.delete_queue("plain", timeout))
+        link.ask(DeleteQueue("plain"))
         pool.release(link)
 
         eventually(lambda: "no requests from queue 'plain'" in goferd.tail())

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from gofer.messaging.adapter import DeleteQueue
 from gofer.messaging.auth import sign
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
@@ -40,7 +41,7 @@ def process(rabbitmq: RabbitMQ, signer: HmacAuthenticator, root: Path, tmp_path:
         process.plugin("probe", PROBE, text.replace("[messaging]\n", "[messaging]\n        authenticator = hmac\n"))
         yield process.start()
     with linked(url) as link:
-        link.call(lambda adapter, timeout: adapter.delete_queue(QUEUE, timeout))
+        link.ask(DeleteQueue(QUEUE))
 
 
 @pytest.fixture

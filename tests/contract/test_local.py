@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gofer.messaging.adapter.local import LocalAdapter
+from gofer.messaging.local.adapter import LocalAdapter
 from gofer.messaging.url import URL
 from gofer.testing import AdapterContract
 
 _BROKER = """
 import sys
-from gofer.messaging.broker import Broker
+from gofer.messaging.local.server import Broker
 with Broker(sys.argv[1]) as broker:
     print("ready", flush=True)
     broker.serve_forever()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link
+from gofer.messaging.thread_driver import ThreadConnection
 from support.company import connected, linked
 from support.localbroker import LocalBroker
 
@@ -24,6 +24,6 @@ def connector(broker: LocalBroker) -> Connector:
 
 
 @pytest.fixture
-def link(connector: Connector) -> Iterator[Link]:
+def link(connector: Connector) -> Iterator[ThreadConnection]:
     with linked(connector) as link:
         yield link

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 from gofer.errors import DocumentError
-from gofer.messaging.adapter.base import Delivery, QueueSpec
+from gofer.messaging.adapter import DeclareQueue, Delivery
 from gofer.messaging.address import Address
 from gofer.messaging.auth import verify
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import Reply, decode_reply, encode
-from gofer.messaging.link import Link, Subscription
+from gofer.messaging.subscription import Subscription
+from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.rmi.conversation import Conversation
@@ -28,6 +29,7 @@ from gofer.rmi.reply import Notice, ReplyConsumer
 from gofer.testing.agents import AgentProcess
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.connections import declaring
 from support.localbroker import LocalBroker
 from support.mangled import BODIES, JUNK, mangled, swapped
 from support.presence import until_it_answers
@@ -151,7 +153,7 @@ class _Failures(logging.Handler):
 class Told:
     """An agent that answers each request with what it is told to say, whatever that is."""
 
-    link: Link
+    link: ThreadConnection
     bodies: list[bytes] = field(default_factory=list)
 
     def answer(self, delivery: Delivery) -> None:
@@ -159,7 +161,7 @@ class Told:
         self.link.accept(delivery)
         end = encode({"sn": asked["sn"], "version": "2.0", "result": {"retval": "the end"}})
         for body in [*self.of(asked["sn"]), end]:
-            assert self.link.offer(Address.parse(asked["replyto"]), body)
+            assert self.link.publish_nowait(Address.parse(asked["replyto"]), body)
 
     def of(self, sn: str) -> list[bytes]:
         """What it says to this request: the right number in place of each that the documents have."""
@@ -193,10 +195,8 @@ class TestReplies:
     def told(cls, broker: LocalBroker) -> Iterator[Told]:
         with driven(Path(broker.path)) as link:
             told = Told(link)
-            queue = QueueSpec("told")
-            subscription = Subscription(
-                "told", 10, told.answer, lambda adapter, timeout: adapter.declare_queue(queue, timeout) and None
-            )
+            queue = DeclareQueue("told")
+            subscription = Subscription("told", 10, told.answer, declaring(queue))
             link.subscribe(subscription, 10.0)
             yield told
 
@@ -255,7 +255,7 @@ class TestReplies:
 class Consumed:
     """A queue of replies, and what its listener has heard."""
 
-    link: Link
+    link: ThreadConnection
     heard: list[Notice]
     ended: set[str] = field(default_factory=set)
     numbers: Iterator[int] = field(default_factory=count)
@@ -265,7 +265,7 @@ class Consumed:
         last = f"last-{next(self.numbers)}"
         del self.heard[:]
         for body in [*bodies, encode({"sn": last, "version": "2.0", "result": {"retval": 1}})]:
-            self.link.send(Address.parse("told-replies"), body, deadline=monotonic() + 20)
+            self.link.publish(Address.parse("told-replies"), body, deadline=monotonic() + 20)
         eventually(lambda: self.heard and self.heard[-1].sn == last, what=str(bodies))
         return [(one.kind, one.sn) for one in self.heard[:-1]]
 

@@ -9,7 +9,7 @@ import textwrap
 import time
 from pathlib import Path
 
-from gofer.messaging.link import Link
+from gofer.messaging.thread_driver import ThreadConnection
 from support.company import declare, run
 from support.localbroker import LocalBroker
 from support.waiting import eventually
@@ -19,19 +19,19 @@ def test_a_fork_while_another_thread_writes_drops_every_link_in_the_child(broker
     ended = run(
         """
         import os, sys, threading
-        from gofer.messaging.adapter.base import QueueSpec
+        from gofer.messaging.adapter import DeclareQueue, PurgeQueue
         from gofer.messaging.address import Address
         from gofer.messaging.connector import Connector
         from gofer.messaging.pool import pool
         from gofer.messaging.url import URL
         links = [pool.acquire(Connector(URL.parse(sys.argv[1]), heartbeat=h)) for h in (5.0, 6.0)]
         for link in links:
-            link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("sink"), timeout))
+            link.ask(DeclareQueue("sink"))
         stop = threading.Event()
         def write():
             while not stop.is_set():
-                links[0].offer(Address("", "sink"), b"x" * (1 << 20))
-                links[0].call(lambda adapter, timeout: adapter.purge_queue("sink", timeout))
+                links[0].publish_nowait(Address("", "sink"), b"x" * (1 << 20))
+                links[0].ask(PurgeQueue("sink"))
         thread = threading.Thread(target=write)
         thread.start()
         bad = 0
@@ -154,7 +154,9 @@ def test_the_end_of_a_process_is_no_longer_for_many_dead_brokers(root: Path) -> 
     assert took < 10  # 1.5 s and a goodbye, and not three times that
 
 
-def test_a_process_that_stood_still_loses_nothing_that_it_sends_then(broker: LocalBroker, link: Link) -> None:
+def test_a_process_that_stood_still_loses_nothing_that_it_sends_then(
+    broker: LocalBroker, link: ThreadConnection
+) -> None:
     declare(link, "sink")
     code = """
         import sys, time

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from gofer.errors import RequestTimeout
-from gofer.messaging.adapter.base import QueueSpec
+from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
@@ -25,7 +25,7 @@ def connector(root: Path) -> Iterator[Connector]:
     with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
         connector = Connector(URL.parse(broker.url))
         link = pool.acquire(connector)
-        link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("probe"), timeout))
+        link.ask(DeclareQueue("probe"))
         yield connector
         pool.release(link)
 

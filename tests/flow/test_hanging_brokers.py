@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,21 +10,23 @@ from pathlib import Path
 
 import pytest
 from gofer.errors import AdapterError, ConnectionLost, NotFound, RequestTimeout
-from gofer.messaging.adapter.local import LocalAdapter
-from gofer.messaging.broker import protocol
+from gofer.messaging.adapter import Closed
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link, Subscription
+from gofer.messaging.local.adapter import LocalAdapter
 from gofer.messaging.pool import pool
+from gofer.messaging.subscription import Subscription
+from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from support.company import connected, declare, linked, rude_broker, run, silent_broker
+from support.connections import connection_to
 from support.echo import EchoAgent
 from support.localbroker import LocalBroker
 from support.waiting import eventually
 
 
 def test_a_wait_is_kept_when_the_broker_does_not_answer_for_the_reply_queue(
-    broker: LocalBroker, connector: Connector, link: Link
+    broker: LocalBroker, connector: Connector, link: ThreadConnection
 ) -> None:
     link.open(time.monotonic() + 10)
     with Agent(connector, "agent", wait=0.5) as agent:
@@ -38,14 +41,14 @@ def test_a_wait_is_kept_when_the_broker_does_not_answer_for_the_reply_queue(
 
 
 def test_output_that_the_broker_does_not_take_costs_nothing(
-    broker: LocalBroker, connector: Connector, link: Link
+    broker: LocalBroker, connector: Connector, link: ThreadConnection
 ) -> None:
     declare(link, "sink")
     with Agent(connector, "sink", wait=0) as agent:
         broker.freeze()
         try:
             agent.Dog().bark("x" * (4 << 20))
-            eventually(lambda: link.unwritten)
+            eventually(lambda: link.backlog)
             before, start = time.process_time(), time.monotonic()
             eventually(lambda: time.monotonic() - start > 1.5)  # the keeper has come by
             assert time.process_time() - before < 0.5
@@ -55,7 +58,7 @@ def test_output_that_the_broker_does_not_take_costs_nothing(
 
 
 def test_a_link_that_is_stuck_does_not_cost_another_one_its_heartbeats(
-    broker: LocalBroker, connector: Connector, link: Link, root: Path
+    broker: LocalBroker, connector: Connector, link: ThreadConnection, root: Path
 ) -> None:
     declare(link, "sink")
     with LocalBroker(str(root / "run/gofer/other.sock")) as other, Agent(connector, "sink", wait=0) as agent:
@@ -64,10 +67,10 @@ def test_a_link_that_is_stuck_does_not_cost_another_one_its_heartbeats(
             broker.freeze()
             try:
                 agent.Dog().bark("x" * (4 << 20))
-                eventually(lambda: link.unwritten)
+                eventually(lambda: link.backlog)
                 for _ in range(2):  # whoever looks after idle links comes by, and again
-                    looked_at = idle._carrier.tick_at
-                    eventually(lambda looked_at=looked_at: idle._carrier.tick_at > looked_at)
+                    looked_at = idle.core.deadline
+                    eventually(lambda looked_at=looked_at: idle.core.deadline > looked_at)
             finally:
                 broker.thaw()
         agent.flush(10)
@@ -87,8 +90,8 @@ def test_a_subscription_that_ends_the_connection_is_tried_ever_more_rarely(root:
     with rude_broker(path, protocol.Subscribe) as rude:
         link.open(time.monotonic() + 5)
         link.subscribe(Subscription("q", 1, lambda _: None), 0)
-        assert link.drive(lambda: rude.connections >= 2, time.monotonic() + 10)
-        link.drive(lambda: False, time.monotonic() + 1)
+        assert link.wait(lambda: rude.connections >= 2, time.monotonic() + 10)
+        link.wait(lambda: False, time.monotonic() + 1)
         assert rude.connections < 12
         pool.release(link)
 
@@ -109,10 +112,11 @@ def test_a_call_without_descriptors_raises_what_it_always_raises(broker: LocalBr
         from gofer.messaging.connector import Connector
         from gofer.messaging.pool import pool
         from gofer.proxy import Agent
+        from support.connections import suspend
         link = pool.acquire(Connector.of(sys.argv[1]))
         link.open(None)
         agent = Agent(sys.argv[1], "nobody", wait=1)
-        link.suspend()
+        suspend(link)
         most = len(os.listdir("/proc/self/fd"))
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         try:
@@ -135,7 +139,7 @@ def test_closing_does_not_wait_for_whoever_is_connecting(root: Path) -> None:
     with silent_broker(str(root / "silent.sock")) as url, ThreadPoolExecutor(1) as threads:
         agent = Agent(url, "agent", wait=30)
         call = threads.submit(agent.Dog().bark, 1)
-        eventually(lambda: any(link.pump.busy for link in list(pool._links.values())))
+        eventually(lambda: any(link.waited_for for link in list(pool._connections.values())))
         start = time.monotonic()
         agent.close()
         with pytest.raises(ConnectionLost, match="closed"):
@@ -143,24 +147,28 @@ def test_closing_does_not_wait_for_whoever_is_connecting(root: Path) -> None:
         assert time.monotonic() - start < 15  # not the 30 seconds of its wait
 
 
-class Fickle(LocalAdapter):
-    """Lets in once, and refuses the login from then on."""
+def refuse_from(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the broker refuse the login from this try on."""
+    tries, begin = itertools.count(1), LocalAdapter.begin
 
-    tries = 0
+    def begin_or_refuse(adapter: LocalAdapter, now: float) -> None:
+        begin(adapter, now)
+        if next(tries) >= first:
+            refused = Closed(AdapterError("login refused: the password has changed"))
+            monkeypatch.setattr(adapter, "events", iter([[refused]]).__next__)
 
-    def connect(self, timeout: float) -> None:
-        type(self).tries += 1
-        if self.tries > 1:
-            raise AdapterError("login refused: the password has changed")
-        super().connect(timeout)
+    monkeypatch.setattr(LocalAdapter, "begin", begin_or_refuse)
 
 
-def test_a_login_that_is_refused_later_does_not_end_the_wait(broker: LocalBroker, connector: Connector) -> None:
+def test_a_login_that_is_refused_later_does_not_end_the_wait(
+    broker: LocalBroker, connector: Connector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may be granted again. When the time is over, the error says what was refused."""
-    link = Link(connector, Fickle)
+    refuse_from(2, monkeypatch)
+    link = connection_to(connector)
     link.open(time.monotonic() + 10)
     broker.restart()
-    link.drive(lambda: not link.is_open, time.monotonic() + 5)
+    link.wait(lambda: not link.is_open, time.monotonic() + 5)
     start = time.monotonic()
     with pytest.raises(ConnectionLost, match="the password has changed"):
         link.open(start + 0.7)
@@ -169,11 +177,9 @@ def test_a_login_that_is_refused_later_does_not_end_the_wait(broker: LocalBroker
     link.close()
 
 
-def test_a_first_login_that_is_refused_is_told_at_once(connector: Connector) -> None:
-    class Shut(Fickle):
-        tries = 1
-
-    link = Link(connector, Shut)
+def test_a_first_login_that_is_refused_is_told_at_once(connector: Connector, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_from(1, monkeypatch)
+    link = connection_to(connector)
     start = time.monotonic()
     for _ in range(2):
         with pytest.raises(AdapterError, match="the password has changed") as caught:
@@ -186,16 +192,18 @@ def test_a_first_login_that_is_refused_is_told_at_once(connector: Connector) -> 
 def test_a_connection_of_agents_that_are_gone_is_closed_soon(
     broker: LocalBroker, connector: Connector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gofer.messaging.pool._LINGER", 0.2)
+    monkeypatch.setattr("gofer.messaging.connection._LINGER", 0.2)
     with EchoAgent(broker.url):
         assert Agent(connector, "agent", wait=5).Dog().bark(1) == 1
-        link = pool._links[connector, None]
+        link = pool._connections[connector, None]
         assert Agent(connector, "agent", wait=5).Dog().bark(1) == 1
-        assert pool._links[connector, None] is link  # not at once: the next one may come
+        assert pool._connections[connector, None] is link  # not at once: the next one may come
         eventually(lambda: link.closed)
 
 
-def test_what_a_subscription_was_refused_for_is_told_whatever_follows(broker: LocalBroker, link: Link) -> None:
+def test_what_a_subscription_was_refused_for_is_told_whatever_follows(
+    broker: LocalBroker, link: ThreadConnection
+) -> None:
     link.open(time.monotonic() + 10)
     wanted = Subscription("no-such-queue", 1, lambda _: None)
     errors = []

@@ -17,14 +17,14 @@ from typing import Any
 import gofer
 import pytest
 from gofer.errors import ConnectionLost
-from gofer.messaging.adapter.base import Adapter, Delivery, QueueSpec
-from gofer.messaging.adapter.local import LocalAdapter
+from gofer.messaging.adapter import DeclareQueue, Delivery
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Subscription
 from gofer.messaging.pool import pool
+from gofer.messaging.subscription import Subscription
 from gofer.proxy import Agent
 from support.company import linked
+from support.connections import declaring
 from support.echo import EchoAgent
 from support.localbroker import LocalBroker
 from support.waiting import eventually
@@ -37,12 +37,10 @@ def test_a_handler_may_close_its_link(connector: Connector) -> None:
         runs.append(delivery)
         pool.release(link)
 
-    link.subscribe(
-        Subscription("q", 10, take, lambda adapter, timeout: adapter.declare_queue(QueueSpec("q"), timeout) and None), 5
-    )
-    link.send(Address("", "q"), b"x", deadline=None)
+    link.subscribe(Subscription("q", 10, take, declaring(DeclareQueue("q"))), 5)
+    link.publish(Address("", "q"), b"x", deadline=None)
     with pytest.raises(ConnectionLost, match="closed"):
-        link.drive(lambda: False, time.monotonic() + 5)
+        link.wait(lambda: False, time.monotonic() + 5)
     assert len(runs) == 1
 
 
@@ -102,33 +100,28 @@ def at_random(handler: Callable[[], object], enough: Callable[[], bool], most: f
         signal.signal(signal.SIGALRM, before)
 
 
-def test_an_errand_whose_thread_comes_late_to_an_interrupted_caller_is_run_once(
+def test_an_interrupt_as_the_io_thread_is_started_holds_up_nobody(
     connector: Connector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connected_by, late, start = [], [], threading.Thread.start
-    connect = LocalAdapter.connect
-
-    def connecting(adapter: LocalAdapter, timeout: float) -> None:
-        connected_by.append(threading.current_thread())
-        connect(adapter, timeout)
+    """Whoever needs it next starts it; one that the system runs late ends by itself."""
+    late: list[threading.Thread] = []
+    start = threading.Thread.start
 
     def starting(thread: threading.Thread) -> None:
-        if thread.name != "gofer-errand" or late:
+        if thread.name != "gofer-io" or late:
             start(thread)
             return
         late.append(thread)  # the system has it, and lets it run when it likes
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(LocalAdapter, "connect", connecting)
     monkeypatch.setattr(threading.Thread, "start", starting)
     with linked(connector) as link:
         with pytest.raises(KeyboardInterrupt):
             link.open(time.monotonic() + 5)
-        start(late[0])
-        late[0].join()
-        assert not connected_by  # for nobody knew any more that it has the connection
         link.open(time.monotonic() + 5)
-    assert len(connected_by) == 1
+        start(late[0])
+        late[0].join(10)
+        assert not late[0].is_alive() and link.is_open
 
 
 def test_a_signal_handler_may_send_at_any_instant(broker: LocalBroker, connector: Connector) -> None:
@@ -214,7 +207,7 @@ def test_a_signal_handler_that_calls_takes_no_wake_up_from_the_call_it_interrupt
             heard.append(agent.Dog().bark(1))
 
         def disturb() -> None:
-            eventually(lambda: any(link.pump.busy for link in list(pool._links.values())))
+            eventually(lambda: any(link.waited_for for link in list(pool._connections.values())))
             os.kill(os.getpid(), signal.SIGUSR1)
             assert entered.wait(10)
             broker.thaw()
@@ -240,13 +233,9 @@ def test_a_handler_that_waits_for_a_reply_is_told_that_it_cannot(connector: Conn
         def take(delivery: Delivery) -> None:
             link.accept(delivery)
             with pytest.raises(RuntimeError, match="cannot wait") as caught:
-                link.drive(lambda: False, time.monotonic() + 5)
+                link.wait(lambda: False, time.monotonic() + 5)
             told.append(str(caught.value))
 
-        link.subscribe(Subscription("q", 10, take, prepared), 5)
-        link.send(Address("", "q"), b"x", deadline=None)
-        assert link.drive(lambda: told, time.monotonic() + 5)
-
-
-def prepared(adapter: Adapter, timeout: float) -> None:
-    adapter.declare_queue(QueueSpec("q"), timeout)
+        link.subscribe(Subscription("q", 10, take, declaring(DeclareQueue("q"))), 5)
+        link.publish(Address("", "q"), b"x", deadline=None)
+        assert link.wait(lambda: told, time.monotonic() + 5)

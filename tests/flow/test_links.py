@@ -15,15 +15,16 @@ from pathlib import Path
 
 import pytest
 from gofer.errors import ConnectionLost, NotFound, RequestTimeout
-from gofer.messaging.adapter.base import Delivery, Outcome, QueueSpec
+from gofer.messaging.adapter import DeclareQueue, DeleteQueue, Delivery, Outcome, PurgeQueue
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.errands import Question
-from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pool import pool
+from gofer.messaging.subscription import Subscription
+from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
+from support.connections import declaring, suspend
 from support.localbroker import LocalBroker
 from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually
@@ -41,7 +42,7 @@ def connector(broker: LocalBroker) -> Connector:
 
 
 @pytest.fixture
-def link(connector: Connector) -> Iterator[Link]:
+def link(connector: Connector) -> Iterator[ThreadConnection]:
     link = pool.acquire(connector)
     yield link
     pool.release(link)
@@ -50,11 +51,11 @@ def link(connector: Connector) -> Iterator[Link]:
 class Reader:
     """A subscription that keeps the bodies it is given."""
 
-    def __init__(self, link: Link, queue: str, prepare: bool = True) -> None:
+    def __init__(self, link: ThreadConnection, queue: str, prepare: bool = True) -> None:
         self.link = link
         self.bodies: list[bytes] = []
         self.lost: list[str] = []
-        declare = (lambda a, t: a.declare_queue(QueueSpec(queue), t) and None) if prepare else None
+        declare = declaring(DeclareQueue(queue)) if prepare else None
         self.subscription = Subscription(queue, 10, self._take, declare, self.lost.append)
 
     def _take(self, delivery: Delivery) -> None:
@@ -62,15 +63,17 @@ class Reader:
         self.link.accept(delivery)
 
     def wait_for(self, count: int) -> list[bytes]:
-        assert self.link.drive(lambda: len(self.bodies) >= count, time.monotonic() + 30)
+        assert self.link.wait(lambda: len(self.bodies) >= count, time.monotonic() + 30)
         return self.bodies
 
 
-def send(link: Link, queue: str, body: bytes) -> Outcome:
+def send(link: ThreadConnection, queue: str, body: bytes) -> Outcome:
     """Send a message and return what became of it."""
     told: list[Outcome] = []
-    link.send(Address("", queue), body, deadline=time.monotonic() + 10, settled=lambda outcome, _: told.append(outcome))
-    assert link.drive(lambda: told, time.monotonic() + 30)
+    link.publish(
+        Address("", queue), body, deadline=time.monotonic() + 10, settled=lambda outcome, _: told.append(outcome)
+    )
+    assert link.wait(lambda: told, time.monotonic() + 30)
     assert len(told) == 1
     return told[0]
 
@@ -88,10 +91,10 @@ def test_a_first_connection_that_is_refused_is_told_at_once(root: Path) -> None:
     pool.release(link)
 
 
-def test_a_lost_connection_is_waited_for_until_the_deadline(link: Link, broker: LocalBroker) -> None:
+def test_a_lost_connection_is_waited_for_until_the_deadline(link: ThreadConnection, broker: LocalBroker) -> None:
     link.open(time.monotonic() + 30)
     broker.kill()
-    eventually(lambda: link.keep() or not link.is_open)
+    eventually(lambda: not link.is_open)
     start = time.monotonic()
     with pytest.raises(ConnectionLost):
         link.open(start + 0.5)
@@ -107,45 +110,45 @@ def test_a_lost_connection_is_waited_for_until_the_deadline(link: Link, broker: 
 # -- subscriptions ------------------------------------------------------------------------------------------------
 
 
-def test_a_subscription_comes_back_with_its_queue_after_a_restart(link: Link, broker: LocalBroker) -> None:
+def test_a_subscription_comes_back_with_its_queue_after_a_restart(link: ThreadConnection, broker: LocalBroker) -> None:
     reader = Reader(link, "reader")
     link.subscribe(reader.subscription, 10)
-    assert send(link, "reader", b"one") is Outcome.TAKEN
+    assert send(link, "reader", b"one") is Outcome.CONFIRMED
     reader.wait_for(1)
     broker.restart()
-    eventually(lambda: link.keep() or not link.is_open)
-    assert link.drive(lambda: reader.subscription.active, time.monotonic() + 30)
-    assert send(link, "reader", b"two") is Outcome.TAKEN
+    eventually(lambda: not link.is_open)
+    assert link.wait(lambda: reader.subscription.active, time.monotonic() + 30)
+    assert send(link, "reader", b"two") is Outcome.CONFIRMED
     assert reader.wait_for(2) == [b"one", b"two"]
 
 
-def test_a_queue_deleted_under_its_reader_is_declared_again(link: Link) -> None:
+def test_a_queue_deleted_under_its_reader_is_declared_again(link: ThreadConnection) -> None:
     reader = Reader(link, "reader")
     link.subscribe(reader.subscription, 10)
-    link.call(lambda adapter, timeout: adapter.delete_queue("reader", timeout))
-    assert link.drive(lambda: reader.lost, time.monotonic() + 30)
-    assert link.drive(lambda: reader.subscription.active, time.monotonic() + 30)
-    assert send(link, "reader", b"again") is Outcome.TAKEN
+    link.ask(DeleteQueue("reader"))
+    assert link.wait(lambda: reader.lost, time.monotonic() + 30)
+    assert link.wait(lambda: reader.subscription.active, time.monotonic() + 30)
+    assert send(link, "reader", b"again") is Outcome.CONFIRMED
     assert reader.wait_for(1) == [b"again"]
 
 
-def test_a_missing_queue_is_told_and_tried_again_when_asked(link: Link) -> None:
+def test_a_missing_queue_is_told_and_tried_again_when_asked(link: ThreadConnection) -> None:
     reader = Reader(link, "later", prepare=False)
     with pytest.raises(NotFound, match="later"):
         link.subscribe(reader.subscription, 10)
     link.subscribe(reader.subscription, 0)  # from now on the link tries by itself
-    assert link.drive(lambda: reader.lost, time.monotonic() + 30)
-    link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("later"), timeout))
-    assert link.drive(lambda: reader.subscription.active, time.monotonic() + 30)
+    assert link.wait(lambda: reader.lost, time.monotonic() + 30)
+    link.ask(DeclareQueue("later"))
+    assert link.wait(lambda: reader.subscription.active, time.monotonic() + 30)
 
 
-def test_what_comes_after_an_unsubscribe_goes_back_to_its_queue(link: Link) -> None:
+def test_what_comes_after_an_unsubscribe_goes_back_to_its_queue(link: ThreadConnection) -> None:
     held: list[Delivery] = []
-    first = Subscription("shared", 1, held.append, lambda a, t: a.declare_queue(QueueSpec("shared"), t) and None)
+    first = Subscription("shared", 1, held.append, declaring(DeclareQueue("shared")))
     link.subscribe(first, 10)
     for n in range(3):
-        assert send(link, "shared", b"%d" % n) is Outcome.TAKEN
-    assert link.drive(lambda: held, time.monotonic() + 30)
+        assert send(link, "shared", b"%d" % n) is Outcome.CONFIRMED
+    assert link.wait(lambda: held, time.monotonic() + 30)
     link.unsubscribe(first, 10)
     link.release(held[0])
     reader = Reader(link, "shared")
@@ -156,66 +159,58 @@ def test_what_comes_after_an_unsubscribe_goes_back_to_its_queue(link: Link) -> N
 # -- sends --------------------------------------------------------------------------------------------------------
 
 
-def test_what_was_sent_and_not_answered_is_lost_once(link: Link, broker: LocalBroker) -> None:
-    link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("sink"), timeout))
+def test_what_was_sent_and_not_answered_is_lost_once(link: ThreadConnection, broker: LocalBroker) -> None:
+    link.ask(DeclareQueue("sink"))
     broker.freeze()
     told: list[Outcome] = []
     for _ in range(5):
-        assert link.offer(Address("", "sink"), b"x", settled=lambda outcome, _: told.append(outcome))
+        assert link.publish_nowait(Address("", "sink"), b"x", settled=lambda outcome, _: told.append(outcome))
     broker.kill()
-    assert link.drive(lambda: len(told) >= 5, time.monotonic() + 30)
-    assert told == [Outcome.LOST] * 5
-    assert link.unsettled == 0
-    assert not link.offer(Address("", "sink"), b"x", settled=lambda outcome, _: told.append(outcome))
+    assert link.wait(lambda: len(told) >= 5, time.monotonic() + 30)
+    assert told == [Outcome.UNKNOWN] * 5
+    assert not link.core.unconfirmed
+    assert not link.publish_nowait(Address("", "sink"), b"x", settled=lambda outcome, _: told.append(outcome))
     assert len(told) == 5
 
 
 def test_a_subscription_ends_with_a_connection_that_is_lost_at_that_moment(
-    link: Link, broker: LocalBroker, monkeypatch: pytest.MonkeyPatch
+    link: ThreadConnection, broker: LocalBroker
 ) -> None:
     """As when an agent and its broker are stopped together."""
     reader = Reader(link, "kennel")
     link.subscribe(reader.subscription, 30)
-
-    def ask(question: Question) -> None:
-        broker.kill()
-        link.suspend()
-        ask_now(question)
-
-    ask_now = link._errands.ask
-    monkeypatch.setattr(link._errands, "ask", ask)
     start = time.monotonic()
+    link._submit(0, lambda: (broker.kill(), link.core.lost("cut by the test", start)))
     link.unsubscribe(reader.subscription, 60)
     assert time.monotonic() - start < 30  # of 60
     assert not link.is_open
 
 
-def test_a_frozen_broker_is_noticed_within_two_heartbeats(link: Link, broker: LocalBroker) -> None:
+def test_a_frozen_broker_is_noticed_within_two_heartbeats(link: ThreadConnection, broker: LocalBroker) -> None:
     link.open(time.monotonic() + 30)
     broker.freeze()
     start = time.monotonic()
-    assert link.drive(lambda: not link.is_open, start + 20)
+    assert link.wait(lambda: not link.is_open, start + 20)
     assert time.monotonic() - start < 8  # two of one second, and what a busy machine adds
     broker.thaw()
 
 
-def test_an_idle_link_is_kept_alive_and_used_again(link: Link, connector: Connector) -> None:
-    """Nobody drives it for three heartbeats; the keeper answers them."""
+def test_an_idle_link_is_kept_alive_and_used_again(link: ThreadConnection, connector: Connector) -> None:
+    """Nobody waits on it for three heartbeats."""
     link.open(time.monotonic() + 30)
     before = link.up_since
     assert before is not None
     eventually(lambda: time.monotonic() - before > 3.2)
-    link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("idle"), timeout))
-    assert send(link, "idle", b"x") is Outcome.TAKEN
+    link.ask(DeclareQueue("idle"))
+    assert send(link, "idle", b"x") is Outcome.CONFIRMED
     assert link.up_since == before
 
 
-def test_a_suspended_link_opens_again_when_it_is_used(link: Link) -> None:
+def test_a_suspended_link_opens_again_when_it_is_used(link: ThreadConnection) -> None:
     reader = Reader(link, "reader")
     link.subscribe(reader.subscription, 10)
-    link.suspend()
-    assert not link.is_open
-    assert send(link, "reader", b"awake") is Outcome.TAKEN
+    suspend(link)
+    assert send(link, "reader", b"awake") is Outcome.CONFIRMED
     assert reader.wait_for(1) == [b"awake"]
 
 
@@ -226,8 +221,8 @@ def test_closing_ends_every_wait(connector: Connector) -> None:
     link = pool.acquire(connector)
     link.open(time.monotonic() + 30)
     with ThreadPoolExecutor(8) as threads:
-        waiting = [threads.submit(link.drive, lambda: False, None) for _ in range(8)]
-        eventually(lambda: link.pump.busy)
+        waiting = [threads.submit(link.wait, lambda: False, None) for _ in range(8)]
+        eventually(lambda: link.waited_for)
         pool.release(link)
         for one in waiting:
             with pytest.raises(ConnectionLost, match="closed"):
@@ -287,11 +282,11 @@ def test_a_call_without_a_broker_says_why_and_in_time(broker: LocalBroker, conne
 
 
 def test_the_first_call_of_a_connection_is_asked_again_too(
-    root: Path, broker: LocalBroker, connector: Connector, link: Link, tmp_path: Path
+    root: Path, broker: LocalBroker, connector: Connector, link: ThreadConnection, tmp_path: Path
 ) -> None:
     """It is sent as soon as its reply queue is there, and the broker forgets both while its method runs."""
     trace = tmp_path / "trace"
-    link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("probe"), timeout))
+    link.ask(DeclareQueue("probe"))
     with AgentProcess(root) as process, ThreadPoolExecutor(1) as threads:
         process.configure("[messaging]\nreconnect_max = 0.5\n")
         process.plugin("probe", PROBE, descriptor(broker.url, "probe"))
@@ -318,7 +313,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_end_of_a_process_flushes_what_it_sent(broker: LocalBroker, link: Link) -> None:
+def test_the_end_of_a_process_flushes_what_it_sent(broker: LocalBroker, link: ThreadConnection) -> None:
     reader = Reader(link, "sink")
     link.subscribe(reader.subscription, 10)
     ended = run(
@@ -349,7 +344,7 @@ def test_the_end_of_a_process_complains_about_what_was_not_taken(broker: LocalBr
     assert "nobody listens there" in ended.stderr
 
 
-def test_a_process_that_ends_leaves_no_reply_queue(broker: LocalBroker, link: Link) -> None:
+def test_a_process_that_ends_leaves_no_reply_queue(broker: LocalBroker, link: ThreadConnection) -> None:
     ended = run(
         """
         import sys
@@ -362,7 +357,7 @@ def test_a_process_that_ends_leaves_no_reply_queue(broker: LocalBroker, link: Li
             pass
         from gofer.messaging.pool import pool
         from gofer.rmi.session import Session
-        link = pool.acquire(next(iter(pool._links))[0])
+        link = pool.acquire(next(iter(pool._connections))[0])
         print(link.shared((Session, None), lambda: None).queue)
         """,
         broker.url,
@@ -370,23 +365,23 @@ def test_a_process_that_ends_leaves_no_reply_queue(broker: LocalBroker, link: Li
     name = ended.stdout.strip()
     assert name
     with pytest.raises(NotFound):
-        link.call(lambda adapter, timeout: adapter.purge_queue(name, timeout))
+        link.ask(PurgeQueue(name))
 
 
 @pytest.mark.parametrize("kind", ["delivery", "settled"])
-def test_a_handler_that_fails_is_its_own_problem(link: Link, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_handler_that_fails_is_its_own_problem(
+    link: ThreadConnection, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("mine")
 
     handlers: dict[str, Callable[..., None]] = {"delivery": lambda *_: None, "settled": lambda *_: None}
     handlers[kind] = fail
-    subscription = Subscription(
-        "bad", 10, handlers["delivery"], lambda a, t: a.declare_queue(QueueSpec("bad"), t) and None
-    )
+    subscription = Subscription("bad", 10, handlers["delivery"], declaring(DeclareQueue("bad")))
     link.subscribe(subscription, 10)
-    link.send(Address("", "bad"), b"x", deadline=time.monotonic() + 10, settled=handlers["settled"])
-    assert link.drive(lambda: "ZeroDivisionError: mine" in caplog.text, time.monotonic() + 30)
+    link.publish(Address("", "bad"), b"x", deadline=time.monotonic() + 10, settled=handlers["settled"])
+    assert link.wait(lambda: "ZeroDivisionError: mine" in caplog.text, time.monotonic() + 30)
     reader = Reader(link, "good")
     link.subscribe(reader.subscription, 10)
-    assert send(link, "good", b"fine") is Outcome.TAKEN
+    assert send(link, "good", b"fine") is Outcome.CONFIRMED
     assert reader.wait_for(1) == [b"fine"]

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from gofer.aio import Agent
-from gofer.messaging.adapter.base import Adapter, QueueSpec
+from gofer.messaging.adapter import DeclareQueue
+from gofer.messaging.asyncio_driver import AsyncioConnection, AsyncioWaiter
 from gofer.messaging.connector import Connector
-from gofer.messaging.doorbell import Doorbell
-from gofer.messaging.link import Link, Subscription
-from gofer.messaging.loop import Alarm
 from gofer.messaging.pool import pool
+from gofer.messaging.subscription import Subscription
 from support.company import connected
+from support.connections import declaring
 from support.echo import EchoAgent
 from support.localbroker import LocalBroker
 from support.waiting import eventually
@@ -32,17 +32,18 @@ def connector(broker: LocalBroker) -> Connector:
     return connected(broker.url)
 
 
-def link_of(loop: asyncio.AbstractEventLoop) -> Link:
-    (link,) = (link for link in pool._links.values() if link.loop is loop)
+def link_of(loop: asyncio.AbstractEventLoop) -> AsyncioConnection:
+    (link,) = (link for (_, its), link in pool._connections.items() if its is loop)
+    assert isinstance(link, AsyncioConnection)
     return link
 
 
 def test_calls_that_wait_for_the_first_connection_together_do_not_wake_each_other(
     broker: LocalBroker, connector: Connector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count, wakes, wake = 1000, [0], Alarm.wake
+    count, wakes, wake = 1000, [0], AsyncioWaiter.wake
 
-    def counted(alarm: Alarm) -> None:
+    def counted(alarm: AsyncioWaiter) -> None:
         wakes[0] += 1
         wake(alarm)
 
@@ -54,7 +55,7 @@ def test_calls_that_wait_for_the_first_connection_together_do_not_wake_each_othe
             broker.thaw()
             assert await asyncio.gather(*calls) == list(range(count))
 
-    monkeypatch.setattr(Alarm, "wake", counted)
+    monkeypatch.setattr(AsyncioWaiter, "wake", counted)
     with EchoAgent(broker.url):
         asyncio.run(main())
     assert wakes[0] < 50 * count  # each of them woke all before it
@@ -63,29 +64,23 @@ def test_calls_that_wait_for_the_first_connection_together_do_not_wake_each_othe
 def test_a_loop_with_nothing_to_do_takes_no_turns(
     broker: LocalBroker, connector: Connector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turns, wait = [0], Doorbell.wait
+    turns, go_on = [0], AsyncioConnection._go_on
 
-    def counted(bell: Doorbell, seconds: float, **how: Any) -> None:
+    def counted(connection: AsyncioConnection) -> None:
         turns[0] += 1
-        wait(bell, seconds, **how)
-
-    def prepare(adapter: Adapter, timeout: float) -> None:
-        adapter.declare_queue(QueueSpec("other"), timeout)
+        go_on(connection)
 
     async def main() -> None:
         async with Agent(connector, "agent", wait=20) as agent:
             await agent.Dog().bark(1)
-            # The reply's acknowledgement waits for company; that is what is asked now, which takes it along.
             link = link_of(asyncio.get_running_loop())
-            other = Subscription("other", 1, lambda _: None, prepare)
-            link.subscribe(other, 0)
-            await asyncio.to_thread(eventually, lambda: other.active)
+            await link.subscribe(Subscription("other", 1, lambda _: None, declaring(DeclareQueue("other"))), None)
             before = turns[0]
             await asyncio.sleep(0.4)
             assert turns[0] - before < 50
 
     with EchoAgent(broker.url):
-        monkeypatch.setattr(Doorbell, "wait", counted)
+        monkeypatch.setattr(AsyncioConnection, "_go_on", counted)
         asyncio.run(main())
 
 
@@ -103,7 +98,7 @@ def test_a_connection_that_dies_with_output_waiting_leaves_nothing_in_the_loop(
             text = "x" * 1_000_000
             calls = [asyncio.ensure_future(agent.Dog().bark(text)) for _ in range(4)]
             link = link_of(loop)
-            await asyncio.to_thread(eventually, lambda: link.unwritten)
+            await asyncio.to_thread(eventually, lambda: link.backlog)
             await asyncio.to_thread(broker.restart)
             assert await asyncio.gather(*calls) == [text] * 4
 

@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from gofer import aio
 from gofer.errors import ConnectionLost, NotFound, NotTaken, RequestTimeout
-from gofer.messaging.adapter.base import QueueSpec
+from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pool import pool
+from gofer.messaging.subscription import Subscription
+from gofer.messaging.thread_driver import ThreadConnection
 from gofer.proxy import Agent
 from support.company import declare
 from support.echo import EchoAgent
@@ -57,7 +58,7 @@ def test_an_impatient_first_call_is_no_answer_for_a_patient_one(broker: LocalBro
     with EchoAgent(broker.url), Agent(connector, "agent", wait=40) as agent, ThreadPoolExecutor(2) as threads:
         broker.freeze()
         impatient = threads.submit(agent(wait=0.3).Dog().bark, 1)
-        eventually(lambda: any(link.pump.busy for link in list(pool._links.values())))
+        eventually(lambda: any(link.waited_for for link in list(pool._connections.values())))
         patient = threads.submit(agent.Dog().bark, 2)
         with pytest.raises((RequestTimeout, ConnectionLost)):
             impatient.result(10)
@@ -65,11 +66,11 @@ def test_an_impatient_first_call_is_no_answer_for_a_patient_one(broker: LocalBro
         assert patient.result(60) == 2
 
 
-def test_what_is_wrong_in_itself_leaves_the_connection_alone(link: Link) -> None:
+def test_what_is_wrong_in_itself_leaves_the_connection_alone(link: ThreadConnection) -> None:
     link.open(time.monotonic() + 10)
     before = link.up_since
-    with pytest.raises(ValueError, match="surrogates"):
-        link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec("\ud800"), timeout))
+    with pytest.raises(ValueError):
+        link.ask(DeclareQueue("\ud800"))
     assert link.up_since == before
 
 
@@ -107,7 +108,7 @@ def test_what_was_to_be_confirmed_is_told_to_the_one_who_asked(broker: LocalBrok
         busy.result(10)
 
 
-def test_an_impatient_call_is_not_held_up_by_a_patient_one(broker: LocalBroker, link: Link) -> None:
+def test_an_impatient_call_is_not_held_up_by_a_patient_one(broker: LocalBroker, link: ThreadConnection) -> None:
     """Not even where both wait for their reply queues at a broker that does not answer."""
     link.open(time.monotonic() + 10)
     connector = link.connector
@@ -126,7 +127,7 @@ def test_an_impatient_call_is_not_held_up_by_a_patient_one(broker: LocalBroker, 
         assert max(took) < 8  # it was 10: what the patient one has
 
 
-def test_what_is_sent_while_the_broker_is_asked_something_follows(broker: LocalBroker, link: Link) -> None:
+def test_what_is_sent_while_the_broker_is_asked_something_follows(broker: LocalBroker, link: ThreadConnection) -> None:
     declare(link, "sink")
     link.shared("made before", list)
     with Agent(link.connector, "sink", wait=0) as agent, ThreadPoolExecutor(1) as threads:
@@ -141,7 +142,9 @@ def test_what_is_sent_while_the_broker_is_asked_something_follows(broker: LocalB
         assert len(set(sent)) == 10
 
 
-def test_too_much_that_waits_for_an_answer_waits_no_longer_than_it_may(broker: LocalBroker, link: Link) -> None:
+def test_too_much_that_waits_for_an_answer_waits_no_longer_than_it_may(
+    broker: LocalBroker, link: ThreadConnection
+) -> None:
     declare(link, "sink")
     with Agent(link.connector, "sink", wait=0) as agent, ThreadPoolExecutor(1) as threads:
         broker.freeze()
@@ -158,9 +161,9 @@ def test_too_much_that_waits_for_an_answer_waits_no_longer_than_it_may(broker: L
         agent.flush(10)
 
 
-def asking(link: Link) -> bool:
+def asking(link: ThreadConnection) -> bool:
     """Tell whether the broker is asked something on the link at the moment."""
-    return link.is_open and link.turns.fileno() == -1
+    return link.is_open and any(pending.answer for pending in list(link.core._pending.values()))
 
 
 def stopped(echo: EchoAgent) -> None:

@@ -9,8 +9,8 @@ import weakref
 import pytest
 from gofer.errors import ConnectionLost, NotTaken
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link
 from gofer.messaging.pool import pool
+from gofer.messaging.thread_driver import ThreadConnection
 from gofer.proxy import Agent
 from gofer.rmi.posts import Posts
 from gofer.rmi.session import Session
@@ -43,7 +43,7 @@ def test_what_was_lost_with_the_connection_is_told_by_the_next_call(broker: Loca
 
 
 def test_failures_of_agents_that_are_gone_are_logged_and_hold_nothing(
-    broker: LocalBroker, connector: Connector, link: Link, caplog: pytest.LogCaptureFixture
+    broker: LocalBroker, connector: Connector, link: ThreadConnection, caplog: pytest.LogCaptureFixture
 ) -> None:
     link.open(time.monotonic() + 10)
     agent = Agent(connector, "nowhere", wait=0)
@@ -58,7 +58,7 @@ def test_failures_of_agents_that_are_gone_are_logged_and_hold_nothing(
 
 
 def test_so_many_without_an_answer_are_told_of_and_nothing_more_is_sent(
-    broker: LocalBroker, link: Link, monkeypatch: pytest.MonkeyPatch
+    broker: LocalBroker, link: ThreadConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Session, "post_wait", 0.3)
     declare(link, "sink")
@@ -75,7 +75,7 @@ def test_so_many_without_an_answer_are_told_of_and_nothing_more_is_sent(
 
 
 def test_few_but_large_ones_without_an_answer_are_many(
-    broker: LocalBroker, link: Link, monkeypatch: pytest.MonkeyPatch
+    broker: LocalBroker, link: ThreadConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Session, "post_wait", 0.3)
     monkeypatch.setattr(Posts, "bytes_most", 1 << 20)
@@ -90,7 +90,7 @@ def test_few_but_large_ones_without_an_answer_are_many(
 
 
 def test_one_that_somebody_waited_for_is_told_once(
-    broker: LocalBroker, link: Link, monkeypatch: pytest.MonkeyPatch
+    broker: LocalBroker, link: ThreadConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Session, "post_wait", 0.3)
     link.open(time.monotonic() + 10)
@@ -103,12 +103,12 @@ def test_one_that_somebody_waited_for_is_told_once(
 
 
 def test_large_ones_that_nobody_waits_for_are_taken_as_fast_as_the_broker_takes_them(
-    broker: LocalBroker, link: Link
+    broker: LocalBroker, link: ThreadConnection
 ) -> None:
     """A socket takes some hundred kilobytes at a time: with a second in between these took a minute."""
     declare(link, "sink")
     with Agent(link.connector, "sink", wait=0) as agent:
         for _ in range(4):
             agent.Dog().bark("x" * 3_000_000)
-        eventually(lambda: not link.unwritten, timeout=20)
+        eventually(lambda: not link.backlog, timeout=20)
         agent.flush(10)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from gofer.hooks import hookimpl
+from gofer.messaging.adapter import Bind
 from gofer.rmi.api import API
 from gofer.rmi.cancelling import cancel
 from gofer.rmi.request import Received
@@ -225,7 +226,7 @@ def test_the_least_that_gofer_2_12_accepts(serving: Served) -> None:
 
 
 def test_replies_go_through_an_exchange_when_asked(serving: Served) -> None:
-    serving.caller.link.call(lambda a, t: a.bind("replies", "amq.direct", "replies", t))
+    serving.caller.link.ask(Bind("replies", "amq.direct", "replies"))
     asked = request("Dog", "echo", 1, replyto="amq.direct/replies")
     assert serving.caller.call(asked)["routing"] == [None, "amq.direct/replies"]
 

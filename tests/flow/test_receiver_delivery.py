@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from gofer.messaging.adapter.base import Delivery, ExchangeSpec, QueueSpec
-from gofer.messaging.link import Link, Subscription
+from gofer.messaging.adapter import Bind, DeclareExchange, DeclareQueue, Delivery
+from gofer.messaging.subscription import Subscription
 from gofer.rmi.answers import Refusal
 from gofer.rmi.receiver import Receiver
 from support import kennel
+from support.connections import cut, declaring
 from support.receiving import QUEUE, Served, driven, request, served
 from support.waiting import eventually
 
@@ -21,13 +21,6 @@ from support.waiting import eventually
 def serving(tmp_path: Path) -> Iterator[Served]:
     with served(tmp_path) as serving:
         yield serving
-
-
-def cut(link: Link) -> None:
-    """Cut the agent's connection, and wait until it is back."""
-    before = link.up_since
-    link.suspend()
-    eventually(lambda: link.up_since not in (None, before))
 
 
 def left_in_queue(serving: Served, queue: str = QUEUE) -> list[bytes]:
@@ -39,10 +32,7 @@ def left_in_queue(serving: Served, queue: str = QUEUE) -> list[bytes]:
             taken.append(delivery.body)
             link.accept(delivery)
 
-        def prepare(adapter: Any, timeout: float) -> None:
-            adapter.declare_queue(QueueSpec(queue), timeout)
-
-        link.subscribe(Subscription(queue, 1000, keep, prepare), 10.0)
+        link.subscribe(Subscription(queue, 1000, keep, declaring(DeclareQueue(queue))), 10.0)
         end = time.monotonic() + 0.3  # nothing tells that no more will come
         eventually(lambda: time.monotonic() > end)
     return taken
@@ -167,7 +157,7 @@ def test_a_result_that_comes_while_there_is_no_connection_is_sent_later(serving:
     asked = request("Dog", "wait", "late")
     serving.caller.send(asked)
     assert kennel.gate.entered.acquire(timeout=30)
-    serving.link.suspend()
+    cut(serving.link)
     kennel.gate.open.set()
     assert serving.caller.end(asked["sn"])["result"] == {"retval": "late"}
     serving.idle()
@@ -223,8 +213,8 @@ def test_an_exchange_that_comes_in_time_too(tmp_path: Path) -> None:
         serving.caller.send(asked)
         eventually(lambda: serving.counted.get("retried"))
         link = serving.caller.link
-        link.call(lambda adapter, timeout: adapter.declare_exchange(ExchangeSpec("late-exchange"), timeout))
-        link.call(lambda adapter, timeout: adapter.bind("replies", "late-exchange", "replies", timeout))
+        link.ask(DeclareExchange("late-exchange"))
+        link.ask(Bind("replies", "late-exchange", "replies"))
         assert serving.caller.end(asked["sn"])["result"] == {"retval": 1}
 
 

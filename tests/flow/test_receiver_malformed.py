@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gofer.messaging.adapter import Bind
 from gofer.messaging.auth import Authenticator, ValidationFailed, sign
 from gofer.messaging.document import encode
 from support import kennel
@@ -87,7 +88,7 @@ def test_a_serial_number_of_another_type_is_rejected(serving: Served, sn: object
 
 @pytest.mark.parametrize("version", ["1.0", "2.1", "", None, "2.0 "])
 def test_another_version_is_rejected_and_the_data_given_back(serving: Served, version: str | None) -> None:
-    serving.caller.link.call(lambda a, t: a.bind("replies", "amq.direct", "replies", t))
+    serving.caller.link.ask(Bind("replies", "amq.direct", "replies"))
     document = request("Dog", "echo", "never", data={"group": "a"}, replyto="amq.direct/replies")
     if version is None:
         del document["version"]
@@ -157,7 +158,7 @@ def test_a_reply_address_that_is_none_is_refused_and_not_run(serving: Served, re
 
 
 def test_strangers_are_answered_on_the_default_exchange_only(serving: Served) -> None:
-    serving.caller.link.call(lambda a, t: a.bind("replies", "amq.direct", "replies", t))
+    serving.caller.link.ask(Bind("replies", "amq.direct", "replies"))
     for _ in range(3):
         serving.caller.send(without(request("Dog", "echo", replyto="amq.direct/replies"), "request"))
     serving.seen("dropped", 3)

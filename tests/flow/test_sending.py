@@ -6,50 +6,44 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from gofer.errors import ConfigError
-from gofer.messaging.adapter.local import LocalAdapter
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link
+from gofer.messaging.local.adapter import LocalAdapter
+from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from support.company import declare
+from support.connections import connection_to
 from support.echo import EchoAgent
 from support.localbroker import LocalBroker
 from support.waiting import eventually
 
 
-class Remembering(LocalAdapter):
-    """Notes what it is told to forget."""
-
-    def __init__(self, connector: Connector) -> None:
-        super().__init__(connector)
-        self.forgotten: list[int] = []
-
-    def forget(self, token: int) -> None:
-        self.forgotten.append(token)
-
-
-def test_a_message_whose_sender_has_heard_enough_is_forgotten_by_the_adapter(connector: Connector) -> None:
+def test_a_message_whose_sender_has_heard_enough_is_forgotten_by_the_adapter(
+    connector: Connector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else it would be kept there for ever: what is not confirmed has no end that the broker tells."""
-    link = Link(connector, Remembering)
-    link.open(time.monotonic() + 10)
-    adapter = link._carrier.adapter
-    assert isinstance(adapter, Remembering)
+    forgotten: list[int] = []
+    monkeypatch.setattr(LocalAdapter, "forget", lambda adapter, token: forgotten.append(token))
+    link = connection_to(connector)
     tokens = [
-        link.send(Address("", "nowhere"), b"x", deadline=None, confirm=False, settled=lambda outcome, reason: None)
+        link.publish(Address("", "nowhere"), b"x", deadline=None, confirm=False, settled=lambda outcome, reason: None)
         for _ in range(3)
     ]
     for token in tokens:
         link.forget(token)
     link.forget(tokens[0])
     link.forget(999)
-    eventually(lambda: adapter.forgotten == tokens)
-    assert link.unsettled == 0
+    eventually(lambda: forgotten == tokens)
+    assert not link.core.unconfirmed
     link.close()
 
 
-def test_what_a_thread_sends_keeps_its_order_whatever_is_asked_meanwhile(broker: LocalBroker, link: Link) -> None:
+def test_what_a_thread_sends_keeps_its_order_whatever_is_asked_meanwhile(
+    broker: LocalBroker, link: ThreadConnection
+) -> None:
     with (
         EchoAgent(broker.url) as echo,
         Agent(link.connector, "agent", wait=0) as agent,
@@ -77,11 +71,12 @@ def test_where_the_broker_is_may_change_from_one_connection_to_the_next(broker: 
             assert isinstance(now, URL)
             return now
 
-        link = Link(Connector(URL.parse(broker.url), reconnect_max=0.1, source=read), LocalAdapter)
+        link = connection_to(Connector(URL.parse(broker.url), reconnect_max=0.1, source=read))
         link.open(time.monotonic() + 10)
         urls.pop(0)
         broker.kill()
-        link.drive(lambda: "it is empty" in link.state, time.monotonic() + 10)
+        link.want()
+        link.wait(lambda: "it is empty" in link.state, time.monotonic() + 10)
         assert "it is empty" in link.state
         urls.pop(0)
         link.open(time.monotonic() + 10)

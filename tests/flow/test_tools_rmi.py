@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from gofer.errors import NotFound
-from gofer.messaging.adapter.base import Delivery, QueueSpec
+from gofer.messaging.adapter import DeclareQueue, Delivery
 from gofer.messaging.adapter.local import LocalAdapter
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
@@ -182,7 +182,7 @@ def queue(url: str) -> Iterator[LocalAdapter]:
     adapter = LocalAdapter(Connector(URL.parse(url)))
     adapter.connect(5)
     with closing(adapter):
-        adapter.declare_queue(QueueSpec("replies", auto_delete=True), 5)
+        adapter.declare_queue(DeclareQueue("replies", auto_delete=True), 5)
         adapter.subscribe("replies", 10, 5)
         yield adapter
 

@@ -13,6 +13,7 @@ from gofer.rmi import records
 from gofer.rmi.overview import Entry
 from gofer.rmi.request import digest_of
 from support import kennel
+from support.connections import cut
 from support.receiving import Served, request, served
 from support.waiting import eventually
 
@@ -47,7 +48,7 @@ def test_it_is_kept_told_and_its_request_is_acknowledged(serving: Served, caplog
     assert [one for one in caplog.records if "cannot be delivered" in one.message and one.levelno == logging.WARNING]
     serving.idle()
     before = serving.link.up_since
-    serving.link.suspend()
+    cut(serving.link)
     eventually(lambda: serving.link.up_since not in (None, before))
     assert serving.caller.value("Dog", "echo", "next") == "next"
     assert "repeated" not in serving.counted  # which it would be, had the broker still held it

@@ -20,15 +20,17 @@ from typing import Any
 
 import pytest
 from gofer.errors import MemberNotFound, NamespaceNotFound, NotFound, NotTaken, RemoteException, RequestTimeout
-from gofer.messaging.adapter.base import Delivery, ExchangeSpec, Outcome, QueueSpec
+from gofer.messaging.adapter import Bind, DeclareExchange, DeclareQueue, DeleteExchange, DeleteQueue, Delivery, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pool import pool
+from gofer.messaging.subscription import Subscription
+from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 
+from support.connections import declaring
 from support.presence import timed_out, until_it_answers
 from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually
@@ -79,13 +81,13 @@ class CallScenarios:
         declared = []
 
         def declare(name: str) -> None:
-            link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec(name), timeout))
+            link.ask(DeclareQueue(name))
             declared.append(name)
 
         with linked(url) as link:
             yield declare
             for name in declared:
-                link.call(lambda adapter, timeout, name=name: adapter.delete_queue(name, timeout))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+                link.ask(DeleteQueue(name))
 
     # -- values and errors --------------------------------------------------------------------------------------
 
@@ -254,14 +256,14 @@ class CallScenarios:
         """Whoever else is bound to it sees them, too."""
         name = f"probe-fan-{uuid.uuid4()}"
         with linked(url) as link, Mailbox(connector) as mailbox:
-            link.call(lambda adapter, timeout: adapter.declare_exchange(ExchangeSpec(name, "fanout"), timeout))
-            link.call(lambda adapter, timeout: adapter.bind(mailbox.name, name, mailbox.name, timeout))
+            link.ask(DeclareExchange(name, "fanout"))
+            link.ask(Bind(mailbox.name, name, mailbox.name))
             assert agent(exchange=name).Probe().echo("through") == "through"
             assert mailbox.receive()["result"]["retval"] == "through"
             assert agent.Probe().echo("not through") == "not through"
             assert agent(exchange=name).Probe().echo("again") == "again"
             assert mailbox.receive()["result"]["retval"] == "again"
-            link.call(lambda adapter, timeout: adapter.delete_exchange(name, timeout))
+            link.ask(DeleteExchange(name))
 
     def test_an_exchange_that_is_not_there_is_told_at_once_and_nothing_is_sent(
         self, agent: Agent, tmp_path: Path
@@ -429,9 +431,7 @@ class Mailbox:
         self._link = pool.acquire(connector)
         self.name = f"mailbox-{uuid.uuid4()}"
         self._got: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._subscription = Subscription(
-            self.name, 100, self._take, lambda a, t: a.declare_queue(QueueSpec(self.name, expires=60.0), t) and None
-        )
+        self._subscription = Subscription(self.name, 100, self._take, declaring(DeclareQueue(self.name, expires=60.0)))
 
     def __enter__(self) -> Mailbox:
         self._link.subscribe(self._subscription, 20)
@@ -439,7 +439,7 @@ class Mailbox:
 
     def __exit__(self, *_: object) -> None:
         self._link.unsubscribe(self._subscription, 5)
-        self._link.call(lambda adapter, timeout: adapter.delete_queue(self.name, timeout))
+        self._link.ask(DeleteQueue(self.name))
         pool.release(self._link)
 
     def request(self, path: str, text: str, replyto: str | None = None) -> dict[str, Any]:
@@ -456,18 +456,18 @@ class Mailbox:
     def send(self, address: str, body: bytes) -> None:
         """Send a message, and wait until the broker has it."""
         taken: list[Outcome] = []
-        self._link.send(
+        self._link.publish(
             Address.parse(address),
             body,
             deadline=time.monotonic() + 20,
             settled=lambda outcome, _: taken.append(outcome),
         )
-        assert self._link.drive(lambda: taken, time.monotonic() + 20)
-        assert taken == [Outcome.TAKEN]
+        assert self._link.wait(lambda: taken, time.monotonic() + 20)
+        assert taken == [Outcome.CONFIRMED]
 
     def receive(self) -> dict[str, Any]:
         """Wait for the next reply."""
-        assert self._link.drive(lambda: not self._got.empty(), time.monotonic() + 20)
+        assert self._link.wait(lambda: not self._got.empty(), time.monotonic() + 20)
         found: dict[str, Any] = json.loads(self._got.get())
         return found
 
@@ -477,7 +477,7 @@ class Mailbox:
 
 
 @contextmanager
-def linked(url: str) -> Iterator[Link]:
+def linked(url: str) -> Iterator[ThreadConnection]:
     """A link to the broker, of this process."""
     link = pool.acquire(Connector.of(url))
     try:
@@ -494,7 +494,7 @@ def serving(root: Path, url: str, queue: str, *, threads: int) -> Iterator[Agent
         process.plugin("probe", PROBE, descriptor(url, queue, threads=threads))
         yield process.start()
     with linked(url) as link:
-        link.call(lambda adapter, timeout: adapter.delete_queue(queue, timeout))
+        link.ask(DeleteQueue(queue))
 
 
 def nested(depth: int) -> list[Any]:

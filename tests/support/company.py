@@ -11,11 +11,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gofer.messaging.adapter.base import QueueSpec
+from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.broker import protocol
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link
 from gofer.messaging.pool import pool
+from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 
 __all__ = ["Rude", "connected", "declare", "linked", "rude_broker", "run", "silent_broker"]
@@ -27,7 +27,7 @@ def connected(url: str, heartbeat: float = 5.0) -> Connector:
 
 
 @contextmanager
-def linked(connector: Connector) -> Iterator[Link]:
+def linked(connector: Connector) -> Iterator[ThreadConnection]:
     """Use the process's link for a connector."""
     link = pool.acquire(connector)
     try:
@@ -36,9 +36,9 @@ def linked(connector: Connector) -> Iterator[Link]:
         pool.release(link)
 
 
-def declare(link: Link, queue: str) -> None:
+def declare(link: ThreadConnection, queue: str) -> None:
     """Make sure that there is a queue."""
-    link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec(queue), timeout))
+    link.ask(DeclareQueue(queue))
 
 
 def run(code: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 from types import TracebackType
 from typing import Any
 
-from gofer.errors import ConnectionLost
-from gofer.messaging.adapter import find
-from gofer.messaging.adapter.base import Delivery, QueueSpec
+from gofer.messaging.adapter import DeclareQueue, Delivery
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link, Subscription
+from gofer.messaging.subscription import Subscription
 from gofer.messaging.url import URL
+
+from support.connections import connection_to, declaring
 
 __all__ = ["EchoAgent"]
 
@@ -25,17 +24,14 @@ class EchoAgent:
         connector = Connector(URL.parse(url), reconnect_max=0.3)
         self.hold = hold
         self.seen: list[dict[str, Any]] = []
-        self.link = Link(connector, find(connector.url, connector.adapter))
-        self.subscription = Subscription(
-            queue, 1000, self._take, lambda adapter, timeout: adapter.declare_queue(QueueSpec(queue), timeout) and None
-        )
-        self._thread = threading.Thread(target=self._drive, name="echo")
+        self.link = connection_to(connector)
+        self.subscription = Subscription(queue, 1000, self._take, declaring(DeclareQueue(queue)))
 
     def answer(self, document: dict[str, Any], **said: Any) -> None:
         """Send a result, or what is said instead."""
         body = {"sn": document["sn"], "version": "2.0", "routing": [None, None], "data": None}
         body.update(said or {"result": {"retval": document["request"]["args"][0]}})
-        self.link.offer(Address.parse(document["replyto"]), json.dumps(body).encode())
+        self.link.publish_nowait(Address.parse(document["replyto"]), json.dumps(body).encode())
 
     def _take(self, delivery: Delivery) -> None:
         document = json.loads(delivery.body)
@@ -44,15 +40,8 @@ class EchoAgent:
         if not self.hold and document["replyto"]:
             self.answer(document)
 
-    def _drive(self) -> None:
-        try:
-            self.link.run()
-        except ConnectionLost:
-            pass  # it was closed
-
     def __enter__(self) -> EchoAgent:
         self.link.subscribe(self.subscription, 10)
-        self._thread.start()
         return self
 
     def __exit__(

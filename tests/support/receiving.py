@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,13 +13,13 @@ from typing import Any
 import pluggy
 from gofer import hooks
 from gofer.hooks import hookimpl
-from gofer.messaging.adapter.base import Delivery, QueueSpec
-from gofer.messaging.adapter.local import LocalAdapter
+from gofer.messaging.adapter import DeclareQueue, Delivery
 from gofer.messaging.address import Address
 from gofer.messaging.auth import Authenticator
 from gofer.messaging.broker import serving
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link, Subscription
+from gofer.messaging.subscription import Subscription
+from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.rmi.api import API, Target
 from gofer.rmi.book import Book
@@ -36,6 +35,7 @@ from gofer.rmi.request import Received
 from gofer.rmi.workers import Workers
 
 from support import kennel
+from support.connections import connection_to, declaring
 from support.waiting import eventually
 
 __all__ = ["QUEUE", "Caller", "PluginForTests", "Served", "driven", "request", "served"]
@@ -104,35 +104,28 @@ class PluginForTests:
 
 
 @contextmanager
-def driven(path: Path, **more: Any) -> Iterator[Link]:
-    """A link to the broker at a path, with a thread that pumps it."""
-    link = Link(Connector(URL.parse(f"local://{path}"), **{"reconnect_max": 0.2, **more}), LocalAdapter)
-    thread = threading.Thread(target=link.run, name="pump")
-    thread.start()
+def driven(path: Path, **more: Any) -> Iterator[ThreadConnection]:
+    """A connection to the broker at a path."""
+    link = connection_to(Connector(URL.parse(f"local://{path}"), **{"reconnect_max": 0.2, **more}))
     try:
         yield link
     finally:
-        link.stop()
-        thread.join(10)
         link.close()
 
 
 class Caller:
     """What stands at the other end: sends documents, and keeps the replies."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: ThreadConnection) -> None:
         self.link = link
         self.replies: list[dict[str, Any]] = []
         self.bodies: list[bytes] = []
         self._subscriptions: list[Subscription] = []
-        link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec(QUEUE), timeout))
+        link.ask(DeclareQueue(QUEUE))
         self.listen("replies")
 
     def listen(self, queue: str) -> None:
-        def prepare(adapter: Any, timeout: float) -> None:
-            adapter.declare_queue(QueueSpec(queue), timeout)
-
-        self._subscriptions.append(Subscription(queue, 1000, self._heard, prepare))
+        self._subscriptions.append(Subscription(queue, 1000, self._heard, declaring(DeclareQueue(queue))))
         self.link.subscribe(self._subscriptions[-1], 10.0)
 
     def _heard(self, delivery: Delivery) -> None:
@@ -142,7 +135,7 @@ class Caller:
 
     def send(self, document: dict[str, Any] | bytes, to: str = QUEUE) -> None:
         body = document if isinstance(document, bytes) else json.dumps(document).encode()
-        assert self.link.offer(Address.parse(to), body)
+        assert self.link.publish_nowait(Address.parse(to), body)
 
     def heard(self, sn: str | None) -> list[dict[str, Any]]:
         """All replies for a serial number so far."""
@@ -190,7 +183,7 @@ class Served:
     path: Path
     plugin: PluginForTests
     receiver: Receiver
-    link: Link
+    link: ThreadConnection
     clock: Clock
     book: Book
     caller: Caller

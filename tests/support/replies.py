@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 from gofer.errors import AdapterError, GoferError, NamespaceNotFound, NotFound, Rejected, RemoteException
-from gofer.messaging.adapter.base import QueueSpec
+from gofer.messaging.adapter import DeclareQueue, DeleteQueue
 from gofer.messaging.address import Address
 from gofer.messaging.auth import Authenticator, ValidationFailed, sign
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link
+from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.rmi import reply
@@ -109,18 +109,18 @@ class ReplyScenarios:
         return Connector(URL.parse(url), reconnect_max=2.0)
 
     @pytest.fixture
-    def link(self, url: str) -> Iterator[Link]:
+    def link(self, url: str) -> Iterator[ThreadConnection]:
         with linked(url) as link:
             yield link
 
     @pytest.fixture
-    def tasks(self, link: Link) -> Iterator[str]:
+    def tasks(self, link: ThreadConnection) -> Iterator[str]:
         """The name of a queue for replies; it, and those beside it, are deleted at the end."""
         name = f"tasks-{uuid.uuid4()}"
         yield name
         for each in (name, f"{name}-2", f"{name}.failed"):
             try:
-                link.call(lambda adapter, timeout, each=each: adapter.delete_queue(each, timeout))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+                link.ask(DeleteQueue(each))
             except NotFound:
                 pass  # the test made none
 
@@ -178,13 +178,13 @@ class ReplyScenarios:
         assert (reports[-1].total, reports[-1].completed, reports[-1].details) == (3, 3, "step 3")
         assert heard.index(reports[0]) > [one.kind for one in heard].index("started")
 
-    def test_a_rejection_says_why(self, agent: Agent, connector: Connector, tasks: str, link: Link) -> None:
+    def test_a_rejection_says_why(self, agent: Agent, connector: Connector, tasks: str, link: ThreadConnection) -> None:
         ear = Ear()
         body = (
             b'{"sn": "one", "version": "9", "replyto": "%s", "data": 5, "request": {"classname": "P", "method": "m"}}'
         )
         with ReplyConsumer(tasks, connector).start(ear):
-            link.send(Address.parse(QUEUE), body % tasks.encode(), deadline=time.monotonic() + 20)
+            link.publish(Address.parse(QUEUE), body % tasks.encode(), deadline=time.monotonic() + 20)
             rejected = ear.next()
         assert type(rejected) is reply.Rejected
         assert (rejected.sn, rejected.code, rejected.done) == ("one", "model.version", True)
@@ -288,19 +288,19 @@ class ReplyScenarios:
             assert [(one.kind, one.retval) for one in heard] == [("succeeded", "bad")]
 
     def test_what_cannot_be_read_is_dropped_and_the_next_is_told(
-        self, agent: Agent, connector: Connector, tasks: str, link: Link, caplog: pytest.LogCaptureFixture
+        self, agent: Agent, connector: Connector, tasks: str, link: ThreadConnection, caplog: pytest.LogCaptureFixture
     ) -> None:
         ear = Ear()
         bad = [b"", b"{", b"[]", b'{"sn": 5}', b'{"sn": "x", "status": "dancing"}', b"\xff\xfe", b"[" * 100_000]
         with ReplyConsumer(tasks, connector).start(ear), caplog.at_level(logging.WARNING):
             for body in bad:
-                link.send(Address.parse(tasks), body, deadline=time.monotonic() + 20)
+                link.publish(Address.parse(tasks), body, deadline=time.monotonic() + 20)
             agent.Probe().echo("good")
             assert [one.kind for one in ear.until_done()] == ["accepted", "started", "succeeded"]
         assert caplog.text.count("a reply is not told") == len(bad)
 
     def test_of_each_request_one_end_is_told_and_no_status_after_it(
-        self, agent: Agent, connector: Connector, tasks: str, link: Link
+        self, agent: Agent, connector: Connector, tasks: str, link: ThreadConnection
     ) -> None:
         ear = Ear()
         end = b'{"sn": "s1", "version": "2.0", "result": {"retval": 1}}'
@@ -310,14 +310,14 @@ class ReplyScenarios:
         for wanted in ([1, 2, 2], [2, 2]):  # a consumer that is started again remembers
             with consumer.start(ear):
                 for body in (end, late, end, other, other):
-                    link.send(Address.parse(tasks), body, deadline=time.monotonic() + 20)
+                    link.publish(Address.parse(tasks), body, deadline=time.monotonic() + 20)
                 assert [one.retval for one in ear.ends(len(wanted))] == wanted
         assert ear.silent
 
     # -- what is believed ---------------------------------------------------------------------------------------
 
     def test_only_what_the_authenticator_validates_is_told(
-        self, agent: Agent, connector: Connector, tasks: str, link: Link, caplog: pytest.LogCaptureFixture
+        self, agent: Agent, connector: Connector, tasks: str, link: ThreadConnection, caplog: pytest.LogCaptureFixture
     ) -> None:
         class Key(Authenticator):
             def __init__(self, key: str) -> None:
@@ -336,7 +336,7 @@ class ReplyScenarios:
         bodies = [body % (1, 1), sign(body % (2, 2), Key("wrong")), sign(body % (3, 3), Key("right"))]
         with ReplyConsumer(tasks, connector, authenticator=Key("right")).start(ear), caplog.at_level(logging.WARNING):
             for one in bodies:
-                link.send(Address.parse(tasks), one, deadline=time.monotonic() + 20)
+                link.publish(Address.parse(tasks), one, deadline=time.monotonic() + 20)
             assert [one.retval for one in ear.ends(1)] == [3]
         assert ear.silent
         assert "not signed" in caplog.text
@@ -424,18 +424,20 @@ class ReplyScenarios:
                         os.kill(consumer.pid, signal.SIGKILL)
         assert runs(trace) == dict.fromkeys(names, 1)
 
-    def test_the_queue_is_durable_and_stays(self, connector: Connector, tasks: str, link: Link) -> None:
+    def test_the_queue_is_durable_and_stays(self, connector: Connector, tasks: str, link: ThreadConnection) -> None:
         with ReplyConsumer(tasks, connector).start(Ear()):
             pass
-        assert link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec(tasks), timeout)) is None
+        assert link.ask(DeclareQueue(tasks)) is None
 
-    def test_a_queue_is_declared_as_its_spec_says(self, connector: Connector, tasks: str, link: Link) -> None:
-        spec = QueueSpec(tasks, expires=60.0)
+    def test_a_queue_is_declared_as_its_spec_says(
+        self, connector: Connector, tasks: str, link: ThreadConnection
+    ) -> None:
+        spec = DeclareQueue(tasks, expires=60.0)
         with ReplyConsumer(spec, connector).start(Ear()):
-            assert link.call(lambda adapter, timeout: adapter.declare_queue(spec, timeout)) is None
+            assert link.ask(spec) is None
 
     def test_a_deleted_queue_is_made_again(
-        self, agent: Agent, connector: Connector, tasks: str, link: Link, caplog: pytest.LogCaptureFixture
+        self, agent: Agent, connector: Connector, tasks: str, link: ThreadConnection, caplog: pytest.LogCaptureFixture
     ) -> None:
         ear = Ear()
 
@@ -447,7 +449,7 @@ class ReplyScenarios:
                 return False
 
         with caplog.at_level(logging.WARNING), ReplyConsumer(tasks, connector).start(ear):
-            link.call(lambda adapter, timeout: adapter.delete_queue(tasks, timeout))
+            link.ask(DeleteQueue(tasks))
             eventually(told)
         assert f"no replies from '{tasks}' for now" in caplog.text
 

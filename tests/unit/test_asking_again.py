@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 from gofer.errors import RequestTimeout
-from gofer.messaging.adapter.base import Outcome
+from gofer.messaging.adapter import Outcome
 from gofer.messaging.document import decode_reply
 from gofer.rmi.calling import INTERRUPTED, Call, Hear, Heard, Listen, Send, flow
 from gofer.rmi.options import Options
 from support.captured import CAPTURED, HexAuthenticator
 
 OURS = b'{"sn": "a", "version": "2.0", "origin": "queue", "status": "%s"}'
-LOST = (Outcome.LOST, "the connection was lost")
+LOST = (Outcome.UNKNOWN, "the connection was lost")
 
 
 class Driven:

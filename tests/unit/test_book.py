@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from gofer.messaging.adapter.base import Delivery
+from gofer.messaging.adapter import Delivery
 from gofer.messaging.document import decode_request, encode
 from gofer.rmi.book import Book, Known
 from gofer.rmi.request import Received, digest_of

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gofer.messaging.adapter.base import Delivery
+from gofer.messaging.adapter import Delivery
 from gofer.messaging.document import decode_request, encode
 from gofer.rmi.book import Book
 from gofer.rmi.cancelling import Cancelling

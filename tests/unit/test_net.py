@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from gofer.errors import AdapterError, ConnectionLost
 from gofer.messaging.connector import Connector
-from gofer.messaging.net import open_socket
+from gofer.messaging.transport import open_socket
 from gofer.messaging.url import URL
 from support.certificates import Certificates
 

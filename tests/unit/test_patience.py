@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from gofer.messaging.adapter.base import Delivery
+from gofer.messaging.adapter import Delivery
 from gofer.messaging.document import decode_request, encode
 from gofer.rmi.clock import Clock
 from gofer.rmi.patience import Held

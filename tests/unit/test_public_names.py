@@ -86,7 +86,7 @@ gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofe
     hookimpl hookspec
 gofer.messaging: Connector NotFound URL
 gofer.messaging.adapter: GROUP find installed
-gofer.messaging.adapter.base: Adapter Delivery Event ExchangeSpec Outcome QueueSpec Settled SubscriptionLost
+gofer.messaging.adapter: Adapter Delivery Event DeclareExchange Outcome DeclareQueue Settled SubscriptionLost
 gofer.messaging.adapter.local: LocalAdapter
 gofer.messaging.address: Address
 gofer.messaging.auth: Authenticator ValidationFailed sign verify
@@ -115,7 +115,7 @@ gofer.messaging.keyfiles: Watched files_in read_public read_secret
 gofer.messaging.link: Link Loop Subscription
 gofer.messaging.loop: Alarm LoopDriver
 gofer.messaging.mock: install register uninstall
-gofer.messaging.net: open_socket
+gofer.messaging.transport: open_socket
 gofer.messaging.pool: Pool pool
 gofer.messaging.pump: Pump Waiter
 gofer.messaging.sending: Sending

@@ -15,11 +15,12 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from gofer.messaging.adapter.base import Adapter, Delivery, ExchangeSpec, QueueSpec
+from gofer.messaging.adapter import Bind, DeclareExchange, DeclareQueue, Delivery
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pool import pool
+from gofer.messaging.subscription import Steps, Subscription
+from gofer.messaging.thread_driver import ThreadConnection
 from gofer.testing.agents import AgentProcess
 from support.captured import CAPTURED, HexAuthenticator, captured
 from support.localbroker import LocalBroker
@@ -63,7 +64,7 @@ Replies = list[dict[str, Any]]
 class OldCaller:
     """Sends what a caller of 2.12 sends, and hears what it hears: in the order of arrival."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: ThreadConnection) -> None:
         self._link = link
         self._heard: Replies = []
         link.subscribe(Subscription(REPLIES, 100, self._take, self._declare), 10.0)
@@ -72,8 +73,8 @@ class OldCaller:
         """Send, and return all replies to the serial number up to the one that ends it."""
         self._heard.clear()
         body = document if isinstance(document, bytes) else json.dumps(document, sort_keys=True).encode()
-        self._link.send(Address.parse(address), body, deadline=None)
-        assert self._link.drive(lambda: self._ended(sn), monotonic() + 20), self._heard
+        self._link.publish(Address.parse(address), body, deadline=None)
+        assert self._link.wait(lambda: self._ended(sn), monotonic() + 20), self._heard
         return [reply for reply in self._heard if reply["sn"] == sn]
 
     def request(self, method: str, *args: Any, classname: str = "Demo", **envelope: Any) -> Replies:
@@ -109,11 +110,11 @@ class OldCaller:
             reply["sn"] == sn and ("result" in reply or reply.get("status") == "rejected") for reply in self._heard
         )
 
-    def _declare(self, adapter: Adapter, timeout: float) -> None:
-        adapter.declare_exchange(ExchangeSpec("amq.direct"), timeout)
-        adapter.declare_queue(QueueSpec(REPLIES), timeout)
-        adapter.bind(REPLIES, "amq.direct", REPLIES, timeout)
-        adapter.bind(QUEUE, "amq.direct", QUEUE, timeout)
+    def _declare(self) -> Steps:
+        yield DeclareExchange("amq.direct")
+        yield DeclareQueue(REPLIES)
+        yield Bind(REPLIES, "amq.direct", REPLIES)
+        yield Bind(QUEUE, "amq.direct", QUEUE)
 
     def _take(self, delivery: Delivery) -> None:
         self._link.accept(delivery)

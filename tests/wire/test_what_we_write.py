@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 from gofer.errors import RequestTimeout
-from gofer.messaging.adapter.base import Adapter, Delivery, ExchangeSpec, QueueSpec
+from gofer.messaging.adapter import Bind, DeclareExchange, DeclareQueue, Delivery
 from gofer.messaging.address import Address
 from gofer.messaging.broker import serving
 from gofer.messaging.document import encode
-from gofer.messaging.link import Link, Subscription
+from gofer.messaging.subscription import Steps, Subscription
+from gofer.messaging.thread_driver import ThreadConnection
 from gofer.proxy import Agent
 from gofer.rmi.options import Options
 from gofer.rmi.stub import new_request
@@ -133,7 +134,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 class Queue:
     """The agent's queue, and what was sent there."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: ThreadConnection) -> None:
         self._link = link
         self._deliveries: deque[Delivery] = deque()
         link.subscribe(Subscription(QUEUE, 10, self._taken, self._declare), 10.0)
@@ -144,10 +145,10 @@ class Queue:
         delivery = self._deliveries.popleft()
         return delivery.body, delivery.ttl
 
-    def _declare(self, adapter: Adapter, timeout: float) -> None:
-        adapter.declare_exchange(ExchangeSpec("amq.direct"), timeout)
-        adapter.declare_queue(QueueSpec(QUEUE), timeout)
-        adapter.bind(QUEUE, "amq.direct", QUEUE, timeout)
+    def _declare(self) -> Steps:
+        yield DeclareExchange("amq.direct")
+        yield DeclareQueue(QUEUE)
+        yield Bind(QUEUE, "amq.direct", QUEUE)
 
     def _taken(self, delivery: Delivery) -> None:
         self._link.accept(delivery)

@@ -12,6 +12,7 @@ from gofer.agent.builtin import admin_api
 from gofer.agent.plugin import Plugin, State, current
 from gofer.agent.queues import QueueModel
 from gofer.errors import AdapterError, MessagingError, NotFound
+from gofer.messaging.adapter import DeleteQueue
 from gofer.rmi.answers import Refusal
 from gofer.rmi.api import API, Target
 from gofer.rmi.model.fork import Forks
@@ -202,7 +203,6 @@ class Attachment:
             self._until_quiet()
         if alone:
             self._delete()
-            self.receiver.catch_up(_PATIENCE)  # what came before the queue's end is still to be rejected
         if not ended:
             log.warning("plugin %s: unloaded; %d of its calls go on", self.name, self.receiver.open)
             return False
@@ -238,7 +238,7 @@ class Attachment:
             return
         while True:
             try:
-                self.link.call(lambda adapter, timeout: adapter.delete_queue(name, timeout, if_empty=True), _PATIENCE)
+                self.link.ask(DeleteQueue(name, if_empty=True), _PATIENCE)
             except NotFound:
                 return
             except AdapterError as kept:

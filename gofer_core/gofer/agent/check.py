@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from gofer.agent.config import AgentConfig, Descriptor, Problem, check_company, read_descriptors
 from gofer.agent.loading import locate
 from gofer.errors import AdapterError
-from gofer.messaging.adapter import find
+from gofer.messaging.adapters import find
 from gofer.messaging.authenticators import missing_authenticator
 from gofer.root import Root
 

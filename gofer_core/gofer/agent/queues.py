@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from time import monotonic
 
 from gofer.agent.config import Descriptor
-from gofer.messaging.adapter.base import Adapter, QueueSpec
+from gofer.messaging.adapter import Bind, DeclareQueue
 from gofer.messaging.address import Address
+from gofer.messaging.subscription import Steps
 
 __all__ = ["QueueModel"]
 
@@ -28,7 +28,7 @@ class QueueModel:
         self.address = address
         self.managed = descriptor.managed
         expires = descriptor.expiration
-        self.spec = QueueSpec(address.key, auto_delete=expires is not None, expires=expires, kind=descriptor.kind)
+        self.spec = DeclareQueue(address.key, auto_delete=expires is not None, expires=expires, kind=descriptor.kind)
         self._told: str | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -45,19 +45,16 @@ class QueueModel:
             return "brokers do not delete quorum queues only if they are empty"
         return None if self._told is None else "somebody else has declared it"
 
-    def prepare(self, adapter: Adapter, timeout: float) -> None:
-        """Make sure that the queue is there. Called before each (re)subscribing, at most ``timeout`` seconds.
+    def prepare(self) -> Steps:
+        """Make sure that the queue is there: the operations before each (re)subscribing.
 
-        Raises:
-            MessagingError: the broker does not let us, or there is no such exchange.
+        They fail when the broker does not let us, or there is no such exchange.
         """
         if not self.managed:
             return
-        deadline = monotonic() + timeout
-        difference = adapter.declare_queue(self.spec, timeout)
+        difference = yield self.spec
         if difference is not None and difference != self._told:
             self._told = difference
             log.warning("plugin %s: queue %r is used as it is: %s", self.plugin, self.spec.name, difference)
         if self.address.exchange:
-            left = max(0.1, deadline - monotonic())
-            adapter.bind(self.spec.name, self.address.exchange, self.spec.name, left)
+            yield Bind(self.spec.name, self.address.exchange, self.spec.name)

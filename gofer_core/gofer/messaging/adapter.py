@@ -21,7 +21,7 @@ Promises of every adapter:
 - It raises nothing but ValueError and TypeError, for a command that is wrong in itself (a name that is too long); such
   a command has no effect and no event. Whatever a peer sends becomes events, at worst ``Closed``.
 - ``Opened`` is the first event, unless the connection fails before; ``Closed`` is the last and comes exactly once.
-  After ``Closed`` every call is ignored and ``take`` returns b"".
+  After ``Closed`` every call is ignored, but ``take`` may return last words once (an answer to the broker's goodbye).
 - Until ``Opened`` only ``receive``, ``tick``, ``lost``, ``close``, ``events`` and ``take`` are called.
 - What belongs to one operation, message or subscription costs that one alone: a refused declaration, a message to an
   exchange that does not exist, or a queue that was deleted never disturbs another's delivery or confirmation.

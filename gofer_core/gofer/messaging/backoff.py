@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 from random import SystemRandom
-from time import monotonic
 
 __all__ = ["Backoff"]
 
-#: The first wait is at most this many seconds; it doubles from there.
+#: The first pause is at most this many seconds; the limit doubles with each failure.
 _FIRST = 0.25
 
 
 class Backoff:
-    """The times of one thing's tries. ``due`` is when the next one may be made (``time.monotonic()``).
+    """The times of one thing's tries. ``due`` is when the next one may be made, on the clock of ``now``.
 
-    Waits are drawn evenly between nothing and the ceiling: those who lost a broker together must not come back
+    Pauses are drawn evenly between nothing and the limit: clients that lost a broker together must not come back
     together.
     """
 
-    def __init__(self, most: float) -> None:
+    __slots__ = ("_first", "_most", "due", "failures")
+
+    def __init__(self, most: float, first: float = _FIRST) -> None:
         self._most = most
+        self._first = first
         self.failures = 0
         self.due = 0.0
 
-    def failed(self) -> float:
-        """Note a failure, and return the seconds until the next try."""
-        # Not the generator of the module: a program that seeds that would have its fleet come back together.
-        delay = SystemRandom().uniform(0, min(self._most, _FIRST * 2.0 ** min(self.failures, 20)))
+    def failed(self, now: float) -> None:
+        """Note a failure, and set ``due``."""
+        # Not the generator of the module: a program that seeds it would have its fleet come back together.
+        limit = min(self._most, self._first * 2.0 ** min(self.failures, 20))
         self.failures += 1
-        self.due = monotonic() + delay
-        return delay
+        self.due = now + SystemRandom().uniform(0, limit)
 
     def hurry(self) -> None:
-        """Allow a try now; the waits after it go on growing."""
+        """Allow a try now; the pauses after it go on growing."""
         self.due = 0.0
 
     def reset(self) -> None:
-        """Start anew, after a success."""
+        """Start with short pauses again, after a success."""
         self.failures = 0
         self.due = 0.0

@@ -31,6 +31,7 @@ class Connector:
     adapter: str | None = None
     reconnect_max: float = 30.0
     max_message: int = 16 * 1024 * 1024
+    proxy: str | None = field(default=None, repr=False)
     source: Callable[[], URL] | None = field(default=None, compare=False, repr=False)
 
     def current(self) -> Connector:

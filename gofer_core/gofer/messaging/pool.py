@@ -1,13 +1,12 @@
-"""The pool of links: one per broker in a process, the only state that the process shares.
+"""The connections of a process: counted, shared by equal connectors, closed when nobody uses them.
 
-A link is counted: it is closed when its last user closes it, a few seconds after its last user was collected without
-closing it, and five minutes after its last use. One keeper thread looks after the links that nobody drives, so that an
-idle caller still answers heartbeats. In a forked child the pool
-starts empty; the parent's connections are dropped there without a word.
+Each connection looks after itself (heartbeats, and whether it is idle) in its driver's thread. In a forked child the
+pool starts empty; the parent's connections are dropped there without a word.
 """
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 import os
@@ -15,178 +14,131 @@ import sys
 import threading
 from time import monotonic
 
-from gofer.messaging.adapter import find
+from gofer.messaging.asyncio_driver import AsyncioConnection
+from gofer.messaging.connection import Connection
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link, Loop
+from gofer.messaging.thread_driver import ThreadConnection
 
 __all__ = ["Pool", "pool"]
 
-_Key = tuple[Connector, object]
-
 log = logging.getLogger(__name__)
 
-#: Seconds after which a connection is closed that has users but no use, and one that has neither.
-_IDLE = 300.0
-_LINGER = 5.0
-#: Seconds between two looks of the keeper.
-_KEEP = 1.0
-#: As long as a broker takes what nobody waits for, piece by piece.
-_SOON = 0.02
+_Key = tuple[Connector, asyncio.AbstractEventLoop | None]
+
+#: Seconds that requests which nobody waited for may take at the end of the process.
+_EXIT = 5.0
 
 
 class Pool:
-    """Links by connector, with the number of their users. Thread-safe."""
+    """Connections by connector, with the number of their users. Thread-safe."""
 
     def __init__(self) -> None:
         self._start()
 
     def _start(self) -> None:
-        self._lock = threading.RLock()  # the collector may release a link while this thread is in here
-        #: For users to guard what they keep of links; made anew in a forked child, as all of this is.
+        self._lock = threading.RLock()  # the collector may release a connection while this thread is in here
+        #: For users to guard what they keep of connections; made anew in a forked child, as all of this is.
         self.guard = threading.RLock()  # a signal handler may come to it in the thread that has it
-        self._links: dict[_Key, Link] = {}
-        self._users: dict[_Key, int] = {}
-        self._keeper: threading.Thread | None = None
-        self._poke = threading.Event()
-        self._ends = False
+        self._connections: dict[_Key, Connection] = {}
+        self._at_end = False
 
-    def acquire(self, connector: Connector, loop: Loop | None = None) -> Link:
-        """Return the link for a connector and count one more user. Nothing is opened yet.
-
-        Args:
-            loop: the event loop that drives it; None: threads do.
+    def acquire(self, connector: Connector) -> ThreadConnection:
+        """Return the connection for a connector and count one more user. Nothing is opened yet.
 
         Raises:
             AdapterError: no adapter serves the URL.
         """
         with self._lock:
-            key = (connector, loop)
-            link = self._links.get(key)
-            if link is None:
-                link = self._links[key] = Link(connector, find(connector.url, connector.adapter), loop)
-                self._users[key] = 0
-                self._ensure_keeper()
-                self._ensure_end()
-            self._users[key] = self._users.get(key, 0) + 1
-            return link
+            found = self._connections.get((connector, None))
+            if not isinstance(found, ThreadConnection):
+                found = ThreadConnection(connector, self._retire)
+                self._add(found, None)
+            found.users += 1
+            return found
 
-    def release(self, link: Link, *, linger: bool = False) -> None:
-        """Count one user less. The last one closes the link, at once or (``linger``) when it was idle for a bit."""
-        if self.leave(link, linger=linger):
-            link.close()
-
-    def leave(self, link: Link, *, linger: bool = False) -> bool:
-        """Count one user less; return whether the link is now the caller's to close: nobody else gets it any more."""
+    def acquire_asyncio(self, connector: Connector, loop: asyncio.AbstractEventLoop) -> AsyncioConnection:
+        """Return the connection that an event loop drives; called in its thread. See ``acquire``."""
         with self._lock:
-            key = (link.connector, link.loop)
-            if link.abandoned or self._links.get(key) is not link:
-                return False
-            self._users[key] -= 1
-            if linger or self._users[key] > 0:
-                return False
-            del self._links[key], self._users[key]
-            self._poke.set()  # the keeper of no links ends
-        return True
+            for key, other in list(self._connections.items()):
+                if key[1] is not None and key[1].is_closed():
+                    del self._connections[key]
+                    other.close()
+            found = self._connections.get((connector, loop))
+            if not isinstance(found, AsyncioConnection):
+                found = AsyncioConnection(connector, self._retire, loop)
+                self._add(found, loop)
+            found.users += 1
+            return found
 
-    def users(self, link: Link) -> int:
-        """Return how many users a link has."""
-        with self._lock:
-            return self._users.get((link.connector, link.loop), 0)
-
-    def close(self) -> None:
-        """Close every link: at the end of the process."""
-        with self._lock:
-            links = list(self._links.values())
-            self._links.clear()
-            self._users.clear()
-        self._poke.set()
-        ending = [threading.Thread(target=_end, args=(link,), daemon=True) for link in links]
-        for thread in ending:
-            thread.start()
-        for thread in ending:
-            thread.join()
-
-    def abandon(self) -> None:
-        """Start anew in a forked child, where no other thread lives and the locks may be held for ever."""
-        links = list(self._links.values())
-        self._start()
-        for link in links:
-            try:
-                link.abandon()
-            except Exception:  # whatever it is, the others must be dropped, too
-                log.exception("%s was not dropped in a child", link)
-
-    def _ensure_end(self) -> None:
+    def _add(self, connection: Connection, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._connections[connection.connector, loop] = connection
         # What multiprocessing forks ends by os._exit, and calls none of atexit's.
         process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
-        if not self._ends and process is not None and util is not None and process.parent_process() is not None:
-            self._ends = True
+        if not self._at_end and process is not None and util is not None and process.parent_process() is not None:
+            self._at_end = True
             util.Finalize(None, self.close, exitpriority=0)
 
-    def _ensure_keeper(self) -> None:
-        if self._keeper is None or not self._keeper.is_alive():
-            self._keeper = threading.Thread(target=self._keep, name="gofer-keeper", daemon=True)
-            self._keeper.start()
+    def release(self, connection: Connection, *, linger: bool = False) -> None:
+        """Count one user less. The last one closes the connection, at once or (``linger``) after some idle seconds."""
+        if self.leave(connection, linger=linger):
+            connection.close()
 
-    def _keep(self) -> None:
-        taken = False
-        while True:
-            self._poke.wait(_SOON if taken else _KEEP)
-            taken = False
-            self._poke.clear()
-            with self._lock:
-                links = dict(self._links)
-                if not links:
-                    self._keeper = None
-                    return
-            for key, link in links.items():
-                try:
-                    if link.loop is None:
-                        taken = self._look_after(link) or taken
-                    if self._is_idle(link):
-                        self._retire(key, link)
-                except Exception:  # whatever it is, the others must be looked after, and this one again
-                    log.exception("%s: looking after it failed", link)
-
-    def _look_after(self, link: Link) -> bool:
-        """Take the turns that wait for nothing; return whether the broker took some output, and there is more."""
-        before = link.unwritten
-        link.keep()
-        left = link.unwritten
-        while left and not link.pump.busy:
-            link.keep()
-            if link.unwritten >= left:
-                break  # the broker takes nothing at the moment
-            left = link.unwritten
-        return 0 < left < before
-
-    def _is_idle(self, link: Link) -> bool:
-        users = self.users(link)
-        if link.loop is not None:
-            return users == 0 or link.loop.is_closed()
-        if not link.is_open:
-            return users == 0
-        idle = monotonic() - link.used_at
-        return not link.unsettled and not link.pump.busy and idle > (_IDLE if users else _LINGER)
-
-    def _retire(self, key: _Key, link: Link) -> None:
+    def leave(self, connection: Connection, *, linger: bool = False) -> bool:
+        """Count one user less; return whether the connection is the caller's to close: nobody else gets it any more."""
         with self._lock:
-            over = link.loop is not None and link.loop.is_closed()
-            unused = self._links.get(key) is link and (over or self._users.get(key) == 0)
-            if unused:
-                del self._links[key], self._users[key]
-        if unused:
-            link.retire()
-        elif link.loop is None:
-            link.suspend(lose=False)  # it may have been used since it was found idle
+            if connection.abandoned or connection not in self._connections.values():
+                return False
+            connection.users -= 1
+            last = connection.users == 0
+            if last and not linger:
+                self._remove(connection)
+        if last and linger:
+            connection.users_changed()
+        return last and not linger
+
+    def close(self) -> None:
+        """Flush and close every connection: at the end of the process. Starts no thread."""
+        with self._lock:
+            connections = list(self._connections.values())
+            self._connections.clear()
+        deadline = monotonic() + _EXIT
+        for connection in connections:
+            try:
+                connection.run_exit_callbacks(deadline)
+            except Exception:  # whatever it is, the others must be closed, too
+                log.exception("%r: its last messages were not looked after", connection)
+        closing = [c for c in connections if not isinstance(c, ThreadConnection) or c.start_closing()]
+        deadline = monotonic() + _EXIT
+        for connection in closing:
+            if isinstance(connection, ThreadConnection):
+                connection.wait_closed(deadline)
+            else:
+                connection.close()
+
+    def abandon(self) -> None:
+        """Start again in a forked child, where no other thread lives and the locks may be held for ever."""
+        connections = list(self._connections.values())
+        self._start()
+        for connection in connections:
+            try:
+                connection.abandon()
+            except Exception:  # whatever it is, the others must be dropped, too
+                log.exception("%r was not dropped in a child", connection)
+
+    def _retire(self, connection: Connection) -> bool:
+        with self._lock:
+            if connection.users:
+                return False
+            self._remove(connection)
+            return True
+
+    def _remove(self, connection: Connection) -> None:
+        for key, found in list(self._connections.items()):
+            if found is connection:
+                del self._connections[key]
 
 
-def _end(link: Link) -> None:
-    link.farewell()
-    link.close()
-
-
-#: The process's links.
+#: The process's connections.
 pool = Pool()
 os.register_at_fork(after_in_child=pool.abandon)
 atexit.register(pool.close)

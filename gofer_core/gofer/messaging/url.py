@@ -1,6 +1,6 @@
-"""Broker URLs: ``<adapter>+<protocol>://<user>:<password>@<host>:<port>/<virtual-host>``.
+"""Broker URLs: ``<adapter>+<protocol>://<user>:<password>@<host>:<port>,<host>:<port>/<virtual-host>``.
 
-All but the host are optional. Protocols: ``tcp`` and ``amqp`` (plain, port 5672), ``ssl`` and ``amqps`` (TLS, port
+All but one host are optional. Several hosts are tried in turn, at each reconnect. Protocols: ``tcp`` and ``amqp`` (plain, port 5672), ``ssl`` and ``amqps`` (TLS, port
 5671), and ``local`` (the embedded broker: ``local://`` or ``local:///path/to.sock``).
 """
 
@@ -12,18 +12,18 @@ from urllib.parse import quote, unquote
 
 from gofer.errors import ConfigError
 
-__all__ = ["URL"]
+__all__ = ["URL", "place"]
 
 _PORTS = {"amqp": 5672, "tcp": 5672, "amqps": 5671, "ssl": 5671, "local": None}
 _TLS = {"amqps", "ssl"}
+_HOST = r"(?: (?: \[ [0-9A-Fa-f:.]+ (?: % [\w.-]+ )? \] | [^:@/\[\],]* ) (?: : [0-9]* )? )"
 _SHAPE = re.compile(
     r"""
     (?: (?: (?P<adapter> [A-Za-z][A-Za-z0-9._-]*) \+ )? (?P<protocol> [A-Za-z][A-Za-z0-9.-]*) :// | (?! [^/@]*:// ) )
     (?: (?P<user> [^:@/]*) (?: : (?P<password> [^@/]*) )? @ )?
-    (?P<host> \[ [0-9A-Fa-f:.]+ (?: % [\w.-]+ )? \] | [^:@/\[\]]* )
-    (?: : (?P<port> [0-9]*) )?
+    (?P<hosts> HOST (?: , HOST )* )
     (?P<path> /.*)?
-    """,
+    """.replace("HOST", _HOST),
     re.VERBOSE | re.DOTALL,
 )
 _SCHEME = re.compile(r"\s*[^:/@]*://")
@@ -41,6 +41,8 @@ class URL:
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     path: str | None = None
+    #: More hosts with their ports, for when the first does not answer.
+    others: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def parse(cls, text: str | URL) -> URL:
@@ -65,10 +67,10 @@ class URL:
             raise ConfigError(
                 f"unknown protocol {protocol!r} in {_masked(text)!r}; allowed: {', '.join(sorted(_PORTS))}"
             )
-        host = found["host"].strip("[]")
+        hosts = [_host(each, protocol, text) for each in found["hosts"].split(",")]
         path = found["path"]
         if protocol == "local":
-            if host or found["user"] is not None or found["port"]:
+            if hosts != [("", None)] or found["user"] is not None:
                 raise ConfigError(f"{_masked(text)!r}: local takes only a path: local:// or local:///path/to.sock")
             return cls(
                 "",
@@ -79,15 +81,9 @@ class URL:
                 None,
                 unquote(path) if path and path != "/" else None,
             )
-        if not host:
-            raise ConfigError(f"no host in {_masked(text)!r}")
-        if any(c.isspace() or not c.isprintable() for c in host):
-            raise ConfigError(f"the host {host[:200]!r} has spaces or control characters in it")
         if path is not None and "@" in path:
             raise ConfigError(f"not a URL: {_masked(text)!r}; write '/' in a user or password as %2F, and '@' as %40")
-        port = int(found["port"][:6]) if found["port"] else _PORTS[protocol]
-        if port is None or not 0 < port < 65536:
-            raise ConfigError(f"port {port} in {_masked(text)!r} is not between 1 and 65535")
+        (host, port), *others = hosts
         vhost = unquote(path[1:]) if path is not None and len(path) > 1 else None
         return cls(
             host,
@@ -97,7 +93,13 @@ class URL:
             None if not found["user"] and found["password"] is None else unquote(found["user"]),
             None if found["password"] is None else unquote(found["password"]),
             vhost,
+            tuple((name, number or 0) for name, number in others),
         )
+
+    @property
+    def hosts(self) -> tuple[tuple[str, int], ...]:
+        """All hosts with their ports, in the order in which they stand."""
+        return ((self.host, self.port or 0), *self.others)
 
     @property
     def tls(self) -> bool:
@@ -120,10 +122,31 @@ class URL:
         login = "" if self.user is None else quote(self.user, safe="")
         if password is not None:
             login += f":{password}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if self.port is None else f":{self.port}"
+        hosts = ",".join(place(host, port) for host, port in self.hosts)
         vhost = "" if self.path is None else "/" + quote(self.path, safe="")
-        return f"{adapter}{self.protocol}://{login + '@' if login else ''}{host}{port}{vhost}"
+        return f"{adapter}{self.protocol}://{login + '@' if login else ''}{hosts}{vhost}"
+
+
+def place(host: str, port: int) -> str:
+    """Write a host and its port."""
+    name = f"[{host}]" if ":" in host else host
+    return f"{name}:{port}" if port else name
+
+
+def _host(text: str, protocol: str, url: str) -> tuple[str, int | None]:
+    """Read one ``host:port``."""
+    name, _, number = text[1:].partition("]") if text.startswith("[") else text.partition(":")
+    number = number.lstrip(":")
+    if protocol == "local":
+        return name, int(number[:6]) if number else None
+    if not name:
+        raise ConfigError(f"no host in {_masked(url)!r}")
+    if any(c.isspace() or not c.isprintable() for c in name):
+        raise ConfigError(f"the host {name[:200]!r} has spaces or control characters in it")
+    port = int(number[:6]) if number else _PORTS[protocol]
+    if port is None or not 0 < port < 65536:
+        raise ConfigError(f"port {port} in {_masked(url)!r} is not between 1 and 65535")
+    return name, port
 
 
 def _masked(text: str) -> str:

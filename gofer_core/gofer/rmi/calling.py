@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import to_builtins
 
 from gofer.errors import AdapterError, ConnectionLost, DocumentError, MessagingError, NotFound
-from gofer.messaging.adapter.base import Outcome
+from gofer.messaging.adapter import Outcome
 from gofer.messaging.auth import verify
 from gofer.messaging.document import Reply
 from gofer.rmi.conversation import Conversation
@@ -84,7 +84,7 @@ class Call:
 
     def settled(self, outcome: Outcome, reason: str) -> None:
         """Hear from the broker what became of the request."""
-        if outcome is not Outcome.TAKEN:
+        if outcome is not Outcome.CONFIRMED:
             self.put((outcome, reason))
 
     def put(self, event: Any) -> None:
@@ -142,7 +142,7 @@ def flow(
             if event is not INTERRUPTED:
                 outcome, reason = event
                 _refused(outcome, reason, address, again="again" in document)
-                isolated = outcome is Outcome.LOST  # it may have been the fault of this one: then it is told alone
+                isolated = outcome is Outcome.UNKNOWN  # it may have been the fault of this one: then it is told alone
                 if outcome is Outcome.RETURNED:
                     # The broker was restarted and forgot the queue: its agent needs a moment to declare it again.
                     pause = monotonic() + _RETRY

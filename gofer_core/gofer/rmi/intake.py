@@ -15,7 +15,7 @@ from gofer.rmi.request import Received
 from gofer.rmi.verification import Refused, Verification
 
 if TYPE_CHECKING:
-    from gofer.messaging.adapter.base import Delivery
+    from gofer.messaging.adapter import Delivery
     from gofer.rmi.receiver import Receiver
 
 __all__ = ["Intake"]

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
-from gofer.messaging.adapter.base import Outcome
+from gofer.messaging.adapter import Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.document import shown
 from gofer.rmi.clock import Clock, Timer
 from gofer.rmi.counters import Counters
 
 if TYPE_CHECKING:
-    from gofer.messaging.link import Link
+    from gofer.messaging.thread_driver import ThreadConnection
 
 __all__ = ["GIVE_UP", "Fate", "Outgoing"]
 
@@ -88,7 +88,13 @@ class Outgoing:
     """
 
     def __init__(
-        self, link: Link, clock: Clock, counters: Counters, *, give_up: float = GIVE_UP, most_waiting: int = 100
+        self,
+        link: ThreadConnection,
+        clock: Clock,
+        counters: Counters,
+        *,
+        give_up: float = GIVE_UP,
+        most_waiting: int = 100,
     ) -> None:
         self._link = link
         self._clock = clock
@@ -156,7 +162,7 @@ class Outgoing:
             return
         letter.timer = None
         letter.up_since = self._link.up_since
-        sent = self._link.offer(
+        sent = self._link.publish_nowait(
             letter.address,
             letter.body,
             isolated=letter.isolated,
@@ -169,7 +175,7 @@ class Outgoing:
             )
 
     def _settled(self, letter: _Letter, outcome: Outcome, reason: str) -> None:
-        if outcome is Outcome.TAKEN:
+        if outcome is Outcome.CONFIRMED:
             self._end(letter, Fate.TAKEN)
             return
         if letter.ended:
@@ -178,7 +184,7 @@ class Outgoing:
         up_since = self._link.up_since
         # Lost with the connection, it was not the letter's fault. Otherwise it may have been: then no neighbours.
         intact = up_since is not None and up_since == letter.up_since
-        letter.isolated = letter.isolated or outcome is not Outcome.LOST or intact
+        letter.isolated = letter.isolated or outcome is not Outcome.UNKNOWN or intact
         letter.reason = reason or outcome.value
         if up_since is not None and now >= max(letter.posted, up_since) + self._give_up:
             self._drop(letter, f"not taken for {now - letter.posted:.0f} s")

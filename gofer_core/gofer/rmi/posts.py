@@ -9,17 +9,15 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from gofer.errors import MessagingError, NotTaken
-from gofer.messaging.adapter.base import Outcome
+from gofer.errors import NotTaken
+from gofer.messaging.adapter import Outcome
 from gofer.messaging.address import Address
-from gofer.messaging.link import Link
+from gofer.messaging.connection import Connection
 
 __all__ = ["Owner", "Post", "Posts"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds that requests which nobody waited for may take at the end of the process.
-_EXIT_WAIT = 5.0
 #: Failures that are kept of agents that are gone, to be told at the end of the process.
 _UNHEARD = 1000
 
@@ -76,7 +74,7 @@ class Posts:
     most, least = 256, 192
     bytes_most = 32 * 1024 * 1024
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Connection) -> None:
         self._link = link
         self._posts: dict[str, Post] = {}
         self._failures: dict[str, tuple[Owner, str]] = {}
@@ -138,10 +136,10 @@ class Posts:
         post = self._posts.get(sn)
         if post is None:
             return
-        if outcome is not Outcome.TAKEN:
+        if outcome is not Outcome.CONFIRMED:
             why = "nobody listens there" if outcome is Outcome.RETURNED else outcome.value
             why = f"{why} ({reason})" if reason else why
-            if outcome is Outcome.LOST and post.up_since == self._link.up_since and not post.again:
+            if outcome is Outcome.UNKNOWN and post.up_since == self._link.up_since and not post.again:
                 # The connection is there: another one's fault closed the channel it was on.
                 refusal = self._resend(sn, post)
                 if refusal is None:
@@ -162,7 +160,7 @@ class Posts:
             body = post.encode(ttl)
         except Exception as failed:  # noqa: BLE001 - whatever signs it: this is told to its owner
             return f"it was not sent again: {failed}"
-        token = self._link.offer(
+        token = self._link.publish_nowait(
             post.address, body, ttl=ttl, isolated=True, room=False, settled=partial(self._settled, sn)
         )
         return None if token else f"it was not sent again: {self._link.state}"
@@ -212,13 +210,10 @@ class Posts:
         if failures:
             raise NotTaken(failures)
 
-    def _goodbye(self) -> None:
+    def _goodbye(self, deadline: float) -> None:
         """Wait for them at the end of the process, and complain on stderr about what was not taken."""
         if self._posts and not self._link.abandoned:
-            try:
-                self._link.drive(lambda: not self._posts, monotonic() + _EXIT_WAIT)
-            except MessagingError:
-                pass  # told below
+            self._link.finish(lambda: not self._posts, deadline)
         lost = {sn: why for sn, (_, why) in self._failures.items()}
         lost.update((sn, f"no word from the broker ({self._link.state})") for sn in self._posts)
         if lost and not self._link.abandoned:

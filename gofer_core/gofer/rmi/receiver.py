@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gofer.errors import DispatchError, MessagingError
-from gofer.messaging.link import Link, Subscription
+from gofer.messaging.subscription import Steps, Subscription
+from gofer.messaging.thread_driver import ThreadConnection
 from gofer.rmi.answers import Answers, Refusal
 from gofer.rmi.book import Book
 from gofer.rmi.cancelling import Cancelling, cancel
@@ -27,7 +28,7 @@ from gofer.rmi.service import Service
 from gofer.rmi.statuses import Statuses
 
 if TYPE_CHECKING:
-    from gofer.messaging.adapter.base import Adapter, Delivery
+    from gofer.messaging.adapter import Delivery
 
 __all__ = ["Receiver"]
 
@@ -54,7 +55,7 @@ class Receiver:
     def __init__(
         self,
         service: Service,
-        link: Link,
+        link: ThreadConnection,
         clock: Clock,
         book: Book,
         *,
@@ -100,11 +101,11 @@ class Receiver:
         queue: str,
         timeout: float | None,
         *,
-        prepare: Callable[[Adapter, float], None] | None = None,
+        prepare: Callable[[], Steps] | None = None,
         on_lost: Callable[[str], None] | None = None,
-        dispose: Callable[[Adapter, float], None] | None = None,
+        dispose: Callable[[], Steps] | None = None,
     ) -> Subscription:
-        """Subscribe to the queue; the arguments are those of :class:`Subscription` and :meth:`Link.subscribe`."""
+        """Subscribe to the queue; the arguments are those of :class:`Subscription` and :meth:`ThreadConnection.subscribe`."""
         self._subscription = Subscription(
             queue, self._prefetch, self.deliver, prepare, on_lost, exclusive=self.exclusive, dispose=dispose
         )
@@ -117,17 +118,8 @@ class Receiver:
         Returns:
             Whether all that was delivered and not accepted has been given back by now.
         """
-        deadline = time.monotonic() + timeout
         self._closed = True
-        self._unsubscribe(timeout)
-        return self.catch_up(deadline - time.monotonic())
-
-    def catch_up(self, timeout: float) -> bool:
-        """Wait until all that was delivered so far has been looked at, at most ``timeout`` seconds; tell whether so."""
-        try:
-            return self.link.drive(lambda: self.link.caught_up, time.monotonic() + timeout)
-        except MessagingError:
-            return False
+        return self._unsubscribe(timeout)
 
     def reject_all(self, refusal: Refusal) -> None:
         """Reject what comes from now on."""
@@ -207,12 +199,14 @@ class Receiver:
         self._replays.flush(1.0)  # or the broker would deliver again what was answered
         return left
 
-    def _unsubscribe(self, timeout: float) -> None:
+    def _unsubscribe(self, timeout: float) -> bool:
         if self._subscription is not None:
             try:
                 self.link.unsubscribe(self._subscription, max(1.0, timeout))
             except MessagingError as gone:
                 log.debug("plugin %s: its subscription went with the connection: %s", self.service.name, gone)
+                return False
+        return True
 
     def _leave(self, request: Received, refusal: Refusal | None) -> None:
         if refusal is None:

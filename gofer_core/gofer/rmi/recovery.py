@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gofer.errors import ConfigError, DocumentError, Interrupted
-from gofer.messaging.adapter.base import Delivery
+from gofer.messaging.adapter import Delivery
 from gofer.messaging.address import Address
 from gofer.rmi import records
 from gofer.rmi.ledger import Ledger, Work
@@ -48,7 +48,7 @@ def read(row: records.Row, receiver: Receiver) -> Received | None:
     except (DocumentError, ConfigError) as bad:
         log.error("plugin %s: a request in the ledger cannot be read, and stays there: %s", receiver.service.name, bad)
         return None
-    delivery = Delivery(0, row.body, True, None, None)
+    delivery = Delivery(0, row.body, True, None, None, len(row.body))
     request = Received(document, delivery, receiver, replyto=replyto, identity=row.identity)
     request.key = row.key
     request.digest = row.digest

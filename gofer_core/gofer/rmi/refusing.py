@@ -15,7 +15,7 @@ from gofer.rmi.request import Received
 from gofer.rmi.verification import Refused
 
 if TYPE_CHECKING:
-    from gofer.messaging.adapter.base import Delivery
+    from gofer.messaging.adapter import Delivery
     from gofer.rmi.receiver import Receiver
 
 __all__ = ["Refusing", "start_of"]
@@ -62,7 +62,9 @@ class Refusing:
 
             receiver.outgoing.post(address, body, done, "a rejection")
         # Nobody has vouched for this one: it is told once, and takes nobody's place among the results that wait.
-        elif not receiver.link.offer(address, body, settled=lambda outcome, reason: receiver.link.accept(delivery)):
+        elif not receiver.link.publish_nowait(
+            address, body, settled=lambda outcome, reason: receiver.link.accept(delivery)
+        ):
             self.drop(delivery, f"{refused.refusal.code}, not answered: the link is down or full")
 
     def replayed(self, request: Received, *, in_work: bool) -> None:

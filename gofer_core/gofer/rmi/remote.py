@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, Protocol, Self
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from gofer.errors import ConnectionLost
 from gofer.messaging.address import Address
+from gofer.messaging.connection import Connection
 from gofer.messaging.connector import Connector
-from gofer.messaging.link import Link, Loop
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
 from gofer.rmi.options import Options
@@ -18,16 +19,23 @@ from gofer.rmi.stub import Stub, Trigger, fixed, new_request
 __all__ = ["Double", "Line", "Remote", "seam"]
 
 
-class Line:
+_C = TypeVar("_C", bound=Connection)
+
+
+class Line(Generic[_C]):
     """One agent's share in a link, had by all its views; taken up on first use, and again after a fork.
 
     It is given back when it is closed, or when the last view is gone.
+
+    Args:
+        acquire: counts one more user of a connection.
     """
 
-    def __init__(self, connector: Connector) -> None:
+    def __init__(self, connector: Connector, acquire: Callable[[Connector], _C]) -> None:
         self.connector = connector
+        self._acquire = acquire
         self.owner = Owner()
-        self._link: Link | None = None
+        self._link: _C | None = None
         self._closed = False
         self._release: weakref.finalize[Any, Any] | None = None
 
@@ -41,17 +49,17 @@ class Line:
         if self._closed:
             raise ConnectionLost(f"this agent was closed ({self.connector.url})")
 
-    def link(self, loop: Loop | None = None) -> Link:
-        """Return the link, for threads or for an event loop.
+    def link(self) -> _C:
+        """Return the link.
 
         Raises:
             ConnectionLost: it was closed.
         """
         link = self._link
-        return self._take(loop) if link is None or link.abandoned else link
+        return self._take() if link is None or link.abandoned else link
 
-    def _take(self, loop: Loop | None) -> Link:
-        mine = pool.acquire(self.connector, loop)
+    def _take(self) -> _C:
+        mine = self._acquire(self.connector)
         with pool.guard:
             closed, link = self._closed, self._link
             taken = not closed and (link is None or link.abandoned)  # else another thread was faster
@@ -69,7 +77,7 @@ class Line:
         assert link is not None  # noqa: S101 - check has raised
         return link
 
-    def leave(self) -> Link | None:
+    def leave(self) -> _C | None:
         """Close it; return the link that is now the caller's to release, if there is one."""
         with pool.guard:
             link, self._link, self._closed = self._link, None, True
@@ -80,7 +88,7 @@ class Line:
         return link
 
 
-def _let_go(link: Link, owner: Owner) -> None:
+def _let_go(link: Connection, owner: Owner) -> None:
     owner.gone = True
     pool.release(link, linger=True)
 
@@ -111,8 +119,10 @@ class Remote:
     Remote names never start with ``_``, so whatever does is the object's own.
     """
 
+    _line: Line[Any]
+
     def __init__(self, url: str | URL | Connector, address: str, **options: Any) -> None:
-        self._line = Line(Connector.of(url))
+        self._line = self._new_line(Connector.of(url))
         self._address = Address.parse(address)
         self._options = Options().having(options)
 
@@ -159,6 +169,10 @@ class Remote:
         if options.trigger:
             return Trigger(document["sn"], lambda: self._send(document, options))
         return self._send(document, options)
+
+    def _new_line(self, connector: Connector) -> Line[Any]:
+        """Make the share in a connection."""
+        raise NotImplementedError
 
     def _send(self, document: dict[str, Any], options: Options) -> Any:
         """Send a request, and return (or have awaited) what the call returns."""

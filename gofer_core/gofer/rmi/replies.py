@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 from msgspec import to_builtins
 
 from gofer.errors import ConnectionLost, DocumentError, MessagingError
-from gofer.messaging.adapter.base import Adapter, Delivery, Outcome, QueueSpec
+from gofer.messaging.adapter import Bind, DeclareQueue, Delivery, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.auth import verify
 from gofer.messaging.document import decode_reply, shown
-from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pool import pool
-from gofer.messaging.pump import Waiter
+from gofer.messaging.subscription import Steps, Subscription
+from gofer.messaging.thread_driver import ThreadConnection, Waiter
 from gofer.rmi.notices import Notice, read_notice, tell
 
 __all__ = ["Replies", "aside"]
@@ -50,9 +50,9 @@ class Replies:
 
     def __init__(
         self,
-        link: Link,
+        link: ThreadConnection,
         *,
-        queue: QueueSpec,
+        queue: DeclareQueue,
         exchange: str,
         listener: Any,
         authenticator: Any,
@@ -86,16 +86,15 @@ class Replies:
         """Have the thread end when the listener has returned, after giving back what was not told. Any thread."""
         self._stopping = True
         self._waiter.wake()
-        self.link.pump.wake_all()
 
     # -- on the thread that pumps: quick ------------------------------------------------------------------------
 
-    def _prepare(self, adapter: Adapter, timeout: float) -> None:
-        differs = adapter.declare_queue(self._queue, timeout)
+    def _prepare(self) -> Steps:
+        differs = yield self._queue
         if differs:
             log.info("the queue for replies is used as it is: %s", differs)
         if self._exchange:
-            adapter.bind(self._queue.name, self._exchange, self._queue.name, timeout)
+            yield Bind(self._queue.name, self._exchange, self._queue.name)
 
     def _on_made(self) -> None:
         self._made += 1  # what an earlier subscription brought comes again
@@ -115,7 +114,7 @@ class Replies:
         try:
             while not self._stopping:
                 due = min((at for at, _ in self._later), default=None)
-                self.link.drive(lambda: self._inbox or self._stopping, due, self._waiter)
+                self.link.wait(lambda: self._inbox or self._stopping, due, self._waiter)
                 self._take_up()
         except ConnectionLost:
             if not self._stopping:
@@ -188,10 +187,10 @@ class Replies:
             told.append((outcome, reason))
             waiter.wake()
 
-        self.link.call(lambda adapter, timeout: adapter.declare_queue(QueueSpec(address.key), timeout), _ASIDE)
-        self.link.send(address, body, deadline=deadline, settled=settled)
-        self.link.drive(lambda: told, deadline, waiter)
-        if not told or told[0][0] is not Outcome.TAKEN:
+        self.link.ask(DeclareQueue(address.key), _ASIDE)
+        self.link.publish(address, body, deadline=deadline, settled=settled)
+        self.link.wait(lambda: told, deadline, waiter)
+        if not told or told[0][0] is not Outcome.CONFIRMED:
             why = f"{told[0][0].value} {told[0][1]}" if told else f"no word from the broker ({self.link.state})"
             raise ConnectionLost(f"{address.key!r} did not take it: {why}")
         log.error("%r: the reply was put into %r", self.subscription, address.key)

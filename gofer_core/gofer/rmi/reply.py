@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-from gofer.messaging.adapter.base import QueueSpec
+from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
@@ -61,8 +61,8 @@ class ReplyConsumer:
 
     Args:
         queue: the queue's name, as given to the option ``reply``; of ``exchange/queue`` the queue is bound to that
-            exchange. Or a :class:`~gofer.messaging.adapter.base.QueueSpec`, or whatever else has a ``name``. It is
-            declared if it is missing (durable, unless a QueueSpec says otherwise) and never deleted.
+            exchange. Or a :class:`~gofer.messaging.adapter.DeclareQueue`, or whatever else has a ``name``. It is
+            declared if it is missing (durable, unless a DeclareQueue says otherwise) and never deleted.
         url: the broker's URL, or a Connector.
         authenticator: validates the replies, as the option of that name; what is not valid is not told.
         pauses: seconds before each further try to tell what the listener raised for.
@@ -74,7 +74,7 @@ class ReplyConsumer:
 
     def __init__(
         self,
-        queue: str | QueueSpec | Any,
+        queue: str | DeclareQueue | Any,
         url: str | URL | Connector = "amqp://localhost",
         *,
         authenticator: Any = None,
@@ -154,16 +154,16 @@ class ReplyConsumer:
         return f"<ReplyConsumer {self._spec.name!r} at {self._connector.url}>"
 
 
-def _queue(given: str | QueueSpec | Any) -> tuple[QueueSpec, str]:
+def _queue(given: str | DeclareQueue | Any) -> tuple[DeclareQueue, str]:
     """Read which queue is meant, and the exchange it is bound to."""
-    if isinstance(given, QueueSpec):
+    if isinstance(given, DeclareQueue):
         spec, exchange = given, ""
         Address.parse(given.name)
     else:
         name = given if isinstance(given, str) else getattr(given, "name", None)
         if not isinstance(name, str):
-            raise TypeError(f"a queue is given by its name, or as a QueueSpec, not as a {type(given).__name__}")
+            raise TypeError(f"a queue is given by its name, or as a DeclareQueue, not as a {type(given).__name__}")
         exchange, key = Address.parse(name)
-        spec = QueueSpec(key)
+        spec = DeclareQueue(key)
     aside(spec.name)
     return spec, exchange

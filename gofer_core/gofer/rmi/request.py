@@ -16,7 +16,7 @@ from gofer.messaging.address import Address
 from gofer.messaging.document import Request, shown
 
 if TYPE_CHECKING:
-    from gofer.messaging.adapter.base import Delivery
+    from gofer.messaging.adapter import Delivery
     from gofer.rmi.api import Target
     from gofer.rmi.clock import Timer
     from gofer.rmi.receiver import Receiver

@@ -12,17 +12,18 @@ from time import monotonic
 from typing import Any
 
 from gofer.errors import ConnectionLost, DocumentError, MessagingError
-from gofer.messaging.adapter.base import Adapter, Delivery, QueueSpec
+from gofer.messaging.adapter import Bind, DeclareQueue, DeleteQueue, Delivery
 from gofer.messaging.address import Address
 from gofer.messaging.auth import sign
+from gofer.messaging.connection import Connection
 from gofer.messaging.document import decode_reply, encode, shown, unwrap
-from gofer.messaging.link import Link, Subscription
-from gofer.messaging.pump import Waiter
+from gofer.messaging.subscription import Steps, Subscription
+from gofer.messaging.thread_driver import ThreadConnection, Waiter
 from gofer.rmi.calling import INTERRUPTED, Call, Hear, Heard, Listen, Send, Step, Tell, advance, flow
 from gofer.rmi.options import Options
 from gofer.rmi.posts import Owner, Post, Posts
 
-__all__ = ["Session"]
+__all__ = ["Session", "SessionBase"]
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +33,15 @@ _REPLY_EXPIRES = 600.0
 _PREFETCH = 1000
 
 
-class Session:
-    """Sends requests, and gives each caller the replies to its own. Thread-safe.
+class SessionBase:
+    """What sessions of threads and of event loops have in common.
 
     A request sent without waiting may wait ``post_wait`` seconds for the connection.
     """
 
     post_wait = 30.0
 
-    def __init__(self, link: Link, exchange: str | None = None) -> None:
+    def __init__(self, link: Connection, exchange: str | None = None) -> None:
         self.link = link
         self.queue = str(uuid.uuid4())
         self.replyto = f"{exchange}/{self.queue}" if exchange else self.queue
@@ -53,8 +54,80 @@ class Session:
             self._on_delivery,
             self._prepare,
             on_made=self._on_made,
-            dispose=lambda adapter, timeout: adapter.delete_queue(self.queue, timeout),
+            dispose=self._dispose,
+            keep_open=False,
         )
+
+    def _new_post(self, document: dict[str, Any], address: Address, options: Options, owner: Owner) -> Post:
+        # The failure of one that is waited for is told to the one who waits for it, and to no other.
+        owner = Owner() if options.confirm else owner
+        return Post(document, address, owner, options.ttl, lambda ttl: self._encode(document, options, ttl))
+
+    def _too_many(self) -> ConnectionLost:
+        count = len(self.posts)
+        return ConnectionLost(
+            f"not sent: the broker has not answered for {count} requests before it: {self.link.state}"
+        )
+
+    # -- the way of one call ------------------------------------------------------------------------------------
+
+    def _encode(self, document: dict[str, Any], options: Options, ttl: float | None = None) -> bytes:
+        if options.authenticator is None:
+            body = encode(document)
+        else:
+            # In what is signed, too: of the message's own time to live nobody at the other end can be sure.
+            body = sign(encode(document if ttl is None else {**document, "ttl": ttl}), options.authenticator)
+        most = self.link.connector.max_message
+        if len(body) > most:
+            raise ValueError(f"the request is {len(body)} bytes long, over the limit of {most} (max_message)")
+        return body
+
+    def _send_options(self, step: Send, call: Call) -> dict[str, Any]:
+        """Return how the message of one step is published."""
+        self.link.forget(call.token)
+        call.sent_in = self._made
+        # Its result is all the confirmation that a waiting caller needs; not asking for one spares the broker a
+        # synchronous write for each request. But it must not overtake what was sent before without waiting.
+        confirm = step.isolated or bool(self.posts)
+        return {"ttl": step.ttl, "isolated": step.isolated, "confirm": confirm, "settled": call.settled}
+
+    # -- replies ------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> Steps:
+        yield DeclareQueue(self.queue, expires=_REPLY_EXPIRES)
+        if self._exchange:
+            yield Bind(self.queue, self._exchange, self.queue)
+
+    def _dispose(self) -> Steps:
+        yield DeleteQueue(self.queue)
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        try:
+            wrapper = unwrap(delivery.body)
+            inner = delivery.body if wrapper is None else wrapper.message.encode("utf-8", "surrogatepass")
+            heard = Heard(decode_reply(inner), delivery.body)
+            call = self._calls.get(heard.reply.sn or "")
+            if call is not None:
+                call.put(heard)  # else it comes too late: its caller has gone
+        except DocumentError as bad:
+            log.warning("a reply that cannot be read was dropped: %s: %s", bad, shown(repr(delivery.body[:200])))
+        self.link.accept(delivery)
+
+    @property
+    def _made(self) -> int:
+        """How often the reply queue's subscription was made: not its handler's count, which may come after a call."""
+        return self._subscription.made
+
+    def _on_made(self) -> None:
+        for call in list(self._calls.values()):
+            if call.sent_in and call.sent_in != self._made:
+                call.put(INTERRUPTED)
+
+
+class Session(SessionBase):
+    """Sends requests, and gives each caller the replies to its own. Thread-safe."""
+
+    link: ThreadConnection
 
     # -- sending with and without waiting -----------------------------------------------------------------------
 
@@ -102,12 +175,13 @@ class Session:
     def _take(self, step: Step, call: Call, waiter: Waiter, address: Address) -> Any:
         """Do one step of a call's flow, in the thread that made the call."""
         if isinstance(step, Hear):
-            while self.link.drive(call.inbox.__len__, step.deadline, waiter):
+            while self.link.wait(call.inbox.__len__, step.deadline, waiter):
                 event = call.inbox.popleft()
                 if event is not INTERRUPTED or call.sent_in != self._made:  # else it was asked again already
                     return event
         elif isinstance(step, Send):
-            self._send(step, call, address)
+            how = self._send_options(step, call)
+            call.token = self.link.publish(address, step.body, deadline=step.deadline, **how)
         elif isinstance(step, Listen):
             self._listen(step.deadline)
         return None
@@ -123,24 +197,13 @@ class Session:
             NotTaken: ``options.confirm``, and the broker did not take it.
         """
         deadline = monotonic() + (options.wait or self.post_wait)
-        if self.posts.crowded and not self.link.drive(lambda: self.posts.eased, deadline):
+        if self.posts.crowded and not self.link.wait(lambda: self.posts.eased, deadline):
             raise self._too_many()
         post = self._new_post(document, address, options, owner)
-        self.posts.send(document["sn"], post, partial(self._transmit, deadline=deadline))
+        self.posts.send(document["sn"], post, partial(self.link.publish, deadline=deadline))
         if options.confirm:
-            self.link.drive(lambda: document["sn"] not in self.posts, deadline)
+            self.link.wait(lambda: document["sn"] not in self.posts, deadline)
             self.posts.confirmed(document["sn"], post)
-
-    def _new_post(self, document: dict[str, Any], address: Address, options: Options, owner: Owner) -> Post:
-        # The failure of one that is waited for is told to the one who waits for it, and to no other.
-        owner = Owner() if options.confirm else owner
-        return Post(document, address, owner, options.ttl, lambda ttl: self._encode(document, options, ttl))
-
-    def _too_many(self) -> ConnectionLost:
-        count = len(self.posts)
-        return ConnectionLost(
-            f"not sent: the broker has not answered for {count} requests before it: {self.link.state}"
-        )
 
     def flush(self, owner: Owner, timeout: float | None) -> None:
         """Wait until the broker has answered for all requests of this owner that were not waited for.
@@ -150,74 +213,11 @@ class Session:
         """
         deadline = None if timeout is None else monotonic() + timeout
         if self.posts.of(owner):
-            self.link.drive(lambda: not self.posts.of(owner), deadline)
+            self.link.wait(lambda: not self.posts.of(owner), deadline)
         self.posts.complain(owner)
-
-    # -- the way of one call ------------------------------------------------------------------------------------
-
-    def _encode(self, document: dict[str, Any], options: Options, ttl: float | None = None) -> bytes:
-        if options.authenticator is None:
-            body = encode(document)
-        else:
-            # In what is signed, too: of the message's own time to live nobody at the other end can be sure.
-            body = sign(encode(document if ttl is None else {**document, "ttl": ttl}), options.authenticator)
-        most = self.link.connector.max_message
-        if len(body) > most:
-            raise ValueError(f"the request is {len(body)} bytes long, over the limit of {most} (max_message)")
-        return body
-
-    def _send(self, step: Send, call: Call, address: Address) -> bool:
-        self.link.forget(call.token)
-        call.sent_in = self._made
-        # Its result is all the confirmation that a waiting caller needs; not asking for one spares the broker a
-        # synchronous write for each request. But it must not overtake what was sent before without waiting.
-        confirm = step.isolated or bool(self.posts)
-        call.token = self._transmit(
-            address,
-            step.body,
-            step.deadline,
-            ttl=step.ttl,
-            isolated=step.isolated,
-            confirm=confirm,
-            settled=call.settled,
-        )
-        return call.token != 0
-
-    def _transmit(self, address: Address, body: bytes, deadline: float | None, **how: Any) -> int:
-        """Send a message by the deadline; return its number, 0 when that is not possible now and may be later."""
-        return self.link.send(address, body, deadline=deadline, **how)
-
-    # -- replies ------------------------------------------------------------------------------------------------
 
     def _listen(self, deadline: float | None) -> None:
         if not self._subscription.active:
             self.link.subscribe(
                 self._subscription, None if deadline is None else max(0.001, deadline - monotonic()), stay=True
             )
-
-    def _prepare(self, adapter: Adapter, timeout: float) -> None:
-        adapter.declare_queue(QueueSpec(self.queue, expires=_REPLY_EXPIRES), timeout)
-        if self._exchange:
-            adapter.bind(self.queue, self._exchange, self.queue, timeout)
-
-    def _on_delivery(self, delivery: Delivery) -> None:
-        try:
-            wrapper = unwrap(delivery.body)
-            inner = delivery.body if wrapper is None else wrapper.message.encode("utf-8", "surrogatepass")
-            heard = Heard(decode_reply(inner), delivery.body)
-            call = self._calls.get(heard.reply.sn or "")
-            if call is not None:
-                call.put(heard)  # else it comes too late: its caller has gone
-        except DocumentError as bad:
-            log.warning("a reply that cannot be read was dropped: %s: %s", bad, shown(repr(delivery.body[:200])))
-        self.link.accept(delivery)
-
-    @property
-    def _made(self) -> int:
-        """How often the reply queue's subscription was made: not its handler's count, which may come after a call."""
-        return self._subscription.made
-
-    def _on_made(self) -> None:
-        for call in list(self._calls.values()):
-            if call.sent_in and call.sent_in != self._made:
-                call.put(INTERRUPTED)

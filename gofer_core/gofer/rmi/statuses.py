@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gofer.messaging.adapter.base import Outcome
+from gofer.messaging.adapter import Outcome
 from gofer.rmi.answers import CannotSign
 from gofer.rmi.clock import Clock, Timer
 
@@ -153,9 +153,9 @@ class Statuses:
             receiver.counters.add("statuses_lost")
             log.error("plugin %s: cannot sign, so nothing is sent: %s", receiver.service.name, failed)
             return
-        if not receiver.link.offer(request.replyto, body, durable=request.durable, settled=self._settled):
+        if not receiver.link.publish_nowait(request.replyto, body, durable=request.durable, settled=self._settled):
             receiver.counters.add("statuses_lost")
 
     def _settled(self, outcome: Outcome, reason: str) -> None:
-        if outcome is not Outcome.TAKEN:
+        if outcome is not Outcome.CONFIRMED:
             self._request.receiver.counters.add("statuses_lost")

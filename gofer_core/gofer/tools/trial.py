@@ -82,7 +82,7 @@ def main(folder: str, group: str, name: str, descriptor: str) -> None:
 def _try_object(group: str, name: str) -> str | None:
     from gofer.entry_points import load
     from gofer.errors import PluginError
-    from gofer.messaging.adapter.base import Adapter
+    from gofer.messaging.adapter import Adapter
 
     try:
         found = load(group, name)
@@ -90,7 +90,7 @@ def _try_object(group: str, name: str) -> str | None:
         return str(error)
     if group == "gofer.adapters":
         fits = isinstance(found, type) and issubclass(found, Adapter)
-        return None if fits else f"{found!r} is not a subclass of gofer.messaging.adapter.base.Adapter"
+        return None if fits else f"{found!r} is not a subclass of gofer.messaging.adapter.Adapter"
     missing = [method for method in ("sign", "validate") if not callable(getattr(found, method, None))]
     return f"{found!r} has no method {' and no method '.join(missing)}" if missing else None
 

@@ -66,12 +66,14 @@ class PamConfig:
 class MessagingConfig:
     """``[messaging]``. ``adapter``: preferred where a URL names none, None: nothing was said.
 
-    ``reconnect_max`` is in seconds, ``max_message`` in bytes.
+    ``reconnect_max`` is in seconds, ``max_message`` in bytes. ``proxy``: an HTTP proxy, None: brokers are reached
+    directly.
     """
 
     adapter: str | None = Agent.ADAPTER.default
     reconnect_max: float = Agent.RECONNECT_MAX.default
     max_message: int = Agent.MAX_MESSAGE.default
+    proxy: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,9 @@ def read_agent(root: Root) -> tuple[AgentConfig, list[Problem]]:
             values[Agent.LOG_FORMAT],
         ),
         PamConfig(values[Agent.PAM_SERVICE]),
-        MessagingConfig(values[Agent.ADAPTER], values[Agent.RECONNECT_MAX], values[Agent.MAX_MESSAGE]),
+        MessagingConfig(
+            values[Agent.ADAPTER], values[Agent.RECONNECT_MAX], values[Agent.MAX_MESSAGE], values[Agent.PROXY]
+        ),
     )
     return config, problems
 

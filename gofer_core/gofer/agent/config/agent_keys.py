@@ -62,6 +62,13 @@ class Agent:
         16 << 20,
         "The largest message that is sent or taken.",
     )
+    PROXY: Key[str | None] = Key(
+        "messaging",
+        "proxy",
+        v.Proxy(),
+        None,
+        "An HTTP proxy to brokers: `http://[user:password@]host:port`.",
+    )
 
 
 AGENT = Schema(
@@ -83,6 +90,7 @@ AGENT = Schema(
         Agent.ADAPTER,
         Agent.RECONNECT_MAX,
         Agent.MAX_MESSAGE,
+        Agent.PROXY,
     ),
     free=(Agent.LEVELS,),
     retired={

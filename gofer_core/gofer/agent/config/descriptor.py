@@ -90,6 +90,7 @@ class Descriptor:
             messaging.adapter,
             messaging.reconnect_max,
             messaging.max_message,
+            messaging.proxy or "",  # an agent's own environment does not count
             # Another password, say, is taken up when the connection is made again; what a plugin has set stays.
             partial(read_url_file, self.url_file) if self.url_file is not None and url == self.url else None,
         )

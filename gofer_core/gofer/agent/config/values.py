@@ -14,8 +14,23 @@ from typing import Protocol, TypeVar
 from gofer.agent.config.problem import kind, shown
 from gofer.duration import parse_duration
 from gofer.errors import ConfigError
+from gofer.messaging.proxies import parse_proxy
 
-__all__ = ["Choice", "Dotted", "Flag", "Level", "Line", "Name", "Names", "Seconds", "Size", "Type", "Whole", "Wrong"]
+__all__ = [
+    "Choice",
+    "Dotted",
+    "Flag",
+    "Level",
+    "Line",
+    "Name",
+    "Names",
+    "Proxy",
+    "Seconds",
+    "Size",
+    "Type",
+    "Whole",
+    "Wrong",
+]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -137,6 +152,23 @@ class Size:
         if not self.low <= size <= self.high:
             raise Wrong(f"{shown(raw)} is out of range")
         return size
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """The URL of an HTTP proxy, kept as text."""
+
+    allowed: str = "http://[user:password@]host:port"
+
+    def read(self, raw: object) -> str:
+        """Read a URL. The message does not show it: it may hold a password."""
+        if not isinstance(raw, str):
+            raise Wrong(f"{kind(raw)} is not text")
+        try:
+            parse_proxy(raw.strip())
+        except ConfigError:
+            raise Wrong("is not the URL of an HTTP proxy") from None
+        return raw.strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 import os
+import select
 import selectors
 import socket
 import threading
@@ -17,7 +18,7 @@ from gofer.agent.config import ManagementConfig
 from gofer.agent.management.doors import Door, caller_of, open_tcp, open_unix, write_token
 from gofer.agent.management.wire import MAX_REQUEST, Channel, Unusable, decode, encode, proof, socket_of, token_of
 from gofer.errors import ConfigError
-from gofer.messaging.doorbell import Doorbell
+from gofer.messaging.wire import Wakeup
 from gofer.rmi.limit import Limit
 from gofer.root import Root
 
@@ -66,7 +67,7 @@ class Management:
 
     def start(self) -> None:
         """Open the doors, and begin to answer. Never fails."""
-        self._bell = Doorbell()
+        self._wakeup = Wakeup()
         try:
             self._doors.append(open_unix(self._root))
             found = os.lstat(socket_of(self._root))
@@ -105,7 +106,7 @@ class Management:
             if self._stopping or self._thread is None:
                 return
             self._stopping = True
-        self._bell.ring()
+        self._wakeup.set()
         self._thread.join()
         with self._lock:
             callers = dict(self._callers)
@@ -115,7 +116,6 @@ class Management:
         deadline = monotonic() + _END
         for _, thread in callers.values():
             thread.join(max(0.0, deadline - monotonic()))
-        self._bell.close()
         try:
             self._remove()
         except OSError as error:
@@ -147,7 +147,7 @@ class Management:
 
     def _let_everybody_in(self) -> None:
         with selectors.DefaultSelector() as selector:
-            selector.register(self._bell.fileno(), selectors.EVENT_READ)
+            selector.register(self._wakeup.fileno(), selectors.EVENT_READ)
             for door in self._doors:
                 selector.register(door.socket, selectors.EVENT_READ, door)
             while not self._stopping:
@@ -162,7 +162,7 @@ class Management:
             return  # it has gone again
         except OSError as error:
             self._complain(f"nobody can be let in: {error.strerror}")
-            self._bell.wait(_PAUSE)  # descriptors are short: not again and again at once
+            select.select([self._wakeup.fileno()], [], [], _PAUSE)  # descriptors are short: not again and again at once
             return
         try:
             who = self._who(door, connection)

@@ -8,23 +8,34 @@ from collections.abc import Callable
 import pytest
 
 from gofer.errors import AdapterError, NotFound
-from gofer.messaging.adapter.base import Adapter, ExchangeSpec, Outcome, QueueSpec
+from gofer.messaging.adapter import (
+    Bind,
+    DeclareExchange,
+    DeclareQueue,
+    DeleteExchange,
+    DeleteQueue,
+    Operation,
+    Outcome,
+    PurgeQueue,
+    Subscribe,
+    Unbind,
+)
 from gofer.testing._contract.base import Base
-from gofer.testing._contract.driver import WAIT, Connect, Driver, Names
+from gofer.testing._contract.driver import NUMBERS, Connect, Driver, Names
 
 __all__ = ["Nodes"]
 
-_MISSING: dict[str, Callable[[Adapter, str, str], object]] = {
-    "delete_queue": lambda adapter, queue, missing: adapter.delete_queue(missing, WAIT),
-    "delete_queue if unused": lambda adapter, queue, missing: adapter.delete_queue(missing, WAIT, if_unused=True),
-    "delete_queue if empty": lambda adapter, queue, missing: adapter.delete_queue(missing, WAIT, if_empty=True),
-    "purge_queue": lambda adapter, queue, missing: adapter.purge_queue(missing, WAIT),
-    "delete_exchange": lambda adapter, queue, missing: adapter.delete_exchange(missing, WAIT),
-    "bind a queue": lambda adapter, queue, missing: adapter.bind(missing, "amq.direct", "key", WAIT),
-    "bind to an exchange": lambda adapter, queue, missing: adapter.bind(queue, missing, "key", WAIT),
-    "unbind a queue": lambda adapter, queue, missing: adapter.unbind(missing, "amq.direct", "key", WAIT),
-    "unbind from an exchange": lambda adapter, queue, missing: adapter.unbind(queue, missing, "key", WAIT),
-    "subscribe": lambda adapter, queue, missing: adapter.subscribe(missing, 1, WAIT),
+_MISSING: dict[str, Callable[[str, str], Operation]] = {
+    "delete a queue": lambda queue, missing: DeleteQueue(missing),
+    "delete a queue if unused": lambda queue, missing: DeleteQueue(missing, if_unused=True),
+    "delete a queue if empty": lambda queue, missing: DeleteQueue(missing, if_empty=True),
+    "purge a queue": lambda queue, missing: PurgeQueue(missing),
+    "delete an exchange": lambda queue, missing: DeleteExchange(missing),
+    "bind a queue": lambda queue, missing: Bind(missing, "amq.direct", "key"),
+    "bind to an exchange": lambda queue, missing: Bind(queue, missing, "key"),
+    "unbind a queue": lambda queue, missing: Unbind(missing, "amq.direct", "key"),
+    "unbind from an exchange": lambda queue, missing: Unbind(queue, missing, "key"),
+    "subscribe": lambda queue, missing: Subscribe(next(NUMBERS), missing, 1),
 }
 
 
@@ -35,38 +46,73 @@ class Nodes(Base):
 
     @pytest.mark.parametrize("operation", _MISSING.values(), ids=_MISSING.keys())
     def test_a_missing_node_is_not_found_and_the_connection_stays(
-        self, driver: Driver, queue: str, names: Names, operation: Callable[[Adapter, str, str], object]
+        self, driver: Driver, queue: str, names: Names, operation: Callable[[str, str], Operation]
     ) -> None:
         driver.subscribe(queue)
         driver.give(queue, b"held")
         held = driver.one()
         for _ in range(2):
             with pytest.raises(NotFound) as caught:
-                operation(driver.adapter, queue, names.queue("missing"))
+                driver.ask(operation(queue, names.queue("missing")))
             assert str(caught.value)
         driver.accept(held)
         driver.give(queue, b"still usable")
         assert driver.one().body == b"still usable"
         assert driver.lost == []
 
+    def test_operations_asked_at_once_are_each_done_for_themselves(
+        self, driver: Driver, queue: str, names: Names
+    ) -> None:
+        """One that fails, or takes its time, neither harms another nor a message on its way."""
+        driver.subscribe(queue, prefetch=100)
+        good, bad, sent = [], [], []
+        for n in range(10):
+            other = names.queue(f"at-once-{n}")
+            good.append(driver.start(DeclareQueue(other)))
+            bad += [driver.start(operation(queue, names.queue("missing"))) for operation in _MISSING.values()]
+            sent.append(driver.post(queue, b"%d" % n))
+        for id in bad:
+            with pytest.raises(NotFound):
+                driver.done(id)
+        assert [driver.done(id) for id in good] == [None] * 10
+        assert {driver.confirmed(token).outcome for token in sent} == {Outcome.CONFIRMED}
+        assert [d.body for d in driver.take(10)] == [b"%d" % n for n in range(10)]
+        for name in names.queues:
+            if "at-once" in name:
+                driver.give(name)
+        assert driver.lost == []
+
+    def test_an_operation_that_is_wrong_in_itself_is_refused_and_has_no_effect(
+        self, driver: Driver, queue: str
+    ) -> None:
+        long = "€" * 86  # 258 bytes
+        wrong: list[Operation] = [DeclareQueue(long), DeleteQueue(long), PurgeQueue(long), DeclareExchange(long)]
+        wrong += [DeleteExchange(long), Bind(queue, "amq.direct", long), Unbind(long, "amq.direct", "key")]
+        wrong += [Subscribe(next(NUMBERS), long, 1)]
+        wrong += [Subscribe(next(NUMBERS), queue, prefetch) for prefetch in (0, -1, 65536)]
+        for operation in wrong:
+            with pytest.raises(ValueError, match=r"."):
+                driver.start(operation)
+        driver.settle_down()  # an answer to any of them fails in the driver
+
     # -- queues ----------------------------------------------------------------------------------------------
 
     def test_declaring_a_queue_again_changes_nothing(self, driver: Driver, names: Names) -> None:
-        queue = QueueSpec(names.queue())
-        assert driver.adapter.declare_queue(queue, WAIT) is None
+        queue = DeclareQueue(names.queue())
+        assert driver.ask(queue) is None
         driver.give(queue.name, b"kept")
-        assert driver.adapter.declare_queue(queue, WAIT) is None
+        assert driver.ask(queue) is None
         driver.subscribe(queue.name)
         assert driver.one().body == b"kept"
 
     def test_declaring_a_queue_otherwise_tells_so_and_uses_it_as_it_is(self, driver: Driver, names: Names) -> None:
         name = names.queue()
-        assert driver.adapter.declare_queue(QueueSpec(name), WAIT) is None
+        assert driver.ask(DeclareQueue(name)) is None
         driver.subscribe(name)
         driver.give(name, b"kept")
         held = driver.one()
-        for other in (QueueSpec(name, durable=False), QueueSpec(name, auto_delete=True), QueueSpec(name, expires=60)):
-            sentence = driver.adapter.declare_queue(other, WAIT)
+        for other in ({"durable": False}, {"auto_delete": True}, {"expires": 60.0}):
+            sentence = driver.ask(DeclareQueue(name, **other))
             assert isinstance(sentence, str)
             assert sentence.strip()
         driver.accept(held)
@@ -77,7 +123,7 @@ class Nodes(Base):
         driver.subscribe(queue, prefetch=1)
         driver.give(queue, b"1", b"2", b"3")
         held = driver.one()
-        driver.adapter.purge_queue(queue, WAIT)
+        driver.ask(PurgeQueue(queue))
         driver.adapter.release(held)
         back = driver.one()
         assert back.body == b"1"
@@ -86,41 +132,53 @@ class Nodes(Base):
 
     def test_a_deleted_queue_is_gone_with_its_messages(self, driver: Driver, queue: str) -> None:
         driver.give(queue, b"lost")
-        driver.adapter.delete_queue(queue, WAIT)
-        assert driver.send(queue).outcome is Outcome.RETURNED
+        driver.ask(DeleteQueue(queue))
+        assert driver.send(queue) is Outcome.RETURNED
         driver.queue(queue)
         driver.subscribe(queue)
         driver.nothing_comes()
 
     def test_a_queue_in_use_is_kept_if_that_is_asked(self, connect: Connect, driver: Driver, queue: str) -> None:
+        if not self.has_conditional_deletes:
+            self.check_keeps_what_it_cannot_check(driver, queue, DeleteQueue(queue, if_unused=True))
+            return
         subscription = driver.subscribe(queue)
         other = connect()
         with pytest.raises(AdapterError):
-            other.adapter.delete_queue(queue, WAIT, if_unused=True)
+            other.ask(DeleteQueue(queue, if_unused=True))
         other.give(queue, b"still there")
         driver.accept(driver.one())
-        driver.adapter.cancel(subscription, WAIT)
-        other.adapter.delete_queue(queue, WAIT, if_unused=True)
-        assert other.send(queue).outcome is Outcome.RETURNED
+        driver.cancel(subscription)
+        other.ask(DeleteQueue(queue, if_unused=True))
+        assert other.send(queue) is Outcome.RETURNED
 
     def test_a_queue_with_messages_is_kept_if_that_is_asked(self, driver: Driver, queue: str) -> None:
+        if not self.has_conditional_deletes:
+            self.check_keeps_what_it_cannot_check(driver, queue, DeleteQueue(queue, if_empty=True))
+            return
         driver.give(queue, b"kept")
         with pytest.raises(AdapterError):
-            driver.adapter.delete_queue(queue, WAIT, if_empty=True)
+            driver.ask(DeleteQueue(queue, if_empty=True))
         subscription = driver.subscribe(queue)
         driver.accept(driver.one())
-        driver.adapter.cancel(subscription, WAIT)
-        driver.adapter.delete_queue(queue, WAIT, if_empty=True)
-        assert driver.send(queue).outcome is Outcome.RETURNED
+        driver.cancel(subscription)
+        driver.ask(DeleteQueue(queue, if_empty=True))
+        assert driver.send(queue) is Outcome.RETURNED
+
+    def check_keeps_what_it_cannot_check(self, driver: Driver, queue: str, operation: DeleteQueue) -> None:
+        """Check that the queue is kept, and that the broker's inability is told."""
+        with pytest.raises(AdapterError):
+            driver.ask(operation)
+        driver.give(queue, b"kept")
 
     def test_an_exclusive_queue_is_its_connections_alone(self, connect: Connect, names: Names) -> None:
         if not self.has_exclusive_queues:
             pytest.skip("this broker has none")
         name = names.queue()
         mine, other = connect(), connect()
-        mine.adapter.declare_queue(QueueSpec(name, exclusive=True), WAIT)
+        mine.ask(DeclareQueue(name, exclusive=True))
         with pytest.raises(AdapterError):
-            other.adapter.declare_queue(QueueSpec(name, exclusive=True), WAIT)
+            other.ask(DeclareQueue(name, exclusive=True))
         with pytest.raises(AdapterError):
             other.subscribe(name)
         other.give(name, b"anybody may send")
@@ -132,7 +190,7 @@ class Nodes(Base):
             pytest.skip("this broker has none")
         name = names.queue()
         mine, other = connect(), connect()
-        mine.adapter.declare_queue(QueueSpec(name, exclusive=True), WAIT)
+        mine.ask(DeclareQueue(name, exclusive=True))
         mine.close()
         self.wait_until_gone(other, name)
 
@@ -141,12 +199,12 @@ class Nodes(Base):
             pytest.skip("this broker has none")
         name = names.queue()
         first, second = connect(), connect()
-        first.adapter.declare_queue(QueueSpec(name, auto_delete=True), WAIT)
-        assert first.send(name).outcome is Outcome.TAKEN
+        first.ask(DeclareQueue(name, auto_delete=True))
+        assert first.send(name) is Outcome.CONFIRMED
         subscription = first.subscribe(name)
         second.subscribe(name)
-        first.adapter.cancel(subscription, WAIT)
-        assert first.send(name).outcome is Outcome.TAKEN
+        first.cancel(subscription)
+        assert first.send(name) is Outcome.CONFIRMED
         second.close()
         self.wait_until_gone(first, name)
 
@@ -155,7 +213,7 @@ class Nodes(Base):
             pytest.skip("this broker has none")
         idle, used = names.queue("idle"), names.queue("used")
         for name in (idle, used):
-            driver.adapter.declare_queue(QueueSpec(name, expires=0.5), WAIT)
+            driver.ask(DeclareQueue(name, expires=0.5))
         driver.subscribe(used)
         driver.give(idle, b"going")
         self.wait_until_gone(driver, idle)
@@ -165,33 +223,33 @@ class Nodes(Base):
 
     def wait_until_gone(self, driver: Driver, queue: str) -> None:
         """Drive until a message to the queue is returned."""
-        driver.until(lambda: driver.send(queue).outcome is Outcome.RETURNED, f"queue {queue} to be gone")
+        driver.until(lambda: driver.send(queue) is Outcome.RETURNED, f"queue {queue} to be gone")
 
     # -- exchanges and bindings ------------------------------------------------------------------------------
 
     def test_declaring_an_exchange_again_changes_nothing(self, driver: Driver, queue: str, names: Names) -> None:
-        exchange = ExchangeSpec(names.exchange(), "topic")
-        assert driver.adapter.declare_exchange(exchange, WAIT) is None
-        driver.adapter.bind(queue, exchange.name, "a.*", WAIT)
-        assert driver.adapter.declare_exchange(exchange, WAIT) is None
+        exchange = DeclareExchange(names.exchange(), "topic")
+        assert driver.ask(exchange) is None
+        driver.ask(Bind(queue, exchange.name, "a.*"))
+        assert driver.ask(exchange) is None
         driver.give("a.b", exchange=exchange.name)
 
     def test_declaring_an_exchange_otherwise_tells_so_and_uses_it_as_it_is(
         self, driver: Driver, queue: str, names: Names
     ) -> None:
         name = names.exchange()
-        assert driver.adapter.declare_exchange(ExchangeSpec(name, "topic"), WAIT) is None
-        driver.adapter.bind(queue, name, "a.*", WAIT)
-        for other in (ExchangeSpec(name, "fanout"), ExchangeSpec(name, "topic", durable=False)):
-            sentence = driver.adapter.declare_exchange(other, WAIT)
+        assert driver.ask(DeclareExchange(name, "topic")) is None
+        driver.ask(Bind(queue, name, "a.*"))
+        for other in (DeclareExchange(name, "fanout"), DeclareExchange(name, "topic", durable=False)):
+            sentence = driver.ask(other)
             assert isinstance(sentence, str)
             assert sentence.strip()
         driver.give("a.b", b"by topic", exchange=name)
-        assert driver.send("b.b", exchange=name).outcome is Outcome.RETURNED
+        assert driver.send("b.b", exchange=name) is Outcome.RETURNED
 
     def test_an_exchange_of_no_known_kind_is_refused(self, driver: Driver, queue: str, names: Names) -> None:
         with pytest.raises((AdapterError, ValueError)):
-            driver.adapter.declare_exchange(ExchangeSpec(names.exchange(), "nonsense"), WAIT)
+            driver.ask(DeclareExchange(names.exchange(), "nonsense"))
         driver.give(queue)
 
     def test_a_direct_exchange_goes_by_the_whole_key(self, driver: Driver, names: Names) -> None:
@@ -229,16 +287,16 @@ class Nodes(Base):
     def test_the_brokers_own_exchanges_are_there(self, driver: Driver, queue: str, exchange: str) -> None:
         if not self.has_amq_exchanges:
             pytest.skip("this broker has none")
-        driver.adapter.bind(queue, exchange, queue, WAIT)
+        driver.ask(Bind(queue, exchange, queue))
         driver.subscribe(queue)
         driver.give(queue, b"through", exchange=exchange)
         assert driver.one().body == b"through"
 
     def test_a_message_reaches_a_queue_once_by_two_bindings(self, driver: Driver, queue: str, names: Names) -> None:
         exchange = names.exchange()
-        driver.adapter.declare_exchange(ExchangeSpec(exchange, "topic"), WAIT)
+        driver.ask(DeclareExchange(exchange, "topic"))
         for key in ("a.*", "*.b", "a.*"):
-            driver.adapter.bind(queue, exchange, key, WAIT)
+            driver.ask(Bind(queue, exchange, key))
         driver.subscribe(queue)
         driver.give("a.b", b"once", exchange=exchange)
         assert driver.one().body == b"once"
@@ -246,39 +304,39 @@ class Nodes(Base):
 
     def test_unbinding_undoes_binding(self, driver: Driver, queue: str, names: Names) -> None:
         exchange = names.exchange()
-        driver.adapter.declare_exchange(ExchangeSpec(exchange), WAIT)
-        driver.adapter.bind(queue, exchange, "one", WAIT)
-        driver.adapter.bind(queue, exchange, "two", WAIT)
-        driver.adapter.unbind(queue, exchange, "one", WAIT)
-        driver.adapter.unbind(queue, exchange, "one", WAIT)
-        driver.adapter.unbind(queue, exchange, "never bound", WAIT)
-        assert driver.send("one", exchange=exchange).outcome is Outcome.RETURNED
-        assert driver.send("two", exchange=exchange).outcome is Outcome.TAKEN
+        driver.ask(DeclareExchange(exchange))
+        driver.ask(Bind(queue, exchange, "one"))
+        driver.ask(Bind(queue, exchange, "two"))
+        driver.ask(Unbind(queue, exchange, "one"))
+        driver.ask(Unbind(queue, exchange, "one"))
+        driver.ask(Unbind(queue, exchange, "never bound"))
+        assert driver.send("one", exchange=exchange) is Outcome.RETURNED
+        assert driver.send("two", exchange=exchange) is Outcome.CONFIRMED
 
     def test_a_deleted_queue_takes_its_bindings_along(self, driver: Driver, queue: str, names: Names) -> None:
         exchange = names.exchange()
-        driver.adapter.declare_exchange(ExchangeSpec(exchange), WAIT)
-        driver.adapter.bind(queue, exchange, "key", WAIT)
-        driver.adapter.delete_queue(queue, WAIT)
+        driver.ask(DeclareExchange(exchange))
+        driver.ask(Bind(queue, exchange, "key"))
+        driver.ask(DeleteQueue(queue))
         driver.queue(queue)
-        assert driver.send("key", exchange=exchange).outcome is Outcome.RETURNED
+        assert driver.send("key", exchange=exchange) is Outcome.RETURNED
 
     def bound(
         self, driver: Driver, names: Names, kind: str, bindings: dict[str, list[str]]
     ) -> Callable[[str, set[str]], None]:
         """Set up an exchange with queues bound to it; return the check that a key reaches just these queues."""
         exchange = names.exchange(kind)
-        driver.adapter.declare_exchange(ExchangeSpec(exchange, kind), WAIT)
+        driver.ask(DeclareExchange(exchange, kind))
         labels: dict[int, str] = {}
         for label, keys in bindings.items():
             queue = driver.queue(names.queue(label))
             for key in keys:
-                driver.adapter.bind(queue, exchange, key, WAIT)
+                driver.ask(Bind(queue, exchange, key))
             labels[driver.subscribe(queue)] = label
 
         def reaches(key: str, queues: set[str]) -> None:
-            outcome = driver.send(key, key.encode(), exchange=exchange).outcome
-            assert outcome is (Outcome.TAKEN if queues else Outcome.RETURNED)
+            outcome = driver.send(key, key.encode(), exchange=exchange)
+            assert outcome is (Outcome.CONFIRMED if queues else Outcome.RETURNED)
             came = driver.take(len(queues))
             assert sorted(labels[d.subscription] for d in came) == sorted(queues)
             assert {d.body for d in came} <= {key.encode()}

@@ -3,24 +3,20 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from gofer.errors import AdapterError, NotFound
-from gofer.messaging.adapter.base import Delivery
-from gofer.messaging.url import URL
+from gofer.messaging.adapter import DeleteQueue, Delivery
 from gofer.testing._contract.base import Base
-from gofer.testing._contract.driver import WAIT, Connect, Driver, Names
-from gofer.testing.holder import Holder
+from gofer.testing._contract.driver import NUMBERS, Connect, Driver, Names
 
 __all__ = ["Receiving"]
 
 
 class Receiving(Base):
     """What is delivered is held until it is settled."""
-
-    def flag(self, redelivered: bool) -> bool | None:
-        """Return what a delivery's flag must be."""
-        return redelivered if self.adapter.tells_redelivered else None
 
     def test_an_accepted_message_is_gone(self, connect: Connect, driver: Driver, queue: str) -> None:
         driver.subscribe(queue)
@@ -47,13 +43,15 @@ class Receiving(Base):
         assert sorted(d.body for d in came) == [b"1", b"3"]
         assert {d.redelivered for d in came} == {self.flag(True)}
 
-    def test_a_message_comes_back_when_its_holder_is_killed(self, url: URL, driver: Driver, queue: str) -> None:
+    def test_a_message_comes_back_when_its_holder_dies(self, connect: Connect, driver: Driver, queue: str) -> None:
         driver.give(queue, b"held", b"also held")
-        with Holder(self.adapter, self.connector(url), queue, 2) as holder:
-            driver.subscribe(queue)
-            driver.nothing_comes()
-            holder.kill()
-            came = driver.take(2)
+        holder = connect()
+        holder.subscribe(queue, prefetch=2)
+        holder.take(2)
+        driver.subscribe(queue)
+        driver.nothing_comes()
+        holder.cut()
+        came = driver.take(2)
         assert sorted(d.body for d in came) == [b"also held", b"held"]
         assert {d.redelivered for d in came} == {self.flag(True)}
 
@@ -72,7 +70,7 @@ class Receiving(Base):
         subscription = driver.subscribe(queue)
         driver.give(queue, b"mine")
         delivery = driver.one()
-        driver.adapter.cancel(subscription, WAIT)
+        driver.cancel(subscription)
         other = connect()
         other.subscribe(queue)
         driver.adapter.release(delivery)
@@ -112,11 +110,6 @@ class Receiving(Base):
         driver.accept(driver.one())
         driver.accept(driver.one())
 
-    @pytest.mark.parametrize("prefetch", [0, -1, 65536])
-    def test_a_prefetch_out_of_range_is_a_value_error(self, driver: Driver, queue: str, prefetch: int) -> None:
-        with pytest.raises(ValueError, match="prefetch"):
-            driver.subscribe(queue, prefetch)
-
     def test_prefetch_counts_each_subscription_for_itself(self, driver: Driver, names: Names) -> None:
         first, second = (driver.queue(names.queue()) for _ in range(2))
         subscriptions = [driver.subscribe(queue, prefetch=1) for queue in (first, second)]
@@ -134,6 +127,30 @@ class Receiving(Base):
         assert {mine.body, theirs.body} == {b"1", b"2"}
         other.accept(theirs)
         assert other.one().body == b"3"
+
+    # -- messages that are too large -------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("excess", [1, 8 << 20])
+    def test_a_message_over_the_limit_is_delivered_without_its_body_and_never_buffered(
+        self, connect: Connect, driver: Driver, queue: str, excess: int
+    ) -> None:
+        limit = 100_000
+        driver.give(queue, b"before", b"x" * limit, b"y" * (limit + excess), b"after")
+        other = connect(max_message=limit)
+        tracemalloc.start()
+        try:
+            other.subscribe(queue)
+            came = other.take(4)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert [len(d.body) for d in came] == [6, limit, 0, 5]
+        assert [d.size for d in came] == [6, limit, limit + excess, 5]
+        assert peak < 2 << 20
+        other.accept(came[0], *came[2:])
+        other.adapter.release(came[1])
+        other.accept(other.one())
+        other.nothing_comes()
 
     # -- stale deliveries ------------------------------------------------------------------------------------
 
@@ -175,7 +192,7 @@ class Receiving(Base):
         subscription = driver.subscribe(queue)
         driver.give(queue, b"before")
         before = driver.one()
-        driver.adapter.cancel(subscription, WAIT)
+        driver.cancel(subscription)
         driver.give(queue, b"after")
         driver.nothing_comes()
         driver.accept(before)
@@ -186,31 +203,36 @@ class Receiving(Base):
         assert (after.body, after.redelivered) == (b"after", self.flag(False))
         again.nothing_comes()
 
+    def test_what_was_on_its_way_comes_before_the_end_of_a_cancel(self, driver: Driver, queue: str) -> None:
+        driver.give(queue, *[b"%d" % n for n in range(200)])
+        subscription = driver.subscribe(queue, prefetch=150)
+        driver.cancel(subscription)
+        came = list(driver.deliveries)
+        driver.settle_down()
+        assert driver.deliveries == came
+        driver.accept(*driver.take(len(came)))
+        driver.subscribe(queue, prefetch=200)
+        assert {int(d.body) for d in driver.take(200 - len(came))} == set(range(len(came), 200))
+        driver.nothing_comes()
+
     def test_cancelling_what_is_not_subscribed_does_nothing(self, driver: Driver, queue: str) -> None:
         subscription = driver.subscribe(queue)
-        driver.adapter.cancel(subscription, WAIT)
-        driver.adapter.cancel(subscription, WAIT)
-        driver.adapter.cancel(987654, WAIT)
+        driver.cancel(subscription)
+        driver.cancel(subscription)
+        driver.cancel(next(NUMBERS))
         driver.give(queue)
-
-    def test_a_subscription_number_is_not_used_again(self, driver: Driver, queue: str) -> None:
-        numbers = []
-        for _ in range(5):
-            numbers.append(driver.subscribe(queue))
-            driver.adapter.cancel(numbers[-1], WAIT)
-        assert len(set(numbers)) == 5
 
     def test_a_queue_deleted_under_its_subscriber_is_told(self, connect: Connect, driver: Driver, names: Names) -> None:
         doomed, safe = driver.queue(names.queue("doomed")), driver.queue(names.queue("safe"))
         subscription, other = driver.subscribe(doomed), driver.subscribe(safe)
         driver.give(doomed, b"held")
         held = driver.one(subscription)
-        connect().adapter.delete_queue(doomed, WAIT)
+        connect().ask(DeleteQueue(doomed))
         driver.until(lambda: bool(driver.lost), "the subscription to be lost")
-        assert [lost.subscription for lost in driver.lost] == [subscription]
+        assert [lost.number for lost in driver.lost] == [subscription]
         assert isinstance(driver.lost[0].reason, str)
         driver.accept(held)
-        driver.adapter.cancel(subscription, WAIT)
+        driver.cancel(subscription)
         driver.give(safe, b"still here")
         assert driver.one(other).body == b"still here"
         driver.settle_down()
@@ -226,7 +248,7 @@ class Receiving(Base):
                 other.subscribe(queue, exclusive=exclusive)
         other.give(queue, b"for the one")
         assert driver.one(subscription).body == b"for the one"
-        driver.adapter.cancel(subscription, WAIT)
+        driver.cancel(subscription)
         other.subscribe(queue, exclusive=True)
 
     def test_an_exclusive_subscription_needs_a_queue_without_others(

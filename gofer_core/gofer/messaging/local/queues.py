@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from gofer.messaging.adapter.base import QueueSpec
+from gofer.messaging.adapter import DeclareQueue
 
 __all__ = ["Consumer", "Message", "Queue", "Taker", "Usage", "cost"]
 
@@ -21,13 +21,18 @@ def cost(body: bytes) -> int:
 
 
 class Usage:
-    """Bytes used, of so many allowed."""
+    """Bytes used by somebody, of so many allowed."""
 
-    __slots__ = ("limit", "used")
-
-    def __init__(self, limit: int) -> None:
+    def __init__(self, who: str, limit: int) -> None:
+        self.who = who
         self.limit = limit
         self.used = 0
+
+    def lacks(self, size: int) -> str | None:
+        """Return None when there is room for so many bytes, else the reason why not."""
+        if self.used + size <= self.limit:
+            return None
+        return f"{self.who} is full: it holds {self.used} of {self.limit} bytes"
 
 
 class Message:
@@ -35,24 +40,19 @@ class Message:
 
     __slots__ = ("body", "deadline", "number", "redelivered", "ttl")
 
-    def __init__(self, number: int, body: bytes, ttl: float | None, deadline: float | None) -> None:
+    def __init__(self, number: int, body: bytes, ttl: float | None, now: float) -> None:
         self.number = number
         self.body = body
         self.ttl = ttl
-        self.deadline = deadline
+        self.deadline = None if ttl is None else now + ttl
         self.redelivered = False
-
-    @property
-    def cost(self) -> int:
-        """Bytes it takes."""
-        return cost(self.body)
 
     def __lt__(self, other: Message) -> bool:
         return self.number < other.number
 
 
 class Taker(Protocol):
-    """Who stands behind a consumer."""
+    """Who stands behind a consumer, and may own queues."""
 
     @property
     def takes(self) -> bool:
@@ -68,8 +68,6 @@ class Taker(Protocol):
 class Consumer:
     """A subscription to a queue. ``credit``: how many more messages it may hold unsettled."""
 
-    __slots__ = ("credit", "live", "number", "queue", "taker", "waiting")
-
     def __init__(self, number: int, queue: Queue, taker: Taker, prefetch: int) -> None:
         self.number = number
         self.queue = queue
@@ -83,12 +81,12 @@ class Queue:
     """Messages in their order, and the consumers that take them in turn.
 
     A message that comes back goes to its place: all that was ever delivered stands before all that was not, so it is
-    enough to keep those that came back in a heap of their own.
+    enough to keep those that came back in a heap of their own. ``used_at``: when it last had a use that is over.
     """
 
-    def __init__(self, spec: QueueSpec, usage: Usage, total: Usage, now: float) -> None:
+    def __init__(self, spec: DeclareQueue, owner: Taker | None, usages: tuple[Usage, ...], now: float) -> None:
         self.spec = spec
-        self.name = spec.name
+        self.owner = owner
         self.deleted = False
         self.sole = False
         self.used_at = now
@@ -97,24 +95,20 @@ class Queue:
         self._fresh: deque[Message] = deque()
         self._back: list[Message] = []
         self._count = 0
-        self._usage = usage
-        self._total = total
+        self._usages = usages
 
     # -- messages --------------------------------------------------------------------------------------------
 
-    def room(self, body: bytes) -> str | None:
-        """Return None when there is room for a message, else the reason why not."""
-        if self._usage.used + cost(body) > self._usage.limit:
-            return f"queue {self.name!r} is full: it holds {self._usage.used} of {self._usage.limit} bytes"
-        return None
+    def lacks(self, size: int) -> str | None:
+        """Return None when there is room for so many bytes, else the reason why not."""
+        return self._usages[0].lacks(size)
 
     def put(self, body: bytes, ttl: float | None, now: float) -> None:
         """Put a message at the end, and hand out what can be handed out."""
         self._count += 1
-        message = Message(self._count, body, ttl, None if ttl is None else now + ttl)
-        self._usage.used += message.cost
-        self._total.used += message.cost
-        self._fresh.append(message)
+        self._fresh.append(Message(self._count, body, ttl, now))
+        for usage in self._usages:
+            usage.used += cost(body)
         self.dispatch(now)
 
     def put_back(self, message: Message) -> None:
@@ -127,8 +121,8 @@ class Queue:
 
     def forget(self, message: Message) -> None:
         """Let go of a message that is in the queue no more."""
-        self._usage.used -= message.cost
-        self._total.used -= message.cost
+        for usage in self._usages:
+            usage.used -= cost(message.body)
 
     def empty(self, now: float) -> bool:
         """Return whether nothing waits that has not expired."""
@@ -191,18 +185,11 @@ class Queue:
     def dispatch(self, now: float) -> None:
         """Hand out what waits to those who take it, one each in turn."""
         turn = self._turn
-        while turn and (self._back or self._fresh):
-            consumer = turn[0]
-            if not (consumer.live and consumer.taker.takes):
-                turn.popleft()
-                consumer.waiting = False  # who takes nothing now is made ready again when it does
-                continue
-            message = self._first(now)
-            if message is None:
-                return
-            self._pop()
-            turn.popleft()
-            consumer.waiting = False
-            consumer.credit -= 1
-            self.ready(consumer)
-            consumer.taker.take(consumer, message)
+        while turn and (message := self._first(now)) is not None:
+            consumer = turn.popleft()
+            consumer.waiting = False  # who takes nothing now is made ready again when it does
+            if consumer.live and consumer.taker.takes:
+                self._pop()
+                consumer.credit -= 1
+                self.ready(consumer)
+                consumer.taker.take(consumer, message)

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from gofer.errors import MessagingError
-from gofer.messaging.broker.client import Client
-from gofer.messaging.broker.model import Model
-from gofer.messaging.broker.paths import Lock, listen, reachable
+from gofer.errors import AdapterError, MessagingError
+from gofer.messaging.local.client import Client
+from gofer.messaging.local.model import Model
+from gofer.messaging.local.paths import Lock, listen, reachable
 
 __all__ = ["Broker", "serving"]
 
@@ -167,8 +167,7 @@ class Broker:
             at = client.check(now)
             if client.over:
                 self._drop(client)
-            elif at is not None:
-                due = min(due, at)
+            due = min(due, at)
         expires_at = self._model.expire()
         if expires_at is not None:
             due = min(due, expires_at)
@@ -205,16 +204,13 @@ class Broker:
 
     def _welcome(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        client = Client(sock, self._model, self.instance, self._touched)
+        client = Client(sock, self._model, self.instance, self._dirty)
         self._clients[client] = None
         self._check_at = 0.0
         _, user, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if user not in (0, os.geteuid()):
-            client.fail(f"user {user} may not use this broker: it belongs to user {os.geteuid()}")
+            client.leave(AdapterError(f"user {user} may not use this broker: it belongs to user {os.geteuid()}"))
         self._watch(client)
-
-    def _touched(self, client: Client) -> None:
-        self._dirty[client] = None
 
     def _watch(self, client: Client) -> None:
         """Wait for what the client waits for."""

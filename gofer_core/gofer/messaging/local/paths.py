@@ -6,13 +6,16 @@ import fcntl
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
-from gofer.errors import MessagingError
+from gofer.errors import AdapterError, ConnectionLost, MessagingError
+from gofer.messaging.connector import Connector
+from gofer.messaging.url import URL
 from gofer.root import Root
 
-__all__ = ["Lock", "default_path", "listen", "reachable"]
+__all__ = ["Lock", "default_path", "listen", "open_socket", "path_of", "reachable", "socket_path"]
 
 #: The longest path, in bytes, that fits the address of a Unix socket.
 _LONGEST = 107
@@ -43,6 +46,49 @@ def reachable(path: str) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}/{name}"
     finally:
         os.close(descriptor)
+
+
+def path_of(url: URL) -> str:
+    """Return the path of the socket that a URL means."""
+    return os.path.abspath(url.path or default_path(os.environ))
+
+
+def socket_path(url: URL) -> AbstractContextManager[str]:
+    """Give the name by which to connect to a URL's socket; it is good inside the ``with`` block."""
+    return reachable(path_of(url))
+
+
+def open_socket(connector: Connector, timeout: float) -> socket.socket:
+    """Connect to the broker that a connector's URL means, and return the socket, non-blocking.
+
+    Raises:
+        ConnectionLost: nobody is there, or it takes no connection within ``timeout`` seconds.
+        AdapterError: the system does not let us in.
+    """
+    path = path_of(connector.url)
+    sock = None
+    try:
+        sock = socket.socket(socket.AF_UNIX)
+        # A full backlog cannot be polled for; but a blocking connect obeys the time limit for sending.
+        limit = divmod(max(int(timeout * 1_000_000), 1), 1_000_000)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", *limit))
+        with reachable(path) as name:
+            sock.connect(name)
+        sock.setblocking(False)
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, PermissionError):
+            raise AdapterError(f"not permitted to use the local broker's socket {path}") from error
+        if isinstance(error, OSError):
+            why = error.strerror or str(error)
+            if isinstance(error, BlockingIOError):
+                why = f"it took no connection within {timeout:g} s"
+            elif isinstance(error, FileNotFoundError):
+                why = "there is no such socket; is the broker running?"
+            raise ConnectionLost(f"local broker at {path}: {why}") from error
+        raise
+    return sock
 
 
 class Lock:

@@ -1,4 +1,4 @@
-"""Opening TCP and TLS connections, for every adapter whose library lets the socket be handed in."""
+"""Opening connections: TCP, TLS, through a proxy, or to the broker of this machine. The one place that does."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from gofer.errors import AdapterError, ConnectionLost
 from gofer.messaging.connector import Connector
+from gofer.messaging.proxies import find_proxy, tunnel
+from gofer.messaging.url import place
 
 if TYPE_CHECKING:
     import ssl
@@ -20,34 +22,59 @@ __all__ = ["open_socket"]
 _KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
 
-def open_socket(connector: Connector, timeout: float) -> socket.socket:
-    """Open a connection to the connector's host: TCP, and TLS when its URL says so.
+def open_socket(connector: Connector, timeout: float, tried: int = 0) -> socket.socket:
+    """Open a connection to one of the connector's hosts: TCP, and TLS when its URL says so; or a Unix socket.
 
-    Every address of the host is tried in turn. TLS is 1.2 or later, verified against ``cacert``, or the system's
-    authorities without one; ``host_validation`` False leaves out only the check of the host's name.
+    Every host, and every address of it, is tried in turn. TLS is 1.2 or later, verified against ``cacert``, or the
+    system's authorities without one; ``host_validation`` False leaves out only the check of the host's name. A host
+    behind a proxy is resolved by the proxy.
 
     Args:
         timeout: seconds for all of it: resolving the name, connecting, and the TLS handshake.
+        tried: how many connections were tried before: with several hosts each begins at the next one.
 
     Returns:
         A non-blocking socket with TCP_NODELAY and keepalive set. It is the caller's to close.
 
     Raises:
         ConnectionLost: refused, unreachable, unknown host, or no answer within ``timeout``.
-        AdapterError: a certificate that does not verify, a peer that does not speak TLS, or a file that is missing,
-            unreadable or not PEM (the text names it).
+        AdapterError: a certificate that does not verify, a peer that does not speak TLS, a file that is missing,
+            unreadable or not PEM (the text names it), or a proxy that refuses.
     """
+    if connector.url.protocol == "local":
+        from gofer.messaging.local import open_socket as open_local
+
+        return open_local(connector, timeout)
     deadline = time.monotonic() + timeout
     url = connector.url
     context = _tls_context(connector) if url.tls else None
-    where = f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"
-    addresses = _resolve(url.host, url.port or 0, where, deadline)
+    hosts = url.hosts[tried % len(url.hosts) :] + url.hosts[: tried % len(url.hosts)]
+    failures: list[str] = []
+    for position, (host, port) in enumerate(hosts):
+        # One that swallows everything must leave time for those after it.
+        share = time.monotonic() + (deadline - time.monotonic()) / (len(hosts) - position)
+        try:
+            return _open_host(connector, host, port, context, share)
+        except AdapterError:
+            raise
+        except ConnectionLost as error:
+            failures.append(str(error))
+    raise ConnectionLost("; ".join(failures))
+
+
+def _open_host(
+    connector: Connector, host: str, port: int, context: ssl.SSLContext | None, deadline: float
+) -> socket.socket:
+    where = place(host, port)
+    proxy = find_proxy(connector, host)
+    target = (host, port) if proxy is None else (proxy.host, proxy.port or 0)
+    seconds = deadline - time.monotonic()
+    addresses = _resolve(*target, place(*target), deadline)
     refusals: list[str] = []
     for position, (family, kind, protocol, _, address) in enumerate(addresses):
-        # An address that swallows everything must leave time for those after it.
         share = (deadline - time.monotonic()) / (len(addresses) - position)
         if share <= 0:
-            refusals.append(f"no answer within {timeout:g} s")
+            refusals.append(f"no answer within {seconds:.3g} s")
             break
         try:
             sock = socket.socket(family, kind, protocol)
@@ -58,12 +85,15 @@ def open_socket(connector: Connector, timeout: float) -> socket.socket:
             _set_options(sock)
             sock.settimeout(share)
             sock.connect(address)
+            if proxy is not None:
+                sock.settimeout(max(0.001, deadline - time.monotonic()))
+                tunnel(sock, proxy, where)
             if context is not None:
-                sock = _handshake(sock, context, url.host, where, deadline)
+                sock = _handshake(sock, context, host, where, deadline)
             sock.setblocking(False)
         except TimeoutError:
             sock.close()
-            refusals.append(f"no answer within {timeout:g} s")
+            refusals.append(f"no answer within {seconds:.3g} s")
         except OSError as error:
             sock.close()
             refusals.append(_reason(error))
@@ -72,7 +102,8 @@ def open_socket(connector: Connector, timeout: float) -> socket.socket:
             raise
         else:
             return sock
-    raise ConnectionLost(f"{where}: {'; '.join(dict.fromkeys(refusals)) or 'no address'}")
+    by = "" if proxy is None else f" by the proxy {place(*target)}"
+    raise ConnectionLost(f"{where}{by}: {'; '.join(dict.fromkeys(refusals)) or 'no address'}")
 
 
 def _resolve(host: str, port: int, where: str, deadline: float) -> list[Any]:

@@ -1,0 +1,258 @@
+"""What the local broker keeps: queues, exchanges, and a message's way among them. Pure state, no input or output.
+
+Operations raise NotFound when a queue or an exchange does not exist, and AdapterError when they are not allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from msgspec.structs import asdict
+
+from gofer.errors import AdapterError, NotFound
+from gofer.messaging.adapter import (
+    Bind,
+    DeclareExchange,
+    DeclareQueue,
+    DeleteExchange,
+    DeleteQueue,
+    Operation,
+    Outcome,
+    PurgeQueue,
+    Unbind,
+)
+from gofer.messaging.local.queues import Queue, Taker, Usage, cost
+
+__all__ = ["Exchange", "Model", "matches"]
+
+_EXCHANGES = ("direct", "topic", "fanout")
+_QUEUES = ("classic", "quorum")
+
+#: Seconds between two searches for expired messages in a full broker.
+_SWEEP = 1.0
+
+
+class Exchange:
+    """An exchange and its bindings: queues by key."""
+
+    def __init__(self, spec: DeclareExchange) -> None:
+        self.spec = spec
+        self._bound: dict[str, dict[Queue, None]] = {}
+
+    def bind(self, queue: Queue, key: str) -> None:
+        """Add a binding."""
+        self._bound.setdefault(key, {})[queue] = None
+
+    def unbind(self, queue: Queue, keys: Collection[str] | None = None) -> bool:
+        """Remove bindings of a queue, all of them without ``keys``. Returns whether those were the exchange's last."""
+        was = bool(self._bound)
+        for key in tuple(self._bound) if keys is None else keys:
+            queues = self._bound.get(key, {})
+            queues.pop(queue, None)
+            if not queues:
+                self._bound.pop(key, None)
+        return was and not self._bound
+
+    def route(self, key: str) -> Collection[Queue]:
+        """Return the queues that a message with this key goes to, each once."""
+        if self.spec.kind == "direct":
+            return self._bound.get(key, ())
+        words = _words(key)
+        every = self.spec.kind == "fanout"
+        ways = (queues for pattern, queues in self._bound.items() if every or matches(_words(pattern), words))
+        return {queue: None for queues in ways for queue in queues}
+
+
+def _words(key: str) -> list[str]:
+    return key.split(".") if key else []
+
+
+def matches(pattern: list[str], words: list[str]) -> bool:
+    """Return whether a topic's words match a pattern: ``*`` is one word, ``#`` any number of them."""
+    at = place = 0
+    star, retry = -1, 0
+    while place < len(words):
+        if at < len(pattern) and pattern[at] == "#":
+            star, retry = at, place
+            at += 1
+        elif at < len(pattern) and pattern[at] in ("*", words[place]):
+            at += 1
+            place += 1
+        elif star >= 0:
+            retry += 1
+            at, place = star + 1, retry
+        else:
+            return False
+    return all(word == "#" for word in pattern[at:])
+
+
+class Model:
+    """Queues and exchanges, and the way of a message from one to the other.
+
+    ``clock`` tells the time in seconds; ``total_limit`` and ``queue_limit`` are in bytes.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, total_limit: int, queue_limit: int) -> None:
+        self.clock = clock
+        self._queues: dict[str, Queue] = {}
+        self._exchanges = {f"amq.{kind}": Exchange(DeclareExchange(f"amq.{kind}", kind)) for kind in _EXCHANGES}
+        self._total = Usage("the broker", total_limit)
+        self._queue_limit = queue_limit
+        self._swept = clock() - _SWEEP
+
+    @property
+    def used(self) -> int:
+        """Bytes that all messages take."""
+        return self._total.used
+
+    # -- messages --------------------------------------------------------------------------------------------
+
+    def publish(self, exchange: str, key: str, body: bytes, ttl: float | None) -> tuple[Outcome, str]:
+        """Put a message into every queue it is routed to, or into none. Returns what became of it, and why."""
+        if exchange:
+            found = self._exchanges.get(exchange)
+            targets = () if found is None else tuple(found.route(key))
+            why = (
+                f"no queue is bound to exchange {exchange!r} for {key!r}"
+                if found
+                else f"there is no exchange {exchange!r}"
+            )
+        else:
+            targets = (self._queues[key],) if key in self._queues else ()
+            why = f"there is no queue {key!r}"
+        if not targets:
+            return Outcome.RETURNED, why
+        now = self.clock()
+        full = self._full(targets, body)
+        if full is not None and now - self._swept >= _SWEEP:
+            self._swept = now
+            for queue in self._queues.values():
+                queue.sweep(now)
+            full = self._full(targets, body)
+        if full is not None:
+            return Outcome.REFUSED, full
+        for queue in targets:
+            queue.put(body, ttl, now)
+        return Outcome.CONFIRMED, ""
+
+    def _full(self, targets: Collection[Queue], body: bytes) -> str | None:
+        reasons = (queue.lacks(cost(body)) for queue in targets)
+        return next((why for why in reasons if why), None) or self._total.lacks(len(targets) * cost(body))
+
+    # -- operations ------------------------------------------------------------------------------------------
+
+    def do(self, operation: Operation, who: Taker | None) -> str | None:
+        """Do an operation on queues and exchanges for somebody, and return its value."""
+        match operation:
+            case DeclareQueue():
+                return self._declare_queue(operation, who)
+            case DeleteQueue(name, if_unused, if_empty):
+                queue = self.queue(name, who)
+                if if_unused and queue.consumers:
+                    raise AdapterError(f"queue {name!r} is in use by {len(queue.consumers)} subscriber(s)")
+                if if_empty and not queue.empty(self.clock()):
+                    raise AdapterError(f"queue {name!r} is not empty")
+                self.drop(queue, "was deleted")
+            case PurgeQueue(name):
+                self.queue(name, who).purge()
+            case DeclareExchange():
+                return self._declare_exchange(operation)
+            case DeleteExchange(name):
+                self._exchange(name)
+                if name.startswith("amq."):
+                    raise AdapterError(f"exchange {name!r} is the broker's own")
+                del self._exchanges[name]
+            case Bind(name, exchange, key):
+                self._exchange(exchange).bind(self.queue(name, who), key)
+            case Unbind(name, exchange, key):
+                self._unbind(self._exchange(exchange), self.queue(name, who), (key,))
+            case _:
+                raise AdapterError(f"{type(operation).__name__} is not for queues and exchanges")
+        return None
+
+    def queue(self, name: str, who: Taker | None) -> Queue:
+        """Return a queue that somebody may use."""
+        queue = self._queues.get(name)
+        if queue is None:
+            raise NotFound(f"there is no queue {name!r}")
+        if queue.owner not in (None, who):
+            raise AdapterError(f"queue {name!r} is exclusive to another connection")
+        return queue
+
+    def _declare_queue(self, spec: DeclareQueue, who: Taker | None) -> str | None:
+        now = self.clock()
+        if spec.name in self._queues:
+            queue = self.queue(spec.name, who)
+            queue.used_at = now
+            return _difference("queue", queue.spec, spec)
+        _check("queue", spec, _QUEUES)
+        if spec.expires is not None and not spec.expires > 0:
+            raise AdapterError(f"queue {spec.name!r}: expires must be more than 0 s, not {spec.expires!r}")
+        usages = (Usage(f"queue {spec.name!r}", self._queue_limit), self._total)
+        self._queues[spec.name] = Queue(spec, who if spec.exclusive else None, usages, now)
+        return None
+
+    def drop(self, queue: Queue, why: str) -> None:
+        """Delete a queue whatever is in it, and tell its subscribers: it ``was deleted``, say."""
+        if queue.deleted:
+            return
+        queue.deleted = True
+        queue.purge()
+        del self._queues[queue.spec.name]
+        for exchange in tuple(self._exchanges.values()):
+            self._unbind(exchange, queue)
+        for consumer in tuple(queue.consumers):
+            queue.leave(consumer, 0.0)
+            consumer.taker.lose(consumer, f"queue {queue.spec.name!r} {why}")
+
+    def disown(self, who: Taker) -> None:
+        """Delete the queues that are exclusive to somebody who is gone."""
+        for queue in tuple(self._queues.values()):
+            if queue.owner is who:
+                self.drop(queue, "was exclusive to a connection that ended")
+
+    def expire(self) -> float | None:
+        """Delete queues that were not used for their time. Returns when the next one is due, None if there is none."""
+        now = self.clock()
+        due: list[float] = []
+        for queue in tuple(self._queues.values()):
+            if queue.spec.expires is not None and not queue.consumers:
+                due.append(queue.used_at + queue.spec.expires)
+                if due[-1] <= now:
+                    due.pop()
+                    self.drop(queue, "expired")
+        return min(due, default=None)
+
+    def _exchange(self, name: str) -> Exchange:
+        if not name:
+            raise AdapterError("the default exchange reaches every queue by its name; it cannot be changed")
+        if name not in self._exchanges:
+            raise NotFound(f"there is no exchange {name!r}")
+        return self._exchanges[name]
+
+    def _declare_exchange(self, spec: DeclareExchange) -> str | None:
+        if spec.name in self._exchanges:
+            return _difference("exchange", self._exchanges[spec.name].spec, spec)
+        _check("exchange", spec, _EXCHANGES)
+        self._exchanges[spec.name] = Exchange(spec)
+        return None
+
+    def _unbind(self, exchange: Exchange, queue: Queue, keys: Collection[str] | None = None) -> None:
+        if exchange.unbind(queue, keys) and exchange.spec.auto_delete:
+            self._exchanges.pop(exchange.spec.name, None)
+
+
+def _difference(what: str, has: DeclareQueue | DeclareExchange, wanted: DeclareQueue | DeclareExchange) -> str | None:
+    """Return a sentence on the fields in which two specifications differ, or None."""
+    ours, theirs = asdict(has), asdict(wanted)
+    parts = [f"{name} is {ours[name]!r}, not {theirs[name]!r}" for name in ours if ours[name] != theirs[name]]
+    return f"{what} {has.name!r} exists with other properties: {', '.join(parts)}" if parts else None
+
+
+def _check(what: str, spec: DeclareQueue | DeclareExchange, kinds: tuple[str, ...]) -> None:
+    if not spec.name or len(spec.name.encode()) > 255:
+        raise AdapterError(f"the name of {'an' if what[0] in 'aeiou' else 'a'} {what} has 1 to 255 bytes")
+    if spec.name.startswith("amq."):
+        raise AdapterError(f"{what} {spec.name!r}: names that begin with amq. are the broker's own")
+    if spec.kind not in kinds:
+        raise AdapterError(f"{what} {spec.name!r}: kind {spec.kind!r} is not known; there are {', '.join(kinds)}")

@@ -1,0 +1,480 @@
+"""The state of a connection: whatever the order of replies, losses, deadlines and blocks, each thing ends once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
+from gofer.messaging.adapter import (
+    Adapter,
+    Blocked,
+    Cancel,
+    Closed,
+    Confirmed,
+    DeclareQueue,
+    Delivery,
+    Done,
+    Event,
+    Opened,
+    Operation,
+    Outcome,
+    Subscribe,
+    SubscriptionLost,
+)
+from gofer.messaging.address import Address
+from gofer.messaging.connector import Connector
+from gofer.messaging.core import OPERATION, Core, State
+from gofer.messaging.subscription import Steps, Subscription
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+ADDRESS = Address("", "queue")
+
+
+class ScriptedAdapter(Adapter):
+    """An adapter whose broker is the test: it notes what it is asked and returns the events that the test puts."""
+
+    def __init__(self, connector: Connector) -> None:
+        super().__init__(connector)
+        self.asked: dict[int, Operation] = {}
+        self.published: list[int] = []
+        self.settled: list[tuple[str, Delivery]] = []
+        self.queue: list[Event] = []
+        self.closing = False
+
+    def begin(self, now: float) -> None:
+        pass
+
+    def receive(self, data: bytes, now: float) -> None:
+        pass
+
+    def lost(self, reason: str, now: float) -> None:
+        self.queue.append(Closed(ConnectionLost(reason)))
+
+    def tick(self, now: float) -> None:
+        pass
+
+    def events(self) -> list[Event]:
+        events, self.queue = self.queue, []
+        return events
+
+    def take(self, now: float) -> bytes:
+        return b""
+
+    def close(self, now: float) -> None:
+        self.closing = True
+
+    def ask(self, id: int, operation: Operation) -> None:
+        self.asked[id] = operation
+
+    def publish(self, token: int, address: Address, body: bytes, **how: Any) -> None:
+        self.published.append(token)
+
+    def forget(self, token: int) -> None:
+        pass
+
+    def accept(self, delivery: Delivery) -> None:
+        self.settled.append(("accept", delivery))
+
+    def release(self, delivery: Delivery) -> None:
+        self.settled.append(("release", delivery))
+
+    def reject(self, delivery: Delivery) -> None:
+        self.settled.append(("reject", delivery))
+
+
+class Broker:
+    """A core whose socket, broker and clock are the test."""
+
+    def __init__(self, **how: Any) -> None:
+        self.now = 100.0
+        self.core = Core(Connector.of("amqp://broker.test"), **how)
+        self.core.now = self.now
+
+    @property
+    def adapter(self) -> ScriptedAdapter:
+        assert isinstance(self.core.adapter, ScriptedAdapter)
+        return self.core.adapter
+
+    def put(self, *events: Event) -> None:
+        """Have the adapter return events."""
+        self.adapter.queue.extend(events)
+        self.core.receive(b"", self.now)
+
+    def connect(self, *, opened: bool = True) -> None:
+        """Open the socket that the core wants, and accept the login."""
+        assert self.core.state is State.DOWN
+        self.now = max(self.now, self.core.connect_at)
+        self.core.connecting()
+        self.core.connected(ScriptedAdapter(self.core.connector), self.now)
+        if opened:
+            self.put(Opened())
+
+    def answer(self, kind: type[Operation], *, error: MessagingError | None = None) -> None:
+        """Answer the oldest question of a kind."""
+        number = next(number for number, operation in self.adapter.asked.items() if isinstance(operation, kind))
+        del self.adapter.asked[number]
+        self.put(Done(number, None, error))
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.core.tick(self.now)
+
+
+@pytest.fixture
+def broker() -> Broker:
+    broker = Broker()
+    broker.core.want()
+    broker.connect()
+    return broker
+
+
+def subscribed(broker: Broker, subscription: Subscription) -> int:
+    broker.core.subscribe(subscription)
+    broker.answer(Subscribe)
+    assert subscription.number is not None
+    return subscription.number
+
+
+def delivery(number: int, body: bytes = b"x", size: int | None = None) -> Delivery:
+    return Delivery(number, body, False, None, None, len(body) if size is None else size)
+
+
+def test_an_operation_whose_deadline_passes_costs_itself_alone(broker: Broker) -> None:
+    answers: list[Any] = []
+    broker.core.ask(DeclareQueue("slow"), lambda value, error: answers.append(error))
+    broker.core.ask(DeclareQueue("quick"), lambda value, error: answers.append(value), timeout=60.0)
+    broker.pass_time(OPERATION)
+    assert len(answers) == 1 and isinstance(answers[0], ConnectionLost) and "DeclareQueue" in str(answers[0])
+    assert broker.core.state is State.OPEN
+    broker.answer(DeclareQueue)  # the late answer to the slow one is nobody's
+    assert len(answers) == 1
+    broker.answer(DeclareQueue)
+    assert answers[1] is None
+
+
+def test_deadlines_stand_still_while_the_broker_has_blocked_the_connection(broker: Broker) -> None:
+    answers: list[Any] = []
+    broker.core.ask(DeclareQueue("q"), lambda value, error: answers.append(error))
+    broker.put(Blocked("low on memory"))
+    broker.pass_time(10 * OPERATION)
+    assert not answers and broker.core.describe() == "blocked by the broker (low on memory)"
+    broker.put(Blocked(None))
+    broker.pass_time(OPERATION / 2)
+    assert not answers
+    broker.pass_time(OPERATION)
+    assert len(answers) == 1
+
+
+def test_deliveries_that_come_with_the_answer_to_a_subscribe_are_handled(broker: Broker) -> None:
+    got: list[Delivery] = []
+    subscription = Subscription("q", 10, got.append)
+    broker.core.subscribe(subscription)
+    ((number, operation),) = broker.adapter.asked.items()
+    assert isinstance(operation, Subscribe)
+    first = delivery(operation.number)
+    broker.put(Done(number), first)
+    assert got == [first] and subscription.active
+
+
+def test_a_delivery_that_is_too_large_is_rejected_and_the_next_one_comes(broker: Broker) -> None:
+    got: list[Delivery] = []
+    number = subscribed(broker, Subscription("q", 10, got.append))
+    large, small = delivery(number, b"", broker.core.connector.max_message + 1), delivery(number)
+    broker.put(large, small)
+    assert got == [small] and broker.adapter.settled == [("reject", large)]
+
+
+def test_a_subscription_comes_back_after_a_loss_with_its_preparation(broker: Broker) -> None:
+    def prepare() -> Steps:
+        yield DeclareQueue("q")
+
+    made: list[None] = []
+    subscription = Subscription("q", 10, lambda _: None, prepare, on_made=lambda: made.append(None))
+    broker.core.subscribe(subscription)
+    broker.answer(DeclareQueue)
+    broker.answer(Subscribe)
+    broker.core.lost("cut", broker.now)
+    assert not subscription.active and broker.core.state is State.DOWN
+    broker.connect()
+    broker.answer(DeclareQueue)
+    broker.answer(Subscribe)
+    assert subscription.active and len(made) == 2
+
+
+def test_a_subscription_that_is_refused_is_tried_again_and_told_once(broker: Broker) -> None:
+    told: list[str] = []
+    subscription = Subscription("q", 10, lambda _: None, on_lost=told.append)
+    broker.core.subscribe(subscription)
+    for _ in range(3):
+        broker.answer(Subscribe, error=NotFound("no queue 'q'"))
+        assert not subscription.active and isinstance(subscription.error, NotFound)
+        broker.pass_time(60.0)
+    assert told == ["no queue 'q'"]
+    broker.answer(Subscribe)
+    assert subscription.active
+
+
+def test_a_queue_that_is_deleted_is_subscribed_to_again(broker: Broker) -> None:
+    told: list[str] = []
+    subscription = Subscription("q", 10, lambda _: None, on_lost=told.append)
+    number = subscribed(broker, subscription)
+    broker.put(SubscriptionLost(number, "deleted"))
+    assert told == ["deleted"] and not subscription.active
+    broker.pass_time(1.0)
+    broker.answer(Subscribe)
+    assert subscription.active
+
+
+def test_what_is_unsubscribed_while_it_is_made_is_cancelled(broker: Broker) -> None:
+    subscription = Subscription("q", 10, lambda _: None)
+    broker.core.subscribe(subscription)
+    broker.core.unsubscribe(subscription, lambda value, error: None)
+    broker.answer(Subscribe)
+    assert not subscription.active
+    broker.answer(Cancel)
+
+
+def test_a_subscription_that_is_answered_late_is_cancelled_and_made_anew(broker: Broker) -> None:
+    subscription = Subscription("q", 10, lambda _: None)
+    broker.core.subscribe(subscription)
+    broker.pass_time(OPERATION)
+    assert not subscription.active
+    broker.answer(Subscribe)
+    broker.answer(Cancel)
+    assert not subscription.active
+    broker.pass_time(1.0)
+    broker.answer(Subscribe)
+    assert subscription.active
+
+
+def test_a_login_that_is_refused_is_told_as_it_is() -> None:
+    broker = Broker()
+    broker.core.want()
+    broker.connect(opened=False)
+    broker.put(Closed(AdapterError("login refused for user 'x'")))
+    assert str(broker.core.error) == "login refused for user 'x'"
+    assert broker.core.tries == 1 and not broker.core.opened_before
+    assert broker.core.connect_at <= broker.now + 0.25
+
+
+def test_a_login_that_gets_no_answer_ends() -> None:
+    broker = Broker()
+    broker.core.want()
+    broker.connect(opened=False)
+    broker.pass_time(31.0)
+    assert broker.core.state is State.DOWN and "login" in str(broker.core.error)
+
+
+def test_pauses_before_a_reconnect_grow_to_the_limit_and_are_spread() -> None:
+    pauses: list[list[float]] = []
+    for _ in range(50):
+        broker = Broker()
+        broker.core.want()
+        mine = []
+        for _ in range(12):
+            broker.now = max(broker.now, broker.core.connect_at)
+            broker.core.connecting()
+            broker.core.connect_failed(ConnectionLost("refused"), broker.now)
+            mine.append(broker.core.connect_at - broker.now)
+        pauses.append(mine)
+    assert all(0 <= mine[0] <= 0.25 for mine in pauses)
+    last = [mine[-1] for mine in pauses]
+    assert max(last) <= 30.0 and max(last) > 20.0 and min(last) < 10.0
+
+
+def test_closing_cleans_up_says_goodbye_and_ends(broker: Broker) -> None:
+    from gofer.messaging.adapter import DeleteQueue
+
+    def dispose() -> Steps:
+        yield DeleteQueue("q")
+
+    subscribed(broker, Subscription("q", 10, lambda _: None, dispose=dispose))
+    broker.core.close()
+    assert not broker.adapter.closing
+    adapter = broker.adapter
+    broker.answer(DeleteQueue)
+    assert adapter.closing
+    broker.put(Closed(None))
+    assert broker.core.state is State.CLOSED
+
+
+def test_closing_waits_for_no_broker_that_is_silent(broker: Broker) -> None:
+    broker.core.close()
+    broker.pass_time(1.0)
+    assert broker.core.state is State.CLOSED
+
+
+def test_a_connection_closed_while_idle_comes_back_when_it_is_wanted(broker: Broker) -> None:
+    broker.core.suspend()
+    broker.put(Closed(None))
+    assert broker.core.state is State.DOWN and broker.core.deadline == float("inf")
+    broker.core.want()
+    broker.connect()
+    assert broker.core.state is State.OPEN
+
+
+def test_an_adapter_that_fails_is_dropped(broker: Broker) -> None:
+    outcomes: list[Outcome] = []
+    broker.core.publish(1, ADDRESS, b"x", None, True, True, False, lambda outcome, _: outcomes.append(outcome))
+    broker.core.failed(KeyError("bug"))
+    assert outcomes == [Outcome.UNKNOWN] and broker.core.state is State.DOWN
+
+
+def test_order_is_kept_when_a_callback_publishes(broker: Broker) -> None:
+    seen: list[int] = []
+
+    def deliver(message: Delivery) -> None:
+        seen.append(int(message.body))
+        if message.body == b"1":
+            broker.adapter.queue.append(delivery(message.subscription, b"3"))
+            broker.core.publish(7, ADDRESS, b"x", None, True, True, False, None)
+
+    number = subscribed(broker, Subscription("q", 10, deliver))
+    broker.put(delivery(number, b"1"), delivery(number, b"2"))
+    assert seen == [1, 2, 3]
+
+
+class Connections(RuleBasedStateMachine):
+    """Any order of losses, answers, deadlines and blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broker = Broker()
+        self.core = self.broker.core
+        self.core.want()
+        self.answers: dict[int, int] = {}
+        self.outcomes: dict[int, int] = {}
+        self.subscriptions: list[Subscription] = []
+        self.token = 0
+
+    @property
+    def adapter(self) -> ScriptedAdapter | None:
+        adapter = self.core.adapter
+        return adapter if isinstance(adapter, ScriptedAdapter) else None
+
+    @precondition(lambda self: self.core.state is State.DOWN and self.core.connect_at < float("inf"))
+    @rule(opened=st.booleans())
+    def connect(self, opened: bool) -> None:
+        assert self.core.connect_at <= self.broker.now + 30.0
+        self.broker.connect(opened=opened)
+
+    @precondition(lambda self: self.core.state is State.DOWN and self.core.connect_at < float("inf"))
+    @rule()
+    def fail_to_connect(self) -> None:
+        self.core.connecting()
+        self.core.connect_failed(ConnectionLost("refused"), self.broker.now)
+
+    @precondition(lambda self: self.core.state is State.LOGIN)
+    @rule(ok=st.booleans())
+    def log_in(self, ok: bool) -> None:
+        self.broker.put(Opened() if ok else Closed(AdapterError("refused")))
+
+    @precondition(lambda self: self.adapter is not None)
+    @rule()
+    def lose(self) -> None:
+        self.core.lost("cut", self.broker.now)
+
+    @rule(seconds=st.sampled_from([0.001, 0.3, 5.0, 11.0, 40.0]))
+    def wait(self, seconds: float) -> None:
+        self.broker.pass_time(seconds)
+
+    @rule()
+    def ask(self) -> None:
+        number = len(self.answers)
+        self.answers[number] = 0
+
+        def answered(value: Any, error: Exception | None) -> None:
+            self.answers[number] += 1
+
+        self.core.ask(DeclareQueue(f"q{number}"), answered)
+
+    @rule()
+    def publish(self) -> None:
+        self.token += 1
+        token = self.token
+        self.outcomes[token] = 0
+
+        def settled(outcome: Outcome, reason: str) -> None:
+            self.outcomes[token] += 1
+
+        self.core.publish(token, ADDRESS, b"x", None, True, True, False, settled)
+
+    @rule()
+    def subscribe(self) -> None:
+        subscription = Subscription(f"s{len(self.subscriptions)}", 10, lambda _: None)
+        self.subscriptions.append(subscription)
+        self.core.subscribe(subscription)
+
+    @precondition(lambda self: self.subscriptions)
+    @rule(data=st.data())
+    def unsubscribe(self, data: Any) -> None:
+        subscription = self.subscriptions.pop(data.draw(st.integers(0, len(self.subscriptions) - 1)))
+        self.core.unsubscribe(subscription, lambda value, error: None)
+        assert not subscription.active
+
+    @precondition(lambda self: self.adapter is not None and self.adapter.asked)
+    @rule(data=st.data(), error=st.sampled_from([None, NotFound("gone"), AdapterError("no")]))
+    def answer(self, data: Any, error: MessagingError | None) -> None:
+        assert self.adapter is not None
+        number = data.draw(st.sampled_from(sorted(self.adapter.asked)))
+        del self.adapter.asked[number]
+        self.broker.put(Done(number, None, error))
+
+    @precondition(lambda self: self.adapter is not None and self.adapter.published)
+    @rule(outcome=st.sampled_from(list(Outcome)), data=st.data())
+    def confirm(self, outcome: Outcome, data: Any) -> None:
+        assert self.adapter is not None
+        token = data.draw(st.sampled_from(self.adapter.published))
+        self.adapter.published.remove(token)
+        self.broker.put(Confirmed(token, outcome))
+
+    @precondition(lambda self: self.core.state is State.OPEN)
+    @rule(reason=st.sampled_from([None, "memory"]))
+    def block(self, reason: str | None) -> None:
+        self.broker.put(Blocked(reason))
+
+    @precondition(lambda self: any(each.active for each in self.subscriptions) and self.core.state is State.OPEN)
+    @rule(data=st.data())
+    def lose_subscription(self, data: Any) -> None:
+        subscription = data.draw(st.sampled_from([each for each in self.subscriptions if each.active]))
+        self.broker.put(SubscriptionLost(subscription.number, "deleted"))
+        assert not subscription.active
+
+    @invariant()
+    def each_ends_at_most_once(self) -> None:
+        assert all(count <= 1 for count in self.answers.values())
+        assert all(count <= 1 for count in self.outcomes.values())
+
+    @invariant()
+    def it_wakes_up_in_time(self) -> None:
+        if self.core.state is State.DOWN:
+            assert self.core.deadline <= self.broker.now + 30.0  # it is wanted
+
+    def teardown(self) -> None:
+        """Once there is a connection whose broker answers, all is subscribed; closed, all has ended."""
+        while self.core.state is not State.OPEN:
+            if self.core.state is State.LOGIN:
+                self.broker.put(Opened())
+            else:
+                self.broker.connect()
+        self.broker.put(Blocked(None))
+        for _ in range(100):
+            assert self.adapter is not None
+            for number in sorted(self.adapter.asked):
+                del self.adapter.asked[number]
+                self.broker.put(Done(number))
+            self.broker.pass_time(1.0)
+        assert all(each.active for each in self.subscriptions)
+        self.core.close()
+        self.broker.pass_time(5.0)
+        self.broker.pass_time(5.0)
+        assert self.core.state is State.CLOSED
+        assert set(self.answers.values()) <= {1}
+        assert set(self.outcomes.values()) <= {1}
+
+
+Connections.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+TestConnections = Connections.TestCase
