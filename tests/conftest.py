@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # What stands there asserts for the tests, and its failures are to be as clear as theirs.
-pytest.register_assert_rewrite("support")
+pytest.register_assert_rewrite("support", "gofer.testing._contract")
 
 # What a shell has put into the background ignores SIGINT, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

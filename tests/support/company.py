@@ -11,9 +11,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gofer.messaging.adapter import DeclareQueue
-from gofer.messaging.broker import protocol
+from gofer.messaging.adapter import DeclareQueue, Done, Opened
 from gofer.messaging.connector import Connector
+from gofer.messaging.local import wire
 from gofer.messaging.pool import pool
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
@@ -54,7 +54,7 @@ def run(code: str, *arguments: str, timeout: float = 60) -> subprocess.Completed
 
 
 class Rude:
-    """A local broker that hangs up on a kind of frame, and counts its connections."""
+    """A local broker that hangs up on a kind of frame or operation, and counts its connections."""
 
     def __init__(self, path: str, on: type) -> None:
         self.connections = 0
@@ -78,16 +78,17 @@ class Rude:
                     pass  # the client has gone
 
     def _talk(self, sock: socket.socket) -> bool:
-        reader = protocol.to_broker()
+        reader = wire.to_broker()
         while data := sock.recv(65536):
-            for frame in reader.feed(memoryview(data)):
-                if isinstance(frame, self._on | protocol.Bye):
+            for frame in reader.feed(data):
+                said = frame.operation if isinstance(frame, wire.Ask) else frame
+                if isinstance(said, self._on | wire.Bye):
                     return True
                 out = bytearray()
-                if isinstance(frame, protocol.Hello):
-                    protocol.put(out, protocol.Welcome(protocol.VERSION, "rude"))
-                elif not isinstance(frame, protocol.Send | protocol.Settle | protocol.Beat):
-                    protocol.put(out, protocol.Done(frame.number, 1 if isinstance(frame, protocol.Subscribe) else None))
+                if isinstance(frame, wire.Hello):
+                    wire.put(out, Opened("rude"))
+                elif isinstance(frame, wire.Ask):
+                    wire.put(out, Done(frame.id))
                 sock.sendall(out)
         return False
 

@@ -1,19 +1,18 @@
-"""Clients of the local broker: one that says what a test wants, and the adapter, driven until it has an event."""
+"""Clients of the local broker: one that says what a test wants, and the adapter, driven over its socket."""
 
 from __future__ import annotations
 
-import select
 import socket
-import time
+from typing import Any
 
-from gofer.messaging.adapter.base import Settled
-from gofer.messaging.adapter.local import LocalAdapter
-from gofer.messaging.address import Address
-from gofer.messaging.broker import protocol
+from gofer.messaging.adapter import Confirmed
 from gofer.messaging.connector import Connector
+from gofer.messaging.local import wire
+from gofer.messaging.local.adapter import LocalAdapter
 from gofer.messaging.url import URL
+from gofer.testing._contract.driver import Driver
 
-__all__ = ["WAIT", "Raw", "connected", "event", "send"]
+__all__ = ["WAIT", "Raw", "connected", "send"]
 
 #: Seconds that any one thing may take.
 WAIT = 30.0
@@ -26,16 +25,16 @@ class Raw:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(WAIT)
         self.sock.connect(path)
-        self._reader = protocol.to_client()
-        self._frames: list[protocol.FromBroker] = []
+        self._reader = wire.to_client()
+        self._frames: list[Any] = []
 
-    def say(self, *frames: protocol.FromClient) -> None:
+    def say(self, *frames: wire.FromClient) -> None:
         out = bytearray()
         for frame in frames:
-            protocol.put(out, frame)
+            wire.put(out, frame)
         self.sock.sendall(out)
 
-    def hear(self) -> protocol.FromBroker | None:
+    def hear(self) -> Any:
         """Return the next frame, None at the end."""
         while not self._frames:
             try:
@@ -44,36 +43,20 @@ class Raw:
                 return None
             if not data:
                 return None
-            self._frames += self._reader.feed(memoryview(data))
+            self._frames += self._reader.feed(data)
         return self._frames.pop(0)
 
-    def hear_until(self, wanted: type[protocol.FromBroker]) -> protocol.FromBroker:
+    def hear_until(self, wanted: type) -> Any:
         while not isinstance(frame := self.hear(), wanted):
             assert frame is not None, f"the end came before {wanted.__name__}"
         return frame
 
 
-def connected(path: str) -> LocalAdapter:
-    adapter = LocalAdapter(Connector(URL.parse(f"local://{path}")))
-    adapter.connect(WAIT)
-    return adapter
+def connected(path: str | None = None) -> Driver:
+    """Open a connection to a broker by the adapter; None: to the one at the usual place."""
+    return Driver(LocalAdapter(Connector(URL.parse(f"local://{path or ''}")))).open(WAIT)
 
 
-def event(adapter: LocalAdapter) -> object:
-    """Drive the adapter until it has an event, and return it; there must be no second one."""
-    deadline = time.monotonic() + WAIT
-    while True:
-        adapter.flush()
-        events = adapter.process()
-        if events:
-            (only,) = events
-            return only
-        assert time.monotonic() < deadline
-        select.select([adapter.fileno()], [adapter.fileno()] if adapter.unwritten else [], [], 0.1)
-
-
-def send(adapter: LocalAdapter, queue: str, body: bytes) -> Settled:
-    adapter.send(1, Address("", queue), body)
-    settled = event(adapter)
-    assert isinstance(settled, Settled)
-    return settled
+def send(driver: Driver, queue: str, body: bytes) -> Confirmed:
+    """Publish a message, and return what became of it."""
+    return driver.confirmed(driver.post(queue, body))

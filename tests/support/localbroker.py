@@ -13,7 +13,7 @@ __all__ = ["LocalBroker"]
 
 _SERVE = """
 import signal, sys
-from gofer.messaging.broker import Broker
+from gofer.messaging.local.server import Broker
 broker = Broker(sys.argv[1])
 signal.signal(signal.SIGTERM, lambda *_: broker.stop())
 with broker:

@@ -16,8 +16,8 @@ from gofer.hooks import hookimpl
 from gofer.messaging.adapter import DeclareQueue, Delivery
 from gofer.messaging.address import Address
 from gofer.messaging.auth import Authenticator
-from gofer.messaging.broker import serving
 from gofer.messaging.connector import Connector
+from gofer.messaging.local.server import serving
 from gofer.messaging.subscription import Subscription
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 from gofer.errors import ConnectionLost, MessagingError
-from gofer.messaging.adapter.base import Outcome, QueueSpec
-from gofer.messaging.adapter.local import LocalAdapter
-from gofer.messaging.broker import Broker, default_path, serving
-from gofer.messaging.connector import Connector
-from gofer.messaging.url import URL
+from gofer.messaging.adapter import DeclareQueue, DeleteQueue, Outcome, PurgeQueue
+from gofer.messaging.local import default_path
+from gofer.messaging.local.server import Broker, serving
+from gofer.testing._contract.driver import Driver
 from support.local_clients import WAIT, connected, send
 
 
@@ -34,7 +33,7 @@ def broker(path: str) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def adapter(broker: Broker) -> Iterator[LocalAdapter]:
+def driver(broker: Broker) -> Iterator[Driver]:
     made = connected(broker.path)
     yield made
     made.close()
@@ -53,7 +52,7 @@ def test_only_its_owner_reaches_the_socket(broker: Broker, path: str) -> None:
 def test_the_socket_is_private_whatever_the_umask(path: str) -> None:
     code = f"""
 import os
-from gofer.messaging.broker import Broker
+from gofer.messaging.local.server import Broker
 os.umask(0)
 with Broker({path!r}):
     print(oct(os.stat({path!r}).st_mode))
@@ -87,10 +86,10 @@ def test_a_path_may_be_long(tmp_path: Path, length: int) -> None:
     path = f"{directory}/{'x' * (length - len(directory) - 1)}"
     assert len(path) == length
     with serving(path):
-        adapter = connected(path)
-        adapter.declare_queue(QueueSpec("q"), WAIT)
-        assert send(adapter, "q", b"there").outcome is Outcome.TAKEN
-        adapter.close()
+        driver = connected(path)
+        driver.ask(DeclareQueue("q"))
+        assert send(driver, "q", b"there").outcome is Outcome.CONFIRMED
+        driver.close()
     assert not os.path.lexists(path)
 
 
@@ -101,15 +100,14 @@ def test_the_default_path_is_below_the_root() -> None:
 
 def test_the_adapter_uses_the_default_path(root: Path) -> None:
     with serving(default_path(os.environ)):
-        adapter = LocalAdapter(Connector(URL.parse("local://")))
-        adapter.connect(WAIT)
-        assert adapter.path == str(root / "run/gofer/broker.sock")
-        adapter.close()
+        connected().close()
+    with pytest.raises(ConnectionLost, match=f"{root}/run/gofer/broker.sock"):
+        connected()
 
 
 def test_what_a_killed_broker_left_is_replaced(path: str) -> None:
     code = f"""
-from gofer.messaging.broker import Broker
+from gofer.messaging.local.server import Broker
 with Broker({path!r}) as broker:
     print("open", flush=True)
     broker.serve_forever()
@@ -158,9 +156,8 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_broker_is_told_with_its_path(path: str) -> None:
-    adapter = LocalAdapter(Connector(URL.parse(f"local://{path}")))
     with pytest.raises(ConnectionLost, match=rf"{path}: there is no such socket"):
-        adapter.connect(WAIT)
+        connected(path)
 
 
 # -- its life -------------------------------------------------------------------------------------------------------
@@ -170,14 +167,15 @@ def test_another_run_is_another_instance_without_the_messages(path: str) -> None
     instances = []
     for _ in range(2):
         with serving(path):
-            adapter = connected(path)
-            instances.append(adapter.instance)
-            assert adapter.declare_queue(QueueSpec("q"), WAIT) is None
-            adapter.delete_queue("q", WAIT, if_empty=True)
-            adapter.declare_queue(QueueSpec("q"), WAIT)
-            assert send(adapter, "q", b"x").outcome is Outcome.TAKEN
+            driver = connected(path)
+            assert driver.opened is not None
+            instances.append(driver.opened.instance)
+            assert driver.ask(DeclareQueue("q")) is None
+            driver.ask(DeleteQueue("q", if_empty=True))
+            driver.ask(DeclareQueue("q"))
+            assert send(driver, "q", b"x").outcome is Outcome.CONFIRMED
         with pytest.raises(ConnectionLost):
-            adapter.purge_queue("q", WAIT)
+            driver.ask(PurgeQueue("q"))
     assert None not in instances
     assert instances[0] != instances[1]
 
@@ -208,8 +206,8 @@ def test_a_step_waits_no_longer_than_it_is_told(path: str) -> None:
         assert 0.1 < time.monotonic() - start < WAIT / 2
 
 
-def test_it_rests_when_there_is_nothing_to_do(adapter: LocalAdapter) -> None:
-    adapter.declare_queue(QueueSpec("q", expires=3600.0), WAIT)
+def test_it_rests_when_there_is_nothing_to_do(driver: Driver) -> None:
+    driver.ask(DeclareQueue("q", expires=3600.0))
     before = time.process_time()
     ended = threading.Event()
     ended.wait(0.5)  # the time is what is measured: nothing is waited for

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from math import inf
 
 import pytest
-from gofer.messaging.broker import protocol
-from gofer.messaging.broker.client import Client
-from gofer.messaging.broker.model import Model
+from gofer.errors import AdapterError
+from gofer.messaging.adapter import Closed, Opened
+from gofer.messaging.local import wire
+from gofer.messaging.local.client import Client
+from gofer.messaging.local.model import Model
 
 
 class Paired:
@@ -20,21 +23,21 @@ class Paired:
         for sock in (self.near, self.far):
             sock.setblocking(False)
         model = Model(lambda: self.now, total_limit=1 << 20, queue_limit=1 << 20)
-        self.client = Client(self.near, model, "instance", lambda client: None)
-        self._reader = protocol.to_client()
+        self.client = Client(self.near, model, "instance", {})
+        self._reader = wire.to_client()
 
-    def say(self, frame: protocol.FromClient) -> None:
+    def say(self, frame: wire.FromClient) -> None:
         out = bytearray()
-        protocol.put(out, frame)
+        wire.put(out, frame)
         self.far.sendall(out)
 
-    def hear(self) -> list[protocol.FromBroker]:
+    def hear(self) -> list[wire.FromBroker]:
         self.client.write()
         try:
             data = self.far.recv(65536)
         except BlockingIOError:
             return []
-        return list(self._reader.feed(memoryview(data)))
+        return list(self._reader.feed(data))
 
     def read(self) -> None:
         self.client.receive(bytearray(65536))
@@ -56,9 +59,9 @@ def test_who_says_nothing_at_first_is_left(paired: Paired) -> None:
 
 
 def test_who_is_silent_for_two_heartbeats_is_left(paired: Paired) -> None:
-    paired.say(protocol.Hello(protocol.VERSION, 4.0))
+    paired.say(wire.Hello(wire.VERSION, 4.0))
     paired.read()
-    assert paired.hear() == [protocol.Welcome(protocol.VERSION, "instance")]
+    assert paired.hear() == [Opened("instance")]
     paired.now += 7.9
     paired.client.check(paired.now)
     assert not paired.client.over
@@ -68,11 +71,11 @@ def test_who_is_silent_for_two_heartbeats_is_left(paired: Paired) -> None:
 
 
 def test_who_has_spoken_unheard_is_not_left(paired: Paired) -> None:
-    paired.say(protocol.Hello(protocol.VERSION, 4.0))
+    paired.say(wire.Hello(wire.VERSION, 4.0))
     paired.read()
     paired.hear()
     paired.now += 100.0  # the broker's process stood still
-    paired.say(protocol.Beat())
+    paired.say(wire.Beat())
     paired.client.check(paired.now)
     assert not paired.client.over
     paired.read()
@@ -82,28 +85,28 @@ def test_who_has_spoken_unheard_is_not_left(paired: Paired) -> None:
 
 
 def test_it_sends_a_heartbeat_when_it_has_said_nothing_for_half_of_one(paired: Paired) -> None:
-    paired.say(protocol.Hello(protocol.VERSION, 4.0))
+    paired.say(wire.Hello(wire.VERSION, 4.0))
     paired.read()
     paired.hear()
     assert paired.client.check(paired.now) == paired.now + 2.0
     assert paired.hear() == []
     paired.now += 2.0
     paired.client.check(paired.now)
-    assert paired.hear() == [protocol.Beat()]
+    assert paired.hear() == [wire.Beat()]
 
 
 def test_without_heartbeats_it_waits_for_ever(paired: Paired) -> None:
-    paired.say(protocol.Hello(protocol.VERSION, 0.0))
+    paired.say(wire.Hello(wire.VERSION, 0.0))
     paired.read()
     paired.hear()
     paired.now += 1e6
-    assert paired.client.check(paired.now) is None
+    assert paired.client.check(paired.now) == inf
     assert not paired.client.over
 
 
 def test_who_is_sent_away_has_a_second_to_read_why(paired: Paired) -> None:
-    paired.client.fail("reason")
+    paired.client.leave(AdapterError("reason"))
     assert not paired.client.over
     assert paired.client.check(paired.now) == paired.now + 1.0
-    assert paired.hear() == [protocol.Failure("reason")]
+    assert repr(paired.hear()) == repr([Closed(AdapterError("reason"))])
     assert paired.client.over

@@ -9,15 +9,29 @@ from collections.abc import Callable
 
 import pytest
 from gofer.errors import AdapterError, NotFound
-from gofer.messaging.adapter.base import ExchangeSpec, Outcome, QueueSpec
-from gofer.messaging.broker.exchanges import matches
-from gofer.messaging.broker.model import Model
-from gofer.messaging.broker.queues import Message
-from gofer.messaging.broker.session import ACCEPT, REJECT, RELEASE, Session
+from gofer.messaging.adapter import (
+    Bind,
+    Cancel,
+    DeclareExchange,
+    DeclareQueue,
+    DeleteExchange,
+    DeleteQueue,
+    Delivery,
+    Done,
+    Operation,
+    Outcome,
+    PurgeQueue,
+    Subscribe,
+    SubscriptionLost,
+    Unbind,
+)
+from gofer.messaging.local.model import Model, matches
+from gofer.messaging.local.session import Session
 from hypothesis import given
 from hypothesis import strategies as st
 
 KIB = 1024
+NUMBERS = itertools.count(1)
 
 
 class Clock:
@@ -34,20 +48,32 @@ class Client:
     """A session and what its peer was given: ``got`` as (tag, body, redelivered)."""
 
     def __init__(self, model: Model) -> None:
-        self.got: list[tuple[int, bytes, bool]] = []
+        self.got: list[tuple[int, bytes, bool | None]] = []
         self.losses: list[int] = []
         self.takes = True
         self.session = Session(model, self)
+        self._answer: Done | None = None
 
-    def deliver(self, subscription: int, tag: int, message: Message) -> None:
-        self.got.append((tag, message.body, message.redelivered))
+    def say(self, frame: object) -> None:
+        match frame:
+            case Delivery(tag=int(tag), body=body, redelivered=redelivered):
+                self.got.append((tag, body, redelivered))
+            case SubscriptionLost(number):
+                self.losses.append(number)
+            case Done():
+                self._answer = frame
 
-    def lost(self, subscription: int, reason: str) -> None:
-        self.losses.append(subscription)
+    def do(self, operation: Operation) -> str | None:
+        """Have an operation done; return its value, or raise its error."""
+        self.session.ask(1, operation)
+        assert self._answer is not None
+        if self._answer.error is not None:
+            raise self._answer.error
+        return self._answer.value
 
     def subscribe(self, queue: str, prefetch: int = 100, *, exclusive: bool = False) -> int:
-        number = self.session.subscribe(queue, prefetch, exclusive=exclusive)
-        self.session.ready()
+        number = next(NUMBERS)
+        self.do(Subscribe(number, queue, prefetch, exclusive))
         return number
 
     def take(self) -> list[bytes]:
@@ -65,13 +91,13 @@ def clock() -> Clock:
 @pytest.fixture
 def model(clock: Clock) -> Model:
     made = Model(clock, total_limit=100 * KIB, queue_limit=50 * KIB)
-    made.declare_queue(QueueSpec("q"), None)
+    made.do(DeclareQueue("q"), None)
     return made
 
 
 def put(model: Model, *bodies: bytes, queue: str = "q", ttl: float | None = None) -> None:
     for body in bodies:
-        assert model.publish("", queue, body, ttl) == (Outcome.TAKEN, "")
+        assert model.publish("", queue, body, ttl) == (Outcome.CONFIRMED, "")
 
 
 # -- order ---------------------------------------------------------------------------------------------------
@@ -85,7 +111,7 @@ def test_what_is_released_goes_back_to_its_place(model: Model) -> None:
     assert client.take() == [b"1", b"2", b"3"]
     client.takes = False
     for tag in reversed(tags):
-        client.session.settle(tag, RELEASE)
+        client.session.settle(tag, "release")
     client.takes = True
     client.session.ready()
     assert [(body, redelivered) for _, body, redelivered in client.got] == [(b"1", True), (b"2", True), (b"3", True)]
@@ -108,7 +134,7 @@ def test_what_a_dead_client_held_goes_back_to_its_place(model: Model) -> None:
 def test_whatever_is_settled_in_whatever_order_nothing_is_lost_doubled_or_overtaken(seed: int) -> None:
     chance = random.Random(seed)
     model = Model(Clock(), total_limit=1 << 20, queue_limit=1 << 20)
-    model.declare_queue(QueueSpec("q"), None)
+    model.do(DeclareQueue("q"), None)
     numbers = itertools.count()
     sent: list[bytes] = []
     gone: list[bytes] = []
@@ -124,9 +150,9 @@ def test_whatever_is_settled_in_whatever_order_nothing_is_lost_doubled_or_overta
             put(model, sent[-1])
         elif act < 0.9 and client.got:
             tag, body, _ = client.got.pop(chance.randrange(len(client.got)))
-            verdict = chance.choice((ACCEPT, RELEASE, REJECT))
+            verdict = chance.choice(("accept", "release", "reject"))
             client.session.settle(tag, verdict)
-            if verdict != RELEASE:
+            if verdict != "release":
                 gone.append(body)
         elif act > 0.97:
             client.session.close()
@@ -167,7 +193,7 @@ def test_a_client_that_takes_nothing_leaves_it_to_the_others(model: Model) -> No
 
 def test_a_cancelled_consumer_takes_no_more(model: Model) -> None:
     client = Client(model)
-    client.session.cancel(client.subscribe("q"))
+    client.do(Cancel(client.subscribe("q")))
     put(model, b"1")
     assert client.take() == []
 
@@ -199,9 +225,9 @@ def test_a_message_that_expired_while_it_was_held_does_not_come_back(model: Mode
 def test_an_expired_message_does_not_keep_a_queue_from_being_empty(model: Model, clock: Clock) -> None:
     put(model, b"short", ttl=1.0)
     with pytest.raises(AdapterError, match="not empty"):
-        model.delete_queue("q", None, if_unused=False, if_empty=True)
+        model.do(DeleteQueue("q", if_empty=True), None)
     clock.now += 1.0
-    model.delete_queue("q", None, if_unused=False, if_empty=True)
+    model.do(DeleteQueue("q", if_empty=True), None)
 
 
 # -- bounds --------------------------------------------------------------------------------------------------
@@ -216,7 +242,7 @@ def test_a_full_queue_refuses_and_says_so(model: Model) -> None:
 
 def test_a_full_broker_refuses_until_there_is_room(model: Model) -> None:
     for name in ("a", "b", "c"):
-        model.declare_queue(QueueSpec(name), None)
+        model.do(DeclareQueue(name), None)
     client = Client(model)
     client.subscribe("a")
     put(model, bytes(45 * KIB), queue="a")
@@ -224,7 +250,7 @@ def test_a_full_broker_refuses_until_there_is_room(model: Model) -> None:
     outcome, reason = model.publish("", "c", bytes(45 * KIB), None)
     assert outcome is Outcome.REFUSED
     assert "the broker is full" in reason
-    client.session.settle(client.got[0][0], ACCEPT)
+    client.session.settle(client.got[0][0], "accept")
     put(model, bytes(45 * KIB), queue="c")
 
 
@@ -236,13 +262,13 @@ def test_what_expired_makes_room(model: Model, clock: Clock) -> None:
 
 
 def test_a_message_for_several_queues_goes_to_all_or_to_none(model: Model) -> None:
-    model.declare_queue(QueueSpec("other"), None)
+    model.do(DeclareQueue("other"), None)
     for queue in ("q", "other"):
-        model.bind(queue, "amq.fanout", "", None)
+        model.do(Bind(queue, "amq.fanout", ""), None)
     put(model, bytes(40 * KIB))
     outcome, _ = model.publish("amq.fanout", "", bytes(20 * KIB), None)
     assert outcome is Outcome.REFUSED
-    model.delete_queue("other", None, if_unused=False, if_empty=True)
+    model.do(DeleteQueue("other", if_empty=True), None)
 
 
 @pytest.mark.parametrize("end", ["accept", "reject", "purge", "delete", "delete held", "expire"])
@@ -254,15 +280,15 @@ def test_no_byte_is_counted_when_everything_is_gone(model: Model, clock: Clock, 
     assert model.used > 200
     if end in ("accept", "reject"):
         for tag, _, _ in client.got:
-            client.session.settle(tag, ACCEPT if end == "accept" else REJECT)
+            client.session.settle(tag, end)
     elif end == "purge":
-        model.purge_queue("q", None)
+        model.do(PurgeQueue("q"), None)
     elif end == "expire":
         clock.now += 5.0
         client.session.close()
         Client(model).subscribe("q")
     else:
-        model.delete_queue("q", None, if_unused=False, if_empty=False)
+        model.do(DeleteQueue("q"), None)
         client.session.close()
     assert model.used == 0
 
@@ -271,27 +297,27 @@ def test_no_byte_is_counted_when_everything_is_gone(model: Model, clock: Clock, 
 
 
 def test_a_queue_expires_after_its_time_without_use(model: Model, clock: Clock) -> None:
-    spec = QueueSpec("e", expires=10.0)
-    model.declare_queue(spec, None)
+    spec = DeclareQueue("e", expires=10.0)
+    model.do(spec, None)
     clock.now += 9.0
     assert model.expire() == clock.now + 1.0
-    model.declare_queue(spec, None)  # a use
+    model.do(spec, None)  # a use
     clock.now += 9.0
     client = Client(model)
     number = client.subscribe("e")
     clock.now += 100.0
     assert model.expire() is None
-    client.session.cancel(number)
+    client.do(Cancel(number))
     clock.now += 9.9
     assert model.expire() is not None
     clock.now += 0.1
     assert model.expire() is None
     with pytest.raises(NotFound):
-        model.purge_queue("e", None)
+        model.do(PurgeQueue("e"), None)
 
 
 def test_an_auto_delete_queue_that_never_had_a_subscriber_stays(model: Model) -> None:
-    model.declare_queue(QueueSpec("a", auto_delete=True), None)
+    model.do(DeclareQueue("a", auto_delete=True), None)
     client = Client(model)
     client.session.close()
     put(model, b"x", queue="a")
@@ -299,17 +325,17 @@ def test_an_auto_delete_queue_that_never_had_a_subscriber_stays(model: Model) ->
 
 def test_an_exclusive_queue_is_refused_to_others_in_every_way_and_goes_with_its_owner(model: Model) -> None:
     owner, other = Client(model), Client(model)
-    model.declare_queue(QueueSpec("x", exclusive=True), owner.session)
-    for act in (
-        lambda: model.declare_queue(QueueSpec("x"), other.session),
-        lambda: model.delete_queue("x", other.session, if_unused=False, if_empty=False),
-        lambda: model.purge_queue("x", other.session),
-        lambda: model.bind("x", "amq.direct", "k", other.session),
-        lambda: model.unbind("x", "amq.direct", "k", other.session),
-        lambda: other.subscribe("x"),
+    owner.do(DeclareQueue("x", exclusive=True))
+    for operation in (
+        DeclareQueue("x"),
+        DeleteQueue("x"),
+        PurgeQueue("x"),
+        Bind("x", "amq.direct", "k"),
+        Unbind("x", "amq.direct", "k"),
+        Subscribe(next(NUMBERS), "x", 1),
     ):
         with pytest.raises(AdapterError, match="exclusive to another connection"):
-            act()
+            other.do(operation)
     owner.subscribe("x")
     owner.session.close()
     assert model.publish("", "x", b"", None)[0] is Outcome.RETURNED
@@ -319,24 +345,24 @@ def test_an_exclusive_queue_is_refused_to_others_in_every_way_and_goes_with_its_
 def test_subscribers_of_a_deleted_queue_are_told_once(model: Model) -> None:
     client = Client(model)
     number = client.subscribe("q")
-    model.delete_queue("q", None, if_unused=False, if_empty=False)
+    model.do(DeleteQueue("q"), None)
     assert client.losses == [number]
-    client.session.cancel(number)
+    client.do(Cancel(number))
     client.session.close()
     assert client.losses == [number]
 
 
 def test_an_auto_delete_exchange_goes_with_its_last_binding(model: Model) -> None:
     for end in ("unbind", "delete"):
-        model.declare_queue(QueueSpec("bound"), None)
-        model.declare_exchange(ExchangeSpec("x", auto_delete=True))
-        model.bind("bound", "x", "k", None)
+        model.do(DeclareQueue("bound"), None)
+        model.do(DeclareExchange("x", auto_delete=True), None)
+        model.do(Bind("bound", "x", "k"), None)
         if end == "unbind":
-            model.unbind("bound", "x", "k", None)
+            model.do(Unbind("bound", "x", "k"), None)
         else:
-            model.delete_queue("bound", None, if_unused=False, if_empty=False)
+            model.do(DeleteQueue("bound"), None)
         with pytest.raises(NotFound):
-            model.bind("q", "x", "k", None)
+            model.do(Bind("q", "x", "k"), None)
 
 
 # -- what is refused -----------------------------------------------------------------------------------------
@@ -345,36 +371,36 @@ def test_an_auto_delete_exchange_goes_with_its_last_binding(model: Model) -> Non
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (QueueSpec(""), "1 to 255 bytes"),
-        (QueueSpec("\N{SNOWMAN}" * 86), "1 to 255 bytes"),
-        (QueueSpec("amq.mine"), "the broker's own"),
-        (QueueSpec("x", kind="strange"), "'strange' is not known"),
-        (QueueSpec("x", expires=0.0), "more than 0 s"),
-        (QueueSpec("x", expires=float("nan")), "more than 0 s"),
+        (DeclareQueue(""), "1 to 255 bytes"),
+        (DeclareQueue("\N{SNOWMAN}" * 86), "1 to 255 bytes"),
+        (DeclareQueue("amq.mine"), "the broker's own"),
+        (DeclareQueue("x", kind="strange"), "'strange' is not known"),
+        (DeclareQueue("x", expires=0.0), "more than 0 s"),
+        (DeclareQueue("x", expires=float("nan")), "more than 0 s"),
     ],
 )
-def test_a_queue_that_cannot_be_is_refused_with_the_reason(model: Model, spec: QueueSpec, words: str) -> None:
+def test_a_queue_that_cannot_be_is_refused_with_the_reason(model: Model, spec: DeclareQueue, words: str) -> None:
     with pytest.raises(AdapterError, match=words):
-        model.declare_queue(spec, None)
+        model.do(spec, None)
 
 
 def test_the_brokers_own_exchanges_stay(model: Model) -> None:
     refused: list[Callable[[], object]] = [
-        lambda: model.delete_exchange("amq.topic"),
-        lambda: model.delete_exchange(""),
-        lambda: model.bind("q", "", "k", None),
-        lambda: model.unbind("q", "", "k", None),
-        lambda: model.declare_exchange(ExchangeSpec("amq.mine")),
-        lambda: model.declare_exchange(ExchangeSpec("")),
+        lambda: model.do(DeleteExchange("amq.topic"), None),
+        lambda: model.do(DeleteExchange(""), None),
+        lambda: model.do(Bind("q", "", "k"), None),
+        lambda: model.do(Unbind("q", "", "k"), None),
+        lambda: model.do(DeclareExchange("amq.mine"), None),
+        lambda: model.do(DeclareExchange(""), None),
     ]
     for act in refused:
         with pytest.raises(AdapterError):
             act()
-    assert model.declare_exchange(ExchangeSpec("amq.topic", "topic")) is None
+    assert model.do(DeclareExchange("amq.topic", "topic"), None) is None
 
 
 def test_a_difference_is_told_in_words(model: Model) -> None:
-    assert model.declare_queue(QueueSpec("q", durable=False, expires=5.0), None) == (
+    assert model.do(DeclareQueue("q", durable=False, expires=5.0), None) == (
         "queue 'q' exists with other properties: durable is True, not False, expires is None, not 5.0"
     )
 
@@ -398,14 +424,14 @@ def test_a_topic_with_many_hashes_is_matched_quickly() -> None:
 
 def test_a_new_binding_is_seen_by_a_key_that_was_routed_before(model: Model) -> None:
     assert model.publish("amq.topic", "a.b", b"", None)[0] is Outcome.RETURNED
-    model.bind("q", "amq.topic", "a.*", None)
-    assert model.publish("amq.topic", "a.b", b"", None)[0] is Outcome.TAKEN
-    model.unbind("q", "amq.topic", "a.*", None)
+    model.do(Bind("q", "amq.topic", "a.*"), None)
+    assert model.publish("amq.topic", "a.b", b"", None)[0] is Outcome.CONFIRMED
+    model.do(Unbind("q", "amq.topic", "a.*"), None)
     assert model.publish("amq.topic", "a.b", b"", None)[0] is Outcome.RETURNED
 
 
 def test_a_broker_that_saw_many_keys_routes_new_ones(model: Model) -> None:
-    model.bind("q", "amq.topic", "#.x", None)
+    model.do(Bind("q", "amq.topic", "#.x"), None)
     for n in range(3000):
         assert model.publish("amq.topic", f"{n}.y", b"", None)[0] is Outcome.RETURNED
-    assert model.publish("amq.topic", "1.x", b"", None)[0] is Outcome.TAKEN
+    assert model.publish("amq.topic", "1.x", b"", None)[0] is Outcome.CONFIRMED

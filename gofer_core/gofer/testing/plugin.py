@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from gofer.messaging.broker import Broker
+    from gofer.messaging.local.server import Broker
     from gofer.proxy import Agent
     from gofer.testing.agents import AgentProcess
 
@@ -35,7 +35,7 @@ Plugins = Mapping[str, "str | Path | ModuleType"]
 @pytest.fixture(scope="session")
 def gofer_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A local broker in a thread of this process, for the whole session."""
-    from gofer.messaging.broker import serving
+    from gofer.messaging.local.server import serving
 
     with serving(str(tmp_path_factory.mktemp("gofer-broker") / "broker.sock")) as broker:
         yield broker

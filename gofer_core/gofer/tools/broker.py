@@ -26,7 +26,8 @@ def broker(root: str | None, socket: str | None) -> int:
       1  not started: another broker has the socket, or it cannot be made
       2  wrong arguments
     """
-    from gofer.messaging.broker import Broker, default_path
+    from gofer.messaging.local import default_path
+    from gofer.messaging.local.server import Broker
     from gofer.messaging.url import URL
     from gofer.root import Root
 

@@ -22,7 +22,7 @@ from gofer.agent.management.wire import (
     token_of,
 )
 from gofer.errors import GoferError
-from gofer.messaging.broker.paths import reachable
+from gofer.messaging.local.paths import reachable
 from gofer.root import Root
 
 __all__ = ["NoAgent", "NoAnswer", "ask"]

@@ -95,7 +95,7 @@ def open_unix(root: Root) -> Door:
 def _reachable(path: str) -> AbstractContextManager[str]:
     if len(os.fsencode(path)) <= 107:  # bytes: what fits a socket's address
         return nullcontext(path)
-    from gofer.messaging.broker.paths import reachable  # with all of the broker, which is not needed here
+    from gofer.messaging.local.paths import reachable  # for few, and it needs some more
 
     return reachable(path)
 

@@ -91,6 +91,7 @@ class Connections(Base):
         else:
             driver.cut()
         adapter, now = driver.adapter, driver.now + 1000.0
+        adapter.take(now)  # last words, perhaps
         adapter.receive(b"\0" * 100, now)
         adapter.tick(now)
         adapter.ask(1000, DeclareQueue(queue))

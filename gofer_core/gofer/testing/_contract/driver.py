@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from gofer.errors import ConnectionLost
-from gofer.messaging import net
 from gofer.messaging.adapter import (
     Adapter,
     Blocked,
@@ -32,9 +31,9 @@ from gofer.messaging.adapter import (
     SubscriptionLost,
 )
 from gofer.messaging.address import Address
-from gofer.messaging.connector import Connector
+from gofer.messaging.transport import open_socket
 
-__all__ = ["NUMBERS", "WAIT", "Call", "Connect", "Driver", "Names", "Watched", "open_socket"]
+__all__ = ["NUMBERS", "WAIT", "Call", "Connect", "Driver", "Names", "Watched"]
 
 #: Seconds that any one condition or operation may take, on a busy machine.
 WAIT = 10.0
@@ -44,15 +43,6 @@ Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 #: New numbers of subscriptions.
 NUMBERS = itertools.count(1)
-
-
-def open_socket(connector: Connector, timeout: float) -> socket.socket:
-    """Open the non-blocking socket that a connector's URL asks for."""
-    if connector.url.protocol == "local":
-        from gofer.messaging import local
-
-        return local.open_socket(connector, timeout)
-    return net.open_socket(connector, timeout)
 
 
 class Watched:
@@ -89,7 +79,6 @@ class Watched:
                     self._check(event)
             elif name == "take":
                 assert type(value) is bytes
-                assert not value or not self._closed, "something to write after Closed"
                 assert not self.adapter.urgent, "still urgent after take"
             return value
 
@@ -152,8 +141,12 @@ class Driver:
     def open(self, timeout: float = WAIT) -> Driver:
         """Open the socket and log in. Raises what ``Closed`` tells."""
         self._sock = open_socket(self.adapter.connector, timeout)
-        self.adapter.begin(self.now)
-        self.until(lambda: self.opened is not None, "the login", timeout)
+        try:
+            self.adapter.begin(self.now)
+            self.until(lambda: self.opened is not None, "the login", timeout)
+        except BaseException:
+            self.cut()
+            raise
         return self
 
     def turn(self, timeout: float) -> None:
