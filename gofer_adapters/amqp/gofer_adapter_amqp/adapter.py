@@ -9,18 +9,16 @@ from typing import cast
 
 from amqp import spec
 from amqp.serialization import loads
-from gofer.errors import AdapterError, ConnectionLost, MessagingError
+from gofer.errors import ConnectionLost
 from gofer.messaging import adapter as api
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 
 from gofer_adapter_amqp import wire
-from gofer_adapter_amqp.broker import Closed, Dialect, ProtocolError, expiration, login_error, logins, place
-from gofer_adapter_amqp.channel import Channels
-from gofer_adapter_amqp.consumer import Consumer
-from gofer_adapter_amqp.control import Control
+from gofer_adapter_amqp.broker import REFUSED, Closed, Dialect, ProtocolError, expiration, failure, logins
+from gofer_adapter_amqp.channel import Channels, Task
+from gofer_adapter_amqp.messages import Consumer, Publisher
 from gofer_adapter_amqp.operations import check, steps
-from gofer_adapter_amqp.publisher import Publisher
 
 __all__ = ["AmqpAdapter"]
 
@@ -38,12 +36,10 @@ class AmqpAdapter(api.Adapter):
     def __init__(self, connector: Connector) -> None:
         super().__init__(connector)
         self._channels = Channels(connector.max_message)
-        self._control = Control(self._channels)
-        self._publisher = Publisher(self._channels, self._control)
-        self._dialect = Dialect()
+        self._publisher = Publisher(self._channels)
         self._consumers: dict[int, Consumer] = {}
+        self._dialect = Dialect({})
         self._due = spec.Connection.Start  # the next method of the login
-        self._says_refused = False  # the broker says so when it refuses a login
         self._open = self._closing = self._ended = False
         self._rest = b""
         self._heartbeat = 0
@@ -63,62 +59,43 @@ class AmqpAdapter(api.Adapter):
 
     def receive(self, data: bytes, now: float) -> None:
         """Cut the bytes into frames, and hand those to their channels."""
-        if self._ended:
-            return
-        self._last_read = now
-        if self._rest:
-            data = self._rest + data
-        try:
-            self._rest = data[self._receive_frames(data) :]
-        except Closed as closed:
-            lost = ConnectionLost(f"closed by the broker: {closed.text}")
-            self._end(lost if self._due == _DONE else login_error(self.connector, closed))
-        except Exception as error:  # noqa: BLE001 - whatever a peer's bytes make of a decoder, they are not the protocol
-            words = str(error) if isinstance(error, ProtocolError) else f"{type(error).__name__}: {error}"
-            if self._due == _DONE:
-                self._end(ConnectionLost(f"protocol error: {words}"))
-            else:
-                self._end(AdapterError(f"{place(self.connector)} does not speak AMQP 0-9-1: {words}"))
+        if not self._ended:
+            self._last_read = now
+            try:
+                data = self._rest + data if self._rest else data
+                self._rest = data[self._receive_frames(data) :]
+                self._channels.start_waiting()
+            except Exception as error:  # noqa: BLE001 - whatever a decoder makes of a peer's bytes, they are wrong
+                self._end(error)
 
     def lost(self, reason: str, now: float) -> None:
         """Note the end of the socket."""
-        if self._due == _DONE:
-            self._end(ConnectionLost(reason))
-        elif self._due == spec.Connection.Tune and not self._says_refused:
-            self._end(login_error(self.connector, Closed(0, "the broker closed the connection")))
-        else:
-            self._end(ConnectionLost(f"{place(self.connector)}: {reason}"))
+        refused = self._due == spec.Connection.Tune and not self._dialect.says_refused
+        self._end(Closed(REFUSED, "the broker closed the connection") if refused else ConnectionLost(reason))
 
     def tick(self, now: float) -> None:
         """Send a heartbeat when nothing was sent for half of one, and see whether the broker is alive."""
-        heartbeat, quiet_since = self._heartbeat, self._last_write
-        if heartbeat and not self._ended:
-            if now - self._last_read > 2 * heartbeat:
-                self._end(ConnectionLost(f"the broker was silent for {2 * heartbeat} s"))
-                return
-            if now - quiet_since >= heartbeat / 2:
-                quiet_since = now
-                if not self._channels.output:
-                    self._channels.output.append(wire.HEARTBEAT)
-            self.deadline = min(quiet_since + heartbeat / 2, self._last_read + 2.01 * heartbeat)
+        heartbeat = self._heartbeat
+        if heartbeat and now - self._last_read > 2 * heartbeat:
+            self._end(ConnectionLost(f"the broker was silent for {2 * heartbeat} s"))
+        elif heartbeat and not self._ended:
+            if now - self._last_write >= heartbeat / 2:
+                self._channels.output.append(wire.HEARTBEAT)
+            self.deadline = now + heartbeat / 4
 
     def events(self) -> list[api.Event]:
         """Return what has happened."""
-        events = self._channels.events.copy()
-        self._channels.events.clear()
+        events, self._channels.events = self._channels.events, []
         return events
 
     def take(self, now: float) -> bytes:
         """Return all output, acknowledgements included."""
-        channels = self._channels
-        if channels.unflushed and self._open:
+        if self._open:
             self._flush()
-        if not channels.output:
-            return b""
-        self._last_write = now
-        output = b"".join(channels.output)
-        channels.output.clear()
-        return output
+        output, self._channels.output = self._channels.output, []
+        if output:
+            self._last_write = now
+        return b"".join(output)
 
     def close(self, now: float) -> None:
         """Say goodbye, or end at once when the login is not done."""
@@ -138,11 +115,8 @@ class AmqpAdapter(api.Adapter):
             return
         match operation:
             case api.Subscribe(number):
-                self._consumers = {other: consumer for other, consumer in self._consumers.items() if not consumer.ended}
-                try:
-                    self._consumers[number] = Consumer(self._channels, id, operation)
-                except AdapterError as error:
-                    self._channels.events.append(api.Done(id, error=error))
+                self._consumers = {other: consumer for other, consumer in self._consumers.items() if consumer.usable}
+                self._consumers[number] = Consumer(self._channels, id, operation)
             case api.Cancel(number):
                 consumer = self._consumers.get(number)
                 if consumer is None or consumer.ended:
@@ -150,7 +124,7 @@ class AmqpAdapter(api.Adapter):
                 else:
                     consumer.cancel(id)
             case _:
-                self._control.run(steps(id, operation, self._dialect, self._publisher.proven, self._channels.events))
+                Task(self._channels, steps(self._channels, id, operation, self._dialect, self._publisher.proven))
 
     def publish(
         self,
@@ -192,51 +166,41 @@ class AmqpAdapter(api.Adapter):
             consumer.settle(tag, requeue)
 
     def _flush(self) -> None:
-        unflushed, self._channels.unflushed = self._channels.unflushed, []
-        for channel in unflushed:
-            channel.flush()
+        for consumer in self._consumers.values():
+            if consumer.accepted and consumer.usable:
+                consumer.flush()
 
     def _send(self, method: tuple[int, int], format: str, *arguments: object) -> None:
         self._channels.output.append(wire.method_frame(0, method, format, *arguments))
 
-    def _end(self, error: MessagingError | None) -> None:
+    def _end(self, error: Exception | None) -> None:
         if not self._ended:
-            self._ended, self._open = True, False
-            self.deadline = inf
+            self._ended, self._open, self.deadline = True, False, inf
             self._channels.output.clear()
-            self._channels.events.append(api.Closed(None if self._closing else error))
+            told = None if error is None or self._closing else failure(self.connector, self._due == _DONE, error)
+            self._channels.events.append(api.Closed(told))
 
     def _receive_frames(self, data: bytes) -> int:
         """Take all frames that are whole, and return where the rest begins."""
         offset, length = 0, len(data)
         channels = self._channels
-        while length - offset >= 8:
+        while length - offset >= 8 and not self._ended:
             kind, number, size = wire.frame_head(data, offset)
             end = offset + 7 + size
-            if kind not in (1, 2, 3, 8) or size > channels.frame_max:
-                raise ProtocolError(f"not AMQP 0-9-1: {data[offset : offset + 40]!r}")
-            if end >= length:
+            whole = end < length
+            if kind not in (1, 2, 3, 8) or size > channels.frame_max or (whole and data[end] != wire.FRAME_END):
+                raise ProtocolError(f"not a frame: {data[offset : offset + 40]!r}")
+            if not whole:
                 break
-            if data[end] != wire.FRAME_END:
-                raise ProtocolError(f"a frame that does not end: {data[offset : offset + 40]!r}")
             payload = data[offset + 7 : end]
             offset = end + 1
             channel = channels.open.get(number)
-            if kind == 8:
-                continue
             if channel is not None:
-                if kind == 1:
-                    channel.receive_method(payload)
-                elif kind == 2:
-                    channel.receive_header(payload)
-                else:
-                    channel.receive_body(payload)
+                channel.receive(kind, payload)
             elif number == 0 and kind == 1:
                 self._receive_method(wire.signature(payload), payload)
-                if self._ended:
-                    break
             # RabbitMQ's timer may close a channel twice, if our answer to the first takes long.
-            elif kind != 1 or wire.signature(payload) not in (spec.Channel.Close, spec.Channel.CloseOk):
+            elif kind != 8 and (kind != 1 or wire.signature(payload) not in (spec.Channel.Close, spec.Channel.CloseOk)):
                 raise ProtocolError(f"a frame for channel {number}, which is not open")
         return offset
 
@@ -262,18 +226,14 @@ class AmqpAdapter(api.Adapter):
                 raise ProtocolError(f"unexpected method {method}")
 
     def _start(self, major: int, minor: int, properties: dict[str, object], mechanisms: str, locales: str) -> None:
-        capabilities = properties.get("capabilities")
-        self._says_refused = isinstance(capabilities, dict) and bool(capabilities.get("authentication_failure_close"))
-        self._dialect = Dialect.of(properties)
-        offered = mechanisms.encode().split()
-        login = next((login for login in logins(self.connector) if login.mechanism in offered), None)
+        self._dialect = Dialect(properties)
+        login = next(
+            (login for login in logins(self.connector) if login.mechanism in mechanisms.encode().split()), None
+        )
         if login is None:
-            raise Closed(0, f"the broker offers only {mechanisms}")
-        ours = {
-            "product": "gofer",
-            "connection_name": f"gofer {socket.gethostname()} {os.getpid()}",
-            "capabilities": dict.fromkeys(_CAPABILITIES, True),
-        }
+            raise Closed(REFUSED, f"the broker offers only {mechanisms}")
+        name = f"gofer {socket.gethostname()} {os.getpid()}"
+        ours = {"product": "gofer", "connection_name": name, "capabilities": dict.fromkeys(_CAPABILITIES, True)}
         self._send(spec.Connection.StartOk, "FsSs", ours, login.mechanism, login.start(None), "en_US")
         self._due = spec.Connection.Tune
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from amqp import sasl
 from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
 from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.connector import Connector
 
-__all__ = ["DIFFERS", "NOT_FOUND", "Closed", "Dialect", "ProtocolError", "expiration", "login_error", "logins", "place"]
+__all__ = ["DIFFERS", "NOT_FOUND", "REFUSED", "Closed", "Dialect", "ProtocolError", "expiration", "failure", "logins"]
 
-# The protocol's reply codes. 0 is ours: the broker closed the socket without a word.
-_NO_WORD, _ACCESS_REFUSED, NOT_FOUND, DIFFERS, _NOT_ALLOWED = 0, 403, 404, 406, 530
+# The protocol's reply codes.
+REFUSED, NOT_FOUND, DIFFERS, _NOT_ALLOWED = 403, 404, 406, 530
 # RabbitMQ takes no longer time than this (49 days), and refuses a message or a queue that asks for one.
 _LONGEST = 4_294_967_295
 
@@ -22,9 +21,7 @@ class Closed(Exception):
     """The broker closed the connection or a channel, with a code and in its own words."""
 
     def __init__(self, code: int, text: str) -> None:
-        super().__init__(code, text)
-        self.code = code
-        self.text = text
+        self.code, self.text = code, text
 
     def error(self) -> MessagingError:
         """Return the error of the operation that it answers."""
@@ -35,23 +32,20 @@ class ProtocolError(Exception):
     """The peer sent bytes that are not AMQP 0-9-1, or not at this point."""
 
 
-class Dialect(NamedTuple):
-    """The ways of one broker. The defaults are those of the protocol's text: no argument that it does not name."""
+class Dialect:
+    """The ways of one broker, as its server properties tell. The default is the protocol's text."""
 
-    #: A queue's type can be declared; without that it is the virtual host's default.
-    has_queue_types: bool = False
-    #: A quorum queue drops what was delivered too often, unless it is declared without a limit.
-    has_delivery_limit: bool = False
-    #: ``if_unused`` and ``if_empty`` close the whole connection where the queue is not a classic one.
-    checks_classic_only: bool = False
-
-    @classmethod
-    def of(cls, properties: Mapping[str, object]) -> Dialect:
-        """Choose by the server properties of the broker."""
-        if properties.get("product") != "RabbitMQ":
-            return cls()
+    def __init__(self, properties: Mapping[str, object]) -> None:
+        capabilities, rabbitmq = properties.get("capabilities"), properties.get("product") == "RabbitMQ"
         major = str(properties.get("version")).partition(".")[0]
-        return cls(True, major.isdecimal() and int(major) >= 4, True)
+        #: It says so when it refuses a login; others just hang up.
+        self.says_refused = isinstance(capabilities, dict) and bool(capabilities.get("authentication_failure_close"))
+        #: A queue's type can be declared; without that it is the virtual host's default.
+        self.has_queue_types = rabbitmq
+        #: A quorum queue drops what was delivered too often, unless it is declared without a limit.
+        self.has_delivery_limit = rabbitmq and major.isdecimal() and int(major) >= 4
+        #: ``if_unused`` and ``if_empty`` close the whole connection where the queue is not a classic one.
+        self.checks_classic_only = rabbitmq
 
     def queue_arguments(self, queue: DeclareQueue) -> dict[str, object]:
         """Return the arguments of a queue's declaration."""
@@ -73,27 +67,28 @@ def expiration(ttl: float | None) -> int | None:
 
 def logins(connector: Connector) -> list[sasl.SASL]:
     """Return the ways to log in, the preferred one first."""
-    user, password = connector.url.user, connector.url.password
-    if user is None and password is None:
-        user = password = "guest"
-        if connector.clientcert is not None:
-            return [sasl.EXTERNAL(), sasl.PLAIN(user, password), sasl.AMQPLAIN(user, password)]
-    return [sasl.PLAIN(user or "", password or ""), sasl.AMQPLAIN(user or "", password or "")]
-
-
-def place(connector: Connector) -> str:
-    """Write host and port."""
     url = connector.url
-    return f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"
+    if url.user is None and url.password is None:
+        guest = [sasl.PLAIN("guest", "guest"), sasl.AMQPLAIN("guest", "guest")]
+        return guest if connector.clientcert is None else [sasl.EXTERNAL(), *guest]
+    user, password = url.user or "", url.password or ""
+    return [sasl.PLAIN(user, password), sasl.AMQPLAIN(user, password)]
 
 
-def login_error(connector: Connector, closed: Closed) -> MessagingError:
-    """Say why the broker closed the connection during the login."""
+def failure(connector: Connector, opened: bool, error: Exception) -> MessagingError:
+    """Say what ended a connection, during the login or after it was ``opened``."""
     url = connector.url
-    if closed.code in (_ACCESS_REFUSED, _NO_WORD):
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    where = "" if opened else f"{host}:{url.port}: "
+    if isinstance(error, ConnectionLost):
+        return ConnectionLost(f"{where}{error}")
+    if not isinstance(error, Closed):
+        words = str(error) if isinstance(error, ProtocolError) else f"{type(error).__name__}: {error}"
+        return ConnectionLost(f"protocol error: {words}") if opened else AdapterError(f"{where}not AMQP 0-9-1: {words}")
+    if not opened and error.code == _NOT_ALLOWED:
+        return AdapterError(f"{where}virtual host {url.path or '/'!r}: {error.text}")
+    if not opened and error.code == REFUSED:
         certificate = connector.clientcert if url.user is None else None
         who = f"user {url.user or 'guest'!r}" if certificate is None else f"the certificate {certificate}"
-        return AdapterError(f"{place(connector)}: login refused for {who}: {closed.text}")
-    if closed.code == _NOT_ALLOWED:
-        return AdapterError(f"{place(connector)}: virtual host {url.path or '/'!r}: {closed.text}")
-    return ConnectionLost(f"{place(connector)}: {closed.text}")
+        return AdapterError(f"{where}login refused for {who}: {error.text}")
+    return ConnectionLost(f"{where}closed by the broker: {error.text}")

@@ -11,15 +11,13 @@ from gofer.errors import AdapterError, MessagingError
 from gofer.messaging import adapter as api
 
 from gofer_adapter_amqp.broker import DIFFERS, NOT_FOUND, Closed, Dialect
-from gofer_adapter_amqp.control import Question, Steps
+from gofer_adapter_amqp.channel import Channels, Question, Steps
 
 __all__ = ["check", "steps"]
 
 _KINDS = {api.DeclareQueue: ("classic", "quorum"), api.DeclareExchange: ("direct", "topic", "fanout")}
 # RabbitMQ's words for the first property of a queue that is not as declared; the value, where it is a number.
-_CURRENT = re.compile(
-    r"inequivalent arg '([^']+)' .* current is (?:'classic'|none|'true'|'false'|the value '(-?\d+)'.*)$"
-)
+_CURRENT = re.compile(r"arg '([^']+)' .* current is (?:'classic'|none|'true'|'false'|the value '(-?\d+)'.*)$")
 
 _Steps = Generator[Question, bytes, str | None]
 
@@ -40,25 +38,28 @@ def check(operation: api.Operation) -> None:
             raise ValueError(f"{field} has 1 to 255 bytes, unlike {value[:60]!r}")
 
 
-def steps(id: int, operation: api.Operation, dialect: Dialect, proven: set[str], events: list[api.Event]) -> Steps:
-    """Return what an operation that ``check`` has passed asks. It keeps ``proven`` and ends with a Done in ``events``."""
+def steps(home: Channels, id: int, operation: api.Operation, dialect: Dialect, proven: set[str]) -> Steps:
+    """Ask what an operation needs that ``check`` has passed; its Done becomes an event.
+
+    ``proven`` is the set of exchanges that exist, as far as is known, and is kept.
+    """
     try:
         done = api.Done(id, (yield from _ask(operation, dialect, proven)))
     except Closed as closed:
         done = api.Done(id, error=closed.error())
     except MessagingError as error:
         done = api.Done(id, error=error)
-    events.append(done)
+    home.events.append(done)
 
 
 def _ask(operation: api.Operation, dialect: Dialect, proven: set[str]) -> _Steps:
     match operation:
         case api.DeclareQueue(name, durable, exclusive, auto_delete):
-            arguments = dialect.queue_arguments(operation)
-            return (yield from _declare(_queue(name, arguments, durable, exclusive, auto_delete), _look(name)))
+            flags, arguments = (False, durable, exclusive, auto_delete), dialect.queue_arguments(operation)
+            return (yield from _declare(_queue(name, *flags, arguments=arguments), _queue(name)))
         case api.DeleteQueue(name, if_unused, if_empty):
             # RabbitMQ deletes a queue that does not exist without a word.
-            (_, messages, consumers), _ = loads("sll", (yield _look(name)), 4)
+            (_, messages, consumers), _ = loads("sll", (yield _queue(name)), 4)
             if if_unused and consumers:
                 raise AdapterError(f"queue {name!r} is in use: it has {consumers} consumer(s)")
             if if_empty and messages:
@@ -69,12 +70,11 @@ def _ask(operation: api.Operation, dialect: Dialect, proven: set[str]) -> _Steps
         case api.PurgeQueue(name):
             yield spec.Queue.Purge, "Bsb", (0, name, False)
         case api.DeclareExchange(name, kind, durable, auto_delete):
-            declare, look = _exchange(name, kind, durable, auto_delete), _exchange(name, kind, passive=True)
-            difference = yield from _declare(declare, look)
+            difference = yield from _declare(_exchange(name, kind, False, durable, auto_delete), _exchange(name))
             proven.add(name)
             return difference
         case api.DeleteExchange(name):
-            yield _exchange(name, passive=True)
+            yield _exchange(name)
             yield spec.Exchange.Delete, "Bsbb", (0, name, False, False)
             proven.discard(name)
         case api.Bind(queue, exchange, key):
@@ -82,24 +82,19 @@ def _ask(operation: api.Operation, dialect: Dialect, proven: set[str]) -> _Steps
             proven.add(exchange)
         case api.Unbind(queue, exchange, key):
             # RabbitMQ says nothing of a queue or an exchange that does not exist.
-            yield _look(queue)
-            yield _exchange(exchange, passive=True)
+            yield _queue(queue)
+            yield _exchange(exchange)
             yield spec.Queue.Unbind, "BsssF", (0, queue, exchange, key, {})
     return None
 
 
-def _queue(name: str, arguments: dict[str, object], *flags: bool, passive: bool = False) -> Question:
-    return spec.Queue.Declare, "BsbbbbbF", (0, name, passive, *flags, False, arguments)
+# Both ask whether there is one, or declare it with the flags passive, durable and so on.
+def _queue(name: str, *flags: bool, arguments: dict[str, object] | None = None) -> Question:
+    return spec.Queue.Declare, "BsbbbbbF", (0, name, *(flags or (True, False, False, False)), False, arguments or {})
 
 
-def _look(name: str) -> Question:
-    return _queue(name, {}, False, False, False, passive=True)
-
-
-def _exchange(
-    name: str, kind: str = "direct", durable: bool = True, auto_delete: bool = False, *, passive: bool = False
-) -> Question:
-    return spec.Exchange.Declare, "BssbbbbbF", (0, name, kind, passive, durable, auto_delete, False, False, {})
+def _exchange(name: str, kind: str = "direct", *flags: bool) -> Question:
+    return spec.Exchange.Declare, "BssbbbbbF", (0, name, kind, *(flags or (True, False, False)), False, False, {})
 
 
 def _declare(declare: Question, look: Question) -> _Steps:
@@ -129,7 +124,7 @@ def _check_classic(name: str) -> _Steps:
     arguments: dict[str, object] = {"x-queue-type": "to be told the type"}
     while True:
         try:
-            yield _queue(name, arguments, True, False, False)
+            yield _queue(name, False, True, False, False, arguments=arguments)
         except Closed as closed:
             found = _CURRENT.search(closed.text)
             if found is not None and found[2] is None:

@@ -12,23 +12,8 @@ from typing import NamedTuple
 
 from amqp.serialization import dumps
 
-__all__ = [
-    "FRAME_END",
-    "HEARTBEAT",
-    "PROTOCOL_HEADER",
-    "Message",
-    "body_size",
-    "delivered",
-    "expiration",
-    "frame_head",
-    "message_id",
-    "method_frame",
-    "publish_frames",
-    "reply",
-    "settle_frame",
-    "settled",
-    "signature",
-]
+__all__ = ["FRAME_END", "HEARTBEAT", "PROTOCOL_HEADER", "Message", "body_size", "delivered", "expiration", "frame_head"]
+__all__ += ["message_id", "method_frame", "publish_frames", "reply", "settle_frame", "settled", "signature"]
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 FRAME_END = 0xCE
@@ -90,14 +75,9 @@ def publish_frames(channel: int, frame_max: int, message: Message) -> bytes:
         header = b"".join((flags, _ENCODING[durable], bytes((len(expires),)), expires))
     header = b"".join((header, bytes((len(identity),)), identity))
     frames = [_head(1, channel, len(method)), method, _END, _head(2, channel, len(header)), header, _END]
-    chunk = frame_max - 8
-    if size <= chunk:
-        if size:
-            frames += (_head(3, channel, size), body, _END)
-    else:
-        for start in range(0, size, chunk):
-            part = body[start : start + chunk]
-            frames += (_head(3, channel, len(part)), part, _END)
+    for start in range(0, size, frame_max - 8):
+        part = body[start : start + frame_max - 8]  # the body itself, where it fits
+        frames += (_head(3, channel, len(part)), part, _END)
     return b"".join(frames)
 
 
