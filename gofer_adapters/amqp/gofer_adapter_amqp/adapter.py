@@ -41,8 +41,7 @@ class AmqpAdapter(api.Adapter):
         self._dialect = Dialect({})
         self._due = spec.Connection.Start  # the next method of the login
         self._open = self._closing = self._ended = False
-        self._rest = b""
-        self._heartbeat = 0
+        self._rest, self._heartbeat = b"", 0
         self._last_read = self._last_write = -inf
 
     # -- bytes --------------------------------------------------------------------------------------------------------
@@ -75,13 +74,12 @@ class AmqpAdapter(api.Adapter):
 
     def tick(self, now: float) -> None:
         """Send a heartbeat when nothing was sent for half of one, and see whether the broker is alive."""
-        heartbeat = self._heartbeat
-        if heartbeat and now - self._last_read > 2 * heartbeat:
-            self._end(ConnectionLost(f"the broker was silent for {2 * heartbeat} s"))
-        elif heartbeat and not self._ended:
-            if now - self._last_write >= heartbeat / 2:
+        if self._heartbeat and now - self._last_read > 2 * self._heartbeat:
+            self._end(ConnectionLost(f"the broker was silent for {2 * self._heartbeat} s"))
+        elif self._heartbeat and not self._ended:
+            if now - self._last_write >= self._heartbeat / 2:
                 self._channels.output.append(wire.HEARTBEAT)
-            self.deadline = now + heartbeat / 4
+            self.deadline = now + self._heartbeat / 4
 
     def events(self) -> list[api.Event]:
         """Return what has happened."""
@@ -117,12 +115,10 @@ class AmqpAdapter(api.Adapter):
             case api.Subscribe(number):
                 self._consumers = {other: consumer for other, consumer in self._consumers.items() if consumer.usable}
                 self._consumers[number] = Consumer(self._channels, id, operation)
-            case api.Cancel(number):
-                consumer = self._consumers.get(number)
-                if consumer is None or consumer.ended:
-                    self._channels.events.append(api.Done(id))
-                else:
-                    consumer.cancel(id)
+            case api.Cancel(number) if number in self._consumers and not self._consumers[number].ended:
+                self._consumers[number].cancel(id)
+            case api.Cancel():
+                self._channels.events.append(api.Done(id))
             case _:
                 Task(self._channels, steps(self._channels, id, operation, self._dialect, self._publisher.proven))
 
@@ -187,10 +183,9 @@ class AmqpAdapter(api.Adapter):
         while length - offset >= 8 and not self._ended:
             kind, number, size = wire.frame_head(data, offset)
             end = offset + 7 + size
-            whole = end < length
-            if kind not in (1, 2, 3, 8) or size > channels.frame_max or (whole and data[end] != wire.FRAME_END):
+            if kind not in (1, 2, 3, 8) or size > channels.frame_max or data[end : end + 1] not in wire.FRAME_ENDS:
                 raise ProtocolError(f"not a frame: {data[offset : offset + 40]!r}")
-            if not whole:
+            if end >= length:
                 break
             payload = data[offset + 7 : end]
             offset = end + 1
@@ -205,7 +200,6 @@ class AmqpAdapter(api.Adapter):
         return offset
 
     def _receive_method(self, method: tuple[int, int], payload: bytes) -> None:
-        opened = self._due == _DONE
         match method:
             case spec.Connection.Close:
                 raise Closed(*wire.reply(payload))
@@ -216,9 +210,9 @@ class AmqpAdapter(api.Adapter):
             case spec.Connection.OpenOk if method == self._due:
                 self._due, self._open = _DONE, True
                 self._channels.events.append(api.Opened())
-            case spec.Connection.Blocked if opened:
+            case spec.Connection.Blocked if self._due == _DONE:
                 self._channels.events.append(api.Blocked(payload[5:].decode(errors="replace")))
-            case spec.Connection.Unblocked if opened:
+            case spec.Connection.Unblocked if self._due == _DONE:
                 self._channels.events.append(api.Blocked(None))
             case spec.Connection.CloseOk if self._closing:
                 self._end(None)
@@ -227,9 +221,8 @@ class AmqpAdapter(api.Adapter):
 
     def _start(self, major: int, minor: int, properties: dict[str, object], mechanisms: str, locales: str) -> None:
         self._dialect = Dialect(properties)
-        login = next(
-            (login for login in logins(self.connector) if login.mechanism in mechanisms.encode().split()), None
-        )
+        offered = mechanisms.encode().split()
+        login = next((login for login in logins(self.connector) if login.mechanism in offered), None)
         if login is None:
             raise Closed(REFUSED, f"the broker offers only {mechanisms}")
         name = f"gofer {socket.gethostname()} {os.getpid()}"
@@ -240,7 +233,7 @@ class AmqpAdapter(api.Adapter):
     def _tune(self, channel_max: int, frame_max: int, heartbeat: int) -> None:
         channels = self._channels
         channels.channel_max = channel_max or channels.channel_max
-        channels.frame_max = min(frame_max or channels.frame_max, channels.frame_max)
+        channels.frame_max = max(4096, min(frame_max or channels.frame_max, channels.frame_max))
         # The protocol has whole seconds; 0 turns them off.
         ours = max(1, round(self.connector.heartbeat)) if self.connector.heartbeat > 0 else 0
         self._heartbeat = min(ours, heartbeat) if heartbeat else ours

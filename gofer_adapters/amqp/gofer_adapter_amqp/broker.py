@@ -67,12 +67,10 @@ def expiration(ttl: float | None) -> int | None:
 
 def logins(connector: Connector) -> list[sasl.SASL]:
     """Return the ways to log in, the preferred one first."""
-    url = connector.url
-    if url.user is None and url.password is None:
-        guest = [sasl.PLAIN("guest", "guest"), sasl.AMQPLAIN("guest", "guest")]
-        return guest if connector.clientcert is None else [sasl.EXTERNAL(), *guest]
-    user, password = url.user or "", url.password or ""
-    return [sasl.PLAIN(user, password), sasl.AMQPLAIN(user, password)]
+    user, password = connector.url.user, connector.url.password
+    login = ("guest", "guest") if user is None and password is None else (user or "", password or "")
+    certificate = [sasl.EXTERNAL()] if user is None and password is None and connector.clientcert is not None else []
+    return [*certificate, sasl.PLAIN(*login), sasl.AMQPLAIN(*login)]
 
 
 def failure(connector: Connector, opened: bool, error: Exception) -> MessagingError:

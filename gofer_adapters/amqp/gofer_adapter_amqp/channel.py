@@ -36,10 +36,9 @@ class Channels:
         self.events: list[Event] = []
         self.open: dict[int, Channel] = {}
         self.waiting: deque[Task] = deque()
-        self.running = 0
         self.max_message = max_message
         self.channel_max, self.frame_max = 65_535, 131_072
-        self.last_number = 0
+        self.running = self.last_number = 0
 
     def start_waiting(self) -> None:
         """Start tasks, as many as may run side by side."""
@@ -53,8 +52,7 @@ class Channel:
 
     def __init__(self, home: Channels) -> None:
         self.home = home
-        self.number = 0
-        self.usable = False
+        self.number, self.usable = 0, False
 
     def open(self) -> Closed | None:
         """Open the channel, under the number unused for longest: frames of an earlier one must not reach it.
@@ -164,7 +162,7 @@ class Task(Channel):
         if isinstance(question, wire.Message):
             self.send(spec.Confirm.Select, "b", True)
             self.home.output.append(wire.publish_frames(self.number, self.home.frame_max, question))
-            self._answers = (spec.Basic.Ack, spec.Basic.Nack)
+            self._answers, self._returned = (spec.Basic.Ack, spec.Basic.Nack), b""
         else:
             method, format, arguments = question
             self.send(method, format, *arguments)
@@ -174,8 +172,7 @@ class Task(Channel):
         """Take the answer."""
         if method not in self._answers:
             super().on_method(method, payload)
-        returned, self._returned = self._returned, b""
-        self.go_on(returned or payload)
+        self.go_on(self._returned or payload)
 
     def on_message(self, method: bytes, header: bytes, body: bytes, size: int) -> None:
         """Take a message that had no route; its confirm follows."""

@@ -15,10 +15,7 @@ from gofer_adapter_amqp.channel import Channel, Channels, Steps, Task
 __all__ = ["Consumer", "Publisher"]
 
 _PREDECLARED = ("", "amq.direct", "amq.fanout", "amq.topic")
-_OUTCOMES = {
-    spec.Basic.Ack: (Outcome.CONFIRMED, ""),
-    spec.Basic.Nack: (Outcome.REFUSED, "the broker did not take the message (nack)"),
-}
+_OUTCOMES = {spec.Basic.Ack: (Outcome.CONFIRMED, ""), spec.Basic.Nack: (Outcome.REFUSED, "the broker refused it")}
 
 
 class Consumer(Channel):
@@ -30,8 +27,7 @@ class Consumer(Channel):
 
     def __init__(self, home: Channels, id: int, asked: Subscribe) -> None:
         super().__init__(home)
-        self.ended = False
-        self._subscription = asked.number
+        self.ended, self._subscription = False, asked.number
         self._subscribing: int | None = id
         self._cancelling: list[int] = []
         self._unsettled: dict[int, bool] = {}  # tag -> whether it is accepted, in the order of delivery
@@ -77,7 +73,7 @@ class Consumer(Channel):
 
     def on_message(self, method: bytes, header: bytes, body: bytes, size: int) -> None:
         """Hand the message on as an event."""
-        tag, redelivered = wire.delivered(method)
+        tag, redelivered = wire.tag_and_flag(method)
         self._unsettled[tag] = False
         ttl = wire.expiration(header)
         self.home.events.append(Delivery(self._subscription, body, redelivered, ttl, (self, tag), size))
@@ -88,14 +84,9 @@ class Consumer(Channel):
             case spec.Basic.ConsumeOk if self._subscribing is not None:
                 self.home.events.append(Done(self._subscribing))
                 self._subscribing = None
-            case spec.Basic.CancelOk if self._cancelling:
-                self._end("")
-            case spec.Basic.Cancel:
-                if not self._cancelling:  # else it crosses our own, whose answer is still to come
-                    self._end("the broker cancelled the consumer: its queue was deleted, or is not available")
-            case spec.Basic.QosOk:
-                pass
-            case _:
+            case spec.Basic.Cancel | spec.Basic.CancelOk:  # or both, when the broker's own crosses ours
+                self._end("the broker cancelled the consumer: its queue was deleted, or is not available")
+            case _ if method != spec.Basic.QosOk:
                 super().on_method(method, payload)
 
     def on_closed(self, closed: Closed) -> None:
@@ -129,9 +120,7 @@ class _SharedChannel(Channel):
         super().__init__(home)
         self.unconfirmed: dict[int, int] = {}  # the channel's count of a message (or its token) -> its token, in order
         self._returned: dict[int, str] = {}  # token -> the broker's words
-        self._confirms = confirms
-        self._proven = proven
-        self._count = 0
+        self._confirms, self._proven, self._count = confirms, proven, 0
 
     def publish(self, message: wire.Message) -> None:
         """Send a message."""
@@ -161,7 +150,7 @@ class _SharedChannel(Channel):
         """Take a confirm of a message, or of all up to it."""
         if method not in _OUTCOMES:
             super().on_method(method, payload)
-        count, multiple = wire.settled(payload)
+        count, multiple = wire.tag_and_flag(payload)
         unconfirmed = self.unconfirmed
         if multiple:
             for number in list(takewhile(lambda number: number <= count, unconfirmed) if count else unconfirmed):
@@ -226,8 +215,7 @@ class Publisher:
     def _send_alone(self, message: wire.Message) -> Steps:
         try:
             answer = yield message
-            method = wire.signature(answer)
-            outcome, reason = _OUTCOMES.get(method) or (Outcome.RETURNED, wire.reply(answer)[1])
+            outcome, reason = _OUTCOMES.get(wire.signature(answer)) or (Outcome.RETURNED, wire.reply(answer)[1])
             self.proven.add(message.exchange)
         except Closed as closed:
             outcome, reason = Outcome.RETURNED if closed.code == NOT_FOUND else Outcome.REFUSED, closed.text
@@ -236,10 +224,8 @@ class Publisher:
 
     def _probe(self, exchange: str) -> Steps:
         waiting = self._probing[exchange]
-        while waiting:
+        while waiting and exchange not in self.proven:
             yield from self._send_alone(waiting.popleft())
-            if exchange in self.proven:
-                break
         del self._probing[exchange]
         for message in waiting:
             self._confirmed.publish(message)

@@ -45,10 +45,8 @@ def steps(home: Channels, id: int, operation: api.Operation, dialect: Dialect, p
     """
     try:
         done = api.Done(id, (yield from _ask(operation, dialect, proven)))
-    except Closed as closed:
-        done = api.Done(id, error=closed.error())
-    except MessagingError as error:
-        done = api.Done(id, error=error)
+    except (Closed, MessagingError) as error:
+        done = api.Done(id, error=error.error() if isinstance(error, Closed) else error)
     home.events.append(done)
 
 

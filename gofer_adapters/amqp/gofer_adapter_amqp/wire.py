@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from amqp.serialization import dumps
 
-__all__ = ["FRAME_END", "HEARTBEAT", "PROTOCOL_HEADER", "Message", "body_size", "delivered", "expiration", "frame_head"]
-__all__ += ["message_id", "method_frame", "publish_frames", "reply", "settle_frame", "settled", "signature"]
+__all__ = ["FRAME_ENDS", "HEARTBEAT", "PROTOCOL_HEADER", "Message", "body_size", "expiration", "frame_head"]
+__all__ += ["message_id", "method_frame", "publish_frames", "reply", "settle_frame", "signature", "tag_and_flag"]
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
-FRAME_END = 0xCE
+FRAME_ENDS = (b"\xce", b"")  # what ends a frame, and what stands there when it has not come yet
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 frame_head = Struct(">BHI").unpack_from  # (data, offset) -> kind, channel, size
@@ -28,6 +28,7 @@ _short = Struct(">H").unpack_from
 _tag_and_bits = Struct(">QB").unpack_from
 _settle = Struct(">BHIHHQBB").pack
 
+_DELIVER = 60  # after whose number comes the consumer's tag
 _PUBLISH = b"\x00\x3c\x00\x28\x00\x00"
 _MANDATORY = b"\x01"
 _END = b"\xce"
@@ -83,18 +84,12 @@ def publish_frames(channel: int, frame_max: int, message: Message) -> bytes:
 
 def settle_frame(channel: int, method: tuple[int, int], tag: int, bits: int) -> bytes:
     """Encode basic.ack, basic.nack or basic.reject: the method, the delivery's tag, the method's bits."""
-    return _settle(1, channel, 13, *method, tag, bits, FRAME_END)
+    return _settle(1, channel, 13, *method, tag, bits, 0xCE)
 
 
-def delivered(method: bytes) -> tuple[int, bool]:
-    """Read the delivery tag and the redelivered flag of a basic.deliver."""
-    tag, bits = _tag_and_bits(method, 5 + method[4])
-    return tag, bits & 1 == 1
-
-
-def settled(method: bytes) -> tuple[int, bool]:
-    """Read the delivery tag and the multiple flag of a basic.ack or basic.nack."""
-    tag, bits = _tag_and_bits(method, 4)
+def tag_and_flag(method: bytes) -> tuple[int, bool]:
+    """Read the delivery tag of a basic.deliver, basic.ack or basic.nack, and whether it is redelivered, or multiple."""
+    tag, bits = _tag_and_bits(method, 5 + method[4] if method[3] == _DELIVER else 4)
     return tag, bits & 1 == 1
 
 
