@@ -24,13 +24,13 @@ from gofer.proxy import Agent
 from gofer.rmi import records
 from gofer.testing.agents import AgentProcess
 from gofer.testing.rabbitmq import RabbitMQ
-from gofer.testing.relay import Relay
 
 from soak.chaos import Chaos, Stage
 from soak.crew import Crew
 from soak.evidence import Request, collect
 from soak.places import ONCE, PLAIN, THREADS, WAIT, Places, read_journals, size_of
 from soak.plan import Plan
+from soak.relay import Relay
 from soak.verdict import Line, judged, table
 
 _DRAIN = 60.0  # seconds that callers have after their own

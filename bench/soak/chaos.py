@@ -14,11 +14,11 @@ from functools import partial
 
 from gofer.testing.agents import AgentProcess
 from gofer.testing.rabbitmq import RabbitMQ
-from gofer.testing.relay import Relay
 
 from soak.crew import Crew
 from soak.places import THREADS, Places
 from soak.plan import Blow, Plan
+from soak.relay import Relay
 
 __all__ = ["Chaos", "Stage"]
 

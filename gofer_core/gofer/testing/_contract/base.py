@@ -9,13 +9,16 @@ from typing import Any, ClassVar
 
 import pytest
 
-from gofer.errors import MessagingError
-from gofer.messaging.adapter import Adapter, DeleteExchange, DeleteQueue, Operation
+from gofer.errors import NotFound
+from gofer.messaging.adapter import Adapter, DeleteExchange, DeleteQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
-from gofer.testing._contract.driver import Call, Connect, Driver, Names
+from gofer.testing._contract.driver import Call, Connect, Driver
 
-__all__ = ["Base"]
+__all__ = ["Base", "Left"]
+
+#: What is left in a queue: bodies, and whether they were delivered before.
+Left = Callable[[str], list[tuple[bytes, bool | None]]]
 
 
 class Base:
@@ -64,13 +67,18 @@ class Base:
         """Return the connector for a URL."""
         return Connector(url, **{**self.options, **more})
 
+    def needs(self, capability: str) -> None:
+        """Skip a test where the broker cannot do what it is about."""
+        if not getattr(self, capability):
+            pytest.skip(f"{capability} is False for this broker")
+
     def flag(self, redelivered: bool) -> bool | None:
         """Return what a delivery's ``redelivered`` must be."""
         return redelivered if self.adapter.tells_redelivered else None
 
     @pytest.fixture
     def connect(self, url: URL) -> Iterator[Connect]:
-        """Give a function that opens a connection; all are closed afterwards."""
+        """Give a function that opens a connection; all are closed afterwards, and what has their names is deleted."""
         opened: list[Driver] = []
         home = url
 
@@ -79,8 +87,16 @@ class Base:
             return opened[-1].open()
 
         yield connect
+        names = [name for driver in opened for name in driver.names]
         for driver in opened:
             driver.close()
+        last = Driver(self.adapter(self.connector(home))).open()
+        for operation in [kind(name) for kind in (DeleteQueue, DeleteExchange) for name in names]:
+            try:
+                last.ask(operation)
+            except NotFound:
+                pass  # it is gone already, or was of the other kind
+        last.close()
 
     @pytest.fixture
     def driver(self, connect: Connect) -> Driver:
@@ -88,23 +104,19 @@ class Base:
         return connect()
 
     @pytest.fixture
-    def names(self, url: URL) -> Iterator[Names]:
-        """Give unused names; the queues and exchanges called so are deleted afterwards."""
-        names = Names()
-        yield names
-        driver = Driver(self.adapter(self.connector(url))).open()
-        gone: list[Operation] = [DeleteQueue(name) for name in names.queues]
-        gone += [DeleteExchange(name) for name in names.exchanges]
-        try:
-            for operation in gone:
-                try:
-                    driver.ask(operation)
-                except MessagingError:
-                    pass  # it is gone already, which is what is wanted
-        finally:
+    def left(self, driver: Driver, connect: Connect) -> Left:
+        """Give a function that closes the first connection, and returns what is in a queue: bodies and their flags."""
+
+        def left(queue: str) -> list[tuple[bytes, bool | None]]:
             driver.close()
+            again = connect()
+            again.subscribe(queue, prefetch=1000)
+            again.settle_down()
+            return [(delivery.body, delivery.redelivered) for delivery in again.deliveries]
+
+        return left
 
     @pytest.fixture
-    def queue(self, driver: Driver, names: Names) -> str:
+    def queue(self, driver: Driver) -> str:
         """Give a queue that exists."""
-        return driver.queue(names.queue())
+        return driver.queue()

@@ -5,28 +5,17 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from math import inf
 
 import pytest
 
 from gofer.errors import AdapterError, ConnectionLost
-from gofer.messaging.adapter import (
-    Bind,
-    Cancel,
-    DeclareExchange,
-    DeclareQueue,
-    DeleteExchange,
-    DeleteQueue,
-    Operation,
-    PurgeQueue,
-    Subscribe,
-    Unbind,
-)
+from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.address import Address
 from gofer.messaging.url import URL
-from gofer.testing._contract.base import Base
-from gofer.testing._contract.driver import NUMBERS, WAIT, Connect, Driver, Names
+from gofer.testing._contract.base import Base, Left
+from gofer.testing._contract.driver import Connect, Driver
+from gofer.testing._contract.nodes import OPERATIONS
 
 __all__ = ["Connections"]
 
@@ -103,79 +92,61 @@ class Connections(Base):
         adapter.lost("again", now)
         assert (adapter.events(), adapter.take(now), adapter.urgent) == ([], b"", False)
 
-    def test_what_was_published_before_the_close_is_written(self, connect: Connect, driver: Driver, queue: str) -> None:
+    def test_what_was_published_before_the_close_is_written(self, driver: Driver, queue: str, left: Left) -> None:
         for n in range(20):
             driver.post(queue, b"%d" % n)
-        driver.close()
-        other = connect()
-        other.subscribe(queue, prefetch=20)
-        assert [d.body for d in other.take(20)] == [b"%d" % n for n in range(20)]
+        assert left(queue) == [(b"%d" % n, self.flag(False)) for n in range(20)]
 
     def test_it_starts_no_thread_and_opens_no_descriptor(self, driver: Driver, queue: str) -> None:
         before = _held()
-        driver.subscribe(queue)
-        driver.give(queue, b"x")
-        driver.accept(driver.one())
+        driver.accept(*driver.hold(queue, b"x"))
         driver.settle_down()
         assert _held() == before
 
     # -- breaking --------------------------------------------------------------------------------------------
 
     def test_operations_on_a_cut_connection_end_with_it(self, driver: Driver, queue: str) -> None:
-        subscription = driver.subscribe(queue)
-        operations: list[Operation] = [DeclareQueue(queue), DeleteQueue(queue), PurgeQueue(queue), Cancel(subscription)]
-        operations += [DeclareExchange("contract-never"), DeleteExchange("contract-never")]
-        operations += [Bind(queue, "amq.direct", "key"), Unbind(queue, "amq.direct", "key")]
-        operations += [Subscribe(next(NUMBERS), queue, 1)]
-        for operation in operations:
-            driver.start(operation)
+        for operation in OPERATIONS.values():
+            driver.start(operation(queue, queue))
         driver.post(queue)
         driver.cut()
         with pytest.raises(ConnectionLost, match="cut by the test"):
             driver.until(lambda: False, "anything")
 
-    def test_what_came_before_the_cut_is_returned_first(self, connect: Connect, driver: Driver, queue: str) -> None:
-        bodies = [b"%04d" % n * 250 for n in range(30)]
-        driver.give(queue, *bodies)
-        other = connect()
-        other.subscribe(queue, prefetch=100)
-        deadline = time.monotonic() + WAIT
-        while len(other.deliveries) < 30:
-            assert time.monotonic() < deadline
-            other.turn(0.1)
-        other.cut()
-        assert [d.body for d in other.deliveries] == bodies
-        assert isinstance(other.ended().error, ConnectionLost)
+    def test_what_came_before_the_cut_is_returned_first(self, driver: Driver, queue: str) -> None:
+        driver.subscribe(queue, prefetch=100)
+        driver.hold(queue, b"1")
+        driver.give(queue, *[b"%d" % n * 250 for n in range(2, 30)])
+        driver.pass_time(0.2)
+        driver.cut()
+        assert len(driver.deliveries) == 28
+        assert isinstance(driver.ended().error, ConnectionLost)
 
     def test_a_peer_that_reads_late_gets_everything(self, driver: Driver, queue: str) -> None:
-        megabyte = b"\xa5" * (1 << 20)
-        sent = [driver.post(queue, b"%d " % n + megabyte) for n in range(8)]
+        sent = [driver.post(queue, b"%d " % n + bytes(1 << 20)) for n in range(8)]
         assert {driver.confirmed(token).outcome.name for token in sent} == {"CONFIRMED"}
         driver.subscribe(queue, prefetch=1)
-        for n in range(len(sent)):
+        for n in range(8):
             delivery = driver.one()
-            assert delivery.body == b"%d " % n + megabyte
+            assert delivery.body == b"%d " % n + bytes(1 << 20)
             driver.accept(delivery)
 
     # -- heartbeats ------------------------------------------------------------------------------------------
 
-    def test_an_idle_connection_outlives_its_heartbeat(self, connect: Connect, driver: Driver, queue: str) -> None:
+    def test_an_idle_connection_outlives_its_heartbeat(self, connect: Connect, queue: str) -> None:
         idle = connect(heartbeat=_HEARTBEAT)
         idle.subscribe(queue)
-        driver.give(queue, b"held")
-        held = idle.one()
+        held = idle.hold(queue, b"held")
         idle.pass_time(3.5 * _HEARTBEAT)
-        idle.accept(held)
-        idle.give(queue, b"alive")
-        back = idle.one()
-        assert (back.body, back.redelivered) == (b"alive", self.flag(False))
+        idle.accept(*held)
+        assert idle.hold(queue, b"alive")[0].redelivered is self.flag(False)
 
     @pytest.mark.parametrize("heartbeat", [_HEARTBEAT, 20.0])
     def test_a_silent_peer_is_dead_after_two_heartbeats_in_which_we_are_not_silent(
-        self, connect: Connect, names: Names, heartbeat: float
+        self, connect: Connect, heartbeat: float
     ) -> None:
         driver = connect(heartbeat=heartbeat)
-        driver.queue(names.queue())
+        driver.queue()
         adapter, start = driver.adapter, driver.now
         spoke = now = start
         while driver.closed is None:
@@ -186,8 +157,7 @@ class Connections(Base):
             if adapter.take(now):
                 spoke = now
             assert now - spoke <= heartbeat, "nothing was said for a heartbeat"
-            for event in adapter.events():
-                driver._keep(event)
+            adapter.events()
         assert now - start > 1.9 * heartbeat
         assert isinstance(driver.closed.error, ConnectionLost)
 

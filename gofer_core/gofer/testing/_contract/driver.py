@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import select
 import socket
@@ -12,28 +13,15 @@ import uuid
 from collections.abc import Callable
 from typing import Any, cast
 
+import pytest
+
 from gofer.errors import ConnectionLost
-from gofer.messaging.adapter import (
-    Adapter,
-    Blocked,
-    Cancel,
-    Closed,
-    Confirmed,
-    DeclareQueue,
-    DeleteQueue,
-    Delivery,
-    Done,
-    Event,
-    Opened,
-    Operation,
-    Outcome,
-    Subscribe,
-    SubscriptionLost,
-)
+from gofer.messaging import adapter as api
+from gofer.messaging.adapter import Adapter, Closed, Delivery, Event, Opened, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.transport import open_socket
 
-__all__ = ["NUMBERS", "WAIT", "Call", "Connect", "Driver", "Names", "Watched"]
+__all__ = ["NUMBERS", "WAIT", "Call", "Connect", "Driver", "Heard", "Watched"]
 
 #: Seconds that any one condition or operation may take, on a busy machine.
 WAIT = 10.0
@@ -45,89 +33,99 @@ Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 NUMBERS = itertools.count(1)
 
 
-class Watched:
-    """Stands before an adapter, passes on every call, and checks that what comes out keeps the order of events.
+class Heard:
+    """All that an adapter has said, checked as it comes.
 
-    ``calls`` is the record of all calls, when it is a list.
+    ``deliveries`` not yet taken, ``confirmations`` by token, ``lost`` subscriptions, ``blocks`` (and their ends), the
+    answers to operations by id, ``opened`` and ``closed``.
     """
 
-    def __init__(self, adapter: Adapter, calls: list[Call] | None = None) -> None:
-        self.adapter = adapter
-        self.calls = calls
-        self._opened = self._closed = False
-        self._asked: set[int] = set()
-        self._published: dict[int, bool] = {}
-        self._subscribed: set[int] = set()
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.adapter, name)
-        if not callable(method):
-            return method
-
-        def call(*args: Any, **options: Any) -> Any:
-            value = method(*args, **options)
-            if self.calls is not None:
-                self.calls.append((name, args, options))
-            if name == "ask":
-                self._asked.add(args[0])
-                if isinstance(args[1], Subscribe):
-                    self._subscribed.add(args[1].number)
-            elif name == "publish":
-                self._published[args[0]] = options.get("confirm", True)
-            elif name == "events":
-                for event in value:
-                    self._check(event)
-            elif name == "take":
-                assert type(value) is bytes
-                assert not self.adapter.urgent, "still urgent after take"
-            return value
-
-        return call
-
-    def _check(self, event: Event) -> None:
-        assert not self._closed, f"after Closed came {event}"
-        assert self._opened or isinstance(event, (Opened, Closed)), f"before Opened came {event}"
-        if isinstance(event, Opened):
-            assert not self._opened, "opened twice"
-            self._opened = True
-        elif isinstance(event, Closed):
-            self._closed = True
-        elif isinstance(event, Done):
-            assert event.id in self._asked, f"done twice, or never asked: {event}"
-            self._asked.discard(event.id)
-        elif isinstance(event, Confirmed):
-            assert event.token in self._published, f"answered twice, or never published: {event}"
-            del self._published[event.token]
-        elif isinstance(event, Delivery):
-            assert event.subscription in self._subscribed, f"never subscribed: {event}"
-            assert type(event.body) is bytes
-            assert event.size == len(event.body) or (not event.body and event.size > self.adapter.connector.max_message)
-        elif isinstance(event, SubscriptionLost):
-            assert event.number in self._subscribed, f"lost twice, or never subscribed: {event}"
-            self._subscribed.discard(event.number)
-        else:
-            assert isinstance(event, Blocked), f"not an event: {event!r}"
-
-
-class Driver:
-    """An adapter under test, its socket, and all it has said.
-
-    ``deliveries`` not yet taken, ``confirmations`` by token, ``lost`` subscriptions, ``blocks`` (and their ends),
-    ``opened`` and ``closed``. The adapter's clock is this machine's and ``ahead`` seconds, which a test may change.
-    """
-
-    def __init__(self, adapter: Adapter, calls: list[Call] | None = None) -> None:
-        self.adapter = cast(Adapter, Watched(adapter, calls))
-        self.ahead = 0.0
+    def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
-        self.confirmations: dict[int, Confirmed] = {}
-        self.lost: list[SubscriptionLost] = []
+        self.confirmations: dict[int, api.Confirmed] = {}
+        self.lost: list[api.SubscriptionLost] = []
         self.blocks: list[str | None] = []
+        self.answers: dict[int, api.Done] = {}
         self.opened: Opened | None = None
         self.closed: Closed | None = None
+        self.asked: set[int] = set()
+        self.published: set[int] = set()
+        self.subscribed: dict[int, str] = {}
+
+    def hear(self, event: Event) -> None:
+        """Check and keep an event. One that nobody waits for, or that comes twice, is a KeyError."""
+        assert not self.closed, f"after Closed came {event}"
+        turn = (self.opened is None) is isinstance(event, Opened)
+        assert turn or isinstance(event, Closed), f"out of its turn came {event}"
+        match event:
+            case Opened():
+                self.opened = event
+            case Closed():
+                self.closed = event
+            case api.Done(id):
+                self.asked.remove(id)
+                self.answers[id] = event
+            case api.Confirmed(token):
+                self.published.remove(token)
+                self.confirmations[token] = event
+            case Delivery(number, body, size=size):
+                assert number in self.subscribed
+                assert type(body) is bytes
+                assert not body or len(body) == size
+                self.deliveries.append(event)
+            case api.SubscriptionLost(number):
+                del self.subscribed[number]
+                self.lost.append(event)
+            case api.Blocked(reason):
+                self.blocks.append(reason)
+            case _:
+                raise AssertionError(f"not an event: {event!r}")
+
+
+class Watched:
+    """Stands before an adapter, passes on every call, and has its events heard. ``calls`` is a record to be kept."""
+
+    def __init__(self, adapter: Adapter, heard: Heard, calls: list[Call] | None = None) -> None:
+        self._adapter = adapter
+        self._heard = heard
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._adapter, name)
+        return functools.partial(self._call, name, method) if callable(method) else method
+
+    def _call(self, name: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        value = method(*args, **options)
+        if self._calls is not None:
+            self._calls.append((name, args, options))
+        if name == "ask":
+            self._heard.asked.add(args[0])
+            if isinstance(args[1], api.Subscribe):
+                self._heard.subscribed[args[1].number] = args[1].queue
+        elif name == "publish":
+            self._heard.published.add(args[0])
+        elif name == "events":
+            for event in value:
+                self._heard.hear(event)
+        elif name == "take":
+            assert type(value) is bytes
+            assert not self._adapter.urgent, "still urgent after take"
+        return value
+
+
+class Driver(Heard):
+    """An adapter under test, its socket, and all it has said.
+
+    The adapter's clock is this machine's and ``ahead`` seconds, which a test may change.
+    """
+
+    def __init__(self, adapter: Adapter, calls: list[Call] | None = None) -> None:
+        super().__init__()
+        self.adapter = cast(Adapter, Watched(adapter, self, calls))
+        self.ahead = 0.0
+        self.names: list[str] = []
         self._sock: socket.socket | None = None
         self._out = bytearray()
-        self._done: dict[int, Done] = {}
         self._ids = itertools.count(1)
         self._tokens = itertools.count(1)
 
@@ -168,8 +166,7 @@ class Driver:
 
     def pump(self) -> None:
         """Take what the adapter has to say and to write."""
-        for event in self.adapter.events():
-            self._keep(event)
+        self.adapter.events()
         self._out += self.adapter.take(self.now)
 
     def until(self, condition: Callable[[], bool], what: str, timeout: float = WAIT) -> None:
@@ -242,26 +239,9 @@ class Driver:
         self._sock = None
         self.adapter.lost(why, self.now)
 
-    def _keep(self, event: Event) -> None:
-        match event:
-            case Opened():
-                self.opened = event
-            case Done():
-                self._done[event.id] = event
-            case Delivery():
-                self.deliveries.append(event)
-            case Confirmed():
-                self.confirmations[event.token] = event
-            case SubscriptionLost():
-                self.lost.append(event)
-            case Blocked():
-                self.blocks.append(event.reason)
-            case Closed():
-                self.closed = event
-
     # -- operations ------------------------------------------------------------------------------------------
 
-    def start(self, operation: Operation) -> int:
+    def start(self, operation: api.Operation) -> int:
         """Ask for an operation, and return its id."""
         id = next(self._ids)
         self.adapter.ask(id, operation)
@@ -269,31 +249,54 @@ class Driver:
 
     def done(self, id: int, timeout: float = WAIT) -> str | None:
         """Wait for the answer to an operation; return its value, or raise its error."""
-        self.until(lambda: id in self._done, f"operation {id} to be done", timeout)
-        answer = self._done.pop(id)
+        self.until(lambda: id in self.answers, f"operation {id} to be done", timeout)
+        answer = self.answers.pop(id)
         if answer.error is not None:
             assert answer.value is None
             raise answer.error
         return answer.value
 
-    def ask(self, operation: Operation, timeout: float = WAIT) -> str | None:
+    def ask(self, operation: api.Operation, timeout: float = WAIT) -> str | None:
         """Have an operation done; return its value, or raise its error."""
         return self.done(self.start(operation), timeout)
 
-    def queue(self, name: str) -> str:
+    def fails(self, error: type[Exception], *operations: api.Operation) -> None:
+        """Check that operations end with an error that says something."""
+        for operation in operations:
+            with pytest.raises(error, match=r"."):
+                self.ask(operation)
+
+    def name(self, hint: str = "name") -> str:
+        """Return a name that nobody else uses; the contract deletes what is called so afterwards."""
+        self.names.append(f"contract-{hint}-{uuid.uuid4().hex[:12]}")
+        return self.names[-1]
+
+    def queue(self, name: str | None = None) -> str:
         """Declare a queue of the default kind."""
-        self.ask(DeclareQueue(name))
+        name = name or self.name("queue")
+        assert self.ask(api.DeclareQueue(name)) is None
         return name
+
+    def exchange(self, kind: str = "direct", name: str | None = None) -> str:
+        """Declare an exchange."""
+        name = name or self.name("exchange")
+        assert self.ask(api.DeclareExchange(name, kind)) is None
+        return name
+
+    def bind(self, queue: str, exchange: str, *keys: str) -> None:
+        """Bind a queue to an exchange for some keys."""
+        for key in keys:
+            assert self.ask(api.Bind(queue, exchange, key)) is None
 
     def subscribe(self, queue: str, prefetch: int = 10, *, exclusive: bool = False) -> int:
         """Subscribe to a queue, and return the subscription's number."""
         number = next(NUMBERS)
-        assert self.ask(Subscribe(number, queue, prefetch, exclusive)) is None
+        assert self.ask(api.Subscribe(number, queue, prefetch, exclusive)) is None
         return number
 
     def cancel(self, subscription: int) -> None:
         """End a subscription."""
-        assert self.ask(Cancel(subscription)) is None
+        assert self.ask(api.Cancel(subscription)) is None
 
     # -- messages --------------------------------------------------------------------------------------------
 
@@ -303,7 +306,7 @@ class Driver:
         self.adapter.publish(token, Address(exchange, key), body, **options)
         return token
 
-    def confirmed(self, token: int) -> Confirmed:
+    def confirmed(self, token: int) -> api.Confirmed:
         """Wait for the broker's answer to a message."""
         self.until(lambda: token in self.confirmations, f"message {token} to be answered")
         return self.confirmations[token]
@@ -341,35 +344,24 @@ class Driver:
 
     def settle_down(self) -> None:
         """Send a message of our own through the broker and back: what it had for us before then is here."""
-        name = self.queue(f"contract-barrier-{uuid.uuid4().hex[:12]}")
+        name = self.queue()
         self.give(name, b"barrier")
         subscription = self.subscribe(name)
         self.accept(self.one(subscription))
         self.cancel(subscription)
-        self.ask(DeleteQueue(name))
+        self.ask(api.DeleteQueue(name))
+
+    def hold(self, queue: str, *bodies: bytes) -> list[Delivery]:
+        """Subscribe to a queue, unless that is done, publish messages there, and take them."""
+        if queue not in self.subscribed.values():
+            self.subscribe(queue)
+        self.give(queue, *bodies)
+        return self.take(len(bodies))
 
     def nothing_comes(self) -> None:
         """Check that no delivery is on its way to us."""
         self.settle_down()
         assert [d.body[:100] for d in self.deliveries] == []
-
-
-class Names:
-    """Make names nobody else uses, and remember them for the cleaning up."""
-
-    def __init__(self) -> None:
-        self.queues: list[str] = []
-        self.exchanges: list[str] = []
-
-    def queue(self, hint: str = "queue") -> str:
-        """Return a new queue's name."""
-        self.queues.append(f"contract-{hint}-{uuid.uuid4().hex[:12]}")
-        return self.queues[-1]
-
-    def exchange(self, hint: str = "exchange") -> str:
-        """Return a new exchange's name."""
-        self.exchanges.append(f"contract-{hint}-{uuid.uuid4().hex[:12]}")
-        return self.exchanges[-1]
 
 
 #: Opens another connection: ``connect()`` to the broker, ``connect(url=..., heartbeat=...)`` differently.

@@ -53,10 +53,10 @@ class Relay:
             self._directory = tempfile.TemporaryDirectory(prefix="relay")
             listen, connect = os.path.join(self._directory.name, "relay.sock"), self._target.path
         order = json.dumps({"listen": listen, "connect": connect, "chunk": self._chunk})
-        self._process = subprocess.Popen(  # noqa: S603 - our own file, our own interpreter
+        self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, order], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        assert self._process.stdout is not None  # noqa: S101 - asked for above
+        assert self._process.stdout is not None
         word = self._process.stdout.readline().split()
         if not word:
             self.close()
