@@ -25,10 +25,10 @@ class Raw:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(WAIT)
         self.sock.connect(path)
-        self._reader = wire.to_client()
+        self._reader = wire.Reader(wire.MAX_BODY)
         self._frames: list[Any] = []
 
-    def say(self, *frames: wire.FromClient) -> None:
+    def say(self, *frames: wire.Frame) -> None:
         out = bytearray()
         for frame in frames:
             wire.put(out, frame)

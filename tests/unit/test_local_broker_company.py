@@ -17,6 +17,7 @@ import pytest
 from gofer.errors import AdapterError
 from gofer.messaging.adapter import (
     Closed,
+    DeclareQueue,
     Delivery,
     Done,
     Opened,
@@ -28,6 +29,7 @@ from gofer.messaging.local import wire
 from gofer.messaging.local.server import Broker, serving
 from gofer.testing._contract.driver import Driver
 from support.local_clients import WAIT, Raw, connected, send
+from support.localbroker import LocalBroker
 
 
 @pytest.fixture
@@ -154,6 +156,7 @@ def test_another_user_is_refused() -> None:
 import os, sys
 sys.path[:0] = {sys.path!r}
 from gofer.errors import AdapterError
+from support.localbroker import LocalBroker
 from support.local_clients import connected
 os.setgid(65534)
 os.setuid(65534)
@@ -169,6 +172,20 @@ except AdapterError as error:
             connected(path).close()
 
 
+def test_who_has_spoken_while_the_broker_stood_still_is_not_left(path: str) -> None:
+    with LocalBroker(path) as frozen:
+        client = Raw(path)
+        client.say(wire.Hello(wire.VERSION, 0.3))
+        client.hear_until(Opened)
+        frozen.freeze()
+        client.say(wire.Beat())
+        threading.Event().wait(1.0)  # more than two heartbeats: nothing else is waited for
+        frozen.thaw()
+        client.say(wire.Ask(1, DeclareQueue("q")))
+        assert client.hear_until(Done) == Done(1)
+        client.sock.close()
+
+
 def test_a_client_that_does_not_read_slows_nobody_and_is_not_fed_for_ever(
     broker: Broker, raw: Callable[..., Raw], driver: Driver
 ) -> None:
@@ -180,14 +197,14 @@ def test_a_client_that_does_not_read_slows_nobody_and_is_not_fed_for_ever(
     for _ in range(60):
         assert send(driver, "q", bytes(1 << 20)).outcome is Outcome.CONFIRMED
     assert time.monotonic() - start < WAIT
-    held = sum(len(client.out) for client in broker._clients)
+    held = sum(len(client.out) for client in broker._clients.values())
     assert held < 4 << 20, "a client that does not read has megabytes waiting for it"
     driver.subscribe("q", 1)  # what is not in the deaf one's buffer is for others
     driver.one()
     came = 0
     while came < 59 and deaf.hear_until(Delivery):
         came += 1
-        deaf.say(wire.Settle(came, "accept"))
+        deaf.say(wire.Settle(came, back=False))
     assert came == 59  # it reads again, and is served again
 
 
@@ -201,7 +218,7 @@ def test_a_client_that_asks_without_end_and_reads_no_answer_is_not_read_any_more
         wire.put(question, wire.Ask(number, PurgeQueue("x" * 1000)))
     with pytest.raises(TimeoutError):
         deaf.sock.sendall(bytes(question) * 100)  # a hundred megabytes
-    assert max(len(client.out) for client in broker._clients) < 16 << 20
+    assert max(len(client.out) for client in broker._clients.values()) < 16 << 20
     driver.queue("q")
     assert send(driver, "q", b"x").outcome is Outcome.CONFIRMED
 

@@ -67,15 +67,20 @@ def test_nothing_stays_behind(path: str) -> None:
     assert os.listdir(os.path.dirname(path)) == []
 
 
-def test_closing_is_idempotent_and_it_can_be_opened_again(path: str) -> None:
+def test_it_can_be_opened_again_but_not_twice(path: str) -> None:
     broker = Broker(path)
-    broker.close()
     for _ in range(2):
-        broker.open()
-        with pytest.raises(MessagingError, match="open already"):
-            broker.open()
-        broker.close()
-        broker.close()
+        with broker:
+            with pytest.raises(MessagingError, match=rf"held by process {os.getpid()}$"), broker:
+                pass
+            broker.step(0.0)
+            connected_socket(path).close()
+
+
+def connected_socket(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(path)
+    return sock
 
 
 @pytest.mark.parametrize("length", [107, 108, 300])
@@ -115,8 +120,8 @@ with Broker({path!r}) as broker:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
-        with pytest.raises(MessagingError, match=rf"{path}.*held by process {other.pid}$"):
-            Broker(path).open()
+        with pytest.raises(MessagingError, match=rf"{path}.*held by process {other.pid}$"), Broker(path):
+            pass
         connected(path).close()  # the attempt has not harmed it
         other.kill()
     assert os.path.exists(path)
@@ -133,8 +138,8 @@ def test_what_is_no_socket_is_not_removed(path: str, thing: str) -> None:
         os.mkdir(path)
     else:
         os.symlink("/dev/null", path)
-    with pytest.raises(MessagingError, match=rf"{path} is there, and is not a socket"):
-        Broker(path).open()
+    with pytest.raises(MessagingError, match=rf"{path} is there, and is not a socket"), Broker(path):
+        pass
     assert os.path.lexists(path)
 
 
@@ -143,16 +148,17 @@ def test_a_socket_of_another_program_is_not_removed(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(path)
         other.listen()
-        with pytest.raises(MessagingError, match="another program listens"):
-            Broker(path).open()
+        with pytest.raises(MessagingError, match="another program listens"), Broker(path):
+            pass
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(path)
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(MessagingError, match=rf"cannot listen at {tmp_path}/file/x/b\.sock: Not a directory"):
-        Broker(str(tmp_path / "file" / "x" / "b.sock")).open()
+    broker = Broker(str(tmp_path / "file" / "x" / "b.sock"))
+    with pytest.raises(MessagingError, match=rf"cannot listen at {tmp_path}/file/x/b\.sock: Not a directory"), broker:
+        pass
 
 
 def test_a_missing_broker_is_told_with_its_path(path: str) -> None:

@@ -6,6 +6,8 @@ import itertools
 import random
 import re
 from collections.abc import Callable
+from math import inf
+from typing import Any
 
 import pytest
 from gofer.errors import AdapterError, NotFound
@@ -25,13 +27,14 @@ from gofer.messaging.adapter import (
     SubscriptionLost,
     Unbind,
 )
+from gofer.messaging.local.client import Client
 from gofer.messaging.local.model import Model, matches
-from gofer.messaging.local.session import Session
 from hypothesis import given
 from hypothesis import strategies as st
 
 KIB = 1024
 NUMBERS = itertools.count(1)
+NOWHERE: Any = None  # a socket that is never used
 
 
 class Clock:
@@ -44,15 +47,19 @@ class Clock:
         return self.now
 
 
-class Client:
-    """A session and what its peer was given: ``got`` as (tag, body, redelivered)."""
+class Told(Client):
+    """A client without a socket, and what it was told: ``got`` as (tag, body, redelivered)."""
 
     def __init__(self, model: Model) -> None:
+        super().__init__(NOWHERE, model, "instance", {})
         self.got: list[tuple[int, bytes, bool | None]] = []
         self.losses: list[int] = []
-        self.takes = True
-        self.session = Session(model, self)
+        self.accepts = True
         self._answer: Done | None = None
+
+    @property
+    def takes(self) -> bool:
+        return self.accepts
 
     def say(self, frame: object) -> None:
         match frame:
@@ -65,7 +72,7 @@ class Client:
 
     def do(self, operation: Operation) -> str | None:
         """Have an operation done; return its value, or raise its error."""
-        self.session.ask(1, operation)
+        self.ask(1, operation)
         assert self._answer is not None
         if self._answer.error is not None:
             raise self._answer.error
@@ -76,7 +83,7 @@ class Client:
         self.do(Subscribe(number, queue, prefetch, exclusive))
         return number
 
-    def take(self) -> list[bytes]:
+    def came(self) -> list[bytes]:
         """Return the bodies that came since the last time."""
         bodies = [body for _, body, _ in self.got]
         self.got.clear()
@@ -104,28 +111,28 @@ def put(model: Model, *bodies: bytes, queue: str = "q", ttl: float | None = None
 
 
 def test_what_is_released_goes_back_to_its_place(model: Model) -> None:
-    client = Client(model)
+    client = Told(model)
     client.subscribe("q", prefetch=3)
     put(model, b"1", b"2", b"3", b"4", b"5")
     tags = [tag for tag, _, _ in client.got]
-    assert client.take() == [b"1", b"2", b"3"]
-    client.takes = False
+    assert client.came() == [b"1", b"2", b"3"]
+    client.accepts = False
     for tag in reversed(tags):
-        client.session.settle(tag, "release")
-    client.takes = True
-    client.session.ready()
+        client.settle(tag, back=True)
+    client.accepts = True
+    client.ready()
     assert [(body, redelivered) for _, body, redelivered in client.got] == [(b"1", True), (b"2", True), (b"3", True)]
 
 
 def test_what_a_dead_client_held_goes_back_to_its_place(model: Model) -> None:
-    first, second = Client(model), Client(model)
+    first, second = Told(model), Told(model)
     first.subscribe("q", prefetch=2)
     put(model, b"1", b"2", b"3")
     second.subscribe("q", prefetch=1)
-    assert second.take() == [b"3"]
+    assert second.came() == [b"3"]
     put(model, b"4")
-    first.session.close()
-    third = Client(model)
+    first.close()
+    third = Told(model)
     third.subscribe("q")
     assert [(body, redelivered) for _, body, redelivered in third.got] == [(b"1", True), (b"2", True), (b"4", False)]
 
@@ -138,7 +145,7 @@ def test_whatever_is_settled_in_whatever_order_nothing_is_lost_doubled_or_overta
     numbers = itertools.count()
     sent: list[bytes] = []
     gone: list[bytes] = []
-    clients = [Client(model) for _ in range(3)]
+    clients = [Told(model) for _ in range(3)]
     for client in clients:
         client.subscribe("q", chance.randint(1, 4))
     for _ in range(100):
@@ -150,19 +157,19 @@ def test_whatever_is_settled_in_whatever_order_nothing_is_lost_doubled_or_overta
             put(model, sent[-1])
         elif act < 0.9 and client.got:
             tag, body, _ = client.got.pop(chance.randrange(len(client.got)))
-            verdict = chance.choice(("accept", "release", "reject"))
-            client.session.settle(tag, verdict)
-            if verdict != "release":
+            back = chance.random() < 1 / 3
+            client.settle(tag, back=back)
+            if not back:
                 gone.append(body)
         elif act > 0.97:
-            client.session.close()
-            clients[at] = Client(model)
+            client.close()
+            clients[at] = Told(model)
             clients[at].subscribe("q", chance.randint(1, 4))
     for client in clients:
-        client.session.close()
-    last = Client(model)
+        client.close()
+    last = Told(model)
     last.subscribe("q", 65535)
-    left = last.take()
+    left = last.came()
     assert left == sorted(left, key=int)
     assert sorted(left + gone, key=int) == sent
 
@@ -171,31 +178,31 @@ def test_whatever_is_settled_in_whatever_order_nothing_is_lost_doubled_or_overta
 
 
 def test_consumers_take_turns(model: Model) -> None:
-    clients = [Client(model) for _ in range(3)]
+    clients = [Told(model) for _ in range(3)]
     for client in clients:
         client.subscribe("q")
     put(model, *[b"%d" % n for n in range(6)])
-    assert [client.take() for client in clients] == [[b"0", b"3"], [b"1", b"4"], [b"2", b"5"]]
+    assert [client.came() for client in clients] == [[b"0", b"3"], [b"1", b"4"], [b"2", b"5"]]
 
 
 def test_a_client_that_takes_nothing_leaves_it_to_the_others(model: Model) -> None:
-    slow, quick = Client(model), Client(model)
+    slow, quick = Told(model), Told(model)
     slow.subscribe("q")
     quick.subscribe("q")
-    slow.takes = False
+    slow.accepts = False
     put(model, b"1", b"2", b"3")
-    assert (slow.take(), quick.take()) == ([], [b"1", b"2", b"3"])
-    slow.takes = True
-    slow.session.ready()
+    assert (slow.came(), quick.came()) == ([], [b"1", b"2", b"3"])
+    slow.accepts = True
+    slow.ready()
     put(model, b"4", b"5")
-    assert len(slow.take()) == len(quick.take()) == 1
+    assert len(slow.came()) == len(quick.came()) == 1
 
 
 def test_a_cancelled_consumer_takes_no_more(model: Model) -> None:
-    client = Client(model)
+    client = Told(model)
     client.do(Cancel(client.subscribe("q")))
     put(model, b"1")
-    assert client.take() == []
+    assert client.came() == []
 
 
 # -- time to live --------------------------------------------------------------------------------------------
@@ -205,21 +212,21 @@ def test_an_expired_message_is_never_delivered(model: Model, clock: Clock) -> No
     put(model, b"short", ttl=1.0)
     put(model, b"long", ttl=2.0)
     clock.now += 1.0
-    client = Client(model)
+    client = Told(model)
     client.subscribe("q")
-    assert client.take() == [b"long"]
+    assert client.came() == [b"long"]
 
 
 def test_a_message_that_expired_while_it_was_held_does_not_come_back(model: Model, clock: Clock) -> None:
-    client = Client(model)
+    client = Told(model)
     client.subscribe("q")
     put(model, b"held", ttl=1.0)
     clock.now += 1.0
-    client.session.close()
-    other = Client(model)
+    client.close()
+    other = Told(model)
     other.subscribe("q")
-    assert other.take() == []
-    assert model.used == 0
+    assert other.came() == []
+    assert model.total.used == 0
 
 
 def test_an_expired_message_does_not_keep_a_queue_from_being_empty(model: Model, clock: Clock) -> None:
@@ -237,20 +244,20 @@ def test_a_full_queue_refuses_and_says_so(model: Model) -> None:
     put(model, bytes(40 * KIB))
     outcome, reason = model.publish("", "q", bytes(20 * KIB), None)
     assert outcome is Outcome.REFUSED
-    assert reason == f"queue 'q' is full: it holds {model.used} of 51200 bytes"
+    assert reason == f"queue 'q' is full: it holds {model.total.used} of 51200 bytes"
 
 
 def test_a_full_broker_refuses_until_there_is_room(model: Model) -> None:
     for name in ("a", "b", "c"):
         model.do(DeclareQueue(name), None)
-    client = Client(model)
+    client = Told(model)
     client.subscribe("a")
     put(model, bytes(45 * KIB), queue="a")
     put(model, bytes(45 * KIB), queue="b")
     outcome, reason = model.publish("", "c", bytes(45 * KIB), None)
     assert outcome is Outcome.REFUSED
     assert "the broker is full" in reason
-    client.session.settle(client.got[0][0], "accept")
+    client.settle(client.got[0][0], back=False)
     put(model, bytes(45 * KIB), queue="c")
 
 
@@ -271,26 +278,26 @@ def test_a_message_for_several_queues_goes_to_all_or_to_none(model: Model) -> No
     model.do(DeleteQueue("other", if_empty=True), None)
 
 
-@pytest.mark.parametrize("end", ["accept", "reject", "purge", "delete", "delete held", "expire"])
+@pytest.mark.parametrize("end", ["settle", "purge", "delete", "delete held", "expire"])
 def test_no_byte_is_counted_when_everything_is_gone(model: Model, clock: Clock, end: str) -> None:
-    client = Client(model)
+    client = Told(model)
     if end not in ("purge", "delete"):
         client.subscribe("q")
     put(model, b"1" * 100, b"2" * 100, ttl=5.0)
-    assert model.used > 200
-    if end in ("accept", "reject"):
+    assert model.total.used > 200
+    if end == "settle":
         for tag, _, _ in client.got:
-            client.session.settle(tag, end)
+            client.settle(tag, back=False)
     elif end == "purge":
         model.do(PurgeQueue("q"), None)
     elif end == "expire":
         clock.now += 5.0
-        client.session.close()
-        Client(model).subscribe("q")
+        client.close()
+        Told(model).subscribe("q")
     else:
         model.do(DeleteQueue("q"), None)
-        client.session.close()
-    assert model.used == 0
+        client.close()
+    assert model.total.used == 0
 
 
 # -- queues that go by themselves ----------------------------------------------------------------------------
@@ -303,28 +310,28 @@ def test_a_queue_expires_after_its_time_without_use(model: Model, clock: Clock) 
     assert model.expire() == clock.now + 1.0
     model.do(spec, None)  # a use
     clock.now += 9.0
-    client = Client(model)
+    client = Told(model)
     number = client.subscribe("e")
     clock.now += 100.0
-    assert model.expire() is None
+    assert model.expire() == inf
     client.do(Cancel(number))
     clock.now += 9.9
-    assert model.expire() is not None
+    assert model.expire() < inf
     clock.now += 0.1
-    assert model.expire() is None
+    assert model.expire() == inf
     with pytest.raises(NotFound):
         model.do(PurgeQueue("e"), None)
 
 
 def test_an_auto_delete_queue_that_never_had_a_subscriber_stays(model: Model) -> None:
     model.do(DeclareQueue("a", auto_delete=True), None)
-    client = Client(model)
-    client.session.close()
+    client = Told(model)
+    client.close()
     put(model, b"x", queue="a")
 
 
 def test_an_exclusive_queue_is_refused_to_others_in_every_way_and_goes_with_its_owner(model: Model) -> None:
-    owner, other = Client(model), Client(model)
+    owner, other = Told(model), Told(model)
     owner.do(DeclareQueue("x", exclusive=True))
     for operation in (
         DeclareQueue("x"),
@@ -337,18 +344,18 @@ def test_an_exclusive_queue_is_refused_to_others_in_every_way_and_goes_with_its_
         with pytest.raises(AdapterError, match="exclusive to another connection"):
             other.do(operation)
     owner.subscribe("x")
-    owner.session.close()
+    owner.close()
     assert model.publish("", "x", b"", None)[0] is Outcome.RETURNED
     assert owner.losses == []
 
 
 def test_subscribers_of_a_deleted_queue_are_told_once(model: Model) -> None:
-    client = Client(model)
+    client = Told(model)
     number = client.subscribe("q")
     model.do(DeleteQueue("q"), None)
     assert client.losses == [number]
     client.do(Cancel(number))
-    client.session.close()
+    client.close()
     assert client.losses == [number]
 
 

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from math import inf
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from msgspec.structs import astuple
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError
-from gofer.messaging.adapter import (
-    Adapter,
-    Closed,
-    Confirmed,
-    Delivery,
-    Done,
-    Event,
-    Opened,
-    Operation,
-    Outcome,
-    Subscribe,
-    SubscriptionLost,
-)
+from gofer.messaging import adapter as api
+from gofer.messaging.adapter import Adapter, Closed, Confirmed, Delivery, Done, Event, Opened, SubscriptionLost
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.local import wire
@@ -37,7 +26,7 @@ class LocalAdapter(Adapter):
     def __init__(self, connector: Connector) -> None:
         super().__init__(connector)
         self._where = f"local broker at {path_of(connector.url)}"
-        self._reader = wire.to_client(connector.max_message)
+        self._reader = wire.Reader(connector.max_message)
         self._out = bytearray()
         self._events: list[Event] = []
         self._opened = self._closing = self._closed = False
@@ -96,10 +85,10 @@ class LocalAdapter(Adapter):
             half = self.connector.heartbeat / 2
             self.deadline = min(self._spoke_at + half, self._heard_at + 4 * half)
 
-    def _put(self, frame: wire.FromClient) -> None:
+    def _put(self, frame: wire.Frame) -> None:
         if not self._closed:
             wire.put(self._out, frame)
-            self.urgent = True
+            self.urgent |= not isinstance(frame, wire.Settle)
 
     def _end(self, error: MessagingError | None) -> None:
         if not self._closed:
@@ -107,49 +96,42 @@ class LocalAdapter(Adapter):
             self._closed = True
             self._out, self.urgent, self.deadline = bytearray(), False, inf
 
-    def _keep(self, frame: wire.FromBroker | wire.Malformed) -> None:
+    def _keep(self, frame: Any) -> None:
         """Keep what the broker says, if it may say that."""
+        broken = ConnectionLost if self._opened else AdapterError
+        fits = self._opened
         match frame:
-            case wire.Malformed(reason):
-                self._broken(reason)
             case Closed(error):
-                refused = ConnectionLost if self._opened else AdapterError
-                self._end(None if self._closing else refused(f"{self._where}: {error or 'it hung up'}"))
-            case Opened():
-                fits = not self._opened
-                self._opened = True
-                self._admit(frame, fits)
+                self._end(None if self._closing else broken(f"{self._where}: {error or 'it hung up'}"))
+                return
             case wire.Beat():
-                pass  # that it came is all it says
+                return  # that it came is all it says
+            case Opened():
+                fits, self._opened = not self._opened, True
             case Done(id):
-                self._admit(frame, id in self._asked)
+                fits &= id in self._asked
                 self._asked.discard(id)
             case Confirmed(token):
-                self._admit(frame, token in self._published)
+                fits &= token in self._published
                 self._published.discard(token)
             case Delivery(number, body, size=size):
-                whole = len(body) == size <= self.connector.max_message
-                self._admit(
-                    frame, number in self._subscribed and (whole or (not body and size > self.connector.max_message))
-                )
+                fits &= number in self._subscribed
+                fits &= len(body) == (size if size <= self.connector.max_message else 0)
             case SubscriptionLost(number):
-                self._admit(frame, number in self._subscribed)
-
-    def _admit(self, event: Event, fits: bool) -> None:
-        if fits and self._opened:
-            self._events.append(event)
+                fits &= number in self._subscribed
+            case _:
+                fits = False
+        if fits:
+            self._events.append(frame)
         else:
-            self._broken(f"nobody waits for {type(event).__name__}")
-
-    def _broken(self, why: str) -> None:
-        broken = ConnectionLost if self._opened else AdapterError
-        self._end(broken(f"{self._where}: it breaks the protocol: {why}"))
+            why = getattr(frame, "reason", "") or f"{type(frame).__name__} was not awaited"
+            self._end(broken(f"{self._where}: it breaks the protocol: {why}"))
 
     # -- commands --------------------------------------------------------------------------------------------
 
-    def ask(self, id: int, operation: Operation) -> None:
+    def ask(self, id: int, operation: api.Operation) -> None:
         _check_names(*astuple(operation))
-        if isinstance(operation, Subscribe):
+        if isinstance(operation, api.Subscribe):
             if not 1 <= operation.prefetch <= 65535:
                 raise ValueError(f"a prefetch of {operation.prefetch} is not between 1 and 65535")
             self._subscribed.add(operation.number)
@@ -170,7 +152,7 @@ class LocalAdapter(Adapter):
         _check_names(*address)
         if len(body) > wire.MAX_BODY and not self._closed:
             reason = f"a body of {len(body)} bytes is over the local broker's limit of {wire.MAX_BODY}"
-            self._events.append(Confirmed(token, Outcome.REFUSED, reason))
+            self._events.append(Confirmed(token, api.Outcome.REFUSED, reason))
             return
         self._put(wire.Publish(token, address.exchange, address.key, body, ttl))
         self._published.add(token)
@@ -179,19 +161,17 @@ class LocalAdapter(Adapter):
         """Do nothing: this broker answers every message, and quickly."""
 
     def accept(self, delivery: Delivery) -> None:
-        self._settle(delivery, "accept")
+        self._settle(delivery, back=False)
 
     def release(self, delivery: Delivery) -> None:
-        self._settle(delivery, "release")
+        self._settle(delivery, back=True)
 
     def reject(self, delivery: Delivery) -> None:
-        self._settle(delivery, "reject")
+        self._settle(delivery, back=False)  # there are no dead letters
 
-    def _settle(self, delivery: Delivery, verdict: wire.Verdict) -> None:
+    def _settle(self, delivery: Delivery, *, back: bool) -> None:
         if delivery.subscription in self._subscribed and isinstance(delivery.tag, int):
-            urgent = self.urgent
-            self._put(wire.Settle(delivery.tag, verdict))
-            self.urgent = urgent
+            self._put(wire.Settle(delivery.tag, back))
 
 
 def _check_names(*fields: object) -> None:

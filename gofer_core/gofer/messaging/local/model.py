@@ -6,21 +6,13 @@ Operations raise NotFound when a queue or an exchange does not exist, and Adapte
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from math import inf
 
 from msgspec.structs import asdict
 
 from gofer.errors import AdapterError, NotFound
-from gofer.messaging.adapter import (
-    Bind,
-    DeclareExchange,
-    DeclareQueue,
-    DeleteExchange,
-    DeleteQueue,
-    Operation,
-    Outcome,
-    PurgeQueue,
-    Unbind,
-)
+from gofer.messaging import adapter as api
+from gofer.messaging.adapter import DeclareExchange, DeclareQueue, Outcome
 from gofer.messaging.local.queues import Queue, Taker, Usage, cost
 
 __all__ = ["Exchange", "Model", "matches"]
@@ -69,41 +61,29 @@ def _words(key: str) -> list[str]:
 
 def matches(pattern: list[str], words: list[str]) -> bool:
     """Return whether a topic's words match a pattern: ``*`` is one word, ``#`` any number of them."""
-    at = place = 0
-    star, retry = -1, 0
-    while place < len(words):
-        if at < len(pattern) and pattern[at] == "#":
-            star, retry = at, place
-            at += 1
-        elif at < len(pattern) and pattern[at] in ("*", words[place]):
-            at += 1
-            place += 1
-        elif star >= 0:
-            retry += 1
-            at, place = star + 1, retry
+    reached, end = {0}, len(words)  # how many words the pattern has used up to here, in all ways
+    for part in pattern:
+        if part == "#":
+            reached = set(range(min(reached, default=end + 1), end + 1))
         else:
-            return False
-    return all(word == "#" for word in pattern[at:])
+            reached = {at + 1 for at in reached if at < end and part in ("*", words[at])}
+    return end in reached
 
 
 class Model:
     """Queues and exchanges, and the way of a message from one to the other.
 
-    ``clock`` tells the time in seconds; ``total_limit`` and ``queue_limit`` are in bytes.
+    ``clock`` tells the time in seconds; ``total_limit`` and ``queue_limit`` are in bytes. ``total`` is what all
+    messages take.
     """
 
     def __init__(self, clock: Callable[[], float], *, total_limit: int, queue_limit: int) -> None:
         self.clock = clock
         self._queues: dict[str, Queue] = {}
         self._exchanges = {f"amq.{kind}": Exchange(DeclareExchange(f"amq.{kind}", kind)) for kind in _EXCHANGES}
-        self._total = Usage("the broker", total_limit)
+        self.total = Usage("the broker", total_limit)
         self._queue_limit = queue_limit
         self._swept = clock() - _SWEEP
-
-    @property
-    def used(self) -> int:
-        """Bytes that all messages take."""
-        return self._total.used
 
     # -- messages --------------------------------------------------------------------------------------------
 
@@ -111,12 +91,8 @@ class Model:
         """Put a message into every queue it is routed to, or into none. Returns what became of it, and why."""
         if exchange:
             found = self._exchanges.get(exchange)
-            targets = () if found is None else tuple(found.route(key))
-            why = (
-                f"no queue is bound to exchange {exchange!r} for {key!r}"
-                if found
-                else f"there is no exchange {exchange!r}"
-            )
+            targets = tuple(found.route(key)) if found else ()
+            why = f"there is no exchange {exchange!r}, or no queue is bound there for {key!r}"
         else:
             targets = (self._queues[key],) if key in self._queues else ()
             why = f"there is no queue {key!r}"
@@ -124,50 +100,48 @@ class Model:
             return Outcome.RETURNED, why
         now = self.clock()
         full = self._full(targets, body)
-        if full is not None and now - self._swept >= _SWEEP:
+        if full and now - self._swept >= _SWEEP:
             self._swept = now
             for queue in self._queues.values():
-                queue.sweep(now)
+                queue.drop(expired=True)
             full = self._full(targets, body)
-        if full is not None:
+        if full:
             return Outcome.REFUSED, full
         for queue in targets:
-            queue.put(body, ttl, now)
+            queue.put(body, ttl)
         return Outcome.CONFIRMED, ""
 
-    def _full(self, targets: Collection[Queue], body: bytes) -> str | None:
-        reasons = (queue.lacks(cost(body)) for queue in targets)
-        return next((why for why in reasons if why), None) or self._total.lacks(len(targets) * cost(body))
+    def _full(self, targets: Collection[Queue], body: bytes) -> str:
+        reasons = [queue.usages[0].lacks(cost(body)) for queue in targets]
+        return next(filter(None, reasons), "") or self.total.lacks(len(targets) * cost(body))
 
     # -- operations ------------------------------------------------------------------------------------------
 
-    def do(self, operation: Operation, who: Taker | None) -> str | None:
-        """Do an operation on queues and exchanges for somebody, and return its value."""
+    def do(self, operation: api.Operation, who: Taker | None) -> str | None:
+        """Do an operation on queues and exchanges (not on subscriptions) for somebody, and return its value."""
         match operation:
             case DeclareQueue():
                 return self._declare_queue(operation, who)
-            case DeleteQueue(name, if_unused, if_empty):
+            case api.DeleteQueue(name, if_unused, if_empty):
                 queue = self.queue(name, who)
                 if if_unused and queue.consumers:
                     raise AdapterError(f"queue {name!r} is in use by {len(queue.consumers)} subscriber(s)")
-                if if_empty and not queue.empty(self.clock()):
+                if if_empty and not queue.drop(expired=True):
                     raise AdapterError(f"queue {name!r} is not empty")
                 self.drop(queue, "was deleted")
-            case PurgeQueue(name):
-                self.queue(name, who).purge()
+            case api.PurgeQueue(name):
+                self.queue(name, who).drop()
             case DeclareExchange():
                 return self._declare_exchange(operation)
-            case DeleteExchange(name):
+            case api.DeleteExchange(name):
                 self._exchange(name)
                 if name.startswith("amq."):
                     raise AdapterError(f"exchange {name!r} is the broker's own")
                 del self._exchanges[name]
-            case Bind(name, exchange, key):
+            case api.Bind(name, exchange, key):
                 self._exchange(exchange).bind(self.queue(name, who), key)
-            case Unbind(name, exchange, key):
+            case api.Unbind(name, exchange, key):
                 self._unbind(self._exchange(exchange), self.queue(name, who), (key,))
-            case _:
-                raise AdapterError(f"{type(operation).__name__} is not for queues and exchanges")
         return None
 
     def queue(self, name: str, who: Taker | None) -> Queue:
@@ -180,16 +154,15 @@ class Model:
         return queue
 
     def _declare_queue(self, spec: DeclareQueue, who: Taker | None) -> str | None:
-        now = self.clock()
         if spec.name in self._queues:
             queue = self.queue(spec.name, who)
-            queue.used_at = now
+            queue.used_at = self.clock()
             return _difference("queue", queue.spec, spec)
         _check("queue", spec, _QUEUES)
         if spec.expires is not None and not spec.expires > 0:
             raise AdapterError(f"queue {spec.name!r}: expires must be more than 0 s, not {spec.expires!r}")
-        usages = (Usage(f"queue {spec.name!r}", self._queue_limit), self._total)
-        self._queues[spec.name] = Queue(spec, who if spec.exclusive else None, usages, now)
+        usages = (Usage(f"queue {spec.name!r}", self._queue_limit), self.total)
+        self._queues[spec.name] = Queue(spec, who if spec.exclusive else None, usages, self.clock)
         return None
 
     def drop(self, queue: Queue, why: str) -> None:
@@ -197,12 +170,12 @@ class Model:
         if queue.deleted:
             return
         queue.deleted = True
-        queue.purge()
+        queue.drop()
         del self._queues[queue.spec.name]
         for exchange in tuple(self._exchanges.values()):
             self._unbind(exchange, queue)
         for consumer in tuple(queue.consumers):
-            queue.leave(consumer, 0.0)
+            queue.leave(consumer)
             consumer.taker.lose(consumer, f"queue {queue.spec.name!r} {why}")
 
     def disown(self, who: Taker) -> None:
@@ -211,17 +184,16 @@ class Model:
             if queue.owner is who:
                 self.drop(queue, "was exclusive to a connection that ended")
 
-    def expire(self) -> float | None:
-        """Delete queues that were not used for their time. Returns when the next one is due, None if there is none."""
-        now = self.clock()
-        due: list[float] = []
+    def expire(self) -> float:
+        """Delete queues that were not used for their time. Returns when the next one is due, or ``inf``."""
+        now, due = self.clock(), inf
         for queue in tuple(self._queues.values()):
             if queue.spec.expires is not None and not queue.consumers:
-                due.append(queue.used_at + queue.spec.expires)
-                if due[-1] <= now:
-                    due.pop()
+                if queue.used_at + queue.spec.expires <= now:
                     self.drop(queue, "expired")
-        return min(due, default=None)
+                else:
+                    due = min(due, queue.used_at + queue.spec.expires)
+        return due
 
     def _exchange(self, name: str) -> Exchange:
         if not name:
@@ -251,7 +223,7 @@ def _difference(what: str, has: DeclareQueue | DeclareExchange, wanted: DeclareQ
 
 def _check(what: str, spec: DeclareQueue | DeclareExchange, kinds: tuple[str, ...]) -> None:
     if not spec.name or len(spec.name.encode()) > 255:
-        raise AdapterError(f"the name of {'an' if what[0] in 'aeiou' else 'a'} {what} has 1 to 255 bytes")
+        raise AdapterError(f"{what}: a name has 1 to 255 bytes")
     if spec.name.startswith("amq."):
         raise AdapterError(f"{what} {spec.name!r}: names that begin with amq. are the broker's own")
     if spec.kind not in kinds:

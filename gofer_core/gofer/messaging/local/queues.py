@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
+from math import inf
 from typing import Protocol
+
+import msgspec
 
 from gofer.messaging.adapter import DeclareQueue
 
@@ -20,35 +23,27 @@ def cost(body: bytes) -> int:
     return len(body) + _OVERHEAD
 
 
-class Usage:
+class Usage(msgspec.Struct):
     """Bytes used by somebody, of so many allowed."""
 
-    def __init__(self, who: str, limit: int) -> None:
-        self.who = who
-        self.limit = limit
-        self.used = 0
+    who: str
+    limit: int
+    used: int = 0
 
-    def lacks(self, size: int) -> str | None:
-        """Return None when there is room for so many bytes, else the reason why not."""
-        if self.used + size <= self.limit:
-            return None
-        return f"{self.who} is full: it holds {self.used} of {self.limit} bytes"
+    def lacks(self, size: int) -> str:
+        """Return the reason why there is no room for so many bytes, "" when there is."""
+        why = f"{self.who} is full: it holds {self.used} of {self.limit} bytes"
+        return why if self.used + size > self.limit else ""
 
 
-class Message:
+class Message(msgspec.Struct):
     """A message in one queue. ``number`` is its place there, ``deadline`` the clock's time at which it expires."""
 
-    __slots__ = ("body", "deadline", "number", "redelivered", "ttl")
-
-    def __init__(self, number: int, body: bytes, ttl: float | None, now: float) -> None:
-        self.number = number
-        self.body = body
-        self.ttl = ttl
-        self.deadline = None if ttl is None else now + ttl
-        self.redelivered = False
-
-    def __lt__(self, other: Message) -> bool:
-        return self.number < other.number
+    number: int
+    body: bytes
+    ttl: float | None
+    deadline: float
+    redelivered: bool = False
 
 
 class Taker(Protocol):
@@ -65,51 +60,48 @@ class Taker(Protocol):
         """Learn that the queue is gone."""
 
 
-class Consumer:
+class Consumer(msgspec.Struct, eq=False):
     """A subscription to a queue. ``credit``: how many more messages it may hold unsettled."""
 
-    def __init__(self, number: int, queue: Queue, taker: Taker, prefetch: int) -> None:
-        self.number = number
-        self.queue = queue
-        self.taker = taker
-        self.credit = prefetch
-        self.live = True
-        self.waiting = False
+    number: int
+    queue: Queue
+    taker: Taker
+    credit: int
+    live: bool = True
+    waiting: bool = False
 
 
 class Queue:
-    """Messages in their order, and the consumers that take them in turn.
+    """Messages in their order, and the consumers that take them in turn. A message that comes back goes to its place.
 
-    A message that comes back goes to its place: all that was ever delivered stands before all that was not, so it is
-    enough to keep those that came back in a heap of their own. ``used_at``: when it last had a use that is over.
+    ``used_at``: when it last had a use that is over. ``sole``: its consumer is the only one that it may have.
+    ``usages`` are its own and those that it is a part of.
     """
 
-    def __init__(self, spec: DeclareQueue, owner: Taker | None, usages: tuple[Usage, ...], now: float) -> None:
+    def __init__(
+        self, spec: DeclareQueue, owner: Taker | None, usages: tuple[Usage, ...], clock: Callable[[], float]
+    ) -> None:
         self.spec = spec
         self.owner = owner
-        self.deleted = False
-        self.sole = False
-        self.used_at = now
+        self.usages = usages
+        self.deleted = self.sole = False
+        self.used_at = clock()
         self.consumers: dict[Consumer, None] = {}
+        self._clock = clock
         self._turn: deque[Consumer] = deque()
-        self._fresh: deque[Message] = deque()
-        self._back: list[Message] = []
+        self._waiting: list[tuple[int, Message]] = []  # a heap
         self._count = 0
-        self._usages = usages
 
     # -- messages --------------------------------------------------------------------------------------------
 
-    def lacks(self, size: int) -> str | None:
-        """Return None when there is room for so many bytes, else the reason why not."""
-        return self._usages[0].lacks(size)
-
-    def put(self, body: bytes, ttl: float | None, now: float) -> None:
+    def put(self, body: bytes, ttl: float | None) -> None:
         """Put a message at the end, and hand out what can be handed out."""
         self._count += 1
-        self._fresh.append(Message(self._count, body, ttl, now))
-        for usage in self._usages:
+        for usage in self.usages:
             usage.used += cost(body)
-        self.dispatch(now)
+        message = Message(self._count, body, ttl, inf if ttl is None else self._clock() + ttl)
+        heapq.heappush(self._waiting, (self._count, message))
+        self.dispatch()
 
     def put_back(self, message: Message) -> None:
         """Put a delivered message back in its place, marked redelivered. ``dispatch`` is the caller's to do."""
@@ -117,79 +109,56 @@ class Queue:
         if self.deleted:
             self.forget(message)
         else:
-            heapq.heappush(self._back, message)
+            heapq.heappush(self._waiting, (message.number, message))
 
     def forget(self, message: Message) -> None:
         """Let go of a message that is in the queue no more."""
-        for usage in self._usages:
+        for usage in self.usages:
             usage.used -= cost(message.body)
 
-    def empty(self, now: float) -> bool:
-        """Return whether nothing waits that has not expired."""
-        return self._first(now) is None
-
-    def purge(self) -> None:
-        """Drop all that waits."""
-        for message in (*self._back, *self._fresh):
-            self.forget(message)
-        self._back.clear()
-        self._fresh.clear()
-
-    def sweep(self, now: float) -> None:
-        """Drop all that has expired, wherever it stands."""
-        self._back = sorted(self._unexpired(self._back, now))
-        self._fresh = deque(self._unexpired(self._fresh, now))
-
-    def _unexpired(self, messages: Iterable[Message], now: float) -> Iterator[Message]:
-        for message in messages:
-            if message.deadline is None or message.deadline > now:
-                yield message
-            else:
+    def drop(self, *, expired: bool = False) -> bool:
+        """Drop all that waits, or only what has expired. Returns whether nothing is left."""
+        now = self._clock()
+        for _, message in self._waiting:
+            if not expired or message.deadline <= now:
                 self.forget(message)
-
-    def _first(self, now: float) -> Message | None:
-        """Return the next message, having dropped expired ones before it."""
-        while self._back or self._fresh:
-            message = self._back[0] if self._back else self._fresh[0]
-            if message.deadline is None or message.deadline > now:
-                return message
-            self._pop()
-            self.forget(message)
-        return None
-
-    def _pop(self) -> Message:
-        return heapq.heappop(self._back) if self._back else self._fresh.popleft()
+        self._waiting = [entry for entry in self._waiting if expired and entry[1].deadline > now]
+        heapq.heapify(self._waiting)
+        return not self._waiting
 
     # -- consumers -------------------------------------------------------------------------------------------
 
-    def join(self, consumer: Consumer, *, sole: bool) -> None:
-        """Add a consumer. ``dispatch`` is the caller's to do."""
-        self.consumers[consumer] = None
-        self.sole = sole
-        self.ready(consumer)
-
-    def leave(self, consumer: Consumer, now: float) -> None:
+    def leave(self, consumer: Consumer) -> None:
         """Remove a consumer. What it holds stays its holder's."""
         consumer.live = False
         self.consumers.pop(consumer, None)
         if not self.consumers:
             self.sole = False
-            self.used_at = now
+            self.used_at = self._clock()
 
     def ready(self, consumer: Consumer) -> None:
-        """Have a consumer take its turn again, if it may hold more."""
+        """Have a consumer take its turn again, if it may hold more, and hand out what can be handed out."""
+        self._queue_up(consumer)
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        """Hand out what waits to those who take it, one each in turn."""
+        now = self._clock() if self._turn and self._waiting else 0.0
+        while self._turn and self._waiting:
+            message = self._waiting[0][1]
+            if message.deadline <= now:
+                heapq.heappop(self._waiting)
+                self.forget(message)
+                continue
+            consumer = self._turn.popleft()
+            consumer.waiting = False  # who takes nothing now is made ready again when it does
+            if consumer.live and consumer.taker.takes:
+                heapq.heappop(self._waiting)
+                consumer.credit -= 1
+                self._queue_up(consumer)
+                consumer.taker.take(consumer, message)
+
+    def _queue_up(self, consumer: Consumer) -> None:
         if consumer.live and not consumer.waiting and consumer.credit > 0:
             consumer.waiting = True
             self._turn.append(consumer)
-
-    def dispatch(self, now: float) -> None:
-        """Hand out what waits to those who take it, one each in turn."""
-        turn = self._turn
-        while turn and (message := self._first(now)) is not None:
-            consumer = turn.popleft()
-            consumer.waiting = False  # who takes nothing now is made ready again when it does
-            if consumer.live and consumer.taker.takes:
-                self._pop()
-                consumer.credit -= 1
-                self.ready(consumer)
-                consumer.taker.take(consumer, message)

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
-import selectors
+import select
 import socket
 import struct
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import TracebackType
+from contextlib import ExitStack, contextmanager
+from math import inf
 
 from gofer.errors import AdapterError, MessagingError
 from gofer.messaging.local.client import Client
 from gofer.messaging.local.model import Model
-from gofer.messaging.local.paths import Lock, listen, reachable
+from gofer.messaging.local.paths import listening, locked
 
 __all__ = ["Broker", "serving"]
-
-_SCRATCH = 64 * 1024
 
 #: Seconds: the longest wait, the shortest time between two looks at the deadlines, and the pause in accepting when
 #: there are no descriptors left.
@@ -29,11 +27,9 @@ _LONGEST_WAIT = 3600.0
 _SHORTEST_CHECK = 0.02
 _ACCEPT_PAUSE = 0.5
 
-_CREDENTIALS = struct.Struct("3i")
-
 
 class Broker:
-    """The broker at a path. A context manager, from ``open`` to ``close``.
+    """The broker at a path, which it listens at inside the ``with`` block.
 
     One thread uses it; ``stop`` may be called from any thread, and from a signal handler. ``total_limit`` and
     ``queue_limit`` are the bytes that all messages, and those of one queue, may take; over that, messages are refused.
@@ -44,229 +40,138 @@ class Broker:
         self.path = os.path.abspath(path)
         self.instance = uuid.uuid4().hex
         self._model = Model(time.monotonic, total_limit=total_limit, queue_limit=queue_limit)
-        self._clients: dict[Client, None] = {}
+        self._clients: dict[int, Client] = {}
         self._dirty: dict[Client, None] = {}
-        self._scratch = bytearray(_SCRATCH)
         self._check_at = 0.0
-        self._accept_at: float | None = None
+        self._accept_at = inf
         self._stopped = False
-        self._lock: Lock | None = None
-        self._selector: selectors.BaseSelector | None = None
-        self._listener: socket.socket | None = None
-        self._waker: tuple[socket.socket, socket.socket] | None = None
+        self._waker = -1
+        self._opened = ExitStack()
 
-    # -- life ------------------------------------------------------------------------------------------------
-
-    def open(self) -> None:
+    def __enter__(self) -> Broker:
         """Take the path and listen there. Its directory is made, with mode 0700, if it is missing.
 
         Raises:
             MessagingError: another broker is there (the text says which process), or the path cannot be used.
         """
-        if self._lock is not None:
-            raise MessagingError(f"the broker at {self.path} is open already")
-        self._stopped = False
-        try:
-            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            self._lock = Lock(f"{self.path}.lock")
-            self._listener = listen(self.path)
-            self._waker = socket.socketpair()
-            for sock in self._waker:
-                sock.setblocking(False)
-            self._selector = selectors.DefaultSelector()
-            self._selector.register(self._listener, selectors.EVENT_READ, None)
-            self._selector.register(self._waker[0], selectors.EVENT_READ, None)
-        except OSError as error:
-            self.close()
-            raise MessagingError(f"the broker cannot listen at {self.path}: {error.strerror or error}") from error
-        except MessagingError as error:
-            self.close()
-            raise MessagingError(f"the broker cannot listen at {self.path}: {error}") from error
-
-    def close(self) -> None:
-        """Close all connections and remove the socket. Messages are gone. Idempotent."""
-        for client in tuple(self._clients):
-            self._drop(client)
-        for end in (self._listener, *(self._waker or ()), self._selector):
-            if end is not None:
-                end.close()
-        if self._listener is not None:
-            with reachable(self.path) as name:
-                try:
-                    os.unlink(name)
-                except FileNotFoundError:
-                    pass  # somebody cleaned up before us
-        if self._lock is not None:
-            self._lock.release()
-        self._lock = self._listener = self._waker = self._selector = None
-
-    def __enter__(self) -> Broker:
-        self.open()
+        with ExitStack() as opened:
+            try:
+                os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+                opened.enter_context(locked(f"{self.path}.lock"))
+                self._listener = opened.enter_context(listening(self.path))
+                self._poll = opened.enter_context(select.epoll())
+                self._waker = os.eventfd(0)
+            except (OSError, MessagingError) as error:
+                why = getattr(error, "strerror", None) or error
+                raise MessagingError(f"the broker cannot listen at {self.path}: {why}") from error
+            opened.callback(os.close, self._waker)
+            self._poll.register(self._listener, select.EPOLLIN)
+            self._poll.register(self._waker, select.EPOLLIN)
+            self._opened = opened.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    # -- the loop --------------------------------------------------------------------------------------------
+    def __exit__(self, *_: object) -> None:
+        """Close all connections and remove the socket. Messages are gone."""
+        for client in tuple(self._clients.values()):
+            self._drop(client)
+        self._waker = -1
+        self._opened.close()
 
     def serve_forever(self) -> None:
         """Serve until ``stop``."""
         while not self._stopped:
-            self.step(None)
+            self.step(_LONGEST_WAIT)
 
     def stop(self) -> None:
         """Have ``serve_forever`` return soon."""
         self._stopped = True
-        waker = self._waker
-        if waker is not None:
-            try:
-                waker[1].send(b"\0")
-            except OSError:
-                pass  # it is closed already, or so full that it wakes in any case
+        try:
+            os.eventfd_write(self._waker, 1)
+        except (OSError, ValueError):
+            pass  # it is not open, so nobody sleeps
 
-    def step(self, timeout: float | None) -> None:
-        """Wait at most ``timeout`` seconds for something to do, and do it. None: as long as it takes."""
-        assert self._selector is not None, "the broker is not open"  # noqa: S101 - a mistake of the caller
-        wait = min(_LONGEST_WAIT if timeout is None else timeout, self._check_at - time.monotonic())
-        for key, mask in self._selector.select(max(wait, 0.0)):
-            client: Client | None = key.data
-            if client is not None:
-                self._serve(client, mask)
-            elif key.fileobj is self._listener:
+    def step(self, timeout: float) -> None:
+        """Wait at most ``timeout`` seconds for something to do, and do it."""
+        now = time.monotonic()  # all that came until now is read before deadlines are held against that time
+        wait = 0.0 if self._dirty else min(timeout, self._check_at - now)
+        for descriptor, mask in self._poll.poll(max(0.0, wait)):
+            if descriptor == self._listener.fileno():
                 self._accept()
-            else:
-                self._drain_waker()
-        self._write()
-        now = time.monotonic()
+            elif descriptor in self._clients:
+                client = self._clients[descriptor]
+                self._dirty[client] = None
+                if mask & ~select.EPOLLOUT and client.receive():
+                    self._check_soon()
         if now >= self._check_at:
             self._check(now)
-
-    def _serve(self, client: Client, mask: int) -> None:
-        if client not in self._clients:
-            return  # dropped by an earlier event of this round
-        if mask & selectors.EVENT_WRITE:
-            self._dirty[client] = None
-        if mask & selectors.EVENT_READ and client.receive(self._scratch):
-            self._check_at = 0.0
-        if client.over:
-            self._drop(client)
-
-    def _write(self) -> None:
-        while self._dirty:
-            client, _ = self._dirty.popitem()
-            if client in self._clients:
-                client.write()
-                self._watch(client)
+        for client in tuple(self._dirty):  # who becomes so meanwhile has the next turn: nobody has all of them
+            del self._dirty[client]
+            client.write()
+            self._watch(client)
 
     def _check(self, now: float) -> None:
         """Look after all deadlines: heartbeats, greetings, queues that expire."""
-        due = _LONGEST_WAIT + now
-        for client in tuple(self._clients):
-            at = client.check(now)
-            if client.over:
-                self._drop(client)
-            due = min(due, at)
-        expires_at = self._model.expire()
-        if expires_at is not None:
-            due = min(due, expires_at)
-        if self._accept_at is not None:
-            if now >= self._accept_at:
-                self._accept_again()
-            else:
-                due = min(due, self._accept_at)
+        if now >= self._accept_at:
+            self._accept_at = inf
+            self._poll.modify(self._listener, select.EPOLLIN)
+        due = min(self._model.expire(), self._accept_at, now + _LONGEST_WAIT)
+        for client in self._clients.values():
+            due = min(due, client.check(now))
+            self._dirty[client] = None
         self._check_at = max(due, now + _SHORTEST_CHECK)
-        self._write()
+
+    def _check_soon(self) -> None:
+        self._check_at = min(self._check_at, time.monotonic() + _SHORTEST_CHECK)
 
     # -- clients ---------------------------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        assert self._listener is not None and self._selector is not None  # noqa: S101, PT018 - open, see step
+        self._check_soon()
         try:
-            while True:
-                sock, _ = self._listener.accept()
-                self._welcome(sock)
+            sock, _ = self._listener.accept()
         except BlockingIOError:
-            pass  # that were all
+            return  # it has gone again
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 raise
             # The connection stays in the backlog, and the listener readable: look away for a while.
-            self._selector.unregister(self._listener)
+            self._poll.modify(self._listener, 0)
             self._accept_at = time.monotonic() + _ACCEPT_PAUSE
-            self._check_at = 0.0
-
-    def _accept_again(self) -> None:
-        assert self._listener is not None and self._selector is not None  # noqa: S101, PT018 - open, see step
-        self._accept_at = None
-        self._selector.register(self._listener, selectors.EVENT_READ, None)
-
-    def _welcome(self, sock: socket.socket) -> None:
+            return
         sock.setblocking(False)
-        client = Client(sock, self._model, self.instance, self._dirty)
-        self._clients[client] = None
-        self._check_at = 0.0
-        _, user, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        client = self._clients[sock.fileno()] = Client(sock, self._model, self.instance, self._dirty)
+        self._poll.register(sock, 0)
+        self._dirty[client] = None
+        _, user, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if user not in (0, os.geteuid()):
             client.leave(AdapterError(f"user {user} may not use this broker: it belongs to user {os.geteuid()}"))
-        self._watch(client)
 
     def _watch(self, client: Client) -> None:
         """Wait for what the client waits for."""
-        assert self._selector is not None  # noqa: S101 - open, see step
+        mask = (select.EPOLLIN if client.reads else 0) | (select.EPOLLOUT if client.out else 0)
         if client.over:
             self._drop(client)
-            return
-        mask = (selectors.EVENT_READ if client.reads else 0) | (selectors.EVENT_WRITE if client.out else 0)
-        if mask == client.mask:
-            return
-        if not client.mask:
-            self._selector.register(client.sock, mask, client)
-        elif mask:
-            self._selector.modify(client.sock, mask, client)
-        else:
-            self._selector.unregister(client.sock)
-        client.mask = mask
+        elif mask != client.mask:
+            self._poll.modify(client.sock, mask)
+            client.mask = mask
 
     def _drop(self, client: Client) -> None:
         """Close a connection. What it held goes back to its queues."""
-        if client not in self._clients:
-            return
-        del self._clients[client]
-        if client.mask and self._selector is not None:
-            self._selector.unregister(client.sock)
-        client.sock.close()
-        client.session.close()
-        self._check_at = 0.0
-
-    def _drain_waker(self) -> None:
-        assert self._waker is not None  # noqa: S101 - open, see step
-        try:
-            while self._waker[0].recv(4096):
-                pass
-        except BlockingIOError:
-            pass  # that was all
+        del self._clients[client.sock.fileno()]
+        client.sock.close()  # which takes it out of the poll, too
+        client.close()
+        self._dirty.pop(client, None)
+        self._check_soon()
 
 
 @contextmanager
 def serving(path: str) -> Iterator[Broker]:
-    """Run a broker in a thread of this process, for tests. What its loop raises is raised at the end."""
-    failures: list[BaseException] = []
-
-    def serve() -> None:
-        try:
-            broker.serve_forever()
-        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that can be told
-            failures.append(error)
-
+    """Run a broker in a thread of this process, for tests."""
     with Broker(path) as broker:
-        thread = threading.Thread(target=serve, name=f"broker {path}")
+        thread = threading.Thread(target=broker.serve_forever, name=f"broker {path}")
         thread.start()
         try:
             yield broker
         finally:
             broker.stop()
             thread.join()
-    if failures:
-        raise failures[0]

@@ -8,40 +8,20 @@ and hangs up. Every ``Ask`` is answered by ``Done``, every ``Publish`` by ``Conf
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
 from gofer.messaging.adapter import Closed, Confirmed, Delivery, Done, Opened, Operation, SubscriptionLost
 
-__all__ = [
-    "MAX_BODY",
-    "ROOM",
-    "VERSION",
-    "Ask",
-    "Beat",
-    "Bye",
-    "Frame",
-    "FromBroker",
-    "FromClient",
-    "Hello",
-    "Malformed",
-    "Publish",
-    "Reader",
-    "Settle",
-    "Verdict",
-    "put",
-    "to_broker",
-    "to_client",
-]
+__all__ = ["MAX_BODY", "VERSION", "Ask", "Beat", "Bye", "Frame", "Hello", "Publish", "Reader", "Settle", "Wrong", "put"]
 
 VERSION = 2
 #: Bytes that a frame takes at most beside a body. (Names have up to 255, and reasons are cut.)
-ROOM = 4096
+_ROOM = 4096
 #: What the broker takes at most as a body.
-MAX_BODY = 32 * 1024 * 1024 - ROOM
+MAX_BODY = 32 * 1024 * 1024 - _ROOM
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -72,14 +52,11 @@ class Publish(msgspec.Struct, frozen=True):
     ttl: float | None = None
 
 
-Verdict = Literal["accept", "release", "reject"]
-
-
 class Settle(msgspec.Struct, frozen=True):
-    """Settle a delivery. An unknown tag is ignored."""
+    """Settle a delivery: it goes back to its queue, or is done with. An unknown tag is ignored."""
 
     tag: int
-    verdict: Verdict
+    back: bool
 
 
 class Bye(msgspec.Struct, frozen=True):
@@ -90,21 +67,18 @@ class Beat(msgspec.Struct, frozen=True):
     """Nothing but a sign of life, from either side."""
 
 
-class Malformed(msgspec.Struct, frozen=True):
+class Wrong(msgspec.Struct, frozen=True):
     """Stands for what is no frame, and says why. It is never sent."""
 
     reason: str
 
 
-FromClient = Hello | Ask | Publish | Settle | Bye | Beat
-FromBroker = Opened | Done | Delivery | Confirmed | SubscriptionLost | Closed | Beat
-Frame = FromClient | FromBroker
+#: What the client says, and what the broker says; either sends ``Beat``.
+Frame = Hello | Ask | Publish | Settle | Bye | Beat | Opened | Done | Delivery | Confirmed | SubscriptionLost | Closed
 
 #: A frame's kind is its place here.
 _KINDS = (Beat, Hello, Ask, Publish, Settle, Bye, Opened, Done, Delivery, Confirmed, SubscriptionLost, Closed)
 _NUMBERS: dict[type, int] = {kind: number for number, kind in enumerate(_KINDS)}
-_FROM_CLIENT, _FROM_BROKER = range(6), (0, *range(6, 12))
-
 _HEAD = struct.Struct(">IB")
 _ERRORS: dict[str, type[MessagingError]] = {error.__name__: error for error in (AdapterError, ConnectionLost, NotFound)}
 
@@ -112,7 +86,7 @@ _ERRORS: dict[str, type[MessagingError]] = {error.__name__: error for error in (
 def _write_error(error: Any) -> tuple[str, str]:
     if not isinstance(error, MessagingError):
         raise TypeError(f"{type(error).__name__} cannot be sent to or by the local broker")
-    return type(error).__name__, str(error)[: ROOM // 8]
+    return type(error).__name__, str(error)[: _ROOM // 8]
 
 
 def _read_error(kind: type, value: Any) -> Any:
@@ -122,7 +96,7 @@ def _read_error(kind: type, value: Any) -> Any:
     return _ERRORS.get(name, AdapterError)(str(text))
 
 
-_encode_into = msgspec.msgpack.Encoder(enc_hook=_write_error).encode_into
+_encode = msgspec.msgpack.Encoder(enc_hook=_write_error).encode
 _DECODERS = [msgspec.msgpack.Decoder(kind, dec_hook=_read_error) for kind in _KINDS]
 
 
@@ -132,26 +106,20 @@ def put(out: bytearray, frame: Frame) -> None:
     Raises:
         ValueError, TypeError: a field that cannot be encoded; the buffer is as before.
     """
-    start = len(out)
-    out += bytes(_HEAD.size)
-    try:
-        _encode_into(frame, out, -1)
-    except BaseException:
-        del out[start:]
-        raise
-    _HEAD.pack_into(out, start, len(out) - start - _HEAD.size, _NUMBERS[type(frame)])
+    text = _encode(frame)
+    out += _HEAD.pack(len(text), _NUMBERS[type(frame)])
+    out += text
 
 
 class Reader:
-    """Cut what was read into frames of some kinds, which have at most ``limit`` bytes."""
+    """Cut what was read into frames, of at most some bytes beside a body of at most ``max_message``."""
 
-    def __init__(self, kinds: Iterable[int], limit: int) -> None:
-        self._decoders = {kind: _DECODERS[kind] for kind in kinds}
-        self._limit = limit
+    def __init__(self, max_message: int) -> None:
+        self._limit = max_message + _ROOM
         self._rest = bytearray()
 
     def feed(self, data: bytes | memoryview) -> list[Any]:
-        """Return the frames that are complete with this data. ``Malformed`` is the last, if what follows is none."""
+        """Return the frames that are complete with this data. ``Wrong`` is the last, if what follows is none."""
         frames: list[Any] = []
         self._rest += data
         at, total = 0, len(self._rest)
@@ -160,24 +128,14 @@ class Reader:
                 length, kind = _HEAD.unpack_from(view, at)
                 start, end = at + _HEAD.size, at + _HEAD.size + length
                 try:
-                    if kind not in self._decoders or length > self._limit:
+                    if kind >= len(_KINDS) or length > self._limit:
                         raise ValueError(f"its kind is {kind}, and {length} bytes are over {self._limit}")
                     if end > total:
                         break
-                    frames.append(self._decoders[kind].decode(view[start:end]))
+                    frames.append(_DECODERS[kind].decode(view[start:end]))
                 except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                    frames.append(Malformed(f"a frame that cannot be read: {error}"))
+                    frames.append(Wrong(f"a frame that cannot be read: {error}"))
                     end = total
                 at = end
         del self._rest[:at]
         return frames
-
-
-def to_broker() -> Reader:
-    """Return a reader of what clients say: ``FromClient``."""
-    return Reader(_FROM_CLIENT, MAX_BODY + ROOM)
-
-
-def to_client(max_message: int = MAX_BODY) -> Reader:
-    """Return a reader of what the broker says: ``FromBroker``."""
-    return Reader(_FROM_BROKER, max_message + ROOM)
