@@ -8,11 +8,13 @@ from amqp import sasl
 from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
 from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.connector import Connector
+from gofer.messaging.url import place
 
-__all__ = ["DIFFERS", "NOT_FOUND", "REFUSED", "Closed", "Dialect", "ProtocolError", "expiration", "failure", "logins"]
+__all__ = ["DIFFERS", "LOCKED", "NOT_FOUND", "REFUSED", "Closed", "Dialect", "ProtocolError"]
+__all__ += ["expiration", "failure", "logins"]
 
 # The protocol's reply codes.
-REFUSED, NOT_FOUND, DIFFERS, _NOT_ALLOWED = 403, 404, 406, 530
+REFUSED, NOT_FOUND, LOCKED, DIFFERS, _NOT_ALLOWED = 403, 404, 405, 406, 530
 # RabbitMQ takes no longer time than this (49 days), and refuses a message or a queue that asks for one.
 _LONGEST = 4_294_967_295
 
@@ -76,8 +78,7 @@ def logins(connector: Connector) -> list[sasl.SASL]:
 def failure(connector: Connector, opened: bool, error: Exception) -> MessagingError:
     """Say what ended a connection, during the login or after it was ``opened``."""
     url = connector.url
-    host = f"[{url.host}]" if ":" in url.host else url.host
-    where = "" if opened else f"{host}:{url.port}: "
+    where = "" if opened else ",".join(place(host, port) for host, port in url.hosts) + ": "
     if isinstance(error, ConnectionLost):
         return ConnectionLost(f"{where}{error}")
     if not isinstance(error, Closed):

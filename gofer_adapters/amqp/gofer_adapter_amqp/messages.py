@@ -39,20 +39,19 @@ class Consumer(Channel):
         self.send(spec.Basic.Qos, "lBb", 0, asked.prefetch, False)
         self.send(spec.Basic.Consume, "BssbbbbF", 0, queue, tag, False, False, exclusive, False, {})
 
-    def cancel(self, id: int) -> None:
+    def cancel(self, *ids: int) -> None:
         """End the subscription; the channel stays for what is not settled."""
-        if not self._cancelling:
+        if ids and self._subscribing is None and not self._cancelling:
             self.send(spec.Basic.Cancel, "sb", str(self._subscription), False)
-        self._cancelling.append(id)
+        self._cancelling += ids
 
     def settle(self, tag: int, requeue: bool | None) -> None:
         """Settle a delivery that is not: give it back to its queue, or not. None: accept it, by the next ``flush``."""
-        if self._unsettled.get(tag) is not False:
-            return
-        if requeue is None:
+        fresh = self._unsettled.get(tag) is False
+        if fresh and requeue is None:
             self._unsettled[tag] = True
             self.accepted.append(tag)
-        else:  # not by basic.nack: RabbitMQ counts both alike against a delivery limit
+        elif fresh and requeue is not None:  # not by basic.nack: RabbitMQ counts both alike against a delivery limit
             del self._unsettled[tag]
             self.home.output.append(wire.settle_frame(self.number, spec.Basic.Reject, tag, requeue))
             self._close_when_settled()
@@ -83,7 +82,8 @@ class Consumer(Channel):
         match method:
             case spec.Basic.ConsumeOk if self._subscribing is not None:
                 self.home.events.append(Done(self._subscribing))
-                self._subscribing = None
+                waiting, self._subscribing, self._cancelling = self._cancelling, None, []
+                self.cancel(*waiting)  # not before: RabbitMQ 3.10 would close the connection (INTERNAL_ERROR)
             case spec.Basic.Cancel | spec.Basic.CancelOk:  # or both, when the broker's own crosses ours
                 self._end("the broker cancelled the consumer: its queue was deleted, or is not available")
             case _ if method != spec.Basic.QosOk:

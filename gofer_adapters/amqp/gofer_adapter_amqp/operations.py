@@ -10,7 +10,7 @@ from amqp.serialization import loads
 from gofer.errors import AdapterError, MessagingError
 from gofer.messaging import adapter as api
 
-from gofer_adapter_amqp.broker import DIFFERS, NOT_FOUND, Closed, Dialect
+from gofer_adapter_amqp.broker import DIFFERS, LOCKED, NOT_FOUND, Closed, Dialect
 from gofer_adapter_amqp.channel import Channels, Question, Steps
 
 __all__ = ["check", "steps"]
@@ -125,8 +125,8 @@ def _check_classic(name: str) -> _Steps:
             yield _queue(name, False, True, False, False, arguments=arguments)
         except Closed as closed:
             found = _CURRENT.search(closed.text)
-            if found is not None and found[2] is None:
-                return None  # also the other flags: they are a classic queue's only
+            if closed.code == LOCKED or (found is not None and found[2] is None):
+                return None  # it is exclusive, or has other flags: only a classic queue can
             if found is not None and found[1] not in arguments:
                 arguments[found[1]] = int(found[2])
                 continue
