@@ -11,8 +11,8 @@ from support.certificates import Certificates
 
 pytest.register_assert_rewrite("gofer.testing._contract")  # whose driver some tests here use without the suite
 
-#: The largest message that the test broker takes, in bytes; more than the contract's largest, which is 1 MiB.
-MESSAGE_LIMIT = 2 * 1024 * 1024
+#: The largest message that the test broker takes, in bytes; more than the contract's largest, which is 8 MiB.
+MESSAGE_LIMIT = 10 * 1024 * 1024
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
 import pytest
 from gofer.messaging.url import URL
 from gofer.testing import AdapterContract
@@ -15,3 +18,15 @@ class TestAmqpOnRabbitMQ(AdapterContract):
     @pytest.fixture
     def url(self, rabbitmq: RabbitMQ) -> URL:
         return URL.parse(rabbitmq.url())
+
+    @pytest.fixture
+    def alarm(self, rabbitmq: RabbitMQ) -> Callable[[], AbstractContextManager[object]]:
+        @contextmanager
+        def alarm() -> Iterator[None]:
+            rabbitmq.ctl("set_vm_memory_high_watermark", "0.00001")
+            try:
+                yield
+            finally:
+                rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
+
+        return alarm

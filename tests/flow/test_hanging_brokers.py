@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from gofer.errors import AdapterError, ConnectionLost, NotFound, RequestTimeout
-from gofer.messaging.adapter import Closed
+from gofer.messaging.adapter import Closed, Subscribe
 from gofer.messaging.connector import Connector
+from gofer.messaging.local import wire
 from gofer.messaging.local.adapter import LocalAdapter
 from gofer.messaging.pool import pool
 from gofer.messaging.subscription import Subscription
@@ -78,7 +79,7 @@ def test_a_link_that_is_stuck_does_not_cost_another_one_its_heartbeats(
 
 def test_a_message_that_ends_the_connection_is_not_sent_again_and_again(root: Path) -> None:
     path = str(root / "rude.sock")
-    with rude_broker(path, protocol.Send) as rude, Agent(f"local://{path}", "q", wait=2) as agent:
+    with rude_broker(path, wire.Publish) as rude, Agent(f"local://{path}", "q", wait=2) as agent:
         with pytest.raises(RequestTimeout):
             agent.Dog().bark(1)
         assert 2 <= rude.connections < 20
@@ -87,7 +88,7 @@ def test_a_message_that_ends_the_connection_is_not_sent_again_and_again(root: Pa
 def test_a_subscription_that_ends_the_connection_is_tried_ever_more_rarely(root: Path) -> None:
     path = str(root / "rude.sock")
     link = pool.acquire(Connector(URL.parse(f"local://{path}")))
-    with rude_broker(path, protocol.Subscribe) as rude:
+    with rude_broker(path, Subscribe) as rude:
         link.open(time.monotonic() + 5)
         link.subscribe(Subscription("q", 1, lambda _: None), 0)
         assert link.wait(lambda: rude.connections >= 2, time.monotonic() + 10)

@@ -22,12 +22,14 @@ from support.waiting import eventually
 
 
 def test_a_message_whose_sender_has_heard_enough_is_forgotten_by_the_adapter(
-    connector: Connector, monkeypatch: pytest.MonkeyPatch
+    broker: LocalBroker, connector: Connector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would be kept there for ever: what is not confirmed has no end that the broker tells."""
     forgotten: list[int] = []
     monkeypatch.setattr(LocalAdapter, "forget", lambda adapter, token: forgotten.append(token))
     link = connection_to(connector)
+    link.open(time.monotonic() + 10)
+    broker.freeze()  # else it returns them first
     tokens = [
         link.publish(Address("", "nowhere"), b"x", deadline=None, confirm=False, settled=lambda outcome, reason: None)
         for _ in range(3)
@@ -38,6 +40,7 @@ def test_a_message_whose_sender_has_heard_enough_is_forgotten_by_the_adapter(
     link.forget(999)
     eventually(lambda: forgotten == tokens)
     assert not link.core.unconfirmed
+    broker.thaw()
     link.close()
 
 

@@ -48,4 +48,3 @@ class EchoAgent:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.link.close()
-        self._thread.join()

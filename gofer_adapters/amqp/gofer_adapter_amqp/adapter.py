@@ -1,297 +1,243 @@
-"""The amqp adapter: AMQP 0-9-1 by py-amqp, for RabbitMQ and whatever else speaks it."""
+"""The amqp adapter: AMQP 0-9-1, for RabbitMQ and other brokers that speak it."""
 
 from __future__ import annotations
 
 import os
 import socket
-import time
-from collections.abc import Callable, Sequence
-from typing import TypeVar, cast
+from math import inf
+from typing import cast
 
-import amqp
-from gofer.errors import AdapterError, ConnectionLost, NotFound
-from gofer.messaging.adapter.base import Delivery, Event
+from amqp import spec
+from amqp.serialization import loads
+from gofer.errors import ConnectionLost
+from gofer.messaging import adapter as api
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.net import open_socket
 
-from gofer_adapter_amqp.channels import Consumer, Message
-from gofer_adapter_amqp.connection import Channel, Connection
-from gofer_adapter_amqp.errors import login_error, place, reason, refusal
-from gofer_adapter_amqp.nodes import Nodes, check_name
-from gofer_adapter_amqp.sender import Sender
+from gofer_adapter_amqp import wire
+from gofer_adapter_amqp.broker import REFUSED, Closed, Dialect, ProtocolError, expiration, failure, logins
+from gofer_adapter_amqp.channel import Channels, Task
+from gofer_adapter_amqp.messages import Consumer, Publisher
+from gofer_adapter_amqp.operations import check, steps
 
 __all__ = ["AmqpAdapter"]
 
-_T = TypeVar("_T")
-
-# RabbitMQ takes no longer time to live than this (49 days); a message without one is kept, which a longer one allows.
-_LONGEST_TTL = 4_294_967_295
-_CLOSE_TIME = 1.0
+_CAPABILITIES = ("authentication_failure_close", "basic.nack", "connection.blocked", "consumer_cancel_notify")
+_DONE = (0, 0)
 
 
-class AmqpAdapter(Nodes):
-    """One AMQP 0-9-1 connection. See :class:`gofer.messaging.adapter.base.Adapter` for what all methods promise.
+class AmqpAdapter(api.Adapter):
+    """One AMQP 0-9-1 connection. See :class:`gofer.messaging.adapter.Adapter` for what all methods promise.
 
-    A subscription has a channel of its own, and so has publishing; what may fail (declaring, asking, a message to an
+    A subscription has a channel of its own, and so has publishing. What may fail (an operation, a message to an
     exchange not seen before) never runs on either.
     """
 
     def __init__(self, connector: Connector) -> None:
         super().__init__(connector)
-        self._connection: Connection | None = None
-        self._sender: Sender | None = None
-        self._control: Channel | None = None
+        self._channels = Channels(connector.max_message)
+        self._publisher = Publisher(self._channels)
         self._consumers: dict[int, Consumer] = {}
-        self._subscribed = 0
-        self._finished: str | None = "not connected"
+        self._dialect = Dialect({})
+        self._due = spec.Connection.Start  # the next method of the login
+        self._open = self._closing = self._ended = False
+        self._rest, self._heartbeat = b"", 0
+        self._last_read = self._last_write = -inf
 
-    # -- connection ------------------------------------------------------------------------------------------------
-
-    def connect(self, timeout: float) -> None:
-        """Open the socket and log in."""
-        if self._connection is not None:
-            raise AdapterError("an adapter connects only once")
-        deadline = time.monotonic() + timeout
-        sock = open_socket(self.connector, timeout)
-        self._connection = connection = Connection(sock, self.connector, f"gofer {socket.gethostname()} {os.getpid()}")
-        connection.deadline = deadline
-        try:
-            connection.connect()
-        except Exception as error:
-            connection.wire.close()
-            raise login_error(error, connection, self.connector, timeout) from error
-        except BaseException:
-            connection.wire.close()
-            raise
-        self._sender = Sender(connection)
-        self._finished = None
-
-    def close(self) -> None:
-        """Say goodbye if the broker answers within a second, and close the socket."""
-        connection, polite = self._connection, self._finished is None
-        self._finished = "closed"
-        if connection is None:
-            return
-        try:
-            if polite:
-                connection.deadline = time.monotonic() + _CLOSE_TIME
-                connection.close_politely()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the connection was to end, and does
-            self._finished = f"closed, while {reason(error)}"
-        finally:
-            connection.wire.close()
-
-    def abandon(self) -> None:
-        """Close the descriptor."""
-        self._finished = "abandoned"
-        if self._connection is not None:
-            self._connection.wire.close()
+    # -- bytes --------------------------------------------------------------------------------------------------------
 
     @property
-    def blocked(self) -> str | None:
-        """The broker's alarm, in its words."""
-        return None if self._connection is None else self._connection.blocked
+    def urgent(self) -> bool:  # type: ignore[override] # the driver reads it, and nobody writes it
+        """Whether there is more to send than acknowledgements."""
+        return bool(self._channels.output)
 
-    def fileno(self) -> int:
-        """The socket's descriptor."""
-        if self._connection is None or not self._connection.wire.connected:
-            raise ConnectionLost(self._finished)
-        return self._connection.wire.sock.fileno()
+    def begin(self, now: float) -> None:
+        """Greet."""
+        self._last_read = self._last_write = now
+        self._channels.output.append(wire.PROTOCOL_HEADER)
 
-    @property
-    def unwritten(self) -> int:
-        """Bytes in the outbox."""
-        return 0 if self._connection is None else len(self._connection.wire.outbox)
+    def receive(self, data: bytes, now: float) -> None:
+        """Cut the bytes into frames, and hand those to their channels."""
+        if not self._ended:
+            self._last_read = now
+            try:
+                data = self._rest + data if self._rest else data
+                self._rest = data[self._receive_frames(data) :]
+                self._channels.start_waiting()
+            except Exception as error:  # noqa: BLE001 - whatever a decoder makes of a peer's bytes, they are wrong
+                self._end(error)
 
-    @property
-    def pending(self) -> bool:
-        """Whether events, decrypted bytes or the end of the connection wait for ``process``."""
-        connection = self._connection
-        if connection is None:
-            return False
-        return bool(connection.events) or self._finished is not None or connection.wire.pending
+    def lost(self, reason: str, now: float) -> None:
+        """Note the end of the socket."""
+        refused = self._due == spec.Connection.Tune and not self._dialect.says_refused
+        self._end(Closed(REFUSED, "the broker closed the connection") if refused else ConnectionLost(reason))
 
-    def flush(self) -> None:
-        """Write what the socket takes."""
-        connection = self._connection
-        if self._finished is not None and connection is not None and connection.events:
-            return  # process returns those first, and then raises
-        connection = self._open()
-        try:
-            connection.wire.flush()
-        except OSError as error:
-            self._finished = reason(error)
-            # The broker's last words may be there still: settlements, or why it closed. They are process's to return.
-            self._read(connection)
-            if not connection.events:
-                raise ConnectionLost(self._finished) from error
-        except BaseException as error:
-            self._fail(error)
-            raise
+    def tick(self, now: float) -> None:
+        """Send a heartbeat when nothing was sent for half of one, and see whether the broker is alive."""
+        if self._heartbeat and now - self._last_read > 2 * self._heartbeat:
+            self._end(ConnectionLost(f"the broker was silent for {2 * self._heartbeat} s"))
+        elif self._heartbeat and not self._ended:
+            if now - self._last_write >= self._heartbeat / 2:
+                self._channels.output.append(wire.HEARTBEAT)
+            self.deadline = now + self._heartbeat / 4
 
-    def process(self) -> Sequence[Event]:
-        """Read what is there."""
-        connection = self._connection
-        if connection is None:
-            raise ConnectionLost(self._finished)
-        if self._finished is None:
-            self._read(connection)
-        events = connection.events
-        if events:
-            connection.events = []
-        elif self._finished is not None:
-            raise ConnectionLost(self._finished)
+    def events(self) -> list[api.Event]:
+        """Return what has happened."""
+        events, self._channels.events = self._channels.events, []
         return events
 
-    def tick(self) -> None:
-        """Send a heartbeat if it is time, and look whether the broker is alive."""
-        connection = self._open()
-        try:
-            connection.beat()
-            connection.wire.flush()
-        except BaseException as error:
-            self._fail(error)
-            raise
+    def take(self, now: float) -> bytes:
+        """Return all output, acknowledgements included."""
+        if self._open:
+            self._flush()
+        output, self._channels.output = self._channels.output, []
+        if output:
+            self._last_write = now
+        return b"".join(output)
 
-    # -- receiving -------------------------------------------------------------------------------------------------
+    def close(self, now: float) -> None:
+        """Say goodbye, or end at once when the login is not done."""
+        if self._open:
+            self._flush()
+            self._open, self._closing = False, True
+            self._send(spec.Connection.Close, "BsBB", 0, "", 0, 0)
+        elif not self._closing:
+            self._end(None)
 
-    def subscribe(self, queue: str, prefetch: int, timeout: float, *, exclusive: bool = False) -> int:
-        """Consume from a queue, on a channel of its own."""
-        if not 1 <= prefetch <= 65535:
-            raise ValueError(f"prefetch is between 1 and 65535, not {prefetch}")
-        check_name(queue)
-        connection = self._open()
-        self._subscribed = number = self._subscribed + 1
-        consumer = Consumer(connection, number)
+    # -- commands -----------------------------------------------------------------------------------------------------
 
-        def consume(channel: Channel) -> None:
-            channel.send_method(amqp.spec.Basic.Qos, "lBb", (0, prefetch, False))
-            channel.basic_consume(queue, consumer_tag=str(number), exclusive=exclusive)
-
-        self._ask(consume, timeout, consumer)
-        consumer.begin()
-        self._consumers[number] = consumer
-        return number
-
-    def cancel(self, subscription: int, timeout: float) -> None:
-        """Stop consuming; the channel stays for what is not settled."""
-        self._open()
-        consumer = self._consumers.pop(subscription, None)
-        if consumer is None or consumer.ended:
+    def ask(self, id: int, operation: api.Operation) -> None:
+        """Start an operation."""
+        check(operation)
+        if not self._open:
             return
-        consumer.ended = True
-        try:
-            self._ask(lambda channel: channel.basic_cancel(str(subscription)), timeout, consumer)
-        except (NotFound, AdapterError):
-            return  # the broker closed the channel meanwhile: it is ended
-        consumer.end()
+        match operation:
+            case api.Subscribe(number):
+                self._consumers = {other: consumer for other, consumer in self._consumers.items() if consumer.usable}
+                self._consumers[number] = Consumer(self._channels, id, operation)
+            case api.Cancel(number) if number in self._consumers and not self._consumers[number].ended:
+                self._consumers[number].cancel(id)
+            case api.Cancel():
+                self._channels.events.append(api.Done(id))
+            case _:
+                Task(self._channels, steps(self._channels, id, operation, self._dialect, self._publisher.proven))
 
-    def accept(self, delivery: Delivery) -> None:
-        """Acknowledge."""
-        self._settle(delivery, accept=True, requeue=False)
-
-    def release(self, delivery: Delivery) -> None:
-        """Reject, to be queued again."""
-        self._settle(delivery, accept=False, requeue=True)
-
-    def reject(self, delivery: Delivery) -> None:
-        """Reject, to be dropped or dead-lettered."""
-        self._settle(delivery, accept=False, requeue=False)
-
-    # -- sending ---------------------------------------------------------------------------------------------------
-
-    def send(
+    def publish(
         self,
         token: int,
         address: Address,
         body: bytes,
         *,
         ttl: float | None = None,
-        isolated: bool = False,
         durable: bool = True,
         confirm: bool = True,
+        isolated: bool = False,
     ) -> None:
         """Publish, mandatory, and persistent if it is durable."""
-        if self._finished is not None or self._sender is None:
-            raise ConnectionLost(self._finished)
-        milliseconds: int | None = None
-        if ttl is not None and ttl * 1000 <= _LONGEST_TTL:
-            milliseconds = max(1, round(ttl * 1000))
-        exchange, key = address
-        try:
-            message = Message(token, exchange, key, milliseconds, body, durable)
-            self._sender.send(message, isolated=isolated, confirm=confirm)
-        except (ValueError, AdapterError):  # raised before anything was sent
-            raise
-        except BaseException as error:
-            self._fail(error)
-            raise
+        if self._open:
+            message = wire.Message(*address, token, expiration(ttl), body, durable)
+            self._publisher.publish(message, isolated=isolated, confirm=confirm)
 
     def forget(self, token: int) -> None:
-        """Have no event for a message sent without confirm."""
-        if self._sender is not None:
-            self._sender.forget(token)
+        """Have no event for a message that was sent without confirm."""
+        self._publisher.forget(token)
 
-    # -- inside ----------------------------------------------------------------------------------------------------
+    def accept(self, delivery: api.Delivery) -> None:
+        """Acknowledge."""
+        self._settle(delivery, None)
 
-    def _open(self) -> Connection:
-        if self._finished is not None or self._connection is None:
-            raise ConnectionLost(self._finished)
-        return self._connection
+    def release(self, delivery: api.Delivery) -> None:
+        """Reject, to be queued again."""
+        self._settle(delivery, True)
 
-    def _settle(self, delivery: Delivery, *, accept: bool, requeue: bool) -> None:
-        if self._finished is not None:
-            raise ConnectionLost(self._finished)
+    def reject(self, delivery: api.Delivery) -> None:
+        """Reject, to be dropped or dead-lettered."""
+        self._settle(delivery, False)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _settle(self, delivery: api.Delivery, requeue: bool | None) -> None:
         consumer, tag = cast("tuple[Consumer, int]", delivery.tag)
-        if consumer.home is not self._connection:
-            return
-        try:
-            consumer.settle(tag, accept=accept, requeue=requeue)
-        except BaseException as error:
-            self._fail(error)
-            raise
+        if self._open and consumer.home is self._channels:
+            consumer.settle(tag, requeue)
 
-    def _read(self, connection: Connection) -> None:
-        """Read; an error finishes the adapter, and is raised by ``process`` after the events that came before it."""
-        try:
-            connection.read()
-        except Exception as error:  # noqa: BLE001 - kept, and raised by process
-            self._finished = reason(error)
-        except BaseException as error:
-            self._fail(error)
-            raise
+    def _flush(self) -> None:
+        for consumer in self._consumers.values():
+            if consumer.accepted and consumer.usable:
+                consumer.flush()
 
-    def _ask(self, question: Callable[[Channel], _T], timeout: float, channel: Channel | None = None) -> _T:
-        """Run an operation that waits for the broker, on the control channel or on its own.
+    def _send(self, method: tuple[int, int], format: str, *arguments: object) -> None:
+        self._channels.output.append(wire.method_frame(0, method, format, *arguments))
 
-        What it breaks is only its channel; the next operation opens another.
-        """
-        connection = self._open()
-        connection.deadline = time.monotonic() + timeout
-        try:
-            if channel is None:
-                channel = self._control
-                if channel is None or not channel.usable:
-                    channel = self._control = Channel(connection)
-            return question(channel)
-        except AdapterError:  # no channel free
-            raise
-        except BaseException as error:
-            # py-amqp says only that the channel is gone; the broker's words are the channel's to keep.
-            if isinstance(error, amqp.RecoverableConnectionError) and channel is not None and channel.error is not None:
-                raise refusal(channel.error) from channel.error
-            if isinstance(error, TimeoutError):
-                error = TimeoutError(f"{place(self.connector.url)}: no answer within {timeout:g} s")
-            self._fail(error)
-            raise
+    def _end(self, error: Exception | None) -> None:
+        if not self._ended:
+            self._ended, self._open, self.deadline = True, False, inf
+            self._channels.output.clear()
+            told = None if error is None or self._closing else failure(self.connector, self._due == _DONE, error)
+            self._channels.events.append(api.Closed(told))
 
-    def _fail(self, error: BaseException) -> None:
-        """Finish the adapter: after an error, or an interrupt, inside a read or write nothing is sure any more.
+    def _receive_frames(self, data: bytes) -> int:
+        """Take all frames that are whole, and return where the rest begins."""
+        offset, length = 0, len(data)
+        channels = self._channels
+        while length - offset >= 8 and not self._ended:
+            kind, number, size = wire.frame_head(data, offset)
+            end = offset + 7 + size
+            if kind not in (1, 2, 3, 8) or size > channels.frame_max or data[end : end + 1] not in wire.FRAME_ENDS:
+                raise ProtocolError(f"not a frame: {data[offset : offset + 40]!r}")
+            if end >= length:
+                break
+            payload = data[offset + 7 : end]
+            offset = end + 1
+            channel = channels.open.get(number)
+            if channel is not None:
+                channel.receive(kind, payload)
+            elif number == 0 and kind == 1:
+                self._receive_method(wire.signature(payload), payload)
+            # RabbitMQ's timer may close a channel twice, if our answer to the first takes long.
+            elif kind != 8 and (kind != 1 or wire.signature(payload) not in (spec.Channel.Close, spec.Channel.CloseOk)):
+                raise ProtocolError(f"a frame for channel {number}, which is not open")
+        return offset
 
-        Raises:
-            ConnectionLost: unless it was an interrupt, which goes on as it is.
-        """
-        self._finished = reason(error)
-        if isinstance(error, Exception):
-            raise ConnectionLost(self._finished) from error
+    def _receive_method(self, method: tuple[int, int], payload: bytes) -> None:
+        match method:
+            case spec.Connection.Close:
+                raise Closed(*wire.reply(payload))
+            case spec.Connection.Start if method == self._due:
+                self._start(*loads("ooFSS", payload, 4)[0])
+            case spec.Connection.Tune if method == self._due:
+                self._tune(*loads("BlB", payload, 4)[0])
+            case spec.Connection.OpenOk if method == self._due:
+                self._due, self._open = _DONE, True
+                self._channels.events.append(api.Opened())
+            case spec.Connection.Blocked if self._due == _DONE:
+                self._channels.events.append(api.Blocked(payload[5:].decode(errors="replace")))
+            case spec.Connection.Unblocked if self._due == _DONE:
+                self._channels.events.append(api.Blocked(None))
+            case spec.Connection.CloseOk if self._closing:
+                self._end(None)
+            case _:
+                raise ProtocolError(f"unexpected method {method}")
+
+    def _start(self, major: int, minor: int, properties: dict[str, object], mechanisms: str, locales: str) -> None:
+        self._dialect = Dialect(properties)
+        offered = mechanisms.encode().split()
+        login = next((login for login in logins(self.connector) if login.mechanism in offered), None)
+        if login is None:
+            raise Closed(REFUSED, f"the broker offers only {mechanisms}")
+        name = f"gofer {socket.gethostname()} {os.getpid()}"
+        ours = {"product": "gofer", "connection_name": name, "capabilities": dict.fromkeys(_CAPABILITIES, True)}
+        self._send(spec.Connection.StartOk, "FsSs", ours, login.mechanism, login.start(None), "en_US")
+        self._due = spec.Connection.Tune
+
+    def _tune(self, channel_max: int, frame_max: int, heartbeat: int) -> None:
+        channels = self._channels
+        channels.channel_max = channel_max or channels.channel_max
+        channels.frame_max = max(4096, min(frame_max or channels.frame_max, channels.frame_max))
+        # The protocol has whole seconds; 0 turns them off.
+        ours = max(1, round(self.connector.heartbeat)) if self.connector.heartbeat > 0 else 0
+        self._heartbeat = min(ours, heartbeat) if heartbeat else ours
+        self._send(spec.Connection.TuneOk, "BlB", channels.channel_max, channels.frame_max, self._heartbeat)
+        self._send(spec.Connection.Open, "ssb", self.connector.url.path or "/", "", False)
+        self._due = spec.Connection.OpenOk
+        self.deadline = self._last_read if self._heartbeat else inf

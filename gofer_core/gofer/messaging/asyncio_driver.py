@@ -7,9 +7,9 @@ turn of the loop is one write: it is written after the tasks that the turn has w
 from __future__ import annotations
 
 import asyncio
-import select
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from math import inf
 from time import monotonic
 from typing import Any
@@ -82,6 +82,9 @@ class AsyncioConnection(Connection):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._housekeeping_at = monotonic() + 1.0
+        self._end = self._at_end_of_loop()
+        with contextlib.suppress(StopIteration):
+            self._end.__anext__().__await__().send(None)  # it is begun, which makes it known to the loop
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -140,6 +143,8 @@ class AsyncioConnection(Connection):
             MessagingError: the broker refused, or did not answer by the deadline.
         """
         made = subscription.made
+        if not subscription.active:
+            subscription.error = None  # of an earlier try
         self.subscribe_nowait(subscription)
         await self.open(deadline)
         if not await self.wait(lambda: subscription.made > made or subscription.active or subscription.error, deadline):
@@ -170,16 +175,17 @@ class AsyncioConnection(Connection):
         self._watchers.pop(watcher, None)
 
     def finish(self, ready: Callable[[], object], deadline: float) -> None:
-        """Drive the connection without its loop, which is closed, until ``ready()``: at the end of the process."""
-        readable = False
-        while not ready() and monotonic() < deadline:
-            self._turn(readable)
-            wire = self._wire
-            if wire is None:
-                return
-            poll = select.poll()
-            poll.register(wire.fileno(), select.POLLIN | (select.POLLOUT if wire.unsent else 0))
-            readable = bool(poll.poll(100)) or wire.pending
+        """Do nothing: what the loop had in flight has ended with it."""
+
+    async def _at_end_of_loop(self) -> AsyncIterator[None]:
+        """Flush and close when the loop ends: a loop runs asynchronous generators to their end (``asyncio.run`` does)."""
+        try:
+            yield
+        finally:
+            deadline = monotonic() + _CLOSE
+            if not self._closing and self.is_open:
+                await self.wait(lambda: not self.core.unconfirmed, deadline)
+                await self.aclose()
 
     # -- in the loop --------------------------------------------------------------------------------------------------
 

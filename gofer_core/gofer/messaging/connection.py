@@ -168,8 +168,8 @@ class Connection(ABC):
 
     def forget(self, token: int) -> None:
         """Have the outcome of a message sent without ``confirm`` told no more. An unknown token is ignored."""
-        if self.core.unconfirmed.pop(token, None) is not None:
-            self._submit(0, self.core.forget, token)
+        if token:
+            self._submit(-1, self.core.forget, token)
 
     def accept(self, delivery: Delivery, *, at_once: bool = False) -> None:
         """Acknowledge a delivery; it may wait some milliseconds for company unless ``at_once``. Stale: ignored."""
@@ -221,7 +221,10 @@ class Connection(ABC):
 
     @abstractmethod
     def _submit(self, size: int, command: Callable[..., None], *arguments: Any) -> None:
-        """Have a command of the core run in the driver's thread. ``size``: bytes that it holds."""
+        """Have a command of the core run in the driver's thread.
+
+        ``size``: bytes that it holds; -1: it can wait until the driver has something else to do.
+        """
 
     @abstractmethod
     def close(self) -> None:

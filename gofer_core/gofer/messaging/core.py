@@ -54,7 +54,7 @@ Answer = Callable[[Any, Exception | None], None]
 OPERATION = 10.0
 _LOGIN = 30.0
 #: Seconds to clean up when the connection is closed, and for the broker to answer the goodbye.
-_DISPOSE = 2.0
+_DISPOSE = 1.0
 _GOODBYE = 1.0
 #: Seconds that a connection must have lasted for the next pause to be short again.
 _LASTING = 5.0
@@ -328,8 +328,7 @@ class Core:
 
     def forget(self, token: int) -> None:
         """Have the outcome of a message told no more."""
-        self.unconfirmed.pop(token, None)
-        if self.adapter is not None:
+        if self.unconfirmed.pop(token, None) is not None and self.adapter is not None:
             self.adapter.forget(token)
 
     def accept(self, delivery: Delivery, at_once: bool = False) -> None:

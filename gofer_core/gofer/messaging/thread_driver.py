@@ -68,6 +68,7 @@ class ThreadConnection(Connection):
         self._large: dict[object, int] = {}  # sizes of the commands that are large
         self._wakeup = Wakeup()
         self._asleep = False
+        self._io = 0  # the ident of the I/O thread
         self._owner: dict[str, threading.Thread] = {}  # at most one I/O thread, whoever started how many
         self._done = False
         self._watchers: dict[Waiter, None] = {}  # wait for a change of state, and look after each turn
@@ -156,6 +157,8 @@ class ThreadConnection(Connection):
         """
         deadline = None if timeout is None else monotonic() + timeout
         made = subscription.made
+        if not subscription.active:
+            subscription.error = None  # of an earlier try
         self.subscribe_nowait(subscription)
         if timeout == 0:
             return
@@ -218,7 +221,7 @@ class ThreadConnection(Connection):
     @property
     def in_driver(self) -> bool:
         """Whether the calling thread is the I/O thread: a callback asks."""
-        return threading.current_thread() is self._owner.get("io")
+        return threading.get_ident() == self._io
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -235,6 +238,7 @@ class ThreadConnection(Connection):
         if not self._owner:
             self.core.close()
             self._done = True
+            self._wakeup.close()
             return False
         self._submit(0, self.core.close)
         self._wake_all()
@@ -252,17 +256,22 @@ class ThreadConnection(Connection):
         """Drop the connection in a forked child."""
         super().abandon()
         self._done = True
+        self._wakeup.abandon()
         self._watchers.clear()
         self._waiters.clear()
 
     # -- the I/O thread -----------------------------------------------------------------------------------------------
 
     def _submit(self, size: int, command: Callable[..., None], *arguments: Any) -> None:
+        if threading.get_ident() == self._io:  # a callback: what it sends goes with this turn's output
+            command(*arguments)
+            return
         if size > _LARGE:
             self._large[arguments[0]] = size  # by its token
         self._commands.append((command, arguments))
         if self._asleep:
-            self._wakeup.set()
+            if size >= 0:
+                self._wakeup.set()
         elif not self._owner:
             self._ensure_thread()
 
@@ -273,6 +282,7 @@ class ThreadConnection(Connection):
     def _run(self) -> None:
         if self._owner.setdefault("io", threading.current_thread()) is not threading.current_thread():
             return  # two threads, or an interrupted one, have started two
+        self._io = threading.get_ident()
         core = self.core
         poll = select.poll()
         poll.register(self._wakeup.fileno(), select.POLLIN)
@@ -292,6 +302,8 @@ class ThreadConnection(Connection):
                 continue
             self._turn(readable)
             self._wake_watchers()
+            if core.state is State.CLOSED:
+                break
             wire = self._wire
             descriptor = -1 if wire is None else wire.fileno()
             if watched != descriptor:
@@ -322,8 +334,9 @@ class ThreadConnection(Connection):
                     readable = True
                 else:
                     self._wakeup.clear()
-        self._done = True
         self._write(monotonic())
+        self._done = True
+        self._wakeup.close()
         while self._commands:  # those who came late are told that it is closed
             command, arguments = self._commands.popleft()
             self._guard(command, *arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import threading
 
 __all__ = ["Wakeup", "Wire"]
 
@@ -95,6 +96,7 @@ class Wakeup:
     """Ends the wait of a thread that polls ``fileno()``. Any thread sets it; a platform without eventfd has a pipe."""
 
     def __init__(self) -> None:
+        self._lock = threading.RLock()  # a signal handler may set it in the thread that is setting it
         if hasattr(os, "eventfd"):
             self._read = self._write = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         else:
@@ -107,20 +109,28 @@ class Wakeup:
         return self._read
 
     def set(self) -> None:
-        """End the wait, or the next one."""
-        try:
-            os.write(self._write, b"\1\0\0\0\0\0\0\0")
-        except OSError:
-            pass  # set often enough already
+        """End the wait, or the next one. Does nothing once it is closed."""
+        with self._lock:
+            if self._write >= 0:
+                try:
+                    os.write(self._write, b"\1\0\0\0\0\0\0\0")
+                except BlockingIOError:
+                    pass  # set often enough already
 
     def clear(self) -> None:
         """Take it back: its reason is about to be looked at."""
         try:
             os.read(self._read, 4096)
-        except OSError:
+        except BlockingIOError:
             pass  # it was not set
 
-    def __del__(self) -> None:
-        # Not earlier: a thread that is about to set it must not write to a descriptor that was given out anew.
-        for descriptor in {self._read, self._write}:
+    def close(self) -> None:
+        """Give back the descriptors. Idempotent. A thread that is about to set it must not write to one given out anew."""
+        with self._lock:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close in a forked child: no lock is taken, as the thread that held it may not exist there."""
+        descriptors, self._read, self._write = {self._read, self._write}, -1, -1
+        for descriptor in descriptors - {-1}:
             os.close(descriptor)

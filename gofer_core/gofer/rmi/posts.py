@@ -170,12 +170,22 @@ class Posts:
     def _failed(self, sn: str, post: Post, why: str) -> None:
         if post.told:
             return
-        if post.owner.gone:
-            log.warning("request %s, which nobody waits for, was not taken: %s", sn, why)
-            self._unheard += 1
-            if self._unheard > _UNHEARD:
-                return
+        if post.owner.gone and not self._log(sn, why):
+            return
         self._failures[sn] = (post.owner, why)
+
+    def _log(self, sn: str, why: str) -> bool:
+        """Log a failure that nobody can be told; return whether it is kept for the end of the process."""
+        log.warning("request %s, which nobody waits for, was not taken: %s", sn, why)
+        self._unheard += 1
+        return self._unheard <= _UNHEARD
+
+    def leave(self, owner: Owner) -> None:
+        """Note that an owner is gone: what has failed of its requests, and will, is logged."""
+        owner.gone = True
+        for sn, (whose, why) in list(self._failures.items()):
+            if whose is owner and not self._log(sn, why):
+                self._failures.pop(sn, None)
 
     def confirmed(self, sn: str, post: Post) -> None:
         """Raise what is known to have become of a request that somebody waited for the broker to take.

@@ -13,7 +13,7 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
 from gofer.rmi.options import Options
-from gofer.rmi.posts import Owner
+from gofer.rmi.posts import Owner, Posts
 from gofer.rmi.stub import Stub, Trigger, fixed, new_request
 
 __all__ = ["Double", "Line", "Remote", "seam"]
@@ -89,7 +89,8 @@ class Line(Generic[_C]):
 
 
 def _let_go(link: Connection, owner: Owner) -> None:
-    owner.gone = True
+    if not link.abandoned:  # else the parent tells
+        link.shared(Posts, lambda: Posts(link)).leave(owner)
     pool.release(link, linger=True)
 
 

@@ -41,6 +41,8 @@ class RabbitMQ(Management):
         config: more lines for ``rabbitmq.conf``.
         tls_config: lines for ``rabbitmq.conf`` that name the server's certificate (``ssl_options.*``); with them the
             broker listens for TLS on ``tls_port`` too.
+        programs: the directory of ``rabbitmq-server``, ``rabbitmqctl`` and ``epmd``. None: the one that the environment
+            variable ``GOFER_RABBITMQ`` names; without that, where packages of the system put them.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class RabbitMQ(Management):
         plugins: Sequence[str] = (),
         config: str = "",
         tls_config: str = "",
+        programs: str | os.PathLike[str] | None = None,
     ) -> None:
         self.base_dir = Path(base_dir).absolute()
         self.management = management
@@ -69,7 +72,9 @@ class RabbitMQ(Management):
         )
         self._server: _Guarded | None = None
         self._epmd: _Guarded | None = None
-        self._bin = find_program("rabbitmq-server").parent
+        self._server_program, self._ctl_program, self._epmd_program = (
+            str(find_program(name, programs)) for name in ("rabbitmq-server", "rabbitmqctl", "epmd")
+        )
 
     def __enter__(self) -> RabbitMQ:
         self.start()
@@ -104,7 +109,7 @@ class RabbitMQ(Management):
                 # With RABBITMQ_ALLOW_INPUT the script execs the Erlang VM itself: the child is the server, with no
                 # shell in between that would have to pass signals on.
                 self._server = _Guarded(
-                    [str(self._bin / "rabbitmq-server"), "-noinput"],
+                    [self._server_program, "-noinput"],
                     self._node.environment() | {"RABBITMQ_ALLOW_INPUT": "1"},
                     self.base_dir,
                     log,
@@ -166,7 +171,7 @@ class RabbitMQ(Management):
             BrokerError: it failed; the text is its output.
         """
         done = subprocess.run(  # noqa: S603 - the caller is a test; no shell is involved
-            [str(self._bin / "rabbitmqctl"), "-q", "-n", self._node.name, *arguments],
+            [self._ctl_program, "-q", "-n", self._node.name, *arguments],
             env=self._node.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -183,7 +188,7 @@ class RabbitMQ(Management):
     def _start_epmd(self) -> None:
         # Erlang would start a daemon that outlives it; a child of our own is ended by its process id.
         port = self._node.ports.epmd
-        command = [str(find_program("epmd")), "-port", str(port), "-address", self.host]
+        command = [self._epmd_program, "-port", str(port), "-address", self.host]
         self._epmd = _Guarded(command, self._node.environment(), self.base_dir, subprocess.DEVNULL)
         deadline = time.monotonic() + 10
         while not _answers(self.host, port, b""):

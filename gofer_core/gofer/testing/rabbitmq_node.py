@@ -114,12 +114,22 @@ class Node:
         return "\n".join([*causes[:15], "...", *lines[-10:]])
 
 
-def find_program(program: str) -> Path:
+def find_program(program: str, programs: str | os.PathLike[str] | None = None) -> Path:
     """Find a program where packages put it, before PATH: there RabbitMQ has wrappers that want to be root.
+
+    Args:
+        programs: the directory to look in instead. None: the one that the environment variable ``GOFER_RABBITMQ``
+            names, if it is set.
 
     Raises:
         BrokerError: it is not installed; the text says what to type.
     """
+    chosen = programs or os.environ.get("GOFER_RABBITMQ")
+    if chosen:
+        path = Path(chosen).absolute() / program
+        if not os.access(path, os.X_OK):
+            raise BrokerError(f"{path} is missing or not executable; GOFER_RABBITMQ names the directory that holds it")
+        return path
     for folder in _PLACES:
         for path in sorted(Path("/").glob(f"{folder.lstrip('/')}/{program}"), reverse=True):
             if os.access(path, os.X_OK):

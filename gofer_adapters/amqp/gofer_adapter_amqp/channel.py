@@ -1,0 +1,183 @@
+"""Channels: opened without waiting for the answer, closed for one reason, their numbers used again late."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+
+from amqp import spec
+from gofer.messaging.adapter import Event
+
+from gofer_adapter_amqp import wire
+from gofer_adapter_amqp.broker import Closed, ProtocolError
+
+__all__ = ["Channel", "Channels", "Question", "Steps", "Task"]
+
+_MOST_TASKS = 64
+_DELIVER, _RETURN = spec.Basic.Deliver, spec.Basic.Return
+
+#: A method, the format of its arguments, and those, which the method with the next number answers; or a message, which
+#: a confirm answers.
+Question = tuple[tuple[int, int], str, tuple[object, ...]] | wire.Message
+#: Questions, one after the other. It is sent the answer's payload, or that of basic.return when a message had no route;
+#: or it is thrown Closed.
+Steps = Generator[Question, bytes, None]
+
+
+class Channels:
+    """The channels of one connection and what they share.
+
+    ``output`` is what is to be sent; ``events`` is what has happened; ``waiting`` are tasks that start when others have
+    ended. A message's body over ``max_message`` bytes is skipped.
+    """
+
+    def __init__(self, max_message: int) -> None:
+        self.output: list[bytes] = []
+        self.events: list[Event] = []
+        self.open: dict[int, Channel] = {}
+        self.waiting: deque[Task] = deque()
+        self.max_message = max_message
+        self.channel_max, self.frame_max = 65_535, 131_072
+        self.running = self.last_number = 0
+
+    def start_waiting(self) -> None:
+        """Start tasks, as many as may run side by side."""
+        while self.waiting and self.running < _MOST_TASKS:
+            self.running += 1
+            self.waiting.popleft().go_on(None)
+
+
+class Channel:
+    """One channel. Subclasses handle answers, messages and the end. ``usable``: it is open for both sides."""
+
+    def __init__(self, home: Channels) -> None:
+        self.home = home
+        self.number, self.usable = 0, False
+
+    def open(self) -> Closed | None:
+        """Open the channel, under the number unused for longest: frames of an earlier one must not reach it.
+
+        Returns:
+            Why it cannot be opened: the broker allows no more channels.
+        """
+        home = self.home
+        # A message whose frames are still coming: its method, header, size, missing bytes, and parts unless skipped.
+        self._method = self._header = b""
+        self._size = self._missing = 0
+        self._parts: list[bytes] = []
+        for _ in range(home.channel_max):
+            home.last_number = home.last_number % home.channel_max + 1
+            if home.last_number not in home.open:
+                self.number, self.usable = home.last_number, True
+                home.open[self.number] = self
+                self.send(spec.Channel.Open, "s", "")
+                return None
+        return Closed(0, f"all {home.channel_max} channels of the connection are in use")
+
+    def send(self, method: tuple[int, int], format: str = "", *arguments: object) -> None:
+        """Send a method; ``format`` as in :func:`gofer_adapter_amqp.wire.method_frame`."""
+        self.home.output.append(wire.method_frame(self.number, method, format, *arguments))
+
+    def close(self) -> None:
+        """Close the channel. What still arrives on it is dropped."""
+        if self.usable:
+            self.usable = False
+            self.send(spec.Channel.Close, "BsBB", 0, "", 0, 0)
+
+    def on_method(self, method: tuple[int, int], payload: bytes) -> None:
+        """Handle a method that is neither a message's nor the channel's own."""
+        raise ProtocolError(f"unexpected method {method} on channel {self.number}")
+
+    def on_message(self, method: bytes, header: bytes, body: bytes, size: int) -> None:
+        """Handle a message, delivered or returned. A body over the limit is empty."""
+
+    def on_closed(self, closed: Closed) -> None:
+        """Handle the end of the channel: the broker closed it."""
+
+    def receive(self, kind: int, payload: bytes) -> None:
+        """Take a frame: a method, or a message's header or body. What comes after our close is dropped."""
+        if kind == 1:
+            self._receive_method(wire.signature(payload), payload)
+        elif self.usable:
+            if not self._method or (kind == 3) != bool(self._header) or self._missing < 0:
+                raise ProtocolError(f"a frame of kind {kind} outside a message")
+            if kind == 2:
+                self._header = payload
+                self._size = self._missing = wire.body_size(payload)
+            else:
+                self._missing -= len(payload)
+                if self._size <= self.home.max_message:
+                    self._parts.append(payload)
+            if not self._missing:
+                method, header, body = self._method, self._header, b"".join(self._parts)
+                self._method, self._header, self._parts = b"", b"", []
+                self.on_message(method, header, body, self._size)
+
+    def _receive_method(self, method: tuple[int, int], payload: bytes) -> None:
+        if method == spec.Channel.Close:
+            self.send(spec.Channel.CloseOk)
+            if self.usable:  # else both close at once: the answer to ours follows, and the number is free after that
+                self.usable = False
+                del self.home.open[self.number]
+                self.on_closed(Closed(*wire.reply(payload)))
+        elif not self.usable:
+            if method == spec.Channel.CloseOk:
+                del self.home.open[self.number]
+        elif self._method:
+            raise ProtocolError(f"method {method} inside a message")
+        elif method in (_DELIVER, _RETURN):
+            self._method = payload
+        elif method == spec.Channel.Flow:
+            self.send(spec.Channel.FlowOk, "b", payload[4] & 1)
+        elif method != spec.Channel.OpenOk:
+            self.on_method(method, payload)
+
+
+class Task(Channel):
+    """A channel that asks one question at a time and carries nothing else.
+
+    So one that the broker answers late delays no other. One that fails closes its channel, and costs only itself.
+    """
+
+    def __init__(self, home: Channels, steps: Steps) -> None:
+        """Start it, at once or when others have ended."""
+        super().__init__(home)
+        self._steps = steps
+        self._answers: tuple[tuple[int, int], ...] = ()
+        self._returned = b""
+        home.waiting.append(self)
+        home.start_waiting()
+
+    def go_on(self, outcome: bytes | Closed | None) -> None:
+        """Ask the next question: at the beginning, after an answer, or on a new channel after a refusal."""
+        while True:
+            try:
+                question = self._steps.throw(outcome) if isinstance(outcome, Closed) else self._steps.send(outcome)  # type: ignore[arg-type] # None begins it
+            except StopIteration:
+                self.home.running -= 1
+                self.close()
+                return
+            if self.usable or (outcome := self.open()) is None:
+                break
+        if isinstance(question, wire.Message):
+            self.send(spec.Confirm.Select, "b", True)
+            self.home.output.append(wire.publish_frames(self.number, self.home.frame_max, question))
+            self._answers, self._returned = (spec.Basic.Ack, spec.Basic.Nack), b""
+        else:
+            method, format, arguments = question
+            self.send(method, format, *arguments)
+            self._answers = ((method[0], method[1] + 1),)
+
+    def on_method(self, method: tuple[int, int], payload: bytes) -> None:
+        """Take the answer."""
+        if method not in self._answers:
+            super().on_method(method, payload)
+        self.go_on(self._returned or payload)
+
+    def on_message(self, method: bytes, header: bytes, body: bytes, size: int) -> None:
+        """Take a message that had no route; its confirm follows."""
+        self._returned = method
+
+    def on_closed(self, closed: Closed) -> None:
+        """Take the refusal."""
+        self.go_on(closed)

@@ -1,0 +1,231 @@
+"""The channels that carry messages, to us and from us."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import takewhile
+
+from amqp import spec
+from gofer.messaging.adapter import Confirmed, Delivery, Done, Outcome, Subscribe, SubscriptionLost
+
+from gofer_adapter_amqp import wire
+from gofer_adapter_amqp.broker import NOT_FOUND, Closed, ProtocolError
+from gofer_adapter_amqp.channel import Channel, Channels, Steps, Task
+
+__all__ = ["Consumer", "Publisher"]
+
+_PREDECLARED = ("", "amq.direct", "amq.fanout", "amq.topic")
+_OUTCOMES = {spec.Basic.Ack: (Outcome.CONFIRMED, ""), spec.Basic.Nack: (Outcome.REFUSED, "the broker refused it")}
+
+
+class Consumer(Channel):
+    """A subscription: a channel of its own with one consumer. ``accepted`` are tags to be acknowledged by ``flush``.
+
+    It is the first half of each delivery's ``tag``; the second is the broker's number. It is opened once, so its
+    deliveries cannot be taken for those of another. After its end it lives until all are settled.
+    """
+
+    def __init__(self, home: Channels, id: int, asked: Subscribe) -> None:
+        super().__init__(home)
+        self.ended, self._subscription = False, asked.number
+        self._subscribing: int | None = id
+        self._cancelling: list[int] = []
+        self._unsettled: dict[int, bool] = {}  # tag -> whether it is accepted, in the order of delivery
+        self.accepted: list[int] = []
+        if (closed := self.open()) is not None:
+            self.on_closed(closed)
+            return
+        queue, tag, exclusive = asked.queue, str(asked.number), asked.exclusive
+        self.send(spec.Basic.Qos, "lBb", 0, asked.prefetch, False)
+        self.send(spec.Basic.Consume, "BssbbbbF", 0, queue, tag, False, False, exclusive, False, {})
+
+    def cancel(self, *ids: int) -> None:
+        """End the subscription; the channel stays for what is not settled."""
+        if ids and self._subscribing is None and not self._cancelling:
+            self.send(spec.Basic.Cancel, "sb", str(self._subscription), False)
+        self._cancelling += ids
+
+    def settle(self, tag: int, requeue: bool | None) -> None:
+        """Settle a delivery that is not: give it back to its queue, or not. None: accept it, by the next ``flush``."""
+        fresh = self._unsettled.get(tag) is False
+        if fresh and requeue is None:
+            self._unsettled[tag] = True
+            self.accepted.append(tag)
+        elif fresh and requeue is not None:  # not by basic.nack: RabbitMQ counts both alike against a delivery limit
+            del self._unsettled[tag]
+            self.home.output.append(wire.settle_frame(self.number, spec.Basic.Reject, tag, requeue))
+            self._close_when_settled()
+
+    def flush(self) -> None:
+        """Acknowledge what is accepted: by one frame all that stand before the first that is not."""
+        unsettled, output = self._unsettled, self.home.output
+        accepted, self.accepted = self.accepted, []
+        first = list(takewhile(unsettled.__getitem__, unsettled))
+        if first:
+            output.append(wire.settle_frame(self.number, spec.Basic.Ack, first[-1], len(first) > 1))
+            for tag in first:
+                del unsettled[tag]
+        for tag in accepted:
+            if unsettled.pop(tag, False):
+                output.append(wire.settle_frame(self.number, spec.Basic.Ack, tag, False))
+        self._close_when_settled()
+
+    def on_message(self, method: bytes, header: bytes, body: bytes, size: int) -> None:
+        """Hand the message on as an event."""
+        tag, redelivered = wire.tag_and_flag(method)
+        self._unsettled[tag] = False
+        ttl = wire.expiration(header)
+        self.home.events.append(Delivery(self._subscription, body, redelivered, ttl, (self, tag), size))
+
+    def on_method(self, method: tuple[int, int], payload: bytes) -> None:
+        """Take the answers to our questions, and the broker's own cancel."""
+        match method:
+            case spec.Basic.ConsumeOk if self._subscribing is not None:
+                self.home.events.append(Done(self._subscribing))
+                waiting, self._subscribing, self._cancelling = self._cancelling, None, []
+                self.cancel(*waiting)  # not before: RabbitMQ 3.10 would close the connection (INTERNAL_ERROR)
+            case spec.Basic.Cancel | spec.Basic.CancelOk:  # or both, when the broker's own crosses ours
+                self._end("the broker cancelled the consumer: its queue was deleted, or is not available")
+            case _ if method != spec.Basic.QosOk:
+                super().on_method(method, payload)
+
+    def on_closed(self, closed: Closed) -> None:
+        """End the subscription. The broker has taken back what was not settled."""
+        self._unsettled.clear()
+        if self._subscribing is not None:
+            self.home.events.append(Done(self._subscribing, error=closed.error()))
+            self.ended = True
+        self._end(closed.text)
+
+    def _end(self, reason: str) -> None:
+        if not self.ended and not self._cancelling:
+            self.home.events.append(SubscriptionLost(self._subscription, reason))
+        self.home.events += [Done(id) for id in self._cancelling]
+        self._cancelling = []
+        self.ended = True
+        self._close_when_settled()
+
+    def _close_when_settled(self) -> None:
+        if self.ended and not self._unsettled:
+            self.close()
+
+
+class _SharedChannel(Channel):
+    """A channel that all messages to exchanges that are ``proven`` share. It opens for the next message.
+
+    ``confirms``: the broker confirms each message. Without that, only what fails has an event, until it is forgotten.
+    """
+
+    def __init__(self, home: Channels, confirms: bool, proven: set[str]) -> None:
+        super().__init__(home)
+        self.unconfirmed: dict[int, int] = {}  # the channel's count of a message (or its token) -> its token, in order
+        self._returned: dict[int, str] = {}  # token -> the broker's words
+        self._confirms, self._proven, self._count = confirms, proven, 0
+
+    def publish(self, message: wire.Message) -> None:
+        """Send a message."""
+        if not self.usable:
+            if (closed := self.open()) is not None:
+                self.home.events.append(Confirmed(message.token, Outcome.REFUSED, closed.text))
+                return
+            self._count = 0
+            if self._confirms:
+                self.send(spec.Confirm.Select, "b", True)
+        self.home.output.append(wire.publish_frames(self.number, self.home.frame_max, message))
+        self._count += 1
+        self.unconfirmed[self._count if self._confirms else message.token] = message.token
+
+    def on_message(self, method: bytes, header: bytes, body: bytes, size: int) -> None:
+        """Take a message that had no route. Its confirm follows, if the channel has confirms."""
+        id = wire.message_id(header)
+        if wire.signature(method) != spec.Basic.Return or not id.isdigit():
+            raise ProtocolError(f"a message with the id {id[:40]!r}, which we did not send, on channel {self.number}")
+        token, reason = int(id), wire.reply(method)[1]
+        if self._confirms:
+            self._returned[token] = reason
+        elif self.unconfirmed.pop(token, None) is not None:
+            self.home.events.append(Confirmed(token, Outcome.RETURNED, reason))
+
+    def on_method(self, method: tuple[int, int], payload: bytes) -> None:
+        """Take a confirm of a message, or of all up to it."""
+        if method not in _OUTCOMES:
+            super().on_method(method, payload)
+        count, multiple = wire.tag_and_flag(payload)
+        unconfirmed = self.unconfirmed
+        if multiple:
+            for number in list(takewhile(lambda number: number <= count, unconfirmed) if count else unconfirmed):
+                self._confirm(unconfirmed.pop(number), *_OUTCOMES[method])
+        elif count in unconfirmed:
+            self._confirm(unconfirmed.pop(count), *_OUTCOMES[method])
+
+    def on_closed(self, closed: Closed) -> None:
+        """Tell that the outcome of all is unknown that the broker had not confirmed."""
+        if closed.code == NOT_FOUND:  # an exchange was deleted, and the words that name it are the broker's own
+            self._proven.intersection_update(_PREDECLARED)
+        for token in self.unconfirmed.values():
+            self._confirm(token, Outcome.UNKNOWN, closed.text)
+        self.unconfirmed.clear()
+
+    def _confirm(self, token: int, outcome: Outcome, reason: str) -> None:
+        if self._returned and token in self._returned:
+            outcome, reason = Outcome.RETURNED, self._returned.pop(token)
+        self.home.events.append(Confirmed(token, outcome, reason))
+
+
+class Publisher:
+    """Publishes messages, each by the right channel.
+
+    A broker closes the channel on which something is sent to an exchange that does not exist, and forgets all that was
+    on its way there. So the first message to each exchange goes alone; its confirm proves the exchange, and those after
+    it wait for that and go on the shared channel. Messages to one exchange keep their order. What needs no confirm has
+    a shared channel of its own: confirms, and the writing to disk behind them, are had by channel.
+
+    ``proven``: the exchanges that exist, as far as is known.
+    """
+
+    def __init__(self, home: Channels) -> None:
+        self.proven = set(_PREDECLARED)
+        self._home = home
+        self._confirmed, self._plain = (_SharedChannel(home, confirms, self.proven) for confirms in (True, False))
+        self._probing: dict[str, deque[wire.Message]] = {}  # exchange -> those that wait until it is proven
+
+    def publish(self, message: wire.Message, *, isolated: bool, confirm: bool) -> None:
+        """Send a message.
+
+        Raises:
+            ValueError: a name longer than 255 bytes.
+        """
+        exchange = message.exchange
+        if exchange in self.proven and not isolated and exchange not in self._probing:
+            (self._confirmed if confirm else self._plain).publish(message)
+            return
+        wire.publish_frames(0, self._home.frame_max, message._replace(body=b""))  # raises now: later nobody is there
+        if isolated:
+            Task(self._home, self._send_alone(message))
+        elif exchange in self._probing:
+            self._probing[exchange].append(message)
+        else:
+            self._probing[exchange] = deque([message])
+            Task(self._home, self._probe(exchange))
+
+    def forget(self, token: int) -> None:
+        """Have no event for a message that was sent without confirm."""
+        self._plain.unconfirmed.pop(token, None)
+
+    def _send_alone(self, message: wire.Message) -> Steps:
+        try:
+            answer = yield message
+            outcome, reason = _OUTCOMES.get(wire.signature(answer)) or (Outcome.RETURNED, wire.reply(answer)[1])
+            self.proven.add(message.exchange)
+        except Closed as closed:
+            outcome, reason = Outcome.RETURNED if closed.code == NOT_FOUND else Outcome.REFUSED, closed.text
+            self.proven.discard(message.exchange)
+        self._home.events.append(Confirmed(message.token, outcome, reason))
+
+    def _probe(self, exchange: str) -> Steps:
+        waiting = self._probing[exchange]
+        while waiting and exchange not in self.proven:
+            yield from self._send_alone(waiting.popleft())
+        del self._probing[exchange]
+        for message in waiting:
+            self._confirmed.publish(message)

@@ -1,0 +1,133 @@
+"""Operations on queues and exchanges."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+
+from amqp import spec
+from amqp.serialization import loads
+from gofer.errors import AdapterError, MessagingError
+from gofer.messaging import adapter as api
+
+from gofer_adapter_amqp.broker import DIFFERS, LOCKED, NOT_FOUND, Closed, Dialect
+from gofer_adapter_amqp.channel import Channels, Question, Steps
+
+__all__ = ["check", "steps"]
+
+_KINDS = {api.DeclareQueue: ("classic", "quorum"), api.DeclareExchange: ("direct", "topic", "fanout")}
+# RabbitMQ's words for the first property of a queue that is not as declared; the value, where it is a number.
+_CURRENT = re.compile(r"arg '([^']+)' .* current is (?:'classic'|none|'true'|'false'|the value '(-?\d+)'.*)$")
+
+_Steps = Generator[Question, bytes, str | None]
+
+
+def check(operation: api.Operation) -> None:
+    """Refuse a name, a kind or a prefetch that no broker can take.
+
+    Raises:
+        ValueError: the text says which, and what is allowed.
+    """
+    for field in operation.__struct_fields__:
+        value = getattr(operation, field)
+        if field == "prefetch" and not 1 <= value <= 65535:
+            raise ValueError(f"prefetch is between 1 and 65535, not {value}")
+        if field == "kind" and value not in (kinds := _KINDS[type(operation)]):
+            raise ValueError(f"the kind is one of {', '.join(kinds)}, not {value!r}")
+        if isinstance(value, str) and (len(value.encode()) > 255 or (not value and field != "key")):
+            raise ValueError(f"{field} has 1 to 255 bytes, unlike {value[:60]!r}")
+
+
+def steps(home: Channels, id: int, operation: api.Operation, dialect: Dialect, proven: set[str]) -> Steps:
+    """Ask what an operation needs that ``check`` has passed; its Done becomes an event.
+
+    ``proven`` is the set of exchanges that exist, as far as is known, and is kept.
+    """
+    try:
+        done = api.Done(id, (yield from _ask(operation, dialect, proven)))
+    except (Closed, MessagingError) as error:
+        done = api.Done(id, error=error.error() if isinstance(error, Closed) else error)
+    home.events.append(done)
+
+
+def _ask(operation: api.Operation, dialect: Dialect, proven: set[str]) -> _Steps:
+    match operation:
+        case api.DeclareQueue(name, durable, exclusive, auto_delete):
+            flags, arguments = (False, durable, exclusive, auto_delete), dialect.queue_arguments(operation)
+            return (yield from _declare(_queue(name, *flags, arguments=arguments), _queue(name)))
+        case api.DeleteQueue(name, if_unused, if_empty):
+            # RabbitMQ deletes a queue that does not exist without a word.
+            (_, messages, consumers), _ = loads("sll", (yield _queue(name)), 4)
+            if if_unused and consumers:
+                raise AdapterError(f"queue {name!r} is in use: it has {consumers} consumer(s)")
+            if if_empty and messages:
+                raise AdapterError(f"queue {name!r} is not empty: {messages} message(s) wait in it")
+            if (if_unused or if_empty) and dialect.checks_classic_only:
+                yield from _check_classic(name)
+            yield spec.Queue.Delete, "Bsbbb", (0, name, if_unused, if_empty, False)
+        case api.PurgeQueue(name):
+            yield spec.Queue.Purge, "Bsb", (0, name, False)
+        case api.DeclareExchange(name, kind, durable, auto_delete):
+            difference = yield from _declare(_exchange(name, kind, False, durable, auto_delete), _exchange(name))
+            proven.add(name)
+            return difference
+        case api.DeleteExchange(name):
+            yield _exchange(name)
+            yield spec.Exchange.Delete, "Bsbb", (0, name, False, False)
+            proven.discard(name)
+        case api.Bind(queue, exchange, key):
+            yield spec.Queue.Bind, "BsssbF", (0, queue, exchange, key, False, {})
+            proven.add(exchange)
+        case api.Unbind(queue, exchange, key):
+            # RabbitMQ says nothing of a queue or an exchange that does not exist.
+            yield _queue(queue)
+            yield _exchange(exchange)
+            yield spec.Queue.Unbind, "BsssF", (0, queue, exchange, key, {})
+    return None
+
+
+# Both ask whether there is one, or declare it with the flags passive, durable and so on.
+def _queue(name: str, *flags: bool, arguments: dict[str, object] | None = None) -> Question:
+    return spec.Queue.Declare, "BsbbbbbF", (0, name, *(flags or (True, False, False, False)), False, arguments or {})
+
+
+def _exchange(name: str, kind: str = "direct", *flags: bool) -> Question:
+    return spec.Exchange.Declare, "BssbbbbbF", (0, name, kind, *(flags or (True, False, False)), False, False, {})
+
+
+def _declare(declare: Question, look: Question) -> _Steps:
+    """Declare; return the broker's sentence when the queue or exchange is there with other properties."""
+    try:
+        yield declare
+    except Closed as closed:
+        if closed.code != DIFFERS:
+            raise
+        try:
+            yield look
+        except Closed as missing:
+            # Nothing is there that would differ: the properties themselves are refused.
+            raise (closed if missing.code == NOT_FOUND else missing) from None
+        return closed.text
+    return None
+
+
+def _check_classic(name: str) -> _Steps:
+    """Make sure that a queue is a classic one, from RabbitMQ's words about a type that no queue can have.
+
+    It names the first property that is not as declared, so arguments that it names before are declared as they are.
+
+    Raises:
+        AdapterError: it is not, or RabbitMQ's words do not tell.
+    """
+    arguments: dict[str, object] = {"x-queue-type": "to be told the type"}
+    while True:
+        try:
+            yield _queue(name, False, True, False, False, arguments=arguments)
+        except Closed as closed:
+            found = _CURRENT.search(closed.text)
+            if closed.code == LOCKED or (found is not None and found[2] is None):
+                return None  # it is exclusive, or has other flags: only a classic queue can
+            if found is not None and found[1] not in arguments:
+                arguments[found[1]] = int(found[2])
+                continue
+        raise AdapterError(f"queue {name!r} is kept: the broker can check 'unused' and 'empty' of classic queues only")
