@@ -2,12 +2,14 @@
 #   PYTHON=python3.12      the Python to use (3.11 or newer; found by itself otherwise)
 #   VENV=/some/directory   another place for the virtual environment
 #   ARGS="-k links -x"     more arguments for pytest, gofer demo, the bench or the soak
+#   BROKERS=rabbitmq4      which brokers `make brokers` tests with; names with commas
 #   JOBS=4                 how many processes share the tests; 0: the one that pytest runs in
 
 PYTHON ?=
 VENV ?= .venv
 ARGS ?=
 JOBS ?= 3
+BROKERS ?= rabbitmq,rabbitmq4
 
 # The distributions of this repository, the core first: the others require it.
 FOUND := $(patsubst %/pyproject.toml,%,$(wildcard gofer_*/pyproject.toml gofer_*/*/pyproject.toml))
@@ -22,12 +24,13 @@ pytest := $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 pip := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check unit docs reference bench soak clean
+.PHONY: help demo test brokers check unit docs reference bench soak clean
 .NOTPARALLEL:
 
 help:
 	@echo "make demo    install gofer into $(VENV) and watch an agent, a plugin and a few calls"
 	@echo "make test    everything: the checks below and all tests, brokers included"
+	@echo "make brokers the tests that need a broker, on the system's RabbitMQ and on RabbitMQ 4, made under build/ (as root)"
 	@echo "make check   ruff, mypy --strict, import-linter and the pinned public names"
 	@echo "make unit    the tests that need nothing but Python and a C compiler"
 	@echo "make bench   the speed of calls beside raw py-amqp, on a RabbitMQ of its own"
@@ -41,6 +44,10 @@ demo: $(INSTALLED)
 test: $(TOOLS) check
 	@scripts/need $(VENV)/bin/python broker compiler
 	$(pytest) $(ARGS)
+
+brokers: $(TOOLS)
+	@scripts/need $(VENV)/bin/python broker compiler
+	scripts/brokers/run build/brokers $(BROKERS) $(pytest) tests/brokers $(ARGS)
 
 check: $(TOOLS)
 	$(VENV)/bin/ruff check .

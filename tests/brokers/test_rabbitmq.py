@@ -15,6 +15,7 @@ from gofer.errors import ConnectionLost
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.testing import rabbitmq_node as module
+from gofer.testing._contract.driver import Driver
 from gofer.testing.rabbitmq import BrokerError, RabbitMQ
 from gofer_adapter_amqp import AmqpAdapter
 from support.waiting import eventually
@@ -33,13 +34,13 @@ def processes(folder: Path) -> list[psutil.Process]:
 
 
 def can_log_in(broker: RabbitMQ, timeout: float) -> bool:
-    adapter = AmqpAdapter(Connector(URL.parse(broker.url())))
+    driver = Driver(AmqpAdapter(Connector(URL.parse(broker.url()))))
     try:
-        adapter.connect(timeout)
-    except ConnectionLost:
+        driver.open(timeout)
+    except (ConnectionLost, AssertionError):  # refused, or no answer
         return False
     finally:
-        adapter.close()
+        driver.close()
     return True
 
 
@@ -120,7 +121,25 @@ def test_a_server_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path) 
 
 
 def test_a_missing_installation_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("GOFER_RABBITMQ", raising=False)
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     monkeypatch.setattr(module, "_PLACES", (os.fspath(tmp_path),))
     with pytest.raises(BrokerError, match="apt-get install -y rabbitmq-server"):
+        RabbitMQ(tmp_path / "node")
+
+
+def test_the_programs_may_be_those_of_another_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By a directory, of the caller or of the environment; one that is not there is named."""
+    for name, status in (("rabbitmq-server", 3), ("rabbitmqctl", 4), ("epmd", 5)):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho other {name}; exit {status}\n")
+        (tmp_path / name).chmod(0o755)
+    chosen = RabbitMQ(tmp_path / "node", programs=tmp_path)
+    monkeypatch.setenv("GOFER_RABBITMQ", os.fspath(tmp_path))
+    for broker in (chosen, RabbitMQ(tmp_path / "node")):
+        with pytest.raises(BrokerError, match=r"epmd does not serve port .* 5"):
+            broker.start()
+        with pytest.raises(BrokerError, match="other rabbitmqctl"):
+            broker.ctl("status")
+    (tmp_path / "epmd").unlink()
+    with pytest.raises(BrokerError, match=f"{tmp_path}/epmd is missing.*GOFER_RABBITMQ"):
         RabbitMQ(tmp_path / "node")

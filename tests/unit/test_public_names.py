@@ -218,14 +218,12 @@ gofer.tools.stage: Interrupts Stage StageError Told
 gofer.tools.trial: Trial main run_trials
 gofer_adapter_amqp: AmqpAdapter
 gofer_adapter_amqp.adapter: AmqpAdapter
-gofer_adapter_amqp.channels: Consumer Message Publisher
-gofer_adapter_amqp.connection: Channel Connection
-gofer_adapter_amqp.errors: ClosedByBroker DIFFERS NOT_FOUND ProtocolError login_error place reason refusal
-gofer_adapter_amqp.nodes: Nodes check_name
-gofer_adapter_amqp.sender: Sender
-gofer_adapter_amqp.transport: Transport
-gofer_adapter_amqp.wire: ACK DELIVER FRAME_END HEARTBEAT NACK RETURN body_size delivered expiration frame_head
-    message_id publish_frames returned settle_frame settled signature
+gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND ProtocolError REFUSED expiration failure logins
+gofer_adapter_amqp.channel: Channel Channels Question Steps Task
+gofer_adapter_amqp.messages: Consumer Publisher
+gofer_adapter_amqp.operations: check steps
+gofer_adapter_amqp.wire: FRAME_ENDS HEARTBEAT Message PROTOCOL_HEADER body_size expiration frame_head message_id
+    method_frame publish_frames reply settle_frame signature tag_and_flag
 gofer_authenticator_hmac: HmacAuthenticator
 gofer_authenticator_hmac.authenticator: HmacAuthenticator
 gofer_authenticator_x509: X509Authenticator
