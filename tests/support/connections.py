@@ -34,6 +34,7 @@ def declaring(*operations: Operation) -> Callable[[], Steps]:
 
 def cut(connection: ThreadConnection) -> None:
     """Have a connection end as if its socket had, and wait until it is back."""
+    connection.wait_written(10)
     before = connection.up_since
     connection._submit(0, connection.core.lost, "cut by the test", monotonic())
     eventually(lambda: connection.up_since not in (None, before))

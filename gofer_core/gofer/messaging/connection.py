@@ -171,9 +171,9 @@ class Connection(ABC):
         if token:
             self._submit(-1, self.core.forget, token)
 
-    def accept(self, delivery: Delivery, *, at_once: bool = False) -> None:
-        """Acknowledge a delivery; it may wait some milliseconds for company unless ``at_once``. Stale: ignored."""
-        self._submit(0, self.core.accept, delivery, at_once)
+    def accept(self, delivery: Delivery) -> None:
+        """Acknowledge a delivery; it may wait some milliseconds for company. A stale one is ignored."""
+        self._submit(0, self.core.accept, delivery)
 
     def release(self, delivery: Delivery) -> None:
         """Give a delivery back to its queue. A stale one is ignored."""

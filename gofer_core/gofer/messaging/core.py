@@ -331,11 +331,15 @@ class Core:
         if self.unconfirmed.pop(token, None) is not None and self.adapter is not None:
             self.adapter.forget(token)
 
-    def accept(self, delivery: Delivery, at_once: bool = False) -> None:
-        """Acknowledge a delivery; it may wait for company unless ``at_once``."""
+    def accept(self, delivery: Delivery) -> None:
+        """Acknowledge a delivery; it may wait for company."""
         if self.adapter is not None:
             self.adapter.accept(delivery)
-            self._flush_at = 0.0 if at_once else self._flush_at or self.now + self._company
+            self._flush_at = self._flush_at or self.now + self._company
+
+    def flush(self) -> None:
+        """Have what waits for company written now."""
+        self._flush_at = 0.0
 
     def release(self, delivery: Delivery) -> None:
         """Give a delivery back to its queue."""

@@ -72,6 +72,7 @@ class ThreadConnection(Connection):
         self._owner: dict[str, threading.Thread] = {}  # at most one I/O thread, whoever started how many
         self._done = False
         self._watchers: dict[Waiter, None] = {}  # wait for a change of state, and look after each turn
+        self._unwritten: list[Callable[[], None]] = []  # wait until all is written
         self._waiters: dict[Waiter, None] = {}  # are woken by a callback
 
     # -- waiting ------------------------------------------------------------------------------------------------------
@@ -142,6 +143,22 @@ class ThreadConnection(Connection):
             self.open(deadline)
             if not self.wait(lambda: self.sendable, deadline):
                 raise ConnectionLost(f"cannot send to {self.connector.url}: {self.state}")
+
+    def wait_written(self, timeout: float) -> None:
+        """Wait until the socket has taken all that was sent so far, or the connection is gone.
+
+        Raises:
+            ConnectionLost: the connection was closed.
+        """
+        written, waiter = threading.Event(), Waiter()
+
+        def tell() -> None:
+            written.set()
+            waiter.wake()
+
+        self._submit(0, self.core.flush)
+        self._submit(0, lambda: self._unwritten.append(tell))
+        self.wait(written.is_set, monotonic() + timeout, waiter)
 
     def subscribe(self, subscription: Subscription, timeout: float | None, *, stay: bool = False) -> None:
         """Have a queue's messages delivered from now on, over every reconnect.
@@ -352,6 +369,10 @@ class ThreadConnection(Connection):
             self._opened(adapter, wire)
 
     def _wake_watchers(self) -> None:
+        if self._unwritten and not self.backlog:
+            written, self._unwritten = self._unwritten, []
+            for tell in written:
+                tell()
         if self._watchers:
             for waiter in list(self._watchers):
                 waiter.wake()

@@ -154,7 +154,8 @@ class Replies:
                     return
             if notice.done and notice.sn is not None:
                 self._remember(notice.sn)
-        self.link.accept(delivery, at_once=True)  # the listener may be busy with the next one for long
+        self.link.accept(delivery)
+        self.link.wait_written(_ASIDE)  # the listener may be busy with the next one for long
 
     def _read(self, body: bytes) -> Notice:
         inner, _ = verify(body, None)
