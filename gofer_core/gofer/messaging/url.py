@@ -2,7 +2,8 @@
 
 All but one host are optional. Several hosts are tried in turn, at each reconnect.
 
-Protocols: ``tcp`` and ``amqp`` (plain, port 5672), ``ssl`` and ``amqps`` (TLS, port 5671), and ``local`` (the embedded broker: ``local://`` or ``local:///path/to.sock``).
+Protocols: ``tcp`` and ``amqp`` (plain, port 5672), ``ssl`` and ``amqps`` (TLS, port 5671), and ``local`` (the embedded
+broker: ``local://`` or ``local:///path/to.sock``).
 """
 
 from __future__ import annotations
