@@ -118,8 +118,11 @@ class Replays(Base):
 
     @pytest.mark.parametrize("nonsense", _NONSENSE.values(), ids=_NONSENSE.keys())
     def test_endless_nonsense_takes_no_memory(self, url: URL, calls: list[Call], nonsense: bytes) -> None:
-        for end in (0, 1000):
-            start = [*_until(calls, end)]
+        half = [*_until(calls, 1000)]
+        place = max(n for n, (name, _, _) in enumerate(half) if name == "receive")
+        starts = [half, [*_until(calls, 0)]]
+        starts += [[*half[:place], _receive(half[place][1][0][:at] + b"\x7f")] for at in range(8)]  # lengths, perhaps
+        for start in starts:
             tracemalloc.start()
             try:
                 events = self.play(url, itertools.chain(start, itertools.repeat(_receive(nonsense), 512), [_CUT]))
