@@ -121,7 +121,8 @@ def test_an_interrupt_as_the_io_thread_is_started_holds_up_nobody(
         link.open(time.monotonic() + 5)
         start(late[0])
         late[0].join(10)
-        assert not late[0].is_alive() and link.is_open
+        assert not late[0].is_alive()
+        assert link.is_open
 
 
 def test_a_signal_handler_may_send_at_any_instant(broker: LocalBroker, connector: Connector) -> None:

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from gofer.messaging.adapter.local import LocalAdapter
-from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from support.commands import GOFER, gofer
+from support.local_clients import connected
 
 
 @contextmanager
@@ -29,9 +28,7 @@ def broker(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def connects(url: str) -> bool:
-    adapter = LocalAdapter(Connector(URL.parse(url)))
-    adapter.connect(5)
-    adapter.close()
+    connected(URL.parse(url).path).close()
     return True
 
 

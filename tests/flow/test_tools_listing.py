@@ -199,7 +199,7 @@ def test_a_table_is_framed_on_a_terminal(root: Path) -> None:
             shown += chunk
     os.close(ours)
     assert "━" in shown.decode() or "─" in shown.decode()
-    assert "gofer.messaging.adapter.local:LocalAdapter" in shown.decode()
+    assert "gofer.messaging.local.adapter:LocalAdapter" in shown.decode()
 
 
 def _read(descriptor: int) -> bytes:

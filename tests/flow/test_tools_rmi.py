@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 from gofer.errors import NotFound
-from gofer.messaging.adapter import DeclareQueue, Delivery
-from gofer.messaging.adapter.local import LocalAdapter
-from gofer.messaging.connector import Connector
+from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
+from gofer.testing._contract.driver import Driver
 from gofer.testing.agents import AgentProcess
 from support.certificates import Certificates
 from support.commands import GOFER, gofer
+from support.local_clients import connected
 from support.localbroker import LocalBroker
 from support.plugins import install
 from support.waiting import eventually
@@ -177,26 +177,12 @@ def is_there(url: str, address: str) -> bool:
 
 
 @pytest.fixture
-def queue(url: str) -> Iterator[LocalAdapter]:
+def queue(url: str) -> Iterator[Driver]:
     """A connection, subscribed to the queue ``replies``, which it has made."""
-    adapter = LocalAdapter(Connector(URL.parse(url)))
-    adapter.connect(5)
-    with closing(adapter):
-        adapter.declare_queue(DeclareQueue("replies", auto_delete=True), 5)
-        adapter.subscribe("replies", 10, 5)
-        yield adapter
-
-
-def deliveries(adapter: LocalAdapter, number: int) -> list[Delivery]:
-    found: list[Delivery] = []
-
-    def look() -> bool:
-        found.extend(event for event in adapter.process() if isinstance(event, Delivery))
-        adapter.flush()
-        return len(found) >= number
-
-    eventually(look)
-    return found
+    with closing(connected(URL.parse(url).path)) as driver:
+        driver.ask(DeclareQueue("replies", auto_delete=True))
+        driver.subscribe("replies")
+        yield driver
 
 
 def rmi(url: str, *arguments: str, address: str = "kennel", **more: Any) -> subprocess.CompletedProcess[str]:
@@ -289,9 +275,9 @@ def test_without_waiting_the_serial_number_is_printed_and_the_method_runs(url: s
     eventually((tmp_path / "hole").exists)
 
 
-def test_replies_go_where_they_are_sent_with_their_data(url: str, tmp_path: Path, queue: LocalAdapter) -> None:
+def test_replies_go_where_they_are_sent_with_their_data(url: str, tmp_path: Path, queue: Driver) -> None:
     done = rmi(url, "-t", "Dog.bark", "-r", "replies", "-d", '{"mine": [1]}', "wuff")
-    replies = [json.loads(one.body) for one in deliveries(queue, 3)]
+    replies = [json.loads(one.body) for one in queue.take(3)]
     assert {reply["sn"] for reply in replies} == {done.stdout.strip()}
     assert [reply.get("status") for reply in replies] == ["accepted", "started", None]
     assert [reply["data"] for reply in replies] == [{"mine": [1]}] * 3
@@ -303,9 +289,9 @@ def test_data_reaches_the_method(url: str, tmp_path: Path) -> None:
     assert value(rmi(url, "-t", "Dog.wait_for", str(tmp_path / "there"), "-d", "[1, null]")) == [1, None]
 
 
-def test_ttl_goes_with_the_request(url: str, queue: LocalAdapter) -> None:
+def test_ttl_goes_with_the_request(url: str, queue: Driver) -> None:
     assert rmi(url, "-t", "Dog.bark", "-w", "0", "-T", "5m", "x", address="replies").returncode == 0
-    (delivery,) = deliveries(queue, 1)
+    delivery = queue.one()
     assert delivery.ttl == pytest.approx(300, abs=1)
 
 

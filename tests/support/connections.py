@@ -26,8 +26,7 @@ def declaring(*operations: Operation) -> Callable[[], Steps]:
     """Return what prepares a subscription by these operations."""
 
     def prepare() -> Steps:
-        for operation in operations:
-            yield operation
+        yield from operations
 
     return prepare
 

@@ -12,13 +12,14 @@ import pytest
 import stevedore
 from gofer import entry_points
 from gofer.errors import AdapterError, PluginError
-from gofer.messaging.adapter import find, installed, local
+from gofer.messaging.adapters import find, installed
+from gofer.messaging.local import adapter as local
 from gofer.messaging.url import URL
 
 Install = Callable[..., Path]
 
 _ADAPTER = """
-from gofer.messaging.adapter.local import LocalAdapter
+from gofer.messaging.local.adapter import LocalAdapter
 
 class {name}(LocalAdapter):
     pass
@@ -179,7 +180,7 @@ def test_loading_neither_needs_nor_writes_a_home(tmp_path: Path, home: str) -> N
     environ["HOME"] = str(place) if home == "a directory" else "/dev/null/home"
     code = (
         "import logging; logging.basicConfig(level=logging.INFO)\n"
-        "from gofer.messaging.adapter import find; from gofer.messaging.url import URL\n"
+        "from gofer.messaging.adapters import find; from gofer.messaging.url import URL\n"
         "print(find(URL.parse('local://')).__name__)"
     )
     done = subprocess.run(

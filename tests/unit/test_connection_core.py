@@ -147,7 +147,9 @@ def test_an_operation_whose_deadline_passes_costs_itself_alone(broker: Broker) -
     broker.core.ask(DeclareQueue("slow"), lambda value, error: answers.append(error))
     broker.core.ask(DeclareQueue("quick"), lambda value, error: answers.append(value), timeout=60.0)
     broker.pass_time(OPERATION)
-    assert len(answers) == 1 and isinstance(answers[0], ConnectionLost) and "DeclareQueue" in str(answers[0])
+    assert len(answers) == 1
+    assert isinstance(answers[0], ConnectionLost)
+    assert "DeclareQueue" in str(answers[0])
     assert broker.core.state is State.OPEN
     broker.answer(DeclareQueue)  # the late answer to the slow one is nobody's
     assert len(answers) == 1
@@ -160,7 +162,8 @@ def test_deadlines_stand_still_while_the_broker_has_blocked_the_connection(broke
     broker.core.ask(DeclareQueue("q"), lambda value, error: answers.append(error))
     broker.put(Blocked("low on memory"))
     broker.pass_time(10 * OPERATION)
-    assert not answers and broker.core.describe() == "blocked by the broker (low on memory)"
+    assert not answers
+    assert broker.core.describe() == "blocked by the broker (low on memory)"
     broker.put(Blocked(None))
     broker.pass_time(OPERATION / 2)
     assert not answers
@@ -176,7 +179,8 @@ def test_deliveries_that_come_with_the_answer_to_a_subscribe_are_handled(broker:
     assert isinstance(operation, Subscribe)
     first = delivery(operation.number)
     broker.put(Done(number), first)
-    assert got == [first] and subscription.active
+    assert got == [first]
+    assert subscription.active
 
 
 def test_a_delivery_that_is_too_large_is_rejected_and_the_next_one_comes(broker: Broker) -> None:
@@ -184,7 +188,8 @@ def test_a_delivery_that_is_too_large_is_rejected_and_the_next_one_comes(broker:
     number = subscribed(broker, Subscription("q", 10, got.append))
     large, small = delivery(number, b"", broker.core.connector.max_message + 1), delivery(number)
     broker.put(large, small)
-    assert got == [small] and broker.adapter.settled == [("reject", large)]
+    assert got == [small]
+    assert broker.adapter.settled == [("reject", large)]
 
 
 def test_a_subscription_comes_back_after_a_loss_with_its_preparation(broker: Broker) -> None:
@@ -197,11 +202,13 @@ def test_a_subscription_comes_back_after_a_loss_with_its_preparation(broker: Bro
     broker.answer(DeclareQueue)
     broker.answer(Subscribe)
     broker.core.lost("cut", broker.now)
-    assert not subscription.active and broker.core.state is State.DOWN
+    assert not subscription.active
+    assert broker.core.state is State.DOWN
     broker.connect()
     broker.answer(DeclareQueue)
     broker.answer(Subscribe)
-    assert subscription.active and len(made) == 2
+    assert subscription.active
+    assert len(made) == 2
 
 
 def test_a_subscription_that_is_refused_is_tried_again_and_told_once(broker: Broker) -> None:
@@ -210,7 +217,8 @@ def test_a_subscription_that_is_refused_is_tried_again_and_told_once(broker: Bro
     broker.core.subscribe(subscription)
     for _ in range(3):
         broker.answer(Subscribe, error=NotFound("no queue 'q'"))
-        assert not subscription.active and isinstance(subscription.error, NotFound)
+        assert not subscription.active
+        assert isinstance(subscription.error, NotFound)
         broker.pass_time(60.0)
     assert told == ["no queue 'q'"]
     broker.answer(Subscribe)
@@ -222,7 +230,8 @@ def test_a_queue_that_is_deleted_is_subscribed_to_again(broker: Broker) -> None:
     subscription = Subscription("q", 10, lambda _: None, on_lost=told.append)
     number = subscribed(broker, subscription)
     broker.put(SubscriptionLost(number, "deleted"))
-    assert told == ["deleted"] and not subscription.active
+    assert told == ["deleted"]
+    assert not subscription.active
     broker.pass_time(1.0)
     broker.answer(Subscribe)
     assert subscription.active
@@ -256,7 +265,8 @@ def test_a_login_that_is_refused_is_told_as_it_is() -> None:
     broker.connect(opened=False)
     broker.put(Closed(AdapterError("login refused for user 'x'")))
     assert str(broker.core.error) == "login refused for user 'x'"
-    assert broker.core.tries == 1 and not broker.core.opened_before
+    assert broker.core.tries == 1
+    assert not broker.core.opened_before
     assert broker.core.connect_at <= broker.now + 0.25
 
 
@@ -265,7 +275,8 @@ def test_a_login_that_gets_no_answer_ends() -> None:
     broker.core.want()
     broker.connect(opened=False)
     broker.pass_time(31.0)
-    assert broker.core.state is State.DOWN and "login" in str(broker.core.error)
+    assert broker.core.state is State.DOWN
+    assert "login" in str(broker.core.error)
 
 
 def test_pauses_before_a_reconnect_grow_to_the_limit_and_are_spread() -> None:
@@ -282,7 +293,9 @@ def test_pauses_before_a_reconnect_grow_to_the_limit_and_are_spread() -> None:
         pauses.append(mine)
     assert all(0 <= mine[0] <= 0.25 for mine in pauses)
     last = [mine[-1] for mine in pauses]
-    assert max(last) <= 30.0 and max(last) > 20.0 and min(last) < 10.0
+    assert max(last) <= 30.0
+    assert max(last) > 20.0
+    assert min(last) < 10.0
 
 
 def test_closing_cleans_up_says_goodbye_and_ends(broker: Broker) -> None:
@@ -310,7 +323,8 @@ def test_closing_waits_for_no_broker_that_is_silent(broker: Broker) -> None:
 def test_a_connection_closed_while_idle_comes_back_when_it_is_wanted(broker: Broker) -> None:
     broker.core.suspend()
     broker.put(Closed(None))
-    assert broker.core.state is State.DOWN and broker.core.deadline == float("inf")
+    assert broker.core.state is State.DOWN
+    assert broker.core.deadline == float("inf")
     broker.core.want()
     broker.connect()
     assert broker.core.state is State.OPEN
@@ -320,7 +334,8 @@ def test_an_adapter_that_fails_is_dropped(broker: Broker) -> None:
     outcomes: list[Outcome] = []
     broker.core.publish(1, ADDRESS, b"x", None, True, True, False, lambda outcome, _: outcomes.append(outcome))
     broker.core.failed(KeyError("bug"))
-    assert outcomes == [Outcome.UNKNOWN] and broker.core.state is State.DOWN
+    assert outcomes == [Outcome.UNKNOWN]
+    assert broker.core.state is State.DOWN
 
 
 def test_order_is_kept_when_a_callback_publishes(broker: Broker) -> None:

@@ -44,7 +44,7 @@ gofer.agent.config.problem: Problem kind nearest plain shown
 gofer.agent.config.reading: Reader Values
 gofer.agent.config.schema: FreeKeys Key Schema
 gofer.agent.config.settings: Settings
-gofer.agent.config.values: Choice Dotted Flag Level Line Name Names Seconds Size Type Whole Wrong
+gofer.agent.config.values: Choice Dotted Flag Level Line Name Names Proxy Seconds Size Type Whole Wrong
 gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
 gofer.agent.following: follow
@@ -85,45 +85,39 @@ gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost Dispat
 gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofer_load gofer_route gofer_unload
     hookimpl hookspec
 gofer.messaging: Connector NotFound URL
-gofer.messaging.adapter: GROUP find installed
-gofer.messaging.adapter: Adapter Delivery Event DeclareExchange Outcome DeclareQueue Settled SubscriptionLost
-gofer.messaging.adapter.local: LocalAdapter
+gofer.messaging.adapter: Adapter Bind Blocked Cancel Closed Confirmed DeclareExchange DeclareQueue DeleteExchange
+    DeleteQueue Delivery Done Event Opened Operation Outcome PurgeQueue Subscribe SubscriptionLost Unbind
+gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
+gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
 gofer.messaging.auth: Authenticator ValidationFailed sign verify
 gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator missing_authenticator
 gofer.messaging.backoff: Backoff
-gofer.messaging.broker: Broker default_path serving
-gofer.messaging.broker.client: Client
-gofer.messaging.broker.connection: Connection
-gofer.messaging.broker.exchanges: Exchange KINDS matches
-gofer.messaging.broker.model: Model Owner
-gofer.messaging.broker.paths: Lock default_path listen reachable
-gofer.messaging.broker.protocol: Answer Beat Bind Bye Cancel DeclareExchange DeclareQueue DeleteExchange DeleteQueue
-    Deliver Denied Done Failure FrameReader FromBroker FromClient Hello Lost MAX_BODY MAX_FRAME Operation
-    ProtocolError PurgeQueue Send Settle Subscribe Unbind VERSION Welcome put to_broker to_client
-gofer.messaging.broker.queues: Consumer Message Queue Taker Usage cost
-gofer.messaging.broker.server: Broker serving
-gofer.messaging.broker.session: ACCEPT Peer REJECT RELEASE Session
-gofer.messaging.carrier: Carrier Settle fresh
+gofer.messaging.connection: Connection
 gofer.messaging.connector: Connector
+gofer.messaging.core: Answer Core OPERATION Settle State fresh
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: Head Invocation Reply Request Result Signed VERSION decode_reply decode_request encode
     head shown timestamp unwrap
-gofer.messaging.doorbell: Doorbell
-gofer.messaging.errands: Errands Question
 gofer.messaging.keyfiles: Watched files_in read_public read_secret
-gofer.messaging.link: Link Loop Subscription
-gofer.messaging.loop: Alarm LoopDriver
+gofer.messaging.local: default_path open_socket
+gofer.messaging.local.adapter: LocalAdapter
+gofer.messaging.local.client: Client
+gofer.messaging.local.model: Exchange Model matches
+gofer.messaging.local.paths: default_path listening locked open_socket path_of reachable
+gofer.messaging.local.queues: Consumer Message Queue Taker Usage cost
+gofer.messaging.local.server: Broker serving
+gofer.messaging.local.wire: Ask Beat Bye Frame Hello MAX_BODY Publish Reader Settle VERSION Wrong put
 gofer.messaging.mock: install register uninstall
-gofer.messaging.transport: open_socket
 gofer.messaging.pool: Pool pool
-gofer.messaging.pump: Pump Waiter
-gofer.messaging.sending: Sending
+gofer.messaging.proxies: find_proxy parse_proxy tunnel
 gofer.messaging.stamped: Expired MAX_AGE SKEW Stamp StampedAuthenticator read_limits
-gofer.messaging.subscription: Subscription Subscriptions
-gofer.messaging.turns: Turns
-gofer.messaging.url: URL
+gofer.messaging.subscription: Steps Subscription
+gofer.messaging.thread_driver: ThreadConnection Waiter
+gofer.messaging.transport: open_socket
+gofer.messaging.url: URL place
 gofer.messaging.value: MAX_DEPTH plain
+gofer.messaging.wire: Wakeup Wire
 gofer.proxy: Agent Double agent seam
 gofer.rmi.answers: Answers CannotSign Refusal
 gofer.rmi.api: API Target
@@ -177,7 +171,7 @@ gofer.rmi.replies: Replies aside
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
 gofer.rmi.request: DONE ENDED QUEUED RUNNING Received digest_of
 gofer.rmi.service: Service
-gofer.rmi.session: Session
+gofer.rmi.session: Session SessionBase
 gofer.rmi.shedding: BARE Bodies LIGHT WHOLE decode restore silenced slim
 gofer.rmi.shell: LIMIT Shell
 gofer.rmi.statuses: MOST_HELD Statuses
@@ -191,13 +185,11 @@ gofer.testing.agents: AgentProcess
 gofer.testing.authenticators: AuthenticatorContract
 gofer.testing.contract: AdapterContract
 gofer.testing.guard: Guard
-gofer.testing.holder: Holder
 gofer.testing.mock: Call install register uninstall
 gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
 gofer.testing.rabbitmq: BrokerError RabbitMQ
 gofer.testing.rabbitmq_management: BrokerError Management
 gofer.testing.rabbitmq_node: Node Ports find_program
-gofer.testing.relay: Relay
 gofer.tools.adapters: adapters
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.authenticators: authenticators

@@ -19,8 +19,8 @@ import pytest
 from gofer.errors import RequestTimeout
 from gofer.messaging.adapter import Bind, DeclareExchange, DeclareQueue, Delivery
 from gofer.messaging.address import Address
-from gofer.messaging.local.server import serving
 from gofer.messaging.document import encode
+from gofer.messaging.local.server import serving
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.proxy import Agent

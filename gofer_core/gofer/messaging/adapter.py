@@ -356,7 +356,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def accept(self, delivery: Delivery) -> None:
-        """Tell the broker that the message is done with. A delivery that is settled or stale is ignored, here and below.
+        """Tell the broker that the message is done with. Here and below, a settled or stale delivery is ignored.
 
         Stale is what came with an earlier connection, or whose channel is gone.
         """

@@ -19,7 +19,6 @@ from gofer.messaging.connection import Connection
 from gofer.messaging.connector import Connector
 from gofer.messaging.core import State, fresh
 from gofer.messaging.subscription import Subscription
-from gofer.messaging.wire import Wire
 
 __all__ = ["AsyncioConnection", "AsyncioWaiter"]
 
@@ -178,7 +177,7 @@ class AsyncioConnection(Connection):
         """Do nothing: what the loop had in flight has ended with it."""
 
     async def _at_end_of_loop(self) -> AsyncIterator[None]:
-        """Flush and close when the loop ends: a loop runs asynchronous generators to their end (``asyncio.run`` does)."""
+        """Flush and close when the loop ends: ``asyncio.run`` ends the asynchronous generators of its loop."""
         try:
             yield
         finally:
@@ -255,7 +254,7 @@ class AsyncioConnection(Connection):
     def _soon_readable(self) -> None:
         self.loop.call_soon(self._readable)
 
-    def _detach(self, wire: Wire) -> None:
+    def _detach(self) -> None:
         # Before the descriptor is closed, and given out anew: that one would be taken from this loop.
         if self._watched >= 0 and not self.loop.is_closed():
             self.loop.remove_reader(self._watched)

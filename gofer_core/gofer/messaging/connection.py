@@ -309,11 +309,11 @@ class Connection(ABC):
                 wire.write(data)
         except OSError as error:
             self._last_words(wire, error, now)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told by _fault
             self._fault(error)
         if self.core.adapter is None:
             self._wire = None
-            self._detach(wire)
+            self._detach()
             wire.close()
 
     def _last_words(self, wire: Wire, error: OSError, now: float) -> None:
@@ -325,18 +325,19 @@ class Connection(ABC):
             pass  # that it has ended is known
         self._guard(self.core.lost, error.strerror or str(error), now)
 
-    def _detach(self, wire: Wire) -> None:
-        """Note that a socket is about to be closed."""
+    @abstractmethod
+    def _detach(self) -> None:
+        """Note that the socket is about to be closed."""
 
     def _guard(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
             work(*arguments)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told by _fault
             self._fault(error)
 
     def _fault(self, error: Exception) -> None:
         # A fault of an adapter's, or of ours. A connection that nobody reads would be the worst answer to it.
-        log.exception("%s: the connection is dropped", self.connector.url, exc_info=error)
+        log.error("%s: the connection is dropped", self.connector.url, exc_info=error)
         self.core.failed(error)
 
     def _housekeep(self, now: float) -> float:

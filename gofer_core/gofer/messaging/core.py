@@ -140,6 +140,11 @@ class Core:
     # -- for the driver ---------------------------------------------------------------------------------------------
 
     @property
+    def closed(self) -> bool:
+        """Whether it has ended for good."""
+        return self.state is State.CLOSED
+
+    @property
     def deadline(self) -> float:
         """When ``tick`` is wanted."""
         if self.state is State.DOWN:
@@ -233,9 +238,8 @@ class Core:
         """Have a connection. One that was never made is tried at once, whatever an earlier try said."""
         self._wanted = True
         self.used_at = self.now
-        if self.state is State.DOWN:
-            if self.connect_at == inf or not self.opened_before:
-                self.connect_at = self.now
+        if self.state is State.DOWN and (self.connect_at == inf or not self.opened_before):
+            self.connect_at = self.now
 
     @property
     def idle(self) -> bool:
@@ -298,7 +302,7 @@ class Core:
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
-    def publish(
+    def publish(  # noqa: PLR0917 - it goes through a queue of commands, which keeps no names
         self,
         token: int,
         address: Address,

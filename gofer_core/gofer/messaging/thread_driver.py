@@ -67,6 +67,9 @@ class ThreadConnection(Connection):
         self._commands: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._large: dict[object, int] = {}  # sizes of the commands that are large
         self._wakeup = Wakeup()
+        self._poll = select.poll()
+        self._poll.register(self._wakeup.fileno(), select.POLLIN)
+        self._watched, self._mask = -1, 0  # the socket that is polled, and for what
         self._asleep = False
         self._io = 0  # the ident of the I/O thread
         self._owner: dict[str, threading.Thread] = {}  # at most one I/O thread, whoever started how many
@@ -258,7 +261,8 @@ class ThreadConnection(Connection):
             self._wakeup.close()
             return False
         self._submit(0, self.core.close)
-        self._wake_all()
+        for waiter in [*self._watchers, *self._waiters]:
+            waiter.wake()
         return True
 
     def wait_closed(self, deadline: float) -> None:
@@ -300,64 +304,62 @@ class ThreadConnection(Connection):
         if self._owner.setdefault("io", threading.current_thread()) is not threading.current_thread():
             return  # two threads, or an interrupted one, have started two
         self._io = threading.get_ident()
-        core = self.core
-        poll = select.poll()
-        poll.register(self._wakeup.fileno(), select.POLLIN)
-        watched, mask = -1, 0
-        readable = False
         self._housekeeping_at = monotonic() + 1.0
-        while core.state is not State.CLOSED:
-            core.now = monotonic()
-            for _ in range(len(self._commands)):
-                command, arguments = self._commands.popleft()
-                if self._large and type(arguments[0]) is int:
-                    self._large.pop(arguments[0], None)
-                self._guard(command, *arguments)
+        readable = False
+        while not self.core.closed:
+            self._run_commands()
+            core = self.core
             if core.state is State.DOWN and core.now >= core.connect_at:
                 self._connect()
-                self._wake_watchers()
-                continue
-            self._turn(readable)
-            self._wake_watchers()
-            if core.state is State.CLOSED:
-                break
-            wire = self._wire
-            descriptor = -1 if wire is None else wire.fileno()
-            if watched != descriptor:
-                if watched >= 0:
-                    try:
-                        poll.unregister(watched)
-                    except KeyError:
-                        pass
-                watched, mask = descriptor, 0
-            if wire is not None:
-                wanted = select.POLLIN | (select.POLLOUT if wire.unsent else 0)
-                if wanted != mask:
-                    poll.register(descriptor, wanted)
-                    mask = wanted
-            self._asleep = True  # then a look at the commands: one that was appended before is not waited for
-            due = min(core.deadline, self._housekeeping_at)
-            if self._commands or (wire is not None and wire.pending):
-                timeout = 0
             else:
-                timeout = -1 if due == inf else max(0, ceil((due - monotonic()) * 1000))
-            try:
-                ready = poll.poll(timeout)
-            finally:
-                self._asleep = False
-            readable = wire is not None and wire.pending
-            for found, _ in ready:
-                if found == watched:
-                    readable = True
-                else:
-                    self._wakeup.clear()
+                self._turn(readable)
+            self._wake_watchers()
+            readable = not core.closed and self._sleep()
         self._write(monotonic())
         self._done = True
         self._wakeup.close()
-        while self._commands:  # those who came late are told that it is closed
+        self._run_commands()  # those that came late are told that it is closed
+        for waiter in [*self._watchers, *self._waiters]:
+            waiter.wake()
+
+    def _run_commands(self) -> None:
+        self.core.now = monotonic()
+        for _ in range(len(self._commands)):
             command, arguments = self._commands.popleft()
+            if self._large and type(arguments[0]) is int:
+                self._large.pop(arguments[0], None)
             self._guard(command, *arguments)
-        self._wake_all()
+
+    def _sleep(self) -> bool:
+        """Wait until something is due, a command comes, or the socket is ready; return whether it can be read."""
+        wire = self._wire
+        descriptor = -1 if wire is None else wire.fileno()
+        if descriptor != self._watched:
+            if self._watched >= 0:
+                self._poll.unregister(self._watched)
+            self._watched, self._mask = descriptor, 0
+        pending = wire is not None and wire.pending
+        if wire is not None:
+            mask = select.POLLIN | (select.POLLOUT if wire.unsent else 0)
+            if mask != self._mask:
+                self._poll.register(descriptor, mask)
+                self._mask = mask
+        due = min(self.core.deadline, self._housekeeping_at)
+        timeout = None if due == inf else max(0, ceil((due - monotonic()) * 1000))
+        self._asleep = True  # then a look at the commands: one that was appended before is not waited for
+        ready = self._poll.poll(0 if self._commands or pending else timeout)
+        self._asleep = False
+        for found, _ in ready:
+            if found == descriptor:
+                pending = True
+            else:
+                self._wakeup.clear()
+        return pending
+
+    def _detach(self) -> None:
+        if self._watched >= 0:
+            self._poll.unregister(self._watched)
+        self._watched = -1
 
     def _connect(self) -> None:
         self.core.connecting()
@@ -376,10 +378,6 @@ class ThreadConnection(Connection):
         if self._watchers:
             for waiter in list(self._watchers):
                 waiter.wake()
-
-    def _wake_all(self) -> None:
-        for waiter in [*self._watchers, *self._waiters]:
-            waiter.wake()
 
     @property
     def waited_for(self) -> bool:

@@ -1,7 +1,9 @@
 """Broker URLs: ``<adapter>+<protocol>://<user>:<password>@<host>:<port>,<host>:<port>/<virtual-host>``.
 
-All but one host are optional. Several hosts are tried in turn, at each reconnect. Protocols: ``tcp`` and ``amqp`` (plain, port 5672), ``ssl`` and ``amqps`` (TLS, port
-5671), and ``local`` (the embedded broker: ``local://`` or ``local:///path/to.sock``).
+All but one host are optional. Several hosts are tried in turn, at each reconnect.
+
+Protocols: ``tcp`` and ``amqp`` (plain, port 5672), ``ssl`` and ``amqps`` (TLS, port 5671), and ``local`` (the embedded
+broker: ``local://`` or ``local:///path/to.sock``).
 """
 
 from __future__ import annotations

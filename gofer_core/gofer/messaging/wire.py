@@ -24,7 +24,7 @@ class Wire:
         self._unsent = bytearray()
 
     def fileno(self) -> int:
-        """Return the descriptor to wait on: for reading always, for writing while ``unsent`` is not 0; -1 when closed."""
+        """Return what to wait on: for reading always, for writing while ``unsent`` is not 0; -1 when closed."""
         return self._sock.fileno()
 
     @property
@@ -125,8 +125,8 @@ class Wakeup:
             pass  # it was not set
 
     def close(self) -> None:
-        """Give back the descriptors. Idempotent. A thread that is about to set it must not write to one given out anew."""
-        with self._lock:
+        """Give back the descriptors. Idempotent."""
+        with self._lock:  # a thread that is about to set it must not write to a descriptor that was given out anew
             self.abandon()
 
     def abandon(self) -> None:

@@ -105,7 +105,7 @@ class Receiver:
         on_lost: Callable[[str], None] | None = None,
         dispose: Callable[[], Steps] | None = None,
     ) -> Subscription:
-        """Subscribe to the queue; the arguments are those of :class:`Subscription` and :meth:`ThreadConnection.subscribe`."""
+        """Subscribe to the queue; the arguments are those of :class:`Subscription`."""
         self._subscription = Subscription(
             queue, self._prefetch, self.deliver, prepare, on_lost, exclusive=self.exclusive, dispose=dispose
         )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,12 +16,6 @@ __all__ = ["AdapterContract", "AuthenticatorContract"]
 
 
 def __getattr__(name: str) -> object:
-    if name == "AdapterContract":
-        from gofer.testing.contract import AdapterContract
-
-        return AdapterContract
-    if name == "AuthenticatorContract":
-        from gofer.testing.authenticators import AuthenticatorContract
-
-        return AuthenticatorContract
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{'contract' if name == 'AdapterContract' else 'authenticators'}"), name)

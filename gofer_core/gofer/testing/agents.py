@@ -11,7 +11,6 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
 
 from gofer.testing.guard import Guard
 
@@ -146,7 +145,5 @@ class AgentProcess:
     def __enter__(self) -> AgentProcess:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()

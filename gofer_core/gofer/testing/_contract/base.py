@@ -22,7 +22,7 @@ Left = Callable[[str], list[tuple[bytes, bool | None]]]
 
 
 class Base:
-    """What the contract must be told, and its fixtures."""
+    """What the contract must be told, and its fixtures. A subclass defines a fixture named ``url``, in any scope."""
 
     #: The class under test.
     adapter: ClassVar[type[Adapter]]
@@ -47,11 +47,6 @@ class Base:
     release_marks: ClassVar[bool] = True
     #: There are exchanges amq.direct, amq.topic and amq.fanout from the start.
     has_amq_exchanges: ClassVar[bool] = True
-
-    @pytest.fixture
-    def url(self) -> URL:
-        """Give the URL of a broker that runs; a subclass overrides this (in any scope)."""
-        raise NotImplementedError("a subclass of AdapterContract defines a fixture named url")
 
     @pytest.fixture
     def bad_login(self, url: URL) -> URL:

@@ -26,7 +26,7 @@ __all__ = ["NUMBERS", "WAIT", "Call", "Connect", "Driver", "Heard", "Watched"]
 #: Seconds that any one condition or operation may take, on a busy machine.
 WAIT = 10.0
 
-#: One call of an adapter's method: its name, its arguments, and those with names.
+#: One call of an adapter's method: its name, its arguments (deliveries by their place), and those with names.
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 #: New numbers of subscriptions.
@@ -36,11 +36,13 @@ NUMBERS = itertools.count(1)
 class Heard:
     """All that an adapter has said, checked as it comes.
 
-    ``deliveries`` not yet taken, ``confirmations`` by token, ``lost`` subscriptions, ``blocks`` (and their ends), the
-    answers to operations by id, ``opened`` and ``closed``.
+    ``said`` is all of it; ``delivered`` all deliveries, ``deliveries`` those not yet taken, ``confirmations`` by token,
+    ``lost`` subscriptions, ``blocks`` (and their ends), ``answers`` to operations by id, ``opened`` and ``closed``.
     """
 
     def __init__(self) -> None:
+        self.said: list[Event] = []
+        self.delivered: list[Delivery] = []
         self.deliveries: list[Delivery] = []
         self.confirmations: dict[int, api.Confirmed] = {}
         self.lost: list[api.SubscriptionLost] = []
@@ -57,6 +59,7 @@ class Heard:
         assert not self.closed, f"after Closed came {event}"
         turn = (self.opened is None) is isinstance(event, Opened)
         assert turn or isinstance(event, Closed), f"out of its turn came {event}"
+        self.said.append(event)
         match event:
             case Opened():
                 self.opened = event
@@ -72,14 +75,14 @@ class Heard:
                 assert number in self.subscribed
                 assert type(body) is bytes
                 assert not body or len(body) == size
+                self.delivered.append(event)
                 self.deliveries.append(event)
             case api.SubscriptionLost(number):
                 del self.subscribed[number]
                 self.lost.append(event)
-            case api.Blocked(reason):
-                self.blocks.append(reason)
             case _:
-                raise AssertionError(f"not an event: {event!r}")
+                assert isinstance(event, api.Blocked), f"not an event: {event!r}"
+                self.blocks.append(event.reason)
 
 
 class Watched:
@@ -97,7 +100,8 @@ class Watched:
     def _call(self, name: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
         value = method(*args, **options)
         if self._calls is not None:
-            self._calls.append((name, args, options))
+            named = [self._heard.delivered.index(arg) if isinstance(arg, Delivery) else arg for arg in args]
+            self._calls.append((name, tuple(named), options))
         if name == "ask":
             self._heard.asked.add(args[0])
             if isinstance(args[1], api.Subscribe):
@@ -126,8 +130,7 @@ class Driver(Heard):
         self.names: list[str] = []
         self._sock: socket.socket | None = None
         self._out = bytearray()
-        self._ids = itertools.count(1)
-        self._tokens = itertools.count(1)
+        self._numbers = itertools.count(1)
 
     # -- driving ---------------------------------------------------------------------------------------------
 
@@ -243,7 +246,7 @@ class Driver(Heard):
 
     def start(self, operation: api.Operation) -> int:
         """Ask for an operation, and return its id."""
-        id = next(self._ids)
+        id = next(self._numbers)
         self.adapter.ask(id, operation)
         return id
 
@@ -252,7 +255,6 @@ class Driver(Heard):
         self.until(lambda: id in self.answers, f"operation {id} to be done", timeout)
         answer = self.answers.pop(id)
         if answer.error is not None:
-            assert answer.value is None
             raise answer.error
         return answer.value
 
@@ -302,7 +304,7 @@ class Driver(Heard):
 
     def post(self, key: str, body: bytes = b"x", *, exchange: str = "", **options: Any) -> int:
         """Publish a message, and return its token. ``options`` are those of the adapter."""
-        token = next(self._tokens)
+        token = next(self._numbers)
         self.adapter.publish(token, Address(exchange, key), body, **options)
         return token
 
