@@ -371,7 +371,7 @@ def test_hooks_and_the_log_hear_of_each_end_once(serving: Served, caplog: pytest
     assert serving.finished == [("Dog.echo", "value"), ("Dog.fail", "exception"), (r"'Dog.li\nne'", "exception")]
     lines = [record.getMessage() for record in caplog.records if record.name == "gofer.rmi.requests"]
     assert len(lines) == 3
-    assert re.fullmatch(rf"{asked['sn']} 'replies' Dog\.echo value \d+\.\d ms", lines[0])
+    assert re.fullmatch(rf"{asked['sn']} 'replies' kennel Dog\.echo value \d+\.\d ms", lines[0])
     assert not [line for line in lines if "\n" in line]
     assert serving.counted == {"accepted": 3, "done": 1, "failed": 2}
 

@@ -17,9 +17,10 @@ from gofer.rmi.answers import CannotSign, Refusal
 from gofer.rmi.context import Context
 from gofer.rmi.custody import AlreadyBegun
 from gofer.rmi.dispatcher import Dispatcher, login_of
-from gofer.rmi.exceptions import to_result
+from gofer.rmi.exceptions import sentence, to_result, trace_of
 from gofer.rmi.later import Later
 from gofer.rmi.ledger import Unavailable
+from gofer.rmi.limit import Limit
 from gofer.rmi.outgoing import Fate
 from gofer.rmi.progress import Progress
 from gofer.rmi.request import ENDED, RUNNING, Received
@@ -50,6 +51,7 @@ class Execution:
         self._receiver = receiver
         self._service = receiver.service
         self._dispatcher = Dispatcher(receiver.service)
+        self._traces = Limit(10, 50)  # tracebacks in the log that no reply tells, a second
 
     def run(self, request: Received) -> None:
         """Run a request to its end, or (``async def``) to where the plugin's event loop goes on with it."""
@@ -212,9 +214,8 @@ class Execution:
         except Exception as worse:  # noqa: BLE001 - an integer of 5,000 digits among its arguments, for one
             result = encode(to_result(TypeError(f"a {type(raised).__qualname__} that cannot be sent: {worse}")))
         _TRACEBACK.__set__(raised, None)  # its frames refer to it: not left to the collector
-        self._end(
-            request, result, next((name for kind, name in _OUTCOMES if issubclass(type(raised), kind)), "exception")
-        )
+        outcome = next((name for kind, name in _OUTCOMES if issubclass(type(raised), kind)), "exception")
+        self._end(request, result, outcome, sentence(raised))
 
     def reject(self, request: Received, refusal: Refusal) -> None:
         """End a request that was not accepted."""
@@ -224,7 +225,8 @@ class Execution:
         if request.started is not None:
             self._receiver.counters.add("running", -1)
         self._receiver.counters.add("rejected")
-        self._finished(request, "rejected")
+        details = "" if refusal.details is None else f" ({refusal.details})"
+        self._finished(request, "rejected", shown(f"{refusal.code}: {refusal.description}{details}", 300)[1:-1])
         replyto = request.document.replyto or ""
 
         def write() -> bytes:
@@ -258,7 +260,7 @@ class Execution:
         """Send a result once more, whatever becomes of it."""
         self._post(request, lambda: self._receiver.answers.result(request, result)[0], lambda fate, reason: None)
 
-    def _end(self, request: Received, result: bytes, outcome: str) -> None:
+    def _end(self, request: Received, result: bytes, outcome: str, why: str = "") -> None:
         if not request.end():
             return
         receiver = self._receiver
@@ -269,7 +271,7 @@ class Execution:
             try:
                 body, result, large = receiver.answers.result(request, result)
                 if large is not None:
-                    outcome = "exception"
+                    outcome, why = "exception", sentence(large)
                     log.warning("%r of plugin %s: %s", request, self._service.name, large)
             except CannotSign as failed:
                 body = failed
@@ -296,7 +298,7 @@ class Execution:
             send()
         else:
             statuses.end(send)
-        self._finished(request, outcome)  # after the result, which its caller waits for
+        self._finished(request, outcome, why, result)  # after the result, which its caller waits for
 
     def _post(self, request: Received, write: Callable[[], bytes], done: Callable[[Fate, str], None]) -> None:
         """Send what ends a request, if somebody waits for it; then let go of the request."""
@@ -313,22 +315,29 @@ class Execution:
         # The receiver of now: after a redelivery that may be another one.
         request.receiver.outgoing.post(request.replyto, body, done, request, durable=request.durable)
 
-    def _finished(self, request: Received, outcome: str) -> None:
+    def _finished(self, request: Received, outcome: str, why: str = "", result: bytes | None = None) -> None:
         seconds = time.monotonic() - (request.started or request.arrived)
         service = self._service
         try:
             service.hook.gofer_finished(plugin=service.plugin, request=request, outcome=outcome, seconds=seconds)
         except Exception:
             log.exception("plugin %s: a hook gofer_finished failed", service.name)
-        if requests.isEnabledFor(logging.INFO):
-            requests.info(
-                "%s %s %s %s %.1f ms",
-                request.sn,
-                shown(request.identity or request.document.replyto or "nobody"),
-                request.target,
-                outcome,
-                seconds * 1000,
-            )
+        self._log(request, outcome, seconds, why, result)
+
+    def _log(self, request: Received, outcome: str, seconds: float, why: str, result: bytes | None) -> None:
+        """Write the request's line: why it failed, and the traceback where nobody else is told it, or for DEBUG."""
+        failed = outcome == "exception"
+        level = logging.WARNING if failed and request.replyto is None else logging.INFO
+        if not requests.isEnabledFor(level):
+            return
+        caller = shown(request.identity or request.document.replyto or "nobody")
+        words = (request.sn, caller, self._service.name, request.target, outcome, seconds * 1000, why and f": {why}")
+        line = requests.makeRecord(requests.name, level, __file__, 0, "%s %s %s %s %s %.1f ms%s", words, None)
+        if failed and result is not None and (
+            requests.isEnabledFor(logging.DEBUG) or (level == logging.WARNING and self._traces.allows())
+        ):
+            line.exc_text = trace_of(result)
+        requests.handle(line)
 
 
 class _Login:
