@@ -33,12 +33,15 @@ _DICT = vars(BaseException)["__dict__"]
 
 
 def to_result(raised: BaseException) -> dict[str, Any]:
-    """Make the ``result`` of a reply from an exception. Never raises."""
+    """Make the ``result`` of a reply from an exception; of one that would end a process, RuntimeError. Never raises."""
     trace = _trace(raised)
     kind = type(raised)
     module = kind.__module__
     if getattr(errors, kind.__name__, None) is kind:
         module = _WIRE_MODULES.get(kind.__name__, _DISPATCHER if issubclass(kind, errors.DispatchError) else module)
+    if not issubclass(kind, Exception):
+        # A caller of gofer 2.12 would raise it as it is, and be ended by a SystemExit of the agent's method.
+        return _ordinary(f"the method raised {sentence(raised)}", trace)
     attributes = list(_DICT.__get__(raised).items())
     state = {_text(key): _plain_or_repr(value) for key, value in attributes if isinstance(key, str)}
     state.pop("__notes__", None)  # they are in the trace, where they belong
@@ -49,6 +52,16 @@ def to_result(raised: BaseException) -> dict[str, Any]:
         "xclass": _text(kind.__qualname__),
         "xargs": [_plain_or_repr(value) for value in _arguments(raised)],
         "xstate": state,
+    }
+
+
+def _ordinary(text: str, trace: str) -> dict[str, Any]:
+    return {
+        "exval": trace,
+        "xmodule": "builtins",
+        "xclass": "RuntimeError",
+        "xargs": [_text(text)],
+        "xstate": {"trace": trace},
     }
 
 

@@ -188,8 +188,8 @@ class Execution:
             self.fail(request, raised)
 
     def _succeed(self, request: Received, value: Any) -> None:
-        if request.called_off:
-            self.fail(request, Cancelled("cancelled while it ran; its method has returned"))
+        if request.called_off and value is None:  # a value is given: only the method knows that it stopped short
+            self.fail(request, Cancelled("cancelled while it ran; its method has returned without a value"))
             return
         if request.late is not None:
             self.fail(request, ExecutionTimeout(request.late))
@@ -333,8 +333,10 @@ class Execution:
         caller = shown(request.identity or request.document.replyto or "nobody")
         words = (request.sn, caller, self._service.name, request.target, outcome, seconds * 1000, why and f": {why}")
         line = requests.makeRecord(requests.name, level, __file__, 0, "%s %s %s %s %s %.1f ms%s", words, None)
-        if failed and result is not None and (
-            requests.isEnabledFor(logging.DEBUG) or (level == logging.WARNING and self._traces.allows())
+        if (
+            failed
+            and result is not None
+            and (requests.isEnabledFor(logging.DEBUG) or (level == logging.WARNING and self._traces.allows()))
         ):
             line.exc_text = trace_of(result)
         requests.handle(line)
