@@ -91,8 +91,9 @@ def failed(kennel: Kennel, call: Callable[[], object]) -> dict[str, Any]:
     with pytest.raises(RemoteException):
         call()
     found = eventually(lambda: [json.loads(one) for one in log.read_text().splitlines()[known:] if "exception" in one])
-    assert len(found) == 1
-    return found[0]  # type: ignore[no-any-return]  # JSON
+    (line,) = found
+    assert isinstance(line, dict)
+    return line
 
 
 @pytest.mark.parametrize("method", ["bark", "howl", "fetch"])

@@ -99,6 +99,10 @@ class PluginForTests:
     def forks(self, target: Target) -> None:
         """There is no agent that could start a process for its calls."""
 
+    def holds_no_thread(self, classname: str, method: str) -> bool:
+        target = self.api.look_up(classname, method)
+        return target is not None and target.holds_no_thread
+
     def entered(self) -> nullcontext[None]:
         return nullcontext()
 

@@ -141,8 +141,8 @@ gofer.rmi.description: of_class of_target
 gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound NotAuthenticated NotAuthorized
     PasswordRequired RemoteException SecretNotMatched SecretRequired UserNotAuthorized UserRequired authorize
     login_of
-gofer.rmi.exceptions: from_result to_result
-gofer.rmi.execution: Execution
+gofer.rmi.exceptions: from_result sentence to_result trace_of
+gofer.rmi.execution: Execution way_out
 gofer.rmi.intake: Intake
 gofer.rmi.keeping: HeldByLedger
 gofer.rmi.later: Later joined
@@ -151,7 +151,7 @@ gofer.rmi.limit: Limit
 gofer.rmi.logins: Attempt Logins attempt pam_service
 gofer.rmi.model: DIRECT FORK
 gofer.rmi.model.child: run
-gofer.rmi.model.coroutines: Loop
+gofer.rmi.model.coroutines: Loop Run
 gofer.rmi.model.direct: call
 gofer.rmi.model.fork: Forks
 gofer.rmi.model.forked: ForkedCall
@@ -162,7 +162,7 @@ gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Suc
     tell
 gofer.rmi.options: OPTION_NAMES Options Report
 gofer.rmi.outgoing: Fate GIVE_UP Outgoing
-gofer.rmi.overview: ANSWERING Entry INTERRUPTED Listing Overview STATES UNDELIVERABLE WAITING
+gofer.rmi.overview: ANSWERING Entry INTERRUPTED Listing OVERDUE Overview STATES UNDELIVERABLE WAITING
 gofer.rmi.patience: Held
 gofer.rmi.posts: Owner Post Posts
 gofer.rmi.progress: INTERVAL Progress

@@ -105,6 +105,14 @@ class Attachment:
                 return other.forks
         return asked.forks
 
+    def holds_no_thread(self, classname: str, method: str) -> bool:
+        """Tell whether a method, the plugin's or one that it forwards to, runs on the event loop."""
+        target = self.plugin.api.look_up(classname, method)
+        if target is None and self.plugin.descriptor.forward:
+            others = (one.api.look_up(classname, method) for one in self.plugin.container.accepting(self.plugin))
+            target = next(filter(None, others), None)
+        return target is not None and target.holds_no_thread
+
     def entered(self) -> AbstractContextManager[object]:
         """Return what is entered around what the plugin's code does."""
         return self.plugin.entered()

@@ -355,18 +355,25 @@ class PluginContainer:
         return self.attachments.of(plugin.name)
 
     def forwards(self, plugin: Plugin) -> Iterator[Plugin]:
-        """Iterate over the running plugins that one forwards to and that accept that, in the order of its list."""
+        """Iterate over the running plugins that one forwards to and that accept that, in the order of its list.
+
+        Waits for one that is being loaded again.
+        """
+        for other in self.accepting(plugin):
+            now: Plugin | None = other
+            if other.company and plugin.name not in other.company:  # it is being loaded again
+                other.reloaded.wait(self.config.main.shutdown_timeout)
+                now = self.plugins.get(other.name)
+            if now is not None and now.state is State.RUNNING:
+                yield now
+
+    def accepting(self, plugin: Plugin) -> Iterator[Plugin]:
+        """Iterate over the plugins that one forwards to and that accept that, in the order of its list."""
         for name in plugin.descriptor.forward:
             for other in list(self.plugins.values()) if name == "*" else filter(None, [self.plugins.get(name)]):
                 agreed = "*" in other.descriptor.accept or plugin.name in other.descriptor.accept
-                if not agreed or other is plugin:
-                    continue
-                now: Plugin | None = other
-                if other.company and plugin.name not in other.company:  # it is being loaded again
-                    other.reloaded.wait(self.config.main.shutdown_timeout)
-                    now = self.plugins.get(other.name)
-                if now is not None and now.state is State.RUNNING:
-                    yield now
+                if agreed and other is not plugin:
+                    yield other
 
     def _running(self) -> list[Plugin]:
         return [plugin for plugin in list(self.plugins.values()) if plugin.state is State.RUNNING]

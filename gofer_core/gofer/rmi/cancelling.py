@@ -73,6 +73,9 @@ class Cancelling:
             request = self._book.get(sn)
             if request is not None:
                 return self._kept([sn] if request.plugin is plugin and self._cancel(request) else [])
+            overdue = self._book.get_overdue(sn)
+            if overdue is not None:
+                return self._kept([sn] if overdue.plugin is plugin and overdue.cancel() else [])
             if self._book.has_ended(sn):
                 return self._kept([])
             self._expect(plugin.name, sn)
@@ -93,7 +96,7 @@ class Cancelling:
         found: dict[str, bool] = {}
         meant: list[Received] = []
         absent: list[Received] = []
-        for request in self._book.working():
+        for request in (*self._book.working(), *self._book.overdue()):
             if request.plugin is not plugin or request.sn is None or request.sn == besides:
                 continue
             shed, data = request.shed, request.data
@@ -221,6 +224,8 @@ def cancel(request: Received) -> bool:
 
     One that has not started is ended here, and never starts. One that runs is told; it ends when its method does.
     """
+    if request.overdue:
+        return request.cancel()
     if request.state == ENDED:
         return False
     if request.start():

@@ -21,6 +21,7 @@ from gofer.rmi.exceptions import sentence, to_result, trace_of
 from gofer.rmi.later import Later
 from gofer.rmi.ledger import Unavailable
 from gofer.rmi.limit import Limit
+from gofer.rmi.model import DIRECT
 from gofer.rmi.outgoing import Fate
 from gofer.rmi.progress import Progress
 from gofer.rmi.request import ENDED, RUNNING, Received
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from gofer.rmi.api import Target
     from gofer.rmi.receiver import Receiver
 
-__all__ = ["Execution"]
+__all__ = ["Execution", "way_out"]
 
 log = logging.getLogger(__name__)
 requests = logging.getLogger("gofer.rmi.requests")
+
+_OVERDUE = 5.0  # seconds that a method has to end when it was told that it takes too long, before the log tells
 
 #: Where methods are called from: what is below is the plugin's own.
 _CALLING = ("gofer.rmi.model.direct", "gofer.rmi.model.coroutines", __name__)
@@ -85,6 +88,10 @@ class Execution:
         try:
             with self._service.entered():
                 target = target or self._dispatcher.find(request)
+                if request.beside and not target.holds_no_thread:  # a hook has sent it elsewhere
+                    request.beside = False
+                    request.receiver.service.workers.put(_Found(self, request, target))
+                    return
                 asked = login_of(target, request)
                 if asked is not None:
                     self._receiver.logins.check(asked, _Login(self, request, target).checked)
@@ -105,19 +112,23 @@ class Execution:
         except AlreadyBegun as before:
             self._begun_before(request, before.result)
         except BaseException as raised:  # noqa: BLE001 - SystemExit, too, is a result; its caller waits for one
-            self.fail(request, raised)
+            self._heard(request, None, raised)
         else:
-            self._succeed(request, value)
+            self._heard(request, value, None)
         finally:
             Context.leave(token)
 
-    def logged_in(self, request: Received, target: Target) -> None:
-        """Go on with a request whose user and password are right, in a worker."""
+    def resume(self, request: Received, target: Target) -> None:
+        """Go on with a request whose method is found, in a worker."""
         if request.cancelled.is_set():
             self.fail(request, Cancelled("cancelled before it was started"))
-            return
+        else:
+            self._enter(request, target)
+
+    def logged_in(self, request: Received, target: Target) -> None:
+        """Go on with a request whose user and password are right, in a worker."""
         request.authenticated = target
-        self._enter(request, target)
+        self.resume(request, target)
 
     def _once(self, request: Received, target: Target) -> None:
         """Have it noted that a method runs which must not run a second time."""
@@ -162,6 +173,8 @@ class Execution:
 
     def _expire(self, request: Received, seconds: float) -> None:
         # In this process nothing can stop a method: it is told, and its caller is. One in a process of its own ends.
+        if request.has_ended:
+            return
         stop = request.on_expire
         end = "it may still run" if stop is None else "its process is being ended"
         # First: a method that is told may return before its caller is.
@@ -169,7 +182,14 @@ class Execution:
         request.cancelled.set()
         if stop is not None:
             stop()
+        if self._receiver.expired(request):
+            self._receiver.clock.call_after(_OVERDUE, lambda: self._tell_overdue(request))
         self.fail(request, ExecutionTimeout(request.late))
+
+    def _tell_overdue(self, request: Received) -> None:
+        if request.overdue:
+            text = "%s %s %s. It is still running. %s"
+            log.warning(text, request.sn, self._service.name, request.late, way_out(request))
 
     def _go_on(self, request: Received, value: Awaitable[Any]) -> None:
         if request.api is None or not request.api.is_async:
@@ -178,10 +198,26 @@ class Execution:
         def done(value: Any, raised: BaseException | None) -> None:
             self._heard(request, value, raised)
 
-        if not self._service.loop.run(value if inspect.iscoroutine(value) else _awaiting(value), done):
+        def dropped() -> None:
+            self._receiver.returned(request)
+            request.on_cancel = None
+
+        coroutine = value if inspect.iscoroutine(value) else _awaiting(value)
+        run = self._service.loop.run(coroutine, done, dropped)
+        if run is None:
+            self._receiver.returned(request)
             log.warning("%r: not run, its plugin has stopped; the broker delivers it again", request)
+        elif request.timer is not None:
+            # One that is only told to stop decides for itself; one that is overdue has been told.
+            request.on_cancel = lambda: run.cancel() if request.overdue else None
+            if request.returned:
+                request.on_cancel = None  # it refers to the request
 
     def _heard(self, request: Received, value: Any, raised: BaseException | None) -> None:
+        """Hear that the method has ended, and how. (What raised without being called has ended, too.)"""
+        if request.timer is not None:
+            self._receiver.returned(request)
+            request.on_cancel = None
         if raised is None:
             self._succeed(request, value)
         else:
@@ -349,6 +385,7 @@ class _Login:
         self._execution = execution
         self._request = request
         self._target = target
+        self.beside = request.beside
 
     def checked(self, refused: NotAuthorized | None) -> None:
         """Hear what came of it, in a thread that checks."""
@@ -360,6 +397,26 @@ class _Login:
     def run(self) -> None:
         """Go on, as a worker's task."""
         self._execution.logged_in(self._request, self._target)
+
+
+class _Found(_Login):
+    """A request whose method was found by the thread beside the workers, and needs one of these."""
+
+    def run(self) -> None:
+        """Go on, as a worker's task."""
+        self._execution.resume(self._request, self._target)
+
+
+def way_out(request: Received) -> str:
+    """Tell what can be done about a method that goes on for longer than it may."""
+    if request.on_expire is not None or (request.api is not None and request.api.model != DIRECT):
+        return "Its process is being ended."
+    if request.api is not None and request.api.is_async:
+        return f"It holds no thread; gofer mgt --cancel {request.key} ends it where it awaits something."
+    return (
+        "It holds one of the plugin's threads until it returns; nothing but a restart of goferd ends it. "
+        "Mark the method @fork: a process of its own is ended when it takes too long."
+    )
 
 
 async def _awaiting(value: Awaitable[Any]) -> Any:

@@ -324,6 +324,7 @@ class Receiver:
             self._submit(request)
 
     def _submit(self, request: Received) -> None:
+        request.beside = self.service.holds_no_thread(request.classname, request.method)
         with self._changed:
             over = self._over
             if not over:
@@ -362,6 +363,14 @@ class Receiver:
             self._replays.forget(request.proof)
             self._book.forget(request)
         self._let_go(request)
+
+    def expired(self, request: Received) -> bool:
+        """Hear from the execution that a method takes longer than it may; False: it has just returned."""
+        return self._book.expired(request)
+
+    def returned(self, request: Received) -> None:
+        """Hear from the execution that the method of a request has ended."""
+        self._book.returned(request)
 
     def acknowledge(self, request: Received) -> None:
         """Acknowledge what the broker delivered for a request, as soon as a copy of that would be recognised."""

@@ -65,6 +65,9 @@ class Service(Protocol):
     def forks(self, target: Target) -> Forks | None:
         """Return what runs a method that is marked FORK; None: nothing does here."""
 
+    def holds_no_thread(self, classname: str, method: str) -> bool:
+        """Tell whether a method, its own or one that it forwards to, runs on the event loop. Quick; any thread."""
+
     @property
     def latency(self) -> float:
         """Seconds that a request waits before it goes to a worker."""

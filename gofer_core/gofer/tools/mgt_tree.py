@@ -67,6 +67,9 @@ def _plugin(tree: Tree, plugin: Mapping[str, Any]) -> None:
     branch.add(
         _line((f"workers: {workers['busy']} of {workers['threads']} busy, {workers['waiting']} tasks waiting", ""))
     )
+    for one in plugin["overdue"]:
+        told = f" for {one['seconds']:g} s, request {one['sn']}: {one['reason']}"
+        branch.add(_line((f"overdue {one['target']}", "red"), (told, "")))
     for cls in (plugin["api"] or {}).get("classes", ()):
         version = f" version {cls['version']}" if cls.get("version") else ""
         inner = branch.add(_member(f"class {cls['name'].partition('@')[0]}{version}", cls["constructor"], cls["doc"]))

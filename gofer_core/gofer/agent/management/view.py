@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.loading import one_line
+from gofer.rmi.overview import OVERDUE
 
 if TYPE_CHECKING:
     from gofer.agent.container import PluginContainer
@@ -71,11 +72,15 @@ def _plugin(container: PluginContainer, plugin: Plugin) -> dict[str, Any]:
         "counters": plugin.counters.snapshot(),
         "workers": {
             "threads": descriptor.threads,
-            "busy": len(plugin.workers.running()),
+            "busy": plugin.workers.busy,
             "waiting": plugin.workers.waiting,
             "coroutines": plugin.loop.running,
             "fork_helper": plugin.forks.pid,
         },
+        "overdue": [
+            {"sn": one.sn, "target": one.target, "seconds": round(one.seconds, 1), "reason": one.reason}
+            for one in container.requests.listing(plugin.name, states=[OVERDUE]).entries
+        ],
         "actions": [],
         "api": None,
     }
