@@ -12,9 +12,11 @@ from gofer.agent.builtin import admin_api
 from gofer.agent.plugin import Plugin, State, current
 from gofer.agent.queues import QueueModel
 from gofer.errors import AdapterError, MessagingError, NotFound
+from gofer.messaging.document import shown
 from gofer.rmi.answers import Refusal
 from gofer.rmi.api import API, Target
 from gofer.rmi.model.fork import Forks
+from gofer.rmi.outgoing import GIVE_UP
 from gofer.rmi.receiver import Receiver
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ __all__ = ["Attachment"]
 log = logging.getLogger(__name__)
 
 _PATIENCE = 5.0  # seconds for the broker to answer
+_ANSWERS = 1.0  # seconds for the broker to take the results of the last calls
 _MOMENT = 0.02
 _QUIET = 0.25  # seconds in which a broker that has more would have sent it
 _UNLOADED = Refusal("plugin.unloaded", "the plugin that this was for has been unloaded")
@@ -203,7 +206,7 @@ class Attachment:
             given_back = self.receiver.close(_PATIENCE)
             alone = refusal is not None and given_back and self._refuse(refusal)
         ours = 1 if current() is self.plugin else 0  # a call that unloads its own plugin does not wait for itself
-        ended = self.receiver.wait(max(0.0, deadline - monotonic()), but=ours)
+        ended = self.receiver.wait(max(0.0, deadline - monotonic()), but=ours, answered=False)
         if not ended:
             self.receiver.leave(refusal)
         if refusal is not None and self.queue.spec.auto_delete:
@@ -211,11 +214,24 @@ class Attachment:
         if alone:
             self._delete()
             self.receiver.catch_up(_PATIENCE)  # what came before the queue's end is still to be rejected
-        if not ended:
-            log.warning("plugin %s: unloaded; %d of its calls go on", self.name, self.receiver.open)
-            return False
-        self.stop(monotonic() + _PATIENCE)
-        return True
+        if ended and self.receiver.wait(_ANSWERS, but=ours):
+            self.stop(monotonic() + _PATIENCE)
+            return True
+        self._tell_left()
+        return False
+
+    def _tell_left(self) -> None:
+        """Say what is left of a plugin that is unloaded."""
+        running = self.receiver.unended
+        if running:
+            names = ", ".join(sorted({request.target for request in running}))
+            log.warning("plugin %s: unloaded; %d of its calls go on: %s", self.name, len(running), names)
+        left = self.receiver.open - len(running)
+        if left > 0:
+            refused = dict(self.receiver.outgoing.refused())
+            why = "; ".join(f"for {shown(address)}: {shown(reason)}" for address, reason in list(refused.items())[:3])
+            text = "plugin %s: unloaded; %d results undelivered (%s). They are sent again for %g s, then kept for a day"
+            log.warning(text, self.name, left, why or f"the connection is {self.link.state}", GIVE_UP)
 
     def _refuse(self, refusal: Refusal) -> bool:
         """Reject what waits in the queue and what comes; False: that is not ours to do."""

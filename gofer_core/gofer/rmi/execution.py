@@ -261,6 +261,7 @@ class Execution:
         if request.started is not None:
             self._receiver.counters.add("running", -1)
         self._receiver.counters.add("rejected")
+        request.receiver.has_result()
         details = "" if refusal.details is None else f" ({refusal.details})"
         self._finished(request, "rejected", shown(f"{refusal.code}: {refusal.description}{details}", 300)[1:-1])
         replyto = request.document.replyto or ""
@@ -315,6 +316,7 @@ class Execution:
             receiver.counters.add("running", -1)
         receiver.counters.add(_COUNTED[outcome])
         request.state = ENDED
+        request.receiver.has_result()
 
         def write() -> bytes:
             if isinstance(body, CannotSign):

@@ -127,6 +127,11 @@ class Outgoing:
         """How many are neither taken nor given up."""
         return len(self._pending)
 
+    def refused(self) -> list[tuple[str, str]]:
+        """Tell the addresses that brokers did not take something for, and why not."""
+        with self._changed:
+            return [(str(letter.address), letter.reason) for letter in self._pending if letter.reason]
+
     def wait(self, timeout: float) -> bool:
         """Wait until none is pending, at most ``timeout`` seconds; tell whether that is so."""
         with self._changed:
@@ -163,7 +168,10 @@ class Outgoing:
             durable=letter.durable,
             settled=lambda outcome, reason: self._settled(letter, outcome, reason),
         )
-        if not sent:
+        hurried = self._hurried
+        if not sent and hurried is not None and time.monotonic() >= hurried + _HURRIED:
+            self._end(letter, Fate.LEFT)
+        elif not sent:
             letter.timer = self._clock.call_after(
                 self._wait(letter, _LONGEST_WAIT_FOR_LINK), lambda: self._offer(letter)
             )

@@ -88,6 +88,7 @@ class Receiver:
         self._changed = threading.Condition(threading.Lock())
         self._open: dict[Received, None] = {}  # accepted, and not yet let go
         self._delayed: dict[Received, Timer] = {}
+        self._waiting = 0  # threads that wait for the end of requests
         self._stopping = False
         self._closed = False
         self._over = False  # nothing is started any more
@@ -149,15 +150,22 @@ class Receiver:
             self._closed = True
             raise
 
-    def wait(self, timeout: float, *, but: int = 0) -> bool:
+    def wait(self, timeout: float, *, but: int = 0, answered: bool = True) -> bool:
         """Wait until all that was accepted has ended, at most ``timeout`` seconds; tell whether it has.
 
         Args:
             but: so many need not end for the wait to do so: that of the caller of this, for one.
+            answered: wait also until the results are taken, or given up.
         """
+
+        def left() -> int:
+            return len(self._open if answered else self.unended)
+
         with self._changed:
-            self._changed.wait_for(lambda: len(self._open) <= but, timeout)
-            return not self._open
+            self._waiting += 1
+            self._changed.wait_for(lambda: left() <= but, timeout)
+            self._waiting -= 1
+            return not left()
 
     def exchange(self, swap: Callable[[], object]) -> None:
         """Have the workers of the service exchanged, while no request is put to them."""
@@ -234,6 +242,11 @@ class Receiver:
     def open(self) -> int:
         """How many accepted requests have not been let go."""
         return len(self._open)
+
+    @property
+    def unended(self) -> list[Received]:
+        """The accepted requests that have no result yet."""
+        return [request for request in list(self._open) if not request.has_ended]
 
     # -- in -------------------------------------------------------------------------------------------------------
 
@@ -343,6 +356,12 @@ class Receiver:
 
     # -- out ------------------------------------------------------------------------------------------------------
 
+    def has_result(self) -> None:
+        """Hear from the execution that a request has its result, which is still to be taken."""
+        if self._waiting:
+            with self._changed:
+                self._changed.notify_all()
+
     def ended(self, request: Received, result: bytes, fate: Fate, reason: str) -> None:
         """Hear from the execution what became of a result, and why it was given up."""
         if fate is Fate.TAKEN:
@@ -380,5 +399,5 @@ class Receiver:
     def _let_go(self, request: Received) -> None:
         with self._changed:
             self._open.pop(request, None)
-            if len(self._open) <= 1:
+            if len(self._open) <= 1 or self._waiting:
                 self._changed.notify_all()
