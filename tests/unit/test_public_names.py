@@ -50,6 +50,8 @@ gofer.agent.core_hooks: CoreHooks
 gofer.agent.following: follow
 gofer.agent.forking: Greeting HELPER greeting read
 gofer.agent.helper: main
+gofer.agent.import_check: import_problems main
+gofer.agent.import_only: ImportOnly
 gofer.agent.imports: Imports
 gofer.agent.links: Links
 gofer.agent.loading: Broken GROUP Source forget_module import_source locate one_line
