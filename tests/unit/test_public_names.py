@@ -26,12 +26,12 @@ gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks fi
 gofer.agent.attachment: Attachment
 gofer.agent.attachments: Attachments
 gofer.agent.bounded: within
-gofer.agent.builtin: admin_api help_text
+gofer.agent.builtin: admin_api help_text started
 gofer.agent.check: check
 gofer.agent.choosing: chosen usable
-gofer.agent.config: AgentConfig Descriptor LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig
-    Problem Settings broker_of check_company distrust find_plugin_dirs read_agent read_descriptor read_descriptors
-    read_url_file stable_uuid
+gofer.agent.config: AgentConfig Descriptor LoggingConfig Machine MainConfig ManagementConfig MessagingConfig
+    PamConfig Problem Settings broker_of check_company distrust find_plugin_dirs made_on read_agent read_descriptor
+    read_descriptors read_url_file stable_uuid
 gofer.agent.config.agent: AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig read_agent
 gofer.agent.config.agent_keys: AGENT Agent
 gofer.agent.config.company: broker_of check_company
@@ -39,6 +39,7 @@ gofer.agent.config.descriptor: Descriptor find_plugin_dirs read_descriptor read_
 gofer.agent.config.descriptor_keys: DESCRIPTOR Main Messaging Model
 gofer.agent.config.files: MAX_FILE Sections Unreadable distrust list_files read_sections read_text
 gofer.agent.config.identity: stable_uuid
+gofer.agent.config.machine: Machine made_on
 gofer.agent.config.places: AddressText BrokerURL ExchangeName OwnHost
 gofer.agent.config.problem: Problem kind nearest plain shown
 gofer.agent.config.reading: Reader Values

@@ -52,6 +52,8 @@ class Attachment:
             log.info(
                 "plugin %s: no queue is given; its address is %s, kept for the next time", plugin.name, plugin.queue
             )
+            if plugin.foreign is not None:
+                log.warning("plugin %s: %s", plugin.name, plugin.foreign)
         # What a receiver asks for with every request are plain attributes.
         self.name = plugin.name
         self.queue = QueueModel(plugin.descriptor, plugin.identify())

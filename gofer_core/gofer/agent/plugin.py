@@ -11,10 +11,11 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.actions import Actions
-from gofer.agent.config import Descriptor, Settings, stable_uuid
+from gofer.agent.config import Descriptor, Machine, Settings, made_on, stable_uuid
 from gofer.agent.forking import HELPER, greeting
-from gofer.errors import PluginError
+from gofer.errors import ConfigError, PluginError
 from gofer.messaging.address import Address
+from gofer.messaging.document import shown
 from gofer.messaging.url import URL
 from gofer.rmi.api import API
 from gofer.rmi.counters import Counters
@@ -78,6 +79,8 @@ class Plugin:
         self.forks = Forks(descriptor.name, HELPER, lambda: greeting(self))
         #: What it does by itself.
         self.actions = Actions(self, container.clock)
+        #: What is to be said of a queue whose name was made up on another machine; None: nothing.
+        self.foreign: str | None = None
         #: The names of the plugins that its code took something from while it was loaded.
         self.needs: set[str] = set()
         #: Those that are loaded again together with it, while they are: its code finds these instead of the old ones.
@@ -203,7 +206,24 @@ class Plugin:
         """Return the address, making one up (and keeping it) for a plugin that has none."""
         if self._queue is None:
             self._queue = Address(self.descriptor.exchange, stable_uuid(self.container.root, self.name))
+            self.foreign = self._made_elsewhere()
         return self._queue
+
+    def _made_elsewhere(self) -> str | None:
+        """Tell that the uuid was made on another machine; None: it was not."""
+        try:
+            machine, file = made_on(self.container.root, self.name)
+        except ConfigError as unknown:
+            return str(unknown)
+        here = Machine.this()
+        if machine.key == here.key:
+            return None
+        return (
+            f"its queue {self.uuid} was made on another machine, {shown(machine.host)}; this is {shown(here.host)}. "
+            "If that one still runs, its agent reads this queue, too, and each of the two answers half of the calls. "
+            f"Then stop goferd here and remove {file.parent / self.name} and {file}: this agent gets its own queue. "
+            f"If this machine has replaced that one, remove {file} alone"
+        )
 
     # -- its API --------------------------------------------------------------------------------------------------
 

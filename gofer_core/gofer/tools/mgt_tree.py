@@ -24,7 +24,8 @@ def print_agent(told: Mapping[str, Any]) -> None:
         _line(
             (f"goferd {agent['version']}", "bold"),
             (f" {agent['state']}", _COLOURS.get(agent["state"], "yellow")),
-            (f": pid {agent['pid']}, user {agent['user']}, root {agent['root']}, since {agent['started']}", ""),
+            (f": pid {agent['pid']}, user {agent['user']}, root {agent['root']}", ""),
+            (f", host {agent['host']}, since {agent['started']}", ""),
             (f", {agent['rss'] / 1e6:.1f} MB, {agent['threads']} threads", ""),
         ),
         guide_style="dim",
@@ -61,6 +62,8 @@ def _plugin(tree: Tree, plugin: Mapping[str, Any]) -> None:
     if plugin["state"] not in ("running", "loading"):
         return
     branch.add(_line((_queue(plugin), "")))
+    if plugin["foreign"]:
+        branch.add(_line((plugin["foreign"], "red")))
     counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in plugin["counters"].items() if number)
     branch.add(_line((f"requests: {counts or 'none'}", "")))
     workers = plugin["workers"]

@@ -24,6 +24,7 @@ from gofer.agent.config.descriptor import (
 )
 from gofer.agent.config.files import distrust
 from gofer.agent.config.identity import stable_uuid
+from gofer.agent.config.machine import Machine, made_on
 from gofer.agent.config.problem import Problem
 from gofer.agent.config.settings import Settings
 
@@ -43,6 +44,8 @@ __all__ = [
     "broker_of",
     "check_company",
     "distrust",
+    "Machine",
+    "made_on",
     "stable_uuid",
     "Problem",
     "Settings",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 import sys
 import threading
 import time
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from gofer.agent.builtin import started
 from gofer.agent.loading import one_line
 from gofer.rmi.overview import OVERDUE
 
@@ -31,8 +32,9 @@ def show(container: PluginContainer, phase: str) -> dict[str, Any]:
             "state": phase,
             "root": str(container.root.path),
             "user": _user(),
+            "host": socket.gethostname(),
             "pid": os.getpid(),
-            "started": _started(),
+            "started": started(),
             "threads": threading.active_count(),
             "rss": _rss(),
             "ledger": {"error": _text(container.ledger.error)},
@@ -67,6 +69,7 @@ def _plugin(container: PluginContainer, plugin: Plugin) -> dict[str, Any]:
         "forward": list(descriptor.forward),
         "accept": list(descriptor.accept),
         "queue": plugin.queue,
+        "foreign": plugin.foreign,
         "url": None if plugin.url is None else str(plugin.url),
         "connection": _connection(container, plugin),
         "counters": plugin.counters.snapshot(),
@@ -119,13 +122,6 @@ def _user() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
-
-
-def _started() -> str:
-    with open("/proc/self/stat", "rb") as file:
-        ticks = int(file.read().rpartition(b")")[2].split()[19])
-    began = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
-    return datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _rss() -> int:
