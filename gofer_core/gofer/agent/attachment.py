@@ -217,6 +217,7 @@ class Attachment:
             self._delete()
             self.receiver.catch_up(_PATIENCE)  # what came before the queue's end is still to be rejected
         if ended and self.receiver.wait(_ANSWERS, but=ours):
+            self._tell_left()
             self.stop(monotonic() + _PATIENCE)
             return True
         self._tell_left()
@@ -224,11 +225,13 @@ class Attachment:
 
     def _tell_left(self) -> None:
         """Say what is left of a plugin that is unloaded."""
-        running = self.receiver.unended
+        unended = self.receiver.unended
+        overdue = [request for request in self.plugin.container.book.overdue() if request.receiver is self.receiver]
+        running = {request.key: request.target for request in (*unended, *overdue)}
         if running:
-            names = ", ".join(sorted({request.target for request in running}))
+            names = ", ".join(sorted(set(running.values())))
             log.warning("plugin %s: unloaded; %d of its calls go on: %s", self.name, len(running), names)
-        left = self.receiver.open - len(running)
+        left = self.receiver.open - len(unended)
         if left > 0:
             refused = dict(self.receiver.outgoing.refused())
             why = "; ".join(f"for {shown(address)}: {shown(reason)}" for address, reason in list(refused.items())[:3])
