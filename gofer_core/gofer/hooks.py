@@ -78,7 +78,8 @@ def gofer_accept(plugin: Plugin, request: Received) -> None:
 def gofer_route(plugin: Plugin, request: Received) -> Plugin | None:
     """Name the plugin that answers a request. The first that is not None counts; None: the plugin itself.
 
-    Called by a worker of the plugin. Raising is that call's exception.
+    Called by a worker of the plugin; for ``async def`` by the one thread that begins these. Raising is that call's
+    exception.
     """
 
 
@@ -88,7 +89,8 @@ def gofer_call(plugin: Plugin, request: Received, invoke: Any) -> Any:
 
     ``request.api`` names the target: its plugin, class, method and marks. A wrapper
     (``@hookimpl(wrapper=True)``) must ``yield`` once; raising before that is that call's exception, and the method is
-    not run. Called by the worker that runs the method; for ``async def`` the value is an awaitable.
+    not run. Called by the worker that runs the method; for ``async def`` by the one thread that begins these, and the
+    value is an awaitable.
     """
 
 
