@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ class Machine:
     @classmethod
     def this(cls) -> Machine:
         """Return the one that this process runs on: known by its machine-id, or by its host name where it has none."""
-        host = socket.gethostname()
+        host = os.uname().nodename
         for file in _IDS:
             try:
                 text = file.read_text("ascii", "replace").strip()
