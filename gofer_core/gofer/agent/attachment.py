@@ -201,7 +201,7 @@ class Attachment:
             Whether all has ended. If not, ``retire`` follows.
         """
         refusal = _UNLOADED if self.queue.managed == 2 else None
-        if refusal is not None and self.queue.spec.auto_delete:
+        if refusal is not None and self.queue.volatile:
             self.receiver.reject_all(refusal)  # the queue goes with its last reader, and all that is in it
             alone = False
         else:
@@ -211,7 +211,7 @@ class Attachment:
         ended = self.receiver.wait(max(0.0, deadline - monotonic()), but=ours, answered=False)
         if not ended:
             self.receiver.leave(refusal)
-        if refusal is not None and self.queue.spec.auto_delete:
+        if refusal is not None and self.queue.volatile:
             self._until_quiet()
         if alone:
             self._delete()

@@ -133,9 +133,9 @@ class Model:
     EXPIRATION: Key[float | None] = Key(
         "model",
         "expiration",
-        v.Seconds(above_zero=True),
+        v.SecondsOrNever(),
         None,
-        "How long the queue is kept when nobody uses it; without it, for ever.",
+        "After how long without a reader the broker deletes the queue and what waits in it; without it, or with 0, never.",
     )
     EXCLUSIVE = Key("model", "exclusive", v.Flag(), False, "Whether this agent must be the queue's only one.")
     PREFETCH = Key("model", "prefetch", v.Whole(1, 65535), 200, "How many requests the broker hands over unanswered.")

@@ -15,7 +15,7 @@ from gofer.agent.config.problem import kind, shown
 from gofer.duration import parse_duration
 from gofer.errors import ConfigError
 
-__all__ = ["Choice", "Dotted", "Flag", "Level", "Line", "Name", "Names", "Seconds", "Size", "Type", "Whole", "Wrong"]
+__all__ = ["Choice", "Dotted", "Flag", "Level", "Line", "Name", "Names", "Seconds", "SecondsOrNever", "Size", "Type", "Whole", "Wrong"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -107,6 +107,17 @@ class Seconds:
         if not self.low <= seconds <= self.high or (self.above_zero and seconds == 0):
             raise Wrong(f"{shown(raw)} is out of range")
         return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SecondsOrNever:
+    """A duration in seconds; 0 means never, as None does."""
+
+    allowed: str = f"{Seconds().allowed}, or 0 for never"
+
+    def read(self, raw: object) -> float | None:
+        """Read a duration."""
+        return Seconds().read(raw) or None
 
 
 @dataclass(frozen=True, slots=True)
