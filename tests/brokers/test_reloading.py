@@ -78,18 +78,15 @@ def test_an_unloaded_plugins_queue_is_emptied_and_deleted(
 
 
 @pytest.mark.parametrize(
-    ("model", "theirs"),
-    [
-        ("", None),
-        ("expiration=60\n", None),
-        ("expiration=60\n", {"durable": True, "auto_delete": True, "arguments": {"x-expires": 60000}}),
-    ],
+    "model",
+    ["", "expiration=60\n", "expiration=60\n# gofer 2\n"],
     ids=["usual", "expiring", "expiring of gofer 2"],
 )
 def test_what_waits_there_is_rejected_first(
-    rabbitmq: RabbitMQ, root: Path, tmp_path: Path, url: str, model: str, theirs: dict[str, Any] | None
+    rabbitmq: RabbitMQ, root: Path, tmp_path: Path, url: str, model: str
 ) -> None:
-    if theirs is not None:
+    if "gofer 2" in model:
+        theirs = {"durable": True, "auto_delete": True, "arguments": {"x-expires": 60000}}
         rabbitmq.api("PUT", f"/queues/{url.rpartition('/')[2]}/plain", theirs)
     install(tmp_path, "plain", PLUGIN)
     main = "[main]\nenabled=1\nlatency=0.5\n"

@@ -45,7 +45,7 @@ gofer.agent.config.problem: Problem kind nearest plain shown
 gofer.agent.config.reading: Reader Values
 gofer.agent.config.schema: FreeKeys Key Schema
 gofer.agent.config.settings: Settings
-gofer.agent.config.values: Choice Dotted Flag Level Line Name Names Seconds Size Type Whole Wrong
+gofer.agent.config.values: Choice Dotted Flag Level Line Name Names Seconds SecondsOrNever Size Type Whole Wrong
 gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
 gofer.agent.following: follow
@@ -55,7 +55,7 @@ gofer.agent.import_check: import_problems main
 gofer.agent.import_only: ImportOnly
 gofer.agent.imports: Imports
 gofer.agent.links: Links
-gofer.agent.loading: Broken GROUP Source forget_module import_source locate one_line
+gofer.agent.loading: Broken GROUP Source forget_module import_source locate one_line unused_files
 gofer.agent.lock: AgentLock AlreadyRunning
 gofer.agent.logs: JournalFormatter JsonFormatter LineFormatter LogSetup configure is_journal
 gofer.agent.main: main
@@ -235,7 +235,8 @@ gofer_authenticator_x509: X509Authenticator
 gofer_authenticator_x509.authenticator: X509Authenticator
 gofer_authenticator_x509.trust: Key Trust check_key common_name load_certificate
 gofer_plugin_demo: Demo TooTired hello
-gofer_plugin_system: Script Service Shell System
+gofer_plugin_system: Script Service Shell System check
+gofer_plugin_system.access: run_as
 gofer_plugin_system.commands: Ended Shell
 gofer_plugin_system.power: System
 gofer_plugin_system.scripts: Script

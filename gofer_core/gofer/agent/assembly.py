@@ -15,7 +15,7 @@ import pluggy
 from gofer import hooks as specifications
 from gofer.agent.bounded import within
 from gofer.agent.config import Descriptor, Problem
-from gofer.agent.loading import Broken, import_source, locate, one_line
+from gofer.agent.loading import Broken, import_source, locate, one_line, unused_files
 from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
 from gofer.errors import GoferError, PluginError
@@ -99,6 +99,8 @@ def find_plugin(root: Root, plugin: Plugin) -> None:
     if isinstance(source, Problem):
         raise Refused(plugin, source)
     plugin.source = source
+    if (unused := unused_files(root, descriptor, source)) is not None:
+        log.warning("%s", unused)
     with blamed(plugin, "messaging", "authenticator"):
         plugin.authenticator = _authenticator(descriptor)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from gofer.agent.config import AgentConfig, Descriptor, Problem, check_company, read_descriptors
 from gofer.agent.import_check import import_problems
-from gofer.agent.loading import locate
+from gofer.agent.loading import locate, unused_files
 from gofer.errors import AdapterError
 from gofer.messaging.adapter import find
 from gofer.messaging.authenticators import missing_authenticator
@@ -51,6 +51,8 @@ def _missing(root: Root, config: AgentConfig, descriptor: Descriptor) -> Iterabl
     source = locate(root, descriptor)
     if isinstance(source, Problem):
         yield source
+    elif (unused := unused_files(root, descriptor, source)) is not None:
+        yield unused
     elif source.file is None and source.module.partition(".")[0] in sys.stdlib_module_names:
         text = f"{source.module!r} is a module of Python's own library; allowed: a plugin"
         yield Problem("warning", str(descriptor.file), "main", "plugin", text)

@@ -19,8 +19,8 @@ class QueueModel:
 
     ``managed`` 0: nothing, the queue must be there. 1: it is declared, and bound to its exchange by its own name. 2: it
     is also emptied and deleted when its plugin is unloaded, unless ``kept`` says why not. The broker deletes a queue
-    with an expiration when it had no reader for so long, with what waits in it. The queue is never declared auto-delete,
-    as gofer 2.12 did: such a queue goes with its last reader, so all that waits is lost when the agent stops or dies.
+    with an expiration when it had no reader for so long, with what waits in it. It is never declared auto-delete, as
+    gofer 2.12 did: such a queue goes with its last reader, so all that waits is lost when the agent stops or dies.
     """
 
     def __init__(self, descriptor: Descriptor, address: Address) -> None:

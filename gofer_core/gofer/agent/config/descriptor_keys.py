@@ -135,7 +135,7 @@ class Model:
         "expiration",
         v.SecondsOrNever(),
         None,
-        "After how long without a reader the broker deletes the queue and what waits in it; without it, or with 0, never.",
+        "After how long without a reader the broker deletes the queue and what waits in it; without it, or 0, never.",
     )
     EXCLUSIVE = Key("model", "exclusive", v.Flag(), False, "Whether this agent must be the queue's only one.")
     PREFETCH = Key("model", "prefetch", v.Whole(1, 65535), 200, "How many requests the broker hands over unanswered.")

@@ -15,7 +15,21 @@ from gofer.agent.config.problem import kind, shown
 from gofer.duration import parse_duration
 from gofer.errors import ConfigError
 
-__all__ = ["Choice", "Dotted", "Flag", "Level", "Line", "Name", "Names", "Seconds", "SecondsOrNever", "Size", "Type", "Whole", "Wrong"]
+__all__ = [
+    "Choice",
+    "Dotted",
+    "Flag",
+    "Level",
+    "Line",
+    "Name",
+    "Names",
+    "Seconds",
+    "SecondsOrNever",
+    "Size",
+    "Type",
+    "Whole",
+    "Wrong",
+]
 
 T_co = TypeVar("T_co", covariant=True)
 
