@@ -37,8 +37,9 @@ gofer.agent.config.agent_keys: AGENT Agent
 gofer.agent.config.company: broker_of check_company
 gofer.agent.config.descriptor: Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
 gofer.agent.config.descriptor_keys: DESCRIPTOR Main Messaging Model
-gofer.agent.config.files: MAX_FILE Sections Unreadable distrust list_files read_sections read_text
+gofer.agent.config.files: MAX_FILE distrust list_files list_unread read_sections read_text
 gofer.agent.config.identity: stable_uuid
+gofer.agent.config.ini: Content Protected Sections Unreadable parse_ini parse_json
 gofer.agent.config.machine: Machine made_on
 gofer.agent.config.places: AddressText BrokerURL ExchangeName OwnHost
 gofer.agent.config.problem: Problem kind nearest plain shown

@@ -179,7 +179,7 @@ def _in_directories(root: Root, descriptor: Descriptor, name: str) -> Source | P
                 continue
             reason = distrust(file)
             if reason is not None:
-                return Problem("error", str(file), None, None, f"{reason}; needed by {descriptor.file}")
+                return Problem("error", str(file), None, None, f"is needed by {descriptor.file}, but {reason}")
             return Source(_module_name(name), file)
     if problems:
         return problems[0]

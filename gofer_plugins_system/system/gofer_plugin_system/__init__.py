@@ -38,7 +38,8 @@ def check() -> None:
     if unavailable is not None:
         raise PluginError(
             f"callers cannot be identified: there is no authenticator, and {unavailable}. Set [messaging] "
-            "authenticator in the descriptor, like authenticator = hmac, or [pam] service in agent.conf to a file of /etc/pam.d"
+            "authenticator in the descriptor, like authenticator = hmac, "
+            "or [pam] service in agent.conf to a file of /etc/pam.d"
         )
     whose = "a user's password" if os.geteuid() == 0 else "the password of the agent's own user, as it is not root,"
     log.info("plugin %s: no [messaging] authenticator is set, so every call needs %s", plugin.name, whose)

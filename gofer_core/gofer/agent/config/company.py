@@ -42,7 +42,7 @@ def _queue(one: Descriptor, earlier: list[Descriptor]) -> Iterator[Problem]:
     if one.queue is None:
         return
     if one.url is None:
-        text = "nobody reads it: there is no url, nor url_file; allowed: with one, or where the plugin sets its URL"
+        text = "has no effect, because [messaging] url is not set; set it, or have the plugin set plugin.url in @load"
         yield Problem("warning", str(one.file), "model", "queue", text)
         return
     for first in earlier:
@@ -61,15 +61,17 @@ def _forwarding(one: Descriptor, every: list[Descriptor]) -> Iterator[Problem]:
             continue
         other, why = _enabled(name, every)
         if other is not None and "*" not in other.accept and one.name not in other.accept:
-            why = f"plugin {name!r} ({other.file}) does not list {one.name!r} in its accept; allowed: where it does"
+            why = (
+                f"plugin {name!r} does not accept from {one.name!r}; add accept = {one.name} to [main] of {other.file}"
+            )
         if why:
-            yield Problem("warning", str(one.file), "main", "forward", f"nothing goes there: {why}")
+            yield Problem("warning", str(one.file), "main", "forward", f"nothing is forwarded to {name!r}: {why}")
     for name in one.accept:
         if name == "*":
             continue
         other, why = _enabled(name, every)
         if why:
-            yield Problem("warning", str(one.file), "main", "accept", f"nothing comes from there: {why}")
+            yield Problem("warning", str(one.file), "main", "accept", f"nothing comes from {name!r}: {why}")
 
 
 def _enabled(name: str, every: list[Descriptor]) -> tuple[Descriptor | None, str]:
@@ -79,7 +81,7 @@ def _enabled(name: str, every: list[Descriptor]) -> tuple[Descriptor | None, str
         return found, ""
     names = [one.name for one in every if one.enabled]
     if found is not None:
-        return None, f"plugin {name!r} is not enabled ({found.file}); allowed: an enabled plugin's name"
+        return None, f"that plugin is not enabled; set [main] enabled = 1 in {found.file}"
     near = nearest(name, names)
-    hint = f"; nearest is {near!r}" if near else ""
-    return None, f"there is no plugin {name!r}{hint}; allowed: {', '.join(sorted(names))}"
+    hint = f"; did you mean {near!r}?" if near else ";"
+    return None, f"there is no plugin {name!r}{hint} enabled: {', '.join(sorted(names))}"

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from gofer.agent.config.problem import kind, shown
+from gofer.agent.config.problem import kind, nearest, shown
 from gofer.duration import parse_duration
 from gofer.errors import ConfigError
 
@@ -255,7 +255,8 @@ class Choice:
         for known in self.words:
             if word == known.lower():
                 return known
-        raise Wrong(f"{shown(raw)} is none of them")
+        near = nearest(raw, self.words) if isinstance(raw, str) else None
+        raise Wrong(f"invalid value {shown(raw)}" + (f" (did you mean {near}?)" if near else ""))
 
 
 @dataclass(frozen=True, slots=True)
