@@ -30,11 +30,11 @@ gofer.agent.builtin: admin_api help_text started
 gofer.agent.check: check
 gofer.agent.choosing: chosen usable
 gofer.agent.config: AgentConfig Descriptor LoggingConfig Machine MainConfig ManagementConfig MessagingConfig
-    PamConfig Problem Settings broker_of check_company distrust find_plugin_dirs made_on read_agent read_descriptor
-    read_descriptors read_url_file stable_uuid
+    PamConfig Problem Settings broker_of check_company distrust find_plugin_dirs made_on not_trusted read_agent
+    read_descriptor read_descriptors read_url_file stable_uuid
 gofer.agent.config.agent: AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig read_agent
 gofer.agent.config.agent_keys: AGENT Agent
-gofer.agent.config.company: broker_of check_company
+gofer.agent.config.company: broker_of check_company not_trusted
 gofer.agent.config.descriptor: Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
 gofer.agent.config.descriptor_keys: DESCRIPTOR Main Messaging Model
 gofer.agent.config.files: MAX_FILE distrust list_files list_unread read_sections read_text
@@ -76,6 +76,7 @@ gofer.agent.rounds: Rounds
 gofer.agent.schedules: Cron Every Moment Once Schedule moment schedule_of
 gofer.agent.signals: Signals
 gofer.agent.sink: SinkHandler
+gofer.agent.trust: check_trust may_reach owners
 gofer.aio: Agent
 gofer.crontab: Crontab parse_crontab
 gofer.decorators: Action DIRECT FORK Login Mark Version action direct fork initializer load mark_of once pam remote

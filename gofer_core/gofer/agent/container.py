@@ -27,6 +27,7 @@ from gofer.agent.modules import forget
 from gofer.agent.plugin import Plugin, State, current
 from gofer.agent.reloading import Reload, company, see_off
 from gofer.agent.rounds import Rounds
+from gofer.agent.trust import may_reach
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
@@ -364,15 +365,14 @@ class PluginContainer:
             if other.company and plugin.name not in other.company:  # it is being loaded again
                 other.reloaded.wait(self.config.main.shutdown_timeout)
                 now = self.plugins.get(other.name)
-            if now is not None and now.state is State.RUNNING:
+            if now is not None and now.state is State.RUNNING and may_reach(plugin, now):
                 yield now
 
     def accepting(self, plugin: Plugin) -> Iterator[Plugin]:
         """Iterate over the plugins that one forwards to and that accept that, in the order of its list."""
         for name in plugin.descriptor.forward:
             for other in list(self.plugins.values()) if name == "*" else filter(None, [self.plugins.get(name)]):
-                agreed = "*" in other.descriptor.accept or plugin.name in other.descriptor.accept
-                if agreed and other is not plugin:
+                if other is not plugin and plugin.descriptor.forwards_to(other.descriptor):
                     yield other
 
     def _running(self) -> list[Plugin]:

@@ -11,8 +11,9 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.actions import Actions
-from gofer.agent.config import Descriptor, Machine, Settings, made_on, stable_uuid
+from gofer.agent.config import Descriptor, Machine, Settings, made_on, not_trusted, stable_uuid
 from gofer.agent.forking import HELPER, greeting
+from gofer.agent.trust import may_reach, owners
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.address import Address
 from gofer.messaging.document import shown
@@ -143,6 +144,11 @@ class Plugin:
         return self.descriptor.enabled
 
     @property
+    def is_running(self) -> bool:
+        """Whether it answers requests."""
+        return self.state is State.RUNNING
+
+    @property
     def cfg(self) -> Settings:
         """The descriptor: ``plugin.cfg.foobar.timeout``; ``plugin.cfg()`` is the same."""
         return self.descriptor.sections
@@ -252,13 +258,17 @@ class Plugin:
 
         Raises:
             PluginError: it has something else of that name already (while it is imported, this is told at the end of
-                that), or the other has not been loaded.
+                that), or the other has not been loaded, or has an authenticator that this one's callers would get past.
         """
         if isinstance(other, Plugin):
             other = other._successor
             other._note_need()
             if other.module is None:
                 raise PluginError(f"plugin {other.name!r} has nothing to add: {other._why_not()}")
+        if self.is_running:  # one that is being loaded is checked at the end of that
+            for owner in owners(other, list(self.container.plugins.values())):
+                if not may_reach(self, owner):
+                    raise PluginError(not_trusted(self.descriptor, owner.descriptor, "is given the methods of"))
         if self.module is not None:  # before that its own API is not known, and expose() does it
             self.api.add(_api_of(other))
         if not any(more is other for more in self._added):

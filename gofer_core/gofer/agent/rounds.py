@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gofer.agent.assembly import Refused, add_extension, ask_extensions, blamed, import_plugin
 from gofer.agent.config import Descriptor, Problem
 from gofer.agent.plugin import Plugin, State
+from gofer.agent.trust import check_trust
 from gofer.errors import PluginError
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ class Rounds:
             if target is not None and plugin.state is State.LOADING:
                 self.guarded(plugin, lambda plugin: self._extend(self._extended_by(plugin), extended))
         for plugin in loaded:
+            if plugin.state is State.LOADING:
+                self.guarded(plugin, self._check_trust)
+        for plugin in loaded:
             if plugin.state is State.LOADING and not self._container.stopping:
                 self.guarded(plugin, self._run)
 
@@ -122,6 +126,12 @@ class Rounds:
                 way.append(one.name)
                 if one.name == plugin.name:
                     raise PluginError(f"a cycle: {' -> '.join(way)}")
+
+    def _check_trust(self, plugin: Plugin) -> None:
+        beside = [one for one in self._container.present() if one.state in (State.LOADING, State.RUNNING)]
+        problem = check_trust(plugin, beside)
+        if problem is not None:
+            raise Refused(plugin, problem)
 
     def _extended_by(self, plugin: Plugin) -> Plugin:
         with blamed(plugin, "main", "extends"):

@@ -14,7 +14,7 @@ from gofer.agent.config.agent import (
     PamConfig,
     read_agent,
 )
-from gofer.agent.config.company import broker_of, check_company
+from gofer.agent.config.company import broker_of, check_company, not_trusted
 from gofer.agent.config.descriptor import (
     Descriptor,
     find_plugin_dirs,
@@ -43,6 +43,7 @@ __all__ = [
     "find_plugin_dirs",
     "broker_of",
     "check_company",
+    "not_trusted",
     "distrust",
     "Machine",
     "made_on",

@@ -8,7 +8,7 @@ from gofer.agent.config.descriptor import Descriptor
 from gofer.agent.config.problem import Problem, nearest
 from gofer.messaging.url import URL
 
-__all__ = ["broker_of", "check_company"]
+__all__ = ["broker_of", "check_company", "not_trusted"]
 
 
 def check_company(descriptors: Iterable[Descriptor]) -> list[Problem]:
@@ -27,9 +27,38 @@ def broker_of(url: URL) -> tuple[object, ...]:
     return ("local", url.path) if url.protocol == "local" else (url.host.lower(), port, url.path or "")
 
 
+def not_trusted(asked: Descriptor, owner: Descriptor, how: str) -> str:
+    """Say why the callers of one plugin must not reach another one's methods, and what to do.
+
+    Args:
+        how: what brings them there, in words that stand between the two plugins' names.
+    """
+    theirs = f"has the authenticator {asked.authenticator!r}" if asked.authenticator else "has no authenticator"
+    own = f"the authenticator {owner.authenticator!r}" if owner.authenticator else "an authenticator"
+    return (
+        f"plugin {asked.name!r} {how} plugin {owner.name!r} and {theirs}, so its callers would get past {own} of "
+        f"{owner.name!r}; give both the same authenticator with the same settings, "
+        f"or allow it by trust = {asked.name} in [main] of {owner.file}"
+    )
+
+
+def _trust(one: Descriptor, enabled: list[Descriptor]) -> Iterator[Problem]:
+    """Tell which other plugins' callers would reach the methods of one that has an authenticator."""
+    for other in enabled:
+        if other is one or one.authenticator is None or other.name in one.trust or one.same_authenticator(other):
+            continue
+        for key, how, leads in (
+            ("accept", "forwards to", other.forwards_to(one)),
+            ("extends", "has the methods of", one.extends == other.name),
+        ):
+            if leads:
+                yield Problem("error", str(one.file), "main", key, not_trusted(other, one, how))
+
+
 def _problems(one: Descriptor, every: list[Descriptor], enabled: list[Descriptor]) -> Iterator[Problem]:
     yield from _queue(one, enabled[: enabled.index(one)])
     yield from _forwarding(one, every)
+    yield from _trust(one, enabled)
     if one.extends is not None:
         other, why = _enabled(one.extends, every)
         if other is one:

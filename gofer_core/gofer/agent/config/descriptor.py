@@ -51,6 +51,7 @@ class Descriptor:
     forward: tuple[str, ...]
     extends: str | None
     admin: tuple[str, ...] | None
+    trust: tuple[str, ...]
     url: URL | None
     url_file: Path | None
     authenticator: str | None
@@ -68,6 +69,22 @@ class Descriptor:
     prefetch: int
     kind: str
     sections: Settings = field(repr=False, hash=False)
+
+    def forwards_to(self, other: Descriptor) -> bool:
+        """Tell whether requests for this plugin may be forwarded to another one, as both must say."""
+        wanted = other.name in self.forward or "*" in self.forward
+        return wanted and (self.name in other.accept or "*" in other.accept)
+
+    def same_authenticator(self, other: Descriptor) -> bool:
+        """Tell whether both descriptors name the same authenticator, with the same settings."""
+        name = self.authenticator
+        if name is None or name != other.authenticator:
+            return False
+        if (name in self.sections) != (name in other.sections):
+            return False
+        # Relative paths in the settings are relative to the descriptor.
+        alike = name not in self.sections or self.sections[name] == other.sections[name]
+        return alike and self.file.absolute().parent == other.file.absolute().parent
 
     def connector(self, messaging: MessagingConfig = _DEFAULTS, url: URL | None = None) -> Connector:
         """Make the connector for this plugin's broker.
@@ -226,6 +243,7 @@ def _read(path: Path, named: list[Path] | None = None) -> tuple[Descriptor | Non
         forward=values[Main.FORWARD],
         extends=values[Main.EXTENDS],
         admin=values[Main.ADMIN],
+        trust=values[Main.TRUST],
         url=url,
         url_file=url_file,
         authenticator=values[Messaging.AUTHENTICATOR],

@@ -57,6 +57,13 @@ class Main:
         "The identities that may use Admin; without it anyone who reaches the queue may.",
         blank=False,
     )
+    TRUST: Key[tuple[str, ...]] = Key(
+        "main",
+        "trust",
+        v.Names("plugin names with commas between", v.Name()),
+        (),
+        "The plugins whose callers may reach this one's methods with another authenticator, or with none.",
+    )
 
 
 class Messaging:
@@ -167,6 +174,7 @@ DESCRIPTOR = Schema(
         Main.FORWARD,
         Main.EXTENDS,
         Main.ADMIN,
+        Main.TRUST,
         Messaging.URL,
         Messaging.URL_FILE,
         Messaging.AUTHENTICATOR,
