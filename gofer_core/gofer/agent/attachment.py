@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from gofer.rmi.receiver import Receiver
 
 if TYPE_CHECKING:
     from gofer.agent.container import PluginContainer
+    from gofer.rmi.request import Received
 
 __all__ = ["Attachment"]
 
@@ -64,6 +66,10 @@ class Attachment:
         self._exclusive = _exclusive(plugin)
         self._over = False
         self._held = threading.Lock()
+        self._give_back: Callable[[float], object] | None = None
+        #: Set unless it was suspended, and what had not started is not yet given back.
+        self.given_back = threading.Event()
+        self.given_back.set()
         self._links = container.links
         self.link = self._links.acquire(connector)
         self.receiver = Receiver(
@@ -83,7 +89,10 @@ class Attachment:
     def _take(self, plugin: Plugin) -> None:
         self.plugin = plugin
         self.admin = admin_api(plugin)
-        self.hook = _EnteredHooks(plugin, plugin.container.hooks.hook)
+        self._hooks = plugin.container.hooks.hook
+        self.hook = _EnteredHooks(plugin, self._hooks)
+        if plugin.container.attachments.watched:
+            self.watch()
         self.authenticator: Any = plugin.authenticator
         self.audience = plugin.descriptor.audience
         self.loop = plugin.loop
@@ -175,8 +184,27 @@ class Attachment:
             log.warning("plugin %s: %d requests have not ended in time; the broker keeps them", self.name, len(left))
         self._release()
 
+    def suspend(self) -> None:
+        """Start nothing more, at once: a plugin that decides about calls is about to go. ``retire`` follows."""
+        self.given_back.clear()
+        self._give_back = self.receiver.halt()
+
+    def watch(self) -> None:
+        """Have calls pass by where they can be held until the hooks are there that decide about them."""
+        hook, passage = self._hooks.gofer_call, self.plugin.container.attachments.passage
+
+        def call(plugin: Plugin, request: Received, invoke: Callable[[], Any]) -> Any:
+            # Admin is called by the thread that reads the broker, which must not wait.
+            wait = 0.0 if request.classname in self.admin else plugin.container.config.main.shutdown_timeout
+            return passage.call(hook, plugin.name, invoke, wait, plugin=plugin, request=request)
+
+        self.hook.gofer_call = call
+
     def retire(self) -> None:
         """Take no more, and go on until all that was accepted has ended, however long that takes. ``stop`` ends it."""
+        if self._give_back is not None:
+            self._give_back(_PATIENCE)
+            self.given_back.set()
         self.receiver.close(_PATIENCE)
         while not self._over and not self.receiver.wait(1.0):
             pass

@@ -21,6 +21,7 @@ from gofer.agent.choosing import chosen, usable
 from gofer.agent.config import AgentConfig, Descriptor, Problem
 from gofer.agent.core_hooks import CoreHooks
 from gofer.agent.following import follow
+from gofer.agent.gate import Gate
 from gofer.agent.imports import Imports
 from gofer.agent.links import Links
 from gofer.agent.modules import forget
@@ -90,17 +91,25 @@ class PluginContainer:
         self.imports = Imports()
         self.imported = imported
         self.attachments = Attachments(self)
+        self.gate = Gate(self)
         #: Plugins of which newer ones are loaded, and whose last calls have not ended.
         self.parting: set[Plugin] = set()
         self._stopping = threading.Event()
 
     # -- loading --------------------------------------------------------------------------------------------------
 
-    def start(self, descriptors: Iterable[Descriptor]) -> None:
-        """Load every plugin that is enabled, and attach those that have a broker. Never fails for a plugin's sake."""
+    def start(self, descriptors: Iterable[Descriptor], broken: Collection[str] = ()) -> None:
+        """Load every plugin that is enabled, and attach those that have a broker. Never fails for a plugin's sake.
+
+        Args:
+            broken: the files of descriptors that cannot be used.
+        """
         with self.changes:
             self.clock.start()
-            self.rounds.load(list(descriptors), anew=False)
+            every = list(descriptors)
+            self.gate.expect(every, broken)
+            self.gate.review(tell=False)
+            self.rounds.load(every, anew=False)
             if not any(plugin.state is State.RUNNING for plugin in self.plugins.values()):
                 log.warning("no plugin runs; descriptors are read from %s", self.root.descriptors)
 
@@ -119,6 +128,8 @@ class PluginContainer:
             known = self.plugins.get(descriptor.name)
             if known is not None and known.state in (State.LOADING, State.RUNNING):
                 raise PluginError(f"plugin {descriptor.name!r} is loaded already, from {known.descriptor.file}")
+            self.gate.expect_one(descriptor)
+            self.gate.review(tell=False)
             self.rounds.load([descriptor])
             plugin = self.plugins[descriptor.name]
             if plugin.error is not None:
@@ -170,6 +181,11 @@ class PluginContainer:
                 if old.state is State.RUNNING:
                     old.error, old.trace = str(refused.problem), refused.trace
             raise PluginError(str(refused.problem)) from refused
+        finally:
+            for name, descriptor in now.items():
+                if self.plugins[name].descriptor == descriptor:
+                    self.gate.expect_one(descriptor)
+            self.gate.review()
         for new in news:
             log.info("plugin %s: loaded again from %s, %s", new.name, new.source, self.where(new))
         gc.collect()  # the old modules: they refer to themselves
@@ -246,11 +262,13 @@ class PluginContainer:
         """
         with self._change():
             plugin = chosen(self.root, self.plugins.values(), which)
+            self.gate.pause([plugin.name])
             self.end(plugin, State.STOPPED, timeout=self.config.main.shutdown_timeout)
             del self.plugins[plugin.name]
             users = sorted(one.name for one in self.plugins.values() if plugin.name in one.needs)
             rest = f"; with what they took from it go on: {', '.join(users)}" if users else ""
             log.info("plugin %s: unloaded%s", plugin.name, rest)
+            self.gate.review()
 
     def update(self, descriptors: Iterable[Descriptor], kept: Collection[str] = ()) -> None:
         """Follow the descriptors as they are now: unload what is gone, load what is new, do both for what has changed.
@@ -261,7 +279,18 @@ class PluginContainer:
             kept: the files of descriptors that cannot be read; what they described goes on as it is.
         """
         with self._change():
-            follow(self, descriptors, kept)
+            every = list(descriptors)
+            names = {one.name for one in every}
+            stay = [one.descriptor for one in self.plugins.values() if one.name not in names and self._stays(one, kept)]
+            self.gate.expect([*every, *stay], kept)
+            self.gate.review(tell=False)
+            follow(self, every, kept)
+            self.gate.review()
+
+    def _stays(self, plugin: Plugin, kept: Collection[str]) -> bool:
+        """Tell whether a plugin goes on whose descriptor is not among those that can be used."""
+        file = plugin.descriptor.file
+        return str(file) in kept or (file.parent != self.root.descriptors and file.exists())
 
     def stop(self, timeout: float) -> None:
         """Stop everything: take no new requests, and let running calls end within ``timeout`` seconds.
@@ -349,7 +378,7 @@ class PluginContainer:
 
     def is_attached(self, plugin: Plugin) -> bool:
         """Tell what ``Plugin.attached`` does."""
-        return self.attachments.of(plugin.name) is not None
+        return self.attachments.has(plugin.name)
 
     def attachment(self, plugin: Plugin) -> Attachment | None:
         """Return where a plugin takes its requests; None: nowhere."""
@@ -385,8 +414,7 @@ class PluginContainer:
     def where(self, plugin: Plugin) -> str:
         """Tell in words where a plugin takes its requests."""
         attachment = self.attachments.of(plugin.name)
-        return (
-            "without a queue"
-            if attachment is None
-            else f"queue {attachment.address} at {attachment.link.connector.url}"
-        )
+        if attachment is None:
+            waits = self.attachments.has(plugin.name)
+            return "its queue waits for required plugins" if waits else "without a queue"
+        return f"queue {attachment.address} at {attachment.link.connector.url}"

@@ -114,7 +114,7 @@ class _Daemon:
 
     def _start(self) -> None:
         self.container.clock.call_after(_LOOK, self._watch_logging)
-        self.container.start(self._read()[0])
+        self.container.start(*self._read())
         if self.operations.phase == "starting":
             self.operations.phase = "running"
         notify(os.environ, "READY=1")

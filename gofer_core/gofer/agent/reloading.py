@@ -236,6 +236,7 @@ class Reload:
 
     def _pause(self) -> None:
         """Have what is not yet started wait for the new ones."""
+        self._container.gate.pause(self._new)
         for old, new in self._pairs:
             old.actions.stop()
             self._container.attachments.hand_over(old, new)

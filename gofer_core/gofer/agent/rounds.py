@@ -56,6 +56,7 @@ class Rounds:
                 log.warning("%s", _late(plugin, self._container.imports.patience))
         self.pending = {}
         self._finish(loaded)
+        self._container.gate.review()
 
     def _finish(self, loaded: list[Plugin]) -> None:
         """Do what is left to do for plugins whose code is there."""
@@ -111,6 +112,7 @@ class Rounds:
             self._container.quarantine(refused[0])
         else:
             self._finish([plugin])
+        self._container.gate.review()
 
     def check_extends(self, plugin: Plugin) -> None:
         """Refuse a plugin that extends itself, directly or by way of others.

@@ -191,6 +191,29 @@ class Receiver:
             if isinstance(task, Received):
                 self._leave(task, refusal)
 
+    def halt(self) -> Callable[[float], None]:
+        """Take no more, and start nothing more, at once. Calls that run go on. ``close`` and ``stop`` follow.
+
+        Returns:
+            What gives back all that has not started, and may take as many seconds as it is told.
+        """
+        self._closed = True
+        with self._changed:
+            self._over = True
+            waiting = list(self._delayed)
+            timers = list(self._delayed.values())
+            self._delayed.clear()
+        for timer in timers:
+            timer.cancel()
+        waiting += [one for one in self.service.workers.withdraw(self._is_mine) if isinstance(one, Received)]
+
+        def give_back(timeout: float) -> None:
+            self._unsubscribe(timeout)  # first: the broker would deliver to this one again
+            for request in waiting:
+                self._give_back(request)
+
+        return give_back
+
     def stop(self, timeout: float) -> list[Received]:
         """Take no more, give back what has not started, and wait for the rest, at most ``timeout`` seconds.
 

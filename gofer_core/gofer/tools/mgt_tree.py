@@ -32,6 +32,8 @@ def print_agent(told: Mapping[str, Any]) -> None:
     )
     if agent["ledger"]["error"]:
         tree.add(_line(("ledger: ", ""), (agent["ledger"]["error"], "red")))
+    for reason in agent.get("closed", ()):
+        tree.add(_line(("no plugin takes requests: ", "bold"), (reason, "red")))
     for plugin in told["plugins"]:
         _plugin(tree, plugin)
     for name in agent["waiting"]:

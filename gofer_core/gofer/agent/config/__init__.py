@@ -26,6 +26,7 @@ from gofer.agent.config.files import distrust
 from gofer.agent.config.identity import stable_uuid
 from gofer.agent.config.machine import Machine, made_on
 from gofer.agent.config.problem import Problem
+from gofer.agent.config.required import asks_to_be_required
 from gofer.agent.config.settings import Settings
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "broker_of",
     "check_company",
     "not_trusted",
+    "asks_to_be_required",
     "distrust",
     "Machine",
     "made_on",

@@ -52,6 +52,7 @@ class Descriptor:
     extends: str | None
     admin: tuple[str, ...] | None
     trust: tuple[str, ...]
+    required: bool
     url: URL | None
     url_file: Path | None
     authenticator: str | None
@@ -244,6 +245,7 @@ def _read(path: Path, named: list[Path] | None = None) -> tuple[Descriptor | Non
         extends=values[Main.EXTENDS],
         admin=values[Main.ADMIN],
         trust=values[Main.TRUST],
+        required=values[Main.REQUIRED],
         url=url,
         url_file=url_file,
         authenticator=values[Messaging.AUTHENTICATOR],

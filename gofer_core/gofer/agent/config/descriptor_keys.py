@@ -64,6 +64,14 @@ class Main:
         (),
         "The plugins whose callers may reach this one's methods with another authenticator, or with none.",
     )
+    REQUIRED = Key(
+        "main",
+        "required",
+        v.Flag(),
+        False,
+        "Whether the agent takes no requests for any plugin while this one does not run.",
+        blank=False,
+    )
 
 
 class Messaging:
@@ -175,6 +183,7 @@ DESCRIPTOR = Schema(
         Main.EXTENDS,
         Main.ADMIN,
         Main.TRUST,
+        Main.REQUIRED,
         Messaging.URL,
         Messaging.URL_FILE,
         Messaging.AUTHENTICATOR,

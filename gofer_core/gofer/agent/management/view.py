@@ -39,6 +39,7 @@ def show(container: PluginContainer, phase: str) -> dict[str, Any]:
             "rss": _rss(),
             "ledger": {"error": _text(container.ledger.error)},
             "waiting": sorted(container.pending),
+            "closed": container.gate.reasons() if container.attachments.closed else [],
         },
         "plugins": [_plugin(container, plugin) for plugin in sorted(plugins, key=lambda plugin: plugin.name)],
     }
