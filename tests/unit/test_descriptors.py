@@ -50,7 +50,7 @@ SECONDS = "seconds, or a number with s, m, h or d behind it, like 30s or 5m"
 ADDRESS = "<queue> or <exchange>/<queue>, each at most 255 bytes"
 FLAG = "0, 1, yes, no, true, false, on, off"
 REGULAR = "a regular file, or a link to one"
-MAIN_KEYS = "name, plugin, enabled, threads, latency, timeout, accept, forward, extends, admin"
+MAIN_KEYS = "name, plugin, enabled, threads, latency, timeout, accept, forward, extends, admin, trust, required"
 MESSAGING_KEYS = "url, url_file, authenticator, cacert, clientcert, clientkey, host_validation, heartbeat, audience"
 SPACE = "has a space in it, which callers must write, too; remove it if that is not meant"
 
@@ -122,6 +122,8 @@ def test_a_descriptor_that_says_little_has_the_documented_defaults(plugins: Path
         forward=(),
         extends=None,
         admin=None,
+        trust=(),
+        required=False,
         url=None,
         url_file=None,
         authenticator=None,
@@ -154,6 +156,8 @@ EVERYTHING = {
         "forward": "cat, bird,cat",
         "extends": "animals",
         "admin": "alice, bob",
+        "trust": "bird",
+        "required": "yes",
     },
     "messaging": {
         "url": "amqp+amqps://user:p%40ss@broker.example/zoo",
@@ -182,6 +186,8 @@ TYPED = {
         "timeout": 300,
         "accept": ["*"],
         "forward": ["cat", "bird"],
+        "trust": ["bird"],
+        "required": True,
     },
     "messaging": {"host_validation": False, "heartbeat": 20},
     "model": {"managed": 1, "expiration": 86400, "exclusive": 1, "prefetch": 10},
@@ -212,6 +218,7 @@ def test_every_key_is_read_from_either_kind_of_file(plugins: Path, form: str) ->
     assert (dog.name, dog.entry, dog.plugin, dog.enabled) == ("rex", "dog", "zoo.dogs", True)
     assert (dog.threads, dog.latency, dog.timeout) == (4, 1.5, 300.0)
     assert (dog.accept, dog.forward, dog.extends, dog.admin) == (("*",), ("cat", "bird"), "animals", ("alice", "bob"))
+    assert (dog.trust, dog.required) == (("bird",), True)
     assert dog.url == URL("broker.example", "amqps", "amqp", 5671, "user", "p@ss", "zoo")
     assert (dog.authenticator, dog.audience) == ("zoo.auth.Hmac", ("zoo/rex", "rex"))
     assert (dog.managed, dog.queue, dog.exchange) == (1, Address("zoo", "dogs"), "zoo")

@@ -30,8 +30,8 @@ gofer.agent.builtin: admin_api help_text started
 gofer.agent.check: check
 gofer.agent.choosing: chosen usable
 gofer.agent.config: AgentConfig Descriptor LoggingConfig Machine MainConfig ManagementConfig MessagingConfig
-    PamConfig Problem Settings broker_of check_company distrust find_plugin_dirs made_on not_trusted read_agent
-    read_descriptor read_descriptors read_url_file stable_uuid
+    PamConfig Problem Settings asks_to_be_required broker_of check_company distrust find_plugin_dirs made_on
+    not_trusted read_agent read_descriptor read_descriptors read_url_file stable_uuid
 gofer.agent.config.agent: AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig read_agent
 gofer.agent.config.agent_keys: AGENT Agent
 gofer.agent.config.company: broker_of check_company not_trusted
@@ -44,6 +44,7 @@ gofer.agent.config.machine: Machine made_on
 gofer.agent.config.places: AddressText BrokerURL ExchangeName OwnHost
 gofer.agent.config.problem: Problem kind nearest plain shown
 gofer.agent.config.reading: Reader Values
+gofer.agent.config.required: asks_to_be_required
 gofer.agent.config.schema: FreeKeys Key Schema
 gofer.agent.config.settings: Settings
 gofer.agent.config.values: Choice Dotted Flag Level Line Name Names Seconds SecondsOrNever Size Type Whole Wrong
@@ -51,6 +52,7 @@ gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
 gofer.agent.following: follow
 gofer.agent.forking: Greeting HELPER greeting read
+gofer.agent.gate: Gate
 gofer.agent.helper: main
 gofer.agent.import_check: import_problems main
 gofer.agent.import_only: ImportOnly
@@ -68,6 +70,7 @@ gofer.agent.management.view: plugin_line show
 gofer.agent.management.wire: CODES Channel MAX_ANSWER MAX_REQUEST Unusable decode encode proof socket_of token_of
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify
+gofer.agent.passage: Passage
 gofer.agent.plugin: Plugin State current
 gofer.agent.queues: QueueModel
 gofer.agent.reloading: Reload company see_off

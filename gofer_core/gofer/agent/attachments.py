@@ -78,12 +78,13 @@ class Attachments:
         for attachment in suspended:
             self._in_background(attachment, lambda one=attachment: self._retire(one))  # type: ignore[misc]  # mypy cannot infer a lambda's default
 
-    def open(self, first: Collection[str]) -> None:
-        """Attach what is held. A plugin that cannot be attached is quarantined.
+    def open(self, first: Collection[str]) -> list[Plugin]:
+        """Attach what is held, and return it. A plugin that cannot be attached is quarantined.
 
         Args:
             first: the names of those to begin with.
         """
+        attached = []
         with self._lock:
             self.closed = False
             names = sorted(self._held, key=lambda name: name not in first)
@@ -102,7 +103,8 @@ class Attachments:
             except Refused as refused:
                 self._container.quarantine(refused)
             else:
-                log.info("plugin %s: requests are taken, %s", name, self._container.where(plugin))
+                attached.append(plugin)
+        return attached
 
     def of(self, name: str) -> Attachment | None:
         """Return the attachment of a plugin; None: it has none."""

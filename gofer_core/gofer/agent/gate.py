@@ -89,10 +89,10 @@ class Gate:
                 return
             if not attachments.closed:
                 return
-            if self._told:
-                log.info("all required plugins run; requests are taken")
+            attached = attachments.open(first=self._required)  # one that fails by that may be a required one
+            if self._told and not self.reasons():
                 self._told = []
-            attachments.open(first=self._required)  # one that fails by that may be a required one
+                log.info("all required plugins run; requests are taken: %s", ", ".join(one.name for one in attached))
 
 
 def _state(plugin: Plugin | None) -> str:

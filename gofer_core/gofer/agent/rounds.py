@@ -56,10 +56,9 @@ class Rounds:
                 log.warning("%s", _late(plugin, self._container.imports.patience))
         self.pending = {}
         self._finish(loaded)
-        self._container.gate.review()
 
     def _finish(self, loaded: list[Plugin]) -> None:
-        """Do what is left to do for plugins whose code is there."""
+        """Do what is left to do for plugins whose code is there; take requests if all required ones run now."""
         extended: set[str] = set()
         for plugin in loaded:
             if plugin.descriptor.extends is not None and plugin.state is State.LOADING:
@@ -75,6 +74,10 @@ class Rounds:
         for plugin in loaded:
             if plugin.state is State.LOADING and not self._container.stopping:
                 self.guarded(plugin, self._run)
+        self._container.gate.review()
+        for plugin in loaded:
+            if plugin.is_running:
+                log.info("plugin %s: loaded from %s, %s", plugin.name, plugin.source, self._container.where(plugin))
 
     def begin(self, name: str) -> None:
         """Have one that is pending imported, unless another plugin has asked for it meanwhile."""
@@ -112,6 +115,7 @@ class Rounds:
             self._container.quarantine(refused[0])
         else:
             self._finish([plugin])
+            return
         self._container.gate.review()
 
     def check_extends(self, plugin: Plugin) -> None:
@@ -164,7 +168,6 @@ class Rounds:
                 self._container.attach(plugin)
         with blamed(plugin, "main", "plugin", "its actions cannot be started"):
             plugin.actions.start()
-        log.info("plugin %s: loaded from %s, %s", plugin.name, plugin.source, self._container.where(plugin))
 
     def guarded(self, plugin: Plugin, step: Callable[[Plugin], object]) -> None:
         """Do one step of a plugin's loading; quarantine whoever made it fail."""
