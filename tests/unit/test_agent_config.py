@@ -156,6 +156,9 @@ def test_only_conf_and_json_files_that_are_not_hidden_are_merged(root: Path) -> 
     assert line.startswith("conf.d/a.ini: is not read; allowed: names that end in .conf or .json; if it has lines of ")
     assert line.endswith("rename it to a.conf")
 
+    Root(root).agent_conf.with_suffix(".json").write_text("{}")
+    assert configure(root)[1][0].startswith("agent.json: is not read; allowed: ")
+
 
 def test_a_wrong_value_leaves_the_one_before_it(root: Path) -> None:
     config, said = configure(

@@ -1072,8 +1072,8 @@ def test_of_two_with_one_name_the_second_is_refused_and_both_are_named(root: Pat
     assert {name: descriptor.threads for name, descriptor in found.items()} == {"dog": 2, "good": 1}
     assert [str(problem) for problem in problems] == [
         (
-            f"{plugins / 'c.json'}: [main] name: plugin 'dog' is described by {plugins / 'b.conf'} too, which stays; "
-            "this one is refused; allowed: each name once"
+            f"{plugins / 'c.json'}: [main] name: plugin 'dog' is described by {plugins / 'b.conf'}, which is used; "
+            "this one is not; allowed: each name once"
         )
     ]
 

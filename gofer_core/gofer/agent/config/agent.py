@@ -102,6 +102,13 @@ def read_agent(root: Root) -> tuple[AgentConfig, list[Problem]]:
             reader = Reader(AGENT, str(path), values)
             reader.read(content.sections)
             problems += reader.problems
+    problems += [
+        Problem(
+            "warning", str(path), None, None, f"is not read; allowed: {root.agent_conf}, or a file in {root.conf_d}"
+        )
+        for path in map(root.agent_conf.with_suffix, (".json", ".ini", ".cfg", ".yaml", ".yml", ".toml"))
+        if path.exists()
+    ]
     problems += list_unread(root.conf_d)
     log_file = values[Agent.LOG_FILE]
     config = AgentConfig(

@@ -138,7 +138,7 @@ def read_descriptors(root: Root) -> tuple[list[Descriptor], list[Problem]]:
             continue
         first = found.setdefault(descriptor.name, descriptor)
         if first is not descriptor:
-            text = f"plugin {descriptor.name!r} is described by {first.file} too, which stays; this one is refused"
+            text = f"plugin {descriptor.name!r} is described by {first.file}, which is used; this one is not"
             problems.append(Problem("error", str(path), "main", "name", f"{text}; allowed: each name once"))
     return list(found.values()), problems + list_unread(root.descriptors, named)
 
