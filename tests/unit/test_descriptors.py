@@ -24,6 +24,7 @@ from gofer.agent.config import (
     MessagingConfig,
     Problem,
     Settings,
+    asks_to_be_required,
     distrust,
     find_plugin_dirs,
     read_descriptor,
@@ -1059,6 +1060,44 @@ def test_names_out_of_a_file_cannot_break_the_line(root: Path, plugins: Path, se
     assert all(str(problem).isprintable() for problem in problems)
     assert max(len(str(problem)) for problem in problems) < 4096
     assert problems[-1].severity == "error"
+
+
+# -- what broken ones ask for --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "asks"),
+    [
+        ("x.conf", "[main]\nenabled=1\nrequired=1\nthreads=no\n", True),
+        ("x.conf", "[main]\nenabled=yes\nrequired = TRUE\n[main\n", True),
+        ("x.conf", "[main]\nenabled=1\nrequired=perhaps\n", True),
+        ("x.conf", b"[main]\nenabled=1\nrequired=1\n# caf\xe9\n", True),
+        ("x.conf", "[main]\nenabled=1\nrequired=1\n".encode("utf-16"), True),
+        ("x.conf", b"\xef\xbb\xbf[main]\r\nenabled=1\r\nrequired=1\r\n", True),
+        ("x.conf", "[main]\nenabled=1\nrequired=0\nthreads=no\n", False),
+        ("x.conf", "[main]\nenabled=0\nrequired=1\nthreads=no\n", False),
+        ("x.conf", "[main]\nenabled=1\n#required=1\n[main\n", False),
+        ("x.conf", "[main]\nenabled=1\n[x]\nrequired=1\n", False),
+        ("x.json", '{"main": {"enabled": 1, "required": true}}', True),
+        ("x.json", '{"main": {"enabled": 1,\n "required": true,}}', True),
+        ("x.json", '{"main": {"enabled": 1,\n "required": false,}}', False),
+        ("x.json", "[]", False),
+        ("x.conf", "", False),
+    ],
+)
+def test_a_broken_descriptor_is_asked_whether_its_plugin_is_required(
+    tmp_path: Path, name: str, content: str | bytes, asks: bool
+) -> None:
+    assert asks_to_be_required(write(tmp_path / name, content)) is asks
+
+
+@pytest.mark.parametrize(
+    "make", [make_directory, make_fifo, make_socket, make_device_link, make_dangling_link, make_looping_link]
+)
+@pytest.mark.timeout(10)
+def test_what_is_no_file_requires_nothing(tmp_path: Path, make: Callable[[Path], str]) -> None:
+    make(tmp_path / "x.conf")
+    assert not asks_to_be_required(tmp_path / "x.conf")
 
 
 # -- two with one name ---------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks fi
     run_load run_unload take_up
 gofer.agent.attachment: Attachment
 gofer.agent.attachments: Attachments
+gofer.agent.barrier: Barrier
 gofer.agent.bounded: within
 gofer.agent.builtin: admin_api help_text started
 gofer.agent.check: check
@@ -70,7 +71,6 @@ gofer.agent.management.view: plugin_line show
 gofer.agent.management.wire: CODES Channel MAX_ANSWER MAX_REQUEST Unusable decode encode proof socket_of token_of
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify
-gofer.agent.passage: Passage
 gofer.agent.plugin: Plugin State current
 gofer.agent.queues: QueueModel
 gofer.agent.reloading: Reload company see_off

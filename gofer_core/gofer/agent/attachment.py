@@ -190,13 +190,13 @@ class Attachment:
         self._give_back = self.receiver.halt()
 
     def watch(self) -> None:
-        """Have calls pass by where they can be held until the hooks are there that decide about them."""
-        hook, passage = self._hooks.gofer_call, self.plugin.container.attachments.passage
+        """Have calls pass a barrier that holds them until the hooks are there that decide about them."""
+        hook, barrier = self._hooks.gofer_call, self.plugin.container.attachments.barrier
 
         def call(plugin: Plugin, request: Received, invoke: Callable[[], Any]) -> Any:
             # Admin is called by the thread that reads the broker, which must not wait.
             wait = 0.0 if request.classname in self.admin else plugin.container.config.main.shutdown_timeout
-            return passage.call(hook, plugin.name, invoke, wait, plugin=plugin, request=request)
+            return barrier.call(hook, plugin.name, invoke, wait, plugin=plugin, request=request)
 
         self.hook.gofer_call = call
 

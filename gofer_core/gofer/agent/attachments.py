@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from gofer.agent.assembly import Refused, blamed
 from gofer.agent.attachment import Attachment
+from gofer.agent.barrier import Barrier
 from gofer.agent.config import Problem, broker_of
-from gofer.agent.passage import Passage
 from gofer.agent.plugin import Plugin, State
 from gofer.errors import PluginError
 
@@ -41,7 +41,7 @@ class Attachments:
         self._held: dict[str, None] = {}
         #: Whether some plugin is required, so that calls are looked at on their way through the hooks.
         self.watched = False
-        self.passage = Passage()
+        self.barrier = Barrier()
 
     def has(self, name: str) -> bool:
         """Tell whether a plugin is attached, or will be when requests are taken again."""
@@ -73,7 +73,7 @@ class Attachments:
             self._leaving.update(suspended)
             for attachment in suspended:
                 attachment.suspend()
-        if not self.passage.close(passing, _PATIENCE):
+        if not self.barrier.close(passing, _PATIENCE):
             log.warning("hooks have not decided about all calls in %g s; nothing waits for them any more", _PATIENCE)
         for attachment in suspended:
             self._in_background(attachment, lambda one=attachment: self._retire(one))  # type: ignore[misc]  # mypy cannot infer a lambda's default
@@ -90,7 +90,7 @@ class Attachments:
             names = sorted(self._held, key=lambda name: name not in first)
             self._held.clear()
             leaving = list(self._leaving)
-        self.passage.open()
+        self.barrier.open()
         for attachment in leaving:
             attachment.given_back.wait(_PATIENCE)  # or it would be in nobody's hands
         for name in names:

@@ -50,10 +50,14 @@ def _text(path: Path) -> str | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError:
         return None
-    with open(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return None
-        try:
-            return file.read(MAX_FILE).decode("utf-8", "replace").replace("\0", "")
-        except OSError:
-            return None
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(MAX_FILE)
+        coding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+        return data.decode(coding, "replace").replace("\0", "").replace("\r\n", "\n")
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)

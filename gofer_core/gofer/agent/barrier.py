@@ -1,4 +1,4 @@
-"""The way of calls through the hooks: closed, and empty, before the hooks of a required plugin go."""
+"""A barrier before the hooks that decide about calls: it is closed, and nobody is behind it, when these hooks go."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from gofer.errors import NotAuthorized
 
-__all__ = ["Passage"]
+__all__ = ["Barrier"]
 
 
-class Passage:
+class Barrier:
     """Counts the calls that hooks decide about at the moment. Any thread.
 
     While it is closed such a call waits for its hooks, and is refused when that takes too long.
@@ -48,7 +48,7 @@ class Passage:
 
         Args:
             name: the plugin's.
-            wait: seconds that it may wait for an open passage.
+            wait: seconds that it may wait for the barrier to open.
 
         Raises:
             NotAuthorized: that was not enough.
