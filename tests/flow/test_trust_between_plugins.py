@@ -174,6 +174,22 @@ def test_code_that_adds_signed_methods_to_an_unsigned_queue_is_not_loaded(house:
         assert until_it_answers(agent).Vault().open() == ["gold", "ops"]
 
 
+def test_code_that_adds_signed_methods_to_a_queue_of_other_signers_is_told(house: House) -> None:
+    (house.site / "lobby_module.py").write_text(f"{LOBBY}\nPlugin.find(__name__).__iadd__(Plugin.find('vault'))\n")
+    house.plugin("vault", "", house.keys)
+    file = house.plugin("lobby", "", house.other_keys)
+    house.process.start()
+
+    said = (
+        f"WARNING gofer.agent.trust: {file}: [main] plugin: plugin 'lobby' has the methods of plugin 'vault' and has "
+    )
+    assert said in house.process.tail()
+    with house.agent("lobby", house.other_keys) as agent, house.agent("lobby") as stranger:
+        assert until_it_answers(agent).Vault().open() == ["gold", "ops"]
+        with pytest.raises(Rejected):
+            stranger.Vault().open()
+
+
 def test_a_change_that_would_open_the_way_is_refused_while_the_agent_runs(house: House) -> None:
     house.plugin("vault", "accept = *", house.keys)
     house.plugin("lobby", "")

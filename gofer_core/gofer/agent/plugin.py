@@ -267,7 +267,7 @@ class Plugin:
                 raise PluginError(f"plugin {other.name!r} has nothing to add: {other._why_not()}")
         if self.is_running:  # one that is being loaded is checked at the end of that
             for owner in owners(other, list(self.container.plugins.values())):
-                if not may_reach(self, owner):
+                if self.authenticator is None and not may_reach(self, owner):
                     raise PluginError(not_trusted(self.descriptor, owner.descriptor, "is given the methods of"))
         if self.module is not None:  # before that its own API is not known, and expose() does it
             self.api.add(_api_of(other))

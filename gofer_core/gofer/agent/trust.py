@@ -2,13 +2,15 @@
 
 Requests reach a plugin's methods through the queue of another plugin when that forwards them, or has the methods in its
 API. The authenticator of that queue is the one that is asked. So both plugins must have the same authenticator, or the
-descriptor of the one with the methods must allow it by name. Code that calls another plugin's classes, or inherits from
-them, is not looked at.
+descriptor of the one with the methods must allow it by name. Code that adds another plugin's methods to a queue needs
+less: that queue must have some authenticator. Code that calls another plugin's classes, or inherits from them, is not
+looked at.
 """
 
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from gofer.agent.plugin import Plugin
 
 __all__ = ["check_trust", "may_reach", "owners"]
+
+log = logging.getLogger(__name__)
 
 
 def may_reach(asked: Plugin, owner: Plugin) -> bool:
@@ -52,9 +56,12 @@ def check_trust(plugin: Plugin, present: Iterable[Plugin]) -> Problem | None:
                 key = "forward"
             elif _has(plugin, other) and (other.descriptor.extends != plugin.name or other.is_running):
                 key, how = "plugin", "has the methods of"
-        if key:
-            text = not_trusted(asked.descriptor, owner.descriptor, how)
+        if not key:
+            continue
+        text = not_trusted(asked.descriptor, owner.descriptor, how)
+        if key != "plugin" or asked.authenticator is None:
             return Problem("error", str(plugin.descriptor.file), "main", key, text)
+        log.warning("%s", Problem("warning", str(plugin.descriptor.file), "main", key, text))
     return None
 
 
