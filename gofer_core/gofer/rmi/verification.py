@@ -13,7 +13,7 @@ import msgspec
 from gofer.errors import ConfigError, DocumentError
 from gofer.messaging.address import Address
 from gofer.messaging.auth import verify
-from gofer.messaging.document import Head, Request, decode_request, head, shown, unwrap
+from gofer.messaging.document import Head, Request, check_size, decode_request, head, shown, unwrap
 from gofer.messaging.stamped import SKEW
 from gofer.rmi.answers import Refusal
 from gofer.rmi.replays import Proof
@@ -149,10 +149,11 @@ def _refusal(bad: DocumentError) -> Refusal:
 def _mapping(body: bytes) -> dict[str, Any]:
     """Return the fields of a document, for an authenticator; none of what is no document."""
     signed = unwrap(body)
-    text: bytes | str = body if signed is None else signed.message
+    text = body if signed is None else signed.message.encode("utf-8", "surrogatepass")
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        check_size(text)
+        found = json.loads(text.decode("utf-8", "surrogatepass"))
+    except (DocumentError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
