@@ -19,6 +19,7 @@ from gofer.messaging.document import decode_reply, shown
 from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pool import pool
 from gofer.messaging.pump import Waiter
+from gofer.rmi.limit import LimitedLog
 from gofer.rmi.notices import Notice, read_notice, tell
 
 __all__ = ["Replies", "aside"]
@@ -65,6 +66,7 @@ class Replies:
         self._pauses = pauses
         self._ended = ended
         self._listener = listener
+        self._complain = LimitedLog(log)
         self._lock = threading.Lock()  # guards the inbox against its end
         self._inbox: deque[_Item] = deque()
         self._later: list[tuple[float, _Item]] = []
@@ -141,7 +143,8 @@ class Replies:
         try:
             notice = self._read(delivery.body)
         except DocumentError as bad:
-            log.warning("%r: a reply is not told: %s: %s", self.subscription, bad, shown(repr(delivery.body[:200])))
+            text = "%r: a reply is not told: %s: %s"
+            self._complain(logging.WARNING, text, self.subscription, bad, shown(repr(delivery.body[:200])))
             self.link.reject(delivery)
             return
         if notice.sn not in self._ended:

@@ -19,6 +19,7 @@ from gofer.messaging.document import decode_reply, encode, shown, unwrap
 from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pump import Waiter
 from gofer.rmi.calling import INTERRUPTED, Call, Hear, Heard, Listen, Send, Step, Tell, advance, flow
+from gofer.rmi.limit import LimitedLog
 from gofer.rmi.options import Options
 from gofer.rmi.posts import Owner, Post, Posts
 
@@ -47,6 +48,7 @@ class Session:
         self.posts = link.shared(Posts, lambda: Posts(link))
         self._exchange = exchange
         self._calls: dict[str, Call] = {}
+        self._complain = LimitedLog(log)
         self._subscription = Subscription(
             self.queue,
             _PREFETCH,
@@ -209,7 +211,8 @@ class Session:
             if call is not None:
                 call.put(heard)  # else it comes too late: its caller has gone
         except DocumentError as bad:
-            log.warning("a reply that cannot be read was dropped: %s: %s", bad, shown(repr(delivery.body[:200])))
+            text = "a reply that cannot be read was dropped: %s: %s"
+            self._complain(logging.WARNING, text, bad, shown(repr(delivery.body[:200])))
         self.link.accept(delivery)
 
     @property
