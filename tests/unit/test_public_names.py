@@ -19,6 +19,7 @@ from support.repository import distributions
 pytestmark = pytest.mark.xdist_group("public-names")  # one process makes what the module shares
 
 PUBLIC_NAMES = """
+PUBLIC_NAMES = """
 gofer.agent: PluginContainer
 gofer.agent.actions: Actions Actor
 gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks find_plugin import_code import_plugin
@@ -110,8 +111,8 @@ gofer.messaging.broker.session: ACCEPT Peer REJECT RELEASE Session
 gofer.messaging.carrier: Carrier Settle fresh
 gofer.messaging.connector: Connector
 gofer.messaging.dispatcher: NotAuthorized
-gofer.messaging.document: Head Invocation Reply Request Result Signed VERSION decode_reply decode_request encode
-    head shown timestamp unwrap
+gofer.messaging.document: Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size decode_reply
+    decode_request encode head shown timestamp unwrap
 gofer.messaging.doorbell: Doorbell
 gofer.messaging.errands: Errands Question
 gofer.messaging.keyfiles: Watched files_in read_public read_secret
@@ -148,9 +149,10 @@ gofer.rmi.exceptions: from_result sentence to_result trace_of
 gofer.rmi.execution: Execution way_out
 gofer.rmi.intake: Intake
 gofer.rmi.keeping: HeldByLedger
+gofer.rmi.lane: Lane Outcome
 gofer.rmi.later: Later joined
 gofer.rmi.ledger: Ledger Unavailable Work
-gofer.rmi.limit: Limit
+gofer.rmi.limit: Limit LimitedLog
 gofer.rmi.logins: Attempt Logins attempt pam_service
 gofer.rmi.model: DIRECT FORK
 gofer.rmi.model.child: run
@@ -233,13 +235,15 @@ gofer_authenticator_hmac: HmacAuthenticator
 gofer_authenticator_hmac.authenticator: HmacAuthenticator
 gofer_authenticator_x509: X509Authenticator
 gofer_authenticator_x509.authenticator: X509Authenticator
-gofer_authenticator_x509.trust: Key Trust check_key common_name load_certificate
+gofer_authenticator_x509.trust: ANY_PURPOSE CLIENT_AUTH Key Trust check_key common_name load_certificate
+    read_purpose
 gofer_plugin_demo: Demo TooTired hello
 gofer_plugin_system: Script Service Shell System
 gofer_plugin_system.commands: Ended Shell
 gofer_plugin_system.power: System
 gofer_plugin_system.scripts: Script
 gofer_plugin_system.services: Service
+"""
 """
 
 # Documented names -> where their objects are at home. Programs written for gofer 2.12 import the former.

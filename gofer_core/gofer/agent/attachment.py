@@ -76,6 +76,7 @@ class Attachment:
             cancelling=container.cancelling,
             replays=container.replays,
             logins=container.logins,
+            hook_calls=container.hook_calls,
             prefetch=plugin.descriptor.prefetch,
             exclusive=self._exclusive,
         )
@@ -83,7 +84,7 @@ class Attachment:
     def _take(self, plugin: Plugin) -> None:
         self.plugin = plugin
         self.admin = admin_api(plugin)
-        self.hook = _EnteredHooks(plugin, plugin.container.hooks.hook)
+        self.hook = plugin.container.hooks.hook
         self.authenticator: Any = plugin.authenticator
         self.audience = plugin.descriptor.audience
         self.loop = plugin.loop
@@ -288,26 +289,3 @@ class Attachment:
 
 def _exclusive(plugin: Plugin) -> bool:
     return plugin.descriptor.exclusive or any(target.mark.once for target in plugin.api)
-
-
-class _EnteredHooks:
-    """The hooks that requests go through, so called that ``Plugin.find`` works in all of them."""
-
-    __slots__ = ("_hooks", "_plugin", "gofer_call", "gofer_route")
-
-    def __init__(self, plugin: Plugin, hooks: Any) -> None:
-        self._plugin = plugin
-        self._hooks = hooks
-        self.gofer_route = hooks.gofer_route  # these two are called where the plugin is entered already
-        self.gofer_call = hooks.gofer_call
-
-    def gofer_accept(self, **arguments: Any) -> None:
-        self._call(self._hooks.gofer_accept, arguments)
-
-    def gofer_finished(self, **arguments: Any) -> None:
-        self._call(self._hooks.gofer_finished, arguments)
-
-    def _call(self, hook: Any, arguments: dict[str, Any]) -> None:
-        if hook.get_hookimpls():  # most agents have none, and each request would pay for it twice
-            with self._plugin.entered():
-                hook(**arguments)

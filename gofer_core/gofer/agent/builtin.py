@@ -30,7 +30,7 @@ def admin_api(plugin: Plugin) -> API:
     here = _who(plugin)
 
     class Admin:
-        """The agent itself. Answered by the thread that reads the broker: nothing in here may wait."""
+        """The agent itself. Answered by one thread for each plugin: nothing in here may wait."""
 
         def __init__(self) -> None:
             allowed = plugin.descriptor.admin

@@ -18,19 +18,19 @@ _FEW = 100  # cancelled timers that may stay until their time
 
 
 class Timer:
-    """A call that is due at ``when``, a time of ``time.monotonic()``."""
+    """A call that is due at ``when``, a time of ``time.monotonic()``. ``hear`` is called when it is cancelled."""
 
-    __slots__ = ("_clock", "_function", "when")
+    __slots__ = ("_function", "_hear", "when")
 
-    def __init__(self, when: float, function: Callable[[], object], clock: Clock) -> None:
+    def __init__(self, when: float, function: Callable[[], object], hear: Callable[[], object] = lambda: None) -> None:
         self.when = when
         self._function: Callable[[], object] | None = function
-        self._clock = clock
+        self._hear = hear
 
     def cancel(self) -> None:
         """Have the function not called, unless its call has begun. May be repeated; any thread."""
         if self.take() is not None:
-            self._clock.forget_one()
+            self._hear()
 
     @property
     def cancelled(self) -> bool:
@@ -89,7 +89,7 @@ class Clock:
 
     def call_at(self, when: float, function: Callable[[], object]) -> Timer:
         """Call the function when ``time.monotonic()`` has reached ``when``. After ``stop`` it is never called."""
-        timer = Timer(when, function, self)
+        timer = Timer(when, function, self._forget_one)
         with self._changed:
             if self._stopped:
                 return timer
@@ -100,7 +100,7 @@ class Clock:
                 self._changed.notify()
         return timer
 
-    def forget_one(self) -> None:
+    def _forget_one(self) -> None:
         """Hear that a timer was cancelled; when most of them were, they go, however far away their times are."""
         with self._changed:
             self._cancelled += 1

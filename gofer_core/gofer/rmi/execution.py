@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -164,12 +163,7 @@ class Execution:
         if seconds is None:
             return
 
-        def expire() -> None:
-            # Ending it calls hooks, which may take their time: not in the clock's thread, which others need.
-            name = f"gofer-{self._service.name}-timeout"
-            threading.Thread(target=self._expire, args=(request, seconds), name=name, daemon=True).start()
-
-        request.timer = self._receiver.clock.call_after(max(0.0, seconds), expire)
+        request.timer = self._receiver.clock.call_after(max(0.0, seconds), lambda: self._expire(request, seconds))
 
     def _expire(self, request: Received, seconds: float) -> None:
         # In this process nothing can stop a method: it is told, and its caller is. One in a process of its own ends.
@@ -356,10 +350,7 @@ class Execution:
     def _finished(self, request: Received, outcome: str, why: str = "", result: bytes | None = None) -> None:
         seconds = time.monotonic() - (request.started or request.arrived)
         service = self._service
-        try:
-            service.hook.gofer_finished(plugin=service.plugin, request=request, outcome=outcome, seconds=seconds)
-        except Exception:
-            log.exception("plugin %s: a hook gofer_finished failed", service.name)
+        self._receiver.hook_calls.finished(service, request, outcome, seconds)
         self._log(request, outcome, seconds, why, result)
 
     def _log(self, request: Received, outcome: str, seconds: float, why: str, result: bytes | None) -> None:
