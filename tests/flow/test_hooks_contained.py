@@ -1,4 +1,4 @@
-"""Hooks that raise, that are slow and that never return, through a goferd: nobody else is silenced, delayed or let in."""
+"""Hooks that raise, that are slow and that never return, through a goferd: nobody else is silenced or delayed."""
 
 from __future__ import annotations
 

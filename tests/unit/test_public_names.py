@@ -19,7 +19,6 @@ from support.repository import distributions
 pytestmark = pytest.mark.xdist_group("public-names")  # one process makes what the module shares
 
 PUBLIC_NAMES = """
-PUBLIC_NAMES = """
 gofer.agent: PluginContainer
 gofer.agent.actions: Actions Actor
 gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks find_plugin import_code import_plugin
@@ -88,6 +87,7 @@ gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost Dispat
     RemoteException RequestTimeout ResultTooLarge SecretNotMatched SecretRequired UserNotAuthorized UserRequired
 gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofer_load gofer_route gofer_unload
     hookimpl hookspec
+gofer.limit: Limit LimitedLog
 gofer.messaging: Connector NotFound URL
 gofer.messaging.adapter: GROUP find installed
 gofer.messaging.adapter.base: Adapter Delivery Event ExchangeSpec Outcome QueueSpec Settled SubscriptionLost
@@ -152,7 +152,6 @@ gofer.rmi.keeping: HeldByLedger
 gofer.rmi.lane: Lane Outcome
 gofer.rmi.later: Later joined
 gofer.rmi.ledger: Ledger Unavailable Work
-gofer.rmi.limit: Limit LimitedLog
 gofer.rmi.logins: Attempt Logins attempt pam_service
 gofer.rmi.model: DIRECT FORK
 gofer.rmi.model.child: run
@@ -243,7 +242,6 @@ gofer_plugin_system.commands: Ended Shell
 gofer_plugin_system.power: System
 gofer_plugin_system.scripts: Script
 gofer_plugin_system.services: Service
-"""
 """
 
 # Documented names -> where their objects are at home. Programs written for gofer 2.12 import the former.

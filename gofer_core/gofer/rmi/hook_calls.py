@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gofer.limit import LimitedLog
 from gofer.rmi.answers import Refusal
 from gofer.rmi.lane import Lane, Outcome
-from gofer.rmi.limit import LimitedLog
 
 if TYPE_CHECKING:
     from gofer.rmi.request import Received

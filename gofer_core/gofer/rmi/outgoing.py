@@ -10,12 +10,12 @@ from collections.abc import Callable
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
+from gofer.limit import LimitedLog
 from gofer.messaging.adapter.base import Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.document import shown
 from gofer.rmi.clock import Clock, Timer
 from gofer.rmi.counters import Counters
-from gofer.rmi.limit import LimitedLog
 
 if TYPE_CHECKING:
     from gofer.messaging.link import Link

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gofer.errors import DispatchError, MessagingError
+from gofer.limit import LimitedLog
 from gofer.messaging.link import Link, Subscription
 from gofer.rmi.answers import Answers, Refusal
 from gofer.rmi.book import Book
@@ -20,7 +21,6 @@ from gofer.rmi.execution import Execution
 from gofer.rmi.hook_calls import HookCalls
 from gofer.rmi.intake import Intake
 from gofer.rmi.lane import Lane, Outcome
-from gofer.rmi.limit import LimitedLog
 from gofer.rmi.logins import Logins
 from gofer.rmi.outgoing import GIVE_UP, Fate, Outgoing
 from gofer.rmi.refusing import start_of

@@ -6,10 +6,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from gofer.errors import ConfigError
+from gofer.limit import Limit, LimitedLog
 from gofer.messaging.address import Address
 from gofer.messaging.document import head, shown, unwrap
 from gofer.rmi.answers import CannotSign, Refusal
-from gofer.rmi.limit import Limit, LimitedLog
 from gofer.rmi.outgoing import Fate
 from gofer.rmi.request import Received
 from gofer.rmi.verification import Refused

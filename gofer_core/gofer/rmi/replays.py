@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from gofer.limit import Limit
 from gofer.rmi.clock import Clock
 from gofer.rmi.ledger import Ledger, Unavailable
-from gofer.rmi.limit import Limit
 
 if TYPE_CHECKING:
     import sqlite3

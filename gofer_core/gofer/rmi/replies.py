@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from msgspec import to_builtins
 
 from gofer.errors import ConnectionLost, DocumentError, MessagingError
+from gofer.limit import LimitedLog
 from gofer.messaging.adapter.base import Adapter, Delivery, Outcome, QueueSpec
 from gofer.messaging.address import Address
 from gofer.messaging.auth import verify
@@ -19,7 +20,6 @@ from gofer.messaging.document import decode_reply, shown
 from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pool import pool
 from gofer.messaging.pump import Waiter
-from gofer.rmi.limit import LimitedLog
 from gofer.rmi.notices import Notice, read_notice, tell
 
 __all__ = ["Replies", "aside"]

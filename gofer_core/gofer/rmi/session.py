@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 from gofer.errors import ConnectionLost, DocumentError, MessagingError
+from gofer.limit import LimitedLog
 from gofer.messaging.adapter.base import Adapter, Delivery, QueueSpec
 from gofer.messaging.address import Address
 from gofer.messaging.auth import sign
@@ -19,7 +20,6 @@ from gofer.messaging.document import decode_reply, encode, shown, unwrap
 from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pump import Waiter
 from gofer.rmi.calling import INTERRUPTED, Call, Hear, Heard, Listen, Send, Step, Tell, advance, flow
-from gofer.rmi.limit import LimitedLog
 from gofer.rmi.options import Options
 from gofer.rmi.posts import Owner, Post, Posts
 
