@@ -279,3 +279,4 @@ def served(
             clock.stop()
             ledger.stop()
             hook_calls.stop()
+            cancelling.stop()

@@ -297,6 +297,7 @@ class PluginContainer:
             self.clock.stop()
             self.ledger.stop()
             self.hook_calls.stop()
+            self.cancelling.stop()
         finally:
             if held:
                 self.changes.release()

@@ -330,7 +330,7 @@ class Receiver:
                 statuses.accepted(self.clock)
         if self._is_for_admin(request):
             self._answer(request, request.classname, request.method)
-        elif self._cancelling.awaits(service.plugin, request.sn):
+        elif self._cancelling.awaits(service.plugin, request.sn, request.identity):
             cancel(request)
         elif service.latency > 0:
             self._delay(request)

@@ -35,6 +35,7 @@ __all__ = [
     "revive",
     "take",
     "told",
+    "trim",
     "unnote",
 ]
 
@@ -325,6 +326,18 @@ def bury(plugin: str, key: str) -> Callable[[sqlite3.Connection], None]:
 
     def work(file: sqlite3.Connection) -> None:
         file.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)", (plugin, key, time.time() + DAY))
+
+    return work
+
+
+def trim(most: int) -> Callable[[sqlite3.Connection], None]:
+    """Forget the oldest of what was cancelled before it came, where that is more than so many."""
+
+    def work(file: sqlite3.Connection) -> None:
+        file.execute(
+            "DELETE FROM tombstones WHERE until <= (SELECT until FROM tombstones ORDER BY until DESC LIMIT 1 OFFSET ?)",
+            (most,),
+        )
 
     return work
 
