@@ -167,15 +167,15 @@ class Serving:
 
 
 @contextmanager
-def serving(folder: Path, scheme: Scheme) -> Iterator[Serving]:
+def serving(folder: Path, scheme: Scheme, *, main: str = "admin = ops", more: str = "") -> Iterator[Serving]:
     one = Serving(folder, scheme)
     with one.broker, one.process as process:
         process.plugin(
             "probe",
             PROBE + WHO,
-            f"[main]\nenabled = 1\nthreads = 4\nadmin = ops\n"
+            f"[main]\nenabled = 1\nthreads = 4\n{main}\n"
             f"[messaging]\nurl = {one.broker.url}\nauthenticator = {scheme.name}\naudience = {ALIAS}\n"
-            f"[model]\nqueue = {QUEUE}\n[{scheme.name}]\n{scheme.section}",
+            f"[model]\nqueue = {QUEUE}\n[{scheme.name}]\n{scheme.section}{more}",
         )
         process.start()
         with one.agent() as agent:
