@@ -42,7 +42,7 @@ VERSION = "2.0"
 
 #: What a request may hold, beside its bytes: the agent decodes in a thread that all plugins share. Lists and objects
 #: cost far more than their bytes (16 MiB of empty lists took 12 s and 1 GB); so do integers of thousands of digits.
-MAX_CONTAINERS = 250_000
+MAX_CONTAINERS = 500_000
 _MAX_DIGITS = 100_000  # of all integers of more than 200 digits together
 _MAX_NAME = 255  # characters of a class or a method
 
