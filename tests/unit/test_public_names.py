@@ -134,12 +134,12 @@ gofer.rmi.api: API Target
 gofer.rmi.beginnings: Beginnings
 gofer.rmi.book: Arrival Book Known
 gofer.rmi.calling: Call Hear Heard INTERRUPTED Listen Send Step Tell advance flow
-gofer.rmi.cancelling: Cancelling cancel
+gofer.rmi.cancelling: Cancelling Owner cancel
 gofer.rmi.clock: Clock Timer
 gofer.rmi.context: Context
 gofer.rmi.conversation: Conversation
 gofer.rmi.counters: Counters
-gofer.rmi.criteria: InvalidOperator OPERATORS check matches
+gofer.rmi.criteria: InvalidOperator MAX_BYTES MAX_DEPTH MAX_TERMS OPERATORS check matches
 gofer.rmi.custody: AlreadyBegun Custody HeldByBroker
 gofer.rmi.description: of_class of_target
 gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound NotAuthenticated NotAuthorized
@@ -172,7 +172,7 @@ gofer.rmi.posts: Owner Post Posts
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.receiver: Receiver
 gofer.rmi.records: DAY ENDED Found INTERRUPTED OPEN Record Row UNDELIVERABLE UNSENT absent buried bury clean drop
-    end find keep known load note open_rows remove revive take told unnote
+    end find keep known load note open_rows remove revive take told trim unnote
 gofer.rmi.recovery: go_on read recover revived
 gofer.rmi.refusing: Refusing start_of
 gofer.rmi.remote: Double Line Remote seam

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 import time
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     import sqlite3
 
 __all__ = ["Cancelling", "Owner", "cancel"]
-
-log = logging.getLogger(__name__)
 
 _SN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}")
 _PATIENCE = 1.0  # seconds that an answer waits for the disk
@@ -74,6 +71,8 @@ class Cancelling:
         self._expected: dict[tuple[str, str, Owner | None], float] = {}
         self._written = 0
         self._lane = None if clock is None else Lane("gofer-cancel", clock)
+        if ledger is not None:
+            ledger.lost.append(self._rewrite)
 
     def stop(self) -> None:
         """Have the thread end when it has done what it was asked for."""
@@ -169,14 +168,14 @@ class Cancelling:
             self._read(absent, criteria, found, later, end)
 
     def restore(self, name: str) -> None:
-        """Read from the ledger what was cancelled of a plugin before this process began. Waits for the disk."""
+        """Read from the ledger what was cancelled of a plugin before this process began. Waits for the disk.
+
+        Raises:
+            Unavailable: it cannot be read now; until it is, no request of the plugin may be taken.
+        """
         if self._ledger is None or not self._ledger.exists():
             return
-        try:
-            found = self._ledger.call(records.buried(name))
-        except Unavailable as failed:
-            log.error("plugin %s: what was cancelled before cannot be read: %s", name, failed)
-            return
+        found = self._ledger.call(records.buried(name))
         for key, left in found:
             sn, signed, identity = key.partition("\n")
             self._remember(name, sn, Owner(identity or None) if signed else None, left)
@@ -271,6 +270,13 @@ class Cancelling:
         if self._written >= _TRIM:
             self._written = 0
             self._ledger.post(records.trim(2 * self._max_entries))
+
+    def _rewrite(self) -> None:
+        """Write down again what is known of a file that was corrupt."""
+        with self._lock:
+            expected = list(self._expected)
+        for name, sn, owner in expected:
+            self._bury(name, sn if owner is None else f"{sn}\n{owner.identity or ''}")
 
     def _remember(self, name: str, sn: str, owner: Owner | None, seconds: float) -> None:
         with self._lock:

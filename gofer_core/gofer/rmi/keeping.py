@@ -68,7 +68,7 @@ class HeldByLedger:
         self._unsent: set[str] = set()  # keys of requests whose results stand in the ledger and were not taken
         self._remembered: dict[int, None] = {}  # hashes of the keys of what has ended, and stands in the ledger
         self._beginnings = Beginnings(ledger.path.with_name("begun"))
-        ledger.lost = self._rewrite
+        ledger.lost.append(self._rewrite)
         clock.call_after(_TIDY, self._tidy)
 
     # -- what comes -----------------------------------------------------------------------------------------------
@@ -268,18 +268,18 @@ class HeldByLedger:
     # -- after a restart ------------------------------------------------------------------------------------------
 
     def recover(self, receiver: Receiver) -> None:
-        """Take up what the ledger holds for a plugin, before its queue is read."""
+        """Take up what the ledger holds for a plugin, before its queue is read. May be repeated when it has failed.
+
+        Raises:
+            Unavailable: it cannot be read now; until it is, no request of the plugin may be taken.
+        """
         if not self._ledger.exists():
             return
         name = receiver.service.name
-        try:
-            self._ledger.call(records.clean)
-            for key in reversed(self._ledger.call(records.known(name, _MOST_REMEMBERED))):
-                self._remember(key)
-            count = recovery.recover(receiver, self._ledger, self.take_up)
-        except Unavailable as failed:
-            log.error("plugin %s: what the ledger holds for it cannot be taken up: %s", name, failed)
-            return
+        self._ledger.call(records.clean)
+        for key in reversed(self._ledger.call(records.known(name, _MOST_REMEMBERED))):
+            self._remember(key)
+        count = recovery.recover(receiver, self._ledger, self.take_up)
         if count:
             log.info("plugin %s: %d requests taken up from the ledger", name, count)
 

@@ -11,6 +11,7 @@ from gofer.messaging.address import Address
 from gofer.messaging.document import head, shown, unwrap
 from gofer.rmi.answers import CannotSign, Refusal
 from gofer.rmi.outgoing import Fate
+from gofer.rmi.replays import Seen
 from gofer.rmi.request import Received
 from gofer.rmi.verification import Refused
 
@@ -64,11 +65,11 @@ class Refusing:
         elif not receiver.link.offer(address, body, settled=lambda outcome, reason: receiver.link.accept(delivery)):
             self.drop(delivery, f"{why}; not answered: the link is down or full")
 
-    def replayed(self, request: Received, *, in_work: bool) -> None:
-        """Refuse a copy of a signed request, one that is still in work or one that has ended."""
-        refusal = Refusal(
-            "security.replayed", "SECURITY: a copy of a signed request", "sent before with this signature"
-        )
+    def replayed(self, request: Received, seen: Seen, *, in_work: bool) -> None:
+        """Refuse a copy of a signed request, one that is still in work or one that has ended; or what may be one."""
+        unsure = seen.unsure
+        sentence = "SECURITY: a copy of a signed request" if unsure is None else "SECURITY: it may be a copy of another"
+        refusal = Refusal("security.replayed", sentence, unsure or "sent before with this signature")
         # While the request is in work its caller waits for that: a rejection would be taken for its end.
         replyto = None if in_work else request.document.replyto
         self.refuse(request.delivery, Refused(refusal, sn=request.sn, replyto=replyto))

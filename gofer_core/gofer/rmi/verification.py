@@ -98,20 +98,28 @@ class Verification:
         if self._authenticator is None:
             return Verified(request, None, None)
         self._check_addressee(request)
-        return Verified(request, signer, self._proof(body, inner, request))
+        return Verified(request, signer, self._proof(body, inner, request, signer))
 
-    def _proof(self, body: bytes, inner: bytes, request: Request) -> Proof | None:
+    def _named(self, signer: str | None) -> str:
+        """Name a signer, so that what one is remembered of is told from all others, and from other age limits."""
+        kind = type(self._authenticator)
+        age = getattr(self._authenticator, "max_age", _REMEMBERED)
+        return f"{signer or 'nobody'} ({kind.__module__}.{kind.__qualname__}, {age:g} s)"
+
+    def _proof(self, body: bytes, inner: bytes, request: Request, signer: str | None) -> Proof | None:
         read: Any = getattr(self._authenticator, "stamp", None)
         signed = unwrap(body)
         if read is not None and signed is not None:
             stamp = read(base64.b64decode(signed.signature))
             age = getattr(self._authenticator, "max_age", _REMEMBERED)
-            return Proof(stamp.nonce, stamp.time + age + SKEW)
+            return Proof(stamp.nonce, stamp.time + age + SKEW, signer=self._named(signer), good_for=age + SKEW)
         if request.sn is None:
             return None  # two that are the same may well be two
         # What is published again may be signed alike: the book tells whether it is known.
         digest = hashlib.sha256(inner).digest()[:16]
-        return Proof(digest, time.time() + _REMEMBERED, exact=not request.again)
+        # When it was signed nobody can say: it is good from its arrival on.
+        until = time.time() + _REMEMBERED
+        return Proof(digest, until, exact=not request.again, signer=self._named(signer), good_for=_REMEMBERED)
 
     def _malformed(self, inner: bytes, bad: DocumentError) -> Refused:
         found = head(inner)
