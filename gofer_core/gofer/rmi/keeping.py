@@ -225,7 +225,10 @@ class HeldByLedger:
 
     def _keep(self, request: Received, result: bytes, state: int, reason: str | None) -> None:
         written = self._let_go(request)
-        self._unsent.add(request.key)
+        if state == records.UNSENT:
+            self._unsent.add(request.key)
+        else:
+            self._unsent.discard(request.key)  # it is sent again only when somebody asks for that
         self._remember(request.key)
         whole = request.shed == WHOLE
         record = _record(request)._replace(body=slim(request) if whole else b"")
