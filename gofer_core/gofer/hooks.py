@@ -72,8 +72,8 @@ def gofer_find(name: str) -> Plugin | None:
 def gofer_accept(plugin: Plugin, request: Received) -> None:
     """Refuse a request before it is accepted, by raising: its caller hears Rejected, code ``hook.refused``.
 
-    Called for every request, by one thread for each plugin that is called. One that takes longer than one second refuses
-    that request, too; the agent names it in its log, and goes on with the next request.
+    Called for every request, by one thread for each plugin that is called. One that takes longer than one second
+    refuses that request, too; the agent names it in its log, and goes on with the next request.
     """
 
 

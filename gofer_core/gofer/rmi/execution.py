@@ -303,7 +303,7 @@ class Execution:
                 body, result, large = receiver.answers.result(request, result)
                 if large is not None:
                     outcome, why = "exception", sentence(large)
-                    log.warning("%r of plugin %s: %s", request, self._service.name, large)
+                    receiver.complain(logging.WARNING, "%r of plugin %s: %s", request, self._service.name, large)
             except CannotSign as failed:
                 body = failed
         if request.started is not None:
@@ -341,7 +341,8 @@ class Execution:
             body = write()
         except CannotSign as failed:
             self._receiver.counters.add("undeliverable")
-            log.error("%r of plugin %s is not answered: cannot sign: %s", request, self._service.name, failed)
+            text = "%r of plugin %s is not answered: cannot sign: %s"
+            self._receiver.complain(logging.ERROR, text, request, self._service.name, failed)
             done(Fate.GIVEN_UP, f"cannot sign: {failed}")
             return
         # The receiver of now: after a redelivery that may be another one.

@@ -238,7 +238,7 @@ class HeldByLedger:
                 self._unsent.discard(request.key)
                 if state == records.UNSENT:
                     return  # the broker delivers it again
-                log.error("%r: its result is lost, for %s", request, failed)
+                request.receiver.complain(logging.ERROR, "%r: its result is lost, for %s", request, failed)
             self._acknowledge(request)
 
         # What the broker still holds need not wait for a ledger that cannot be used.

@@ -89,7 +89,8 @@ class Receiver:
         self._replays = Replays() if replays is None else replays
         self._intake = Intake(self, book, self._replays)
         self.logins = logins or Logins()
-        self._complain = LimitedLog(log)
+        #: Writes lines that whoever sends requests can cause.
+        self.complain = LimitedLog(log)
         # What must not be done by the thread that reads: it serves all plugins.
         self._asking = Lane(f"gofer-{service.name}-accept", clock)
         self._admin = Lane(f"gofer-{service.name}-admin", clock)
@@ -272,7 +273,7 @@ class Receiver:
         except Exception as wrong:  # noqa: BLE001 - logged, with limits: whoever has found it may send many
             # A mistake of ours. Given back, it would come again and again.
             text = "plugin %s: a message is dropped: %s"
-            self._complain(logging.ERROR, text, self.service.name, start_of(delivery.body), error=wrong)
+            self.complain(logging.ERROR, text, self.service.name, start_of(delivery.body), error=wrong)
             self.counters.add("dropped")
             self.link.reject(delivery)
 
