@@ -72,7 +72,7 @@ def gofer_find(name: str) -> Plugin | None:
 def gofer_accept(plugin: Plugin, request: Received) -> None:
     """Refuse a request before it is accepted, by raising: its caller hears Rejected, code ``hook.refused``.
 
-    Called for every request, by one thread for each plugin that is called. One that takes longer than one second
+    Called by one thread for each plugin that is called, for every request. One that takes longer than one second
     refuses that request, too; the agent names it in its log, and goes on with the next request.
     """
 
@@ -101,6 +101,6 @@ def gofer_call(plugin: Plugin, request: Received, invoke: Any) -> Any:
 def gofer_finished(plugin: Plugin, request: Received, outcome: str, seconds: float) -> None:
     """Hear that a request has ended: ``value``, ``exception``, ``rejected``, ``cancelled`` or ``interrupted``.
 
-    Called once a request, soon after its result was sent, by a thread of each implementation's own: one request after
+    Called by a thread of each implementation's own, once a request, soon after its result was sent: one request after
     another, and nobody waits for it. Raising is logged.
     """
