@@ -171,8 +171,8 @@ gofer.rmi.patience: Held
 gofer.rmi.posts: Owner Post Posts
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.receiver: Receiver
-gofer.rmi.records: DAY ENDED Found INTERRUPTED OPEN Record Row UNDELIVERABLE UNSENT absent buried bury clean drop
-    end find keep known load note open_rows remove revive take told trim unnote
+gofer.rmi.records: DAY ENDED Found INTERRUPTED MOST_KEPT OPEN Record Row UNDELIVERABLE UNSENT absent buried bury
+    clean drop end find keep known load note open_rows remove revive take told trim unnote
 gofer.rmi.recovery: go_on read recover revived
 gofer.rmi.refusing: Refusing start_of
 gofer.rmi.remote: Double Line Remote seam

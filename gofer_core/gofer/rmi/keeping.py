@@ -66,6 +66,7 @@ class HeldByLedger:
         self._held = Held(clock, patience, most, self._write)
         self._bodies = Bodies(memory)
         self._unsent: set[str] = set()  # keys of requests whose results stand in the ledger and were not taken
+        self._given_up: dict[str, None] = {}  # keys of those whose results stand there as undeliverable, the latest
         self._remembered: dict[int, None] = {}  # hashes of the keys of what has ended, and stands in the ledger
         self._beginnings = Beginnings(ledger.path.with_name("begun"))
         ledger.lost.append(self._rewrite)
@@ -206,8 +207,9 @@ class HeldByLedger:
     def ended(self, request: Received, result: bytes) -> None:
         """Remember the result, in the ledger too if the request stands there, and acknowledge."""
         self._book.end(request, result)
-        if self._let_go(request) or request.key in self._unsent:
+        if self._let_go(request) or request.key in self._unsent or request.key in self._given_up:
             self._unsent.discard(request.key)
+            self._given_up.pop(request.key, None)
             self._ledger.post(records.end(request.key, result, interrupted=request.interrupted), kept=True)
         if request.noted:
             self._remember(request.key)
@@ -228,7 +230,10 @@ class HeldByLedger:
         if state == records.UNSENT:
             self._unsent.add(request.key)
         else:
-            self._unsent.discard(request.key)  # it is sent again only when somebody asks for that
+            self._unsent.discard(request.key)
+            self._given_up[request.key] = None
+            while len(self._given_up) > records.MOST_KEPT:
+                del self._given_up[next(iter(self._given_up))]
         self._remember(request.key)
         whole = request.shed == WHOLE
         record = _record(request)._replace(body=slim(request) if whole else b"")

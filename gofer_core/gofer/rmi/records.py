@@ -13,6 +13,7 @@ __all__ = [
     "DAY",
     "ENDED",
     "INTERRUPTED",
+    "MOST_KEPT",
     "OPEN",
     "UNDELIVERABLE",
     "UNSENT",
@@ -46,7 +47,7 @@ DAY = 86_400.0  # seconds
 OPEN, UNSENT, ENDED, UNDELIVERABLE, INTERRUPTED = range(5)
 
 #: The most results that nobody took which are kept, and the most bytes of them; the oldest go first.
-_MOST_KEPT = 10_000
+MOST_KEPT = 10_000
 _MOST_BYTES = 256 * 1024 * 1024
 
 _T = TypeVar("_T")
@@ -368,7 +369,7 @@ def clean(file: sqlite3.Connection) -> None:
         )
     ):
         total += size or 0
-        if count >= _MOST_KEPT or total > _MOST_BYTES:
+        if count >= MOST_KEPT or total > _MOST_BYTES:
             last = number
             break
     if last is not None:
