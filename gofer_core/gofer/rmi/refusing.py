@@ -53,7 +53,8 @@ class Refusing:
         except CannotSign as failed:
             self.drop(delivery, f"{why}; and the rejection cannot be signed: {failed}")
             return
-        self._complain(logging.INFO, "plugin %s: rejected (%s): %s", receiver.service.name, why, _Start(delivery.body))
+        text, code = "plugin %s: rejected (%s): %s: %s", refused.refusal.code
+        self._complain(logging.INFO, text, receiver.service.name, code, shown(str(details)), _Start(delivery.body))
         if refused.trusted:
 
             def done(fate: Fate, _: str) -> None:
