@@ -147,6 +147,7 @@ gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound 
     login_of
 gofer.rmi.exceptions: from_result sentence to_result trace_of
 gofer.rmi.execution: Execution way_out
+gofer.rmi.hook_calls: HookCalls Only Raised call_each named
 gofer.rmi.intake: Intake
 gofer.rmi.keeping: HeldByLedger
 gofer.rmi.lane: Lane Outcome

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gofer.errors import Cancelled, DispatchError, ExecutionTimeout, Interrupted, NotAuthorized
+from gofer.limit import Limit
 from gofer.messaging.document import encode, shown
 from gofer.messaging.value import plain
 from gofer.rmi.answers import CannotSign, Refusal
@@ -19,7 +20,6 @@ from gofer.rmi.dispatcher import Dispatcher, login_of
 from gofer.rmi.exceptions import sentence, to_result, trace_of
 from gofer.rmi.later import Later
 from gofer.rmi.ledger import Unavailable
-from gofer.rmi.limit import Limit
 from gofer.rmi.model import DIRECT
 from gofer.rmi.outgoing import Fate
 from gofer.rmi.progress import Progress
