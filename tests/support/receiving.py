@@ -27,6 +27,7 @@ from gofer.rmi.book import Book
 from gofer.rmi.cancelling import Cancelling
 from gofer.rmi.clock import Clock
 from gofer.rmi.custody import HeldByBroker
+from gofer.rmi.hook_calls import HookCalls
 from gofer.rmi.keeping import HeldByLedger
 from gofer.rmi.ledger import Ledger
 from gofer.rmi.model.coroutines import Loop
@@ -216,6 +217,7 @@ class Served:
         eventually(
             lambda: not self.receiver.open and not self.receiver.outgoing.pending and not self.plugin.workers.running()
         )
+        assert self.receiver.hook_calls.flush(30)
 
 
 @contextmanager
@@ -258,6 +260,7 @@ def served(
             prefetch=prefetch,
             custody=custody if with_ledger else HeldByBroker(book),
             cancelling=cancelling,
+            hook_calls=(hook_calls := HookCalls()),
         )
         overview = Overview(book, ledger, custody, cancelling, plugins=lambda: [plugin], find=lambda name: receiver)
         clock.start()
@@ -275,3 +278,5 @@ def served(
             plugin.loop.stop(5.0)
             clock.stop()
             ledger.stop()
+            hook_calls.stop()
+            cancelling.stop()

@@ -92,6 +92,7 @@ gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost Dispat
     RemoteException RequestTimeout ResultTooLarge SecretNotMatched SecretRequired UserNotAuthorized UserRequired
 gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofer_load gofer_route gofer_unload
     hookimpl hookspec
+gofer.limit: Limit LimitedLog
 gofer.messaging: Connector NotFound URL
 gofer.messaging.adapter: GROUP find installed
 gofer.messaging.adapter.base: Adapter Delivery Event ExchangeSpec Outcome QueueSpec Settled SubscriptionLost
@@ -115,8 +116,8 @@ gofer.messaging.broker.session: ACCEPT Peer REJECT RELEASE Session
 gofer.messaging.carrier: Carrier Settle fresh
 gofer.messaging.connector: Connector
 gofer.messaging.dispatcher: NotAuthorized
-gofer.messaging.document: Head Invocation Reply Request Result Signed VERSION decode_reply decode_request encode
-    head shown timestamp unwrap
+gofer.messaging.document: Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size decode_reply
+    decode_request encode head shown timestamp unwrap
 gofer.messaging.doorbell: Doorbell
 gofer.messaging.errands: Errands Question
 gofer.messaging.keyfiles: Watched files_in read_public read_secret
@@ -138,12 +139,12 @@ gofer.rmi.api: API Target
 gofer.rmi.beginnings: Beginnings
 gofer.rmi.book: Arrival Book Known
 gofer.rmi.calling: Call Hear Heard INTERRUPTED Listen Send Step Tell advance flow
-gofer.rmi.cancelling: Cancelling cancel
+gofer.rmi.cancelling: Cancelling Owner cancel
 gofer.rmi.clock: Clock Timer
 gofer.rmi.context: Context
 gofer.rmi.conversation: Conversation
 gofer.rmi.counters: Counters
-gofer.rmi.criteria: InvalidOperator OPERATORS check matches
+gofer.rmi.criteria: InvalidOperator MAX_BYTES MAX_DEPTH MAX_TERMS OPERATORS check matches
 gofer.rmi.custody: AlreadyBegun Custody HeldByBroker
 gofer.rmi.description: of_class of_target
 gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound NotAuthenticated NotAuthorized
@@ -151,11 +152,12 @@ gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound 
     login_of
 gofer.rmi.exceptions: from_result sentence to_result trace_of
 gofer.rmi.execution: Execution way_out
+gofer.rmi.hook_calls: HookCalls Only Raised call_each named
 gofer.rmi.intake: Intake
 gofer.rmi.keeping: HeldByLedger
+gofer.rmi.lane: Lane Outcome
 gofer.rmi.later: Later joined
 gofer.rmi.ledger: Ledger Unavailable Work
-gofer.rmi.limit: Limit
 gofer.rmi.logins: Attempt Logins attempt pam_service
 gofer.rmi.model: DIRECT FORK
 gofer.rmi.model.child: run
@@ -175,8 +177,8 @@ gofer.rmi.patience: Held
 gofer.rmi.posts: Owner Post Posts
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.receiver: Receiver
-gofer.rmi.records: DAY ENDED Found INTERRUPTED OPEN Record Row UNDELIVERABLE UNSENT absent buried bury clean drop
-    end find keep known load note open_rows remove revive take told unnote
+gofer.rmi.records: DAY ENDED Found INTERRUPTED MOST_KEPT OPEN Record Row UNDELIVERABLE UNSENT absent buried bury
+    clean drop end find keep known load note open_rows remove revive take told trim unnote
 gofer.rmi.recovery: go_on read recover revived
 gofer.rmi.refusing: Refusing start_of
 gofer.rmi.remote: Double Line Remote seam
@@ -238,7 +240,8 @@ gofer_authenticator_hmac: HmacAuthenticator
 gofer_authenticator_hmac.authenticator: HmacAuthenticator
 gofer_authenticator_x509: X509Authenticator
 gofer_authenticator_x509.authenticator: X509Authenticator
-gofer_authenticator_x509.trust: Key Trust check_key common_name load_certificate
+gofer_authenticator_x509.trust: ANY_PURPOSE CLIENT_AUTH Key Trust check_key common_name load_certificate
+    read_purpose
 gofer_plugin_demo: Demo TooTired hello
 gofer_plugin_system: Script Service Shell System check
 gofer_plugin_system.access: run_as

@@ -16,6 +16,7 @@ from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.messaging.document import shown
 from gofer.rmi.answers import Refusal
 from gofer.rmi.api import API, Target
+from gofer.rmi.ledger import Unavailable
 from gofer.rmi.model.fork import Forks
 from gofer.rmi.outgoing import GIVE_UP
 from gofer.rmi.receiver import Receiver
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 _PATIENCE = 5.0  # seconds for the broker to answer
 _ANSWERS = 1.0  # seconds for the broker to take the results of the last calls
 _MOMENT = 0.02
+_AGAIN = 2.0  # seconds between two tries to read the ledger
+_TOLD = 60.0  # seconds between two lines that it cannot be read
 _QUIET = 0.25  # seconds in which a broker that has more would have sent it
 _UNLOADED = Refusal("plugin.unloaded", "the plugin that this was for has been unloaded")
 
@@ -70,6 +73,8 @@ class Attachment:
         #: Set unless it was suspended, and what had not started is not yet given back.
         self.given_back = threading.Event()
         self.given_back.set()
+        self._starting = threading.Lock()
+        self._ending = threading.Event()
         self._links = container.links
         self.link = self._links.acquire(connector)
         self.receiver = Receiver(
@@ -82,6 +87,7 @@ class Attachment:
             cancelling=container.cancelling,
             replays=container.replays,
             logins=container.logins,
+            hook_calls=container.hook_calls,
             prefetch=plugin.descriptor.prefetch,
             exclusive=self._exclusive,
         )
@@ -90,7 +96,7 @@ class Attachment:
         self.plugin = plugin
         self.admin = admin_api(plugin)
         self._hooks = plugin.container.hooks.hook
-        self.hook = _EnteredHooks(plugin, self._hooks)
+        self.hook = _RequestHooks(self._hooks)
         if plugin.container.attachments.watched:
             self.watch()
         self.authenticator: Any = plugin.authenticator
@@ -134,13 +140,43 @@ class Attachment:
     def start(self) -> None:
         """Take up what the ledger holds, and take requests as soon as the broker and the queue are there.
 
-        Does not wait for the broker.
+        Does not wait for the broker. While the ledger cannot be read, nobody knows which requests were cancelled, have
+        ended or are copies: the broker holds them until it can be.
         """
+        failed = self._learn()
+        if failed is None:
+            self._subscribe()
+            return
+        log.error("plugin %s: takes no requests until the ledger can be read: %s", self.name, failed)
+        threading.Thread(target=self._start_later, name=f"gofer-{self.name}-start", daemon=True).start()
+
+    def _learn(self) -> Unavailable | None:
+        """Read what the ledger knows of the plugin's requests, and take up what it holds; return why that fails."""
         container = self.plugin.container
-        container.cancelling.restore(self.name)
-        if self.authenticator is not None:
-            container.replays.restore()
-        container.custody.recover(self.receiver)
+        try:
+            container.cancelling.restore(self.name)
+            if self.authenticator is not None:
+                container.replays.restore()
+            container.custody.recover(self.receiver)
+        except Unavailable as failed:
+            return failed
+        return None
+
+    def _start_later(self) -> None:
+        told = monotonic()
+        while not self._ending.wait(_AGAIN):
+            failed = self._learn()
+            if failed is None:
+                log.warning("plugin %s: the ledger can be read; requests are taken now", self.name)
+                with self._starting:
+                    if not self._ending.is_set():
+                        self._subscribe()
+                return
+            if monotonic() - told > _TOLD:
+                told = monotonic()
+                log.error("plugin %s: still takes no requests: %s", self.name, failed)
+
+    def _subscribe(self) -> None:
         self.receiver.start(
             self.queue.spec.name,
             0,
@@ -179,6 +215,7 @@ class Attachment:
     def stop(self, deadline: float) -> None:
         """Take no more, let what runs end by the deadline (``time.monotonic()``), and leave the rest to the broker."""
         self._over = True
+        self._end_start()
         left = self.receiver.stop(max(0.0, deadline - monotonic()))
         if left:
             log.warning("plugin %s: %d requests have not ended in time; the broker keeps them", self.name, len(left))
@@ -202,6 +239,7 @@ class Attachment:
 
     def retire(self) -> None:
         """Take no more, and go on until all that was accepted has ended, however long that takes. ``stop`` ends it."""
+        self._end_start()
         if self._give_back is not None:
             self._give_back(_PATIENCE)
             self.given_back.set()
@@ -210,6 +248,11 @@ class Attachment:
             pass
         if not self._over:
             self.stop(monotonic() + _PATIENCE)
+
+    def _end_start(self) -> None:
+        """Have it not subscribe any more, where it still waits for the ledger."""
+        with self._starting:
+            self._ending.set()
 
     def discard(self) -> None:
         """Undo the making: it was not started."""
@@ -228,6 +271,7 @@ class Attachment:
         Returns:
             Whether all has ended. If not, ``retire`` follows.
         """
+        self._end_start()
         refusal = _UNLOADED if self.queue.managed == 2 else None
         if refusal is not None and self.queue.volatile:
             self.receiver.reject_all(refusal)  # the queue goes with its last reader, and all that is in it
@@ -268,6 +312,8 @@ class Attachment:
 
     def _refuse(self, refusal: Refusal) -> bool:
         """Reject what waits in the queue and what comes; False: that is not ours to do."""
+        if self.receiver.subscription is None:
+            return False  # it has never been read
         if not self.link.is_open:
             log.warning("plugin %s: queue %r is left as it is: %s", self.name, self.queue.spec.name, self.link.state)
             return False
@@ -318,24 +364,13 @@ def _exclusive(plugin: Plugin) -> bool:
     return plugin.descriptor.exclusive or any(target.mark.once for target in plugin.api)
 
 
-class _EnteredHooks:
-    """The hooks that requests go through, so called that ``Plugin.find`` works in all of them."""
+class _RequestHooks:
+    """The hooks that requests go through. ``gofer_call`` may be replaced, by one that passes a barrier first."""
 
-    __slots__ = ("_hooks", "_plugin", "gofer_call", "gofer_route")
+    __slots__ = ("gofer_accept", "gofer_call", "gofer_finished", "gofer_route")
 
-    def __init__(self, plugin: Plugin, hooks: Any) -> None:
-        self._plugin = plugin
-        self._hooks = hooks
-        self.gofer_route = hooks.gofer_route  # these two are called where the plugin is entered already
+    def __init__(self, hooks: Any) -> None:
+        self.gofer_accept = hooks.gofer_accept
         self.gofer_call = hooks.gofer_call
-
-    def gofer_accept(self, **arguments: Any) -> None:
-        self._call(self._hooks.gofer_accept, arguments)
-
-    def gofer_finished(self, **arguments: Any) -> None:
-        self._call(self._hooks.gofer_finished, arguments)
-
-    def _call(self, hook: Any, arguments: dict[str, Any]) -> None:
-        if hook.get_hookimpls():  # most agents have none, and each request would pay for it twice
-            with self._plugin.entered():
-                hook(**arguments)
+        self.gofer_finished = hooks.gofer_finished
+        self.gofer_route = hooks.gofer_route

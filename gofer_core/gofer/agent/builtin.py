@@ -15,6 +15,7 @@ from gofer.agent.plugin import Plugin, State
 from gofer.decorators import Action, remote
 from gofer.errors import NotAuthorized
 from gofer.rmi.api import API, Target
+from gofer.rmi.cancelling import Owner
 from gofer.rmi.context import Context
 from gofer.rmi.later import joined
 
@@ -30,7 +31,7 @@ def admin_api(plugin: Plugin) -> API:
     here = _who(plugin)
 
     class Admin:
-        """The agent itself. Answered by the thread that reads the broker: nothing in here may wait."""
+        """The agent itself. Answered by one thread for each plugin: nothing in here may wait."""
 
         def __init__(self) -> None:
             allowed = plugin.descriptor.admin
@@ -66,12 +67,15 @@ def admin_api(plugin: Plugin) -> API:
             """Cancel requests of this plugin: one by its serial number, or those whose data meet criteria.
 
             Returns the serial numbers of those that were waiting or running. A number that has not come yet is
-            remembered for a day, and its request cancelled when it comes.
+            remembered for a day, and its request cancelled when it comes. Where requests are signed, and [main] admin
+            names nobody, only those of the caller's own identity are cancelled.
             """
-            cancelling = plugin.container.cancelling
-            found = [] if sn is None else [cancelling.by_number(plugin, sn)]
+            cancelling, context = plugin.container.cancelling, Context.current()
+            everybodys = plugin.authenticator is None or plugin.descriptor.admin is not None
+            owner = None if everybodys else Owner(context.identity)
+            found = [] if sn is None else [cancelling.by_number(plugin, sn, owner=owner)]
             if criteria is not None:
-                found.append(cancelling.by_criteria(plugin, criteria, besides=Context.current().sn))
+                found.append(cancelling.by_criteria(plugin, criteria, besides=context.sn, owner=owner))
             return cast("list[str]", joined(found))  # which is what it is when it is sent
 
     api = API("Admin")

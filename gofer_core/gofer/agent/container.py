@@ -35,6 +35,7 @@ from gofer.messaging.pool import pool as process_pool
 from gofer.rmi.book import Book
 from gofer.rmi.cancelling import Cancelling
 from gofer.rmi.clock import Clock
+from gofer.rmi.hook_calls import HookCalls, call_each
 from gofer.rmi.keeping import HeldByLedger
 from gofer.rmi.ledger import Ledger
 from gofer.rmi.logins import Logins
@@ -46,6 +47,8 @@ from gofer.root import Root
 __all__ = ["PluginContainer"]
 
 log = logging.getLogger(__name__)
+
+_TOLD = 1.0  # seconds at least for hooks to be told which requests have ended, before a plugin is unloaded
 
 
 class PluginContainer:
@@ -78,6 +81,7 @@ class PluginContainer:
         self.hooks.register(CoreHooks(self))
         self.book = Book()
         self.logins = Logins(config.pam.service)
+        self.hook_calls = HookCalls()
         self.ledger = Ledger(root.lib / "ledger", lambda: root.ensure(root.lib / "ledger"))
         self.replays = Replays(self.ledger, self.clock)
         self.custody = HeldByLedger(self.book, self.ledger, self.clock)
@@ -216,7 +220,12 @@ class PluginContainer:
         Raises:
             PluginError: there is none.
         """
-        found: Plugin | None = self.hooks.hook.gofer_find(name=name)
+        given, raised = call_each(self.hooks.hook.gofer_find, {"name": name}, first=True)
+        found: Plugin | None = given[0] if given else None
+        if raised and found is None:
+            raise raised[0].error
+        for one in raised:
+            log.error("hook %s failed for %r; another one has found that", one.implementation, name, exc_info=one.error)
         if found is None:
             known = ", ".join(sorted({*self.plugins, *self.rounds.pending})) or "none"
             raise PluginError(f"there is no plugin {name!r}; there are: {known}")
@@ -317,6 +326,8 @@ class PluginContainer:
                 plugin.forks.stop()
             self.clock.stop()
             self.ledger.stop()
+            self.hook_calls.stop()
+            self.cancelling.stop()
         finally:
             if held:
                 self.changes.release()
@@ -345,6 +356,7 @@ class PluginContainer:
             else:
                 plugin.loop.stop(0.0)
             plugin.forks.stop()
+            self.hook_calls.flush(max(_TOLD, deadline - monotonic()))  # its own hooks may be among those
             run_unload(self.hooks, plugin, max(self.imports.patience, deadline - monotonic()))
         module = None if plugin.source is None else sys.modules.get(plugin.source.module)
         plugin.dismiss(error, trace)

@@ -262,6 +262,7 @@ class Reload:
             raise Refused(plugin, Problem("error", str(plugin.descriptor.file), "main", "plugin", text))
 
     def _unload(self, plugin: Plugin) -> None:
+        self._container.hook_calls.flush(1.0)  # its own hooks may be told of what has ended
         run_unload(self._hooks, plugin, self._most)
 
     def _swap(self) -> None:

@@ -193,6 +193,7 @@ def _believed(heard: Heard, options: Options, call: Call) -> bool:
         verify(heard.body, options.authenticator, to_builtins(heard.reply))
     except DocumentError as bad:
         # Not from our agent, as far as anybody can tell: it does not end the call.
-        log.warning("a reply to %s is not believed: %s", call.conversation.sn, bad)
+        if call.conversation.disbelieve(str(bad.details or bad)):
+            log.warning("a reply to %s is not believed: %s", call.conversation.sn, bad)
         return False
     return True

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gofer.errors import Cancelled, DispatchError, ExecutionTimeout, Interrupted, NotAuthorized
+from gofer.limit import Limit
 from gofer.messaging.document import encode, shown
 from gofer.messaging.value import plain
 from gofer.rmi.answers import CannotSign, Refusal
@@ -20,7 +20,6 @@ from gofer.rmi.dispatcher import Dispatcher, login_of
 from gofer.rmi.exceptions import sentence, to_result, trace_of
 from gofer.rmi.later import Later
 from gofer.rmi.ledger import Unavailable
-from gofer.rmi.limit import Limit
 from gofer.rmi.model import DIRECT
 from gofer.rmi.outgoing import Fate
 from gofer.rmi.progress import Progress
@@ -164,12 +163,7 @@ class Execution:
         if seconds is None:
             return
 
-        def expire() -> None:
-            # Ending it calls hooks, which may take their time: not in the clock's thread, which others need.
-            name = f"gofer-{self._service.name}-timeout"
-            threading.Thread(target=self._expire, args=(request, seconds), name=name, daemon=True).start()
-
-        request.timer = self._receiver.clock.call_after(max(0.0, seconds), expire)
+        request.timer = self._receiver.clock.call_after(max(0.0, seconds), lambda: self._expire(request, seconds))
 
     def _expire(self, request: Received, seconds: float) -> None:
         # In this process nothing can stop a method: it is told, and its caller is. One in a process of its own ends.
@@ -309,7 +303,7 @@ class Execution:
                 body, result, large = receiver.answers.result(request, result)
                 if large is not None:
                     outcome, why = "exception", sentence(large)
-                    log.warning("%r of plugin %s: %s", request, self._service.name, large)
+                    receiver.complain(logging.WARNING, "%r of plugin %s: %s", request, self._service.name, large)
             except CannotSign as failed:
                 body = failed
         if request.started is not None:
@@ -347,7 +341,8 @@ class Execution:
             body = write()
         except CannotSign as failed:
             self._receiver.counters.add("undeliverable")
-            log.error("%r of plugin %s is not answered: cannot sign: %s", request, self._service.name, failed)
+            text = "%r of plugin %s is not answered: cannot sign: %s"
+            self._receiver.complain(logging.ERROR, text, request, self._service.name, failed)
             done(Fate.GIVEN_UP, f"cannot sign: {failed}")
             return
         # The receiver of now: after a redelivery that may be another one.
@@ -356,10 +351,7 @@ class Execution:
     def _finished(self, request: Received, outcome: str, why: str = "", result: bytes | None = None) -> None:
         seconds = time.monotonic() - (request.started or request.arrived)
         service = self._service
-        try:
-            service.hook.gofer_finished(plugin=service.plugin, request=request, outcome=outcome, seconds=seconds)
-        except Exception:
-            log.exception("plugin %s: a hook gofer_finished failed", service.name)
+        self._receiver.hook_calls.finished(service, request, outcome, seconds)
         self._log(request, outcome, seconds, why, result)
 
     def _log(self, request: Received, outcome: str, seconds: float, why: str, result: bytes | None) -> None:

@@ -52,13 +52,13 @@ class Intake:
         request = Received(document, delivery, receiver, replyto=replyto, identity=identity, proof=proof)
         seen = Seen.NEVER if proof is None else self._replays.note(proof)
         if seen is not Seen.NEVER and delivery.redelivered is False and proof is not None and proof.exact:
-            self._refusing.replayed(request, in_work=self._is_known(request))
+            self._refusing.replayed(request, seen, in_work=self._is_known(request))
             return
         known, result, previous = self._book.arrive(request)
-        if known is Known.NEW and seen is Seen.BEFORE:
+        if known is Known.NEW and seen not in (Seen.NEVER, Seen.EARLIER):
             # It has ended long ago, or somebody takes it from the queue and puts it back for us to run again.
             self._book.forget(request)
-            self._refusing.replayed(request, in_work=False)
+            self._refusing.replayed(request, seen, in_work=False)
         elif known is Known.NEW:
             receiver.accept(request)
         elif known is Known.CONFLICT:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
+from gofer.limit import LimitedLog
 from gofer.messaging.adapter.base import Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.document import shown
@@ -93,6 +94,7 @@ class Outgoing:
         self._link = link
         self._clock = clock
         self._counters = counters
+        self._complain = LimitedLog(log)
         self._give_up = give_up
         self._most_waiting = most_waiting
         self._longest_wait = _LONGEST_WAIT
@@ -214,7 +216,8 @@ class Outgoing:
     def _drop(self, letter: _Letter, why: str) -> None:
         if not self._claim(letter):
             return
-        log.warning(
+        self._complain(
+            logging.WARNING,
             "%s for %s cannot be delivered (%s; %s): given up after %d tries",
             letter.what,
             shown(str(letter.address)),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gofer.errors import DispatchError, MessagingError
+from gofer.limit import LimitedLog
 from gofer.messaging.link import Link, Subscription
 from gofer.rmi.answers import Answers, Refusal
 from gofer.rmi.book import Book
@@ -17,7 +18,9 @@ from gofer.rmi.clock import Clock, Timer
 from gofer.rmi.counters import Counters
 from gofer.rmi.custody import Custody, HeldByBroker
 from gofer.rmi.execution import Execution
+from gofer.rmi.hook_calls import HookCalls
 from gofer.rmi.intake import Intake
+from gofer.rmi.lane import Lane, Outcome
 from gofer.rmi.logins import Logins
 from gofer.rmi.outgoing import GIVE_UP, Fate, Outgoing
 from gofer.rmi.refusing import start_of
@@ -48,6 +51,7 @@ class Receiver:
         replays: knows which signatures were seen; shared as the book is.
         logins: checks users and passwords; shared as the book is.
         give_up: seconds after which a result that no broker takes is let go.
+        hook_calls: tells hooks; shared as the book is.
         exclusive: nobody else may read the queue; asked of what comes from the ledger before that is subscribed to.
     """
 
@@ -63,6 +67,7 @@ class Receiver:
         cancelling: Cancelling | None = None,
         replays: Replays | None = None,
         logins: Logins | None = None,
+        hook_calls: HookCalls | None = None,
         prefetch: int = 200,
         give_up: float = GIVE_UP,
         exclusive: bool = False,
@@ -76,6 +81,7 @@ class Receiver:
         self.outgoing = Outgoing(
             link, clock, self.counters, give_up=give_up, most_waiting=max(1, min(100, prefetch // 2))
         )
+        self.hook_calls = hook_calls or HookCalls()
         self.execution = Execution(self)
         self._book = book
         self._custody = custody or HeldByBroker(book)
@@ -83,6 +89,11 @@ class Receiver:
         self._replays = Replays() if replays is None else replays
         self._intake = Intake(self, book, self._replays)
         self.logins = logins or Logins()
+        #: Writes lines that whoever sends requests can cause.
+        self.complain = LimitedLog(log)
+        # What must not be done by the thread that reads: it serves all plugins.
+        self._asking = Lane(f"gofer-{service.name}-accept", clock)
+        self._admin = Lane(f"gofer-{service.name}-admin", clock)
         self._prefetch = prefetch
         self._subscription: Subscription | None = None
         self._changed = threading.Condition(threading.Lock())
@@ -236,6 +247,8 @@ class Receiver:
         self.outgoing.wait(max(0.0, deadline - time.monotonic()))  # rejections, too
         self.outgoing.stop()
         self._replays.flush(1.0)  # or the broker would deliver again what was answered
+        self._asking.stop()
+        self._admin.stop()
         return left
 
     def _unsubscribe(self, timeout: float) -> None:
@@ -280,28 +293,45 @@ class Receiver:
             return
         try:
             self._intake.take(delivery)
-        except Exception:
+        except Exception as wrong:  # noqa: BLE001 - logged, with limits: whoever has found it may send many
             # A mistake of ours. Given back, it would come again and again.
-            log.exception("plugin %s: a message is dropped: %s", self.service.name, start_of(delivery.body))
+            text = "plugin %s: a message is dropped: %s"
+            self.complain(logging.ERROR, text, self.service.name, start_of(delivery.body), error=wrong)
             self.counters.add("dropped")
             self.link.reject(delivery)
 
     def accept(self, request: Received) -> None:
-        """Accept a request that is new, or reject it."""
+        """Accept a request that is new, or reject it. Hooks are asked by another thread, in the order of requests."""
         if self._refusal is not None:
             self.execution.reject(request, self._refusal)
             return
-        service = self.service
-        try:
-            service.hook.gofer_accept(plugin=service.plugin, request=request)
-        except Exception as refused:  # noqa: BLE001 - raising is how a hook refuses
-            details = f"{type(refused).__name__}: {refused}"[:1000].encode("utf-8", "backslashreplace").decode()
-            self.execution.reject(request, Refusal("hook.refused", "refused by a hook of the agent", details))
-            return
         self.resume(request)
-        # Admin needs no disk.
-        if (service.admin is not None and request.classname in service.admin) or self._custody.taken(request):
+        lane = self._admin if self._is_for_admin(request) else self._asking
+        if lane is self._asking and not lane.busy and not self.service.hook.gofer_accept.get_hookimpls():
+            self._take(request)
+        else:
+            lane.put(lambda: self._ask(request, lane))
+
+    def _ask(self, request: Received, lane: Lane) -> None:
+        """Ask the hooks whether a request is accepted, as a job of a lane."""
+        if self._over:
+            self._give_back(request)
+        elif not request.has_ended:  # else it was cancelled while it waited
+            self.hook_calls.accept(
+                lane,
+                self.service,
+                request,
+                lambda refusal: self._take(request) if refusal is None else self.execution.reject(request, refusal),
+            )
+
+    def _take(self, request: Received) -> None:
+        if request.has_ended:  # cancelled while the hooks were asked
+            return
+        if self._is_for_admin(request) or self._custody.taken(request):  # Admin needs no disk
             self.proceed(request, None)
+
+    def _is_for_admin(self, request: Received) -> bool:
+        return self.service.admin is not None and request.classname in self.service.admin
 
     def resume(self, request: Received) -> None:
         """Count a request among those that ``stop`` waits for."""
@@ -322,10 +352,9 @@ class Receiver:
             statuses = request.statuses = Statuses(request)
             if not statuses.held:
                 statuses.accepted(self.clock)
-        admin = service.admin
-        if admin is not None and request.classname in admin:
+        if self._is_for_admin(request):
             self._answer(request, request.classname, request.method)
-        elif self._cancelling.awaits(service.plugin, request.sn):
+        elif self._cancelling.awaits(service.plugin, request.sn, request.identity):
             cancel(request)
         elif service.latency > 0:
             self._delay(request)
@@ -342,7 +371,16 @@ class Receiver:
         except DispatchError as unknown:
             self.execution.fail(request, unknown)
             return
-        self.execution.answer(request, target)
+
+        def late() -> None:
+            # A hook gofer_call, or what a plugin's own objects say of themselves.
+            text = "plugin %s: %r has taken more than %g s so far; what is asked of Admin after it goes on"
+            log.warning(text, service.name, request, self._admin.limit)
+
+        service = self.service
+        if self._admin.limited(lambda: self.execution.answer(request, target), late) is Outcome.FULL:
+            text = f"{self._admin.most} calls of it hang; the agent's log names them"
+            self.execution.reject(request, Refusal("agent.busy", "Admin cannot answer", text))
 
     def _delay(self, request: Received) -> None:
         with self._changed:

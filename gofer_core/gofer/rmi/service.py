@@ -40,7 +40,7 @@ class Service(Protocol):
 
     @property
     def admin(self) -> API | None:
-        """What is answered by the thread that reads, without a worker: the builtin Admin. It must be quick."""
+        """What is answered without a worker: the builtin Admin."""
 
     @property
     def hook(self) -> Any:

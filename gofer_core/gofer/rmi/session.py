@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 from gofer.errors import ConnectionLost, DocumentError, MessagingError
+from gofer.limit import LimitedLog
 from gofer.messaging.adapter.base import Adapter, Delivery, QueueSpec
 from gofer.messaging.address import Address
 from gofer.messaging.auth import sign
@@ -47,6 +48,7 @@ class Session:
         self.posts = link.shared(Posts, lambda: Posts(link))
         self._exchange = exchange
         self._calls: dict[str, Call] = {}
+        self._complain = LimitedLog(log)
         self._subscription = Subscription(
             self.queue,
             _PREFETCH,
@@ -209,7 +211,8 @@ class Session:
             if call is not None:
                 call.put(heard)  # else it comes too late: its caller has gone
         except DocumentError as bad:
-            log.warning("a reply that cannot be read was dropped: %s: %s", bad, shown(repr(delivery.body[:200])))
+            text = "a reply that cannot be read was dropped: %s: %s"
+            self._complain(logging.WARNING, text, bad, shown(repr(delivery.body[:200])))
         self.link.accept(delivery)
 
     @property

@@ -13,7 +13,7 @@ import msgspec
 from gofer.errors import ConfigError, DocumentError
 from gofer.messaging.address import Address
 from gofer.messaging.auth import verify
-from gofer.messaging.document import Head, Request, decode_request, head, shown, unwrap
+from gofer.messaging.document import Head, Request, check_size, decode_request, head, shown, unwrap
 from gofer.messaging.stamped import SKEW
 from gofer.rmi.answers import Refusal
 from gofer.rmi.replays import Proof
@@ -98,20 +98,28 @@ class Verification:
         if self._authenticator is None:
             return Verified(request, None, None)
         self._check_addressee(request)
-        return Verified(request, signer, self._proof(body, inner, request))
+        return Verified(request, signer, self._proof(body, inner, request, signer))
 
-    def _proof(self, body: bytes, inner: bytes, request: Request) -> Proof | None:
+    def _named(self, signer: str | None) -> str:
+        """Name a signer, so that what one is remembered of is told from all others, and from other age limits."""
+        kind = type(self._authenticator)
+        age = getattr(self._authenticator, "max_age", _REMEMBERED)
+        return f"{signer or 'nobody'} ({kind.__module__}.{kind.__qualname__}, {age:g} s)"
+
+    def _proof(self, body: bytes, inner: bytes, request: Request, signer: str | None) -> Proof | None:
         read: Any = getattr(self._authenticator, "stamp", None)
         signed = unwrap(body)
         if read is not None and signed is not None:
             stamp = read(base64.b64decode(signed.signature))
             age = getattr(self._authenticator, "max_age", _REMEMBERED)
-            return Proof(stamp.nonce, stamp.time + age + SKEW)
+            return Proof(stamp.nonce, stamp.time + age + SKEW, signer=self._named(signer), good_for=age + SKEW)
         if request.sn is None:
             return None  # two that are the same may well be two
         # What is published again may be signed alike: the book tells whether it is known.
         digest = hashlib.sha256(inner).digest()[:16]
-        return Proof(digest, time.time() + _REMEMBERED, exact=not request.again)
+        # When it was signed nobody can say: it is good from its arrival on.
+        until = time.time() + _REMEMBERED
+        return Proof(digest, until, exact=not request.again, signer=self._named(signer), good_for=_REMEMBERED)
 
     def _malformed(self, inner: bytes, bad: DocumentError) -> Refused:
         found = head(inner)
@@ -149,10 +157,11 @@ def _refusal(bad: DocumentError) -> Refusal:
 def _mapping(body: bytes) -> dict[str, Any]:
     """Return the fields of a document, for an authenticator; none of what is no document."""
     signed = unwrap(body)
-    text: bytes | str = body if signed is None else signed.message
+    text = body if signed is None else signed.message.encode("utf-8", "surrogatepass")
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        check_size(text)
+        found = json.loads(text.decode("utf-8", "surrogatepass"))
+    except (DocumentError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
