@@ -82,6 +82,8 @@ class Errands:
         """
         carrier = self._carrier
         adapter = carrier.adapter
+        if carrier.ending:
+            return math.inf
         if adapter is None:
             return carrier.retry.due
         due = 0.0 if self._questions else carrier.subscriptions.due

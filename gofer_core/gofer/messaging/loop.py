@@ -122,7 +122,7 @@ class LoopDriver:
 
     def _down(self) -> None:
         # Before its descriptor is closed, and perhaps another's: that one would be taken from this loop.
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self._thread and not self._loop.is_closed():
             self._watch(-1)
 
     def _go_on(self) -> None:
