@@ -17,7 +17,8 @@ from support.waiting import eventually
 def test_a_fork_while_another_thread_writes_drops_every_link_in_the_child(broker: LocalBroker) -> None:
     ended = run(
         """
-        import os, sys, threading
+        import os, sys, threading, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # what it warns of, a fork beside threads, is the point
         from gofer.messaging.adapter.base import QueueSpec
         from gofer.messaging.address import Address
         from gofer.messaging.connector import Connector

@@ -145,7 +145,7 @@ def brokers(folder: Path, *names: str) -> Iterator[list[LocalBroker]]:
 
 def nothing_is_lost_at_the_end(folder: Path, **how: str) -> None:
     """Have a process end while brokers take nothing: they get all of it when they go on, be one of them dead or not."""
-    with brokers(folder, "slow", "dead") as (slow, dead), Leaving(slow.url, dead.url, **how) as caller:  # type: ignore[arg-type] # texts
+    with brokers(folder, "slow", "dead") as (slow, dead), Leaving(slow.url, dead.url, **how) as caller:
         slow.freeze()
         dead.freeze()
         caller.send(slow.url, 6, 1_000_000)  # more than a socket takes, less than callers have to wait for
@@ -161,7 +161,7 @@ def what_was_lost_is_told_at_the_end(folder: Path, **how: str) -> None:
     """Have a process end that brokers take nothing of: it waits for all of them at once, and says what is lost."""
     with (
         brokers(folder, "one", "two", "three") as dead,
-        Leaving(*(one.url for one in dead), **how) as caller,  # type: ignore[arg-type] # texts
+        Leaving(*(one.url for one in dead), **how) as caller,
     ):
         for one in dead:
             one.freeze()

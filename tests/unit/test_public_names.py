@@ -110,8 +110,8 @@ gofer.messaging.broker.session: ACCEPT Peer REJECT RELEASE Session
 gofer.messaging.carrier: Carrier Settle fresh
 gofer.messaging.connector: Connector
 gofer.messaging.dispatcher: NotAuthorized
-gofer.messaging.document: Head Invocation Reply Request Result Signed VERSION decode_reply decode_request encode
-    head shown timestamp unwrap
+gofer.messaging.document: EXPIRED Head Invocation Reply Request Result Signed VERSION decode_reply decode_request
+    encode head seconds_of shown timestamp unwrap
 gofer.messaging.doorbell: Doorbell
 gofer.messaging.errands: Errands Question
 gofer.messaging.keyfiles: Watched files_in read_public read_secret
@@ -146,6 +146,7 @@ gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound 
     login_of
 gofer.rmi.exceptions: from_result sentence to_result trace_of
 gofer.rmi.execution: Execution way_out
+gofer.rmi.expiry: ALLOWANCE too_late
 gofer.rmi.intake: Intake
 gofer.rmi.keeping: HeldByLedger
 gofer.rmi.later: Later joined

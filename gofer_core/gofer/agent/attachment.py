@@ -88,6 +88,7 @@ class Attachment:
         self.audience = plugin.descriptor.audience
         self.loop = plugin.loop
         self.latency = plugin.descriptor.latency
+        self.max_age = plugin.descriptor.max_age
         self.timeout = plugin.descriptor.timeout
 
     @property

@@ -7,6 +7,7 @@ and a sentence, never another exception.
 
 from __future__ import annotations
 
+import calendar
 import json
 import math
 import re
@@ -20,6 +21,7 @@ from gofer.errors import DocumentError
 from gofer.messaging.value import MAX_DEPTH
 
 __all__ = [
+    "EXPIRED",
     "VERSION",
     "Head",
     "Invocation",
@@ -31,12 +33,15 @@ __all__ = [
     "decode_request",
     "encode",
     "head",
+    "seconds_of",
     "shown",
     "timestamp",
     "unwrap",
 ]
 
 VERSION = "2.0"
+#: The code of the rejection of a request that came too late.
+EXPIRED = "request.expired"
 
 _SN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}")
 _PLAIN_VERSION = re.compile(r"[0-9A-Za-z.]{1,20}")
@@ -68,7 +73,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A request's envelope.
 
     ``wait`` is how long its caller waits, in seconds: statuses are then held back so that a fast call is two messages.
-    ``again`` says that it may have been published before. ``timeout`` bounds its execution, in seconds.
+    ``again`` says that it may have been published before. ``timeout`` bounds its execution, in seconds. ``timestamp``
+    is when it was sent, ``ttl`` how many seconds later it expires, and ``expires`` when that is, in seconds since 1970
+    by its caller's clock. Callers of gofer 2.12 say none of these.
     """
 
     sn: str | None = None
@@ -82,6 +89,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     wait: float | None = None
     again: bool = False
     timeout: float | None = None
+    timestamp: Any = None
+    ttl: Any = None
+    expires: float | None = None
 
     def __repr__(self) -> str:
         # Neither the secret nor the password: this may get into a log.
@@ -162,6 +172,8 @@ def decode_request(body: bytes) -> Request:
     for name, seconds in (("wait", request.wait), ("timeout", request.timeout)):
         if seconds is not None and not 0 <= seconds < math.inf:
             raise _invalid(f"{name} is not a number of seconds, 0 or more", str(seconds))
+    if request.expires is not None and not math.isfinite(request.expires):
+        raise _invalid("expires is not a time in seconds since 1970", str(request.expires))
     _check_depth(body)
     if request.version != VERSION:
         found = str(request.version)
@@ -217,6 +229,14 @@ def head(body: bytes) -> Head:
 def timestamp() -> str:
     """The time as replies carry it: UTC, ISO 8601, whole seconds."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def seconds_of(text: object) -> float | None:
+    """Read a timestamp, in seconds since 1970. None: it is none."""
+    try:
+        return float(calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))) if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 def shown(text: object, most: int = 200) -> str:

@@ -45,6 +45,7 @@ class Descriptor:
     threads: int
     latency: float
     timeout: float | None
+    max_age: float | None
     accept: tuple[str, ...]
     forward: tuple[str, ...]
     extends: str | None
@@ -203,6 +204,7 @@ def _read(path: Path) -> tuple[Descriptor | None, list[Problem]]:
         threads=values[Main.THREADS],
         latency=values[Main.LATENCY],
         timeout=values[Main.TIMEOUT],
+        max_age=values[Main.MAX_AGE],
         accept=values[Main.ACCEPT],
         forward=values[Main.FORWARD],
         extends=values[Main.EXTENDS],
