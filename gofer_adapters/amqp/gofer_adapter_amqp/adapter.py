@@ -240,6 +240,9 @@ class AmqpAdapter(Nodes):
             raise ConnectionLost(self._finished)
         return self._connection
 
+    def _has_types(self) -> bool:
+        return (self._open().server_properties or {}).get("product") == "RabbitMQ"
+
     def _settle(self, delivery: Delivery, *, accept: bool, requeue: bool) -> None:
         if self._finished is not None:
             raise ConnectionLost(self._finished)

@@ -123,10 +123,19 @@ class Receiver:
         self._unsubscribe(timeout)
         return self.catch_up(deadline - time.monotonic())
 
-    def catch_up(self, timeout: float) -> bool:
-        """Wait until all that was delivered so far has been looked at, at most ``timeout`` seconds; tell whether so."""
+    def catch_up(self, timeout: float, *, gone: bool = False) -> bool:
+        """Wait until all that was delivered so far has been looked at, at most ``timeout`` seconds; tell whether so.
+
+        Args:
+            gone: the queue was deleted: the broker says so after the last that it has delivered.
+        """
+
+        def over() -> bool:
+            subscription = self._subscription
+            return self.link.caught_up and not (gone and subscription is not None and subscription.active)
+
         try:
-            return self.link.drive(lambda: self.link.caught_up, time.monotonic() + timeout)
+            return self.link.drive(over, time.monotonic() + timeout)
         except MessagingError:
             return False
 
