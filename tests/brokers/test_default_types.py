@@ -68,7 +68,7 @@ def test_unloading_a_plugin_costs_no_other_its_connection(
             until_it_answers(agent, goferd.tail())
         until = tmp_path / "go"
         call = threads.submit(second.Probe().note, str(tmp_path / "trace"), "began", 0, str(until))
-        eventually(lambda: (tmp_path / "trace").exists())
+        eventually((tmp_path / "trace").exists)
 
         manage(goferd.root, do="unload", which="first")
 

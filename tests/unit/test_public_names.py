@@ -89,7 +89,8 @@ gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofe
     hookimpl hookspec
 gofer.messaging: Connector NotFound URL
 gofer.messaging.adapter: GROUP find installed
-gofer.messaging.adapter.base: Adapter Delivery Event ExchangeSpec Outcome QueueSpec Settled SubscriptionLost
+gofer.messaging.adapter.base: Adapter Delivery Event ExchangeSpec HEAD Outcome QueueSpec Settled SubscriptionLost
+    TAIL
 gofer.messaging.adapter.local: LocalAdapter
 gofer.messaging.address: Address
 gofer.messaging.auth: Authenticator ValidationFailed sign verify

@@ -217,7 +217,11 @@ class Errands:
             if subscription.prepare is not None:
                 subscription.prepare(adapter, _OPERATION)
             number = adapter.subscribe(
-                subscription.queue, subscription.prefetch, _OPERATION, exclusive=subscription.exclusive
+                subscription.queue,
+                subscription.prefetch,
+                _OPERATION,
+                exclusive=subscription.exclusive,
+                limit=subscription.limit,
             )
         except ConnectionLost as lost:
             self._lose(adapter, lost)  # all are made again with the next connection

@@ -42,7 +42,7 @@ class Intake:
         """Take a message. What becomes a request is accepted, adopted or answered; all else is refused."""
         receiver = self._receiver
         try:
-            document, identity, proof = self._verification.read(delivery.body)
+            document, identity, proof = self._verification.read(delivery.body, delivery.cut)
         except Refused as refused:
             self._refusing.refuse(delivery, refused)
             return

@@ -107,7 +107,14 @@ class Receiver:
     ) -> Subscription:
         """Subscribe to the queue; the arguments are those of :class:`Subscription` and :meth:`Link.subscribe`."""
         self._subscription = Subscription(
-            queue, self._prefetch, self.deliver, prepare, on_lost, exclusive=self.exclusive, dispose=dispose
+            queue,
+            self._prefetch,
+            self.deliver,
+            prepare,
+            on_lost,
+            exclusive=self.exclusive,
+            limit=self.service.max_message,
+            dispose=dispose,
         )
         self.link.subscribe(self._subscription, timeout)
         return self._subscription
@@ -152,7 +159,9 @@ class Receiver:
         before = self._subscription
         assert before is not None  # noqa: S101 - it was started
         self._refusal, self._closed = refusal, False
-        self._subscription = Subscription(before.queue, self._prefetch, self.deliver, exclusive=True)
+        self._subscription = Subscription(
+            before.queue, self._prefetch, self.deliver, exclusive=True, limit=self.service.max_message
+        )
         try:
             self.link.subscribe(self._subscription, timeout)
         except MessagingError:
