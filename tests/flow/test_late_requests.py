@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,15 @@ def stamp(age: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age))
 
 
+def at(seconds: float) -> Callable[[], float]:
+    """So many seconds from when the test runs, which may be long after it was collected."""
+    return lambda: time.time() + seconds
+
+
+def stamped(age: float) -> Callable[[], str]:
+    return lambda: stamp(age)
+
+
 def request(trace: Path, text: str, **more: Any) -> bytes:
     """Write a request as callers of gofer 2.12 do, and more of it."""
     called = {"classname": "Probe", "method": "note", "cntr": [[], {}], "args": [str(trace), text], "kws": {}}
@@ -132,16 +141,16 @@ def request(trace: Path, text: str, **more: Any) -> bytes:
     [
         (True, None, {}),
         (True, 60.0, {}),
-        (False, None, {"expires": time.time() - 100}),
-        (False, 60.0, {"ttl": 60.0, "expires": time.time() - 100}),
-        (True, 60.0, {"ttl": 60.0, "expires": time.time() + 1000}),
-        (False, 60.0, {"timestamp": stamp(100)}),  # as far as callers of 2.12 tell
-        (True, 600.0, {"timestamp": stamp(100)}),
-        (False, None, {"timestamp": stamp(100), "ttl": 60}),
-        (True, None, {"timestamp": stamp(100)}),
-        (False, None, {"timestamp": stamp(30 * 24 * HOUR)}),
+        (False, None, {"expires": at(-100)}),
+        (False, 60.0, {"ttl": 60.0, "expires": at(-100)}),
+        (True, 60.0, {"ttl": 60.0, "expires": at(1000)}),
+        (False, 60.0, {"timestamp": stamped(100)}),  # as far as callers of 2.12 tell
+        (True, 600.0, {"timestamp": stamped(100)}),
+        (False, None, {"timestamp": stamped(100), "ttl": 60}),
+        (True, None, {"timestamp": stamped(100)}),
+        (False, None, {"timestamp": stamped(30 * 24 * HOUR)}),
         (True, None, {"timestamp": "a month ago", "ttl": "5m"}),
-        (True, 90 * 24 * HOUR, {"timestamp": stamp(30 * 24 * HOUR)}),
+        (True, 90 * 24 * HOUR, {"timestamp": stamped(30 * 24 * HOUR)}),
     ],
 )
 def test_the_agent_reads_from_the_document_how_old_a_request_is(  # noqa: PLR0917 - fixtures, and one case
@@ -151,7 +160,8 @@ def test_the_agent_reads_from_the_document_how_old_a_request_is(  # noqa: PLR091
     goferd.start()
     with linked(connected(broker.url)) as link, Agent(connector(broker), "probe", wait=30) as agent:
         until_it_answers(agent, goferd.tail())
-        link.send(Address("", "probe"), request(trace, "this", **said), deadline=time.monotonic() + 10, ttl=ttl)
+        more = {name: value() if callable(value) else value for name, value in said.items()}
+        link.send(Address("", "probe"), request(trace, "this", **more), deadline=time.monotonic() + 10, ttl=ttl)
         link.drive(lambda: not link.unsettled, time.monotonic() + 10)
         eventually(lambda: runs(trace) if will_run else "is not run" in goferd.tail(), 20, goferd.tail())
         agent.Probe().note(str(trace), "last")
