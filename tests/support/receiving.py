@@ -86,6 +86,7 @@ class PluginForTests:
     authenticator: Authenticator | None = None
     audience: tuple[str, ...] = ()
     latency: float = 0.0
+    max_age: float | None = None
     timeout: float | None = None
     max_message: int = 1 << 20
 

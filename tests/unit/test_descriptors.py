@@ -51,7 +51,9 @@ SECONDS = "seconds, or a number with s, m, h or d behind it, like 30s or 5m"
 ADDRESS = "<queue> or <exchange>/<queue>, each at most 255 bytes"
 FLAG = "0, 1, yes, no, true, false, on, off"
 REGULAR = "a regular file, or a link to one"
-MAIN_KEYS = "name, plugin, enabled, threads, latency, timeout, accept, forward, extends, admin, trust, required"
+MAIN_KEYS = (
+    "name, plugin, enabled, threads, latency, timeout, max_age, accept, forward, extends, admin, trust, required"
+)
 MESSAGING_KEYS = "url, url_file, authenticator, cacert, clientcert, clientkey, host_validation, heartbeat, audience"
 SPACE = "has a space in it, which callers must write, too; remove it if that is not meant"
 
@@ -119,6 +121,7 @@ def test_a_descriptor_that_says_little_has_the_documented_defaults(plugins: Path
         threads=1,
         latency=0.0,
         timeout=None,
+        max_age=None,
         accept=(),
         forward=(),
         extends=None,
@@ -153,6 +156,7 @@ EVERYTHING = {
         "threads": "4",
         "latency": "1.5",
         "timeout": "5m",
+        "max_age": "7d",
         "accept": "*",
         "forward": "cat, bird,cat",
         "extends": "animals",
@@ -185,6 +189,7 @@ TYPED = {
         "threads": 4,
         "latency": 1.5,
         "timeout": 300,
+        "max_age": 604800,
         "accept": ["*"],
         "forward": ["cat", "bird"],
         "trust": ["bird"],
@@ -217,7 +222,7 @@ def test_every_key_is_read_from_either_kind_of_file(plugins: Path, form: str) ->
 
     assert said == []
     assert (dog.name, dog.entry, dog.plugin, dog.enabled) == ("rex", "dog", "zoo.dogs", True)
-    assert (dog.threads, dog.latency, dog.timeout) == (4, 1.5, 300.0)
+    assert (dog.threads, dog.latency, dog.timeout, dog.max_age) == (4, 1.5, 300.0, 604800.0)
     assert (dog.accept, dog.forward, dog.extends, dog.admin) == (("*",), ("cat", "bird"), "animals", ("alice", "bob"))
     assert (dog.trust, dog.required) == (("bird",), True)
     assert dog.url == URL("broker.example", "amqps", "amqp", 5671, "user", "p@ss", "zoo")

@@ -39,7 +39,7 @@ class Client:
         self.takes = True
         self.session = Session(model, self)
 
-    def deliver(self, subscription: int, tag: int, message: Message) -> None:
+    def deliver(self, subscription: int, tag: int, message: Message, limit: int | None) -> None:
         self.got.append((tag, message.body, message.redelivered))
 
     def lost(self, subscription: int, reason: str) -> None:

@@ -95,7 +95,8 @@ gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofe
 gofer.limit: Limit LimitedLog
 gofer.messaging: Connector NotFound URL
 gofer.messaging.adapter: GROUP find installed
-gofer.messaging.adapter.base: Adapter Delivery Event ExchangeSpec Outcome QueueSpec Settled SubscriptionLost
+gofer.messaging.adapter.base: Adapter Delivery Event ExchangeSpec HEAD Outcome QueueSpec Settled SubscriptionLost
+    TAIL
 gofer.messaging.adapter.local: LocalAdapter
 gofer.messaging.address: Address
 gofer.messaging.auth: Authenticator ValidationFailed sign verify
@@ -116,8 +117,8 @@ gofer.messaging.broker.session: ACCEPT Peer REJECT RELEASE Session
 gofer.messaging.carrier: Carrier Settle fresh
 gofer.messaging.connector: Connector
 gofer.messaging.dispatcher: NotAuthorized
-gofer.messaging.document: Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size decode_reply
-    decode_request encode head shown timestamp unwrap
+gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
+    decode_reply decode_request encode head seconds_of shown timestamp unwrap
 gofer.messaging.doorbell: Doorbell
 gofer.messaging.errands: Errands Question
 gofer.messaging.keyfiles: Watched files_in read_public read_secret
@@ -152,6 +153,7 @@ gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound 
     login_of
 gofer.rmi.exceptions: from_result sentence to_result trace_of
 gofer.rmi.execution: Execution way_out
+gofer.rmi.expiry: ALLOWANCE too_late
 gofer.rmi.hook_calls: HookCalls Only Raised call_each named
 gofer.rmi.intake: Intake
 gofer.rmi.keeping: HeldByLedger

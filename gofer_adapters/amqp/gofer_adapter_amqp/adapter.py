@@ -156,14 +156,16 @@ class AmqpAdapter(Nodes):
 
     # -- receiving -------------------------------------------------------------------------------------------------
 
-    def subscribe(self, queue: str, prefetch: int, timeout: float, *, exclusive: bool = False) -> int:
+    def subscribe(
+        self, queue: str, prefetch: int, timeout: float, *, exclusive: bool = False, limit: int | None = None
+    ) -> int:
         """Consume from a queue, on a channel of its own."""
         if not 1 <= prefetch <= 65535:
             raise ValueError(f"prefetch is between 1 and 65535, not {prefetch}")
         check_name(queue)
         connection = self._open()
         self._subscribed = number = self._subscribed + 1
-        consumer = Consumer(connection, number)
+        consumer = Consumer(connection, number, limit)
 
         def consume(channel: Channel) -> None:
             channel.send_method(amqp.spec.Basic.Qos, "lBb", (0, prefetch, False))
@@ -239,6 +241,9 @@ class AmqpAdapter(Nodes):
         if self._finished is not None or self._connection is None:
             raise ConnectionLost(self._finished)
         return self._connection
+
+    def _has_types(self) -> bool:
+        return (self._open().server_properties or {}).get("product") == "RabbitMQ"
 
     def _settle(self, delivery: Delivery, *, accept: bool, requeue: bool) -> None:
         if self._finished is not None:

@@ -26,8 +26,9 @@ class Consumer(Channel):
     again, so its deliveries cannot be taken for those of another.
     """
 
-    def __init__(self, connection: Connection, number: int) -> None:
+    def __init__(self, connection: Connection, number: int, limit: int | None = None) -> None:
         super().__init__(connection)
+        self.limit = limit
         self.home = connection
         self.number = number
         self.unsettled: set[int] = set()
@@ -38,7 +39,8 @@ class Consumer(Channel):
         """Hand the message on as an event."""
         tag, redelivered = wire.delivered(method)
         self.unsettled.add(tag)
-        self.home.events.append(Delivery(self.number, body, redelivered, wire.expiration(header), (self, tag)))
+        cut = wire.body_size(header) - len(body)
+        self.home.events.append(Delivery(self.number, body, redelivered, wire.expiration(header), (self, tag), cut))
 
     def closed(self, error: ClosedByBroker) -> None:
         """Tell that the subscription is gone. The broker has taken back what was not settled."""

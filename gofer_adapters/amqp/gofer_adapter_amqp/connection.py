@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import amqp
 from amqp import sasl, spec
 from gofer.errors import AdapterError
+from gofer.messaging.adapter.base import HEAD, TAIL
 
 from gofer_adapter_amqp import wire
 from gofer_adapter_amqp.errors import ClosedByBroker, ProtocolError
@@ -37,10 +38,16 @@ class Channel(amqp.Channel):  # type: ignore[misc] # py-amqp publishes no types
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection, connection.unused_number(), auto_decode=False)
         self.error: ClosedByBroker | None = None
-        # A message whose frames are still coming: its method, header, missing bytes and parts.
+        #: Of a body of more bytes the middle is thrown away.
+        self.limit: int | None = None
+        # A message whose frames are still coming: its method, header, missing bytes and parts. Of one that is cut, the
+        # parts of its beginning have so many bytes, and its end so far is beside them.
         self._method = self._header = b""
         self._missing = 0
         self._parts: list[bytes] = []
+        self._cut = False
+        self._kept = 0
+        self._end = b""
         self.send_method(spec.Channel.Open, "s", ("",))
 
     @property
@@ -99,7 +106,8 @@ class Channel(amqp.Channel):  # type: ignore[misc] # py-amqp publishes no types
             return
         if not self._method or self._header:
             raise ProtocolError("a content header outside a message")
-        self._missing = wire.body_size(payload)
+        size = self._missing = wire.body_size(payload)
+        self._cut = self.limit is not None and size > max(self.limit, HEAD + TAIL)
         if self._missing:
             self._header = payload
         else:
@@ -112,7 +120,9 @@ class Channel(amqp.Channel):  # type: ignore[misc] # py-amqp publishes no types
         if not self._header:
             raise ProtocolError("a content body outside a message")
         self._missing -= len(payload)
-        if self._missing > 0:
+        if self._cut:
+            self._take_part(payload)
+        elif self._missing > 0:
             self._parts.append(payload)
         elif self._parts:
             parts, self._parts = self._parts, []
@@ -120,6 +130,19 @@ class Channel(amqp.Channel):  # type: ignore[misc] # py-amqp publishes no types
             self._finish(self._header, b"".join(parts))
         else:
             self._finish(self._header, payload)
+
+    def _take_part(self, payload: bytes) -> None:
+        """Take a frame of a body that is over the limit: its ends are kept."""
+        if self._kept < HEAD:
+            part = payload[: HEAD - self._kept]
+            self._parts.append(part)
+            self._kept += len(part)
+            payload = payload[len(part) :]
+        self._end = (self._end + payload)[-TAIL:]
+        if self._missing <= 0:
+            body = b"".join((*self._parts, self._end))
+            self._parts, self._end, self._kept, self._cut = [], b"", 0, False
+            self._finish(self._header, body)
 
     def _finish(self, header: bytes, body: bytes) -> None:
         method, self._method, self._header = self._method, b"", b""

@@ -28,6 +28,10 @@ class Nodes(Adapter):
     def _ask(self, question: Callable[[Channel], _T], timeout: float, channel: Channel | None = None) -> _T:
         """Run an operation that waits, on the control channel or the one given, and translate what goes wrong."""
 
+    @abstractmethod
+    def _has_types(self) -> bool:
+        """Whether the broker knows types of queues; others refuse the argument."""
+
     def declare_queue(self, queue: QueueSpec, timeout: float) -> str | None:
         """Declare a queue, or use the one that is there."""
         if queue.kind not in ("classic", "quorum"):
@@ -37,8 +41,8 @@ class Nodes(Adapter):
         arguments: dict[str, object] = {}
         if queue.expires is not None:
             arguments["x-expires"] = max(1, round(queue.expires * 1000))
-        if queue.kind == "quorum":
-            arguments["x-queue-type"] = "quorum"
+        if queue.kind == "quorum" or self._has_types():
+            arguments["x-queue-type"] = queue.kind  # a virtual host may have another default than classic
         return self._declare(
             lambda channel: channel.queue_declare(
                 name,

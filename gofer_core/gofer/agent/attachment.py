@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,9 @@ from gofer.agent.builtin import admin_api
 from gofer.agent.plugin import Plugin, State, current
 from gofer.agent.queues import QueueModel
 from gofer.errors import AdapterError, MessagingError, NotFound
+from gofer.messaging.adapter import find
 from gofer.messaging.document import shown
+from gofer.messaging.link import Link
 from gofer.rmi.answers import Refusal
 from gofer.rmi.api import API, Target
 from gofer.rmi.ledger import Unavailable
@@ -103,6 +105,7 @@ class Attachment:
         self.audience = plugin.descriptor.audience
         self.loop = plugin.loop
         self.latency = plugin.descriptor.latency
+        self.max_age = plugin.descriptor.max_age
         self.timeout = plugin.descriptor.timeout
 
     @property
@@ -286,8 +289,8 @@ class Attachment:
         if refusal is not None and self.queue.volatile:
             self._until_quiet()
         if alone:
-            self._delete()
-            self.receiver.catch_up(_PATIENCE)  # what came before the queue's end is still to be rejected
+            # What came before the queue's end is still to be rejected.
+            self.receiver.catch_up(_PATIENCE, gone=self._delete())
         if ended and self.receiver.wait(_ANSWERS, but=ours):
             self._tell_left()
             self.stop(monotonic() + _PATIENCE)
@@ -333,17 +336,23 @@ class Attachment:
             before = now
             sleep(_QUIET)
 
-    def _delete(self) -> None:
-        """Delete the queue, which nobody else reads, as soon as it is empty."""
-        name, deadline = self.queue.spec.name, monotonic() + _PATIENCE
+    def _delete(self) -> bool:
+        """Delete the queue, which nobody else reads, as soon as it is empty; return whether it is gone."""
         if self.queue.kept is not None:
-            log.info("plugin %s: queue %r is left, empty: %s", self.name, name, self.queue.kept)
-            return
+            log.info("plugin %s: queue %r is left, empty: %s", self.name, self.queue.spec.name, self.queue.kept)
+            return False
+        # On a connection of its own: a broker that cannot do this with such a queue closes the one it was asked on.
+        connector = self.link.connector
+        with closing(Link(connector, find(connector.url, connector.adapter))) as link:
+            return self._delete_by(link)
+
+    def _delete_by(self, link: Link) -> bool:
+        name, deadline = self.queue.spec.name, monotonic() + _PATIENCE
         while True:
             try:
-                self.link.call(lambda adapter, timeout: adapter.delete_queue(name, timeout, if_empty=True), _PATIENCE)
+                link.call(lambda adapter, timeout: adapter.delete_queue(name, timeout, if_empty=True), _PATIENCE)
             except NotFound:
-                return
+                return True
             except AdapterError as kept:
                 # What it holds is on its way to be rejected.
                 if monotonic() < deadline and not self._over:
@@ -351,10 +360,11 @@ class Attachment:
                     continue
                 log.warning("plugin %s: queue %r is not deleted: %s", self.name, name, kept)
             except MessagingError as gone:
-                log.warning("plugin %s: queue %r is not deleted: %s", self.name, name, gone)
+                log.warning("plugin %s: queue %r is left as it is: %s", self.name, name, gone)
             else:
                 log.info("plugin %s: queue %r deleted", self.name, name)
-            return
+                return True
+            return False
 
     def _lost(self, why: str) -> None:
         log.warning("plugin %s: no requests from queue %r: %s", self.name, self.queue.spec.name, why)

@@ -45,6 +45,8 @@ class Carrier:
         #: The adapter is with the thread that asks the broker something, or that connects.
         self.away = False
         self.abandoned = self.closed = self.opened_before = False
+        #: The process ends: nothing is begun any more.
+        self.ending = False
         #: Why there is no connection, as the last try or loss said.
         self.error: MessagingError | None = None
         #: When the connection came up, when something was last read, and last sent or delivered.

@@ -7,6 +7,7 @@ and a sentence, never another exception.
 
 from __future__ import annotations
 
+import calendar
 import json
 import math
 import re
@@ -20,6 +21,7 @@ from gofer.errors import DocumentError
 from gofer.messaging.value import MAX_DEPTH
 
 __all__ = [
+    "EXPIRED",
     "MAX_CONTAINERS",
     "VERSION",
     "Head",
@@ -33,12 +35,15 @@ __all__ = [
     "decode_request",
     "encode",
     "head",
+    "seconds_of",
     "shown",
     "timestamp",
     "unwrap",
 ]
 
 VERSION = "2.0"
+#: The code of the rejection of a request that came too late.
+EXPIRED = "request.expired"
 
 #: What a request may hold, beside its bytes: the agent decodes in a thread that all plugins share. Lists and objects
 #: cost far more than their bytes (16 MiB of empty lists took 12 s and 1 GB); so do integers of thousands of digits.
@@ -79,7 +84,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A request's envelope.
 
     ``wait`` is how long its caller waits, in seconds: statuses are then held back so that a fast call is two messages.
-    ``again`` says that it may have been published before. ``timeout`` bounds its execution, in seconds.
+    ``again`` says that it may have been published before. ``timeout`` bounds its execution, in seconds. ``timestamp``
+    is when it was sent, ``ttl`` how many seconds later it expires, and ``expires`` when that is, in seconds since 1970
+    by its caller's clock. Callers of gofer 2.12 say none of these.
     """
 
     sn: str | None = None
@@ -93,6 +100,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     wait: float | None = None
     again: bool = False
     timeout: float | None = None
+    timestamp: Any = None
+    ttl: Any = None
+    expires: float | None = None
 
     def __repr__(self) -> str:
         # Neither the secret nor the password: this may get into a log.
@@ -177,6 +187,8 @@ def decode_request(body: bytes) -> Request:
     for name, seconds in (("wait", request.wait), ("timeout", request.timeout)):
         if seconds is not None and not 0 <= seconds < math.inf:
             raise _invalid(f"{name} is not a number of seconds, 0 or more", str(seconds))
+    if request.expires is not None and not math.isfinite(request.expires):
+        raise _invalid("expires is not a time in seconds since 1970", str(request.expires))
     _check_depth(body)
     if request.version != VERSION:
         found = str(request.version)
@@ -269,6 +281,14 @@ def _outside_text(body: bytes, without: bytes = b"") -> bytes:
 def timestamp() -> str:
     """The time as replies carry it: UTC, ISO 8601, whole seconds."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def seconds_of(text: object) -> float | None:
+    """Read a timestamp, in seconds since 1970. None: it is none."""
+    try:
+        return float(calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))) if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 def shown(text: object, most: int = 200) -> str:

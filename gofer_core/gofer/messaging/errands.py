@@ -82,6 +82,8 @@ class Errands:
         """
         carrier = self._carrier
         adapter = carrier.adapter
+        if carrier.ending:
+            return math.inf
         if adapter is None:
             return carrier.retry.due
         due = 0.0 if self._questions else carrier.subscriptions.due
@@ -215,7 +217,11 @@ class Errands:
             if subscription.prepare is not None:
                 subscription.prepare(adapter, _OPERATION)
             number = adapter.subscribe(
-                subscription.queue, subscription.prefetch, _OPERATION, exclusive=subscription.exclusive
+                subscription.queue,
+                subscription.prefetch,
+                _OPERATION,
+                exclusive=subscription.exclusive,
+                limit=subscription.limit,
             )
         except ConnectionLost as lost:
             self._lose(adapter, lost)  # all are made again with the next connection

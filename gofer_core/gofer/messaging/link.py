@@ -68,7 +68,7 @@ class Link:
         self.pump = Pump(self.turns.take, carrier.bell.ring, lambda: carrier.occupied)
         self._sending = sending = Sending(carrier, self.pump)
         self._stopping = False
-        self._farewells: list[Callable[[], None]] = []
+        self._farewells: list[tuple[Callable[[], object], Callable[[], None]]] = []
         self._shared: dict[object, Any] = {}
         self._sharing = threading.RLock()
         # Sending is had as one's own: a request or two of each call go this way.
@@ -139,14 +139,28 @@ class Link:
             found: _T = self._shared[key]
             return found
 
-    def on_exit(self, callback: Callable[[], None]) -> None:
-        """Have something done at the end of the process, before the connection is closed."""
-        self._farewells.append(callback)
+    def on_exit(self, over: Callable[[], object], then: Callable[[], None]) -> None:
+        """Have something waited for at the end of the process, and something done before the connection is closed."""
+        self._farewells.append((over, then))
+
+    def linger(self, seconds: float) -> bool:
+        """Drive for so long what is waited for at the end of the process; return whether there is nothing any more.
+
+        Nothing new is begun meanwhile: what a broker has to answer is asked in a thread, and none can be started then.
+        """
+        self._carrier.ending = True
+        if self.abandoned or not self._farewells:
+            return True
+        try:
+            return self.drive(lambda: all(over() for over, _ in self._farewells), monotonic() + seconds)
+        except MessagingError:
+            return True  # it is closed; what is missing is told by ``farewell``
 
     def farewell(self) -> None:
         """Do what was asked for by ``on_exit``."""
-        for callback in self._farewells:
-            callback()
+        if not self.abandoned:
+            for _, then in self._farewells:
+                then()
 
     # -- opening, waiting ---------------------------------------------------------------------------------------
 
@@ -217,7 +231,7 @@ class Link:
 
     def keep(self) -> None:
         """Take one turn that does not wait, if nobody drives: for heartbeats, and for output that nobody waits for."""
-        if (self._carrier.adapter is not None or self._carrier.todo) and self.loop is None:
+        if (self._carrier.adapter is not None or self._carrier.todo) and (self.loop is None or self.loop.is_closed()):
             self.turn(0.0)
 
     def turn(self, timeout: float) -> bool:

@@ -65,7 +65,9 @@ class LoopDriver:
         self._waiting: dict[Alarm, None] = {}
         self._watched = -1
         self._writing = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        #: When the timer is due, by the loop's clock. Not every loop's handles can be asked.
+        self._timer_at = 0.0
         self._stopped = False
         self._calls = 0
         self._going = False
@@ -120,7 +122,7 @@ class LoopDriver:
 
     def _down(self) -> None:
         # Before its descriptor is closed, and perhaps another's: that one would be taken from this loop.
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self._thread and not self._loop.is_closed():
             self._watch(-1)
 
     def _go_on(self) -> None:
@@ -168,7 +170,12 @@ class LoopDriver:
             return
         at = self._loop.time() + max(0.0, due - monotonic())
         if self._timer is not None:
-            if not self._timer.cancelled() and self._timer.when() <= at and self._timer.when() > self._loop.time():
+            if self._timer_at <= at:
                 return  # it comes early enough, and looks again then
             self._timer.cancel()
-        self._timer = self._loop.call_at(at, self._go_on)
+        self._timer_at = at
+        self._timer = self._loop.call_at(at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None  # by the clock alone one cannot tell: it may come a moment early
+        self._go_on()

@@ -30,6 +30,11 @@ _IDLE = 300.0
 _LINGER = 5.0
 #: Seconds between two looks of the keeper.
 _KEEP = 1.0
+#: Seconds that requests which nobody waited for may take at the end of the process, and all goodbyes to brokers.
+_EXIT_WAIT = 5.0
+_GOODBYES = 2.0
+#: Seconds after which the next link has its turn then.
+_TURN = 0.05
 #: As long as a broker takes what nobody waits for, piece by piece.
 _SOON = 0.02
 
@@ -94,17 +99,32 @@ class Pool:
             return self._users.get((link.connector, link.loop), 0)
 
     def close(self) -> None:
-        """Close every link: at the end of the process."""
+        """Close every link: at the end of the process. No thread is started, as from Python 3.12 on none can be."""
         with self._lock:
             links = list(self._links.values())
             self._links.clear()
             self._users.clear()
         self._poke.set()
-        ending = [threading.Thread(target=_end, args=(link,), daemon=True) for link in links]
-        for thread in ending:
-            thread.start()
-        for thread in ending:
-            thread.join()
+        self._linger(links)
+        for link in links:
+            link.farewell()
+        # Those that answer come first: one that does not takes a while, and the rest then goes without a word.
+        links.sort(key=lambda link: bool(link.unsettled or link.unwritten))
+        deadline = monotonic() + _GOODBYES
+        for link in links:
+            if monotonic() < deadline:
+                link.close()
+            else:
+                link.abandon()
+
+    def _linger(self, links: list[Link]) -> None:
+        """Wait for what all of them wait for at the end of the process, a moment each: no dead one is in the way."""
+        deadline = monotonic() + _EXIT_WAIT
+        while links:
+            turn = deadline - monotonic() if len(links) == 1 else min(_TURN, deadline - monotonic())
+            if turn <= 0:
+                return
+            links = [link for link in links if not link.linger(turn)]
 
     def abandon(self) -> None:
         """Start anew in a forked child, where no other thread lives and the locks may be held for ever."""
@@ -141,7 +161,7 @@ class Pool:
                     return
             for key, link in links.items():
                 try:
-                    if link.loop is None:
+                    if link.loop is None or link.loop.is_closed():
                         taken = self._look_after(link) or taken
                     if self._is_idle(link):
                         self._retire(key, link)
@@ -163,7 +183,7 @@ class Pool:
     def _is_idle(self, link: Link) -> bool:
         users = self.users(link)
         if link.loop is not None:
-            return users == 0 or link.loop.is_closed()
+            return not link.unsettled and (users == 0 or link.loop.is_closed())
         if not link.is_open:
             return users == 0
         idle = monotonic() - link.used_at
@@ -179,11 +199,6 @@ class Pool:
             link.retire()
         elif link.loop is None:
             link.suspend(lose=False)  # it may have been used since it was found idle
-
-
-def _end(link: Link) -> None:
-    link.farewell()
-    link.close()
 
 
 #: The process's links.

@@ -19,6 +19,7 @@ class Subscription:
         on_delivery: called with each delivery; the one who gets it settles it (``link.accept`` ...).
         prepare: called with the adapter and a timeout before each (re)subscribing, to declare what is needed.
         on_lost: called with a sentence when it ends or cannot be made; the link tries again by itself.
+        limit: see :meth:`Adapter.subscribe`.
         on_made: called each time that it is made: the first, and after each loss.
         dispose: called with the adapter and a timeout when the link is closed for good, to clean up.
     """
@@ -33,6 +34,7 @@ class Subscription:
         *,
         on_made: Callable[[], None] | None = None,
         exclusive: bool = False,
+        limit: int | None = None,
         dispose: Callable[[Adapter, float], None] | None = None,
     ) -> None:
         self.queue = queue
@@ -42,6 +44,7 @@ class Subscription:
         self.on_lost = on_lost
         self.on_made = on_made
         self.exclusive = exclusive
+        self.limit = limit
         self.dispose = dispose
         #: Its number at the adapter, None while it is not there.
         self.number: int | None = None

@@ -9,7 +9,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from gofer.errors import MessagingError, NotTaken
+from gofer.errors import NotTaken
 from gofer.messaging.adapter.base import Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.link import Link
@@ -18,8 +18,6 @@ __all__ = ["Owner", "Post", "Posts"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds that requests which nobody waited for may take at the end of the process.
-_EXIT_WAIT = 5.0
 #: Failures that are kept of agents that are gone, to be told at the end of the process.
 _UNHEARD = 1000
 
@@ -81,7 +79,7 @@ class Posts:
         self._posts: dict[str, Post] = {}
         self._failures: dict[str, tuple[Owner, str]] = {}
         self._unheard = self._largest = 0
-        link.on_exit(self._goodbye)
+        link.on_exit(lambda: not self._posts, self._goodbye)
 
     def __bool__(self) -> bool:
         """Whether there are any on their way."""
@@ -213,13 +211,8 @@ class Posts:
             raise NotTaken(failures)
 
     def _goodbye(self) -> None:
-        """Wait for them at the end of the process, and complain on stderr about what was not taken."""
-        if self._posts and not self._link.abandoned:
-            try:
-                self._link.drive(lambda: not self._posts, monotonic() + _EXIT_WAIT)
-            except MessagingError:
-                pass  # told below
+        """Complain on stderr, at the end of the process, about what was not taken."""
         lost = {sn: why for sn, (_, why) in self._failures.items()}
         lost.update((sn, f"no word from the broker ({self._link.state})") for sn in self._posts)
-        if lost and not self._link.abandoned:
+        if lost:
             print(f"gofer: {NotTaken(lost)}", file=sys.stderr)

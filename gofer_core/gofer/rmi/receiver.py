@@ -118,7 +118,14 @@ class Receiver:
     ) -> Subscription:
         """Subscribe to the queue; the arguments are those of :class:`Subscription` and :meth:`Link.subscribe`."""
         self._subscription = Subscription(
-            queue, self._prefetch, self.deliver, prepare, on_lost, exclusive=self.exclusive, dispose=dispose
+            queue,
+            self._prefetch,
+            self.deliver,
+            prepare,
+            on_lost,
+            exclusive=self.exclusive,
+            limit=self.service.max_message,
+            dispose=dispose,
         )
         self.link.subscribe(self._subscription, timeout)
         return self._subscription
@@ -134,10 +141,19 @@ class Receiver:
         self._unsubscribe(timeout)
         return self.catch_up(deadline - time.monotonic())
 
-    def catch_up(self, timeout: float) -> bool:
-        """Wait until all that was delivered so far has been looked at, at most ``timeout`` seconds; tell whether so."""
+    def catch_up(self, timeout: float, *, gone: bool = False) -> bool:
+        """Wait until all that was delivered so far has been looked at, at most ``timeout`` seconds; tell whether so.
+
+        Args:
+            gone: the queue was deleted: the broker says so after the last that it has delivered.
+        """
+
+        def over() -> bool:
+            subscription = self._subscription
+            return self.link.caught_up and not (gone and subscription is not None and subscription.active)
+
         try:
-            return self.link.drive(lambda: self.link.caught_up, time.monotonic() + timeout)
+            return self.link.drive(over, time.monotonic() + timeout)
         except MessagingError:
             return False
 
@@ -154,7 +170,9 @@ class Receiver:
         before = self._subscription
         assert before is not None  # noqa: S101 - it was started
         self._refusal, self._closed = refusal, False
-        self._subscription = Subscription(before.queue, self._prefetch, self.deliver, exclusive=True)
+        self._subscription = Subscription(
+            before.queue, self._prefetch, self.deliver, exclusive=True, limit=self.service.max_message
+        )
         try:
             self.link.subscribe(self._subscription, timeout)
         except MessagingError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gofer.errors import ConfigError
 from gofer.limit import Limit, LimitedLog
+from gofer.messaging.adapter.base import Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.document import head, shown, unwrap
 from gofer.rmi.answers import CannotSign, Refusal
@@ -74,6 +75,25 @@ class Refusing:
         # While the request is in work its caller waits for that: a rejection would be taken for its end.
         replyto = None if in_work else request.document.replyto
         self.refuse(request.delivery, Refused(refusal, sn=request.sn, replyto=replyto))
+
+    def expired(self, request: Received, refusal: Refusal) -> None:
+        """Reject a request that came too late. Told once: most likely nobody waits, and a great many may come."""
+        receiver = self._receiver
+        receiver.counters.add("rejected")
+        if self._complaints.allows():
+            log.warning("plugin %s: %r is not run: %s", receiver.service.name, request, refusal.details)
+        body = b""
+        if request.replyto is not None:
+            try:
+                body = receiver.answers.rejected(request.sn, str(request.replyto), request.data, refusal)
+            except CannotSign as failed:
+                log.error("%r of plugin %s is not answered: cannot sign: %s", request, receiver.service.name, failed)
+
+        def settled(outcome: Outcome, reason: str) -> None:
+            receiver.acknowledge(request)
+
+        if not (body and request.replyto and receiver.link.offer(request.replyto, body, settled=settled)):
+            receiver.acknowledge(request)
 
     def drop(self, delivery: Delivery, why: str) -> None:
         """Acknowledge a message that nobody can be answered for."""

@@ -73,6 +73,10 @@ class Service(Protocol):
         """Seconds that a request waits before it goes to a worker."""
 
     @property
+    def max_age(self) -> float | None:
+        """Seconds that a request without a time to live may be old when it comes; None: no limit."""
+
+    @property
     def timeout(self) -> float | None:
         """Seconds that a method may run; None: no limit."""
 

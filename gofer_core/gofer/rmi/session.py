@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import uuid
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from gofer.errors import ConnectionLost, DocumentError, MessagingError
@@ -16,7 +16,7 @@ from gofer.limit import LimitedLog
 from gofer.messaging.adapter.base import Adapter, Delivery, QueueSpec
 from gofer.messaging.address import Address
 from gofer.messaging.auth import sign
-from gofer.messaging.document import decode_reply, encode, shown, unwrap
+from gofer.messaging.document import decode_reply, encode, shown, timestamp, unwrap
 from gofer.messaging.link import Link, Subscription
 from gofer.messaging.pump import Waiter
 from gofer.rmi.calling import INTERRUPTED, Call, Hear, Heard, Listen, Send, Step, Tell, advance, flow
@@ -78,7 +78,7 @@ class Session:
             document,
             str(address),
             options,
-            encode=lambda ttl: self._encode(document, options, ttl),
+            encode=lambda ttl: self._encode(document, options, ttl, call.ahead),
             state=lambda: self.link.state,
         )
         self._calls[call.conversation.sn] = call
@@ -157,12 +157,14 @@ class Session:
 
     # -- the way of one call ------------------------------------------------------------------------------------
 
-    def _encode(self, document: dict[str, Any], options: Options, ttl: float | None = None) -> bytes:
-        if options.authenticator is None:
-            body = encode(document)
-        else:
-            # In what is signed, too: of the message's own time to live nobody at the other end can be sure.
-            body = sign(encode(document if ttl is None else {**document, "ttl": ttl}), options.authenticator)
+    def _encode(self, document: dict[str, Any], options: Options, ttl: float | None, ahead: float = 0.0) -> bytes:
+        """Write a document. ``ahead``: by how many seconds the agent's clock is known to be ahead of ours."""
+        document.setdefault("timestamp", timestamp())
+        # In the document, too: the broker counts only from when it has queued the message, and nobody signs that.
+        lives = {} if ttl is None else {"ttl": ttl, "expires": round(time() + ahead + ttl, 3)}
+        body = encode({**document, **lives})
+        if options.authenticator is not None:
+            body = sign(body, options.authenticator)
         most = self.link.connector.max_message
         if len(body) > most:
             raise ValueError(f"the request is {len(body)} bytes long, over the limit of {most} (max_message)")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from gofer.errors import ConfigError, DocumentError
+from gofer.messaging.adapter.base import HEAD, TAIL
 from gofer.messaging.address import Address
 from gofer.messaging.auth import verify
-from gofer.messaging.document import Head, Request, check_size, decode_request, head, shown, unwrap
+from gofer.messaging.document import Head, Request, check_size, decode_request, encode, head, shown, unwrap
 from gofer.messaging.stamped import SKEW
 from gofer.rmi.answers import Refusal
 from gofer.rmi.replays import Proof
@@ -25,6 +27,12 @@ __all__ = ["Refused", "Verification", "Verified"]
 
 #: Seconds for which a signature is remembered whose own authenticator does not say how long it is good for.
 _REMEMBERED = 7 * 86400.0
+
+
+_FIELD = re.compile(r'[\s,]*"(\w{1,64})"\s*:\s*')
+_LAST_SN = re.compile(rb'"sn"\s*:\s*"([0-9A-Za-z._:-]{1,128})"')
+#: No number is too long for it.
+_SCANNER = json.JSONDecoder(parse_int=len)
 
 
 class _LargeHead(msgspec.Struct, frozen=True):
@@ -66,17 +74,21 @@ class Verification:
         self._authenticator = service.authenticator
         self._keys = {Address.parse(one).key for one in (service.address, *service.audience)}
 
-    def read(self, body: bytes) -> Verified:
+    def read(self, body: bytes, cut: int = 0) -> Verified:
         """Return a request that was verified.
+
+        Args:
+            cut: so many bytes are left out of the middle of the body: see :class:`Delivery`.
 
         Raises:
             Refused: with code ``model.size``, ``security.authentication``, ``security.expired``, ``model.invalid``,
                 ``model.version`` or ``security.addressee``.
         """
-        if len(body) > self._limit:
-            found = _head_of_large(body)
+        size = len(body) + cut
+        if cut or size > self._limit:
+            found = _head_of_cut(body) if cut else _head_of_large(body)
             raise Refused(
-                Refusal("model.size", "MODEL: document too large", f"{len(body)} bytes, allowed: {self._limit}"),
+                Refusal("model.size", "MODEL: document too large", f"{size} bytes, allowed: {self._limit}"),
                 sn=found.sn,
                 replyto=found.replyto,
             )
@@ -173,3 +185,21 @@ def _head_of_large(body: bytes) -> Head:
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         return Head(None, None)
     return Head(found.sn if found.sn and len(found.sn) <= 128 and found.sn.isascii() else None, found.replyto or None)
+
+
+def _head_of_cut(body: bytes) -> Head:
+    """Do as ``head`` with what is left of a document: the fields at its beginning, and the sn at its end.
+
+    Callers of ours write the sn first, those of 2.12 last but one.
+    """
+    found: dict[str, Any] = {}
+    text = body[:HEAD].decode("utf-8", "ignore")
+    at = text.find("{") + 1
+    while (field := _FIELD.match(text, at)) is not None:
+        try:
+            found[field[1]], at = _SCANNER.raw_decode(text, field.end())
+        except (ValueError, RecursionError):
+            break  # it goes on where nothing is left
+    if "sn" not in found and (ends := _LAST_SN.findall(body[-TAIL:])):
+        found["sn"] = ends[-1].decode()
+    return head(encode({name: found[name] for name in ("sn", "replyto") if isinstance(found.get(name), str)}))

@@ -47,6 +47,7 @@ class Descriptor:
     threads: int
     latency: float
     timeout: float | None
+    max_age: float | None
     accept: tuple[str, ...]
     forward: tuple[str, ...]
     extends: str | None
@@ -240,6 +241,7 @@ def _read(path: Path, named: list[Path] | None = None) -> tuple[Descriptor | Non
         threads=values[Main.THREADS],
         latency=values[Main.LATENCY],
         timeout=values[Main.TIMEOUT],
+        max_age=values[Main.MAX_AGE],
         accept=values[Main.ACCEPT],
         forward=values[Main.FORWARD],
         extends=values[Main.EXTENDS],

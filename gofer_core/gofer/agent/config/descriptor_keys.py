@@ -32,6 +32,13 @@ class Main:
     TIMEOUT: Key[float | None] = Key(
         "main", "timeout", v.Seconds(above_zero=True), None, "The longest that a method may run."
     )
+    MAX_AGE: Key[float | None] = Key(
+        "main",
+        "max_age",
+        v.Seconds(above_zero=True),
+        None,
+        "How old a request without a `ttl` may be when it comes; an older one is rejected, not run.",
+    )
     ACCEPT: Key[tuple[str, ...]] = Key(
         "main",
         "accept",
@@ -178,6 +185,7 @@ DESCRIPTOR = Schema(
         Main.THREADS,
         Main.LATENCY,
         Main.TIMEOUT,
+        Main.MAX_AGE,
         Main.ACCEPT,
         Main.FORWARD,
         Main.EXTENDS,

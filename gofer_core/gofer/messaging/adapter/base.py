@@ -36,7 +36,21 @@ import msgspec
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 
-__all__ = ["Adapter", "Delivery", "Event", "ExchangeSpec", "Outcome", "QueueSpec", "Settled", "SubscriptionLost"]
+__all__ = [
+    "HEAD",
+    "TAIL",
+    "Adapter",
+    "Delivery",
+    "Event",
+    "ExchangeSpec",
+    "Outcome",
+    "QueueSpec",
+    "Settled",
+    "SubscriptionLost",
+]
+
+#: Bytes that are kept of the beginning and of the end of a message that is over its subscription's limit.
+HEAD, TAIL = 65536, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +83,8 @@ class Delivery(msgspec.Struct, frozen=True, eq=False):
 
     ``redelivered``: it was delivered before; None: this broker cannot tell. ``ttl``: the message's time to live as its
     sender set it, in seconds. ``tag`` is the adapter's own; a delivery of an earlier connection or channel is stale,
-    and settling it does nothing.
+    and settling it does nothing. ``cut``: so many bytes are left out of the middle of ``body``, between its first
+    ``HEAD`` and its last ``TAIL`` bytes, for it is over the limit.
     """
 
     subscription: int
@@ -77,6 +92,7 @@ class Delivery(msgspec.Struct, frozen=True, eq=False):
     redelivered: bool | None
     ttl: float | None
     tag: object
+    cut: int = 0
 
 
 class Outcome(enum.Enum):
@@ -254,8 +270,14 @@ class Adapter(ABC):
     # -- receiving ------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def subscribe(self, queue: str, prefetch: int, timeout: float, *, exclusive: bool = False) -> int:
+    def subscribe(
+        self, queue: str, prefetch: int, timeout: float, *, exclusive: bool = False, limit: int | None = None
+    ) -> int:
         """Have the messages of a queue delivered, at most ``prefetch`` (1 to 65535) of them unsettled at a time.
+
+        Args:
+            limit: of a body of more bytes (and more than ``HEAD`` and ``TAIL`` together) the middle is thrown away
+                while it is read, so that it takes no memory. None: no limit.
 
         Returns:
             The subscription's number, never used again on this connection.

@@ -117,10 +117,12 @@ class LocalAdapter(Adapter):
 
     # -- receiving -------------------------------------------------------------------------------------------
 
-    def subscribe(self, queue: str, prefetch: int, timeout: float, *, exclusive: bool = False) -> int:
+    def subscribe(
+        self, queue: str, prefetch: int, timeout: float, *, exclusive: bool = False, limit: int | None = None
+    ) -> int:
         if not 1 <= prefetch <= 65535:
             raise ValueError(f"a prefetch of {prefetch} is not between 1 and 65535")
-        answer = self._ask(protocol.Subscribe(self._number(), queue, prefetch, exclusive), timeout)
+        answer = self._ask(protocol.Subscribe(self._number(), queue, prefetch, exclusive, limit), timeout)
         if not isinstance(answer, int):
             raise AdapterError(f"local broker at {self.path}: it gave the subscription to {queue!r} no number")
         self._subscriptions.add(answer)
@@ -174,7 +176,7 @@ class LocalAdapter(Adapter):
     def _event(self, frame: protocol.Deliver | protocol.Answer | protocol.Lost) -> Event:
         if isinstance(frame, protocol.Deliver):
             tag = _Tag(self._mark, frame.tag)
-            return Delivery(frame.subscription, frame.body, frame.redelivered, frame.ttl, tag)
+            return Delivery(frame.subscription, frame.body, frame.redelivered, frame.ttl, tag, frame.cut)
         if isinstance(frame, protocol.Answer):
             return Settled(frame.token, frame.outcome, frame.reason)
         self._subscriptions.discard(frame.subscription)

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 
 from gofer.errors import AdapterError, NotFound
-from gofer.messaging.adapter.base import ExchangeSpec, Outcome, QueueSpec
+from gofer.messaging.adapter.base import HEAD, TAIL, ExchangeSpec, Outcome, QueueSpec
 from gofer.messaging.broker import protocol
 from gofer.messaging.broker.model import Model
 from gofer.messaging.broker.queues import Message
@@ -143,9 +143,12 @@ class Client:
         self._starved = True
         return False
 
-    def deliver(self, subscription: int, tag: int, message: Message) -> None:
+    def deliver(self, subscription: int, tag: int, message: Message, limit: int | None) -> None:
         """Put a delivery into its buffer."""
-        self._say(protocol.Deliver(subscription, tag, message.redelivered, message.ttl, message.body))
+        body, cut = message.body, 0
+        if limit is not None and len(body) > max(limit, HEAD + TAIL):
+            body, cut = body[:HEAD] + body[-TAIL:], len(body) - HEAD - TAIL
+        self._say(protocol.Deliver(subscription, tag, message.redelivered, message.ttl, body, cut))
 
     def lost(self, subscription: int, reason: str) -> None:
         """Tell that a subscription ended."""
@@ -234,8 +237,8 @@ class Client:
                 model.bind(queue, exchange, key, session)
             case protocol.Unbind(_, queue, exchange, key):
                 model.unbind(queue, exchange, key, session)
-            case protocol.Subscribe(_, queue, prefetch, exclusive):
-                value = session.subscribe(queue, prefetch, exclusive=exclusive)
+            case protocol.Subscribe(_, queue, prefetch, exclusive, limit):
+                value = session.subscribe(queue, prefetch, exclusive=exclusive, limit=limit)
             case protocol.Cancel(_, subscription):
                 session.cancel(subscription)
         return value

@@ -135,12 +135,13 @@ class Unbind(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
 
 
 class Subscribe(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
-    """Ask for a queue's messages. Done with the subscription's number."""
+    """Ask for a queue's messages. Done with the subscription's number. A body over ``limit`` bytes is cut."""
 
     number: int
     queue: str
     prefetch: int
     exclusive: bool
+    limit: int | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
@@ -212,13 +213,14 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):
 
 
 class Deliver(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=25):
-    """A message for a subscription."""
+    """A message for a subscription. So many bytes as ``cut`` says are left out of the middle of its body."""
 
     subscription: int
     tag: int
     redelivered: bool
     ttl: float | None
     body: bytes
+    cut: int = 0
 
 
 class Lost(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=26):

@@ -66,15 +66,19 @@ class Taker(Protocol):
 
 
 class Consumer:
-    """A subscription to a queue. ``credit``: how many more messages it may hold unsettled."""
+    """A subscription to a queue. ``credit``: how many more messages it may hold unsettled.
 
-    __slots__ = ("credit", "live", "number", "queue", "taker", "waiting")
+    ``limit``: of a body of more bytes it takes only the ends.
+    """
 
-    def __init__(self, number: int, queue: Queue, taker: Taker, prefetch: int) -> None:
+    __slots__ = ("credit", "limit", "live", "number", "queue", "taker", "waiting")
+
+    def __init__(self, number: int, queue: Queue, taker: Taker, prefetch: int, limit: int | None = None) -> None:
         self.number = number
         self.queue = queue
         self.taker = taker
         self.credit = prefetch
+        self.limit = limit
         self.live = True
         self.waiting = False
 

@@ -20,8 +20,8 @@ class Peer(Protocol):
     def takes(self) -> bool:
         """Whether it takes deliveries now."""
 
-    def deliver(self, subscription: int, tag: int, message: Message) -> None:
-        """Hand on a delivery."""
+    def deliver(self, subscription: int, tag: int, message: Message, limit: int | None) -> None:
+        """Hand on a delivery; of a body over the limit only its ends."""
 
     def lost(self, subscription: int, reason: str) -> None:
         """Tell that a subscription ended."""
@@ -40,7 +40,7 @@ class Session:
         self._tags = 0
         self._closed = False
 
-    def subscribe(self, name: str, prefetch: int, *, exclusive: bool) -> int:
+    def subscribe(self, name: str, prefetch: int, *, exclusive: bool, limit: int | None = None) -> int:
         """Subscribe to a queue. Returns the subscription's number; deliveries come after ``ready``."""
         queue = self._model.queue(name, self)
         if not 0 < prefetch < 65536:
@@ -52,7 +52,7 @@ class Session:
                 f"queue {name!r} has {len(queue.consumers)} other subscriber(s), so none can be exclusive"
             )
         self._subscriptions += 1
-        consumer = Consumer(self._subscriptions, queue, self, prefetch)
+        consumer = Consumer(self._subscriptions, queue, self, prefetch, limit)
         self._consumers[consumer.number] = consumer
         queue.join(consumer, sole=exclusive)
         return consumer.number
@@ -119,7 +119,7 @@ class Session:
         """Hold a message and hand it on."""
         self._tags += 1
         self._held[self._tags] = (consumer, message)
-        self._peer.deliver(consumer.number, self._tags, message)
+        self._peer.deliver(consumer.number, self._tags, message, consumer.limit)
 
     def lose(self, consumer: Consumer, reason: str) -> None:
         """Forget a subscription whose queue is gone, and tell the peer."""

@@ -72,9 +72,9 @@ class Driver:
         self.adapter.declare_queue(QueueSpec(name), WAIT)
         return name
 
-    def subscribe(self, queue: str, prefetch: int = 10, *, exclusive: bool = False) -> int:
+    def subscribe(self, queue: str, prefetch: int = 10, *, exclusive: bool = False, limit: int | None = None) -> int:
         """Subscribe to a queue."""
-        return self.adapter.subscribe(queue, prefetch, WAIT, exclusive=exclusive)
+        return self.adapter.subscribe(queue, prefetch, WAIT, exclusive=exclusive, limit=limit)
 
     def post(
         self,

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from gofer.messaging.adapter.base import Event, ExchangeSpec, Outcome
+from gofer.messaging.adapter.base import HEAD, TAIL, Event, ExchangeSpec, Outcome
 from gofer.testing._contract.base import Base
 from gofer.testing._contract.driver import WAIT, Connect, Driver, Names
 
@@ -169,6 +169,28 @@ class Messages(Base):
         outcomes = [driver.settled(token).outcome for token in tokens]
         assert outcomes == [Outcome.TAKEN, Outcome.RETURNED, Outcome.RETURNED] * 50
         driver.settle_down()  # a second settlement of any of them fails in the driver
+
+    # -- size ------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("size", [HEAD + TAIL + 1, 140_000, 1 << 20])
+    def test_of_a_body_over_the_limit_only_the_ends_come(self, driver: Driver, queue: str, size: int) -> None:
+        body = b"".join(b"%07d " % number for number in range(size // 8 + 1))[:size]
+        small, at_limit = b"small", body[: HEAD + TAIL]
+        driver.subscribe(queue, limit=1000)
+        driver.give(queue, small, body, at_limit, body, small)
+        came = driver.take(5)
+        ends = body[:HEAD] + body[-TAIL:]
+        assert [one.body for one in came] == [small, ends, at_limit, ends, small]
+        assert [one.cut for one in came] == [0, size - len(ends), 0, size - len(ends), 0]
+        for one in came:
+            driver.accept(one)
+
+    def test_a_body_at_the_limit_comes_whole(self, driver: Driver, queue: str) -> None:
+        body = b"x" * 200_000
+        driver.subscribe(queue, limit=len(body))
+        driver.give(queue, body)
+        came = driver.one()
+        assert (came.body, came.cut) == (body, 0)
 
     # -- time to live ----------------------------------------------------------------------------------------
 
