@@ -80,8 +80,7 @@ class Refusing:
         """Reject a request that came too late. Told once: most likely nobody waits, and a great many may come."""
         receiver = self._receiver
         receiver.counters.add("rejected")
-        if self._complaints.allows():
-            log.warning("plugin %s: %r is not run: %s", receiver.service.name, request, refusal.details)
+        self._complain(logging.WARNING, "plugin %s: %r is not run: %s", receiver.service.name, request, refusal.details)
         body = b""
         if request.replyto is not None:
             try:
