@@ -24,7 +24,7 @@ pytest := $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 pip := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test brokers check unit docs reference bench soak clean
+.PHONY: help demo test brokers check unit flow docs reference bench soak clean
 .NOTPARALLEL:
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo "make brokers the tests that need a broker, on the system's RabbitMQ and on RabbitMQ 4, made under build/ (as root)"
 	@echo "make check   ruff, mypy --strict, import-linter and the pinned public names"
 	@echo "make unit    the tests that need nothing but Python and a C compiler"
+	@echo "make flow    the tests of whole processes, on the broker that gofer brings along"
 	@echo "make bench   the speed of calls beside raw py-amqp, on a RabbitMQ of its own"
 	@echo "make soak    ten minutes of calls while goferd and RabbitMQ are killed at random"
 	@echo "make docs    the documentation as a site, in build/site"
@@ -60,6 +61,9 @@ check: $(TOOLS)
 unit: $(TOOLS)
 	@scripts/need $(VENV)/bin/python compiler
 	$(pytest) tests/unit $(ARGS)
+
+flow: $(TOOLS)
+	$(pytest) tests/flow $(ARGS)
 
 bench: $(TOOLS)
 	@scripts/need $(VENV)/bin/python broker

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from functools import partial
 from time import monotonic
 from typing import Any, Self
 
@@ -115,7 +114,7 @@ class _Session(SessionBase):
             document,
             str(address),
             options,
-            encode=partial(self._encode, document, options),
+            encode=lambda ttl: self._encode(document, options, ttl, call.ahead),
             state=lambda: self.link.state,
         )
         self._calls[call.conversation.sn] = call

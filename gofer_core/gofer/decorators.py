@@ -56,10 +56,14 @@ _NUMBER = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A PAM user who may call; ``service`` None means the agent's own choice."""
+    """A PAM user who may call; ``service`` None means the agent's own choice.
+
+    ``identity``: who has a verified identity needs no password.
+    """
 
     user: str
     service: str | None = None
+    identity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,14 +230,20 @@ def unload(fn: _F, /) -> _F:
     return _mark("unload", fn, Mark(unload=True))
 
 
-def pam(*, user: str, service: str | None = None) -> _Decorator:
-    """Let the method be called only with this user's name and password, checked by PAM on the agent's machine."""
-    return _login("pam", "user", user, service)
+def pam(*, user: str, service: str | None = None, identity: bool = False) -> _Decorator:
+    """Let the method be called only with this user's name and password, checked by PAM on the agent's machine.
+
+    Args:
+        user: the user's name.
+        service: the PAM service to ask; by default the agent's own choice.
+        identity: whether a caller whom the plugin's authenticator has identified needs no password.
+    """
+    return _login("pam", "user", user, service, identity)
 
 
-def user(*, name: str, service: str | None = None) -> _Decorator:
+def user(*, name: str, service: str | None = None, identity: bool = False) -> _Decorator:
     """Do as ``pam(user=name)``."""
-    return _login("user", "name", name, service)
+    return _login("user", "name", name, service, identity)
 
 
 def version(number: str, *, of: str | None = None, default: bool = False) -> Callable[[_C], _C]:
@@ -271,13 +281,15 @@ def version_of(cls: type) -> Version | None:
     return found if isinstance(found, Version) else None
 
 
-def _login(decorator: str, argument: str, name: object, service: object) -> _Decorator:
+def _login(decorator: str, argument: str, name: object, service: object, identity: object) -> _Decorator:
     def put(fn: _F, /) -> _F:
         if not isinstance(name, str) or not name:
             raise TypeError(f"@{decorator} on {_name(fn)}: {argument} is a user's name, not {name!r}")
         if service is not None and (not isinstance(service, str) or not service):
             raise TypeError(f"@{decorator} on {_name(fn)}: service is the name of a PAM service, not {service!r}")
-        return _mark(decorator, fn, Mark(logins=(Login(name, service),)))
+        if not isinstance(identity, bool):
+            raise TypeError(f"@{decorator} on {_name(fn)}: identity is True or False, not {identity!r}")
+        return _mark(decorator, fn, Mark(logins=(Login(name, service, identity),)))
 
     return put
 

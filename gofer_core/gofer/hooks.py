@@ -1,7 +1,8 @@
 """Hook specifications: all that plugins can do to each other and to the agent.
 
 A plugin's module implements a hook by a function of that name marked ``@hookimpl``; a misspelt one is a start-up error.
-What a hook needs is handed to it; take only the arguments you use. ``plugin`` is a :class:`gofer.agent.plugin.Plugin`,
+What a hook needs is handed to it; take only the arguments you use. All implementations of a hook are called, one after
+another, whatever one of them raises. ``plugin`` is a :class:`gofer.agent.plugin.Plugin`,
 ``request`` a :class:`gofer.rmi.request.Received`.
 """
 
@@ -45,8 +46,8 @@ def gofer_load(plugin: Plugin) -> None:
 def gofer_unload(plugin: Plugin) -> None:
     """Take part in a plugin's unloading, when its last call has ended.
 
-    Called by the thread that unloads; the plugin's own ``@unload`` functions come before all hooks. Raising is logged;
-    the plugin is unloaded all the same.
+    Called by a thread of its own, for a limited time; the plugin's own ``@unload`` functions come before all hooks.
+    Raising is logged; the plugin is unloaded all the same, and the other hooks are called.
     """
 
 
@@ -62,7 +63,8 @@ def gofer_extend(plugin: Plugin) -> Any:
 def gofer_find(name: str) -> Plugin | None:
     """Find a plugin by name, for delegation: what ``Plugin.find`` asks. The first that is not None counts.
 
-    Called by any thread. Raising is an exception of the one who asked.
+    Called by any thread. Raising is an exception of the one who asked, unless another implementation finds the plugin;
+    then it is logged.
     """
 
 
@@ -70,7 +72,8 @@ def gofer_find(name: str) -> Plugin | None:
 def gofer_accept(plugin: Plugin, request: Received) -> None:
     """Refuse a request before it is accepted, by raising: its caller hears Rejected, code ``hook.refused``.
 
-    Called by the thread that reads the broker, for every request: be quick, never wait.
+    Called by one thread for each plugin that is called, for every request. One that takes longer than one second
+    refuses that request, too; the agent names it in its log, and goes on with the next request.
     """
 
 
@@ -78,7 +81,8 @@ def gofer_accept(plugin: Plugin, request: Received) -> None:
 def gofer_route(plugin: Plugin, request: Received) -> Plugin | None:
     """Name the plugin that answers a request. The first that is not None counts; None: the plugin itself.
 
-    Called by a worker of the plugin. Raising is that call's exception.
+    Called by a worker of the plugin; for ``async def`` by the one thread that begins these. Raising is that call's
+    exception.
     """
 
 
@@ -88,7 +92,8 @@ def gofer_call(plugin: Plugin, request: Received, invoke: Any) -> Any:
 
     ``request.api`` names the target: its plugin, class, method and marks. A wrapper
     (``@hookimpl(wrapper=True)``) must ``yield`` once; raising before that is that call's exception, and the method is
-    not run. Called by the worker that runs the method; for ``async def`` the value is an awaitable.
+    not run. Called by the worker that runs the method; for ``async def`` by the one thread that begins these, and the
+    value is an awaitable.
     """
 
 
@@ -96,5 +101,6 @@ def gofer_call(plugin: Plugin, request: Received, invoke: Any) -> Any:
 def gofer_finished(plugin: Plugin, request: Received, outcome: str, seconds: float) -> None:
     """Hear that a request has ended: ``value``, ``exception``, ``rejected``, ``cancelled`` or ``interrupted``.
 
-    Called by the thread that ended it, once a request, right after its result was sent. Raising is logged.
+    Called by a thread of each implementation's own, once a request, soon after its result was sent: one request after
+    another, and nobody waits for it. Raising is logged.
     """

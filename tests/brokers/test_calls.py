@@ -64,7 +64,7 @@ class TestRabbitMQCalls(CallScenarios):
         here_after, there_after = own_state(), state()
         assert here_after["threads"] == here["threads"]
         assert here_after["descriptors"] == here["descriptors"]
-        assert there_after["threads"] == there["threads"]
+        assert there_after["threads"] <= there["threads"]  # one that has answered Admin before ends when it is idle
         assert there_after["descriptors"] == there["descriptors"]
         assert here_after["rss"] - here["rss"] < 2 * _MB
         assert there_after["rss"] - there["rss"] < 2 * _MB

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -83,16 +84,19 @@ def queue(rabbitmq: RabbitMQ, vhost: str, name: str) -> dict[str, Any]:
         (
             "queue=amq.direct/agent-exp\nexpiration=60",
             "agent-exp",
-            {
-                "auto_delete": True,
-                "arguments": {"x-expires": 60000},
-                "bindings": [("", "agent-exp"), ("amq.direct", "agent-exp")],
-            },
+            # Not auto-delete, as 2.12 had it: what waits must outlive the agent.
+            {"arguments": {"x-expires": 60000}, "bindings": [("", "agent-exp"), ("amq.direct", "agent-exp")]},
+        ),
+        ("queue=agent\nexpiration=0", "agent", {}),
+        (
+            "queue=agent\ntype=quorum\nexpiration=60",
+            "agent",
+            {"arguments": {"x-queue-type": "quorum", "x-expires": 60000}},
         ),
         ("queue=agent\ntype=quorum", "agent", {"arguments": {"x-queue-type": "quorum"}}),
     ],
 )
-def test_a_queue_is_declared_as_gofer_2_did(
+def test_a_queue_is_declared_as_gofer_2_did_but_never_auto_delete(
     broker: tuple[RabbitMQ, str], goferd: AgentProcess, model: str, name: str, expected: dict[str, Any]
 ) -> None:
     rabbitmq, vhost = broker
@@ -103,8 +107,41 @@ def test_a_queue_is_declared_as_gofer_2_did(
     assert queue(rabbitmq, vhost, name) == {**usual, **expected}
 
     goferd.stop()
-    kept = [one["name"] for one in rabbitmq.queues(vhost)]
-    assert kept == ([] if expected.get("auto_delete") else [name])  # stopping deletes nothing
+    assert [one["name"] for one in rabbitmq.queues(vhost)] == [name]  # stopping deletes nothing
+
+
+@pytest.mark.parametrize("model", ["", "type=quorum\n"], ids=["classic", "quorum"])
+def test_what_waits_in_an_expiring_queue_outlives_the_agent(
+    rabbitmq: RabbitMQ, vhost: str, goferd: AgentProcess, root: Path, model: str
+) -> None:
+    url = rabbitmq.url(vhost=vhost)
+    plain(root, url, f"queue=agent\nexpiration=10m\n{model}")
+    goferd.start()
+    queue(rabbitmq, vhost, "agent")
+    for end in (goferd.stop, goferd.kill):
+        end()
+        with Agent(url, "agent", wait=60) as agent, ThreadPoolExecutor(1) as threads:
+            call = threads.submit(agent.plain.hello)
+            eventually(lambda: any(one.get("messages_ready") for one in rabbitmq.queues(vhost)))
+            goferd.start()
+            assert call.result(60) == "hello"
+
+
+def test_an_expiring_queue_of_gofer_2_is_used_as_it_is(
+    rabbitmq: RabbitMQ, vhost: str, goferd: AgentProcess, root: Path
+) -> None:
+    url = rabbitmq.url(vhost=vhost)
+    theirs = {"durable": True, "auto_delete": True, "arguments": {"x-expires": 60000}}
+    rabbitmq.api("PUT", f"/queues/{vhost}/agent", theirs)
+    plain(root, url, "queue=agent\nexpiration=60")
+    goferd.start()
+
+    with Agent(url, "agent", wait=20) as agent:
+        assert agent.plain.hello() == "hello"
+    found = queue(rabbitmq, vhost, "agent")
+    assert (found["auto_delete"], found["arguments"]) == (True, {"x-expires": 60000})
+    (line,) = [line for line in goferd.tail().splitlines() if "queue 'agent' is used as it is: " in line]
+    assert "auto_delete" in line
 
 
 def test_an_unmanaged_queue_is_not_declared_but_waited_for(

@@ -78,10 +78,17 @@ def test_an_unloaded_plugins_queue_is_emptied_and_deleted(
         assert "connection lost" not in goferd.tail()
 
 
-@pytest.mark.parametrize("model", ["", "expiration=60\n"], ids=["usual", "expiring"])
+@pytest.mark.parametrize(
+    "model",
+    ["", "expiration=60\n", "expiration=60\n# gofer 2\n"],
+    ids=["usual", "expiring", "expiring of gofer 2"],
+)
 def test_what_waits_there_is_rejected_first(
     rabbitmq: RabbitMQ, root: Path, tmp_path: Path, url: str, model: str
 ) -> None:
+    if "gofer 2" in model:
+        theirs = {"durable": True, "auto_delete": True, "arguments": {"x-expires": 60000}}
+        rabbitmq.api("PUT", f"/queues/{url.rpartition('/')[2]}/plain", theirs)
     install(tmp_path, "plain", PLUGIN)
     main = "[main]\nenabled=1\nlatency=0.5\n"
     describe(root, "plain", f"{main}[messaging]\nurl={url}\n[model]\nqueue=plain\nprefetch=1\n{model}")

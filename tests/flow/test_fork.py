@@ -367,6 +367,38 @@ def test_a_module_that_starts_threads_when_imported_cannot_fork_and_says_so(
         eventually(lambda: not children(process))
 
 
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ("", r"exit status 1: .*No module named 'gofer\.agent'"),
+        ("raise ImportError('half of an upgrade')", r"exit status 1: 'ImportError: half of an upgrade'"),
+        ("import os\nos._exit(3)", "exit status 3"),
+    ],
+)
+def test_why_a_helper_cannot_start_is_told_to_the_caller(
+    broker: LocalBroker, tmp_path: Path, changed: str, says: str
+) -> None:
+    """As when gofer was installed anew, or removed, while its agent runs."""
+    site = tmp_path / "site"
+    site.mkdir()
+    root = tmp_path / "root"
+    root.mkdir()
+    with AgentProcess(root, path=(site,)) as process, Agent(broker.url, "changed", wait=30) as agent:
+        process.plugin("forked", FORKED, descriptor(broker.url, "changed"))
+        process.start()
+        until_it_answers(agent, process.tail())
+        (site / "gofer").mkdir()
+        (site / "gofer/__init__.py").write_text(changed)
+        for _ in range(2):
+            with pytest.raises(DispatchError, match=rf"helper process has died: {says}.* restart goferd") as told:
+                agent.Forked().echo()
+            assert str(told.value).startswith("plugin 'forked' cannot fork")
+        assert agent.forked.in_agent() == process.pid
+        (site / "gofer/__init__.py").unlink()
+        (site / "gofer").rename(site / "gone")
+        assert agent.Forked().echo("mended") == "mended"
+
+
 def test_a_reload_starts_another_helper(broker: LocalBroker, tmp_path: Path) -> None:
     with forking(broker, tmp_path, "reloaded") as process, Agent(broker.url, "reloaded", wait=30) as agent:
         process.start()

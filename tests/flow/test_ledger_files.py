@@ -41,8 +41,9 @@ def asked(agent: Agent, path: Path) -> str:
 
 
 def said(process: AgentProcess) -> int:
-    """Count the lines in the log that say that the ledger cannot be used."""
-    return process.log.read_text().count("cannot be used")
+    """Count the lines in the log that say that the ledger cannot be used; those of refused requests say so, too."""
+    lines = process.log.read_text().splitlines()
+    return sum("cannot be used" in line and "gofer.rmi.requests: " not in line for line in lines)
 
 
 def refuses_what_needs_it(process: AgentProcess, agent: Agent, folder: Path) -> None:

@@ -112,7 +112,9 @@ class TestShow:
 
     def test_people_see_a_tree(self, site: Site) -> None:
         lines = [line.rstrip() for line in site.mgt("-s").splitlines()]
-        assert re.match(rf"goferd \S+ running: pid {site.goferd.pid}, user \w+, root {site.root}, since ", lines[0])
+        assert re.match(
+            rf"goferd \S+ running: pid {site.goferd.pid}, user \w+, root {site.root}, host \S+, since ", lines[0]
+        )
         text = "\n".join(lines)
         assert "├── broken quarantined  gofer-plugin-broken 1.0\n" in text
         assert "RuntimeError: no such luck" in text

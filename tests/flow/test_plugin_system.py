@@ -6,7 +6,9 @@ the agent's PATH, and so is what `systemctl` is, where the real one has no syste
 
 from __future__ import annotations
 
+import base64
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,15 +21,18 @@ import gofer_plugin_system.power
 import psutil
 import pytest
 from gofer.errors import (
-    Cancelled,
     Interrupted,
     MemberNotFound,
     NotAuthenticated,
+    NotFound,
     PasswordRequired,
+    RequestTimeout,
+    UserNotAuthorized,
     UserRequired,
 )
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
+from gofer_authenticator_hmac import HmacAuthenticator
 from support.localbroker import LocalBroker
 from support.people import Person
 from support.presence import until_it_answers
@@ -43,6 +48,7 @@ threads = 4
 
 [messaging]
 url = {url}
+{trust}
 
 [model]
 queue = {queue}
@@ -107,15 +113,40 @@ def process(fakes: Path, temporary: Path, tmp_path_factory: pytest.TempPathFacto
         LocalBroker(str(root / "broker.sock")) as broker,
         AgentProcess(root, environ={"PATH": path, **environ}) as process,
     ):
-        process.descriptor("system", DESCRIPTOR.format(url=broker.url, queue="system", services="auto"))
-        process.descriptor("other", DESCRIPTOR.format(url=broker.url, queue="other", services="systemctl"))
+        keys = root / "keys"
+        keys.touch(0o600)
+        keys.write_text(f"ops {base64.b64encode(os.urandom(32)).decode()}\n")
+        signed = f"authenticator = hmac\n[hmac]\nkeys = {keys}"
+        process.descriptor("system", DESCRIPTOR.format(url=broker.url, queue="system", services="auto", trust=signed))
+        process.descriptor(
+            "other", DESCRIPTOR.format(url=broker.url, queue="other", services="systemctl", trust=signed)
+        )
+        process.descriptor("open", DESCRIPTOR.format(url=broker.url, queue="open", services="auto", trust=""))
         yield process.start()
+
+
+def signed_agent(process: AgentProcess, address: str) -> Agent:
+    authenticator = HmacAuthenticator(process.root / "keys")
+    return Agent(f"local://{process.root}/broker.sock", address, wait=30, authenticator=authenticator)
 
 
 @pytest.fixture
 def agent(process: AgentProcess) -> Iterator[Agent]:
-    with Agent(f"local://{process.root}/broker.sock", "system", wait=30) as agent:
+    with signed_agent(process, "system") as agent:
         yield until_it_answers(agent, process.tail())
+
+
+@pytest.fixture
+def unsigned(process: AgentProcess) -> Iterator[Agent]:
+    """A caller of a plugin without an authenticator, as the descriptor of gofer 2.12 has it."""
+    with Agent(f"local://{process.root}/broker.sock", "open", wait=30) as agent:
+        yield until_it_answers(agent, process.tail())
+
+
+@pytest.fixture(scope="module")
+def jane() -> Iterator[Person]:
+    with Person("jane") as person:
+        yield person
 
 
 def test_every_method_says_what_it_does(agent: Agent) -> None:
@@ -163,8 +194,7 @@ class TestShell:
             call = threads.submit(agent(data="mine").Shell().run, f"sleep 300 & echo $! > {tmp_path}/pid; wait")
             eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
             agent.Admin().cancel(criteria={"eq": "mine"})
-            with pytest.raises(Cancelled):
-                call.result(30)
+            assert call.result(30)[0] == -signal.SIGTERM
         pid = int((tmp_path / "pid").read_text())
         eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
@@ -182,12 +212,6 @@ class TestShell:
 
 
 class TestScript:
-    @pytest.fixture(scope="class")
-    @classmethod
-    def jane(cls) -> Iterator[Person]:
-        with Person("jane") as person:
-            yield person
-
     def test_it_runs_as_the_user_in_a_file_that_is_the_users_alone(
         self, agent: Agent, jane: Person, temporary: Path
     ) -> None:
@@ -255,8 +279,7 @@ class TestScript:
             call = threads.submit(agent(data="hers").Script("sleep 300; true").run, jane.name, jane.password)
             eventually(lambda: any(one.info["name"] == "sleep" for one in running()), what=process.tail())
             agent.Admin().cancel(criteria={"eq": "hers"})
-            with pytest.raises(Cancelled):
-                call.result(30)
+            assert call.result(30)[0] == -signal.SIGTERM
         assert running() == []
         assert os.listdir(temporary) == []
 
@@ -284,7 +307,7 @@ class TestService:
         assert (tmp_path / "told").read_text().split() == ["status", "start", "stop", "restart", "status"]
 
     def test_it_is_told_by_systemctl_where_that_is_to_be(self, process: AgentProcess, noted: Path) -> None:
-        with Agent(f"local://{process.root}/broker.sock", "other", wait=30) as other:
+        with signed_agent(process, "other") as other:
             until_it_answers(other)
             for what in ("start", "stop", "restart", "status"):
                 assert other.Service("nginx@1.service")[what]() == [
@@ -348,6 +371,101 @@ class TestSystem:
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
         monkeypatch.setattr(gofer_plugin_system.power, "_SOON", 1.5)
         assert gofer_plugin_system.power.System().halt() == (0, {"stdout": "it will be\n", "stderr": ""})
+
+
+class TestWithoutAuthenticator:
+    """What everybody at the broker could send."""
+
+    def test_a_command_runs_as_the_user_whose_password_comes_with_it(self, unsigned: Agent, jane: Person) -> None:
+        assert unsigned.Shell(jane.name, jane.password).run("id -un; pwd") == [
+            0,
+            {"stdout": f"{jane.name}\n/\n", "stderr": ""},
+        ]
+        assert unsigned.Shell(jane.name, jane.password).run(["id", "-un"])[1]["stdout"].strip() == jane.name
+        assert unsigned.Script("id -un").run(jane.name, jane.password)[1]["stdout"].strip() == jane.name
+
+    def test_nothing_runs_without_a_password(
+        self, unsigned: Agent, jane: Person, tmp_path: Path, process: AgentProcess
+    ) -> None:
+        command = f"touch {tmp_path}/ran"
+        refused = {
+            (): UserRequired,
+            (None, None): UserRequired,
+            ("root", None): PasswordRequired,
+            ("root", ""): PasswordRequired,
+            (None, "x"): UserRequired,
+            ("root", "x"): NotAuthenticated,
+            (jane.name, "x"): NotAuthenticated,
+        }
+        with ThreadPoolExecutor(2 * len(refused)) as threads:
+            calls = {}
+            for who, raised in refused.items():
+                calls[threads.submit(lambda who=who: unsigned.Shell(*who).run(command))] = raised  # type: ignore[misc]  # mypy cannot infer a lambda's default
+                if who:
+                    calls[threads.submit(unsigned.Script(command).run, *who)] = raised
+            for call, raised in calls.items():
+                assert type(call.exception(60)) is raised
+        assert not (tmp_path / "ran").exists()
+
+    @pytest.mark.parametrize(
+        "method", ["Service.start", "Service.stop", "Service.restart", "Service.status"], ids=lambda name: name
+    )
+    def test_services_are_for_root(self, unsigned: Agent, jane: Person, method: str, noted: Path) -> None:
+        for options, raised in (
+            ({}, UserRequired),
+            ({"user": "root"}, PasswordRequired),
+            ({"user": jane.name, "password": jane.password}, UserNotAuthorized),
+        ):
+            with pytest.raises(raised):
+                unsigned(**options).Service("cron")[method.partition(".")[2]]()
+        assert not noted.exists()
+
+    @pytest.mark.parametrize("method", ["halt", "reboot", "cancel"])
+    def test_so_is_the_power(self, unsigned: Agent, jane: Person, method: str, noted: Path) -> None:
+        for options, raised in (
+            ({}, UserRequired),
+            ({"user": "root"}, PasswordRequired),
+            ({"user": jane.name, "password": jane.password}, UserNotAuthorized),
+        ):
+            with pytest.raises(raised):
+                unsigned(**options).System()[method]()
+        assert not noted.exists()
+
+
+def test_a_signed_caller_may_name_a_user_and_then_needs_the_password(agent: Agent, jane: Person) -> None:
+    assert agent.Shell(jane.name, jane.password).run(["id", "-un"])[1]["stdout"].strip() == jane.name
+    assert agent.Script("id -un").run(None, None)[1]["stdout"].strip() == "root"
+    with pytest.raises(PasswordRequired):
+        agent.Shell("root").run("id")
+
+
+def test_it_does_not_load_where_nobody_can_be_identified(root: Path, tmp_path: Path) -> None:
+    with LocalBroker(str(tmp_path / "broker.sock")) as broker, AgentProcess(root) as process:
+        process.configure("[pam]\nservice = no-such-service\n")
+        process.descriptor("system", DESCRIPTOR.format(url=broker.url, queue="system", services="auto", trust=""))
+        process.start()
+        line = next(line for line in process.log.read_text().splitlines() if "callers cannot be identified" in line)
+        assert "system.conf: [main] plugin: " in line
+        assert "Set [messaging] authenticator in the descriptor" in line
+        assert "or [pam] service in agent.conf" in line
+        with Agent(broker.url, "system", wait=1) as agent, pytest.raises((NotFound, RequestTimeout)):
+            agent.Shell().run("id")
+
+
+def test_an_old_file_beside_the_distribution_is_named(root: Path) -> None:
+    with AgentProcess(root) as process:
+        process.plugin("system", "raise SystemExit('old')", "[main]\nenabled=1\n")
+        process.start()
+        said = process.log.read_text()
+        goferd = [sys.executable, "-c", "from gofer.agent.main import main; raise SystemExit(main())"]
+        check = [*goferd, "--root", str(root), "--check"]
+        checked = subprocess.run(check, capture_output=True, text=True, timeout=60, check=False)
+    file = root / "usr/share/gofer/plugins/system.py"
+    for text in (said, checked.stdout):
+        line = next(line for line in text.splitlines() if str(file) in line)
+        assert "plugin 'system' is gofer_plugin_system of gofer-plugin-system " in line
+        assert f"{file} is not used: remove it, or, to use it, uninstall gofer-plugin-system" in line
+    assert checked.returncode == 0
 
 
 def test_what_is_not_marked_cannot_be_called(agent: Agent) -> None:

@@ -47,7 +47,7 @@ def test_accepted_started_progress_and_the_result(serving: Served) -> None:
     for one in progress:
         assert set(one) == ENVELOPE | {"status", "total", "completed", "details"}
         assert one["status"] == "progress"
-    assert [one["details"] for one in progress] == [{}, {"last": True}]
+    assert progress[-1]["details"] == {"last": True}
     assert progress[-1]["completed"] == progress[-1]["total"] == 2
     assert set(result) == ENVELOPE | {"result"}
     assert result["result"] == {"retval": "done"}
@@ -121,7 +121,7 @@ def test_a_result_that_is_not_plain_json_is_an_exception(serving: Served, kind: 
 
 
 def test_what_raises_when_it_is_looked_at_is_answered_too(serving: Served) -> None:
-    assert serving.caller.error("Dog", "odd", "exit")["xclass"] == "SystemExit"
+    assert serving.caller.error("Dog", "odd", "exit")["xargs"] == ["the method raised SystemExit: items"]
     assert serving.caller.error("Dog", "fail_untouchably")["xclass"] == "Untouchable"
 
 
@@ -133,7 +133,9 @@ def test_an_exception_full_of_what_json_cannot_carry_still_crosses(serving: Serv
 @pytest.mark.parametrize("method", ["leave", "interrupt"])
 def test_what_would_end_a_process_is_an_exception_and_the_worker_lives(serving: Served, method: str) -> None:
     for _ in range(5):
-        assert serving.caller.error("Dog", method)["xclass"] in ("SystemExit", "KeyboardInterrupt")
+        error = serving.caller.error("Dog", method)
+        assert (error["xmodule"], error["xclass"]) == ("builtins", "RuntimeError")
+        assert error["xargs"][0] in ("the method raised SystemExit: leaving", "the method raised KeyboardInterrupt")
     assert serving.caller.value("Dog", "echo", 1) == 1
 
 
@@ -197,7 +199,8 @@ def test_one_that_waits_for_a_worker_hears_accepted_and_then_started(tmp_path: P
 def test_progress_brings_what_was_held_back_before_it(serving: Served) -> None:
     asked = request("Dog", "progress", 1, wait=90.0)
     serving.caller.call(asked)
-    assert serving.caller.words(asked["sn"]) == ["accepted", "started", "progress", "progress", "result"]
+    accepted, started, *progress, result = serving.caller.words(asked["sn"])
+    assert (accepted, started, set(progress), result) == ("accepted", "started", {"progress"}, "result")
 
 
 def test_no_replyto_is_run_and_not_answered(serving: Served) -> None:
@@ -372,7 +375,7 @@ def test_hooks_and_the_log_hear_of_each_end_once(serving: Served, caplog: pytest
     assert serving.finished == [("Dog.echo", "value"), ("Dog.fail", "exception"), (r"'Dog.li\nne'", "exception")]
     lines = [record.getMessage() for record in caplog.records if record.name == "gofer.rmi.requests"]
     assert len(lines) == 3
-    assert re.fullmatch(rf"{asked['sn']} 'replies' Dog\.echo value \d+\.\d ms", lines[0])
+    assert re.fullmatch(rf"{asked['sn']} 'replies' kennel Dog\.echo value \d+\.\d ms", lines[0])
     assert not [line for line in lines if "\n" in line]
     assert serving.counted == {"accepted": 3, "done": 1, "failed": 2}
 

@@ -231,7 +231,7 @@ def test_replies_that_nobody_takes_never_fill_the_window(tmp_path: Path) -> None
 def test_statuses_that_nobody_takes_are_counted_and_not_sent_again(serving: Served) -> None:
     serving.caller.send(request("Dog", "progress", 1, replyto="no-such-queue"))
     serving.seen("undeliverable", 1)
-    assert serving.counted["statuses_lost"] == 4
+    assert serving.counted["statuses_lost"] in (3, 4)  # its progress in one report, or in two
 
 
 # -- stopping ------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from support.waiting import eventually
 CODE = """
 import asyncio, os, time
 from gofer.agent.plugin import Plugin
+from gofer.agent.rmi import Context
 from gofer.decorators import fork, remote, unload
 
 class Dog:
@@ -38,7 +39,7 @@ class Dog:
         open(begun, "w").close()
         while not os.path.exists(go):
             time.sleep(0.005)
-        return {version}
+        return None if Context.current().cancelled() else {version}
 
     @remote
     async def hold_later(self, begun, go):

@@ -150,7 +150,7 @@ class TestSigned:
         eventually(lambda: runs(trace), what=served.process.tail())
         assert runs(trace) == {"ran": 1}
         log = served.process.log.read_text()
-        assert "rejected (security.expired)" in log
+        assert "rejected (security.expired): 'signed 400 s in the future" in log
         assert SECRET not in log
 
     def test_a_copy_is_rejected_while_the_first_runs_and_after(

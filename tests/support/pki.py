@@ -9,9 +9,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-__all__ = ["Authority", "Holder", "Key", "new_key"]
+__all__ = ["CLIENT", "CODE", "OWN", "SERVER", "Authority", "Holder", "Key", "new_key"]
+
+CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
+CODE, OWN = ExtendedKeyUsageOID.CODE_SIGNING, ObjectIdentifier("1.3.6.1.4.1.99999.7")
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 _DAY = timedelta(days=1)
@@ -34,7 +37,15 @@ class Holder:
 class Authority:
     """An authority: its own certificate is in ``folder/ca``, what it issues beside that, its list in ``crl``."""
 
-    def __init__(self, folder: Path, name: str = "gofer CA", *, ca: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str = "gofer CA",
+        *,
+        ca: bool = True,
+        purposes: tuple[ObjectIdentifier, ...] = (),
+        more: tuple[tuple[x509.ExtensionType, bool], ...] = (),
+    ) -> None:
         self.folder = folder
         self.ca = folder / "ca"
         self.crl = folder / "crl.pem"
@@ -42,7 +53,7 @@ class Authority:
         self._key = new_key()
         self._name = _subject(name)
         self._revoked: list[int] = []
-        self.certificate = self._sign(self._name, self._key, ca=ca)
+        self.certificate = self._sign(self._name, self._key, ca=ca, purposes=purposes, more=more)
         _write(self.ca / f"{name.replace(' ', '-')}.pem", self.certificate.public_bytes(Encoding.PEM))
 
     def issue(
@@ -54,10 +65,12 @@ class Authority:
         sign: bool = True,
         names: int = 1,
         file: str | None = None,
+        purposes: tuple[ObjectIdentifier, ...] = (CLIENT,),
+        more: tuple[tuple[x509.ExtensionType, bool], ...] = (),
     ) -> Holder:
         """Issue a certificate to somebody, valid from and to so many days from now."""
         key = new_key(kind)
-        certificate = self._sign(_subject(name, names), key, days=days, sign=sign)
+        certificate = self._sign(_subject(name, names), key, days=days, sign=sign, purposes=purposes, more=more)
         file = file or name
         holder = Holder(self.folder / f"{file}.pem", self.folder / f"{file}.key")
         _write(holder.certificate, certificate.public_bytes(Encoding.PEM))
@@ -84,10 +97,18 @@ class Authority:
         return self.crl
 
     def _sign(
-        self, subject: x509.Name, key: Key, *, ca: bool = False, days: tuple[int, int] = (-1, 2), sign: bool = True
+        self,
+        subject: x509.Name,
+        key: Key,
+        *,
+        ca: bool = False,
+        days: tuple[int, int] = (-1, 2),
+        sign: bool = True,
+        purposes: tuple[ObjectIdentifier, ...] = (),
+        more: tuple[tuple[x509.ExtensionType, bool], ...] = (),
     ) -> x509.Certificate:
         now = datetime.now(UTC)
-        return (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
@@ -100,8 +121,12 @@ class Authority:
                 x509.KeyUsage(sign, False, not sign, False, False, ca, ca, False, False),
                 critical=True,
             )
-            .sign(self._key, hashes.SHA256())
         )
+        if purposes:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        for extension, critical in more:
+            builder = builder.add_extension(extension, critical=critical)
+        return builder.sign(self._key, hashes.SHA256())
 
 
 def _subject(name: str, times: int = 1) -> x509.Name:

@@ -26,6 +26,7 @@ from gofer.rmi.book import Book
 from gofer.rmi.cancelling import Cancelling
 from gofer.rmi.clock import Clock
 from gofer.rmi.custody import HeldByBroker
+from gofer.rmi.hook_calls import HookCalls
 from gofer.rmi.keeping import HeldByLedger
 from gofer.rmi.ledger import Ledger
 from gofer.rmi.model.coroutines import Loop
@@ -85,6 +86,7 @@ class PluginForTests:
     authenticator: Authenticator | None = None
     audience: tuple[str, ...] = ()
     latency: float = 0.0
+    max_age: float | None = None
     timeout: float | None = None
     max_message: int = 1 << 20
 
@@ -98,6 +100,10 @@ class PluginForTests:
 
     def forks(self, target: Target) -> None:
         """There is no agent that could start a process for its calls."""
+
+    def holds_no_thread(self, classname: str, method: str) -> bool:
+        target = self.api.look_up(classname, method)
+        return target is not None and target.holds_no_thread
 
     def entered(self) -> nullcontext[None]:
         return nullcontext()
@@ -205,6 +211,7 @@ class Served:
         eventually(
             lambda: not self.receiver.open and not self.receiver.outgoing.pending and not self.plugin.workers.running()
         )
+        assert self.receiver.hook_calls.flush(30)
 
 
 @contextmanager
@@ -247,6 +254,7 @@ def served(
             prefetch=prefetch,
             custody=custody if with_ledger else HeldByBroker(book),
             cancelling=cancelling,
+            hook_calls=(hook_calls := HookCalls()),
         )
         overview = Overview(book, ledger, custody, cancelling, plugins=lambda: [plugin], find=lambda name: receiver)
         clock.start()
@@ -264,3 +272,5 @@ def served(
             plugin.loop.stop(5.0)
             clock.stop()
             ledger.stop()
+            hook_calls.stop()
+            cancelling.stop()

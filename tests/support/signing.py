@@ -34,10 +34,24 @@ from gofer.hooks import hookimpl
 
 class Who:
     called = []
+    asked = []
 
     @remote
     def am_i(self):
         return Context.current().identity
+
+    @remote
+    def tell(self, path, until):
+        # The number of this request and where its replies go; and stay until another file is there.
+        import os
+        import time
+
+        request = self.asked[-1]
+        with open(path, "w") as file:
+            file.write(f"{request.sn} {request.replyto}!")
+        while not os.path.exists(until):
+            time.sleep(0.005)
+        return "told"
 
     @remote
     @fork
@@ -59,6 +73,8 @@ class Who:
 
 @hookimpl
 def gofer_accept(request):
+    if request.method == "tell":
+        Who.asked.append(request)
     if request.identity == "banned":
         raise PermissionError(f"not {request.identity}")
 
@@ -167,13 +183,13 @@ class Serving:
 
 
 @contextmanager
-def serving(folder: Path, scheme: Scheme) -> Iterator[Serving]:
+def serving(folder: Path, scheme: Scheme, *, main: str = "admin = ops") -> Iterator[Serving]:
     one = Serving(folder, scheme)
     with one.broker, one.process as process:
         process.plugin(
             "probe",
             PROBE + WHO,
-            f"[main]\nenabled = 1\nthreads = 4\nadmin = ops\n"
+            f"[main]\nenabled = 1\nthreads = 4\n{main}\n"
             f"[messaging]\nurl = {one.broker.url}\nauthenticator = {scheme.name}\naudience = {ALIAS}\n"
             f"[model]\nqueue = {QUEUE}\n[{scheme.name}]\n{scheme.section}",
         )

@@ -150,7 +150,14 @@ def test_only_conf_and_json_files_that_are_not_hidden_are_merged(root: Path) -> 
     for name in (".a.conf", "a.conf~", "a.ini", "b.conf.dpkg-old"):
         (Root(root).conf_d / name).write_text("junk")
 
-    assert configure(root) == (AgentConfig(), [])
+    config, said = configure(root)
+    assert config == AgentConfig()
+    (line,) = said
+    assert line.startswith("conf.d/a.ini: is not read; allowed: names that end in .conf or .json; if it has lines of ")
+    assert line.endswith("rename it to a.conf")
+
+    Root(root).agent_conf.with_suffix(".json").write_text("{}")
+    assert configure(root)[1][0].startswith("agent.json: is not read; allowed: ")
 
 
 def test_a_wrong_value_leaves_the_one_before_it(root: Path) -> None:
@@ -217,7 +224,7 @@ def test_empty_files_say_nothing(root: Path) -> None:
                 "allowed: CRITICAL, DEBUG, ERROR, FATAL, INFO, WARN, WARNING (in any case)"
             ),
         ),
-        ("[logging]\nlog-format=xml\n", "[logging] log-format: 'xml' is none of them; allowed: text, json"),
+        ("[logging]\nlog-format=xml\n", "[logging] log-format: invalid value 'xml'; allowed: text, json"),
         (
             "[messaging]\nmax_message=16MB\n",
             (
@@ -259,7 +266,7 @@ def test_a_wrong_value_is_an_error_that_says_what_is_allowed(root: Path, content
         (
             "[managment]\nenabled=1\n",
             (
-                "[managment]: unknown section, ignored; nearest known: [management]; "
+                "[managment]: unknown section, ignored; did you mean [management]? "
                 "allowed: [main], [management], [logging], [pam], [messaging]"
             ),
         ),
@@ -269,7 +276,7 @@ def test_a_wrong_value_is_an_error_that_says_what_is_allowed(root: Path, content
         ),
         (
             "[management]\nprot=1\n",
-            "[management] prot: unknown key, ignored; nearest known: port; allowed: enabled, host, port",
+            "[management] prot: unknown key, ignored; did you mean port? allowed: enabled, host, port",
         ),
         (
             "[main]\nport=1\n",
@@ -278,7 +285,7 @@ def test_a_wrong_value_is_an_error_that_says_what_is_allowed(root: Path, content
         (
             "[logging]\nlog-fiel=x\n",
             (
-                "[logging] log-fiel: unknown key, ignored; nearest known: log-file; "
+                "[logging] log-fiel: unknown key, ignored; did you mean log-file? "
                 "allowed: log-file, log-format, <package>"
             ),
         ),

@@ -306,22 +306,7 @@ class TestDeliveries:
             data = data[cut:]
         (delivery,) = peer.events()
         assert isinstance(delivery, Delivery)
-        assert (delivery.body, delivery.redelivered, delivery.size) == (body, True, len(body))
-
-    def test_one_over_the_limit_is_skipped_and_can_be_settled(self) -> None:
-        peer = Peer(max_message=10).log_in()
-        channel = subscribed(peer)
-        for tag, body in ((1, b"x" * 10), (2, b"x" * 11), (3, b"")):
-            peer.deliver(channel, tag, body)
-        events = peer.events()
-        assert [(event.body, event.size) for event in events if isinstance(event, Delivery)] == [
-            (b"x" * 10, 10),
-            (b"", 11),
-            (b"", 0),
-        ]
-        assert isinstance(events[1], Delivery)
-        peer.adapter.reject(events[1])
-        assert peer.sent() == [(channel, spec.Basic.Reject, [2, False])]
+        assert (delivery.body, delivery.redelivered, delivery.cut) == (body, True, 0)
 
     def test_acknowledgements_are_sent_together_and_wait_for_company(self, peer: Peer) -> None:
         channel = subscribed(peer)

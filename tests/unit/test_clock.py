@@ -101,6 +101,26 @@ def test_a_function_may_stop_its_clock() -> None:
     clock.stop()
 
 
+def test_cancelled_timers_whose_time_is_far_away_leave_nothing_behind(clock: Clock) -> None:
+    """A caller may ask for any time, and its call may end at once."""
+    called = threading.Event()
+    kept = [clock.call_after(3600, lambda: None) for _ in range(10)]
+    for n in range(10_000):
+        clock.call_after(1e6 + n, lambda: None).cancel()
+    assert len(clock._heap) <= 500
+    clock.call_after(0.01, called.set)
+    assert called.wait(30)
+    assert not any(timer.cancelled for timer in kept)
+
+
+@pytest.mark.parametrize("seconds", [1e10, 1e19, 1e300])
+def test_a_time_that_no_lock_can_wait_for_stops_nothing(clock: Clock, seconds: float) -> None:
+    clock.call_after(seconds, lambda: None)
+    called = threading.Event()
+    clock.call_after(0.01, called.set)
+    assert called.wait(30)
+
+
 def test_many_cancelled_timers_leave_nothing_behind(clock: Clock) -> None:
     for _ in range(10_000):
         clock.call_after(0.05, lambda: None).cancel()

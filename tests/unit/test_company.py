@@ -72,26 +72,26 @@ def test_three_plugins_at_one_queue_are_two_errors(root: Path, write: Write) -> 
 def test_a_queue_without_a_url_is_odd(root: Path, write: Write) -> None:
     file = write("dog", queue="kennel")
     (line,) = found(root)
-    assert line.startswith(f"warning: {file}: [model] queue: nobody reads it: there is no url, nor url_file; allowed: ")
+    assert line.startswith(f"warning: {file}: [model] queue: has no effect, because [messaging] url is not set; ")
 
 
 def test_forwarding_needs_both_sides(root: Path, write: Write) -> None:
     write("cat")
     dog = write("dog", "forward=cat,cow,cta\naccept=cow,cat")
     cow = describe(root, "cow", "[main]\nenabled=0\n")
-    enabled = f"plugin 'cow' is not enabled ({cow}); allowed: an enabled plugin's name"
-    accept = f"plugin 'cat' ({cow.with_name('cat.conf')}) does not list 'dog' in its accept; allowed: where it does"
+    enabled = f"that plugin is not enabled; set [main] enabled = 1 in {cow}"
+    accept = f"plugin 'cat' does not accept from 'dog'; add accept = dog to [main] of {cow.with_name('cat.conf')}"
     assert [line.removeprefix(f"warning: {dog}: [main] ") for line in found(root)] == [
-        f"forward: nothing goes there: {accept}",
-        f"forward: nothing goes there: {enabled}",
-        "forward: nothing goes there: there is no plugin 'cta'; nearest is 'cat'; allowed: cat, dog",
-        f"accept: nothing comes from there: {enabled}",
+        f"forward: nothing is forwarded to 'cat': {accept}",
+        f"forward: nothing is forwarded to 'cow': {enabled}",
+        "forward: nothing is forwarded to 'cta': there is no plugin 'cta'; did you mean 'cat'? enabled: cat, dog",
+        f"accept: nothing comes from 'cow': {enabled}",
     ]
 
 
 @pytest.mark.parametrize(
     ("extends", "says"),
-    [("cow", "there is no plugin 'cow'; allowed: dog"), ("dog", "a plugin cannot extend itself")],
+    [("cow", "there is no plugin 'cow'; enabled: dog"), ("dog", "a plugin cannot extend itself")],
 )
 def test_what_cannot_be_extended_is_an_error(root: Path, write: Write, extends: str, says: str) -> None:
     file = write("dog", f"extends={extends}")

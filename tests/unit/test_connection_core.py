@@ -138,8 +138,8 @@ def subscribed(broker: Broker, subscription: Subscription) -> int:
     return subscription.number
 
 
-def delivery(number: int, body: bytes = b"x", size: int | None = None) -> Delivery:
-    return Delivery(number, body, False, None, None, len(body) if size is None else size)
+def delivery(number: int, body: bytes = b"x") -> Delivery:
+    return Delivery(number, body, False, None, None)
 
 
 def test_an_operation_whose_deadline_passes_costs_itself_alone(broker: Broker) -> None:
@@ -181,15 +181,6 @@ def test_deliveries_that_come_with_the_answer_to_a_subscribe_are_handled(broker:
     broker.put(Done(number), first)
     assert got == [first]
     assert subscription.active
-
-
-def test_a_delivery_that_is_too_large_is_rejected_and_the_next_one_comes(broker: Broker) -> None:
-    got: list[Delivery] = []
-    number = subscribed(broker, Subscription("q", 10, got.append))
-    large, small = delivery(number, b"", broker.core.connector.max_message + 1), delivery(number)
-    broker.put(large, small)
-    assert got == [small]
-    assert broker.adapter.settled == [("reject", large)]
 
 
 def test_a_subscription_comes_back_after_a_loss_with_its_preparation(broker: Broker) -> None:

@@ -550,7 +550,7 @@ class TestUnloading:
 
         kennel.container.unload("dog")
 
-        assert errors() == ["plugin dog: its @unload or a gofer_unload hook failed"]
+        assert errors() == ["plugin dog: its @unload end failed"]
         assert "dog" not in kennel.container.plugins
 
     def test_an_unknown_name_is_told(self, kennel: Kennel) -> None:

@@ -67,7 +67,7 @@ class TestLoading:
         ("text", "says"),
         [
             (None, "cannot be read: No such file or directory"),
-            ("rubbish", "line 1 stands before any section"),
+            ("rubbish", ".main.: the file has no section; add .main. "),
             ("[main]\nenabled=maybe\n", r"\[main\] enabled: 'maybe' is neither yes nor no"),
         ],
     )
@@ -167,7 +167,7 @@ class TestReloading:
     @pytest.mark.parametrize(
         ("text", "says"),
         [
-            ("rubbish", "line 1 stands before any section"),
+            ("rubbish", ".main.: the file has no section; add .main. "),
             ("[main]\nenabled=0\n", ".main. enabled: is 0, so plugin 'dog' is not loaded"),
             ("[main]\nenabled=1\nname=cat\n", ".main. name: its name is 'cat' now; unload plugin 'dog', and load it"),
         ],

@@ -236,7 +236,7 @@ class TestFailing:
         kennel.container.reload("cat")
 
         assert "dog" not in kennel.container.plugins
-        says = "plugin dog: its @unload or a gofer_unload hook has taken 0.2 s; nothing waits for it any more"
+        says = "plugin dog: its @unload has taken 0.2 s; nothing waits for it any more"
         assert errors() == [says, says]
 
 

@@ -59,6 +59,7 @@ def marked(*decorators: Callable[[Any], Any]) -> Mark:
         (initializer, Mark(load=True)),
         (unload, Mark(unload=True)),
         (pam(user="root"), Mark(logins=(Login("root"),))),
+        (pam(user="root", identity=True), Mark(logins=(Login("root", identity=True),))),
         (user(name="root", service="su"), Mark(logins=(Login("root", "su"),))),
         (action, Mark(action=Action())),
         (action(minutes=1, seconds=30), Mark(action=Action(90.0))),
@@ -135,6 +136,7 @@ def test_a_function_that_was_not_decorated_has_no_part_in_its_neighbours_mark() 
         (action(hours=1, splay=-1), "splay is a number of seconds, 0 or more, not -1"),
         (action(cron="* * * * *", hours=1), "given without an interval"),
         (pam(user=""), "user is a user's name, not ''"),
+        (pam(user="root", identity="yes"), "identity is True or False, not 'yes'"),  # type: ignore[arg-type]  # so it is refused
         (user(name="root", service=""), "service is the name of a PAM service, not ''"),
     ],
 )

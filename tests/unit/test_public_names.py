@@ -25,34 +25,42 @@ gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks fi
     run_load run_unload take_up
 gofer.agent.attachment: Attachment
 gofer.agent.attachments: Attachments
+gofer.agent.barrier: Barrier
 gofer.agent.bounded: within
-gofer.agent.builtin: admin_api help_text
+gofer.agent.builtin: admin_api help_text started
 gofer.agent.check: check
 gofer.agent.choosing: chosen usable
-gofer.agent.config: AgentConfig Descriptor LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig
-    Problem Settings broker_of check_company distrust find_plugin_dirs read_agent read_descriptor read_descriptors
-    read_url_file stable_uuid
+gofer.agent.config: AgentConfig Descriptor LoggingConfig Machine MainConfig ManagementConfig MessagingConfig
+    PamConfig Problem Settings asks_to_be_required broker_of check_company distrust find_plugin_dirs made_on
+    not_trusted read_agent read_descriptor read_descriptors read_url_file stable_uuid
 gofer.agent.config.agent: AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig read_agent
 gofer.agent.config.agent_keys: AGENT Agent
-gofer.agent.config.company: broker_of check_company
+gofer.agent.config.company: broker_of check_company not_trusted
 gofer.agent.config.descriptor: Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
 gofer.agent.config.descriptor_keys: DESCRIPTOR Main Messaging Model
-gofer.agent.config.files: MAX_FILE Sections Unreadable distrust list_files read_sections read_text
+gofer.agent.config.files: MAX_FILE distrust list_files list_unread read_sections read_text
 gofer.agent.config.identity: stable_uuid
+gofer.agent.config.ini: Content Protected Sections Unreadable parse_ini parse_json
+gofer.agent.config.machine: Machine made_on
 gofer.agent.config.places: AddressText BrokerURL ExchangeName OwnHost
 gofer.agent.config.problem: Problem kind nearest plain shown
 gofer.agent.config.reading: Reader Values
+gofer.agent.config.required: asks_to_be_required
 gofer.agent.config.schema: FreeKeys Key Schema
 gofer.agent.config.settings: Settings
-gofer.agent.config.values: Choice Dotted Flag Level Line Name Names Proxy Seconds Size Type Whole Wrong
+gofer.agent.config.values: Choice Dotted Flag Level Line Name Names Proxy Seconds SecondsOrNever Size Type Whole
+    Wrong
 gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
 gofer.agent.following: follow
 gofer.agent.forking: Greeting HELPER greeting read
+gofer.agent.gate: Gate
 gofer.agent.helper: main
+gofer.agent.import_check: import_problems main
+gofer.agent.import_only: ImportOnly
 gofer.agent.imports: Imports
 gofer.agent.links: Links
-gofer.agent.loading: Broken GROUP Source forget_module import_source locate one_line
+gofer.agent.loading: Broken GROUP Source forget_module import_source locate one_line unused_files
 gofer.agent.lock: AgentLock AlreadyRunning
 gofer.agent.logs: JournalFormatter JsonFormatter LineFormatter LogSetup configure is_journal
 gofer.agent.main: main
@@ -72,6 +80,7 @@ gofer.agent.rounds: Rounds
 gofer.agent.schedules: Cron Every Moment Once Schedule moment schedule_of
 gofer.agent.signals: Signals
 gofer.agent.sink: SinkHandler
+gofer.agent.trust: check_trust may_reach owners
 gofer.aio: Agent
 gofer.crontab: Crontab parse_crontab
 gofer.decorators: Action DIRECT FORK Login Mark Version action direct fork initializer load mark_of once pam remote
@@ -84,9 +93,10 @@ gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost Dispat
     RemoteException RequestTimeout ResultTooLarge SecretNotMatched SecretRequired UserNotAuthorized UserRequired
 gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofer_load gofer_route gofer_unload
     hookimpl hookspec
+gofer.limit: Limit LimitedLog
 gofer.messaging: Connector NotFound URL
 gofer.messaging.adapter: Adapter Bind Blocked Cancel Closed Confirmed DeclareExchange DeclareQueue DeleteExchange
-    DeleteQueue Delivery Done Event Opened Operation Outcome PurgeQueue Subscribe SubscriptionLost Unbind
+    DeleteQueue Delivery Done Event HEAD Opened Operation Outcome PurgeQueue Subscribe SubscriptionLost TAIL Unbind
 gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
@@ -97,8 +107,8 @@ gofer.messaging.connection: Connection
 gofer.messaging.connector: Connector
 gofer.messaging.core: Answer Core OPERATION Settle State fresh
 gofer.messaging.dispatcher: NotAuthorized
-gofer.messaging.document: Head Invocation Reply Request Result Signed VERSION decode_reply decode_request encode
-    head shown timestamp unwrap
+gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
+    decode_reply decode_request encode head seconds_of shown timestamp unwrap
 gofer.messaging.keyfiles: Watched files_in read_public read_secret
 gofer.messaging.local: default_path open_socket
 gofer.messaging.local.adapter: LocalAdapter
@@ -109,6 +119,7 @@ gofer.messaging.local.queues: Consumer Message Queue Taker Usage cost
 gofer.messaging.local.server: Broker serving
 gofer.messaging.local.wire: Ask Beat Bye Frame Hello MAX_BODY Publish Reader Settle VERSION Wrong put
 gofer.messaging.mock: install register uninstall
+gofer.messaging.model: Consumer Document Exchange Message Producer Queue Reader
 gofer.messaging.pool: Pool pool
 gofer.messaging.proxies: find_proxy parse_proxy tunnel
 gofer.messaging.stamped: Expired MAX_AGE SKEW Stamp StampedAuthenticator read_limits
@@ -124,28 +135,30 @@ gofer.rmi.api: API Target
 gofer.rmi.beginnings: Beginnings
 gofer.rmi.book: Arrival Book Known
 gofer.rmi.calling: Call Hear Heard INTERRUPTED Listen Send Step Tell advance flow
-gofer.rmi.cancelling: Cancelling cancel
+gofer.rmi.cancelling: Cancelling Owner cancel
 gofer.rmi.clock: Clock Timer
 gofer.rmi.context: Context
 gofer.rmi.conversation: Conversation
 gofer.rmi.counters: Counters
-gofer.rmi.criteria: InvalidOperator OPERATORS check matches
+gofer.rmi.criteria: InvalidOperator MAX_BYTES MAX_DEPTH MAX_TERMS OPERATORS check matches
 gofer.rmi.custody: AlreadyBegun Custody HeldByBroker
 gofer.rmi.description: of_class of_target
 gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound NotAuthenticated NotAuthorized
     PasswordRequired RemoteException SecretNotMatched SecretRequired UserNotAuthorized UserRequired authorize
     login_of
-gofer.rmi.exceptions: from_result to_result
-gofer.rmi.execution: Execution
+gofer.rmi.exceptions: from_result sentence to_result trace_of
+gofer.rmi.execution: Execution way_out
+gofer.rmi.expiry: ALLOWANCE too_late
+gofer.rmi.hook_calls: HookCalls Only Raised call_each named
 gofer.rmi.intake: Intake
 gofer.rmi.keeping: HeldByLedger
+gofer.rmi.lane: Lane Outcome
 gofer.rmi.later: Later joined
 gofer.rmi.ledger: Ledger Unavailable Work
-gofer.rmi.limit: Limit
 gofer.rmi.logins: Attempt Logins attempt pam_service
 gofer.rmi.model: DIRECT FORK
 gofer.rmi.model.child: run
-gofer.rmi.model.coroutines: Loop
+gofer.rmi.model.coroutines: Loop Run
 gofer.rmi.model.direct: call
 gofer.rmi.model.fork: Forks
 gofer.rmi.model.forked: ForkedCall
@@ -156,13 +169,13 @@ gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Suc
     tell
 gofer.rmi.options: OPTION_NAMES Options Report
 gofer.rmi.outgoing: Fate GIVE_UP Outgoing
-gofer.rmi.overview: ANSWERING Entry INTERRUPTED Listing Overview STATES UNDELIVERABLE WAITING
+gofer.rmi.overview: ANSWERING Entry INTERRUPTED Listing OVERDUE Overview STATES UNDELIVERABLE WAITING
 gofer.rmi.patience: Held
 gofer.rmi.posts: Owner Post Posts
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.receiver: Receiver
-gofer.rmi.records: DAY ENDED Found INTERRUPTED OPEN Record Row UNDELIVERABLE UNSENT absent buried bury clean drop
-    end find keep known load note open_rows remove revive take told unnote
+gofer.rmi.records: DAY ENDED Found INTERRUPTED MOST_KEPT OPEN Record Row UNDELIVERABLE UNSENT absent buried bury
+    clean drop end find keep known load note open_rows remove revive take told trim unnote
 gofer.rmi.recovery: go_on read recover revived
 gofer.rmi.refusing: Refusing start_of
 gofer.rmi.remote: Double Line Remote seam
@@ -220,9 +233,11 @@ gofer_authenticator_hmac: HmacAuthenticator
 gofer_authenticator_hmac.authenticator: HmacAuthenticator
 gofer_authenticator_x509: X509Authenticator
 gofer_authenticator_x509.authenticator: X509Authenticator
-gofer_authenticator_x509.trust: Key Trust check_key common_name load_certificate
+gofer_authenticator_x509.trust: ANY_PURPOSE CLIENT_AUTH Key Trust check_key common_name load_certificate
+    read_purpose
 gofer_plugin_demo: Demo TooTired hello
-gofer_plugin_system: Script Service Shell System
+gofer_plugin_system: Script Service Shell System check
+gofer_plugin_system.access: run_as
 gofer_plugin_system.commands: Ended Shell
 gofer_plugin_system.power: System
 gofer_plugin_system.scripts: Script

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -10,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from gofer.rmi.clock import Clock
-from gofer.rmi.ledger import Ledger
+from gofer.rmi.ledger import Ledger, Unavailable
 from gofer.rmi.replays import Proof, Replays, Seen
 from support.waiting import eventually
 
 
-def proof(number: int, age: float = 0.0) -> Proof:
-    return Proof(number.to_bytes(16, "big"), time.time() + 1000 - age)
+def proof(number: int, age: float = 0.0, signer: str = "ops", good_for: float = 1000.0) -> Proof:
+    return Proof(number.to_bytes(16, "big"), time.time() + good_for - age, signer=signer, good_for=good_for)
 
 
 @pytest.fixture
@@ -85,15 +86,94 @@ def test_when_there_are_too_many_the_oldest_go_and_nothing_older_passes(ledger: 
     for n in range(1000):
         assert replays.note(proof(n, age=500 - n / 10)) is Seen.NEVER
     assert len(replays) == 100
-    assert replays.note(proof(5, age=500 - 5 / 10)) is Seen.BEFORE  # forgotten, and not let pass for that
-    assert replays.note(proof(5000, age=500)) is Seen.BEFORE  # never seen, but who knows
+    assert replays.note(proof(5, age=500 - 5 / 10)) is Seen.FORGOTTEN  # and not let pass for that
+    assert replays.note(proof(5000, age=500)) is Seen.FORGOTTEN  # never seen, but who knows
     assert replays.note(proof(999, age=500 - 99.9)) is Seen.BEFORE
     assert replays.note(proof(5001)) is Seen.NEVER
     assert written(ledger) <= 250
     again = restored(ledger, most=100)
     assert len(again) == 100
-    assert again.note(proof(5, age=500 - 5 / 10)) is Seen.BEFORE  # nor after a restart
+    assert again.note(proof(5, age=500 - 5 / 10)) is Seen.FORGOTTEN  # nor after a restart
     assert len(restored(ledger, most=100)) == 100
+
+
+def test_who_signs_much_makes_nobody_else_forgotten(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    """Each has a mark of its own, and another one for each age limit: that of days says nothing of that of an hour."""
+    replays = Replays(ledger, most=100)
+    for n in range(20):
+        assert replays.note(proof(n, age=900, signer="quiet")) is Seen.NEVER
+    for n in range(100, 2000):
+        assert replays.note(proof(n, signer="loud", good_for=7 * 86400.0)) is Seen.NEVER
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "'loud' has signed more requests than are remembered" in caplog.text
+    assert "ago is refused" in caplog.text
+    for one in (replays, restored(ledger, most=100)):
+        assert one.note(proof(100, age=1, signer="loud", good_for=7 * 86400.0)) is Seen.FORGOTTEN
+        assert one.note(proof(5, age=900, signer="quiet")) in (Seen.BEFORE, Seen.EARLIER)
+        assert (
+            one.note(proof(time.monotonic_ns(), age=950, signer="quiet")) is Seen.NEVER
+        )  # signed long ago, and genuine
+        assert one.note(proof(time.monotonic_ns(), signer="short", good_for=60.0)) is Seen.NEVER
+
+
+def corrupt(ledger: Ledger) -> None:
+    """Have the file be found corrupt while it is used."""
+    damage = [sqlite3.DatabaseError("database disk image is malformed")]
+    damage[0].sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+    def look(file: sqlite3.Connection) -> None:
+        if damage:
+            raise damage.pop()
+
+    ledger.call(look)
+
+
+def test_a_file_that_becomes_corrupt_costs_nothing_that_is_in_memory(ledger: Ledger) -> None:
+    replays = restored(ledger)
+    for n in range(50):
+        replays.note(proof(n))
+    corrupt(ledger)
+    again = restored(ledger)
+    assert {again.note(proof(n)) for n in range(50)} == {Seen.EARLIER}
+    assert again.note(proof(100)) is Seen.NEVER
+
+
+def test_what_was_signed_before_a_ledger_was_found_corrupt_at_the_start_does_not_pass(ledger: Ledger) -> None:
+    first = Replays(ledger)
+    first.note(proof(1))
+    written(ledger)
+    second = Replays(ledger)
+    corrupt(ledger)
+    second.restore()
+    assert second.note(proof(1)) is Seen.LOST
+    assert second.note(proof(2, age=900)) is Seen.LOST  # who knows
+    assert second.note(proof(3, age=-310)) is Seen.NEVER  # signed after that, whatever its signer's clock says
+
+
+def test_a_file_that_cannot_be_read_at_the_start_is_not_taken_for_an_empty_one(ledger: Ledger) -> None:
+    Replays(ledger).note(proof(1))
+    written(ledger)
+    ledger.stop()
+    aside = ledger.path.with_name("aside.db")
+    ledger.path.rename(aside)
+    ledger.path.mkdir()  # in its place
+    again = Ledger(ledger.path.parent, lambda: None)
+    replays = Replays(again)
+    with pytest.raises(Unavailable):
+        replays.restore()
+    ledger.path.rmdir()
+    aside.rename(ledger.path)
+
+    def reads() -> bool:
+        try:
+            replays.restore()
+        except Unavailable:
+            return False
+        return True
+
+    eventually(reads)
+    assert replays.note(proof(1)) is Seen.EARLIER
+    again.stop()
 
 
 def test_a_request_is_acknowledged_when_its_signature_is_on_the_disk(ledger: Ledger) -> None:

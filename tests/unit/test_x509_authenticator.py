@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from gofer.errors import ConfigError
 from gofer.messaging.auth import ValidationFailed
 from gofer.testing import AuthenticatorContract
 from gofer.testing.authenticators import Make
 from gofer_authenticator_x509 import X509Authenticator
-from support.pki import Authority, Holder
+from support.pki import CLIENT, CODE, OWN, SERVER, Authority, Holder
 from support.waiting import eventually
 
 DIGEST = "ab" * 32
@@ -78,6 +79,61 @@ def test_a_certificate_must_be_good_for_it(
     holder = authority.issue("ops", **given)
     with pytest.raises(ValidationFailed, match=wrong):
         judge.validate({}, DIGEST, signed(holder, authority))
+
+
+UNKNOWN = x509.UnrecognizedExtension(OWN, b"\x05\x00")
+NAMES = x509.NameConstraints([x509.DNSName("example.com")], None)
+
+
+@pytest.mark.parametrize("purposes", [(SERVER,), (CODE,), (SERVER, CODE), (OWN,), ()])
+def test_a_certificate_for_something_else_signs_nothing(
+    authority: Authority, judge: X509Authenticator, purposes: tuple[Any, ...]
+) -> None:
+    """With an authority that a whole company shares, any of its web servers could be the administrator otherwise."""
+    ops = authority.issue("ops", purposes=purposes)
+    with pytest.raises(ValidationFailed, match="not for clientAuth"):
+        judge.validate({}, DIGEST, signed(ops, authority))
+    assert judge.validate({}, DIGEST, signed(authority.issue("ops", purposes=(SERVER, CLIENT)), authority)) == "ops"
+
+
+def test_the_purpose_can_be_one_of_our_own_or_any(authority: Authority, agent: Holder) -> None:
+    client, own = authority.issue("client"), authority.issue("own", purposes=(OWN,))
+    judge = of(agent, authority, purpose=OWN.dotted_string)
+    assert judge.validate({}, DIGEST, signed(own, authority)) == "own"
+    with pytest.raises(ValidationFailed, match=f"not for {OWN.dotted_string}"):
+        judge.validate({}, DIGEST, signed(client, authority))
+    for purposes in ((SERVER,), ()):
+        other = authority.issue("other", purposes=purposes)
+        assert of(agent, authority, purpose="any").validate({}, DIGEST, signed(other, authority)) == "other"
+
+
+def test_an_authority_for_something_else_issues_nothing_here(tmp_path: Path) -> None:
+    servers, clients = (
+        Authority(tmp_path / "servers", purposes=(SERVER,)),
+        Authority(tmp_path / "clients", purposes=(CLIENT,)),
+    )
+    assert of(clients.issue("ops"), clients).validate({}, DIGEST, signed(clients.issue("ops"), clients)) == "ops"
+    with pytest.raises(ValidationFailed, match="no authority that is trusted, for this purpose"):
+        of(servers.issue("ops"), servers).validate({}, DIGEST, signed(servers.issue("ops"), servers))
+
+
+def test_a_critical_extension_that_is_not_understood_is_refused(
+    authority: Authority, judge: X509Authenticator, tmp_path: Path
+) -> None:
+    with pytest.raises(ValidationFailed, match="critical extension"):
+        judge.validate({}, DIGEST, signed(authority.issue("ops", more=((UNKNOWN, True),)), authority))
+    assert judge.validate({}, DIGEST, signed(authority.issue("ops", more=((UNKNOWN, False),)), authority)) == "ops"
+    limited = Authority(tmp_path / "limited", more=((NAMES, True),))
+    with pytest.raises(ConfigError, match="critical extension"):
+        of(limited.issue("ops"), limited)
+
+
+@pytest.mark.parametrize("name", ["ops\n", "o\nps", "ops\x00", "ops\x1b[2J", "o\u200bps", "\u202espo", " ops", "ops "])
+def test_a_name_that_cannot_be_shown_as_it_is_is_nobodys(
+    authority: Authority, judge: X509Authenticator, name: str
+) -> None:
+    with pytest.raises((ValidationFailed, ConfigError), match="control characters"):
+        judge.validate({}, DIGEST, signed(authority.issue(name, file="odd"), authority))
 
 
 @pytest.mark.parametrize(("given", "wrong"), [({"kind": "rsa1024"}, "2048"), ({"names": 2}, "not one CN")])
@@ -202,7 +258,11 @@ def test_its_settings_are_files(authority: Authority, agent: Holder) -> None:
         ({"certificate": "web-42.key"}, "holds no certificate"),
         ({"ca": "nothing"}, "No such file"),
         ({"crl": "web-42.pem"}, "holds no revocation list"),
-        ({"cafile": "x"}, "'cafile' is not known; allowed: certificate, key, ca, crl, max_age, peers"),
+        ({"cafile": "x"}, "'cafile' is not known; allowed: certificate, key, ca, crl, purpose, max_age, peers"),
+        (
+            {"purpose": "client auth"},
+            "purpose 'client auth' is none; allowed: clientAuth, any, or an object identifier",
+        ),
     ):
         with pytest.raises(ConfigError, match=wrong):
             X509Authenticator.from_settings({**settings, **change}, authority.folder)

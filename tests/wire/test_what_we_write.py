@@ -178,7 +178,8 @@ def same_call(name: str, body: bytes, options: dict[str, Any]) -> None:
     document = json.loads(body)
     document = json.loads(document["message"]) if "message" in document else document
     theirs_document = CAPTURED[name].document
-    assert set(document) - KEYS == ({"wait"} if waits else set())
+    lives = {"ttl", "expires"} if waits or "ttl" in options else set()
+    assert set(document) - KEYS == {"timestamp", *lives, *(["wait"] if waits else [])}
     assert {key: document[key] for key in KEYS - {"sn", "replyto", "request"}} == {
         key: theirs_document[key] for key in KEYS - {"sn", "replyto", "request"}
     }

@@ -35,7 +35,7 @@ class AmqpAdapter(api.Adapter):
 
     def __init__(self, connector: Connector) -> None:
         super().__init__(connector)
-        self._channels = Channels(connector.max_message)
+        self._channels = Channels()
         self._publisher = Publisher(self._channels)
         self._consumers: dict[int, Consumer] = {}
         self._dialect = Dialect({})

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Generator
 
 from amqp import spec
-from gofer.messaging.adapter import Event
+from gofer.messaging.adapter import HEAD, TAIL, Event
 
 from gofer_adapter_amqp import wire
 from gofer_adapter_amqp.broker import Closed, ProtocolError
@@ -28,15 +28,14 @@ class Channels:
     """The channels of one connection and what they share.
 
     ``output`` is what is to be sent; ``events`` is what has happened; ``waiting`` are tasks that start when others have
-    ended. A message's body over ``max_message`` bytes is skipped.
+    ended.
     """
 
-    def __init__(self, max_message: int) -> None:
+    def __init__(self) -> None:
         self.output: list[bytes] = []
         self.events: list[Event] = []
         self.open: dict[int, Channel] = {}
         self.waiting: deque[Task] = deque()
-        self.max_message = max_message
         self.channel_max, self.frame_max = 65_535, 131_072
         self.running: set[Task] = set()
         self.last_number = 0
@@ -48,7 +47,12 @@ class Channels:
 
 
 class Channel:
-    """One channel. Subclasses handle answers, messages and the end. ``usable``: it is open for both sides."""
+    """One channel. Subclasses handle answers, messages and the end. ``usable``: it is open for both sides.
+
+    ``limit``: of the body of a larger message only the ends are kept.
+    """
+
+    limit: int | None = None
 
     def __init__(self, home: Channels) -> None:
         self.home = home
@@ -61,10 +65,12 @@ class Channel:
             Why it cannot be opened: the broker allows no more channels.
         """
         home = self.home
-        # A message whose frames are still coming: its method, header, size, missing bytes, and parts unless skipped.
+        # A message whose frames are still coming: its method, header, missing bytes, parts, and, of one that is cut,
+        # what is still to be kept of its beginning, and its end so far.
         self._method = self._header = b""
-        self._size = self._missing = 0
+        self._missing = self._room = 0
         self._parts: list[bytes] = []
+        self._cut, self._ending = False, b""
         for _ in range(home.channel_max):
             home.last_number = home.last_number % home.channel_max + 1
             if home.last_number not in home.open:
@@ -88,8 +94,8 @@ class Channel:
         """Handle a method that is neither a message's nor the channel's own."""
         raise ProtocolError(f"unexpected method {method} on channel {self.number}")
 
-    def on_message(self, method: bytes, header: bytes, body: bytes, size: int) -> None:
-        """Handle a message, delivered or returned. A body over the limit is empty."""
+    def on_message(self, method: bytes, header: bytes, body: bytes) -> None:
+        """Handle a message, delivered or returned."""
 
     def on_closed(self, closed: Closed) -> None:
         """Handle the end of the channel: the broker closed it."""
@@ -103,15 +109,20 @@ class Channel:
                 raise ProtocolError(f"a frame of kind {kind} outside a message")
             if kind == 2:
                 self._header = payload
-                self._size = self._missing = wire.body_size(payload)
+                self._missing = wire.body_size(payload)
+                self._cut = self.limit is not None and self._missing > max(self.limit, HEAD + TAIL)
+                self._room, self._ending = HEAD, b""
             else:
                 self._missing -= len(payload)
-                if self._size <= self.home.max_message:
-                    self._parts.append(payload)
+                if self._cut:
+                    self._ending = (self._ending + payload[self._room :])[-TAIL:]
+                    payload = payload[: self._room]
+                    self._room -= len(payload)
+                self._parts.append(payload)
             if not self._missing:
-                method, header, body = self._method, self._header, b"".join(self._parts)
-                self._method, self._header, self._parts = b"", b"", []
-                self.on_message(method, header, body, self._size)
+                method, header, body = self._method, self._header, b"".join((*self._parts, self._ending))
+                self._method, self._header, self._parts, self._ending = b"", b"", [], b""
+                self.on_message(method, header, body)
 
     def _receive_method(self, method: tuple[int, int], payload: bytes) -> None:
         if method == spec.Channel.Close:
@@ -175,7 +186,7 @@ class Task(Channel):
             super().on_method(method, payload)
         self.go_on(self._returned or payload)
 
-    def on_message(self, method: bytes, header: bytes, body: bytes, size: int) -> None:
+    def on_message(self, method: bytes, header: bytes, body: bytes) -> None:
         """Take a message that had no route; its confirm follows."""
         self._returned = method
 

@@ -32,6 +32,7 @@ class Consumer(Channel):
         self._cancelling: list[int] = []
         self._unsettled: dict[int, bool] = {}  # tag -> whether it is accepted, in the order of delivery
         self.accepted: list[int] = []
+        self.limit = asked.limit
         if (closed := self.open()) is not None:
             self.on_closed(closed)
             return
@@ -70,12 +71,13 @@ class Consumer(Channel):
                 output.append(wire.settle_frame(self.number, spec.Basic.Ack, tag, False))
         self._close_when_settled()
 
-    def on_message(self, method: bytes, header: bytes, body: bytes, size: int) -> None:
+    def on_message(self, method: bytes, header: bytes, body: bytes) -> None:
         """Hand the message on as an event."""
         tag, redelivered = wire.tag_and_flag(method)
         self._unsettled[tag] = False
         ttl = wire.expiration(header)
-        self.home.events.append(Delivery(self._subscription, body, redelivered, ttl, (self, tag), size))
+        cut = wire.body_size(header) - len(body)
+        self.home.events.append(Delivery(self._subscription, body, redelivered, ttl, (self, tag), cut))
 
     def on_method(self, method: tuple[int, int], payload: bytes) -> None:
         """Take the answers to our questions, and the broker's own cancel."""
@@ -135,7 +137,7 @@ class _SharedChannel(Channel):
         self._count += 1
         self.unconfirmed[self._count if self._confirms else message.token] = message.token
 
-    def on_message(self, method: bytes, header: bytes, body: bytes, size: int) -> None:
+    def on_message(self, method: bytes, header: bytes, body: bytes) -> None:
         """Take a message that had no route. Its confirm follows, if the channel has confirms."""
         id = wire.message_id(header)
         if wire.signature(method) != spec.Basic.Return or not id.isdigit():

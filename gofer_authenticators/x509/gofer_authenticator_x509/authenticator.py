@@ -15,7 +15,14 @@ from gofer.messaging.auth import ValidationFailed
 from gofer.messaging.keyfiles import Watched, read_secret
 from gofer.messaging.stamped import MAX_AGE, StampedAuthenticator, read_limits
 
-from gofer_authenticator_x509.trust import Key, Trust, check_key, common_name, load_certificate
+from gofer_authenticator_x509.trust import (
+    Key,
+    Trust,
+    check_key,
+    common_name,
+    load_certificate,
+    read_purpose,
+)
 
 __all__ = ["X509Authenticator"]
 
@@ -35,6 +42,8 @@ class X509Authenticator(StampedAuthenticator):
         ca: the directory, or file, of the authorities that are trusted.
         crl: the directory, or file, of their revocation lists; given, each authority that is used must have one that is
             valid now.
+        purpose: what certificates must be for: ``clientAuth``, an object identifier, or ``any``: all certificates of
+            the authorities are believed, also those of web servers.
         max_age, peers: see :class:`gofer.messaging.stamped.StampedAuthenticator`.
 
     Raises:
@@ -50,6 +59,7 @@ class X509Authenticator(StampedAuthenticator):
         key: str | Path,
         ca: str | Path,
         crl: str | Path | None = None,
+        purpose: str = "clientAuth",
         max_age: float = MAX_AGE,
         peers: Iterable[str] | None = None,
     ) -> None:
@@ -57,19 +67,24 @@ class X509Authenticator(StampedAuthenticator):
         own, private, authorities = Path(certificate), Path(key), Path(ca)
         revocations = None if crl is None else Path(crl)
         self._own_path = own
+        wanted = read_purpose(purpose)
         self._own = Watched(lambda: _load(own, private), own, private)
         self._trust = Watched(
-            lambda: Trust(authorities, revocations), authorities, *([] if revocations is None else [revocations])
+            lambda: Trust(authorities, revocations, wanted),
+            authorities,
+            *([] if revocations is None else [revocations]),
         )
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], folder: Path) -> X509Authenticator:
-        """Make one of the settings ``certificate``, ``key``, ``ca``, ``crl``, ``max_age`` and ``peers``.
+        """Make one of the settings ``certificate``, ``key``, ``ca``, ``crl``, ``purpose``, ``max_age`` and ``peers``.
 
         Raises:
             ConfigError: one is unknown, missing or wrong.
         """
-        limits = read_limits(settings, ["certificate", "key", "ca", "crl"], ["certificate", "key", "ca"])
+        limits = read_limits(settings, ["certificate", "key", "ca", "crl", "purpose"], ["certificate", "key", "ca"])
+        if settings.get("purpose"):
+            limits["purpose"] = str(settings["purpose"])
         certificate, key, ca = (folder / str(settings[name]) for name in ("certificate", "key", "ca"))
         crl = settings.get("crl")
         return cls(certificate=certificate, key=key, ca=ca, crl=folder / str(crl) if crl else None, **limits)

@@ -118,6 +118,7 @@ class _Action:
         mark = target.mark.action
         assert mark is not None  # noqa: S101 - that is what makes it an action
         self.target = target
+        self.beside = target.holds_no_thread
         self._plugin = plugin
         self._clock = clock
         self._now = now

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from types import ModuleType
 from typing import Any
 
@@ -15,11 +16,13 @@ import pluggy
 from gofer import hooks as specifications
 from gofer.agent.bounded import within
 from gofer.agent.config import Descriptor, Problem
-from gofer.agent.loading import Broken, import_source, locate, one_line
+from gofer.agent.core_hooks import CoreHooks
+from gofer.agent.loading import Broken, import_source, locate, one_line, unused_files
 from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
 from gofer.errors import GoferError, PluginError
 from gofer.messaging.authenticators import make_authenticator
+from gofer.rmi.hook_calls import Only, Raised, call_each, named
 from gofer.root import Root
 
 __all__ = [
@@ -40,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _HOOKS = frozenset(name for name in specifications.__all__ if name.startswith("gofer_"))
 _EXTEND = 5.0  # seconds for all hooks that extend one plugin
+_LAST = 1.0  # seconds that each hook has at least when a plugin is unloaded, whatever those before it have taken
 
 
 class Refused(PluginError):
@@ -99,6 +103,8 @@ def find_plugin(root: Root, plugin: Plugin) -> None:
     if isinstance(source, Problem):
         raise Refused(plugin, source)
     plugin.source = source
+    if (unused := unused_files(root, descriptor, source)) is not None:
+        log.warning("%s", unused)
     with blamed(plugin, "messaging", "authenticator"):
         plugin.authenticator = _authenticator(descriptor)
 
@@ -110,22 +116,40 @@ def run_load(hooks: pluggy.PluginManager, plugin: Plugin) -> None:
         Refused: some of it has failed.
     """
     with plugin.entered(), blamed(plugin, "main", "plugin", "its @load or a gofer_load hook failed"):
-        hooks.hook.gofer_load(plugin=plugin)
+        _, raised = call_each(hooks.hook.gofer_load, {"plugin": plugin}, last=CoreHooks)
+        _raise_first(raised, plugin)
 
 
 def run_unload(hooks: pluggy.PluginManager, plugin: Plugin, seconds: float) -> None:
-    """Run what is to run when a plugin is unloaded. Of what fails, or takes longer, there is a line in the log."""
+    """Run what is to run when a plugin is unloaded. Of what fails, or takes longer, there is a line in the log.
 
-    def unload() -> None:
-        with plugin.entered():
-            hooks.hook.gofer_unload(plugin=plugin)
+    What raises or hangs keeps nothing else from being run.
+    """
+    deadline = monotonic() + seconds
+    for number, one in enumerate(reversed(hooks.hook.gofer_unload.get_hookimpls())):
 
-    what = f"plugin {plugin.name}: its @unload or a gofer_unload hook"
-    try:
-        if not within(seconds, unload, f"gofer-{plugin.name}-unload"):
-            log.error("%s has taken %.3g s; nothing waits for it any more", what, seconds)
-    except BaseException:  # a plugin's code, which may even try to end the process; it is unloaded all the same
-        log.exception("%s failed", what)
+        def unload(one: Any = one) -> None:
+            with plugin.entered():
+                _, raised = call_each(Only(one), {"plugin": plugin})
+            if raised:
+                raise raised[0].error
+
+        own = isinstance(one.plugin, CoreHooks)
+        what = f"plugin {plugin.name}: " + ("its @unload" if own else f"hook {named(one)}")
+        left = seconds if number == 0 else max(_LAST, deadline - monotonic())
+        try:
+            if not within(left, unload, f"gofer-{plugin.name}-unload"):
+                log.error("%s has taken %.3g s; nothing waits for it any more", what, left)
+        except BaseException:  # a plugin's code, which may even try to end the process; it is unloaded all the same
+            log.exception("%s failed", what)
+
+
+def _raise_first(raised: Sequence[Raised], plugin: Plugin) -> None:
+    """Raise the first of what hooks have raised about a plugin; the others are logged."""
+    for one in raised[1:]:
+        log.error("plugin %s: hook %s failed, too", plugin.name, one.implementation, exc_info=one.error)
+    if raised:
+        raise raised[0].error
 
 
 def _authenticator(descriptor: Descriptor) -> Any:
@@ -209,7 +233,9 @@ def ask_extensions(hooks: pluggy.PluginManager, plugin: Plugin) -> list[Any]:
 
     def ask() -> None:
         with plugin.entered():
-            given.extend(hooks.hook.gofer_extend(plugin=plugin))
+            found, raised = call_each(hooks.hook.gofer_extend, {"plugin": plugin})
+        _raise_first(raised, plugin)
+        given.extend(found)
 
     with blamed(plugin, "main", "plugin", "a gofer_extend hook failed"):
         if not within(_EXTEND, ask, f"gofer-{plugin.name}-extend"):

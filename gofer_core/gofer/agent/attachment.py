@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
@@ -13,20 +14,27 @@ from gofer.agent.plugin import Plugin, State, current
 from gofer.agent.queues import QueueModel
 from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.messaging.adapter import DeleteQueue
+from gofer.messaging.document import shown
 from gofer.rmi.answers import Refusal
 from gofer.rmi.api import API, Target
+from gofer.rmi.ledger import Unavailable
 from gofer.rmi.model.fork import Forks
+from gofer.rmi.outgoing import GIVE_UP
 from gofer.rmi.receiver import Receiver
 
 if TYPE_CHECKING:
     from gofer.agent.container import PluginContainer
+    from gofer.rmi.request import Received
 
 __all__ = ["Attachment"]
 
 log = logging.getLogger(__name__)
 
 _PATIENCE = 5.0  # seconds for the broker to answer
+_ANSWERS = 1.0  # seconds for the broker to take the results of the last calls
 _MOMENT = 0.02
+_AGAIN = 2.0  # seconds between two tries to read the ledger
+_TOLD = 60.0  # seconds between two lines that it cannot be read
 _QUIET = 0.25  # seconds in which a broker that has more would have sent it
 _UNLOADED = Refusal("plugin.unloaded", "the plugin that this was for has been unloaded")
 
@@ -50,6 +58,8 @@ class Attachment:
             log.info(
                 "plugin %s: no queue is given; its address is %s, kept for the next time", plugin.name, plugin.queue
             )
+            if plugin.foreign is not None:
+                log.warning("plugin %s: %s", plugin.name, plugin.foreign)
         # What a receiver asks for with every request are plain attributes.
         self.name = plugin.name
         self.queue = QueueModel(plugin.descriptor, plugin.identify())
@@ -60,6 +70,12 @@ class Attachment:
         self._exclusive = _exclusive(plugin)
         self._over = False
         self._held = threading.Lock()
+        self._give_back: Callable[[float], object] | None = None
+        #: Set unless it was suspended, and what had not started is not yet given back.
+        self.given_back = threading.Event()
+        self.given_back.set()
+        self._starting = threading.Lock()
+        self._ending = threading.Event()
         self._links = container.links
         self.link = self._links.acquire(connector)
         self.receiver = Receiver(
@@ -72,6 +88,7 @@ class Attachment:
             cancelling=container.cancelling,
             replays=container.replays,
             logins=container.logins,
+            hook_calls=container.hook_calls,
             prefetch=plugin.descriptor.prefetch,
             exclusive=self._exclusive,
         )
@@ -79,11 +96,15 @@ class Attachment:
     def _take(self, plugin: Plugin) -> None:
         self.plugin = plugin
         self.admin = admin_api(plugin)
-        self.hook = _EnteredHooks(plugin, plugin.container.hooks.hook)
+        self._hooks = plugin.container.hooks.hook
+        self.hook = _RequestHooks(self._hooks)
+        if plugin.container.attachments.watched:
+            self.watch()
         self.authenticator: Any = plugin.authenticator
         self.audience = plugin.descriptor.audience
         self.loop = plugin.loop
         self.latency = plugin.descriptor.latency
+        self.max_age = plugin.descriptor.max_age
         self.timeout = plugin.descriptor.timeout
 
     @property
@@ -106,6 +127,14 @@ class Attachment:
                 return other.forks
         return asked.forks
 
+    def holds_no_thread(self, classname: str, method: str) -> bool:
+        """Tell whether a method, the plugin's or one that it forwards to, runs on the event loop."""
+        target = self.plugin.api.look_up(classname, method)
+        if target is None and self.plugin.descriptor.forward:
+            others = (one.api.look_up(classname, method) for one in self.plugin.container.accepting(self.plugin))
+            target = next(filter(None, others), None)
+        return target is not None and target.holds_no_thread
+
     def entered(self) -> AbstractContextManager[object]:
         """Return what is entered around what the plugin's code does."""
         return self.plugin.entered()
@@ -113,13 +142,43 @@ class Attachment:
     def start(self) -> None:
         """Take up what the ledger holds, and take requests as soon as the broker and the queue are there.
 
-        Does not wait for the broker.
+        Does not wait for the broker. While the ledger cannot be read, nobody knows which requests were cancelled, have
+        ended or are copies: the broker holds them until it can be.
         """
+        failed = self._learn()
+        if failed is None:
+            self._subscribe()
+            return
+        log.error("plugin %s: takes no requests until the ledger can be read: %s", self.name, failed)
+        threading.Thread(target=self._start_later, name=f"gofer-{self.name}-start", daemon=True).start()
+
+    def _learn(self) -> Unavailable | None:
+        """Read what the ledger knows of the plugin's requests, and take up what it holds; return why that fails."""
         container = self.plugin.container
-        container.cancelling.restore(self.name)
-        if self.authenticator is not None:
-            container.replays.restore()
-        container.custody.recover(self.receiver)
+        try:
+            container.cancelling.restore(self.name)
+            if self.authenticator is not None:
+                container.replays.restore()
+            container.custody.recover(self.receiver)
+        except Unavailable as failed:
+            return failed
+        return None
+
+    def _start_later(self) -> None:
+        told = monotonic()
+        while not self._ending.wait(_AGAIN):
+            failed = self._learn()
+            if failed is None:
+                log.warning("plugin %s: the ledger can be read; requests are taken now", self.name)
+                with self._starting:
+                    if not self._ending.is_set():
+                        self._subscribe()
+                return
+            if monotonic() - told > _TOLD:
+                told = monotonic()
+                log.error("plugin %s: still takes no requests: %s", self.name, failed)
+
+    def _subscribe(self) -> None:
         self.receiver.start(
             self.queue.spec.name,
             0,
@@ -158,18 +217,44 @@ class Attachment:
     def stop(self, deadline: float) -> None:
         """Take no more, let what runs end by the deadline (``time.monotonic()``), and leave the rest to the broker."""
         self._over = True
+        self._end_start()
         left = self.receiver.stop(max(0.0, deadline - monotonic()))
         if left:
             log.warning("plugin %s: %d requests have not ended in time; the broker keeps them", self.name, len(left))
         self._release()
 
+    def suspend(self) -> None:
+        """Start nothing more, at once: a plugin that decides about calls is about to go. ``retire`` follows."""
+        self.given_back.clear()
+        self._give_back = self.receiver.halt()
+
+    def watch(self) -> None:
+        """Have calls pass a barrier that holds them until the hooks are there that decide about them."""
+        hook, barrier = self._hooks.gofer_call, self.plugin.container.attachments.barrier
+
+        def call(plugin: Plugin, request: Received, invoke: Callable[[], Any]) -> Any:
+            # Admin is called by the thread that reads the broker, which must not wait.
+            wait = 0.0 if request.classname in self.admin else plugin.container.config.main.shutdown_timeout
+            return barrier.call(hook, plugin.name, invoke, wait, plugin=plugin, request=request)
+
+        self.hook.gofer_call = call
+
     def retire(self) -> None:
         """Take no more, and go on until all that was accepted has ended, however long that takes. ``stop`` ends it."""
+        self._end_start()
+        if self._give_back is not None:
+            self._give_back(_PATIENCE)
+            self.given_back.set()
         self.receiver.close(_PATIENCE)
         while not self._over and not self.receiver.wait(1.0):
             pass
         if not self._over:
             self.stop(monotonic() + _PATIENCE)
+
+    def _end_start(self) -> None:
+        """Have it not subscribe any more, where it still waits for the ledger."""
+        with self._starting:
+            self._ending.set()
 
     def discard(self) -> None:
         """Undo the making: it was not started."""
@@ -188,29 +273,48 @@ class Attachment:
         Returns:
             Whether all has ended. If not, ``retire`` follows.
         """
+        self._end_start()
         refusal = _UNLOADED if self.queue.managed == 2 else None
-        if refusal is not None and self.queue.spec.auto_delete:
+        if refusal is not None and self.queue.volatile:
             self.receiver.reject_all(refusal)  # the queue goes with its last reader, and all that is in it
             alone = False
         else:
             given_back = self.receiver.close(_PATIENCE)
             alone = refusal is not None and given_back and self._refuse(refusal)
         ours = 1 if current() is self.plugin else 0  # a call that unloads its own plugin does not wait for itself
-        ended = self.receiver.wait(max(0.0, deadline - monotonic()), but=ours)
+        ended = self.receiver.wait(max(0.0, deadline - monotonic()), but=ours, answered=False)
         if not ended:
             self.receiver.leave(refusal)
-        if refusal is not None and self.queue.spec.auto_delete:
+        if refusal is not None and self.queue.volatile:
             self._until_quiet()
-        if alone:
-            self._delete()
-        if not ended:
-            log.warning("plugin %s: unloaded; %d of its calls go on", self.name, self.receiver.open)
-            return False
-        self.stop(monotonic() + _PATIENCE)
-        return True
+        if alone and self._delete():
+            self.receiver.catch_up(_PATIENCE)  # what came before the queue's end is still to be rejected
+        if ended and self.receiver.wait(_ANSWERS, but=ours):
+            self._tell_left()
+            self.stop(monotonic() + _PATIENCE)
+            return True
+        self._tell_left()
+        return False
+
+    def _tell_left(self) -> None:
+        """Say what is left of a plugin that is unloaded."""
+        unended = self.receiver.unended
+        overdue = [request for request in self.plugin.container.book.overdue() if request.receiver is self.receiver]
+        running = {request.key: request.target for request in (*unended, *overdue)}
+        if running:
+            names = ", ".join(sorted(set(running.values())))
+            log.warning("plugin %s: unloaded; %d of its calls go on: %s", self.name, len(running), names)
+        left = self.receiver.open - len(unended)
+        if left > 0:
+            refused = dict(self.receiver.outgoing.refused())
+            why = "; ".join(f"for {shown(address)}: {shown(reason)}" for address, reason in list(refused.items())[:3])
+            text = "plugin %s: unloaded; %d results undelivered (%s). They are sent again for %g s, then kept for a day"
+            log.warning(text, self.name, left, why or f"the connection is {self.link.state}", GIVE_UP)
 
     def _refuse(self, refusal: Refusal) -> bool:
         """Reject what waits in the queue and what comes; False: that is not ours to do."""
+        if self.receiver.subscription is None:
+            return False  # it has never been read
         if not self.link.is_open:
             log.warning("plugin %s: queue %r is left as it is: %s", self.name, self.queue.spec.name, self.link.state)
             return False
@@ -230,17 +334,17 @@ class Attachment:
             before = now
             sleep(_QUIET)
 
-    def _delete(self) -> None:
-        """Delete the queue, which nobody else reads, as soon as it is empty."""
-        name, deadline = self.queue.spec.name, monotonic() + _PATIENCE
+    def _delete(self) -> bool:
+        """Delete the queue, which nobody else reads, as soon as it is empty; return whether it is gone."""
         if self.queue.kept is not None:
-            log.info("plugin %s: queue %r is left, empty: %s", self.name, name, self.queue.kept)
-            return
+            log.info("plugin %s: queue %r is left, empty: %s", self.name, self.queue.spec.name, self.queue.kept)
+            return False
+        name, deadline = self.queue.spec.name, monotonic() + _PATIENCE
         while True:
             try:
                 self.link.ask(DeleteQueue(name, if_empty=True), _PATIENCE)
             except NotFound:
-                return
+                return True
             except AdapterError as kept:
                 # What it holds is on its way to be rejected.
                 if monotonic() < deadline and not self._over:
@@ -248,10 +352,11 @@ class Attachment:
                     continue
                 log.warning("plugin %s: queue %r is not deleted: %s", self.name, name, kept)
             except MessagingError as gone:
-                log.warning("plugin %s: queue %r is not deleted: %s", self.name, name, gone)
+                log.warning("plugin %s: queue %r is left as it is: %s", self.name, name, gone)
             else:
                 log.info("plugin %s: queue %r deleted", self.name, name)
-            return
+                return True
+            return False
 
     def _lost(self, why: str) -> None:
         log.warning("plugin %s: no requests from queue %r: %s", self.name, self.queue.spec.name, why)
@@ -261,24 +366,13 @@ def _exclusive(plugin: Plugin) -> bool:
     return plugin.descriptor.exclusive or any(target.mark.once for target in plugin.api)
 
 
-class _EnteredHooks:
-    """The hooks that requests go through, so called that ``Plugin.find`` works in all of them."""
+class _RequestHooks:
+    """The hooks that requests go through. ``gofer_call`` may be replaced, by one that passes a barrier first."""
 
-    __slots__ = ("_hooks", "_plugin", "gofer_call", "gofer_route")
+    __slots__ = ("gofer_accept", "gofer_call", "gofer_finished", "gofer_route")
 
-    def __init__(self, plugin: Plugin, hooks: Any) -> None:
-        self._plugin = plugin
-        self._hooks = hooks
-        self.gofer_route = hooks.gofer_route  # these two are called where the plugin is entered already
+    def __init__(self, hooks: Any) -> None:
+        self.gofer_accept = hooks.gofer_accept
         self.gofer_call = hooks.gofer_call
-
-    def gofer_accept(self, **arguments: Any) -> None:
-        self._call(self._hooks.gofer_accept, arguments)
-
-    def gofer_finished(self, **arguments: Any) -> None:
-        self._call(self._hooks.gofer_finished, arguments)
-
-    def _call(self, hook: Any, arguments: dict[str, Any]) -> None:
-        if hook.get_hookimpls():  # most agents have none, and each request would pay for it twice
-            with self._plugin.entered():
-                hook(**arguments)
+        self.gofer_finished = hooks.gofer_finished
+        self.gofer_route = hooks.gofer_route

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from gofer.agent.assembly import Refused
+from gofer.agent.assembly import Refused, blamed
 from gofer.agent.attachment import Attachment
+from gofer.agent.barrier import Barrier
 from gofer.agent.config import Problem, broker_of
 from gofer.agent.plugin import Plugin, State
 from gofer.errors import PluginError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from gofer.agent.container import PluginContainer
 
 __all__ = ["Attachments"]
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 10.0  # seconds for a broker that is to take back what was not started
 
 
 class Attachments:
@@ -30,6 +36,75 @@ class Attachments:
         self._at: dict[str, Attachment] = {}
         self._leaving: set[Attachment] = set()
         self._stopping = False
+        #: Whether nothing is attached for the moment; and what will be when that is over.
+        self.closed = False
+        self._held: dict[str, None] = {}
+        #: Whether some plugin is required, so that calls are looked at on their way through the hooks.
+        self.watched = False
+        self.barrier = Barrier()
+
+    def has(self, name: str) -> bool:
+        """Tell whether a plugin is attached, or will be when requests are taken again."""
+        return name in self._at or name in self._held
+
+    def watch(self) -> None:
+        """Look at calls on their way through the hooks from now on."""
+        with self._lock:
+            if not self.watched:
+                self.watched = True
+                for attachment in self._at.values():
+                    attachment.watch()
+
+    def close(self, passing: Collection[str] = ()) -> None:
+        """Take no requests for any plugin: what runs goes on, what has not started is given back. Until ``open``.
+
+        Returns when the hooks have decided about all calls that have started.
+
+        Args:
+            passing: the names of plugins whose calls end before their hooks go.
+        """
+        with self._lock:
+            if self.closed or self._stopping:
+                return
+            self.closed = True
+            suspended = list(self._at.values())
+            self._held.update(dict.fromkeys(self._at))
+            self._at.clear()
+            self._leaving.update(suspended)
+            for attachment in suspended:
+                attachment.suspend()
+        if not self.barrier.close(passing, _PATIENCE):
+            log.warning("hooks have not decided about all calls in %g s; nothing waits for them any more", _PATIENCE)
+        for attachment in suspended:
+            self._in_background(attachment, lambda one=attachment: self._retire(one))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+
+    def open(self, first: Collection[str]) -> list[Plugin]:
+        """Attach what is held, and return it. A plugin that cannot be attached is quarantined.
+
+        Args:
+            first: the names of those to begin with.
+        """
+        attached = []
+        with self._lock:
+            self.closed = False
+            names = sorted(self._held, key=lambda name: name not in first)
+            self._held.clear()
+            leaving = list(self._leaving)
+        self.barrier.open()
+        for attachment in leaving:
+            attachment.given_back.wait(_PATIENCE)  # or it would be in nobody's hands
+        for name in names:
+            plugin = self._container.plugins.get(name)
+            if plugin is None or not plugin.is_running:
+                continue
+            try:
+                with blamed(plugin, "messaging", "url"):
+                    self.attach(plugin)
+            except Refused as refused:
+                self._container.quarantine(refused)
+            else:
+                attached.append(plugin)
+        return attached
 
     def of(self, name: str) -> Attachment | None:
         """Return the attachment of a plugin; None: it has none."""
@@ -43,6 +118,9 @@ class Attachments:
                 return
             if plugin.state is not State.RUNNING or self._stopping:
                 raise PluginError(f"plugin {plugin.name!r} cannot be attached: it is {plugin.state.value}")
+            if self.closed:
+                self._held[plugin.name] = None
+                return
             if plugin.name not in self._at:
                 self._refuse_shared(plugin)
                 attachment = self._at[plugin.name] = Attachment(self._container, plugin)
@@ -54,6 +132,7 @@ class Attachments:
             if plugin.state is State.LOADING:
                 plugin.wants_queue = False
                 return
+            self._held.pop(plugin.name, None)
             attachment = self._at.pop(plugin.name, None)
         if attachment is not None:
             deadline = monotonic() + self._container.config.main.shutdown_timeout
@@ -66,6 +145,7 @@ class Attachments:
             for_good: what was accepted is finished; else it is given back.
         """
         with self._lock:
+            self._held.pop(plugin.name, None)
             attachment = self._at.pop(plugin.name, None)
             was, plugin.state = plugin.state, state if plugin.state is not State.DISABLED else State.DISABLED
         if attachment is not None:
@@ -107,7 +187,7 @@ class Attachments:
         """
         present = self._at.get(new.name)
         wants = new.wants_queue if new.wants_queue is not None else new.url is not None
-        if not wants or (present is not None and present.serves(new)):
+        if self.closed or not wants or (present is not None and present.serves(new)):
             return None
         self._refuse_shared(new)
         return Attachment(self._container, new)
@@ -121,6 +201,10 @@ class Attachments:
                     one.follow(new)
             wants = new.wants_queue if new.wants_queue is not None else new.url is not None
             stays = wants and made is None
+            if self.closed:
+                self._held.pop(new.name, None)
+                if wants:
+                    self._held[new.name] = None
             if self._stopping or (present is not None and not stays):
                 self._at.pop(new.name, None)
                 if present is not None and not self._stopping:

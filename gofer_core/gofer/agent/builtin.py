@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import inspect
+import os
+import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
+from gofer.agent.config import Machine
 from gofer.agent.plugin import Plugin, State
 from gofer.decorators import Action, remote
 from gofer.errors import NotAuthorized
 from gofer.rmi.api import API, Target
+from gofer.rmi.cancelling import Owner
 from gofer.rmi.context import Context
 from gofer.rmi.later import joined
 
 if TYPE_CHECKING:
     from gofer.agent.container import PluginContainer
 
-__all__ = ["admin_api", "help_text"]
+__all__ = ["admin_api", "help_text", "started"]
 
 
 def admin_api(plugin: Plugin) -> API:
     """Make the API that holds ``Admin`` for the queue of one plugin."""
 
+    here = _who(plugin)
+
     class Admin:
-        """The agent itself. Answered by the thread that reads the broker: nothing in here may wait."""
+        """The agent itself. Answered by one thread for each plugin: nothing in here may wait."""
 
         def __init__(self) -> None:
             allowed = plugin.descriptor.admin
@@ -32,9 +39,13 @@ def admin_api(plugin: Plugin) -> API:
                 raise NotAuthorized("Admin is for the identities that [main] admin names")
 
         @remote
-        def hello(self) -> str:
-            """Say that the agent is there."""
-            return "Hello, I am gofer agent"
+        def hello(self, who: bool = False) -> str | dict[str, Any]:
+            """Say that the agent is there; with ``who=True`` also which one: host, machine, root, pid, start, version.
+
+            Two agents that read one queue answer in turn, and are told apart by that.
+            """
+            text = "Hello, I am gofer agent"
+            return {"hello": text, **here} if who else text
 
         @remote
         def echo(self, text: object) -> object:
@@ -56,12 +67,15 @@ def admin_api(plugin: Plugin) -> API:
             """Cancel requests of this plugin: one by its serial number, or those whose data meet criteria.
 
             Returns the serial numbers of those that were waiting or running. A number that has not come yet is
-            remembered for a day, and its request cancelled when it comes.
+            remembered for a day, and its request cancelled when it comes. Where requests are signed, and [main] admin
+            names nobody, only those of the caller's own identity are cancelled.
             """
-            cancelling = plugin.container.cancelling
-            found = [] if sn is None else [cancelling.by_number(plugin, sn)]
+            cancelling, context = plugin.container.cancelling, Context.current()
+            everybodys = plugin.authenticator is None or plugin.descriptor.admin is not None
+            owner = None if everybodys else Owner(context.identity)
+            found = [] if sn is None else [cancelling.by_number(plugin, sn, owner=owner)]
             if criteria is not None:
-                found.append(cancelling.by_criteria(plugin, criteria, besides=Context.current().sn))
+                found.append(cancelling.by_criteria(plugin, criteria, besides=context.sn, owner=owner))
             return cast("list[str]", joined(found))  # which is what it is when it is sent
 
     api = API("Admin")
@@ -84,6 +98,28 @@ def help_text(container: PluginContainer) -> str:
     lines += ["", "Actions:"]
     lines += [f"  {_action(plugin, one)}" for plugin in plugins for one in plugin.api.actions]
     return "\n".join(lines)
+
+
+def started() -> str:
+    """Return when this process was started, in ISO 8601."""
+    with open("/proc/self/stat", "rb") as file:
+        ticks = int(file.read().rpartition(b")")[2].split()[19])
+    began = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    return datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _who(plugin: Plugin) -> dict[str, Any]:
+    here = Machine.this()
+    return {
+        "host": here.host,
+        "machine": here.key,
+        "root": str(plugin.container.root.path),
+        "pid": os.getpid(),
+        "started": started(),
+        "version": version("gofer-core"),
+        "plugin": plugin.name,
+        "queue": plugin.queue,
+    }
 
 
 def _describe(plugin: Plugin) -> dict[str, Any]:

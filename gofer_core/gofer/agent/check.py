@@ -1,4 +1,7 @@
-"""``goferd --check``: all that is wrong with the configuration, one line each, with no plugin imported or started."""
+"""``goferd --check``: all that is wrong with the configuration and with the plugins' code, one line each.
+
+Plugins are imported, and their authenticators made, in processes of their own; none is started.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import sys
 from collections.abc import Iterable
 
 from gofer.agent.config import AgentConfig, Descriptor, Problem, check_company, read_descriptors
-from gofer.agent.loading import locate
+from gofer.agent.import_check import import_problems
+from gofer.agent.loading import locate, unused_files
 from gofer.errors import AdapterError
 from gofer.messaging.adapters import find
 from gofer.messaging.authenticators import missing_authenticator
@@ -14,17 +18,22 @@ from gofer.root import Root
 
 __all__ = ["check"]
 
+_CODE = ("main", "plugin", "error")  # the place of what is wrong with a plugin's code
+
 
 def check(root: Root, config: AgentConfig, problems: Iterable[Problem]) -> int:
-    """Print what is wrong with the agent's settings (``problems``, read before) and with the descriptors.
+    """Print what is wrong with the agent's settings (``problems``, read before), the descriptors, and what they name.
 
     Returns:
         The exit status: 0 when there is no error, else 1. Warnings alone are no error.
     """
     descriptors, more = read_descriptors(root)
     enabled = [descriptor for descriptor in descriptors if descriptor.enabled]
-    missing = [problem for one in enabled for problem in _missing(root, config, one)]
-    found = [*problems, *more, *missing, *check_company(descriptors)]
+    missing = [(one, list(_missing(root, config, one))) for one in enabled]
+    found = [*problems, *more, *(problem for _, these in missing for problem in these), *check_company(descriptors)]
+    there = [one for one, these in missing if not any(_place(problem)[1:] == _CODE for problem in these)]
+    known = {_place(problem) for problem in found}
+    found += [problem for problem in import_problems(root, there) if _place(problem) not in known]
     for problem in found:
         print(f"{problem.severity}: {problem}")
     errors = sum(problem.severity == "error" for problem in found)
@@ -33,11 +42,17 @@ def check(root: Root, config: AgentConfig, problems: Iterable[Problem]) -> int:
     return 1 if errors else 0
 
 
+def _place(problem: Problem) -> tuple[str, str | None, str | None, str]:
+    return problem.file, problem.section, problem.key, problem.severity
+
+
 def _missing(root: Root, config: AgentConfig, descriptor: Descriptor) -> Iterable[Problem]:
     """Find what a descriptor names that is not there."""
     source = locate(root, descriptor)
     if isinstance(source, Problem):
         yield source
+    elif (unused := unused_files(root, descriptor, source)) is not None:
+        yield unused
     elif source.file is None and source.module.partition(".")[0] in sys.stdlib_module_names:
         text = f"{source.module!r} is a module of Python's own library; allowed: a plugin"
         yield Problem("warning", str(descriptor.file), "main", "plugin", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from gofer.agent.plugin import Plugin
 
 __all__ = ["chosen", "usable"]
+
+log = logging.getLogger(__name__)
 
 
 def chosen(root: Root, plugins: Iterable[Plugin], which: str | Path) -> Plugin:
@@ -38,7 +41,7 @@ def chosen(root: Root, plugins: Iterable[Plugin], which: str | Path) -> Plugin:
 
 
 def usable(root: Root, path: str | Path) -> Descriptor:
-    """Read the descriptor of a plugin that is to be loaded. A relative path is under the root's descriptors.
+    """Read the descriptor of a plugin that is to be loaded, and log what is odd. A relative path is under the root's.
 
     Raises:
         ConfigError: it cannot be used; one line for each reason.
@@ -51,6 +54,8 @@ def usable(root: Root, path: str | Path) -> Descriptor:
         raise ConfigError(f"{path}: cannot be read: {missing.strerror}") from None
     if descriptor is None:
         raise ConfigError("\n".join(str(one) for one in problems if one.severity == "error"))
+    for one in problems:
+        log.warning("%s", one)
     if not descriptor.enabled:
         raise PluginError(f"{path}: [main] enabled: is 0, so plugin {descriptor.name!r} is not loaded")
     return descriptor

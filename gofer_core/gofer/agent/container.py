@@ -21,18 +21,21 @@ from gofer.agent.choosing import chosen, usable
 from gofer.agent.config import AgentConfig, Descriptor, Problem
 from gofer.agent.core_hooks import CoreHooks
 from gofer.agent.following import follow
+from gofer.agent.gate import Gate
 from gofer.agent.imports import Imports
 from gofer.agent.links import Links
 from gofer.agent.modules import forget
 from gofer.agent.plugin import Plugin, State, current
 from gofer.agent.reloading import Reload, company, see_off
 from gofer.agent.rounds import Rounds
+from gofer.agent.trust import may_reach
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
 from gofer.rmi.book import Book
 from gofer.rmi.cancelling import Cancelling
 from gofer.rmi.clock import Clock
+from gofer.rmi.hook_calls import HookCalls, call_each
 from gofer.rmi.keeping import HeldByLedger
 from gofer.rmi.ledger import Ledger
 from gofer.rmi.logins import Logins
@@ -44,6 +47,8 @@ from gofer.root import Root
 __all__ = ["PluginContainer"]
 
 log = logging.getLogger(__name__)
+
+_TOLD = 1.0  # seconds at least for hooks to be told which requests have ended, before a plugin is unloaded
 
 
 class PluginContainer:
@@ -76,6 +81,7 @@ class PluginContainer:
         self.hooks.register(CoreHooks(self))
         self.book = Book()
         self.logins = Logins(config.pam.service)
+        self.hook_calls = HookCalls()
         self.ledger = Ledger(root.lib / "ledger", lambda: root.ensure(root.lib / "ledger"))
         self.replays = Replays(self.ledger, self.clock)
         self.custody = HeldByLedger(self.book, self.ledger, self.clock)
@@ -89,17 +95,25 @@ class PluginContainer:
         self.imports = Imports()
         self.imported = imported
         self.attachments = Attachments(self)
+        self.gate = Gate(self)
         #: Plugins of which newer ones are loaded, and whose last calls have not ended.
         self.parting: set[Plugin] = set()
         self._stopping = threading.Event()
 
     # -- loading --------------------------------------------------------------------------------------------------
 
-    def start(self, descriptors: Iterable[Descriptor]) -> None:
-        """Load every plugin that is enabled, and attach those that have a broker. Never fails for a plugin's sake."""
+    def start(self, descriptors: Iterable[Descriptor], broken: Collection[str] = ()) -> None:
+        """Load every plugin that is enabled, and attach those that have a broker. Never fails for a plugin's sake.
+
+        Args:
+            broken: the files of descriptors that cannot be used.
+        """
         with self.changes:
             self.clock.start()
-            self.rounds.load(list(descriptors), anew=False)
+            every = list(descriptors)
+            self.gate.expect(every, broken)
+            self.gate.review(tell=False)
+            self.rounds.load(every, anew=False)
             if not any(plugin.state is State.RUNNING for plugin in self.plugins.values()):
                 log.warning("no plugin runs; descriptors are read from %s", self.root.descriptors)
 
@@ -118,6 +132,8 @@ class PluginContainer:
             known = self.plugins.get(descriptor.name)
             if known is not None and known.state in (State.LOADING, State.RUNNING):
                 raise PluginError(f"plugin {descriptor.name!r} is loaded already, from {known.descriptor.file}")
+            self.gate.expect_one(descriptor)
+            self.gate.review(tell=False)
             self.rounds.load([descriptor])
             plugin = self.plugins[descriptor.name]
             if plugin.error is not None:
@@ -169,6 +185,11 @@ class PluginContainer:
                 if old.state is State.RUNNING:
                     old.error, old.trace = str(refused.problem), refused.trace
             raise PluginError(str(refused.problem)) from refused
+        finally:
+            for name, descriptor in now.items():
+                if self.plugins[name].descriptor == descriptor:
+                    self.gate.expect_one(descriptor)
+            self.gate.review()
         for new in news:
             log.info("plugin %s: loaded again from %s, %s", new.name, new.source, self.where(new))
         gc.collect()  # the old modules: they refer to themselves
@@ -199,7 +220,12 @@ class PluginContainer:
         Raises:
             PluginError: there is none.
         """
-        found: Plugin | None = self.hooks.hook.gofer_find(name=name)
+        given, raised = call_each(self.hooks.hook.gofer_find, {"name": name}, first=True)
+        found: Plugin | None = given[0] if given else None
+        if raised and found is None:
+            raise raised[0].error
+        for one in raised:
+            log.error("hook %s failed for %r; another one has found that", one.implementation, name, exc_info=one.error)
         if found is None:
             known = ", ".join(sorted({*self.plugins, *self.rounds.pending})) or "none"
             raise PluginError(f"there is no plugin {name!r}; there are: {known}")
@@ -245,11 +271,13 @@ class PluginContainer:
         """
         with self._change():
             plugin = chosen(self.root, self.plugins.values(), which)
+            self.gate.pause([plugin.name])
             self.end(plugin, State.STOPPED, timeout=self.config.main.shutdown_timeout)
             del self.plugins[plugin.name]
             users = sorted(one.name for one in self.plugins.values() if plugin.name in one.needs)
             rest = f"; with what they took from it go on: {', '.join(users)}" if users else ""
             log.info("plugin %s: unloaded%s", plugin.name, rest)
+            self.gate.review()
 
     def update(self, descriptors: Iterable[Descriptor], kept: Collection[str] = ()) -> None:
         """Follow the descriptors as they are now: unload what is gone, load what is new, do both for what has changed.
@@ -260,7 +288,18 @@ class PluginContainer:
             kept: the files of descriptors that cannot be read; what they described goes on as it is.
         """
         with self._change():
-            follow(self, descriptors, kept)
+            every = list(descriptors)
+            names = {one.name for one in every}
+            stay = [one.descriptor for one in self.plugins.values() if one.name not in names and self._stays(one, kept)]
+            self.gate.expect([*every, *stay], kept)
+            self.gate.review(tell=False)
+            follow(self, every, kept)
+            self.gate.review()
+
+    def _stays(self, plugin: Plugin, kept: Collection[str]) -> bool:
+        """Tell whether a plugin goes on whose descriptor is not among those that can be used."""
+        file = plugin.descriptor.file
+        return str(file) in kept or (file.parent != self.root.descriptors and file.exists())
 
     def stop(self, timeout: float) -> None:
         """Stop everything: take no new requests, and let running calls end within ``timeout`` seconds.
@@ -287,6 +326,8 @@ class PluginContainer:
                 plugin.forks.stop()
             self.clock.stop()
             self.ledger.stop()
+            self.hook_calls.stop()
+            self.cancelling.stop()
         finally:
             if held:
                 self.changes.release()
@@ -315,6 +356,7 @@ class PluginContainer:
             else:
                 plugin.loop.stop(0.0)
             plugin.forks.stop()
+            self.hook_calls.flush(max(_TOLD, deadline - monotonic()))  # its own hooks may be among those
             run_unload(self.hooks, plugin, max(self.imports.patience, deadline - monotonic()))
         module = None if plugin.source is None else sys.modules.get(plugin.source.module)
         plugin.dismiss(error, trace)
@@ -348,25 +390,31 @@ class PluginContainer:
 
     def is_attached(self, plugin: Plugin) -> bool:
         """Tell what ``Plugin.attached`` does."""
-        return self.attachments.of(plugin.name) is not None
+        return self.attachments.has(plugin.name)
 
     def attachment(self, plugin: Plugin) -> Attachment | None:
         """Return where a plugin takes its requests; None: nowhere."""
         return self.attachments.of(plugin.name)
 
     def forwards(self, plugin: Plugin) -> Iterator[Plugin]:
-        """Iterate over the running plugins that one forwards to and that accept that, in the order of its list."""
+        """Iterate over the running plugins that one forwards to and that accept that, in the order of its list.
+
+        Waits for one that is being loaded again.
+        """
+        for other in self.accepting(plugin):
+            now: Plugin | None = other
+            if other.company and plugin.name not in other.company:  # it is being loaded again
+                other.reloaded.wait(self.config.main.shutdown_timeout)
+                now = self.plugins.get(other.name)
+            if now is not None and now.state is State.RUNNING and may_reach(plugin, now):
+                yield now
+
+    def accepting(self, plugin: Plugin) -> Iterator[Plugin]:
+        """Iterate over the plugins that one forwards to and that accept that, in the order of its list."""
         for name in plugin.descriptor.forward:
             for other in list(self.plugins.values()) if name == "*" else filter(None, [self.plugins.get(name)]):
-                agreed = "*" in other.descriptor.accept or plugin.name in other.descriptor.accept
-                if not agreed or other is plugin:
-                    continue
-                now: Plugin | None = other
-                if other.company and plugin.name not in other.company:  # it is being loaded again
-                    other.reloaded.wait(self.config.main.shutdown_timeout)
-                    now = self.plugins.get(other.name)
-                if now is not None and now.state is State.RUNNING:
-                    yield now
+                if other is not plugin and plugin.descriptor.forwards_to(other.descriptor):
+                    yield other
 
     def _running(self) -> list[Plugin]:
         return [plugin for plugin in list(self.plugins.values()) if plugin.state is State.RUNNING]
@@ -378,8 +426,7 @@ class PluginContainer:
     def where(self, plugin: Plugin) -> str:
         """Tell in words where a plugin takes its requests."""
         attachment = self.attachments.of(plugin.name)
-        return (
-            "without a queue"
-            if attachment is None
-            else f"queue {attachment.address} at {attachment.link.connector.url}"
-        )
+        if attachment is None:
+            waits = self.attachments.has(plugin.name)
+            return "its queue waits for required plugins" if waits else "without a queue"
+        return f"queue {attachment.address} at {attachment.link.connector.url}"

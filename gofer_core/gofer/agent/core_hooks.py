@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from gofer.rmi.request import Received
 
 __all__ = ["CoreHooks"]
+
+log = logging.getLogger(__name__)
 
 
 class CoreHooks:
@@ -30,9 +33,12 @@ class CoreHooks:
 
     @hookimpl(tryfirst=True)
     def gofer_unload(self, plugin: Plugin) -> None:
-        """Run the plugin's own ``@unload`` functions, the last one first."""
+        """Run the plugin's own ``@unload`` functions, the last one first; all of them, whatever one raises."""
         for function in reversed(plugin.api.unloads):
-            function()
+            try:
+                function()
+            except BaseException:  # a plugin's code, which may even try to end the process
+                log.exception("plugin %s: its @unload %s failed", plugin.name, getattr(function, "__name__", function))
 
     @hookimpl(trylast=True)
     def gofer_extend(self, plugin: Plugin) -> list[Plugin]:

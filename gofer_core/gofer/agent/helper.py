@@ -13,14 +13,12 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from gofer.agent.assembly import Refused, import_code
+from gofer.agent.assembly import Refused
 from gofer.agent.config import Problem
-from gofer.agent.container import PluginContainer
 from gofer.agent.forking import Greeting, read
+from gofer.agent.import_only import ImportOnly
 from gofer.agent.loading import locate, one_line
-from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
-from gofer.agent.rounds import Rounds
 from gofer.decorators import mark_of
 from gofer.rmi.api import Target
 from gofer.rmi.model.helper import end_with_parent, serve, threads
@@ -82,61 +80,22 @@ def _receive(control: socket.socket) -> bytes | None:
 
 def _prepare(told: Greeting) -> Plugin:
     """Import the plugin, and run what it has marked ``@load(fork=True)``."""
-    container = _Container(told)
-    plugin = container.import_one(told.name)
+
+    def find(plugin: Plugin) -> None:
+        source = told.source if plugin.name == told.name else locate(told.root, plugin.descriptor)
+        if isinstance(source, Problem):
+            raise Refused(plugin, source)
+        plugin.source = source
+
+    container = ImportOnly(told.root, told.config, told.descriptors, find)
+    plugin = container.make(told.name)
+    container.fill(plugin)
     with plugin.entered():
         for function in plugin.api.loads:
             mark = mark_of(function)
             if mark is not None and mark.load_in_fork:
                 function()
     return plugin
-
-
-class _Container(PluginContainer):
-    """The plugins that the code of one asks for while it is imported; imported, and nothing more."""
-
-    def __init__(self, told: Greeting) -> None:
-        super().__init__(told.root, told.config)
-        self.rounds: _Imports = _Imports(self, told)
-
-    def import_one(self, name: str) -> Plugin:
-        """Import one plugin.
-
-        Raises:
-            Refused: its code has failed.
-        """
-        plugin = self.rounds.made(name)
-        self.rounds.fill(plugin)
-        return plugin
-
-
-class _Imports(Rounds):
-    def __init__(self, container: PluginContainer, told: Greeting) -> None:
-        super().__init__(container)
-        self._told = told
-        self.pending = {one.name: one for one in told.descriptors}
-
-    def begin(self, name: str) -> None:
-        """Import one that the code of another asks for."""
-        self.guarded(self.made(name), self.fill)
-
-    def made(self, name: str) -> Plugin:
-        """Take one of those that there are."""
-        plugin = self._container.plugins[name] = Plugin(self._container, self.pending.pop(name))
-        return plugin
-
-    def fill(self, plugin: Plugin) -> None:
-        """Import its code.
-
-        Raises:
-            Refused: that has failed.
-        """
-        root = self._container.root
-        source = self._told.source if plugin.name == self._told.name else locate(root, plugin.descriptor)
-        if isinstance(source, Problem):
-            raise Refused(plugin, source)
-        plugin.source = source
-        import_code(self._container.hooks, plugin, Aside())  # what was compiled may be older than what the agent runs
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from gofer.entry_points import listed
 from gofer.errors import PluginError
 from gofer.root import Root
 
-__all__ = ["GROUP", "Broken", "Source", "forget_module", "import_source", "locate", "one_line"]
+__all__ = ["GROUP", "Broken", "Source", "forget_module", "import_source", "locate", "one_line", "unused_files"]
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,23 @@ def locate(root: Root, descriptor: Descriptor) -> Source | Problem:
     if descriptor.plugin is not None and not from_file and _is_module(descriptor.plugin):
         return Source(descriptor.plugin)
     return _in_directories(root, descriptor, name)
+
+
+def unused_files(root: Root, descriptor: Descriptor, source: Source) -> Problem | None:
+    """Warn of files in the plugin directories that look as if they were the plugin, and are not; None: there are none.
+
+    One who has installed a distribution beside an old file of the same name must be told which one answers.
+    """
+    name = descriptor.plugin or descriptor.entry
+    unused = [file for one in root.plugin_dirs if (file := one / f"{name}.py") != source.file and file.is_file()]
+    if "." in name or not unused:
+        return None
+    files = ", ".join(map(str, unused))
+    instead = ""
+    if source.file is None:
+        instead = f", or, to use it, uninstall {source.distribution or f'module {source.module}'}"
+    text = f"plugin {descriptor.name!r} is {source}; {files} is not used: remove it{instead}"
+    return Problem("warning", str(descriptor.file), "main", "plugin", text)
 
 
 def import_source(source: Source, aside: modules.Aside | None = None) -> ModuleType:
@@ -162,7 +179,7 @@ def _in_directories(root: Root, descriptor: Descriptor, name: str) -> Source | P
                 continue
             reason = distrust(file)
             if reason is not None:
-                return Problem("error", str(file), None, None, f"{reason}; needed by {descriptor.file}")
+                return Problem("error", str(file), None, None, f"is needed by {descriptor.file}, but {reason}")
             return Source(_module_name(name), file)
     if problems:
         return problems[0]

@@ -55,6 +55,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
+        elif record.exc_text:
+            line["trace"] = record.exc_text
         return json.dumps(line)
 
 

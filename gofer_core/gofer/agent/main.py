@@ -114,7 +114,7 @@ class _Daemon:
 
     def _start(self) -> None:
         self.container.clock.call_after(_LOOK, self._watch_logging)
-        self.container.start(self._read()[0])
+        self.container.start(*self._read())
         if self.operations.phase == "starting":
             self.operations.phase = "running"
         notify(os.environ, "READY=1")
@@ -184,7 +184,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--root", metavar="DIR", help="put DIR before /etc/gofer, /var/lib/gofer ... (default: GOFER_ROOT, else /)"
     )
-    parser.add_argument("--check", action="store_true", help="tell all that is wrong with the configuration, and exit")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="tell all that is wrong with the configuration and the plugins' code, and exit",
+    )
     parser.add_argument("--version", action="version", version=f"goferd {version('gofer-core')}")
     return parser
 

@@ -11,10 +11,12 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.actions import Actions
-from gofer.agent.config import Descriptor, Settings, stable_uuid
+from gofer.agent.config import Descriptor, Machine, Settings, made_on, not_trusted, stable_uuid
 from gofer.agent.forking import HELPER, greeting
-from gofer.errors import PluginError
+from gofer.agent.trust import may_reach, owners
+from gofer.errors import ConfigError, PluginError
 from gofer.messaging.address import Address
+from gofer.messaging.document import shown
 from gofer.messaging.url import URL
 from gofer.rmi.api import API
 from gofer.rmi.counters import Counters
@@ -78,6 +80,8 @@ class Plugin:
         self.forks = Forks(descriptor.name, HELPER, lambda: greeting(self))
         #: What it does by itself.
         self.actions = Actions(self, container.clock)
+        #: What is to be said of a queue whose name was made up on another machine; None: nothing.
+        self.foreign: str | None = None
         #: The names of the plugins that its code took something from while it was loaded.
         self.needs: set[str] = set()
         #: Those that are loaded again together with it, while they are: its code finds these instead of the old ones.
@@ -138,6 +142,11 @@ class Plugin:
     def enabled(self) -> bool:
         """Whether its descriptor switches it on."""
         return self.descriptor.enabled
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it answers requests."""
+        return self.state is State.RUNNING
 
     @property
     def cfg(self) -> Settings:
@@ -203,7 +212,24 @@ class Plugin:
         """Return the address, making one up (and keeping it) for a plugin that has none."""
         if self._queue is None:
             self._queue = Address(self.descriptor.exchange, stable_uuid(self.container.root, self.name))
+            self.foreign = self._made_elsewhere()
         return self._queue
+
+    def _made_elsewhere(self) -> str | None:
+        """Tell that the uuid was made on another machine; None: it was not."""
+        try:
+            machine, file = made_on(self.container.root, self.name)
+        except ConfigError as unknown:
+            return str(unknown)
+        here = Machine.this()
+        if machine.key == here.key:
+            return None
+        return (
+            f"its queue {self.uuid} was made on another machine, {shown(machine.host)}; this is {shown(here.host)}. "
+            "If that one still runs, its agent reads this queue, too, and each of the two answers half of the calls. "
+            f"Then stop goferd here and remove {file.parent / self.name} and {file}: this agent gets its own queue. "
+            f"If this machine has replaced that one, remove {file} alone"
+        )
 
     # -- its API --------------------------------------------------------------------------------------------------
 
@@ -232,13 +258,17 @@ class Plugin:
 
         Raises:
             PluginError: it has something else of that name already (while it is imported, this is told at the end of
-                that), or the other has not been loaded.
+                that), or the other has not been loaded, or has an authenticator that this one's callers would get past.
         """
         if isinstance(other, Plugin):
             other = other._successor
             other._note_need()
             if other.module is None:
                 raise PluginError(f"plugin {other.name!r} has nothing to add: {other._why_not()}")
+        if self.is_running:  # one that is being loaded is checked at the end of that
+            for owner in owners(other, list(self.container.plugins.values())):
+                if self.authenticator is None and not may_reach(self, owner):
+                    raise PluginError(not_trusted(self.descriptor, owner.descriptor, "is given the methods of"))
         if self.module is not None:  # before that its own API is not known, and expose() does it
             self.api.add(_api_of(other))
         if not any(more is other for more in self._added):

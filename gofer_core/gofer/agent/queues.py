@@ -18,8 +18,9 @@ class QueueModel:
     """What a descriptor's ``[model]`` asks for.
 
     ``managed`` 0: nothing, the queue must be there. 1: it is declared, and bound to its exchange by its own name. 2: it
-    is also emptied and deleted when its plugin is unloaded, unless ``kept`` says why not. A queue with an expiration
-    goes when nobody uses it.
+    is also emptied and deleted when its plugin is unloaded, unless ``kept`` says why not. The broker deletes a queue
+    with an expiration when it had no reader for so long, with what waits in it. It is never declared auto-delete, as
+    gofer 2.12 did: such a queue goes with its last reader, so all that waits is lost when the agent stops or dies.
     """
 
     def __init__(self, descriptor: Descriptor, address: Address) -> None:
@@ -27,8 +28,7 @@ class QueueModel:
         self.plugin = descriptor.name
         self.address = address
         self.managed = descriptor.managed
-        expires = descriptor.expiration
-        self.spec = DeclareQueue(address.key, auto_delete=expires is not None, expires=expires, kind=descriptor.kind)
+        self.spec = DeclareQueue(address.key, expires=descriptor.expiration, kind=descriptor.kind)
         self._told: str | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -44,6 +44,11 @@ class QueueModel:
         if self.spec.kind == "quorum":
             return "brokers do not delete quorum queues only if they are empty"
         return None if self._told is None else "somebody else has declared it"
+
+    @property
+    def volatile(self) -> bool:
+        """Whether the queue may go with its last reader: gofer 2.12 may have declared it."""
+        return self.spec.expires is not None and self._told is not None
 
     def prepare(self) -> Steps:
         """Make sure that the queue is there: the operations before each (re)subscribing.

@@ -28,6 +28,7 @@ from gofer.agent.bounded import within
 from gofer.agent.config import Descriptor, Problem
 from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin, State
+from gofer.agent.trust import check_trust
 from gofer.errors import PluginError
 from gofer.rmi.workers import Workers
 
@@ -129,6 +130,7 @@ class Reload:
             for new in self._new.values():
                 self._load(new)
                 loaded.append(new)
+            self._check_trust()  # again: what is loaded may have set its authenticator itself
             for new in self._new.values():
                 with blamed(new, "messaging", "url"):
                     made = self._container.attachments.needed(new)
@@ -177,9 +179,17 @@ class Reload:
                     target = self._container.find(new.descriptor.extends)
                     if target.state not in (State.LOADING, State.RUNNING):
                         raise PluginError(f"plugin {target.name!r} is {target.state.value}")
+        self._check_trust()
         planned: dict[str, bool] = {}
         for other in self._container.plugins.values():
             self._plan(other, planned)
+
+    def _check_trust(self) -> None:
+        present = [self._new.get(one.name, one) for one in self._container.plugins.values()]
+        for new in self._new.values():
+            problem = check_trust(new, [one for one in present if one.name in self._new or one.is_running])
+            if problem is not None:
+                raise Refused(new, problem)
 
     def _extend_one(self, plugin: Plugin, done: set[str]) -> None:
         if plugin.name in done:
@@ -226,6 +236,7 @@ class Reload:
 
     def _pause(self) -> None:
         """Have what is not yet started wait for the new ones."""
+        self._container.gate.pause(self._new)
         for old, new in self._pairs:
             old.actions.stop()
             self._container.attachments.hand_over(old, new)
@@ -251,6 +262,7 @@ class Reload:
             raise Refused(plugin, Problem("error", str(plugin.descriptor.file), "main", "plugin", text))
 
     def _unload(self, plugin: Plugin) -> None:
+        self._container.hook_calls.flush(1.0)  # its own hooks may be told of what has ended
         run_unload(self._hooks, plugin, self._most)
 
     def _swap(self) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gofer.agent.assembly import Refused, add_extension, ask_extensions, blamed, import_plugin
 from gofer.agent.config import Descriptor, Problem
 from gofer.agent.plugin import Plugin, State
+from gofer.agent.trust import check_trust
 from gofer.errors import PluginError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Rounds:
         self._finish(loaded)
 
     def _finish(self, loaded: list[Plugin]) -> None:
-        """Do what is left to do for plugins whose code is there."""
+        """Do what is left to do for plugins whose code is there; take requests if all required ones run now."""
         extended: set[str] = set()
         for plugin in loaded:
             if plugin.descriptor.extends is not None and plugin.state is State.LOADING:
@@ -68,8 +69,15 @@ class Rounds:
             if target is not None and plugin.state is State.LOADING:
                 self.guarded(plugin, lambda plugin: self._extend(self._extended_by(plugin), extended))
         for plugin in loaded:
+            if plugin.state is State.LOADING:
+                self.guarded(plugin, self._check_trust)
+        for plugin in loaded:
             if plugin.state is State.LOADING and not self._container.stopping:
                 self.guarded(plugin, self._run)
+        self._container.gate.review()
+        for plugin in loaded:
+            if plugin.is_running:
+                log.info("plugin %s: loaded from %s, %s", plugin.name, plugin.source, self._container.where(plugin))
 
     def begin(self, name: str) -> None:
         """Have one that is pending imported, unless another plugin has asked for it meanwhile."""
@@ -107,6 +115,8 @@ class Rounds:
             self._container.quarantine(refused[0])
         else:
             self._finish([plugin])
+            return
+        self._container.gate.review()
 
     def check_extends(self, plugin: Plugin) -> None:
         """Refuse a plugin that extends itself, directly or by way of others.
@@ -122,6 +132,12 @@ class Rounds:
                 way.append(one.name)
                 if one.name == plugin.name:
                     raise PluginError(f"a cycle: {' -> '.join(way)}")
+
+    def _check_trust(self, plugin: Plugin) -> None:
+        beside = [one for one in self._container.present() if one.state in (State.LOADING, State.RUNNING)]
+        problem = check_trust(plugin, beside)
+        if problem is not None:
+            raise Refused(plugin, problem)
 
     def _extended_by(self, plugin: Plugin) -> Plugin:
         with blamed(plugin, "main", "extends"):
@@ -152,7 +168,6 @@ class Rounds:
                 self._container.attach(plugin)
         with blamed(plugin, "main", "plugin", "its actions cannot be started"):
             plugin.actions.start()
-        log.info("plugin %s: loaded from %s, %s", plugin.name, plugin.source, self._container.where(plugin))
 
     def guarded(self, plugin: Plugin, step: Callable[[Plugin], object]) -> None:
         """Do one step of a plugin's loading; quarantine whoever made it fail."""

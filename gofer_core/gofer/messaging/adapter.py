@@ -25,8 +25,7 @@ Promises of every adapter:
 - Until ``Opened`` only ``receive``, ``tick``, ``lost``, ``close``, ``events`` and ``take`` are called.
 - What belongs to one operation, message or subscription costs that one alone: a refused declaration, a message to an
   exchange that does not exist, or a queue that was deleted never disturbs another's delivery or confirmation.
-- A message larger than ``connector.max_message`` is never buffered whole. It becomes a ``Delivery`` with an empty body
-  and its ``size``; the connection settles it.
+- A message larger than its subscription's ``limit`` is never buffered whole: only its ends are kept.
 
 Third parties register a class by an entry point of the group ``gofer.adapters``, named by what stands before ``+`` in a
 URL, and subclass :class:`gofer.testing.AdapterContract` to have all promises tested.
@@ -46,6 +45,8 @@ from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 
 __all__ = [
+    "HEAD",
+    "TAIL",
     "Adapter",
     "Bind",
     "Blocked",
@@ -67,6 +68,9 @@ __all__ = [
     "SubscriptionLost",
     "Unbind",
 ]
+
+#: Bytes that are kept of the beginning and of the end of a message that is over its subscription's limit.
+HEAD, TAIL = 65536, 4096
 
 # -- operations: each is answered by exactly one Done. Tagged, so that they can be sent as they are --------------------
 
@@ -145,6 +149,9 @@ class Unbind(msgspec.Struct, frozen=True, tag=True):
 class Subscribe(msgspec.Struct, frozen=True, tag=True):
     """Have the messages of a queue delivered, at most ``prefetch`` (1 to 65535) of them unsettled at a time.
 
+    ``limit``: of a body of more bytes (and more than ``HEAD`` and ``TAIL`` together) the middle is thrown away while it
+    is read, so that it takes no memory; None: no limit.
+
     ``number`` is the connection's name for the subscription: it is new, and no later connection of this process uses
     it. Deliveries may follow in the same batch of events as the Done. Errors: NotFound: no such queue;
     AdapterError: the queue is somebody's alone, or ``exclusive`` is asked and it has another consumer.
@@ -154,6 +161,7 @@ class Subscribe(msgspec.Struct, frozen=True, tag=True):
     queue: str
     prefetch: int
     exclusive: bool = False
+    limit: int | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -203,8 +211,9 @@ class Delivery(msgspec.Struct, frozen=True, eq=False):
     """A message that the broker has handed to us and holds until it is accepted, released or rejected.
 
     ``redelivered``: it was delivered before; None: this broker cannot tell. ``ttl``: the message's time to live as its
-    sender set it, in seconds. ``tag`` is the adapter's own. ``size``: the body's size in bytes; when that is over the
-    connector's ``max_message`` the body is empty. Bodies are bytes, never memoryviews.
+    sender set it, in seconds. ``tag`` is the adapter's own. ``cut``: so many bytes are left out of the middle of
+    ``body``, between its first ``HEAD`` and its last ``TAIL`` bytes, as it is over the limit.
+    Bodies are bytes, never memoryviews.
     """
 
     subscription: int
@@ -212,7 +221,7 @@ class Delivery(msgspec.Struct, frozen=True, eq=False):
     redelivered: bool | None
     ttl: float | None
     tag: object
-    size: int
+    cut: int = 0
 
 
 class Confirmed(msgspec.Struct, frozen=True):

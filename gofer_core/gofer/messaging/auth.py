@@ -92,4 +92,8 @@ def verify(body: bytes, authenticator: Authenticator | None, document: Any = Non
         raise DocumentError(code, _SENTENCE, str(failed.details or failed) or "not valid") from failed
     except Exception as broken:
         raise DocumentError(_CODE, _SENTENCE, f"authenticator failed: {type(broken).__name__}") from broken
-    return inner, identity if isinstance(identity, str) else None
+    if not isinstance(identity, str):
+        return inner, None
+    if not identity.isprintable():  # it stands in logs, and is compared: what cannot be seen makes it look like another
+        raise DocumentError(_CODE, _SENTENCE, f"the identity {identity[:60]!r} has control characters in it")
+    return inner, identity

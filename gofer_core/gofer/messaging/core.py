@@ -447,7 +447,9 @@ class Core:
             if error is None and self._subscriptions.get(subscription) is wanted:
                 # Registered before it is asked for: its first deliveries may come with the answer.
                 self._by_number[number] = subscription
-                operation = Subscribe(number, subscription.queue, subscription.prefetch, subscription.exclusive)
+                operation = Subscribe(
+                    number, subscription.queue, subscription.prefetch, subscription.exclusive, subscription.limit
+                )
                 self.ask(operation, made, late=lambda: self.ask(Cancel(number), _ignore))
             else:
                 made(None, error)
@@ -525,15 +527,6 @@ class Core:
         subscription = self._by_number.get(delivery.subscription)
         if subscription is None:
             self.release(delivery)
-        elif delivery.size > self.connector.max_message:
-            log.warning(
-                "%s: a message of %d bytes in queue %r is rejected: over the limit of %d bytes (max_message)",
-                self.connector.url,
-                delivery.size,
-                subscription.queue,
-                self.connector.max_message,
-            )
-            self.reject(delivery)
         else:
             self._call(subscription.on_delivery, delivery)
 

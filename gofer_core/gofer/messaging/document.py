@@ -7,6 +7,7 @@ and a sentence, never another exception.
 
 from __future__ import annotations
 
+import calendar
 import json
 import math
 import re
@@ -20,6 +21,8 @@ from gofer.errors import DocumentError
 from gofer.messaging.value import MAX_DEPTH
 
 __all__ = [
+    "EXPIRED",
+    "MAX_CONTAINERS",
     "VERSION",
     "Head",
     "Invocation",
@@ -27,16 +30,29 @@ __all__ = [
     "Request",
     "Result",
     "Signed",
+    "check_size",
     "decode_reply",
     "decode_request",
     "encode",
     "head",
+    "seconds_of",
     "shown",
     "timestamp",
     "unwrap",
 ]
 
 VERSION = "2.0"
+#: The code of the rejection of a request that came too late.
+EXPIRED = "request.expired"
+
+#: What a request may hold, beside its bytes: the agent decodes in a thread that all plugins share. Lists and objects
+#: cost far more than their bytes (16 MiB of empty lists took 12 s and 1 GB); so do integers of thousands of digits.
+MAX_CONTAINERS = 500_000
+_MAX_DIGITS = 100_000  # of all integers of more than 200 digits together
+_MAX_NAME = 255  # characters of a class or a method
+
+_NO_BRACKETS = bytes(set(range(256)) - set(b'"[{'))
+_LONG_NUMBERS = re.compile(rb"[0-9]{200,}+")
 
 _SN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}")
 _PLAIN_VERSION = re.compile(r"[0-9A-Za-z.]{1,20}")
@@ -68,7 +84,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A request's envelope.
 
     ``wait`` is how long its caller waits, in seconds: statuses are then held back so that a fast call is two messages.
-    ``again`` says that it may have been published before. ``timeout`` bounds its execution, in seconds.
+    ``again`` says that it may have been published before. ``timeout`` bounds its execution, in seconds. ``timestamp``
+    is when it was sent, ``ttl`` how many seconds later it expires, and ``expires`` when that is, in seconds since 1970
+    by its caller's clock. Callers of gofer 2.12 say none of these.
     """
 
     sn: str | None = None
@@ -82,6 +100,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     wait: float | None = None
     again: bool = False
     timeout: float | None = None
+    timestamp: Any = None
+    ttl: Any = None
+    expires: float | None = None
 
     def __repr__(self) -> str:
         # Neither the secret nor the password: this may get into a log.
@@ -132,8 +153,8 @@ class Head(NamedTuple):
 
 
 class _Some(msgspec.Struct, frozen=True):
-    sn: Any = None
-    replyto: Any = None
+    sn: msgspec.Raw = msgspec.Raw(b"null")
+    replyto: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _encoder = msgspec.json.Encoder()
@@ -153,15 +174,21 @@ def decode_request(body: bytes) -> Request:
     Raises:
         DocumentError: ``model.invalid``, with what does not fit and where; ``model.version`` for another version.
     """
+    check_size(body)
     try:
         request = _request.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as bad:
         request = _decode_leniently(body, Request, bad)
     if request.sn is not None and _SN.fullmatch(request.sn) is None:
         raise _invalid("sn is not a serial number", shown(request.sn))
+    for name, text in (("classname", request.request.classname), ("method", request.request.method)):
+        if len(text) > _MAX_NAME:
+            raise _invalid(f"{name} is longer than {_MAX_NAME} characters", shown(text, 60))
     for name, seconds in (("wait", request.wait), ("timeout", request.timeout)):
         if seconds is not None and not 0 <= seconds < math.inf:
             raise _invalid(f"{name} is not a number of seconds, 0 or more", str(seconds))
+    if request.expires is not None and not math.isfinite(request.expires):
+        raise _invalid("expires is not a time in seconds since 1970", str(request.expires))
     _check_depth(body)
     if request.version != VERSION:
         found = str(request.version)
@@ -199,24 +226,69 @@ def unwrap(body: bytes) -> Signed | None:
 
 def head(body: bytes) -> Head:
     """Read what a rejection needs from a document that was refused. Never raises."""
+    sn: Any
+    replyto: Any
     try:
-        found = _some.decode(body)
+        some = _some.decode(body)
+        sn, replyto = _text(some.sn), _text(some.replyto)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         try:
+            check_size(body)
             # len: no number is too long for it
-            found = msgspec.convert(json.loads(body.decode(), parse_int=len), _Some)
-        except (ValueError, RecursionError):
+            found = json.loads(body.decode(), parse_int=len)
+        except (DocumentError, ValueError, RecursionError):
             return Head(None, None)
-    sn, replyto = found.sn, found.replyto
+        if not isinstance(found, dict):
+            return Head(None, None)
+        sn, replyto = found.get("sn"), found.get("replyto")
     return Head(
         sn if isinstance(sn, str) and _SN.fullmatch(sn) else None,
         replyto if isinstance(replyto, str) and replyto else None,
     )
 
 
+def _text(raw: msgspec.Raw) -> str | None:
+    """Read a field if it is text: nothing is made of it if it is anything else."""
+    return msgspec.json.decode(raw, type=str) if bytes(raw).startswith(b'"') else None
+
+
+def check_size(body: bytes) -> None:
+    """Refuse a document before anything is made of it that would cost far more than its bytes tell.
+
+    Raises:
+        DocumentError: ``model.invalid``.
+    """
+    if body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
+        count = len(_outside_text(body, _NO_BRACKETS))
+        if count > MAX_CONTAINERS:
+            raise _invalid(f"{count} lists and objects, {MAX_CONTAINERS} are allowed")
+    if len(body) > _MAX_DIGITS and _digits(body) > _MAX_DIGITS:
+        count = _digits(_outside_text(body))
+        if count > _MAX_DIGITS:
+            raise _invalid(f"{count} digits in integers of 200 digits and more, {_MAX_DIGITS} are allowed")
+
+
+def _digits(body: bytes) -> int:
+    return sum(map(len, _LONG_NUMBERS.findall(body)))
+
+
+def _outside_text(body: bytes, without: bytes = b"") -> bytes:
+    """Return what of a document stands outside of its texts, but for the bytes in ``without``."""
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # now each quote begins or ends a text
+    return b"".join(bare.translate(None, without).split(b'"')[::2])
+
+
 def timestamp() -> str:
     """The time as replies carry it: UTC, ISO 8601, whole seconds."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def seconds_of(text: object) -> float | None:
+    """Read a timestamp, in seconds since 1970. None: it is none."""
+    try:
+        return float(calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))) if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 def shown(text: object, most: int = 200) -> str:

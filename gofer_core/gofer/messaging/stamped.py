@@ -125,7 +125,8 @@ class StampedAuthenticator(Authenticator):
             limit = ttl
         age = time.time() - signed
         if age > limit + SKEW:
-            raise Expired(f"signed {age:.0f} s ago, allowed: {limit:g} s (and {SKEW:g} s between clocks)")
+            allowed = f"{limit:.1f}".removesuffix(".0")
+            raise Expired(f"signed {age:.0f} s ago, allowed: {allowed} s (and {SKEW:g} s between clocks)")
         if age < -SKEW:
             raise Expired(f"signed {-age:.0f} s in the future, allowed: {SKEW:g} s between clocks")
 

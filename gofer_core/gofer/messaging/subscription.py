@@ -23,6 +23,7 @@ class Subscription:
         on_delivery: called with each delivery, which the callee settles (``connection.accept`` ...).
         prepare: makes the operations that come before each (re)subscribing, to declare what is needed.
         on_lost: called with a sentence when it ends or cannot be made; the connection tries again by itself.
+        limit: of a larger body only the ends are kept: see :class:`gofer.messaging.adapter.Subscribe`.
         on_made: called each time that it is made: the first, and after each loss.
         dispose: makes the operations that clean up when the connection is closed for good.
         keep_open: the connection is kept, and made again, for this: an agent's queue. False: it may be closed while
@@ -34,6 +35,7 @@ class Subscription:
         "error",
         "exclusive",
         "keep_open",
+        "limit",
         "made",
         "number",
         "on_delivery",
@@ -54,6 +56,7 @@ class Subscription:
         *,
         on_made: Callable[[], None] | None = None,
         exclusive: bool = False,
+        limit: int | None = None,
         dispose: Callable[[], Steps] | None = None,
         keep_open: bool = True,
     ) -> None:
@@ -64,6 +67,7 @@ class Subscription:
         self.on_lost = on_lost
         self.on_made = on_made
         self.exclusive = exclusive
+        self.limit = limit
         self.dispose = dispose
         self.keep_open = keep_open
         #: Its number at the adapter, None while it is not there.

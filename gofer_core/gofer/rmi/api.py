@@ -39,6 +39,11 @@ class Target:
         return self.mark.model or DIRECT
 
     @property
+    def holds_no_thread(self) -> bool:
+        """Whether it runs on the plugin's event loop: an ``async def`` that is not forked."""
+        return self.is_async and self.model == DIRECT
+
+    @property
     def name(self) -> str:
         """``Class.method``, as logs and errors have it."""
         return f"{self.namespace}.{self.method}"
@@ -112,8 +117,12 @@ class API:
 
     def has(self, classname: str, method: str) -> bool:
         """Whether ``find`` would find it."""
+        return self.look_up(classname, method) is not None
+
+    def look_up(self, classname: str, method: str) -> Target | None:
+        """Return what ``find`` would; None: it would find none."""
         members = self._targets.get(classname)
-        return members is not None and method in members
+        return None if members is None else members.get(method)
 
     def versions(self, classname: str) -> list[str]:
         """Return the versions that there are of a class, as callers ask for them."""

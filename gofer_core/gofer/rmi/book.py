@@ -45,6 +45,7 @@ class Book:
         self._max_age = max_age
         self._lock = threading.Lock()
         self._working: dict[str, Received] = {}
+        self._overdue: dict[str, Received] = {}
         # Thousands of these stay in memory, so each is one bytes object (when, digest, result) under the hash of its
         # number: a fifth of what objects with attributes take. Hashes are salted: nobody outside can make two collide.
         self._ended: dict[int, bytes] = {}
@@ -110,6 +111,30 @@ class Book:
             if entry is not None:
                 self._order.remove(hash(sn))
                 self._bytes -= len(entry)
+
+    def expired(self, request: Received) -> bool:
+        """Note one whose method takes too long; False: that has just returned."""
+        with self._lock:
+            request.overdue = not request.returned
+            if request.overdue:
+                self._overdue[request.key] = request
+            return request.overdue
+
+    def returned(self, request: Received) -> None:
+        """Hear that the method of a request has ended."""
+        with self._lock:
+            request.returned = True
+            request.overdue = False
+            self._overdue.pop(request.key, None)
+
+    def overdue(self) -> list[Received]:
+        """Return the requests whose callers have been answered, and whose methods go on for longer than they may."""
+        with self._lock:
+            return list(self._overdue.values())
+
+    def get_overdue(self, sn: str) -> Received | None:
+        """Return the overdue request with that serial number, if there is one."""
+        return self._overdue.get(sn)
 
     def get(self, sn: str) -> Received | None:
         """Return the request with that serial number that is queued, running or being answered, if there is one."""

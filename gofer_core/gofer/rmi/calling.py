@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Generator
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final, NamedTuple
 
 from msgspec import to_builtins
@@ -17,7 +17,7 @@ from msgspec import to_builtins
 from gofer.errors import AdapterError, ConnectionLost, DocumentError, MessagingError, NotFound
 from gofer.messaging.adapter import Outcome
 from gofer.messaging.auth import verify
-from gofer.messaging.document import Reply
+from gofer.messaging.document import EXPIRED, Reply, seconds_of
 from gofer.rmi.conversation import Conversation
 from gofer.rmi.options import Options, Report
 
@@ -72,7 +72,7 @@ class Heard(NamedTuple):
 class Call:
     """A call that waits: its conversation, and the inbox that handlers fill. ``wake`` tells the one who waits so."""
 
-    __slots__ = ("conversation", "inbox", "sent_in", "token", "wake")
+    __slots__ = ("ahead", "conversation", "inbox", "sent_in", "token", "wake")
 
     def __init__(self, sn: str, wake: Callable[[], None]) -> None:
         self.conversation = Conversation(sn)
@@ -81,6 +81,8 @@ class Call:
         #: The message's number at the link, and which subscription to the reply queue it was sent in.
         self.token = 0
         self.sent_in = 0
+        #: By how many seconds the agent's clock is known to be ahead of ours.
+        self.ahead = 0.0
 
     def settled(self, outcome: Outcome, reason: str) -> None:
         """Hear from the broker what became of the request."""
@@ -132,7 +134,11 @@ def flow(
             if event is None:
                 raise conversation.timeout(options.wait, options.ttl or options.wait, state())
             if isinstance(event, Heard):
-                report = conversation.feed(event.reply) if _believed(event, options, call) else None
+                believed = _believed(event, options, call)
+                if believed and _in_time(deadline, expires) and _told_the_time(event.reply, call):
+                    yield request()  # it was not run: once more, by the agent's clock
+                    continue
+                report = conversation.feed(event.reply) if believed else None
                 if report is not None and options.progress is not None:
                     yield Tell(report)
                 continue
@@ -151,9 +157,7 @@ def flow(
                         call.inbox.appendleft(event)
             # An agent that knows the request answers as it did, or will; none is run again for being asked again.
             document["again"] = True
-            now = monotonic()
-            expired = expires is not None and now >= expires and not conversation.accepted
-            if not expired and (deadline is None or now < deadline):
+            if _in_time(deadline, None if conversation.accepted else expires):
                 yield request(isolated=isolated)
     except ConnectionLost as lost:
         if deadline is None or monotonic() < deadline:
@@ -186,6 +190,23 @@ def _refused(outcome: Outcome, reason: str, address: str, *, again: bool) -> Non
         raise NotFound(f"nobody listens at {address!r}: {reason}")
 
 
+def _in_time(*limits: float | None) -> bool:
+    now = monotonic()
+    return all(limit is None or now < limit for limit in limits)
+
+
+def _told_the_time(reply: Reply, call: Call) -> bool:
+    """Note, the first time, what a rejection for being late says of the agent's clock; tell whether there is news."""
+    if reply.status != "rejected" or reply.code != EXPIRED or call.ahead:
+        return False
+    there = seconds_of(reply.timestamp)
+    if there is None:
+        return False
+    call.ahead = there + 0.5 - time()  # it is in whole seconds
+    log.info("the agent's clock is %.0f s ahead of ours; %s is sent again", call.ahead, call.conversation.sn)
+    return True
+
+
 def _believed(heard: Heard, options: Options, call: Call) -> bool:
     if options.authenticator is None:
         return True
@@ -193,6 +214,7 @@ def _believed(heard: Heard, options: Options, call: Call) -> bool:
         verify(heard.body, options.authenticator, to_builtins(heard.reply))
     except DocumentError as bad:
         # Not from our agent, as far as anybody can tell: it does not end the call.
-        log.warning("a reply to %s is not believed: %s", call.conversation.sn, bad)
+        if call.conversation.disbelieve(str(bad.details or bad)):
+            log.warning("a reply to %s is not believed: %s", call.conversation.sn, bad)
         return False
     return True

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gofer.errors import Cancelled, DocumentError
+from gofer.errors import Cancelled, DocumentError, NotAuthorized
 from gofer.messaging.document import shown
 from gofer.rmi import criteria as told
 from gofer.rmi import records
 from gofer.rmi.book import Book
 from gofer.rmi.clock import Clock
+from gofer.rmi.lane import Lane
 from gofer.rmi.later import Later
 from gofer.rmi.ledger import Ledger, Unavailable
 from gofer.rmi.records import DAY
@@ -24,19 +24,28 @@ from gofer.rmi.shedding import BARE, decode, restore
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["Cancelling", "cancel"]
-
-log = logging.getLogger(__name__)
+__all__ = ["Cancelling", "Owner", "cancel"]
 
 _SN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}")
 _PATIENCE = 1.0  # seconds that an answer waits for the disk
 _CHUNK = 20  # requests whose data are read from the disk at a time
 _PENDING = 50  # answers on their way, of which more are not made
 _PAUSE = 0.02  # seconds until there may be fewer of these
+_MOST_CRITERIA = 20  # that wait to be asked of all requests
+_TRIM = 1000  # cancellations written down between two looks at how many there are
+
+
+class Owner(NamedTuple):
+    """Whose requests may be cancelled: those that this identity has signed."""
+
+    identity: str | None
 
 
 class Cancelling:
     """Cancels the requests of an agent, each plugin's on its own. Any thread; nothing here waits, but for ``restore``.
+
+    Criteria are asked of all requests by a thread of this one's own: with thousands of requests that takes a while.
+    ``owner`` says whose requests are meant; None: everybody's.
 
     What was cancelled is cancelled after a restart of the agent too, if there is a ledger.
 
@@ -59,42 +68,81 @@ class Cancelling:
         self._max_entries = max_entries
         self._max_age = max_age
         self._lock = threading.Lock()
-        self._expected: dict[tuple[str, str], float] = {}
+        self._expected: dict[tuple[str, str, Owner | None], float] = {}
+        self._written = 0
+        self._lane = None if clock is None else Lane("gofer-cancel", clock)
+        if ledger is not None:
+            ledger.lost.append(self._rewrite)
 
-    def by_number(self, plugin: Any, sn: str) -> Later:
+    def stop(self) -> None:
+        """Have the thread end when it has done what it was asked for."""
+        if self._lane is not None:
+            self._lane.stop()
+
+    def by_number(self, plugin: Any, sn: str, *, owner: Owner | None = None) -> Later:
         """Cancel the request of a plugin with a serial number; that number comes later, in a list, if there is one.
 
         Raises:
             ValueError: this can be no request's serial number.
+            NotAuthorized: it is that of another owner's request.
         """
         if not isinstance(sn, str) or _SN.fullmatch(sn) is None:
             raise ValueError(f"{shown(str(sn))} is not a serial number")
         while True:
             request = self._book.get(sn)
             if request is not None:
+                if request.plugin is plugin and owner is not None and request.identity != owner.identity:
+                    raise NotAuthorized(f"request {sn} was not signed by you; [main] admin names who may cancel it")
                 return self._kept([sn] if request.plugin is plugin and self._cancel(request) else [])
+            overdue = self._book.get_overdue(sn)
+            if overdue is not None:
+                return self._kept([sn] if overdue.plugin is plugin and overdue.cancel() else [])
             if self._book.has_ended(sn):
                 return self._kept([])
-            self._expect(plugin.name, sn)
+            self._expect(plugin.name, sn, owner)
             # It may have come between these steps, and found nothing then; looked up again, it is there.
             if self._book.get(sn) is None:
                 return self._kept([], remembered=True)
 
-    def by_criteria(self, plugin: Any, criteria: Mapping[str, Any], *, besides: str | None = None) -> Later:
+    def by_criteria(
+        self, plugin: Any, criteria: Mapping[str, Any], *, besides: str | None = None, owner: Owner | None = None
+    ) -> Later:
         """Cancel the requests of a plugin whose data meet criteria, but the one with the number ``besides``.
 
         Their serial numbers come later: a list in the order in which the requests came. RuntimeError comes instead when
         the data of some stand in a ledger that cannot be read; those in memory are cancelled all the same.
 
         Raises:
-            InvalidOperator, ValueError: the criteria are none.
+            InvalidOperator, ValueError: the criteria are none, or too much.
+            RuntimeError: too many others wait to be asked.
         """
         told.check(criteria)
+        later = Later()
+
+        def work() -> None:
+            try:
+                self._by_criteria(plugin, criteria, besides, owner, later)
+            except Exception as failed:  # noqa: BLE001 - told to who waits for it
+                later.end(None, failed)
+
+        if self._lane is None:
+            work()
+        elif self._lane.waiting >= _MOST_CRITERIA:
+            raise RuntimeError(f"{_MOST_CRITERIA} other criteria are being looked at; try again later")
+        else:
+            self._lane.put(work)
+        return later
+
+    def _by_criteria(
+        self, plugin: Any, criteria: Mapping[str, Any], besides: str | None, owner: Owner | None, later: Later
+    ) -> None:
         found: dict[str, bool] = {}
         meant: list[Received] = []
         absent: list[Received] = []
-        for request in self._book.working():
+        for request in (*self._book.working(), *self._book.overdue()):
             if request.plugin is not plugin or request.sn is None or request.sn == besides:
+                continue
+            if owner is not None and request.identity != owner.identity:
                 continue
             shed, data = request.shed, request.data
             if BARE in (shed, request.shed):  # data may come and go meanwhile
@@ -115,30 +163,31 @@ class Cancelling:
             return self._kept([sn for sn, cancelled in found.items() if cancelled])
 
         if not absent or self._ledger is None:
-            return end()
-        later = Later()
-        self._read(absent, criteria, found, later, end)
-        return later
+            end().then(later.end)
+        else:
+            self._read(absent, criteria, found, later, end)
 
     def restore(self, name: str) -> None:
-        """Read from the ledger what was cancelled of a plugin before this process began. Waits for the disk."""
+        """Read from the ledger what was cancelled of a plugin before this process began. Waits for the disk.
+
+        Raises:
+            Unavailable: it cannot be read now; until it is, no request of the plugin may be taken.
+        """
         if self._ledger is None or not self._ledger.exists():
             return
-        try:
-            found = self._ledger.call(records.buried(name))
-        except Unavailable as failed:
-            log.error("plugin %s: what was cancelled before cannot be read: %s", name, failed)
-            return
-        for sn, left in found:
-            self._remember(name, sn, left)
+        found = self._ledger.call(records.buried(name))
+        for key, left in found:
+            sn, signed, identity = key.partition("\n")
+            self._remember(name, sn, Owner(identity or None) if signed else None, left)
 
-    def awaits(self, plugin: Any, sn: str | None) -> bool:
-        """Tell whether a request that has just come was cancelled before."""
+    def awaits(self, plugin: Any, sn: str | None, identity: str | None = None) -> bool:
+        """Tell whether a request that has just come was cancelled before, by whoever may cancel it."""
         if sn is None or not self._expected:
             return False
         with self._lock:
-            until = self._expected.get((plugin.name, sn))
-        return until is not None and until > time.monotonic()
+            found = [self._expected.get((plugin.name, sn, owner)) for owner in (None, Owner(identity))]
+        now = time.monotonic()
+        return any(until is not None and until > now for until in found)
 
     def _read(
         self,
@@ -155,11 +204,16 @@ class Cancelling:
             return
         chunk, rest = absent[:_CHUNK], absent[_CHUNK:]
 
-        def work(file: sqlite3.Connection) -> list[tuple[Received, bytes]]:
-            bodies = [(request, records.load(request.key)(file)) for request in chunk]
-            return [(one, body) for one, body in bodies if body and _meets(criteria, body)]
+        def work(file: sqlite3.Connection) -> list[tuple[Received, bytes | None]]:
+            return [(request, records.load(request.key)(file)) for request in chunk]
 
-        def done(meant: list[tuple[Received, bytes]] | None, failed: Unavailable | None) -> None:
+        def done(bodies: list[tuple[Received, bytes | None]] | None, failed: Unavailable | None) -> None:
+            if self._lane is None:
+                go_on(bodies, failed)
+            else:
+                self._lane.put(lambda: go_on(bodies, failed))  # the ledger's thread has other things to do
+
+        def go_on(bodies: list[tuple[Received, bytes | None]] | None, failed: Unavailable | None) -> None:
             if failed is not None:
                 end()
                 text = (
@@ -167,7 +221,9 @@ class Cancelling:
                 )
                 later.end(None, RuntimeError(text))
                 return
-            for request, body in meant or ():
+            for request, body in bodies or ():
+                if not body or not _meets(criteria, body):
+                    continue
                 if request.shed == BARE and not request.has_started:
                     restore(request, body)
                 found[request.key] = self._cancel(request)
@@ -199,19 +255,34 @@ class Cancelling:
         if not cancel(request):
             return False
         if self._ledger is not None and request.sn is not None:
-            self._ledger.post(records.bury(request.plugin.name, request.sn), kept=True)
+            self._bury(request.plugin.name, request.sn)
         return True
 
-    def _expect(self, name: str, sn: str) -> None:
-        self._remember(name, sn, self._max_age)
-        if self._ledger is not None:
-            self._ledger.post(records.bury(name, sn), kept=True)
+    def _expect(self, name: str, sn: str, owner: Owner | None) -> None:
+        self._remember(name, sn, owner, self._max_age)
+        self._bury(name, sn if owner is None else f"{sn}\n{owner.identity or ''}")
 
-    def _remember(self, name: str, sn: str, seconds: float) -> None:
+    def _bury(self, name: str, key: str) -> None:
+        if self._ledger is None:
+            return
+        self._ledger.post(records.bury(name, key), kept=True)
+        self._written += 1
+        if self._written >= _TRIM:
+            self._written = 0
+            self._ledger.post(records.trim(2 * self._max_entries))
+
+    def _rewrite(self) -> None:
+        """Write down again what is known of a file that was corrupt."""
+        with self._lock:
+            expected = list(self._expected)
+        for name, sn, owner in expected:
+            self._bury(name, sn if owner is None else f"{sn}\n{owner.identity or ''}")
+
+    def _remember(self, name: str, sn: str, owner: Owner | None, seconds: float) -> None:
         with self._lock:
             now = time.monotonic()
-            self._expected.pop((name, sn), None)
-            self._expected[name, sn] = now + seconds
+            self._expected.pop((name, sn, owner), None)
+            self._expected[name, sn, owner] = now + seconds
             while len(self._expected) > self._max_entries or next(iter(self._expected.values())) <= now:
                 del self._expected[next(iter(self._expected))]
 
@@ -221,6 +292,8 @@ def cancel(request: Received) -> bool:
 
     One that has not started is ended here, and never starts. One that runs is told; it ends when its method does.
     """
+    if request.overdue:
+        return request.cancel()
     if request.state == ENDED:
         return False
     if request.start():

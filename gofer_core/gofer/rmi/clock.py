@@ -13,19 +13,24 @@ __all__ = ["Clock", "Timer"]
 
 log = logging.getLogger(__name__)
 
+_LONGEST = 3600.0  # seconds of one sleep; a caller may ask for a time that no lock can wait for
+_FEW = 100  # cancelled timers that may stay until their time
+
 
 class Timer:
-    """A call that is due at ``when``, a time of ``time.monotonic()``."""
+    """A call that is due at ``when``, a time of ``time.monotonic()``. ``hear`` is called when it is cancelled."""
 
-    __slots__ = ("_function", "when")
+    __slots__ = ("_function", "_hear", "when")
 
-    def __init__(self, when: float, function: Callable[[], object]) -> None:
+    def __init__(self, when: float, function: Callable[[], object], hear: Callable[[], object] = lambda: None) -> None:
         self.when = when
         self._function: Callable[[], object] | None = function
+        self._hear = hear
 
     def cancel(self) -> None:
         """Have the function not called, unless its call has begun. May be repeated; any thread."""
-        self._function = None
+        if self.take() is not None:
+            self._hear()
 
     @property
     def cancelled(self) -> bool:
@@ -50,6 +55,7 @@ class Clock:
         self._changed = threading.Condition(threading.Lock())
         self._heap: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
+        self._cancelled = 0  # of those in the heap, about: never less than there are
         self._thread: threading.Thread | None = None
         self._stopped = False
 
@@ -83,7 +89,7 @@ class Clock:
 
     def call_at(self, when: float, function: Callable[[], object]) -> Timer:
         """Call the function when ``time.monotonic()`` has reached ``when``. After ``stop`` it is never called."""
-        timer = Timer(when, function)
+        timer = Timer(when, function, self._forget_one)
         with self._changed:
             if self._stopped:
                 return timer
@@ -93,6 +99,15 @@ class Clock:
             if self._heap[0] is entry:
                 self._changed.notify()
         return timer
+
+    def _forget_one(self) -> None:
+        """Hear that a timer was cancelled; when most of them were, they go, however far away their times are."""
+        with self._changed:
+            self._cancelled += 1
+            if self._cancelled > max(_FEW, len(self._heap) // 2):
+                self._heap = [entry for entry in self._heap if not entry[2].cancelled]
+                heapq.heapify(self._heap)
+                self._cancelled = 0
 
     def _run(self) -> None:
         while (function := self._next()) is not None:
@@ -108,12 +123,13 @@ class Clock:
                 # All cancelled ones at the head go together, so a thousand of them cost one wake-up at most.
                 while self._heap and self._heap[0][2].cancelled:
                     heapq.heappop(self._heap)
+                    self._cancelled = max(0, self._cancelled - 1)
                 if not self._heap:
                     self._changed.wait()
                     continue
                 left = self._heap[0][0] - time.monotonic()
                 if left > 0:
-                    self._changed.wait(left)
+                    self._changed.wait(min(left, _LONGEST))
                     continue
                 function = heapq.heappop(self._heap)[2].take()
                 if function is not None:

@@ -13,6 +13,8 @@ from gofer.rmi.options import Report
 
 __all__ = ["Conversation"]
 
+#: Reasons for not believing replies that are kept for the error.
+_MOST_REASONS = 3
 _ORDER = {"not sent": 0, "sent": 1, "accepted": 2, "started": 3, "progress": 4}
 
 
@@ -29,6 +31,7 @@ class Conversation:
         self.report: Report | None = None
         self.done = False
         self.old = False
+        self._disbelieved: dict[str, int] = {}  # why replies were not believed, and how many of these
         self._value: Any = None
         self._error: Callable[[], Exception] | None = None
 
@@ -41,6 +44,13 @@ class Conversation:
         """Note that the request got so far; it never goes back."""
         if _ORDER[state] > _ORDER[self.state]:
             self.state = state
+
+    def disbelieve(self, why: str) -> bool:
+        """Note that a reply came which nobody can vouch for; tell whether it was the first of this call."""
+        first = not self._disbelieved
+        if why in self._disbelieved or len(self._disbelieved) < _MOST_REASONS:
+            self._disbelieved[why] = self._disbelieved.get(why, 0) + 1
+        return first
 
     def feed(self, reply: Reply) -> Report | None:
         """Take in a reply, in any order and any number of times; return the report if it is one of progress."""
@@ -89,11 +99,15 @@ class Conversation:
             detail = f"it was not sent: {link}"
         elif self.state == "sent":
             cut = "" if link == "open" else f" (connection: {link})"
-            detail = f"it was sent, and there was no word from the agent{cut}; it may still run{until}"
+            word = "no word from the agent" if not self._disbelieved else "no word that can be believed"
+            detail = f"it was sent, and there was {word}{cut}; it may still run{until}"
         elif self.state == "progress" and self.report is not None:
             done = f"{shown(self.report['completed'], 40)} of {shown(self.report['total'], 40)}"
             details = shown(self.report["details"])
             detail = f"it was started; last progress: {done}, details {details}; it may still end"
         else:
             detail = f"it was {self.state} by the agent; it may still run"
+        if self._disbelieved:
+            reasons = "; ".join(f"{count} for {shown(why)}" for why, count in self._disbelieved.items())
+            detail += f". Replies came, and were not believed: {reasons}"
         return RequestTimeout(self.sn, wait, self.state, detail, self.report)

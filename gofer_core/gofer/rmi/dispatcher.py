@@ -135,7 +135,7 @@ def authorize(target: Target, request: Received) -> None:
     mark = target.mark
     if mark.secret is not None:
         _check_secret(target, request.document.secret)
-    if mark.logins and request.authenticated is not target:
+    if _needs_login(target, request):
         raise NotAuthenticated(f"{target.name}(): user and password were not checked")
 
 
@@ -146,11 +146,19 @@ def login_of(target: Target, request: Received) -> Attempt | None:
         NotAuthorized: what else it asks for is not given, or wrong; or they are not there, or of a user who may not.
     """
     mark = target.mark
-    if not mark.logins or request.authenticated is target:
+    if not _needs_login(target, request):
         return None
     if mark.secret is not None:
         _check_secret(target, request.document.secret)
     return attempt(target.name, mark.logins, request.document.pam)
+
+
+def _needs_login(target: Target, request: Received) -> bool:
+    """Tell whether a user and a password are still to be checked."""
+    logins = target.mark.logins
+    if not logins or request.authenticated is target:
+        return False
+    return request.identity is None or not any(login.identity for login in logins)
 
 
 def _check_secret(target: Target, given: Any) -> None:

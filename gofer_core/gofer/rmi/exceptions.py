@@ -13,15 +13,19 @@ import traceback
 from types import ModuleType
 from typing import Any, cast
 
+import msgspec
+
 from gofer import errors
 from gofer.messaging.document import Result
 from gofer.messaging.value import plain
 
-__all__ = ["from_result", "to_result"]
+__all__ = ["from_result", "sentence", "to_result", "trace_of"]
 
 #: Where callers of gofer 2.x look for our classes; all others of ours are new names there.
 _WIRE_MODULES = {"MemberNotFound": "gofer.collation", "InvalidOperator": "gofer.rmi.criteria"}
 _DISPATCHER = "gofer.rmi.dispatcher"
+
+_read_result = msgspec.json.Decoder(Result).decode
 
 # What a class may have put in their place is not asked: these are the real ones.
 _ARGS = vars(BaseException)["args"]
@@ -29,12 +33,15 @@ _DICT = vars(BaseException)["__dict__"]
 
 
 def to_result(raised: BaseException) -> dict[str, Any]:
-    """Make the ``result`` of a reply from an exception. Never raises."""
+    """Make the ``result`` of a reply from an exception; of one that would end a process, RuntimeError. Never raises."""
     trace = _trace(raised)
     kind = type(raised)
     module = kind.__module__
     if getattr(errors, kind.__name__, None) is kind:
         module = _WIRE_MODULES.get(kind.__name__, _DISPATCHER if issubclass(kind, errors.DispatchError) else module)
+    if not issubclass(kind, Exception):
+        # A caller of gofer 2.12 would raise it as it is, and be ended by a SystemExit of the agent's method.
+        return _ordinary(f"the method raised {sentence(raised)}", trace)
     attributes = list(_DICT.__get__(raised).items())
     state = {_text(key): _plain_or_repr(value) for key, value in attributes if isinstance(key, str)}
     state.pop("__notes__", None)  # they are in the trace, where they belong
@@ -45,6 +52,16 @@ def to_result(raised: BaseException) -> dict[str, Any]:
         "xclass": _text(kind.__qualname__),
         "xargs": [_plain_or_repr(value) for value in _arguments(raised)],
         "xstate": state,
+    }
+
+
+def _ordinary(text: str, trace: str) -> dict[str, Any]:
+    return {
+        "exval": trace,
+        "xmodule": "builtins",
+        "xclass": "RuntimeError",
+        "xargs": [_text(text)],
+        "xstate": {"trace": trace},
     }
 
 
@@ -59,6 +76,29 @@ def from_result(result: Result) -> Exception:
     if made is None:
         return errors.RemoteException(trace, result.xmodule, result.xclass, result.xargs, result.xstate)
     return made
+
+
+def sentence(raised: BaseException) -> str:
+    """Tell an exception in one line, without control characters: its class and its message. Never raises."""
+    name = type(raised).__qualname__
+    try:
+        if type(raised) is errors.RemoteException:  # it stands for one of a class that is not known here
+            args = raised.xargs if isinstance(raised.xargs, list) else []
+            name, text = str(raised.xclass), str(args[0] if len(args) == 1 else tuple(args) or "")
+        else:
+            text = str(raised)
+        words = " ".join(text[:10_000].split())
+    except BaseException:  # noqa: BLE001 - a __str__ may do anything; the class must do
+        words = ""
+    told = repr(f"{name}: {words}" if words else name)[1:-1]
+    return told if len(told) <= 300 else f"{told[:297]}..."
+
+
+def trace_of(result: bytes) -> str | None:
+    """Return the traceback that an encoded result holds; None: it holds none, or the agent refused the call itself."""
+    told = _read_result(result)
+    refused = told.xmodule in (_DISPATCHER, *_WIRE_MODULES.values())
+    return told.exval if told.exval is not None and "\n  File " in told.exval and not refused else None
 
 
 def _make(result: Result) -> Exception | None:

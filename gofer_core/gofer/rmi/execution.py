@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gofer.errors import Cancelled, DispatchError, ExecutionTimeout, Interrupted, NotAuthorized
+from gofer.limit import Limit
 from gofer.messaging.document import encode, shown
 from gofer.messaging.value import plain
 from gofer.rmi.answers import CannotSign, Refusal
 from gofer.rmi.context import Context
 from gofer.rmi.custody import AlreadyBegun
 from gofer.rmi.dispatcher import Dispatcher, login_of
-from gofer.rmi.exceptions import to_result
+from gofer.rmi.exceptions import sentence, to_result, trace_of
 from gofer.rmi.later import Later
 from gofer.rmi.ledger import Unavailable
+from gofer.rmi.model import DIRECT
 from gofer.rmi.outgoing import Fate
 from gofer.rmi.progress import Progress
 from gofer.rmi.request import ENDED, RUNNING, Received
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
     from gofer.rmi.api import Target
     from gofer.rmi.receiver import Receiver
 
-__all__ = ["Execution"]
+__all__ = ["Execution", "way_out"]
 
 log = logging.getLogger(__name__)
 requests = logging.getLogger("gofer.rmi.requests")
+
+_OVERDUE = 5.0  # seconds that a method has to end when it was told that it takes too long, before the log tells
 
 #: Where methods are called from: what is below is the plugin's own.
 _CALLING = ("gofer.rmi.model.direct", "gofer.rmi.model.coroutines", __name__)
@@ -50,6 +53,7 @@ class Execution:
         self._receiver = receiver
         self._service = receiver.service
         self._dispatcher = Dispatcher(receiver.service)
+        self._traces = Limit(10, 50)  # tracebacks in the log that no reply tells, a second
 
     def run(self, request: Received) -> None:
         """Run a request to its end, or (``async def``) to where the plugin's event loop goes on with it."""
@@ -83,6 +87,10 @@ class Execution:
         try:
             with self._service.entered():
                 target = target or self._dispatcher.find(request)
+                if request.beside and not target.holds_no_thread:  # a hook has sent it elsewhere
+                    request.beside = False
+                    request.receiver.service.workers.put(_Found(self, request, target))
+                    return
                 asked = login_of(target, request)
                 if asked is not None:
                     self._receiver.logins.check(asked, _Login(self, request, target).checked)
@@ -103,19 +111,23 @@ class Execution:
         except AlreadyBegun as before:
             self._begun_before(request, before.result)
         except BaseException as raised:  # noqa: BLE001 - SystemExit, too, is a result; its caller waits for one
-            self.fail(request, raised)
+            self._heard(request, None, raised)
         else:
-            self._succeed(request, value)
+            self._heard(request, value, None)
         finally:
             Context.leave(token)
 
-    def logged_in(self, request: Received, target: Target) -> None:
-        """Go on with a request whose user and password are right, in a worker."""
+    def resume(self, request: Received, target: Target) -> None:
+        """Go on with a request whose method is found, in a worker."""
         if request.cancelled.is_set():
             self.fail(request, Cancelled("cancelled before it was started"))
-            return
+        else:
+            self._enter(request, target)
+
+    def logged_in(self, request: Received, target: Target) -> None:
+        """Go on with a request whose user and password are right, in a worker."""
         request.authenticated = target
-        self._enter(request, target)
+        self.resume(request, target)
 
     def _once(self, request: Received, target: Target) -> None:
         """Have it noted that a method runs which must not run a second time."""
@@ -151,15 +163,12 @@ class Execution:
         if seconds is None:
             return
 
-        def expire() -> None:
-            # Ending it calls hooks, which may take their time: not in the clock's thread, which others need.
-            name = f"gofer-{self._service.name}-timeout"
-            threading.Thread(target=self._expire, args=(request, seconds), name=name, daemon=True).start()
-
-        request.timer = self._receiver.clock.call_after(max(0.0, seconds), expire)
+        request.timer = self._receiver.clock.call_after(max(0.0, seconds), lambda: self._expire(request, seconds))
 
     def _expire(self, request: Received, seconds: float) -> None:
         # In this process nothing can stop a method: it is told, and its caller is. One in a process of its own ends.
+        if request.has_ended:
+            return
         stop = request.on_expire
         end = "it may still run" if stop is None else "its process is being ended"
         # First: a method that is told may return before its caller is.
@@ -167,7 +176,14 @@ class Execution:
         request.cancelled.set()
         if stop is not None:
             stop()
+        if self._receiver.expired(request):
+            self._receiver.clock.call_after(_OVERDUE, lambda: self._tell_overdue(request))
         self.fail(request, ExecutionTimeout(request.late))
+
+    def _tell_overdue(self, request: Received) -> None:
+        if request.overdue:
+            text = "%s %s %s. It is still running. %s"
+            log.warning(text, request.sn, self._service.name, request.late, way_out(request))
 
     def _go_on(self, request: Received, value: Awaitable[Any]) -> None:
         if request.api is None or not request.api.is_async:
@@ -176,18 +192,34 @@ class Execution:
         def done(value: Any, raised: BaseException | None) -> None:
             self._heard(request, value, raised)
 
-        if not self._service.loop.run(value if inspect.iscoroutine(value) else _awaiting(value), done):
+        def dropped() -> None:
+            self._receiver.returned(request)
+            request.on_cancel = None
+
+        coroutine = value if inspect.iscoroutine(value) else _awaiting(value)
+        run = self._service.loop.run(coroutine, done, dropped)
+        if run is None:
+            self._receiver.returned(request)
             log.warning("%r: not run, its plugin has stopped; the broker delivers it again", request)
+        elif request.timer is not None:
+            # One that is only told to stop decides for itself; one that is overdue has been told.
+            request.on_cancel = lambda: run.cancel() if request.overdue else None
+            if request.returned:
+                request.on_cancel = None  # it refers to the request
 
     def _heard(self, request: Received, value: Any, raised: BaseException | None) -> None:
+        """Hear that the method has ended, and how. (What raised without being called has ended, too.)"""
+        if request.timer is not None:
+            self._receiver.returned(request)
+            request.on_cancel = None
         if raised is None:
             self._succeed(request, value)
         else:
             self.fail(request, raised)
 
     def _succeed(self, request: Received, value: Any) -> None:
-        if request.called_off:
-            self.fail(request, Cancelled("cancelled while it ran; its method has returned"))
+        if request.called_off and value is None:  # a value is given: only the method knows that it stopped short
+            self.fail(request, Cancelled("cancelled while it ran; its method has returned without a value"))
             return
         if request.late is not None:
             self.fail(request, ExecutionTimeout(request.late))
@@ -212,9 +244,8 @@ class Execution:
         except Exception as worse:  # noqa: BLE001 - an integer of 5,000 digits among its arguments, for one
             result = encode(to_result(TypeError(f"a {type(raised).__qualname__} that cannot be sent: {worse}")))
         _TRACEBACK.__set__(raised, None)  # its frames refer to it: not left to the collector
-        self._end(
-            request, result, next((name for kind, name in _OUTCOMES if issubclass(type(raised), kind)), "exception")
-        )
+        outcome = next((name for kind, name in _OUTCOMES if issubclass(type(raised), kind)), "exception")
+        self._end(request, result, outcome, sentence(raised))
 
     def reject(self, request: Received, refusal: Refusal) -> None:
         """End a request that was not accepted."""
@@ -224,7 +255,9 @@ class Execution:
         if request.started is not None:
             self._receiver.counters.add("running", -1)
         self._receiver.counters.add("rejected")
-        self._finished(request, "rejected")
+        request.receiver.has_result()
+        details = "" if refusal.details is None else f" ({refusal.details})"
+        self._finished(request, "rejected", shown(f"{refusal.code}: {refusal.description}{details}", 300)[1:-1])
         replyto = request.document.replyto or ""
 
         def write() -> bytes:
@@ -258,7 +291,7 @@ class Execution:
         """Send a result once more, whatever becomes of it."""
         self._post(request, lambda: self._receiver.answers.result(request, result)[0], lambda fate, reason: None)
 
-    def _end(self, request: Received, result: bytes, outcome: str) -> None:
+    def _end(self, request: Received, result: bytes, outcome: str, why: str = "") -> None:
         if not request.end():
             return
         receiver = self._receiver
@@ -269,14 +302,15 @@ class Execution:
             try:
                 body, result, large = receiver.answers.result(request, result)
                 if large is not None:
-                    outcome = "exception"
-                    log.warning("%r of plugin %s: %s", request, self._service.name, large)
+                    outcome, why = "exception", sentence(large)
+                    receiver.complain(logging.WARNING, "%r of plugin %s: %s", request, self._service.name, large)
             except CannotSign as failed:
                 body = failed
         if request.started is not None:
             receiver.counters.add("running", -1)
         receiver.counters.add(_COUNTED[outcome])
         request.state = ENDED
+        request.receiver.has_result()
 
         def write() -> bytes:
             if isinstance(body, CannotSign):
@@ -296,7 +330,7 @@ class Execution:
             send()
         else:
             statuses.end(send)
-        self._finished(request, outcome)  # after the result, which its caller waits for
+        self._finished(request, outcome, why, result)  # after the result, which its caller waits for
 
     def _post(self, request: Received, write: Callable[[], bytes], done: Callable[[Fate, str], None]) -> None:
         """Send what ends a request, if somebody waits for it; then let go of the request."""
@@ -307,28 +341,35 @@ class Execution:
             body = write()
         except CannotSign as failed:
             self._receiver.counters.add("undeliverable")
-            log.error("%r of plugin %s is not answered: cannot sign: %s", request, self._service.name, failed)
+            text = "%r of plugin %s is not answered: cannot sign: %s"
+            self._receiver.complain(logging.ERROR, text, request, self._service.name, failed)
             done(Fate.GIVEN_UP, f"cannot sign: {failed}")
             return
         # The receiver of now: after a redelivery that may be another one.
         request.receiver.outgoing.post(request.replyto, body, done, request, durable=request.durable)
 
-    def _finished(self, request: Received, outcome: str) -> None:
+    def _finished(self, request: Received, outcome: str, why: str = "", result: bytes | None = None) -> None:
         seconds = time.monotonic() - (request.started or request.arrived)
         service = self._service
-        try:
-            service.hook.gofer_finished(plugin=service.plugin, request=request, outcome=outcome, seconds=seconds)
-        except Exception:
-            log.exception("plugin %s: a hook gofer_finished failed", service.name)
-        if requests.isEnabledFor(logging.INFO):
-            requests.info(
-                "%s %s %s %s %.1f ms",
-                request.sn,
-                shown(request.identity or request.document.replyto or "nobody"),
-                request.target,
-                outcome,
-                seconds * 1000,
-            )
+        self._receiver.hook_calls.finished(service, request, outcome, seconds)
+        self._log(request, outcome, seconds, why, result)
+
+    def _log(self, request: Received, outcome: str, seconds: float, why: str, result: bytes | None) -> None:
+        """Write the request's line: why it failed, and the traceback where nobody else is told it, or for DEBUG."""
+        failed = outcome == "exception"
+        level = logging.WARNING if failed and request.replyto is None else logging.INFO
+        if not requests.isEnabledFor(level):
+            return
+        caller = shown(request.identity or request.document.replyto or "nobody")
+        words = (request.sn, caller, self._service.name, request.target, outcome, seconds * 1000, why and f": {why}")
+        line = requests.makeRecord(requests.name, level, __file__, 0, "%s %s %s %s %s %.1f ms%s", words, None)
+        if (
+            failed
+            and result is not None
+            and (requests.isEnabledFor(logging.DEBUG) or (level == logging.WARNING and self._traces.allows()))
+        ):
+            line.exc_text = trace_of(result)
+        requests.handle(line)
 
 
 class _Login:
@@ -338,6 +379,7 @@ class _Login:
         self._execution = execution
         self._request = request
         self._target = target
+        self.beside = request.beside
 
     def checked(self, refused: NotAuthorized | None) -> None:
         """Hear what came of it, in a thread that checks."""
@@ -349,6 +391,26 @@ class _Login:
     def run(self) -> None:
         """Go on, as a worker's task."""
         self._execution.logged_in(self._request, self._target)
+
+
+class _Found(_Login):
+    """A request whose method was found by the thread beside the workers, and needs one of these."""
+
+    def run(self) -> None:
+        """Go on, as a worker's task."""
+        self._execution.resume(self._request, self._target)
+
+
+def way_out(request: Received) -> str:
+    """Tell what can be done about a method that goes on for longer than it may."""
+    if request.on_expire is not None or (request.api is not None and request.api.model != DIRECT):
+        return "Its process is being ended."
+    if request.api is not None and request.api.is_async:
+        return f"It holds no thread; gofer mgt --cancel {request.key} ends it where it awaits something."
+    return (
+        "It holds one of the plugin's threads until it returns; nothing but a restart of goferd ends it. "
+        "Mark the method @fork: a process of its own is ended when it takes too long."
+    )
 
 
 async def _awaiting(value: Awaitable[Any]) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from time import time
 from typing import TYPE_CHECKING
 
 from gofer.errors import ConfigError
 from gofer.messaging.address import Address
 from gofer.rmi.answers import Refusal
 from gofer.rmi.book import Book, Known
+from gofer.rmi.expiry import too_late
 from gofer.rmi.refusing import Refusing
 from gofer.rmi.replays import Replays, Seen
 from gofer.rmi.request import Received
@@ -40,7 +42,7 @@ class Intake:
         """Take a message. What becomes a request is accepted, adopted or answered; all else is refused."""
         receiver = self._receiver
         try:
-            document, identity, proof = self._verification.read(delivery.body)
+            document, identity, proof = self._verification.read(delivery.body, delivery.cut)
         except Refused as refused:
             self._refusing.refuse(delivery, refused)
             return
@@ -52,15 +54,21 @@ class Intake:
         request = Received(document, delivery, receiver, replyto=replyto, identity=identity, proof=proof)
         seen = Seen.NEVER if proof is None else self._replays.note(proof)
         if seen is not Seen.NEVER and delivery.redelivered is False and proof is not None and proof.exact:
-            self._refusing.replayed(request, in_work=self._is_known(request))
+            self._refusing.replayed(request, seen, in_work=self._is_known(request))
             return
         known, result, previous = self._book.arrive(request)
-        if known is Known.NEW and seen is Seen.BEFORE:
+        if known is Known.NEW and seen not in (Seen.NEVER, Seen.EARLIER):
             # It has ended long ago, or somebody takes it from the queue and puts it back for us to run again.
             self._book.forget(request)
-            self._refusing.replayed(request, in_work=False)
+            self._refusing.replayed(request, seen, in_work=False)
         elif known is Known.NEW:
-            receiver.accept(request)
+            # One that is known was in time when it came first.
+            refusal = too_late(document, delivery.ttl, receiver.service.max_age, time())
+            if refusal is None:
+                receiver.accept(request)
+            else:
+                self._book.forget(request)
+                self._refusing.expired(request, refusal)
         elif known is Known.CONFLICT:
             receiver.execution.reject(
                 request, Refusal("sn.conflict", "another request with this serial number is known", request.sn)

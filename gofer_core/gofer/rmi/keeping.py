@@ -66,9 +66,10 @@ class HeldByLedger:
         self._held = Held(clock, patience, most, self._write)
         self._bodies = Bodies(memory)
         self._unsent: set[str] = set()  # keys of requests whose results stand in the ledger and were not taken
+        self._given_up: dict[str, None] = {}  # keys of those whose results stand there as undeliverable, the latest
         self._remembered: dict[int, None] = {}  # hashes of the keys of what has ended, and stands in the ledger
         self._beginnings = Beginnings(ledger.path.with_name("begun"))
-        ledger.lost = self._rewrite
+        ledger.lost.append(self._rewrite)
         clock.call_after(_TIDY, self._tidy)
 
     # -- what comes -----------------------------------------------------------------------------------------------
@@ -206,8 +207,9 @@ class HeldByLedger:
     def ended(self, request: Received, result: bytes) -> None:
         """Remember the result, in the ledger too if the request stands there, and acknowledge."""
         self._book.end(request, result)
-        if self._let_go(request) or request.key in self._unsent:
+        if self._let_go(request) or request.key in self._unsent or request.key in self._given_up:
             self._unsent.discard(request.key)
+            self._given_up.pop(request.key, None)
             self._ledger.post(records.end(request.key, result, interrupted=request.interrupted), kept=True)
         if request.noted:
             self._remember(request.key)
@@ -225,7 +227,13 @@ class HeldByLedger:
 
     def _keep(self, request: Received, result: bytes, state: int, reason: str | None) -> None:
         written = self._let_go(request)
-        self._unsent.add(request.key)
+        if state == records.UNSENT:
+            self._unsent.add(request.key)
+        else:
+            self._unsent.discard(request.key)
+            self._given_up[request.key] = None
+            while len(self._given_up) > records.MOST_KEPT:
+                del self._given_up[next(iter(self._given_up))]
         self._remember(request.key)
         whole = request.shed == WHOLE
         record = _record(request)._replace(body=slim(request) if whole else b"")
@@ -235,7 +243,7 @@ class HeldByLedger:
                 self._unsent.discard(request.key)
                 if state == records.UNSENT:
                     return  # the broker delivers it again
-                log.error("%r: its result is lost, for %s", request, failed)
+                request.receiver.complain(logging.ERROR, "%r: its result is lost, for %s", request, failed)
             self._acknowledge(request)
 
         # What the broker still holds need not wait for a ledger that cannot be used.
@@ -268,18 +276,18 @@ class HeldByLedger:
     # -- after a restart ------------------------------------------------------------------------------------------
 
     def recover(self, receiver: Receiver) -> None:
-        """Take up what the ledger holds for a plugin, before its queue is read."""
+        """Take up what the ledger holds for a plugin, before its queue is read. May be repeated when it has failed.
+
+        Raises:
+            Unavailable: it cannot be read now; until it is, no request of the plugin may be taken.
+        """
         if not self._ledger.exists():
             return
         name = receiver.service.name
-        try:
-            self._ledger.call(records.clean)
-            for key in reversed(self._ledger.call(records.known(name, _MOST_REMEMBERED))):
-                self._remember(key)
-            count = recovery.recover(receiver, self._ledger, self.take_up)
-        except Unavailable as failed:
-            log.error("plugin %s: what the ledger holds for it cannot be taken up: %s", name, failed)
-            return
+        self._ledger.call(records.clean)
+        for key in reversed(self._ledger.call(records.known(name, _MOST_REMEMBERED))):
+            self._remember(key)
+        count = recovery.recover(receiver, self._ledger, self.take_up)
         if count:
             log.info("plugin %s: %d requests taken up from the ledger", name, count)
 

@@ -12,7 +12,7 @@ __all__ = ["Later", "joined"]
 class Later:
     """What a method returns whose value comes from another thread. Any thread.
 
-    For the agent's own methods: they are answered by the thread that reads, which never waits.
+    For the agent's own methods: these are answered by one thread, one after another.
     """
 
     def __init__(self) -> None:

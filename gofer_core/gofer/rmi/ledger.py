@@ -86,7 +86,7 @@ class Ledger:
         self._failed = -_PAUSE
         self._said = 0.0
         #: Called by the ledger's thread when a corrupt file was set aside: what it held and is known has to be posted.
-        self.lost: Callable[[], object] | None = None
+        self.lost: list[Callable[[], object]] = []
         self._error: Unavailable | None = None
 
     @property
@@ -209,8 +209,8 @@ class Ledger:
             except Exception as why:  # noqa: BLE001 - told to those who asked, whatever it is; the thread goes on
                 self._close()
                 if _is_corrupt(why) and attempt == 1 and self._set_aside(why):
-                    if self.lost is not None:
-                        self.lost()
+                    for tell in self.lost:
+                        tell()
                     continue
                 self._fail(why)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
@@ -120,6 +121,16 @@ class Logins:
         self._users: dict[str, _User] = {}
         self._ready: deque[str] = deque()
         self._threads = 0
+
+    def unavailable(self) -> str | None:
+        """Say why no password can be checked on this machine; None: they can."""
+        try:
+            pam_service(None, self._service)
+        except NotAuthorized as unsafe:
+            return str(unsafe)
+        if importlib.util.find_spec("pam") is None:
+            return "passwords cannot be checked: pip install gofer-core[pam]"
+        return None
 
     def check(self, asked: Attempt, done: Checked) -> None:
         """Check a user and a password.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
+from gofer.limit import LimitedLog
 from gofer.messaging.adapter import Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.document import shown
@@ -99,6 +100,7 @@ class Outgoing:
         self._link = link
         self._clock = clock
         self._counters = counters
+        self._complain = LimitedLog(log)
         self._give_up = give_up
         self._most_waiting = most_waiting
         self._longest_wait = _LONGEST_WAIT
@@ -132,6 +134,11 @@ class Outgoing:
     def pending(self) -> int:
         """How many are neither taken nor given up."""
         return len(self._pending)
+
+    def refused(self) -> list[tuple[str, str]]:
+        """Tell the addresses that brokers did not take something for, and why not."""
+        with self._changed:
+            return [(str(letter.address), letter.reason) for letter in self._pending if letter.reason]
 
     def wait(self, timeout: float) -> bool:
         """Wait until none is pending, at most ``timeout`` seconds; tell whether that is so."""
@@ -169,7 +176,10 @@ class Outgoing:
             durable=letter.durable,
             settled=lambda outcome, reason: self._settled(letter, outcome, reason),
         )
-        if not sent:
+        hurried = self._hurried
+        if not sent and hurried is not None and time.monotonic() >= hurried + _HURRIED:
+            self._end(letter, Fate.LEFT)
+        elif not sent:
             letter.timer = self._clock.call_after(
                 self._wait(letter, _LONGEST_WAIT_FOR_LINK), lambda: self._offer(letter)
             )
@@ -212,7 +222,8 @@ class Outgoing:
     def _drop(self, letter: _Letter, why: str) -> None:
         if not self._claim(letter):
             return
-        log.warning(
+        self._complain(
+            logging.WARNING,
             "%s for %s cannot be delivered (%s; %s): given up after %d tries",
             letter.what,
             shown(str(letter.address)),

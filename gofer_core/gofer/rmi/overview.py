@@ -10,20 +10,23 @@ from gofer.errors import DocumentError
 from gofer.rmi import records
 from gofer.rmi.book import Book
 from gofer.rmi.cancelling import Cancelling
+from gofer.rmi.execution import way_out
 from gofer.rmi.keeping import HeldByLedger
 from gofer.rmi.ledger import Ledger, Unavailable
-from gofer.rmi.request import DONE, ENDED, QUEUED, RUNNING, Received
+from gofer.rmi.request import ENDED, QUEUED, RUNNING, Received
 from gofer.rmi.shedding import BARE, decode
 
 if TYPE_CHECKING:
     from gofer.rmi.receiver import Receiver
 
-__all__ = ["ANSWERING", "INTERRUPTED", "STATES", "UNDELIVERABLE", "WAITING", "Entry", "Listing", "Overview"]
+__all__ = ["ANSWERING", "INTERRUPTED", "OVERDUE", "STATES", "UNDELIVERABLE", "WAITING", "Entry", "Listing", "Overview"]
 
 #: What may be said of a request: it has not started; it runs; it has its result, which no broker has taken yet; nobody
-#: took that, and it is kept for a day; it was begun by an agent that died, and its caller was told so.
+#: took that, and it is kept for a day; it was begun by an agent that died, and its caller was told so; it still runs,
+#: though its caller was told that it takes too long.
 WAITING, UNDELIVERABLE, INTERRUPTED, ANSWERING = "waiting", "undeliverable", "interrupted", "answering"
-STATES = (WAITING, RUNNING, ANSWERING, UNDELIVERABLE, INTERRUPTED)
+OVERDUE = "overdue"
+STATES = (WAITING, RUNNING, OVERDUE, ANSWERING, UNDELIVERABLE, INTERRUPTED)
 
 _PATIENCE = 60.0  # seconds
 
@@ -38,7 +41,8 @@ class Entry(NamedTuple):
 
     ``target`` is ``Class.method`` as it was sent, ``identity`` who signed it, ``replyto`` where its result goes (None:
     nobody waits). ``data`` is what its caller put beside it; where that is on the disk alone, ``data_on_disk`` is true
-    and ``data`` None. ``reason`` tells why a result was not taken. All values are plain JSON.
+    and ``data`` None. ``reason`` tells why a result was not taken, and what can be done about a
+    method that is overdue. All values are plain JSON.
     """
 
     sn: str
@@ -101,13 +105,14 @@ class Overview:
         wrong = sorted(set(states) - set(STATES))
         if wrong:
             raise ValueError(f"{', '.join(wrong)}: no such state; there are: {', '.join(STATES)}")
+        overdue = self._book.overdue()
         working = [
             one
-            for one in self._book.working()
-            if one.state != DONE and _OF[one.state] in states and plugin in (None, one.receiver.service.name)
+            for one in (*(one for one in self._book.working() if not one.overdue), *overdue)
+            if (_state_of(one) in states) and plugin in (None, one.receiver.service.name)
         ]
         entries, total, unavailable = [_of_memory(one) for one in working[:most]], len(working), None
-        if {*states} - {RUNNING} and self._ledger.exists():
+        if {*states} - {RUNNING, OVERDUE} and self._ledger.exists():
             try:
                 for read in (
                     records.absent(_of_row, plugin, _states_of(states, _WAITS), self._is_away, most - len(entries)),
@@ -133,7 +138,7 @@ class Overview:
         Raises:
             ValueError: this can be no request's serial number.
         """
-        known = self._book.get(sn)
+        known = self._book.get(sn) or self._book.get_overdue(sn)
         plugins = self._plugins() if known is None else [known.plugin]
         found: list[str] = []
         for plugin in plugins:
@@ -192,8 +197,13 @@ def _states_of(states: Collection[str], known: Mapping[int, str]) -> tuple[int, 
     return tuple(number for number, name in known.items() if name in states)
 
 
+def _state_of(request: Received) -> str | None:
+    """Return one of STATES; None: it is done."""
+    return OVERDUE if request.overdue else _OF.get(request.state)
+
+
 def _of_memory(request: Received) -> Entry:
-    state = _OF.get(request.state, ANSWERING)
+    state = _state_of(request) or ANSWERING
     seconds = time.monotonic() - (request.arrived if state == WAITING or request.started is None else request.started)
     return Entry(
         request.key,
@@ -206,7 +216,7 @@ def _of_memory(request: Received) -> Entry:
         request.shed == BARE,
         time.time() - seconds,
         seconds,
-        None,
+        f"{request.late}. {way_out(request)}" if state == OVERDUE else None,
     )
 
 

@@ -39,8 +39,10 @@ class Held:
         self._pace = 0.0  # seconds from one end to the next, about
 
     def enter(self, request: Received) -> None:
-        """Hear of a request that has come."""
+        """Hear of a request that has come. One that was cancelled meanwhile has left already."""
         with self._lock:
+            if request.has_ended:
+                return
             if not self._open:
                 self._moved = request.arrived
             self._open.add(request)
@@ -48,6 +50,8 @@ class Held:
     def hold(self, request: Received) -> None:
         """Hear that its broker holds a request."""
         with self._lock:
+            if request.has_ended:
+                return
             self._held[request] = None
             wait = len(self._held) * max(self._pace, request.arrived - self._moved)
             crowded = len(self._held) >= _CROWD and wait > self._patience

@@ -226,5 +226,5 @@ class Posts:
             self._link.finish(lambda: not self._posts, deadline)
         lost = {sn: why for sn, (_, why) in self._failures.items()}
         lost.update((sn, f"no word from the broker ({self._link.state})") for sn in self._posts)
-        if lost and not self._link.abandoned:
+        if lost:
             print(f"gofer: {NotTaken(lost)}", file=sys.stderr)

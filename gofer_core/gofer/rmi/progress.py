@@ -15,12 +15,15 @@ __all__ = ["INTERVAL", "Progress"]
 #: The least time between two reports, in seconds.
 INTERVAL = 0.1
 
+_MOMENT = 0.02  # seconds in which a method may set the other attributes, too: one report tells them together
+
 
 class Progress:
     """How far a method is: ``total``, ``completed`` and ``details``, any plain JSON values. Any thread.
 
-    Setting ``completed`` or ``details`` reports, at most ten times a second; the last is always sent, 0.1 s later or
-    before the result. Setting ``total`` does not report.
+    Setting ``completed`` or ``details`` reports a moment later, so that what is set together is told together, and at
+    most ten times a second. The last is always sent, 0.1 s later or before the result. Setting ``total`` does not
+    report.
 
     Raises:
         TypeError: what is set is not plain JSON.
@@ -110,15 +113,9 @@ class Progress:
         if self._send is None:
             return
         with self._lock:
-            send = self._send
-            if send is None or self._timer is not None:
-                return
-            next_time = self._last + INTERVAL
-            if time.monotonic() < next_time:
-                self._timer = self._clock.call_at(next_time, self._late)
-                return
-            self._sending()
-        send()
+            if self._send is not None and self._timer is None:
+                when = max(self._last + INTERVAL, time.monotonic() + _MOMENT)
+                self._timer = self._clock.call_at(when, self._late)
 
     def _late(self) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ __all__ = [
     "DAY",
     "ENDED",
     "INTERRUPTED",
+    "MOST_KEPT",
     "OPEN",
     "UNDELIVERABLE",
     "UNSENT",
@@ -35,6 +36,7 @@ __all__ = [
     "revive",
     "take",
     "told",
+    "trim",
     "unnote",
 ]
 
@@ -45,7 +47,7 @@ DAY = 86_400.0  # seconds
 OPEN, UNSENT, ENDED, UNDELIVERABLE, INTERRUPTED = range(5)
 
 #: The most results that nobody took which are kept, and the most bytes of them; the oldest go first.
-_MOST_KEPT = 10_000
+MOST_KEPT = 10_000
 _MOST_BYTES = 256 * 1024 * 1024
 
 _T = TypeVar("_T")
@@ -329,6 +331,18 @@ def bury(plugin: str, key: str) -> Callable[[sqlite3.Connection], None]:
     return work
 
 
+def trim(most: int) -> Callable[[sqlite3.Connection], None]:
+    """Forget the oldest of what was cancelled before it came, where that is more than so many."""
+
+    def work(file: sqlite3.Connection) -> None:
+        file.execute(
+            "DELETE FROM tombstones WHERE until <= (SELECT until FROM tombstones ORDER BY until DESC LIMIT 1 OFFSET ?)",
+            (most,),
+        )
+
+    return work
+
+
 def buried(plugin: str) -> Callable[[sqlite3.Connection], list[tuple[str, float]]]:
     """Read which requests of a plugin were cancelled before they came, and for how many seconds that holds."""
 
@@ -355,7 +369,7 @@ def clean(file: sqlite3.Connection) -> None:
         )
     ):
         total += size or 0
-        if count >= _MOST_KEPT or total > _MOST_BYTES:
+        if count >= MOST_KEPT or total > _MOST_BYTES:
             last = number
             break
     if last is not None:

@@ -48,7 +48,7 @@ def read(row: records.Row, receiver: Receiver) -> Received | None:
     except (DocumentError, ConfigError) as bad:
         log.error("plugin %s: a request in the ledger cannot be read, and stays there: %s", receiver.service.name, bad)
         return None
-    delivery = Delivery(0, row.body, True, None, None, len(row.body))
+    delivery = Delivery(0, row.body, True, None, None)
     request = Received(document, delivery, receiver, replyto=replyto, identity=row.identity)
     request.key = row.key
     request.digest = row.digest

@@ -6,11 +6,13 @@ import logging
 from typing import TYPE_CHECKING
 
 from gofer.errors import ConfigError
+from gofer.limit import Limit, LimitedLog
+from gofer.messaging.adapter import Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.document import head, shown, unwrap
 from gofer.rmi.answers import CannotSign, Refusal
-from gofer.rmi.limit import Limit
 from gofer.rmi.outgoing import Fate
+from gofer.rmi.replays import Seen
 from gofer.rmi.request import Received
 from gofer.rmi.verification import Refused
 
@@ -29,31 +31,31 @@ class Refusing:
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._strangers = Limit(10, 50)  # answers to documents that nobody has vouched for, a second
-        self._complaints = Limit(10, 50)  # log lines about what was dropped, a second
+        self._complain = LimitedLog(log, rate=10, burst=50)
 
     def refuse(self, delivery: Delivery, refused: Refused) -> None:
         """Answer a message that was refused before it became a request, if its sender can be told."""
         receiver = self._receiver
         receiver.counters.add("rejected")
+        details = refused.refusal.details
+        why = refused.refusal.code if details is None else f"{refused.refusal.code}: {shown(str(details))}"
         try:
             address = Address.parse(refused.replyto) if refused.replyto else None
         except ConfigError:
             address = None
         if address is None:
-            self.drop(delivery, f"{refused.refusal.code}: {refused.refusal.details}")
+            self.drop(delivery, why)
             return
         if not refused.trusted and (address.exchange or not self._strangers.allows()):
-            self.drop(delivery, f"{refused.refusal.code}, not answered: {refused.refusal.details}")
+            self.drop(delivery, f"{why}; not answered")
             return
         try:
             body = receiver.answers.rejected(refused.sn, str(address), refused.data, refused.refusal)
         except CannotSign as failed:
-            self.drop(delivery, f"{refused.refusal.code}, and the rejection cannot be signed: {failed}")
+            self.drop(delivery, f"{why}; and the rejection cannot be signed: {failed}")
             return
-        if self._complaints.allows():
-            log.info(
-                "plugin %s: rejected (%s): %s", receiver.service.name, refused.refusal.code, start_of(delivery.body)
-            )
+        text, code = "plugin %s: rejected (%s): %s: %s", refused.refusal.code
+        self._complain(logging.INFO, text, receiver.service.name, code, shown(str(details)), _Start(delivery.body))
         if refused.trusted:
 
             def done(fate: Fate, _: str) -> None:
@@ -65,24 +67,57 @@ class Refusing:
         elif not receiver.link.publish_nowait(
             address, body, settled=lambda outcome, reason: receiver.link.accept(delivery)
         ):
-            self.drop(delivery, f"{refused.refusal.code}, not answered: the link is down or full")
+            self.drop(delivery, f"{why}; not answered: the link is down or full")
 
-    def replayed(self, request: Received, *, in_work: bool) -> None:
-        """Refuse a copy of a signed request, one that is still in work or one that has ended."""
-        refusal = Refusal(
-            "security.replayed", "SECURITY: a copy of a signed request", "sent before with this signature"
-        )
+    def replayed(self, request: Received, seen: Seen, *, in_work: bool) -> None:
+        """Refuse a copy of a signed request, one that is still in work or one that has ended; or what may be one."""
+        unsure = seen.unsure
+        sentence = "SECURITY: a copy of a signed request" if unsure is None else "SECURITY: it may be a copy of another"
+        refusal = Refusal("security.replayed", sentence, unsure or "sent before with this signature")
         # While the request is in work its caller waits for that: a rejection would be taken for its end.
         replyto = None if in_work else request.document.replyto
         self.refuse(request.delivery, Refused(refusal, sn=request.sn, replyto=replyto))
 
+    def expired(self, request: Received, refusal: Refusal) -> None:
+        """Reject a request that came too late. Told once: most likely nobody waits, and a great many may come."""
+        receiver = self._receiver
+        receiver.counters.add("rejected")
+        self._complain(logging.WARNING, "plugin %s: %r is not run: %s", receiver.service.name, request, refusal.details)
+        body = b""
+        if request.replyto is not None:
+            try:
+                body = receiver.answers.rejected(request.sn, str(request.replyto), request.data, refusal)
+            except CannotSign as failed:
+                log.error("%r of plugin %s is not answered: cannot sign: %s", request, receiver.service.name, failed)
+
+        def settled(outcome: Outcome, reason: str) -> None:
+            receiver.acknowledge(request)
+
+        if not (body and request.replyto and receiver.link.publish_nowait(request.replyto, body, settled=settled)):
+            receiver.acknowledge(request)
+
     def drop(self, delivery: Delivery, why: str) -> None:
         """Acknowledge a message that nobody can be answered for."""
         receiver = self._receiver
-        if self._complaints.allows():
-            log.warning("plugin %s: a message is dropped (%s): %s", receiver.service.name, why, start_of(delivery.body))
+        self._complain(
+            logging.WARNING,
+            "plugin %s: a message is dropped (%s): %s",
+            receiver.service.name,
+            why,
+            _Start(delivery.body),
+        )
         receiver.counters.add("dropped")
         receiver.link.accept(delivery)
+
+
+class _Start:
+    """Where a message begins, told only if the line is written."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __str__(self) -> str:
+        return start_of(self._body)
 
 
 def start_of(body: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 import heapq
 import logging
 import threading
@@ -10,9 +11,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from gofer.limit import Limit
+from gofer.messaging.document import shown
+from gofer.messaging.stamped import SKEW
 from gofer.rmi.clock import Clock
 from gofer.rmi.ledger import Ledger, Unavailable
-from gofer.rmi.limit import Limit
 
 if TYPE_CHECKING:
     import sqlite3
@@ -22,19 +25,28 @@ __all__ = ["Proof", "Replays", "Seen"]
 log = logging.getLogger(__name__)
 
 _PAUSE = 0.01  # seconds between two commits: one for each call would cost as much as the call
-
-_FLOOR = b""  # what stands in the ledger for the time up to which everything counts as seen
+_QUIET = 3600.0  # seconds between two lines that say that not all signatures of a signer are remembered
+_BACKLOG = 10_000  # of what is to be written, beside three times what is remembered
+_REALM = 8  # bytes that stand for a signer in the ledger, before a nonce; alone: that one's low-water mark
 
 
 class Proof(NamedTuple):
     """What makes a signature that one: 16 bytes, and the time (seconds since 1970) from which it is too old anyway.
 
-    ``exact``: each publication has its own, so that one that was given again says that it was copied.
+    ``exact``: each publication has its own, so that one that was given again says that it was copied. ``signer``: who
+    has signed, and how. ``good_for``: so many seconds before ``expires`` it was signed.
     """
 
     nonce: bytes
     expires: float
     exact: bool = True
+    signer: str = ""
+    good_for: float = 0.0
+
+    @property
+    def realm(self) -> bytes:
+        """What stands for the signer in memory and in the ledger."""
+        return hashlib.sha256(self.signer.encode("utf-8", "surrogatepass")).digest()[:_REALM] if self.signer else b""
 
 
 class Seen(enum.Enum):
@@ -43,6 +55,32 @@ class Seen(enum.Enum):
     NEVER = "never"
     BEFORE = "before"  # since this process began
     EARLIER = "earlier"  # by one that ran before: it may have died over the request
+    FORGOTTEN = "forgotten"  # nobody can tell: it is older than what is remembered of its signer
+    LOST = "lost"  # nobody can tell: it was made before the ledger was lost
+
+    @property
+    def unsure(self) -> str | None:
+        """Why it counts as a copy that nobody can call one; None: it is one, or none."""
+        return _UNSURE.get(self)
+
+
+_UNSURE = {
+    Seen.FORGOTTEN: "signed before the oldest signature of this signer that the agent remembers",
+    Seen.LOST: "signed before the agent's ledger was found corrupt, which held the signatures seen until then",
+}
+
+
+class _Signer:
+    """The signatures of one signer, by the time when they are too old; and the mark below which all count as seen."""
+
+    __slots__ = ("floor", "good_for", "name", "order", "told")
+
+    def __init__(self) -> None:
+        self.order: list[tuple[float, bytes]] = []
+        self.floor = 0.0
+        self.name = "somebody"
+        self.good_for = 0.0
+        self.told = -_QUIET
 
 
 class Replays:
@@ -50,8 +88,8 @@ class Replays:
 
     Only ``restore`` and ``flush`` wait.
 
-    No more than ``most`` are remembered; when there are more, the oldest go, and then whatever was signed before them
-    counts as seen: it fails closed.
+    No more than ``most`` are remembered. When there are more, the oldest go of the signer who has most; whatever that
+    one signed before them counts as seen from then on: it fails closed. The log says so. Nobody else is concerned.
 
     With a ledger they survive the end of the process, and of the machine: a signed request is acknowledged after its
     signature is on the disk (``secured``). Until then the broker holds it; what is lost with the power is delivered
@@ -64,14 +102,17 @@ class Replays:
         self._clock = clock
         self._most = most
         self._lock = threading.Lock()
-        self._known: dict[bytes, float] = {}
+        self._known: dict[bytes, bytes] = {}  # the realm of each nonce
         self._earlier: set[bytes] = set()
-        self._order: list[tuple[float, bytes]] = []
-        self._floor = 0.0
+        self._signers: dict[bytes, _Signer] = {}
         self._restored = False
+        self._lost = 0.0  # what was signed before that may have been seen
+        if ledger is not None:
+            ledger.lost.append(self._rewrite)
         # What is to be written: signatures, and None for one that shall pass once more. Then what the ledger is at.
         self._unwritten: dict[bytes, float | None] = {}
         self._writing: dict[bytes, float | None] = {}
+        self._raised: set[bytes] = set()  # the signers whose marks are to be written
         self._posted = False
         self._posted_at = 0.0
         self._grown = 0
@@ -79,24 +120,24 @@ class Replays:
         self._complaints = Limit(0.1, 1)
 
     def restore(self) -> None:
-        """Read what was seen before this process began; once."""
+        """Read what was seen before this process began; once, when that is possible.
+
+        Raises:
+            Unavailable: it is not now; until it is, no signed request may be taken.
+        """
         if self._ledger is None or self._restored:
             return
-        self._restored = True
-        if not self._ledger.exists():
-            return
-        try:
-            found = self._ledger.call(self._read)
-        except Unavailable as failed:
-            log.error("signatures that were seen before this start cannot be told: %s", failed)
-            return
+        found = self._ledger.call(self._read) if self._ledger.exists() else []
         with self._lock:
-            for nonce, expires in found:
-                if nonce == _FLOOR:
-                    self._floor = max(self._floor, expires)
+            self._restored = True
+            for row, expires in found:
+                realm, nonce = (row, b"") if len(row) in (0, _REALM) else (row[:-16], row[-16:])
+                if not nonce:
+                    signer = self._signers.setdefault(realm, _Signer())
+                    signer.floor = max(signer.floor, expires)
                 elif nonce not in self._known:
                     self._earlier.add(nonce)
-                    self._add(nonce, expires)
+                    self._add(realm, nonce, expires)
 
     def note(self, proof: Proof) -> Seen:
         """Remember a signature, and tell whether it was known."""
@@ -106,10 +147,16 @@ class Replays:
                     return Seen.BEFORE
                 self._earlier.discard(proof.nonce)
                 return Seen.EARLIER
-            if proof.expires <= self._floor:
-                return Seen.BEFORE
-            self._add(proof.nonce, proof.expires)
-            due = self._is_due(proof.nonce, proof.expires)
+            realm = proof.realm
+            floors = [self._signers[one].floor for one in (realm, b"") if one in self._signers]
+            if proof.expires <= max(floors, default=0.0):
+                return Seen.FORGOTTEN
+            if self._lost and proof.expires - proof.good_for <= self._lost:
+                return Seen.LOST
+            self._add(realm, proof.nonce, proof.expires)
+            signer = self._signers.setdefault(realm, _Signer())
+            signer.name, signer.good_for = proof.signer or signer.name, proof.good_for
+            due = self._is_due(realm + proof.nonce, proof.expires)
         if due:
             self._post()
         return Seen.NEVER
@@ -120,16 +167,18 @@ class Replays:
             return
         with self._lock:
             self._earlier.discard(proof.nonce)
-            due = self._known.pop(proof.nonce, None) is not None and self._is_due(proof.nonce, None)
+            realm = self._known.pop(proof.nonce, None)
+            due = realm is not None and self._is_due(realm + proof.nonce, None)
         if due:
             self._post()
 
     def secured(self, proof: Proof | None, then: Callable[[], object]) -> None:
         """Call a function when a signature is on the disk, or cannot be put there: now, or soon by another thread."""
         if proof is not None and (self._unwritten or self._writing):
+            row = proof.realm + proof.nonce
             with self._lock:
-                if (proof.nonce in self._unwritten and self._posted) or proof.nonce in self._writing:
-                    self._waiting.append((proof.nonce, then))
+                if (row in self._unwritten and self._posted) or row in self._writing:
+                    self._waiting.append((row, then))
                     return
         then()
 
@@ -149,17 +198,52 @@ class Replays:
     def __len__(self) -> int:
         return len(self._known)
 
-    def _add(self, nonce: bytes, expires: float) -> None:
-        self._known[nonce] = expires
-        heapq.heappush(self._order, (expires, nonce))
+    def _add(self, realm: bytes, nonce: bytes, expires: float) -> None:
+        signer = self._signers.setdefault(realm, _Signer())
+        self._known[nonce] = realm
+        heapq.heappush(signer.order, (expires, nonce))
         now = time.time()
-        while self._order and (self._order[0][0] < now or len(self._order) > self._most):
-            oldest, gone = heapq.heappop(self._order)
-            if oldest >= now:
-                self._floor = max(self._floor, oldest)
-            self._known.pop(gone, None)
-            self._earlier.discard(gone)
-            self._unwritten.pop(gone, None)
+        self._drop(realm, signer, now)
+        if len(self._known) <= self._most:
+            return
+        for other, one in list(self._signers.items()):
+            self._drop(other, one, now)
+            if not one.order and one.floor < now:
+                del self._signers[other]
+        while len(self._known) > self._most:
+            # Whoever signs least is not to be concerned by those who sign most.
+            realm, signer = max(self._signers.items(), key=lambda one: len(one[1].order))
+            oldest, gone = heapq.heappop(signer.order)
+            if self._known.get(gone) == realm:
+                self._forget_one(realm, gone)
+                signer.floor = max(signer.floor, oldest)
+                self._raised.add(realm)
+                self._tell(signer, now)
+
+    def _drop(self, realm: bytes, signer: _Signer, now: float) -> None:
+        """Forget the signatures of a signer that are too old anyway."""
+        while signer.order and signer.order[0][0] < now:
+            _, gone = heapq.heappop(signer.order)
+            if self._known.get(gone) == realm:
+                self._forget_one(realm, gone)
+
+    def _forget_one(self, realm: bytes, nonce: bytes) -> None:
+        del self._known[nonce]
+        self._earlier.discard(nonce)
+        if self._ledger is not None:
+            self._unwritten[realm + nonce] = None  # goes with the next that is written
+
+    @staticmethod
+    def _tell(signer: _Signer, now: float) -> None:
+        if time.monotonic() - signer.told < _QUIET:
+            return
+        signer.told = time.monotonic()
+        log.warning(
+            "%s has signed more requests than are remembered: what that one signed more than %.0f s ago is refused now"
+            " (security.replayed), as nobody can tell whether it was run",
+            shown(signer.name),
+            max(0.0, now - (signer.floor - signer.good_for)),
+        )
 
     # -- the ledger -----------------------------------------------------------------------------------------------
 
@@ -168,7 +252,7 @@ class Replays:
         if self._ledger is None:
             return False
         self._unwritten[nonce] = expires
-        while len(self._unwritten) > 2 * self._most:  # the ledger cannot be used for long
+        while len(self._unwritten) > 3 * self._most + _BACKLOG:  # the ledger cannot be used for long
             del self._unwritten[next(iter(self._unwritten))]
         due = not self._posted  # else it goes with what is posted and not written yet
         self._posted = True
@@ -188,10 +272,9 @@ class Replays:
             self._writing.update(self._unwritten)
             self._unwritten.clear()
             self._posted = False
-            new = [(nonce, expires) for nonce, expires in self._writing.items() if expires is not None]
-            gone = [(nonce,) for nonce, expires in self._writing.items() if expires is None]
-            if self._floor:
-                new.append((_FLOOR, self._floor))
+            new = [(row, expires) for row, expires in self._writing.items() if expires is not None]
+            gone = [(row,) for row, expires in self._writing.items() if expires is None]
+            new += [(one, self._signers[one].floor) for one in self._raised if one in self._signers]
         file.executemany("INSERT OR REPLACE INTO nonces VALUES (?, ?)", new)
         file.executemany("DELETE FROM nonces WHERE nonce = ?", gone)
         self._grown += len(new)
@@ -201,6 +284,8 @@ class Replays:
     def _written(self, _: object, failed: Unavailable | None) -> None:
         with self._lock:
             written, self._writing = self._writing, {}
+            if failed is None:
+                self._raised.clear()
             if failed is not None:
                 self._posted = False
                 self._unwritten = {**written, **self._unwritten}  # which go with the next one
@@ -218,12 +303,21 @@ class Replays:
         return list(file.execute("SELECT nonce, expires FROM nonces"))
 
     def _trim(self, file: sqlite3.Connection) -> None:
-        """Throw out those that are too old or too many."""
+        """Throw out those that are too old."""
         self._grown = 0
         file.execute("DELETE FROM nonces WHERE expires < ?", (time.time(),))
-        last = file.execute(
-            "SELECT expires FROM nonces WHERE nonce <> ? ORDER BY expires DESC LIMIT 1 OFFSET ?", (_FLOOR, self._most)
-        ).fetchone()
-        if last is not None:
-            file.execute("DELETE FROM nonces WHERE expires <= ?", last)
-            file.execute("INSERT OR REPLACE INTO nonces VALUES (?, ?)", (_FLOOR, *last))
+
+    def _rewrite(self) -> None:
+        """Write down again what is known of a file that was corrupt; what is not known is refused from now on."""
+        with self._lock:
+            if not self._restored:
+                self._lost = time.time() + SKEW
+                return
+            for realm, signer in self._signers.items():
+                self._raised.add(realm)
+                for expires, nonce in signer.order:
+                    if self._known.get(nonce) == realm:
+                        self._unwritten[realm + nonce] = expires
+            self._posted = True
+        if self._ledger is not None:
+            self._ledger.post(self._put, self._written)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from msgspec import to_builtins
 
 from gofer.errors import ConnectionLost, DocumentError, MessagingError
+from gofer.limit import LimitedLog
 from gofer.messaging.adapter import Bind, DeclareQueue, Delivery, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.auth import verify
@@ -65,6 +66,7 @@ class Replies:
         self._pauses = pauses
         self._ended = ended
         self._listener = listener
+        self._complain = LimitedLog(log)
         self._lock = threading.Lock()  # guards the inbox against its end
         self._inbox: deque[_Item] = deque()
         self._later: list[tuple[float, _Item]] = []
@@ -140,7 +142,8 @@ class Replies:
         try:
             notice = self._read(delivery.body)
         except DocumentError as bad:
-            log.warning("%r: a reply is not told: %s: %s", self.subscription, bad, shown(repr(delivery.body[:200])))
+            text = "%r: a reply is not told: %s: %s"
+            self._complain(logging.WARNING, text, self.subscription, bad, shown(repr(delivery.body[:200])))
             self.link.reject(delivery)
             return
         if notice.sn not in self._ended:

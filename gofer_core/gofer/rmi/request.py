@@ -44,7 +44,9 @@ class Received:
     ``cancelled`` is set when it shall not go on: it takes too long (then ``late`` says so in words), or somebody asked
     so (then ``called_off`` is true).
     ``on_cancel`` and ``on_expire`` are called then, by any thread, by the one that asked and when it takes too long;
-    ``crossed`` is what a forked method has raised, and how its process told it.
+    ``crossed`` is what a forked method has raised, and how its process told it. ``beside``: its method holds no worker
+    (``async def``). ``returned``: that has ended, however its caller was answered; ``overdue``: it has not, though its
+    caller was told that it takes too long.
     """
 
     #: What answers it in a child process says True here.
@@ -58,6 +60,7 @@ class Received:
         "arrived",
         "asked_again",
         "authenticated",
+        "beside",
         "called_off",
         "cancelled",
         "crossed",
@@ -73,11 +76,13 @@ class Received:
         "noted",
         "on_cancel",
         "on_expire",
+        "overdue",
         "progress",
         "proof",
         "receiver",
         "redelivered",
         "replyto",
+        "returned",
         "shed",
         "sn",
         "started",
@@ -119,6 +124,9 @@ class Received:
         self.timer: Timer | None = None
         self.called_off = False
         self.late: str | None = None
+        self.beside = False
+        self.returned = False
+        self.overdue = False
         self.asked_again = False
         # The custody's own: where it is, what the ledger has to know of its run, whether it was begun and
         # is not run again, and what of it is there alone.
@@ -192,8 +200,11 @@ class Received:
         return self._ended.locked()
 
     def cancel(self) -> bool:
-        """Tell the running method that it shall not go on; False: it was told already. Any thread."""
-        if self.called_off:
+        """Tell the running method that it shall not go on; False: it was told already. Any thread.
+
+        One that is overdue may be told again.
+        """
+        if self.called_off and not self.overdue:
             return False
         self.called_off = True
         self.cancelled.set()

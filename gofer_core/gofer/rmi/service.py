@@ -40,7 +40,7 @@ class Service(Protocol):
 
     @property
     def admin(self) -> API | None:
-        """What is answered by the thread that reads, without a worker: the builtin Admin. It must be quick."""
+        """What is answered without a worker: the builtin Admin."""
 
     @property
     def hook(self) -> Any:
@@ -65,9 +65,16 @@ class Service(Protocol):
     def forks(self, target: Target) -> Forks | None:
         """Return what runs a method that is marked FORK; None: nothing does here."""
 
+    def holds_no_thread(self, classname: str, method: str) -> bool:
+        """Tell whether a method, its own or one that it forwards to, runs on the event loop. Quick; any thread."""
+
     @property
     def latency(self) -> float:
         """Seconds that a request waits before it goes to a worker."""
+
+    @property
+    def max_age(self) -> float | None:
+        """Seconds that a request without a time to live may be old when it comes; None: no limit."""
 
     @property
     def timeout(self) -> float | None:

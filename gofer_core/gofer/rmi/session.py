@@ -8,15 +8,16 @@ from __future__ import annotations
 import logging
 import uuid
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from gofer.errors import ConnectionLost, DocumentError, MessagingError
+from gofer.limit import LimitedLog
 from gofer.messaging.adapter import Bind, DeclareQueue, DeleteQueue, Delivery
 from gofer.messaging.address import Address
 from gofer.messaging.auth import sign
 from gofer.messaging.connection import Connection
-from gofer.messaging.document import decode_reply, encode, shown, unwrap
+from gofer.messaging.document import decode_reply, encode, shown, timestamp, unwrap
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.thread_driver import ThreadConnection, Waiter
 from gofer.rmi.calling import INTERRUPTED, Call, Hear, Heard, Listen, Send, Step, Tell, advance, flow
@@ -48,6 +49,7 @@ class SessionBase:
         self.posts = link.shared(Posts, lambda: Posts(link))
         self._exchange = exchange
         self._calls: dict[str, Call] = {}
+        self._complain = LimitedLog(log)
         self._subscription = Subscription(
             self.queue,
             _PREFETCH,
@@ -71,12 +73,14 @@ class SessionBase:
 
     # -- the way of one call ------------------------------------------------------------------------------------
 
-    def _encode(self, document: dict[str, Any], options: Options, ttl: float | None = None) -> bytes:
-        if options.authenticator is None:
-            body = encode(document)
-        else:
-            # In what is signed, too: of the message's own time to live nobody at the other end can be sure.
-            body = sign(encode(document if ttl is None else {**document, "ttl": ttl}), options.authenticator)
+    def _encode(self, document: dict[str, Any], options: Options, ttl: float | None, ahead: float = 0.0) -> bytes:
+        """Write a document. ``ahead``: by how many seconds the agent's clock is known to be ahead of ours."""
+        document.setdefault("timestamp", timestamp())
+        # In the document, too: the broker counts only from when it has queued the message, and nobody signs that.
+        lives = {} if ttl is None else {"ttl": ttl, "expires": round(time() + ahead + ttl, 3)}
+        body = encode({**document, **lives})
+        if options.authenticator is not None:
+            body = sign(body, options.authenticator)
         most = self.link.connector.max_message
         if len(body) > most:
             raise ValueError(f"the request is {len(body)} bytes long, over the limit of {most} (max_message)")
@@ -110,7 +114,8 @@ class SessionBase:
             if call is not None:
                 call.put(heard)  # else it comes too late: its caller has gone
         except DocumentError as bad:
-            log.warning("a reply that cannot be read was dropped: %s: %s", bad, shown(repr(delivery.body[:200])))
+            text = "a reply that cannot be read was dropped: %s: %s"
+            self._complain(logging.WARNING, text, bad, shown(repr(delivery.body[:200])))
         self.link.accept(delivery)
 
     @property
@@ -149,7 +154,7 @@ class Session(SessionBase):
             document,
             str(address),
             options,
-            encode=lambda ttl: self._encode(document, options, ttl),
+            encode=lambda ttl: self._encode(document, options, ttl, call.ahead),
             state=lambda: self.link.state,
         )
         self._calls[call.conversation.sn] = call

@@ -151,7 +151,8 @@ class Statuses:
             )
         except CannotSign as failed:
             receiver.counters.add("statuses_lost")
-            log.error("plugin %s: cannot sign, so nothing is sent: %s", receiver.service.name, failed)
+            text = "plugin %s: cannot sign, so nothing is sent: %s"
+            receiver.complain(logging.ERROR, text, receiver.service.name, failed)
             return
         if not receiver.link.publish_nowait(request.replyto, body, durable=request.durable, settled=self._settled):
             receiver.counters.add("statuses_lost")

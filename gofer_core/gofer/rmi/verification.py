@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from gofer.errors import ConfigError, DocumentError
+from gofer.messaging.adapter import HEAD, TAIL
 from gofer.messaging.address import Address
 from gofer.messaging.auth import verify
-from gofer.messaging.document import Head, Request, decode_request, head, shown, unwrap
+from gofer.messaging.document import Head, Request, check_size, decode_request, encode, head, shown, unwrap
 from gofer.messaging.stamped import SKEW
 from gofer.rmi.answers import Refusal
 from gofer.rmi.replays import Proof
@@ -25,6 +27,12 @@ __all__ = ["Refused", "Verification", "Verified"]
 
 #: Seconds for which a signature is remembered whose own authenticator does not say how long it is good for.
 _REMEMBERED = 7 * 86400.0
+
+
+_FIELD = re.compile(r'[\s,]*"(\w{1,64})"\s*:\s*')
+_LAST_SN = re.compile(rb'"sn"\s*:\s*"([0-9A-Za-z._:-]{1,128})"')
+#: No number is too long for it.
+_SCANNER = json.JSONDecoder(parse_int=len)
 
 
 class _LargeHead(msgspec.Struct, frozen=True):
@@ -66,17 +74,21 @@ class Verification:
         self._authenticator = service.authenticator
         self._keys = {Address.parse(one).key for one in (service.address, *service.audience)}
 
-    def read(self, body: bytes) -> Verified:
+    def read(self, body: bytes, cut: int = 0) -> Verified:
         """Return a request that was verified.
+
+        Args:
+            cut: so many bytes are left out of the middle of the body: see :class:`Delivery`.
 
         Raises:
             Refused: with code ``model.size``, ``security.authentication``, ``security.expired``, ``model.invalid``,
                 ``model.version`` or ``security.addressee``.
         """
-        if len(body) > self._limit:
-            found = _head_of_large(body)
+        size = len(body) + cut
+        if cut or size > self._limit:
+            found = _head_of_cut(body) if cut else _head_of_large(body)
             raise Refused(
-                Refusal("model.size", "MODEL: document too large", f"{len(body)} bytes, allowed: {self._limit}"),
+                Refusal("model.size", "MODEL: document too large", f"{size} bytes, allowed: {self._limit}"),
                 sn=found.sn,
                 replyto=found.replyto,
             )
@@ -98,20 +110,28 @@ class Verification:
         if self._authenticator is None:
             return Verified(request, None, None)
         self._check_addressee(request)
-        return Verified(request, signer, self._proof(body, inner, request))
+        return Verified(request, signer, self._proof(body, inner, request, signer))
 
-    def _proof(self, body: bytes, inner: bytes, request: Request) -> Proof | None:
+    def _named(self, signer: str | None) -> str:
+        """Name a signer, so that what one is remembered of is told from all others, and from other age limits."""
+        kind = type(self._authenticator)
+        age = getattr(self._authenticator, "max_age", _REMEMBERED)
+        return f"{signer or 'nobody'} ({kind.__module__}.{kind.__qualname__}, {age:g} s)"
+
+    def _proof(self, body: bytes, inner: bytes, request: Request, signer: str | None) -> Proof | None:
         read: Any = getattr(self._authenticator, "stamp", None)
         signed = unwrap(body)
         if read is not None and signed is not None:
             stamp = read(base64.b64decode(signed.signature))
             age = getattr(self._authenticator, "max_age", _REMEMBERED)
-            return Proof(stamp.nonce, stamp.time + age + SKEW)
+            return Proof(stamp.nonce, stamp.time + age + SKEW, signer=self._named(signer), good_for=age + SKEW)
         if request.sn is None:
             return None  # two that are the same may well be two
         # What is published again may be signed alike: the book tells whether it is known.
         digest = hashlib.sha256(inner).digest()[:16]
-        return Proof(digest, time.time() + _REMEMBERED, exact=not request.again)
+        # When it was signed nobody can say: it is good from its arrival on.
+        until = time.time() + _REMEMBERED
+        return Proof(digest, until, exact=not request.again, signer=self._named(signer), good_for=_REMEMBERED)
 
     def _malformed(self, inner: bytes, bad: DocumentError) -> Refused:
         found = head(inner)
@@ -149,10 +169,11 @@ def _refusal(bad: DocumentError) -> Refusal:
 def _mapping(body: bytes) -> dict[str, Any]:
     """Return the fields of a document, for an authenticator; none of what is no document."""
     signed = unwrap(body)
-    text: bytes | str = body if signed is None else signed.message
+    text = body if signed is None else signed.message.encode("utf-8", "surrogatepass")
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        check_size(text)
+        found = json.loads(text.decode("utf-8", "surrogatepass"))
+    except (DocumentError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -164,3 +185,21 @@ def _head_of_large(body: bytes) -> Head:
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         return Head(None, None)
     return Head(found.sn if found.sn and len(found.sn) <= 128 and found.sn.isascii() else None, found.replyto or None)
+
+
+def _head_of_cut(body: bytes) -> Head:
+    """Do as ``head`` with what is left of a document: the fields at its beginning, and the sn at its end.
+
+    Callers of ours write the sn first, those of 2.12 last but one.
+    """
+    found: dict[str, Any] = {}
+    text = body[:HEAD].decode("utf-8", "ignore")
+    at = text.find("{") + 1
+    while (field := _FIELD.match(text, at)) is not None:
+        try:
+            found[field[1]], at = _SCANNER.raw_decode(text, field.end())
+        except (ValueError, RecursionError):
+            break  # it goes on where nothing is left
+    if "sn" not in found and (ends := _LAST_SN.findall(body[-TAIL:])):
+        found["sn"] = ends[-1].decode()
+    return head(encode({name: found[name] for name in ("sn", "replyto") if isinstance(found.get(name), str)}))

@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class Task(Protocol):
-    """Something to be done by a worker."""
+    """Something to be done by a worker.
+
+    ``beside``, if it has that and it is true: it only begins something that holds no thread, like an ``async def``.
+    """
 
     def run(self) -> None:
         """Do it. Whatever it raises is logged, and its thread goes on."""
@@ -26,29 +29,52 @@ class Task(Protocol):
 class Workers:
     """A fixed number of threads that take tasks in the order in which they came.
 
+    One more thread, started when it is needed, takes those that go ``beside`` the others, so that these never wait for
+    what holds a thread.
+
     Args:
         name: the plugin's; the threads are named ``gofer-<plugin>-<n>``.
     """
 
     def __init__(self, name: str, threads: int) -> None:
         self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self._running: list[Task | None] = [None] * threads
+        self._beside: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._running: list[Task | None] = [None] * (threads + 1)  # the last one is beside the others
         self._heir: Workers | None = None
         self._threads = [
-            threading.Thread(target=self._work, args=(n,), name=f"gofer-{name}-{n + 1}", daemon=True)
+            threading.Thread(target=self._work, args=(n, self._queue), name=f"gofer-{name}-{n + 1}", daemon=True)
             for n in range(threads)
         ]
+        self._starting = threading.Lock()
+        self._started = False
+        self._one_beside = threading.Thread(
+            target=self._work, args=(threads, self._beside), name=f"gofer-{name}-async", daemon=True
+        )
 
     def start(self) -> None:
         """Start the threads, once."""
         for thread in self._threads:
             thread.start()
+        with self._starting:
+            self._started = True
+        if not self._beside.empty():
+            self._start_beside()
 
     def put(self, task: Task) -> None:
         """Have a task done by the next thread that is free. Any thread; never waits."""
-        self._queue.put(task)
+        if getattr(task, "beside", False):
+            self._beside.put(task)
+            if self._one_beside.ident is None:
+                self._start_beside()
+        else:
+            self._queue.put(task)
         if self._heir is not None:
             self._pass_on(self._heir)
+
+    def _start_beside(self) -> None:
+        with self._starting:
+            if self._started and self._one_beside.ident is None:
+                self._one_beside.start()
 
     def hand_over(self, heir: Workers) -> None:
         """Have others do what waits, in its order, and what is put here from now on. ``stop`` follows."""
@@ -62,7 +88,12 @@ class Workers:
     @property
     def waiting(self) -> int:
         """How many tasks no thread has taken, about."""
-        return self._queue.qsize()
+        return self._queue.qsize() + self._beside.qsize()
+
+    @property
+    def busy(self) -> int:
+        """How many of the threads have a task; the one beside them is not counted."""
+        return sum(task is not None for task in self._running[:-1])
 
     def running(self) -> list[Task]:
         """Return the tasks that threads are busy with."""
@@ -70,20 +101,7 @@ class Workers:
 
     def withdraw(self, wanted: Callable[[Task], bool] = lambda task: True) -> list[Task]:
         """Take back those tasks that no thread has taken yet, in their order. The others stay, in theirs."""
-        taken: list[Task] = []
-        kept: list[Task | None] = []
-        while True:
-            try:
-                task = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if task is not None and wanted(task):
-                taken.append(task)
-            else:
-                kept.append(task)
-        for other in kept:
-            self._queue.put(other)
-        return taken
+        return _withdrawn(self._queue, wanted) + _withdrawn(self._beside, wanted)
 
     def stop(self, timeout: float) -> tuple[list[Task], list[Task]]:
         """Start nothing more, and wait for what runs, at most ``timeout`` seconds. May be repeated.
@@ -100,13 +118,14 @@ class Workers:
             waiting = []
         for _ in self._threads:
             self._queue.put(None)
-        for thread in self._threads:
+        self._beside.put(None)
+        for thread in (*self._threads, self._one_beside):
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
         return waiting, self.running()
 
-    def _work(self, number: int) -> None:
-        while (task := self._queue.get()) is not None:
+    def _work(self, number: int, tasks: queue.SimpleQueue[Task | None]) -> None:
+        while (task := tasks.get()) is not None:
             self._running[number] = task
             try:
                 task.run()
@@ -114,6 +133,23 @@ class Workers:
                 _tell(raised)
             self._running[number] = None
             del task  # or the last request would live until the next one
+
+
+def _withdrawn(tasks: queue.SimpleQueue[Task | None], wanted: Callable[[Task], bool]) -> list[Task]:
+    taken: list[Task] = []
+    kept: list[Task | None] = []
+    while True:
+        try:
+            task = tasks.get_nowait()
+        except queue.Empty:
+            break
+        if task is not None and wanted(task):
+            taken.append(task)
+        else:
+            kept.append(task)
+    for other in kept:
+        tasks.put(other)
+    return taken
 
 
 def _tell(raised: BaseException) -> None:

@@ -17,7 +17,7 @@ __all__ = ["mgt"]
 
 _FAILED, _USAGE, _NO_ANSWER, _NOT_FOUND, _REFUSED, _NO_AGENT = range(1, 7)
 _STATUSES = {"refused": _REFUSED, "not-found": _NOT_FOUND, "malformed": _USAGE}
-_STATES = ("waiting", "running", "answering", "undeliverable", "interrupted")
+_STATES = ("waiting", "running", "overdue", "answering", "undeliverable", "interrupted")
 
 
 def _criteria(text: str) -> dict[str, Any]:

@@ -24,13 +24,16 @@ def print_agent(told: Mapping[str, Any]) -> None:
         _line(
             (f"goferd {agent['version']}", "bold"),
             (f" {agent['state']}", _COLOURS.get(agent["state"], "yellow")),
-            (f": pid {agent['pid']}, user {agent['user']}, root {agent['root']}, since {agent['started']}", ""),
+            (f": pid {agent['pid']}, user {agent['user']}, root {agent['root']}", ""),
+            (f", host {agent['host']}, since {agent['started']}", ""),
             (f", {agent['rss'] / 1e6:.1f} MB, {agent['threads']} threads", ""),
         ),
         guide_style="dim",
     )
     if agent["ledger"]["error"]:
         tree.add(_line(("ledger: ", ""), (agent["ledger"]["error"], "red")))
+    for reason in agent.get("closed", ()):
+        tree.add(_line(("no plugin takes requests: ", "bold"), (reason, "red")))
     for plugin in told["plugins"]:
         _plugin(tree, plugin)
     for name in agent["waiting"]:
@@ -61,12 +64,17 @@ def _plugin(tree: Tree, plugin: Mapping[str, Any]) -> None:
     if plugin["state"] not in ("running", "loading"):
         return
     branch.add(_line((_queue(plugin), "")))
+    if plugin["foreign"]:
+        branch.add(_line((plugin["foreign"], "red")))
     counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in plugin["counters"].items() if number)
     branch.add(_line((f"requests: {counts or 'none'}", "")))
     workers = plugin["workers"]
     branch.add(
         _line((f"workers: {workers['busy']} of {workers['threads']} busy, {workers['waiting']} tasks waiting", ""))
     )
+    for one in plugin["overdue"]:
+        told = f" for {one['seconds']:g} s, request {one['sn']}: {one['reason']}"
+        branch.add(_line((f"overdue {one['target']}", "red"), (told, "")))
     for cls in (plugin["api"] or {}).get("classes", ()):
         version = f" version {cls['version']}" if cls.get("version") else ""
         inner = branch.add(_member(f"class {cls['name'].partition('@')[0]}{version}", cls["constructor"], cls["doc"]))

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import threading
 
-from gofer.decorators import once, remote
+from gofer.decorators import once, pam, remote
 from gofer.rmi import shell
 
 from gofer_plugin_system.commands import Ended
@@ -23,6 +23,7 @@ class System:
 
     @remote
     @once
+    @pam(user="root", identity=True)
     def halt(self, when: int | str = 1) -> Ended:
         """Have the machine stop, and switch itself off where it can.
 
@@ -40,6 +41,7 @@ class System:
 
     @remote
     @once
+    @pam(user="root", identity=True)
     def reboot(self, when: int | str = 1) -> Ended:
         """Have the machine start anew. Arguments, result and errors are those of ``halt``.
 
@@ -48,6 +50,7 @@ class System:
         return _schedule("-r", when)
 
     @remote
+    @pam(user="root", identity=True)
     def cancel(self) -> Ended:
         """Take back what ``halt`` or ``reboot`` have scheduled. Returns as ``Shell.run``."""
         return shell.Shell().run("shutdown", "-c")

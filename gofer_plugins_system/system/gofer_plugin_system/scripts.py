@@ -1,4 +1,4 @@
-"""Scripts that come with the call, run as a user whose password comes with it, too."""
+"""Scripts that come with the call, run as a user whose password comes with it, too, or as the agent's own."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
 
-from gofer.agent.plugin import Plugin
-from gofer.decorators import Login, once, remote
-from gofer.errors import NotAuthorized
+from gofer.decorators import once, remote
 from gofer.rmi import shell
-from gofer.rmi.logins import attempt
 
+from gofer_plugin_system.access import run_as
 from gofer_plugin_system.commands import Ended
 
 __all__ = ["Script"]
@@ -38,13 +35,13 @@ class Script:
 
     @remote
     @once
-    def run(self, user: str, password: str, *options: str) -> Ended:
+    def run(self, user: str | None, password: str | None, *options: str) -> Ended:
         """Run the script as a user of the agent's machine, in the user's home, and report its output as progress.
 
         It is written to a file that only this user can read, and that is gone when the call has ended.
 
         Args:
-            user: whom it runs as.
+            user: whom it runs as. None, with no password either, needs a verified identity: the agent's own user.
             password: of this user. PAM checks it, as it does for methods marked ``@user``: three wrong ones in a row,
                 and the next are refused for a while.
             options: arguments of the script.
@@ -62,28 +59,15 @@ class Script:
         for option in options:
             if not isinstance(option, str):
                 raise TypeError(f"the options of a script are texts, not {option!r:.100}")
-        _authenticate(user, password)
-        runner = shell.Shell(user=user)
-        with _private_file(self._content, user) as file:
+        name = run_as("Script.run", user, password)
+        runner = shell.Shell(user=name)
+        with _private_file(self._content, pwd.getpwuid(os.geteuid()) if name is None else pwd.getpwnam(name)) as file:
             return runner.run(*_interpreter(self._content), str(file), *options)
 
 
-def _authenticate(user: object, password: object) -> None:
-    """Have a password checked as those of ``@user`` are, by the agent's own threads and service, and wait for it."""
-    given = {"user": user, "password": password}
-    # Whoever is named may be the one who calls: what counts is the password.
-    asked = attempt("Script.run", (Login(user),) if isinstance(user, str) else (), given)
-    answer: SimpleQueue[NotAuthorized | None] = SimpleQueue()
-    Plugin.find(__name__).container.logins.check(asked, answer.put)
-    refused = answer.get()
-    if refused is not None:
-        raise refused
-
-
 @contextmanager
-def _private_file(text: str, user: str) -> Iterator[Path]:
+def _private_file(text: str, account: pwd.struct_passwd) -> Iterator[Path]:
     """Give a file of the user's own, in a directory that belongs to the agent, and remove both afterwards."""
-    account = pwd.getpwnam(user)
     folder = Path(tempfile.mkdtemp(prefix="gofer-script-"))
     file = folder / "script"
     try:

@@ -6,7 +6,7 @@ import os
 import re
 
 from gofer.agent.plugin import Plugin
-from gofer.decorators import once, remote
+from gofer.decorators import once, pam, remote
 from gofer.rmi import shell
 
 from gofer_plugin_system.commands import Ended
@@ -35,23 +35,27 @@ class Service:
 
     @remote
     @once
+    @pam(user="root", identity=True)
     def start(self) -> Ended:
         """Start it. Returns as ``Shell.run``: status 0 if it runs."""
         return self._do("start")
 
     @remote
     @once
+    @pam(user="root", identity=True)
     def stop(self) -> Ended:
         """Stop it. Returns as ``Shell.run``: status 0 if it does not run any more."""
         return self._do("stop")
 
     @remote
     @once
+    @pam(user="root", identity=True)
     def restart(self) -> Ended:
         """Stop and start it. Returns as ``Shell.run``: status 0 if it runs."""
         return self._do("restart")
 
     @remote
+    @pam(user="root", identity=True)
     def status(self) -> Ended:
         """Tell its status. Returns as ``Shell.run``: status 0 if it runs, 3 if it does not, 4 if there is none such."""
         return self._do("status")

@@ -14,7 +14,7 @@ from gofer.agent.config.agent import (
     PamConfig,
     read_agent,
 )
-from gofer.agent.config.company import broker_of, check_company
+from gofer.agent.config.company import broker_of, check_company, not_trusted
 from gofer.agent.config.descriptor import (
     Descriptor,
     find_plugin_dirs,
@@ -24,7 +24,9 @@ from gofer.agent.config.descriptor import (
 )
 from gofer.agent.config.files import distrust
 from gofer.agent.config.identity import stable_uuid
+from gofer.agent.config.machine import Machine, made_on
 from gofer.agent.config.problem import Problem
+from gofer.agent.config.required import asks_to_be_required
 from gofer.agent.config.settings import Settings
 
 __all__ = [
@@ -42,7 +44,11 @@ __all__ = [
     "find_plugin_dirs",
     "broker_of",
     "check_company",
+    "not_trusted",
+    "asks_to_be_required",
     "distrust",
+    "Machine",
+    "made_on",
     "stable_uuid",
     "Problem",
     "Settings",

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from gofer.agent.config.agent_keys import AGENT, Agent
-from gofer.agent.config.files import list_files, read_sections
+from gofer.agent.config.files import list_files, list_unread, read_sections
 from gofer.agent.config.problem import Problem
 from gofer.agent.config.reading import Reader, Values
 from gofer.root import Root
@@ -98,13 +98,20 @@ def read_agent(root: Root) -> tuple[AgentConfig, list[Problem]]:
     # lexists: a dangling link is somebody's mistake, not an absent file.
     first = [root.agent_conf] if _is_there(root.agent_conf) else []
     for path in [*first, *later]:
-        sections, unread = read_sections(path)
-        if unread is not None:
-            problems.append(unread)
-        if sections is not None:
+        content, found = read_sections(path, AGENT)
+        problems += found
+        if content is not None:
             reader = Reader(AGENT, str(path), values)
-            reader.read(sections)
+            reader.read(content.sections)
             problems += reader.problems
+    problems += [
+        Problem(
+            "warning", str(path), None, None, f"is not read; allowed: {root.agent_conf}, or a file in {root.conf_d}"
+        )
+        for path in map(root.agent_conf.with_suffix, (".json", ".ini", ".cfg", ".yaml", ".yml", ".toml"))
+        if path.exists()
+    ]
+    problems += list_unread(root.conf_d)
     log_file = values[Agent.LOG_FILE]
     config = AgentConfig(
         MainConfig(values[Agent.SHUTDOWN_TIMEOUT]),

@@ -8,7 +8,7 @@ from gofer.agent.config.descriptor import Descriptor
 from gofer.agent.config.problem import Problem, nearest
 from gofer.messaging.url import URL
 
-__all__ = ["broker_of", "check_company"]
+__all__ = ["broker_of", "check_company", "not_trusted"]
 
 
 def check_company(descriptors: Iterable[Descriptor]) -> list[Problem]:
@@ -27,9 +27,38 @@ def broker_of(url: URL) -> tuple[object, ...]:
     return ("local", url.path) if url.protocol == "local" else (url.host.lower(), port, url.path or "")
 
 
+def not_trusted(asked: Descriptor, owner: Descriptor, how: str) -> str:
+    """Say why the callers of one plugin must not reach another one's methods, and what to do.
+
+    Args:
+        how: what brings them there, in words that stand between the two plugins' names.
+    """
+    theirs = f"has the authenticator {asked.authenticator!r}" if asked.authenticator else "has no authenticator"
+    own = f"the authenticator {owner.authenticator!r}" if owner.authenticator else "an authenticator"
+    return (
+        f"plugin {asked.name!r} {how} plugin {owner.name!r} and {theirs}, so its callers would get past {own} of "
+        f"{owner.name!r}; give both the same authenticator with the same settings, "
+        f"or allow it by trust = {asked.name} in [main] of {owner.file}"
+    )
+
+
+def _trust(one: Descriptor, enabled: list[Descriptor]) -> Iterator[Problem]:
+    """Tell which other plugins' callers would reach the methods of one that has an authenticator."""
+    for other in enabled:
+        if other is one or one.authenticator is None or other.name in one.trust or one.same_authenticator(other):
+            continue
+        for key, how, leads in (
+            ("accept", "forwards to", other.forwards_to(one)),
+            ("extends", "has the methods of", one.extends == other.name),
+        ):
+            if leads:
+                yield Problem("error", str(one.file), "main", key, not_trusted(other, one, how))
+
+
 def _problems(one: Descriptor, every: list[Descriptor], enabled: list[Descriptor]) -> Iterator[Problem]:
     yield from _queue(one, enabled[: enabled.index(one)])
     yield from _forwarding(one, every)
+    yield from _trust(one, enabled)
     if one.extends is not None:
         other, why = _enabled(one.extends, every)
         if other is one:
@@ -42,7 +71,7 @@ def _queue(one: Descriptor, earlier: list[Descriptor]) -> Iterator[Problem]:
     if one.queue is None:
         return
     if one.url is None:
-        text = "nobody reads it: there is no url, nor url_file; allowed: with one, or where the plugin sets its URL"
+        text = "has no effect, because [messaging] url is not set; set it, or have the plugin set plugin.url in @load"
         yield Problem("warning", str(one.file), "model", "queue", text)
         return
     for first in earlier:
@@ -61,15 +90,17 @@ def _forwarding(one: Descriptor, every: list[Descriptor]) -> Iterator[Problem]:
             continue
         other, why = _enabled(name, every)
         if other is not None and "*" not in other.accept and one.name not in other.accept:
-            why = f"plugin {name!r} ({other.file}) does not list {one.name!r} in its accept; allowed: where it does"
+            why = (
+                f"plugin {name!r} does not accept from {one.name!r}; add accept = {one.name} to [main] of {other.file}"
+            )
         if why:
-            yield Problem("warning", str(one.file), "main", "forward", f"nothing goes there: {why}")
+            yield Problem("warning", str(one.file), "main", "forward", f"nothing is forwarded to {name!r}: {why}")
     for name in one.accept:
         if name == "*":
             continue
         other, why = _enabled(name, every)
         if why:
-            yield Problem("warning", str(one.file), "main", "accept", f"nothing comes from there: {why}")
+            yield Problem("warning", str(one.file), "main", "accept", f"nothing comes from {name!r}: {why}")
 
 
 def _enabled(name: str, every: list[Descriptor]) -> tuple[Descriptor | None, str]:
@@ -79,7 +110,7 @@ def _enabled(name: str, every: list[Descriptor]) -> tuple[Descriptor | None, str
         return found, ""
     names = [one.name for one in every if one.enabled]
     if found is not None:
-        return None, f"plugin {name!r} is not enabled ({found.file}); allowed: an enabled plugin's name"
+        return None, f"that plugin is not enabled; set [main] enabled = 1 in {found.file}"
     near = nearest(name, names)
-    hint = f"; nearest is {near!r}" if near else ""
-    return None, f"there is no plugin {name!r}{hint}; allowed: {', '.join(sorted(names))}"
+    hint = f"; did you mean {near!r}?" if near else ";"
+    return None, f"there is no plugin {name!r}{hint} enabled: {', '.join(sorted(names))}"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from gofer.agent.config.agent import MessagingConfig
 from gofer.agent.config.descriptor_keys import DESCRIPTOR, Main, Messaging, Model
-from gofer.agent.config.files import Unreadable, distrust, list_files, read_sections, read_text
+from gofer.agent.config.files import distrust, list_files, list_unread, read_sections, read_text
+from gofer.agent.config.ini import Sections, Unreadable
 from gofer.agent.config.places import AddressText, BrokerURL
 from gofer.agent.config.problem import Problem, shown
 from gofer.agent.config.reading import Reader, Values
@@ -45,10 +47,13 @@ class Descriptor:
     threads: int
     latency: float
     timeout: float | None
+    max_age: float | None
     accept: tuple[str, ...]
     forward: tuple[str, ...]
     extends: str | None
     admin: tuple[str, ...] | None
+    trust: tuple[str, ...]
+    required: bool
     url: URL | None
     url_file: Path | None
     authenticator: str | None
@@ -66,6 +71,22 @@ class Descriptor:
     prefetch: int
     kind: str
     sections: Settings = field(repr=False, hash=False)
+
+    def forwards_to(self, other: Descriptor) -> bool:
+        """Tell whether requests for this plugin may be forwarded to another one, as both must say."""
+        wanted = other.name in self.forward or "*" in self.forward
+        return wanted and (self.name in other.accept or "*" in other.accept)
+
+    def same_authenticator(self, other: Descriptor) -> bool:
+        """Tell whether both descriptors name the same authenticator, with the same settings."""
+        name = self.authenticator
+        if name is None or name != other.authenticator:
+            return False
+        if (name in self.sections) != (name in other.sections):
+            return False
+        # Relative paths in the settings are relative to the descriptor.
+        alike = name not in self.sections or self.sections[name] == other.sections[name]
+        return alike and self.file.absolute().parent == other.file.absolute().parent
 
     def connector(self, messaging: MessagingConfig = _DEFAULTS, url: URL | None = None) -> Connector:
         """Make the connector for this plugin's broker.
@@ -111,16 +132,25 @@ def read_descriptors(root: Root) -> tuple[list[Descriptor], list[Problem]]:
     paths, problem = list_files(root.descriptors)
     problems = [] if problem is None else [problem]
     found: dict[str, Descriptor] = {}
+    named: list[Path] = []
     for path in paths:
-        descriptor, wrong = _read(path)
+        descriptor, wrong = _read(path, named)
         problems += wrong
         if descriptor is None:
             continue
         first = found.setdefault(descriptor.name, descriptor)
         if first is not descriptor:
-            text = f"plugin {descriptor.name!r} is described by {first.file} too, which stays; this one is refused"
+            text = f"plugin {descriptor.name!r} is described by {first.file}, which is used; this one is not"
             problems.append(Problem("error", str(path), "main", "name", f"{text}; allowed: each name once"))
-    return list(found.values()), problems
+    return list(found.values()), problems + list_unread(root.descriptors, named)
+
+
+def _named_files(path: Path, sections: Sections) -> Iterator[Path]:
+    """Iterate over what may be files that a descriptor names: keys and certificates may lie beside it."""
+    for keys in sections.values():
+        for value in keys.values():
+            if isinstance(value, str) and 0 < len(value) < 4096 and "\0" not in value:
+                yield path.absolute().parent / value
 
 
 def read_descriptor(root: Root, path: Path) -> tuple[Descriptor | None, list[Problem]]:
@@ -179,12 +209,20 @@ def _distrusted(directory: Path) -> Problem | None:
     return None if reason is None else Problem("error", str(directory), None, None, reason)
 
 
-def _read(path: Path) -> tuple[Descriptor | None, list[Problem]]:
-    sections, unread = read_sections(path, trusted=True)
-    if sections is None:
-        return None, [] if unread is None else [unread]
+def _read(path: Path, named: list[Path] | None = None) -> tuple[Descriptor | None, list[Problem]]:
+    """Read a descriptor, and add what files it may name to ``named``."""
+    content, found = read_sections(path, DESCRIPTOR, trusted=True)
+    if content is None:
+        return None, found
+    if named is not None:
+        named += _named_files(path, content.sections)
     reader = Reader(DESCRIPTOR, str(path))
-    reader.read(sections)
+    reader.problems += found
+    reader.read(content.sections)
+    authenticator = reader.values[Messaging.AUTHENTICATOR]
+    if authenticator in content.incomplete:  # its settings say who is believed
+        text = "some of it is not used, and these are the settings of the authenticator; correct that first"
+        reader.problems.append(Problem("error", str(path), authenticator, None, text))
     name = _name(reader, path)
     url, url_file = _broker(reader, path)
     queue, exchange = _queue(reader)
@@ -204,10 +242,13 @@ def _read(path: Path) -> tuple[Descriptor | None, list[Problem]]:
         threads=values[Main.THREADS],
         latency=values[Main.LATENCY],
         timeout=values[Main.TIMEOUT],
+        max_age=values[Main.MAX_AGE],
         accept=values[Main.ACCEPT],
         forward=values[Main.FORWARD],
         extends=values[Main.EXTENDS],
         admin=values[Main.ADMIN],
+        trust=values[Main.TRUST],
+        required=values[Main.REQUIRED],
         url=url,
         url_file=url_file,
         authenticator=values[Messaging.AUTHENTICATOR],
@@ -224,7 +265,7 @@ def _read(path: Path) -> tuple[Descriptor | None, list[Problem]]:
         exclusive=values[Model.EXCLUSIVE],
         prefetch=values[Model.PREFETCH],
         kind=values[Model.TYPE],
-        sections=Settings.of_file(str(path), sections),
+        sections=Settings.of_file(str(path), content.sections),
     )
     return descriptor, reader.problems
 
@@ -261,10 +302,14 @@ def _queue(reader: Reader) -> tuple[Address | None, str]:
     """Find the queue and its exchange among the keys that old and new descriptors name them by."""
     values = reader.values
     queue = values[Model.QUEUE]
+    odd = Model.QUEUE if queue is not None else Messaging.UUID
     if queue is None and Messaging.UUID in values:
         queue = _address(reader, Messaging.UUID)
     elif Messaging.UUID in values:
         reader.warn("messaging", "uuid", "is not used, because [model] queue is given")
+    if queue is not None and any(c.isspace() for c in f"{queue.exchange}{queue.key}"):
+        text = f"{shown(str(queue))} has a space in it, which callers must write, too; remove it if that is not meant"
+        reader.warn(odd.section, odd.name, text)
     exchange = queue.exchange if queue is not None else ""
     for key in (Model.EXCHANGE, Messaging.EXCHANGE):
         older = values[key]

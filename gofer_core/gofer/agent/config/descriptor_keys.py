@@ -32,6 +32,13 @@ class Main:
     TIMEOUT: Key[float | None] = Key(
         "main", "timeout", v.Seconds(above_zero=True), None, "The longest that a method may run."
     )
+    MAX_AGE: Key[float | None] = Key(
+        "main",
+        "max_age",
+        v.Seconds(above_zero=True),
+        None,
+        "How old a request without a `ttl` may be when it comes; an older one is rejected, not run.",
+    )
     ACCEPT: Key[tuple[str, ...]] = Key(
         "main",
         "accept",
@@ -55,6 +62,21 @@ class Main:
         v.Names("identities with commas between", v.Line("an identity")),
         None,
         "The identities that may use Admin; without it anyone who reaches the queue may.",
+        blank=False,
+    )
+    TRUST: Key[tuple[str, ...]] = Key(
+        "main",
+        "trust",
+        v.Names("plugin names with commas between", v.Name()),
+        (),
+        "The plugins whose callers may reach this one's methods with another authenticator, or with none.",
+    )
+    REQUIRED = Key(
+        "main",
+        "required",
+        v.Flag(),
+        False,
+        "Whether the agent takes no requests for any plugin while this one does not run.",
         blank=False,
     )
 
@@ -133,9 +155,9 @@ class Model:
     EXPIRATION: Key[float | None] = Key(
         "model",
         "expiration",
-        v.Seconds(above_zero=True),
+        v.SecondsOrNever(),
         None,
-        "How long the queue is kept when nobody uses it; without it, for ever.",
+        "After how long without a reader the broker deletes the queue and what waits in it; without it, or 0, never.",
     )
     EXCLUSIVE = Key("model", "exclusive", v.Flag(), False, "Whether this agent must be the queue's only one.")
     PREFETCH = Key("model", "prefetch", v.Whole(1, 65535), 200, "How many requests the broker hands over unanswered.")
@@ -163,10 +185,13 @@ DESCRIPTOR = Schema(
         Main.THREADS,
         Main.LATENCY,
         Main.TIMEOUT,
+        Main.MAX_AGE,
         Main.ACCEPT,
         Main.FORWARD,
         Main.EXTENDS,
         Main.ADMIN,
+        Main.TRUST,
+        Main.REQUIRED,
         Messaging.URL,
         Messaging.URL_FILE,
         Messaging.AUTHENTICATOR,

@@ -1,40 +1,29 @@
 """Read one configuration file into plain sections, trusting nothing about it.
 
-An ini file gives text; a JSON file gives what JSON has. All that can be wrong with a file as such is one Problem.
+An ini file gives text; a JSON file gives what JSON has. What keeps a file as such from being used is one Problem.
 """
 
 from __future__ import annotations
 
-import configparser
 import errno
-import json
 import os
 import pwd
 import re
 import stat
-from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
 
+from gofer.agent.config.ini import Content, Unreadable, parse_ini, parse_json
 from gofer.agent.config.problem import Problem, plain, shown
-from gofer.errors import ConfigError
+from gofer.agent.config.schema import Schema
 
-__all__ = ["MAX_FILE", "Sections", "Unreadable", "distrust", "list_files", "read_sections", "read_text"]
+__all__ = ["MAX_FILE", "distrust", "list_files", "list_unread", "read_sections", "read_text"]
 
 MAX_FILE = 1 << 20
 """The largest configuration file that is read, in bytes."""
 
-Sections = dict[str, dict[str, object]]
-"""A file's sections; each maps its keys, in the case they were written, to their values."""
-
-
-class Unreadable(ConfigError):
-    """A file cannot be used; the text says why, without the file's name."""
-
-    def __init__(self, text: str, section: str | None = None, key: str | None = None) -> None:
-        super().__init__(text)
-        self.section = section
-        self.key = key
+_LEFTOVER = re.compile(r"^\.|^__pycache__$|~$|\.(bak|orig|old|save|swp|disabled|rpm(new|save|orig)|dpkg-\w+|ucf-\w+)$")
+_SUFFIX = re.compile(r"\.(cfg|cnf|ini|config|CONF|Conf|toml|txt|ya?ml)$")
 
 
 def list_files(directory: Path) -> tuple[list[Path], Problem | None]:
@@ -52,16 +41,47 @@ def list_files(directory: Path) -> tuple[list[Path], Problem | None]:
     return [directory / name for name in fit], None
 
 
-def read_sections(path: Path, *, trusted: bool = False) -> tuple[Sections | None, Problem | None]:
-    """Read a file by its suffix: ``.json`` is JSON, all else ini. Returns the sections, or what is wrong.
+def list_unread(directory: Path, named: Iterable[Path] = ()) -> list[Problem]:
+    """Warn of what lies in a directory of configuration as if it were read, and is not.
 
-    ``trusted``: refuse one that somebody else than root or this process's user could have written.
+    Hidden files are none of these, nor what editors and package managers leave behind, nor compiled code.
+
+    Args:
+        named: what configuration refers to, such as a key file.
+    """
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        return []  # list_files tells why
+    known = {os.path.realpath(path) for path in named}
+    found = []
+    for name in names:
+        path = directory / name
+        if name.endswith((".conf", ".json")) or _LEFTOVER.search(name) or os.path.realpath(path) in known:
+            continue
+        renamed = _SUFFIX.sub(".conf", name)
+        hint = "" if renamed == name else f"; if it has lines of [section] and key = value, rename it to {renamed}"
+        text = f"is not read; allowed: names that end in .conf or .json{hint}"
+        found.append(Problem("warning", str(path), None, None, text))
+    return found
+
+
+def read_sections(path: Path, schema: Schema, *, trusted: bool = False) -> tuple[Content | None, list[Problem]]:
+    """Read a file by its suffix: ``.json`` is JSON, all else ini. Returns what it holds, and what is wrong or odd.
+
+    Args:
+        schema: what the file may hold.
+        trusted: refuse one that somebody else than root or this process's user could have written.
     """
     try:
         text = read_text(path, trusted=trusted)
-        return (_parse_json(text) if path.suffix == ".json" else _parse_ini(text)), None
+        if path.suffix == ".json":
+            content = parse_json(text, schema.protected)
+        else:
+            content = parse_ini(text, schema.protected, frozenset(schema.sections))
     except Unreadable as error:
-        return None, Problem("error", str(path), error.section, error.key, str(error))
+        return None, [Problem("error", str(path), error.section, error.key, str(error))]
+    return content, [Problem("warning", str(path), *remark) for remark in content.remarks]
 
 
 def read_text(path: Path, *, trusted: bool = False) -> str:
@@ -80,7 +100,7 @@ def read_text(path: Path, *, trusted: bool = False) -> str:
         if not stat.S_ISREG(found.st_mode):
             raise Unreadable(f"is {_file_kind(found.st_mode)}; allowed: a regular file, or a link to one")
         if trusted:
-            reason = _distrust_status(found, os.geteuid()) or _distrust_way(path, os.geteuid())
+            reason = _distrust_status(path, found, os.geteuid()) or _distrust_way(path, os.geteuid())
             if reason is not None:
                 raise Unreadable(reason)
         with open(descriptor, "rb", closefd=False) as file:
@@ -103,7 +123,7 @@ def distrust(path: Path, user: int | None = None) -> str | None:
         OSError: there is nothing at ``path``.
     """
     user = os.geteuid() if user is None else user
-    return _distrust_status(os.stat(path), user) or _distrust_way(path, user)
+    return _distrust_status(path, os.stat(path), user) or _distrust_way(path, user)
 
 
 def _distrust_way(path: Path, user: int) -> str | None:
@@ -111,29 +131,42 @@ def _distrust_way(path: Path, user: int) -> str | None:
     if not stat.S_ISLNK(link.st_mode):
         return None
     if link.st_uid not in (0, user):
-        return f"refused: the link belongs to {_owner(link.st_uid)}; allowed: owned by root or {_owner(user)}"
+        name = plain(str(path), 4096)
+        return f"the link belongs to {_owner(link.st_uid)}; {_allowed(user)}. Fix: chown -h {_owner_name(user)} {name}"
     directory = Path(os.path.realpath(path)).parent
     found = os.stat(directory)
     if found.st_mode & stat.S_ISVTX and found.st_uid in (0, user):
         return None  # nobody but its owner can replace a file there
-    reason = _distrust_status(found, user)
-    return None if reason is None else f"{reason} (the directory of the link's target, {plain(str(directory), 200)})"
-
-
-def _distrust_status(found: os.stat_result, user: int) -> str | None:
-    if found.st_uid in (0, user) and not found.st_mode & 0o022:
-        return None
+    reason = _distrust_status(directory, found, user)
     return (
-        f"refused: owned by {_owner(found.st_uid)}, mode {stat.S_IMODE(found.st_mode):04o}; "
-        f"allowed: owned by root or {_owner(user)}, and not writable by group or others"
+        None if reason is None else f"is a link into {plain(str(directory), 4096)}, which others can change: {reason}"
     )
 
 
+def _distrust_status(path: Path, found: os.stat_result, user: int) -> str | None:
+    name = plain(str(path), 4096)
+    if found.st_uid not in (0, user):
+        return f"belongs to {_owner(found.st_uid)}; {_allowed(user)}. Fix: chown {_owner_name(user)} {name}"
+    if not found.st_mode & 0o022:
+        return None
+    by = " and ".join(who for who, bit in (("its group", 0o020), ("others", 0o002)) if found.st_mode & bit)
+    return f"mode {stat.S_IMODE(found.st_mode):04o} lets {by} write to it. Fix: chmod go-w {name}"
+
+
+def _allowed(user: int) -> str:
+    return f"allowed: {_owner(0)}" + (f" or {_owner(user)}" if user else "")
+
+
 def _owner(user: int) -> str:
+    name = _owner_name(user)
+    return f"uid {user}" if name == str(user) else f"{name} (uid {user})"
+
+
+def _owner_name(user: int) -> str:
     try:
-        return f"{pwd.getpwuid(user).pw_name} (uid {user})"
+        return pwd.getpwuid(user).pw_name
     except KeyError:
-        return f"uid {user}"
+        return str(user)
 
 
 def _why_not_opened(path: Path, error: OSError) -> str:
@@ -172,60 +205,3 @@ def _decode(data: bytes) -> str:
         line = text.count("\n", 0, control.start()) + 1
         raise Unreadable(f"has control character {control[0]!r} in line {line}; allowed: UTF-8 text")
     return text
-
-
-def _parse_ini(text: str) -> Sections:
-    for number, line in enumerate(text.split("\n"), 1):
-        # The parser would drop what follows a header without a word.
-        if line.startswith("[") and not re.fullmatch(r"\[[^\[\]]+\]\s*([#;].*)?", line):
-            raise Unreadable(f"line {number} is not a section header; allowed: [name] alone on its line")
-    # '%' stands in passwords and '#' in URLs: no interpolation, no comments behind values. No section is special.
-    parser = configparser.RawConfigParser(strict=True, interpolation=None, default_section="\0")
-    parser.SECTCRE = re.compile(r"\[(?P<header>[^\[\]]+)\]")  # the parser's own takes "a] # [b" for a name
-    parser.optionxform = str  # type: ignore[assignment,method-assign]  # the documented way to keep the keys' case
-    try:
-        parser.read_string(text)
-    except configparser.DuplicateSectionError as error:
-        raise Unreadable(f"the section is there twice, again in line {error.lineno}", error.section) from None
-    except configparser.DuplicateOptionError as error:
-        text = f"the key is there twice, again in line {error.lineno}"
-        raise Unreadable(text, error.section, error.option) from None
-    except configparser.MissingSectionHeaderError as error:
-        raise Unreadable(f"line {error.lineno} stands before any section; allowed: [name] first") from None
-    except configparser.ParsingError as error:  # never with the line's text: it may be part of a password
-        number = error.errors[0][0] if error.errors else 0
-        raise Unreadable(f"line {number} is neither [section] nor key=value nor a comment") from None
-    return {name: dict(parser.items(name)) for name in parser.sections()}
-
-
-def _parse_json(text: str) -> Sections:
-    if not text.strip():
-        raise Unreadable("is empty; allowed: a JSON object of objects")
-    try:
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise Unreadable(f"is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
-    except Unreadable:
-        raise
-    except RecursionError:
-        raise Unreadable("is nested too deeply; allowed: a JSON object of objects") from None
-    except ValueError:  # an integer of thousands of digits
-        raise Unreadable("has a number that is too long; allowed: a JSON object of objects") from None
-    if not isinstance(document, dict):
-        raise Unreadable("is not a JSON object; allowed: an object of sections, each an object of keys")
-    for section, keys in document.items():
-        if not isinstance(keys, dict):
-            raise Unreadable("the section is not a JSON object; allowed: an object of keys", section)
-    return document
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise Unreadable(f"{shown(twice)} is there twice in one object")
-    return found
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise Unreadable(f"has {text}, which is not JSON")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar, cast
 
-from gofer.agent.config.files import Sections
+from gofer.agent.config.ini import Sections
 from gofer.agent.config.problem import Problem, nearest, plain
 from gofer.agent.config.schema import FreeKeys, Key, Schema
-from gofer.agent.config.values import Type, Wrong
+from gofer.agent.config.values import Names, Type, Wrong
 
 __all__ = ["Reader", "Values"]
 
 T = TypeVar("T")
 _NOT_GIVEN = object()
+_COMMENT = re.compile(r"\s[#;]")
 
 
 class Values:
@@ -45,11 +46,15 @@ class Values:
 
 
 class Reader:
-    """Reads the sections of one file by a schema into ``values``, and collects ``problems`` in the file's order."""
+    """Reads the sections of one file by a schema into ``values``, and collects ``problems`` in the file's order.
+
+    In a file that is no JSON a comment behind a value, and quotes around it, are part of the value; that is told.
+    """
 
     def __init__(self, schema: Schema, file: str, values: Values | None = None) -> None:
         self.schema = schema
         self.file = file
+        self._ini = not file.endswith(".json")
         self.values = Values() if values is None else values
         self.problems: list[Problem] = []
 
@@ -79,6 +84,7 @@ class Reader:
                 self.warn(section, None, f"no longer used: {self.schema.retired[section, None]}")
             else:
                 self._unknown_section(section, sections)
+                self._check_own(section, keys)
 
     def _read_key(self, section: str, name: str, raw: object) -> None:
         key = self.schema.find(section, name)
@@ -98,18 +104,29 @@ class Reader:
         self._unknown_key(section, name)
 
     def _read_known(self, key: Key[object], raw: object) -> None:
+        if self._ini and isinstance(raw, str):
+            if _COMMENT.search(raw):
+                self.error(key, "has a comment behind its value; allowed: comments on lines of their own")
+                return
+            if len(raw) > 1 and raw[0] == raw[-1] and raw[0] in "\"'":
+                self.warn(key.section, key.name, "has quotes around its value, which are part of it; remove them")
         value = self._value(key.type, key.section, key.name, raw, blank=key.blank)
         if value is _NOT_GIVEN:
             return
         if key.instead is not None:
-            self.warn(key.section, key.name, f"is read, but old; write {key.instead} instead")
+            self.warn(key.section, key.name, f"is deprecated; write {key.instead} instead")
         self.values.put(key, value)
 
     def _value(self, kind: Type[object], section: str, name: str, raw: object, *, blank: bool) -> object:
-        if raw is None or raw == [] or (isinstance(raw, str) and not raw.strip()):
+        # A comma alone is an empty list, as in the descriptors that came with gofer 2.12.
+        if (
+            raw is None
+            or raw == []
+            or (isinstance(raw, str) and not raw.strip(" ,\n" if type(kind) is Names else None))
+        ):
             if blank:
                 return _NOT_GIVEN
-            text = f"has no value, which could be a slip; allowed: {kind.allowed}; or no such line at all"
+            text = f"has no value; allowed: {kind.allowed}; or remove the line"
         else:
             try:
                 return kind.read(raw)
@@ -126,27 +143,37 @@ class Reader:
         if elsewhere:
             hint = "; it belongs in " + " or ".join(f"[{place}]" for place in elsewhere)
         else:
-            hint = f"; nearest known: {near}" if near else ""
-        self.warn(section, name, f"unknown key, ignored{hint}; allowed: {', '.join([*known, *patterns])}")
+            hint = f"; did you mean {near}?" if near else ""
+        stop = "" if hint.endswith("?") else ";"
+        self.warn(section, name, f"unknown key, ignored{hint}{stop} allowed: {', '.join([*known, *patterns])}")
 
     def _missing(self, section: str, sections: Iterable[str]) -> None:
         near = nearest(section, sections)
-        hint = f"; nearest there is: [{plain(near)}]" if near else ""
-        if not sections:
-            hint = "; there is nothing in the file"
-        text = f"the section is missing{hint}; allowed: a file with [{section}]"
+        text = f"the section is missing; add [{section}] and below it enabled = 1"
+        if near:
+            text = f"the section is missing; is it the one named [{plain(near)}]? Rename that to [{section}]"
+        elif not sections:
+            text = f"the file has no section; add [{section}] and below it enabled = 1"
         self.problems.append(Problem("error", self.file, section, None, text))
+
+    def _check_own(self, section: str, keys: Mapping[str, object]) -> None:
+        """Warn of comments behind values in a section of the user's own. No value is shown: it may be a password."""
+        for name, raw in keys.items():
+            if self._ini and isinstance(raw, str) and _COMMENT.search(raw):
+                text = "is passed on with all that stands behind the '='; write comments on lines of their own"
+                self.warn(section, name, text)
 
     def _unknown_section(self, section: str, sections: Sections) -> None:
         allowed = ", ".join(f"[{name}]" for name in self.schema.sections)
         if not self.schema.open:
             near = nearest(section, self.schema.sections)
-            hint = f"; nearest known: [{near}]" if near else ""
-            self.warn(section, None, f"unknown section, ignored{hint}; allowed: {allowed}")
+            hint = f"; did you mean [{near}]?" if near else ";"
+            self.warn(section, None, f"unknown section, ignored{hint} allowed: {allowed}")
             return
         # Where the standard section is there, only a very near name is a slip: [domain] beside [main] is none.
         near = nearest(section, self.schema.sections, cutoff=0.8)
         if near in sections:
             near = nearest(section, self.schema.sections, cutoff=0.92)
         if near is not None:
-            self.warn(section, None, f"taken for a section of your own; nearest known: [{near}]; known: {allowed}")
+            text = f"unknown section; did you mean [{near}]? The plugin gets it as a section of its own"
+            self.warn(section, None, text)

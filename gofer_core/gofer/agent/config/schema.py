@@ -66,6 +66,14 @@ class Schema:
         """Return the key of that name, or None."""
         return next((key for key in self.keys if (key.section, key.name) == (section, name)), None)
 
+    @property
+    def protected(self) -> Mapping[str, frozenset[str]]:
+        """By section, the keys that keep somebody out: those that may not be blank."""
+        return {
+            section: frozenset(key.name for key in self.keys if key.section == section and not key.blank)
+            for section in self.sections
+        }
+
     def names(self, section: str) -> list[str]:
         """Return the names of a section's keys, in the table's order, old ones left out."""
         return [key.name for key in self.keys if key.section == section and key.instead is None]

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from gofer.agent.config.problem import kind, shown
+from gofer.agent.config.problem import kind, nearest, shown
 from gofer.duration import parse_duration
 from gofer.errors import ConfigError
 from gofer.messaging.proxies import parse_proxy
@@ -26,6 +26,7 @@ __all__ = [
     "Names",
     "Proxy",
     "Seconds",
+    "SecondsOrNever",
     "Size",
     "Type",
     "Whole",
@@ -122,6 +123,17 @@ class Seconds:
         if not self.low <= seconds <= self.high or (self.above_zero and seconds == 0):
             raise Wrong(f"{shown(raw)} is out of range")
         return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SecondsOrNever:
+    """A duration in seconds; 0 means never, as None does."""
+
+    allowed: str = f"{Seconds().allowed}, or 0 for never"
+
+    def read(self, raw: object) -> float | None:
+        """Read a duration."""
+        return Seconds().read(raw) or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +274,8 @@ class Choice:
         for known in self.words:
             if word == known.lower():
                 return known
-        raise Wrong(f"{shown(raw)} is none of them")
+        near = nearest(raw, self.words) if isinstance(raw, str) else None
+        raise Wrong(f"invalid value {shown(raw)}" + (f" (did you mean {near}?)" if near else ""))
 
 
 @dataclass(frozen=True, slots=True)

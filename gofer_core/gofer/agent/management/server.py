@@ -18,8 +18,8 @@ from gofer.agent.config import ManagementConfig
 from gofer.agent.management.doors import Door, caller_of, open_tcp, open_unix, write_token
 from gofer.agent.management.wire import MAX_REQUEST, Channel, Unusable, decode, encode, proof, socket_of, token_of
 from gofer.errors import ConfigError
+from gofer.limit import Limit
 from gofer.messaging.wire import Wakeup
-from gofer.rmi.limit import Limit
 from gofer.root import Root
 
 __all__ = ["Answering", "Management"]

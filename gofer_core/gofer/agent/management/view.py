@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 import sys
 import threading
 import time
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from gofer.agent.builtin import started
 from gofer.agent.loading import one_line
+from gofer.rmi.overview import OVERDUE
 
 if TYPE_CHECKING:
     from gofer.agent.container import PluginContainer
@@ -30,12 +32,14 @@ def show(container: PluginContainer, phase: str) -> dict[str, Any]:
             "state": phase,
             "root": str(container.root.path),
             "user": _user(),
+            "host": socket.gethostname(),
             "pid": os.getpid(),
-            "started": _started(),
+            "started": started(),
             "threads": threading.active_count(),
             "rss": _rss(),
             "ledger": {"error": _text(container.ledger.error)},
             "waiting": sorted(container.pending),
+            "closed": container.gate.reasons() if container.attachments.closed else [],
         },
         "plugins": [_plugin(container, plugin) for plugin in sorted(plugins, key=lambda plugin: plugin.name)],
     }
@@ -66,16 +70,21 @@ def _plugin(container: PluginContainer, plugin: Plugin) -> dict[str, Any]:
         "forward": list(descriptor.forward),
         "accept": list(descriptor.accept),
         "queue": plugin.queue,
+        "foreign": plugin.foreign,
         "url": None if plugin.url is None else str(plugin.url),
         "connection": _connection(container, plugin),
         "counters": plugin.counters.snapshot(),
         "workers": {
             "threads": descriptor.threads,
-            "busy": len(plugin.workers.running()),
+            "busy": plugin.workers.busy,
             "waiting": plugin.workers.waiting,
             "coroutines": plugin.loop.running,
             "fork_helper": plugin.forks.pid,
         },
+        "overdue": [
+            {"sn": one.sn, "target": one.target, "seconds": round(one.seconds, 1), "reason": one.reason}
+            for one in container.requests.listing(plugin.name, states=[OVERDUE]).entries
+        ],
         "actions": [],
         "api": None,
     }
@@ -114,13 +123,6 @@ def _user() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
-
-
-def _started() -> str:
-    with open("/proc/self/stat", "rb") as file:
-        ticks = int(file.read().rpartition(b")")[2].split()[19])
-    began = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
-    return datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _rss() -> int:

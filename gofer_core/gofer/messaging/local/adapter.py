@@ -26,7 +26,7 @@ class LocalAdapter(Adapter):
     def __init__(self, connector: Connector) -> None:
         super().__init__(connector)
         self._where = f"local broker at {path_of(connector.url)}"
-        self._reader = wire.Reader(connector.max_message)
+        self._reader = wire.Reader()
         self._out = bytearray()
         self._events: list[Event] = []
         self._opened = self._closing = self._closed = False
@@ -40,7 +40,7 @@ class LocalAdapter(Adapter):
 
     def begin(self, now: float) -> None:
         self._heard_at = self._spoke_at = now
-        self._put(wire.Hello(wire.VERSION, self.connector.heartbeat, self.connector.max_message))
+        self._put(wire.Hello(wire.VERSION, self.connector.heartbeat))
         self._plan()
 
     def receive(self, data: bytes, now: float) -> None:
@@ -114,9 +114,8 @@ class LocalAdapter(Adapter):
             case Confirmed(token):
                 fits &= token in self._published
                 self._published.discard(token)
-            case Delivery(number, body, size=size):
+            case Delivery(number):
                 fits &= number in self._subscribed
-                fits &= len(body) == (size if size <= self.connector.max_message else 0)
             case SubscriptionLost(number):
                 fits &= number in self._subscribed
             case _:

@@ -7,7 +7,7 @@ from math import inf
 
 from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.messaging import adapter as api
-from gofer.messaging.adapter import Closed, Confirmed, Delivery, Done, Opened, SubscriptionLost
+from gofer.messaging.adapter import HEAD, TAIL, Closed, Confirmed, Delivery, Done, Opened, SubscriptionLost
 from gofer.messaging.local import wire
 from gofer.messaging.local.model import Model
 from gofer.messaging.local.queues import Consumer, Message
@@ -40,10 +40,9 @@ class Client:
         self._consumers: dict[int, Consumer] = {}
         self._held: dict[int, tuple[Consumer, Message]] = {}
         self._tags = 0
-        self._max_message = wire.MAX_BODY
         self._instance = instance
         self._dirty = dirty
-        self._reader = wire.Reader(wire.MAX_BODY)
+        self._reader = wire.Reader()
         self._heartbeat: float | None = None  # until it has said hello
 
     # -- for the loop ----------------------------------------------------------------------------------------
@@ -136,8 +135,8 @@ class Client:
                 )
             case wire.Hello(heartbeat=heartbeat) if not 0 <= heartbeat <= 86400:
                 self._refuse(f"a heartbeat of {heartbeat} s is not between 0 and 86400")
-            case wire.Hello(heartbeat=heartbeat, max_message=max_message) if self._heartbeat is None:
-                self._heartbeat, self._max_message = heartbeat, max_message
+            case wire.Hello(heartbeat=heartbeat) if self._heartbeat is None:
+                self._heartbeat = heartbeat
                 self.say(Opened(self._instance))
             case wire.Wrong(reason):
                 self._refuse(reason)
@@ -212,7 +211,7 @@ class Client:
             raise AdapterError(f"queue {wanted.queue!r} has an exclusive subscriber")
         if wanted.exclusive and queue.consumers:
             raise AdapterError(f"queue {wanted.queue!r} has other subscribers, so none can be exclusive")
-        consumer = self._consumers[wanted.number] = Consumer(wanted.number, queue, self, wanted.prefetch)
+        consumer = self._consumers[wanted.number] = Consumer(wanted.number, queue, self, wanted.prefetch, wanted.limit)
         queue.consumers[consumer] = None
         queue.sole = wanted.exclusive
 
@@ -227,9 +226,10 @@ class Client:
         """Hold a message and hand it on."""
         self._tags += 1
         self._held[self._tags] = (consumer, message)
-        size = len(message.body)
-        body = message.body if size <= self._max_message else b""
-        self.say(Delivery(consumer.number, body, message.redelivered, message.ttl, self._tags, size))
+        body, cut = message.body, 0
+        if consumer.limit is not None and len(body) > max(consumer.limit, HEAD + TAIL):
+            body, cut = body[:HEAD] + body[-TAIL:], len(body) - HEAD - TAIL
+        self.say(Delivery(consumer.number, body, message.redelivered, message.ttl, self._tags, cut))
 
     def lose(self, consumer: Consumer, reason: str) -> None:
         """Forget a subscription whose queue is gone, and tell the client."""

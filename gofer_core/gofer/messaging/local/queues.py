@@ -61,12 +61,16 @@ class Taker(Protocol):
 
 
 class Consumer(msgspec.Struct, eq=False):
-    """A subscription to a queue. ``credit``: how many more messages it may hold unsettled."""
+    """A subscription to a queue. ``credit``: how many more messages it may hold unsettled.
+
+    ``limit``: of a larger body it gets only the ends.
+    """
 
     number: int
     queue: Queue
     taker: Taker
     credit: int
+    limit: int | None = None
     live: bool = True
     waiting: bool = False
 

@@ -32,7 +32,6 @@ class Hello(msgspec.Struct, frozen=True):
 
     version: int
     heartbeat: float = 0.0
-    max_message: int = MAX_BODY
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -112,10 +111,10 @@ def put(out: bytearray, frame: Frame) -> None:
 
 
 class Reader:
-    """Cut what was read into frames, of at most some bytes beside a body of at most ``max_message``."""
+    """Cut what was read into frames, of at most some bytes beside a body of at most ``MAX_BODY``."""
 
-    def __init__(self, max_message: int) -> None:
-        self._limit = max_message + _ROOM
+    def __init__(self) -> None:
+        self._limit = MAX_BODY + _ROOM
         self._rest = bytearray()
 
     def feed(self, data: bytes | memoryview) -> list[Any]:

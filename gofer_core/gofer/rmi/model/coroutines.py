@@ -11,9 +11,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Loop"]
+__all__ = ["Loop", "Run"]
 
 log = logging.getLogger(__name__)
+
+
+class Run:
+    """One coroutine in a loop."""
+
+    __slots__ = ("_loop", "coroutine", "done", "dropped", "task")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, Any],
+        done: Callable[[Any, BaseException | None], None],
+        dropped: Callable[[], object],
+    ) -> None:
+        self._loop = loop
+        self.coroutine = coroutine
+        self.done = done
+        self.dropped = dropped
+        self.task: asyncio.Task[None] | None = None
+
+    def cancel(self) -> None:
+        """Have CancelledError raised in it; ``done`` is called with what comes of that. Any thread."""
+        try:
+            self._loop.call_soon_threadsafe(lambda: None if self.task is None else self.task.cancel())
+        except RuntimeError:
+            pass  # the loop is closed, and the coroutine has ended with it
 
 
 class Loop:
@@ -37,20 +63,25 @@ class Loop:
         """How many coroutines have not ended."""
         return self._running
 
-    def run(self, coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> bool:
+    def run(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        done: Callable[[Any, BaseException | None], None],
+        dropped: Callable[[], object] = lambda: None,
+    ) -> Run | None:
         """Run a coroutine, within a copy of this thread's context variables.
 
         Args:
-            done: called in the loop's thread with its value, or with what it raised; it must not wait. It is not called
-                for a coroutine that ``stop`` has cancelled.
+            done: called in the loop's thread with its value, or with what it raised; it must not wait.
+            dropped: called instead for a coroutine that ``stop`` has cancelled.
 
         Returns:
-            False when stopped: the coroutine was closed.
+            What can cancel it; None when stopped: the coroutine was closed.
         """
         with self._changed:
             if self._stopped:
                 coroutine.close()
-                return False
+                return None
             if self._loop is None:
                 import asyncio  # 3 MB that an agent without such methods does not need
 
@@ -58,8 +89,9 @@ class Loop:
                 self._thread = threading.Thread(target=self._serve, args=(self._loop,), name=self._name, daemon=True)
                 self._thread.start()
             self._running += 1
-            self._loop.call_soon_threadsafe(self._begin, coroutine, done, context=copy_context())
-        return True
+            run = Run(self._loop, coroutine, done, dropped)
+            self._loop.call_soon_threadsafe(self._begin, run, context=copy_context())
+        return run
 
     def wait(self, timeout: float) -> bool:
         """Wait until none runs, at most ``timeout`` seconds; tell whether that is so."""
@@ -82,28 +114,29 @@ class Loop:
             thread.join(1.0)  # a coroutine that blocks keeps its thread; nothing here can end that
         return left
 
-    def _begin(self, coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> None:
+    def _begin(self, run: Run) -> None:
         loop = self._loop
         if loop is None:  # stopped meanwhile, with this one counted as cancelled
-            coroutine.close()
+            run.coroutine.close()
+            run.dropped()
             return
-        task = loop.create_task(self._guard(coroutine, done))
+        run.task = task = loop.create_task(self._guard(run))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guard(
-        self, coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]
-    ) -> None:
+    async def _guard(self, run: Run) -> None:
         from asyncio import CancelledError
 
         value, raised = None, None
         try:
-            value = await coroutine
+            value = await run.coroutine
         except BaseException as any_kind:  # noqa: BLE001 - SystemExit, too, would end the loop that others need
             raised = any_kind
         # A coroutine may raise CancelledError for its own reasons; only one that we have cancelled is not told.
-        if not (isinstance(raised, CancelledError) and self._stopped):
-            done(value, raised)
+        if isinstance(raised, CancelledError) and self._stopped:
+            run.dropped()
+        else:
+            run.done(value, raised)
         with self._changed:
             self._running -= 1
             self._changed.notify_all()

@@ -21,26 +21,38 @@ log = logging.getLogger(__name__)
 
 _START = 60.0  # seconds in which a helper must have imported its plugin
 _END = 5.0  # seconds in which it must end
+_RESTART = "If what is installed has changed since goferd was started, restart goferd"
 
 
 class HelperProcess:
     """One helper process, as the agent sees it."""
 
     def __init__(self, name: str, module: str) -> None:
+        """Start it.
+
+        Raises:
+            DispatchError: it cannot be started, and why.
+        """
         import subprocess  # only agents with forked methods need it
         import sys
 
         self._name = name
+        self._said = b""  # the last line that it has printed
         self._control, theirs = socket.socketpair()
         with theirs:
-            self._process: Popen[bytes] = subprocess.Popen(  # noqa: S603 - this Python, with our own words
-                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
+            try:
+                self._process: Popen[bytes] = subprocess.Popen(  # noqa: S603 - this Python, with our own words
+                    [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+            except OSError as failed:
+                self._control.close()
+                text = f"plugin {name!r} cannot fork: its helper process cannot be started: {failed}. {_RESTART}"
+                raise DispatchError(text) from failed
         self._ending = threading.Lock()
         self._output = threading.Thread(
             target=self._log, args=(self._process.stdout,), name=f"gofer-{name}-output", daemon=True
@@ -82,10 +94,14 @@ class HelperProcess:
         except OSError:
             pass  # it has died; that is told below
         if not answer.endswith(b"\n"):
-            raise DispatchError(f"plugin {self._name!r} cannot fork: its helper process has died: {end_of(self.end())}")
-        why = json.loads(answer)
-        if why is not None:
-            raise DispatchError(f"plugin {self._name!r} cannot fork: {why}")
+            end = end_of(self.end())
+            # A traceback ends in the exception. Nothing but the start of it has printed anything.
+            last = self._said.decode("utf-8", "replace").strip()
+            why = f"{end}: {last[:300]!r}. {_RESTART}" if last else f"{end}. {_RESTART}"
+            raise DispatchError(f"plugin {self._name!r} cannot fork: its helper process has died: {why}")
+        told = json.loads(answer)
+        if told is not None:
+            raise DispatchError(f"plugin {self._name!r} cannot fork: {told}")
 
     def fork(self, connection: socket.socket, status: socket.socket) -> bool:
         """Have it fork a child that has these; tell whether it could be told."""
@@ -121,6 +137,7 @@ class HelperProcess:
         """Put what it and its children print into the agent's log."""
         with output:
             while line := output.readline(4096):
+                self._said = line if line.strip() else self._said
                 log.info("plugin %s: %s", self._name, line.decode("utf-8", "replace").rstrip())
 
 

@@ -71,10 +71,9 @@ class Heard:
             case api.Confirmed(token):
                 self.published.remove(token)
                 self.confirmations[token] = event
-            case Delivery(number, body, size=size):
+            case Delivery(number, body):
                 assert number in self.subscribed
                 assert type(body) is bytes
-                assert not body or len(body) == size
                 self.delivered.append(event)
                 self.deliveries.append(event)
             case api.SubscriptionLost(number):
@@ -290,10 +289,10 @@ class Driver(Heard):
         for key in keys:
             assert self.ask(api.Bind(queue, exchange, key)) is None
 
-    def subscribe(self, queue: str, prefetch: int = 10, *, exclusive: bool = False) -> int:
+    def subscribe(self, queue: str, prefetch: int = 10, *, exclusive: bool = False, limit: int | None = None) -> int:
         """Subscribe to a queue, and return the subscription's number."""
         number = next(NUMBERS)
-        assert self.ask(api.Subscribe(number, queue, prefetch, exclusive)) is None
+        assert self.ask(api.Subscribe(number, queue, prefetch, exclusive, limit)) is None
         return number
 
     def cancel(self, subscription: int) -> None:

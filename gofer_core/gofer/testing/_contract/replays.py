@@ -22,7 +22,7 @@ from gofer.testing._contract.driver import Call, Connect, Heard, Watched
 
 __all__ = ["Replays"]
 
-_LIMIT = 1 << 20
+_LIMIT = 100_000
 _CUT: Call = ("lost", ("the cable was cut", 1e9), {})
 _NONSENSE = {
     "nothing": b"",
@@ -41,11 +41,11 @@ class Replays(Base):
     def calls(self, connect: Connect) -> list[Call]:
         """Give the calls of a session with a bit of everything."""
         calls: list[Call] = []
-        driver = connect(calls=calls, max_message=_LIMIT)
+        driver = connect(calls=calls)
         exchange, queue = driver.exchange("topic"), driver.queue()
         driver.bind(queue, exchange, "a.*")
         driver.fails(NotFound, PurgeQueue(driver.name("missing")))
-        subscription = driver.subscribe(queue, prefetch=3)
+        subscription = driver.subscribe(queue, prefetch=3, limit=_LIMIT)
         driver.give(queue, b"1", b"", b"2" * 300, ttl=60.0)
         driver.give("a.b", b"3" * 140_000, b"4", exchange=exchange)
         for key, where in ((driver.name("missing"), ""), ("b", exchange), ("key", driver.name("missing"))):
@@ -61,7 +61,7 @@ class Replays(Base):
     def play(self, url: URL, calls: Iterable[Call]) -> list[Event]:
         """Call a new adapter as another one was called, and return its events."""
         heard = Heard()
-        adapter = Watched(self.adapter(self.connector(url, max_message=_LIMIT)), heard)
+        adapter = Watched(self.adapter(self.connector(url)), heard)
         for name, args, options in calls:
             if name not in ("accept", "release", "reject"):
                 getattr(adapter, name)(*args, **options)

@@ -1,0 +1,81 @@
+"""Who may reach whose methods: a plugin with an authenticator is not to be reached by callers whom that has not seen.
+
+Requests reach a plugin's methods through the queue of another plugin when that forwards them, or has the methods in its
+API. The authenticator of that queue is the one that is asked. So both plugins must have the same authenticator, or the
+descriptor of the one with the methods must allow it by name. Code that adds another plugin's methods to a queue needs
+less: that queue must have some authenticator. Code that calls another plugin's classes, or inherits from them, is not
+looked at.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from gofer.agent.config import Problem, not_trusted
+
+if TYPE_CHECKING:
+    from gofer.agent.plugin import Plugin
+
+__all__ = ["check_trust", "may_reach", "owners"]
+
+log = logging.getLogger(__name__)
+
+
+def may_reach(asked: Plugin, owner: Plugin) -> bool:
+    """Tell whether the callers of one plugin's queue may reach another plugin's methods."""
+    if owner.authenticator is None or owner.authenticator is asked.authenticator:
+        return True
+    if asked.name in (owner.name, *owner.descriptor.trust):
+        return True
+    made_alike = type(owner.authenticator) is type(asked.authenticator)
+    return made_alike and owner.descriptor.same_authenticator(asked.descriptor)
+
+
+def check_trust(plugin: Plugin, present: Iterable[Plugin]) -> Problem | None:
+    """Say why a plugin must not be loaded: callers would reach methods that they may not reach. None: it may be.
+
+    Args:
+        present: the plugins beside it. Of those that are being loaded, too, each is checked by itself: of two that do
+            not fit, the one is refused whose descriptor or code brings them together.
+    """
+    for other in present:
+        if other.name == plugin.name:
+            continue
+        key, asked, owner, how = "", other, plugin, "forwards to"
+        if not may_reach(other, plugin):
+            if other.descriptor.forwards_to(plugin.descriptor):
+                key = "accept"
+            elif _has(other, plugin) and (plugin.descriptor.extends == other.name or other.is_running):
+                key, how = ("extends" if plugin.descriptor.extends == other.name else "plugin"), "has the methods of"
+        if not key and not may_reach(plugin, other):
+            asked, owner = plugin, other
+            if other.is_running and plugin.descriptor.forwards_to(other.descriptor):
+                key = "forward"
+            elif _has(plugin, other) and (other.descriptor.extends != plugin.name or other.is_running):
+                key, how = "plugin", "has the methods of"
+        if not key:
+            continue
+        text = not_trusted(asked.descriptor, owner.descriptor, how)
+        if key != "plugin" or asked.authenticator is None:
+            return Problem("error", str(plugin.descriptor.file), "main", key, text)
+        log.warning("%s", Problem("warning", str(plugin.descriptor.file), "main", key, text))
+    return None
+
+
+def owners(more: Any, plugins: Iterable[Plugin]) -> Iterator[Plugin]:
+    """Iterate over the plugins whose methods something has that is added to an API: a plugin, a class, a module."""
+    module = more.__name__ if inspect.ismodule(more) else getattr(more, "__module__", None)
+    for plugin in plugins:
+        if isinstance(more, type(plugin)):
+            if more.name == plugin.name:
+                yield plugin
+        elif isinstance(module, str) and plugin.has_name(module):
+            yield plugin
+
+
+def _has(plugin: Plugin, other: Plugin) -> bool:
+    """Tell whether one plugin has another one's methods in its API."""
+    return any(True for more in plugin.added for _ in owners(more, [other]))

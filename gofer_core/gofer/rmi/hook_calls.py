@@ -1,0 +1,279 @@
+"""Calling hooks: one implementation after another, so that one that raises, or hangs, silences no other."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gofer.limit import LimitedLog
+from gofer.rmi.answers import Refusal
+from gofer.rmi.lane import Lane, Outcome
+
+if TYPE_CHECKING:
+    from gofer.rmi.request import Received
+    from gofer.rmi.service import Service
+
+__all__ = ["HookCalls", "Only", "Raised", "call_each", "named"]
+
+log = logging.getLogger(__name__)
+
+_IDLE = 2.0  # seconds without an event after which a thread ends
+_MOST = 10_000  # events that wait for one implementation of gofer_finished
+_MOST_BYTES = 64 * 1024 * 1024  # of the requests that these hold
+
+
+class Raised(NamedTuple):
+    """What an implementation of a hook has raised."""
+
+    implementation: str
+    error: BaseException
+
+
+def named(implementation: Any) -> str:
+    """Name an implementation of a hook: the module that it is in, and its name there."""
+    function = getattr(implementation.function, "__func__", implementation.function)
+    owner = getattr(function, "__module__", None) or getattr(implementation.plugin, "__name__", "?")
+    return f"{owner}.{getattr(function, '__name__', '?')}"
+
+
+def call_each(
+    hook: Any,
+    arguments: Mapping[str, Any],
+    *,
+    first: bool = False,
+    last: type | None = None,
+    calling: Callable[[str], object] = lambda name: None,
+) -> tuple[list[Any], list[Raised]]:
+    """Call the implementations of a hook, in pluggy's order, all of them, whatever one raises.
+
+    Args:
+        hook: pluggy's caller of the hook.
+        first: end with the first that returns something.
+        last: the implementations of this class are called only if nothing has raised before.
+        calling: told the name of each implementation before its call.
+
+    Returns:
+        What they returned, but None; and what they raised.
+    """
+    found: list[Any] = []
+    raised: list[Raised] = []
+    wrapping: list[tuple[Any, Any]] = []
+    for one in reversed(hook.get_hookimpls()):
+        if raised and last is not None and isinstance(one.plugin, last):
+            continue
+        calling(named(one))
+        try:
+            value = one.function(*[arguments[name] for name in one.argnames])
+            if one.wrapper or one.hookwrapper:
+                next(value)
+                wrapping.append((one, value))
+                continue
+        except BaseException as error:  # noqa: BLE001 - a plugin's code; whoever calls this decides what it means
+            raised.append(Raised(named(one), error))
+            continue
+        if value is not None:
+            found.append(value)
+            if first:
+                break
+    for one, generator in reversed(wrapping):
+        calling(named(one))
+        try:
+            found = _end(one, generator, found)
+        except BaseException as error:  # noqa: BLE001 - as above
+            raised.append(Raised(named(one), error))
+    return found, raised
+
+
+def _end(wrapper: Any, generator: Any, found: list[Any]) -> list[Any]:
+    import pluggy
+
+    try:
+        generator.send(pluggy.Result(found, None) if wrapper.hookwrapper else found)
+    except StopIteration as end:
+        return end.value if wrapper.wrapper and isinstance(end.value, list) else found
+    generator.close()
+    raise RuntimeError("a wrapper has a second yield")
+
+
+class _Event(NamedTuple):
+    """The end of a request, for one implementation."""
+
+    arguments: Mapping[str, Any]
+    entered: Callable[[], AbstractContextManager[object]]
+    size: int
+
+
+class _Listener:
+    """One implementation of gofer_finished, what it is still to be told, and the thread that does so."""
+
+    def __init__(self, implementation: Any) -> None:
+        self._implementation = implementation
+        self._name = named(implementation)
+        self._changed = threading.Condition(threading.Lock())
+        self._events: deque[_Event] = deque()
+        self._bytes = 0
+        self._telling = False
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._complain = LimitedLog(log, rate=0.1, burst=5)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it was told all."""
+        return not (self._events or self._telling)
+
+    @property
+    def mine(self) -> bool:
+        """Whether this is its thread."""
+        return self._thread is threading.current_thread()
+
+    def put(self, event: _Event) -> None:
+        """Have it told; or not, where it is too slow, or hangs. Never waits."""
+        with self._changed:
+            full = len(self._events) >= _MOST or self._bytes + event.size > _MOST_BYTES
+            if not full:
+                self._events.append(event)
+                self._bytes += event.size
+                if self._thread is None:
+                    name = f"gofer-finished-{self._name}"
+                    self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+                    self._thread.start()
+                else:
+                    self._changed.notify_all()
+        if full:
+            text = "hook %s is too slow, or hangs: %d ends of requests wait for it, and it is not told of this one"
+            self._complain(logging.ERROR, text, self._name, len(self._events))
+
+    def wait(self, deadline: float) -> bool:
+        """Wait until it was told all; tell whether it was."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.idle, max(0.0, deadline - time.monotonic()))
+
+    def stop(self) -> None:
+        """Have the thread end when all was told."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while (event := self._next()) is not None:
+            try:
+                with event.entered():
+                    self._tell(event.arguments)
+            except BaseException as raised:  # noqa: BLE001 - a plugin's code, and the next end is told all the same
+                self._complain(logging.ERROR, "hook %s failed", self._name, error=raised)
+            del event
+
+    def _tell(self, arguments: Mapping[str, Any]) -> None:
+        _, raised = call_each(Only(self._implementation), arguments)
+        if raised:
+            raise raised[0].error
+
+    def _next(self) -> _Event | None:
+        with self._changed:
+            self._telling = False
+            if not self._events:
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._events or self._stopping, _IDLE)
+            if not self._events:
+                self._thread = None
+                return None
+            event = self._events.popleft()
+            self._bytes -= event.size
+            self._telling = True
+            return event
+
+
+class Only:
+    """A hook that has one implementation."""
+
+    def __init__(self, implementation: Any) -> None:
+        self._implementation = implementation
+
+    def get_hookimpls(self) -> list[Any]:
+        return [self._implementation]
+
+
+class HookCalls:
+    """Tells the hooks of an agent of its requests. Any thread; only ``flush`` waits.
+
+    Each implementation of gofer_finished is called by a thread of its own: none waits for another, and neither the
+    thread that reads the broker nor the ledger's, nor a worker, waits for any.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._listeners: dict[Any, _Listener] = {}
+        self._complain = LimitedLog(log)
+
+    def finished(self, service: Service, request: Received, outcome: str, seconds: float) -> None:
+        """Have all implementations of gofer_finished told of the end of a request."""
+        implementations = service.hook.gofer_finished.get_hookimpls()
+        if not implementations:
+            return
+        arguments = {"plugin": service.plugin, "request": request, "outcome": outcome, "seconds": seconds}
+        event = _Event(arguments, service.entered, 2 * len(request.delivery.body))
+        for one in reversed(implementations):
+            self._listener(one, implementations).put(event)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all were told of what has ended so far, at most ``timeout`` seconds; tell whether they were."""
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            listeners = list(self._listeners.values())
+        return all(one.wait(deadline) for one in listeners if not one.mine)
+
+    def stop(self) -> None:
+        """Have all threads end that have nothing left to do. ``flush`` goes before."""
+        with self._lock:
+            for one in self._listeners.values():
+                one.stop()
+
+    def accept(self, lane: Lane, service: Service, request: Received, done: Callable[[Refusal | None], object]) -> None:
+        """Ask all implementations of gofer_accept, as a job of a lane.
+
+        Args:
+            done: called once, with why the request is refused; None: it is not.
+        """
+        asked = [""]
+        raised: list[Raised] = []
+
+        def work() -> None:
+            arguments = {"plugin": service.plugin, "request": request}
+            with service.entered():
+                _, failed = call_each(
+                    service.hook.gofer_accept, arguments, calling=lambda name: asked.__setitem__(0, name)
+                )
+            raised.extend(failed)
+
+        def late() -> None:
+            text = "plugin %s: hook %s has taken more than %g s over %r, which is rejected for that"
+            self._complain(logging.ERROR, text, service.name, asked[0], lane.limit, request)
+            done(_refused(f"TimeoutError: {asked[0]} took longer than {lane.limit:g} s"))
+
+        outcome = lane.limited(work, late)
+        if outcome is Outcome.FULL:
+            text = "plugin %s: %r is rejected: %d calls of gofer_accept hang"
+            self._complain(logging.ERROR, text, service.name, request, lane.most)
+            done(_refused(f"TimeoutError: {lane.most} calls of gofer_accept hang"))
+        elif outcome is Outcome.DONE:
+            done(_refused(f"{type(raised[0].error).__name__}: {raised[0].error}") if raised else None)
+
+    def _listener(self, implementation: Any, present: list[Any]) -> _Listener:
+        listener = self._listeners.get(implementation)
+        if listener is None:
+            with self._lock:
+                for gone in [one for one in self._listeners if one not in present and self._listeners[one].idle]:
+                    del self._listeners[gone]  # of code that is not loaded any more
+                listener = self._listeners.setdefault(implementation, _Listener(implementation))
+        return listener
+
+
+def _refused(details: str) -> Refusal:
+    details = details[:1000].encode("utf-8", "backslashreplace").decode()
+    return Refusal("hook.refused", "refused by a hook of the agent", details)

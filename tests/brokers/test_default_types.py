@@ -1,0 +1,84 @@
+"""A virtual host whose queues are quorum queues unless somebody says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from gofer.messaging.connector import Connector
+from gofer.messaging.url import URL
+from gofer.proxy import Agent
+from gofer.testing.agents import AgentProcess
+from gofer.testing.rabbitmq import RabbitMQ
+from support.presence import until_it_answers
+from support.probe import PROBE, descriptor
+from support.reloads import manage
+from support.waiting import eventually
+
+
+@pytest.fixture
+def vhost(rabbitmq: RabbitMQ, root: Path) -> Iterator[str]:
+    name = f"quorum-{root.parent.name}"
+    rabbitmq.ctl("add_vhost", name, "--default-queue-type", "quorum")
+    rabbitmq.ctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+    yield name
+    rabbitmq.ctl("delete_vhost", name)
+
+
+@pytest.fixture
+def goferd(rabbitmq: RabbitMQ, vhost: str, root: Path) -> Iterator[AgentProcess]:
+    """Two plugins on one connection, not started; what goes with the first is deleted when it is unloaded."""
+    with AgentProcess(root) as process:
+        for name in ("first", "second"):
+            process.plugin(name, PROBE, descriptor(rabbitmq.url(vhost=vhost), name, more="managed = 2"))
+        yield process
+
+
+def connector(rabbitmq: RabbitMQ, vhost: str) -> Connector:
+    return Connector(URL.parse(rabbitmq.url(vhost=vhost)))
+
+
+def test_queues_are_classic_all_the_same(rabbitmq: RabbitMQ, vhost: str, goferd: AgentProcess) -> None:
+    goferd.start()
+    with Agent(connector(rabbitmq, vhost), "first", wait=20) as agent:
+        until_it_answers(agent, goferd.tail())
+        found = dict(line.split("\t") for line in rabbitmq.ctl("list_queues", "-p", vhost, "name", "type").splitlines())
+    found.pop("name", None)  # the table's head
+    assert {"first", "second"} < set(found)
+    assert len(found) == 3  # and the one for replies
+    assert set(found.values()) == {"classic"}
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_unloading_a_plugin_costs_no_other_its_connection(
+    rabbitmq: RabbitMQ, vhost: str, goferd: AgentProcess, tmp_path: Path, there: bool
+) -> None:
+    """``there``: the queue was declared by somebody who left the type to the virtual host."""
+    if there:
+        rabbitmq.api("PUT", f"/queues/{vhost}/first", {"durable": True, "arguments": {"x-queue-type": "quorum"}})
+    goferd.start()
+    with (
+        Agent(connector(rabbitmq, vhost), "first", wait=20) as first,
+        Agent(connector(rabbitmq, vhost), "second", wait=40) as second,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        for agent in (first, second):
+            until_it_answers(agent, goferd.tail())
+        until = tmp_path / "go"
+        call = threads.submit(second.Probe().note, str(tmp_path / "trace"), "began", 0, str(until))
+        eventually((tmp_path / "trace").exists)
+
+        manage(goferd.root, do="unload", which="first")
+
+        until.touch()
+        assert call.result(30) == "began"
+    assert "connection lost" not in goferd.tail(200)
+    if there:
+        assert "queue 'first' is used as it is: " in goferd.tail(200)
+        assert "queue 'first' is left, empty: " in goferd.tail(200)
+    else:
+        assert "queue 'first' deleted" in goferd.tail(200)
+    names = [line.split("\t")[0] for line in rabbitmq.ctl("list_queues", "-p", vhost, "name").splitlines()]
+    assert ("first" in names) is there

@@ -1,0 +1,15 @@
+"""Messages over the agent's limit are refused without being held in memory, over RabbitMQ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from gofer.testing.rabbitmq import RabbitMQ
+from support.large import large_ones_cost_only_themselves
+
+
+@pytest.mark.slow
+def test_large_messages_over_rabbitmq(root: Path, tmp_path: Path) -> None:
+    with RabbitMQ(tmp_path / "rabbitmq") as rabbitmq:  # the shared one takes no such messages
+        large_ones_cost_only_themselves(rabbitmq.url(), root, tmp_path / "trace", size=100 << 20, count=4)

@@ -1,0 +1,36 @@
+"""The end of a process whose requests are on their way still. ``tests/fresh`` runs the same by the other Pythons."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from support.echo import EchoAgent
+from support.exits import Leaving, brokers, nothing_is_lost_at_the_end, what_was_lost_is_told_at_the_end
+from support.waiting import eventually
+
+
+@pytest.mark.parametrize("door", ["proxy", "aio"])
+def test_what_nobody_waits_for_gets_there_though_the_process_ends(tmp_path: Path, door: str) -> None:
+    nothing_is_lost_at_the_end(tmp_path, door=door)
+
+
+@pytest.mark.parametrize("door", ["proxy", "aio"])
+def test_what_no_broker_takes_in_time_is_told_on_stderr(tmp_path: Path, door: str) -> None:
+    what_was_lost_is_told_at_the_end(tmp_path, door=door)
+
+
+def test_what_nobody_waits_for_gets_there_though_its_event_loop_has_ended(tmp_path: Path) -> None:
+    with brokers(tmp_path, "slow") as (slow,), Leaving(slow.url, door="aio") as caller:
+        slow.freeze()
+        caller.send(slow.url, 6, 1_000_000)
+        caller.order("end")
+        caller.hears("ended")
+        start = time.monotonic()
+        eventually(lambda: time.monotonic() - start > 2)  # whatever looks around has done so
+        slow.thaw()
+        with EchoAgent(slow.url, "sink") as sink:
+            eventually(lambda: len(sink.seen) == 7)
+        caller.close_stdin()
+        assert caller.ended() == (0, "")

@@ -1,0 +1,44 @@
+"""Callers on each Python of this machine that can run gofer. These environments are made by pip, with the network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.exits import nothing_is_lost_at_the_end, what_was_lost_is_told_at_the_end
+from support.repository import TOP
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pythons")]  # one process makes the environments
+
+
+def pythons() -> list[str]:
+    """Find the Pythons of this machine, but for the one that runs the tests: that one has tests/flow."""
+    done = subprocess.run([TOP / "scripts/pythons"], capture_output=True, text=True, check=True, timeout=60)
+    mine = os.path.realpath(sys.executable)
+    return [path for path in done.stdout.splitlines() if os.path.realpath(path) != mine]
+
+
+@pytest.fixture(scope="module")
+def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An environment of one of them, with gofer-core as it stands here; its Python."""
+    folder = tmp_path_factory.mktemp("python")
+    subprocess.run([request.param, "-m", "venv", folder], check=True, timeout=120)
+    made = str(folder / "bin/python")
+    pip = [made, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", TOP / "gofer_core"]
+    done = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, f"{request.param}: pip cannot install gofer-core: {done.stdout}{done.stderr}"
+    return made
+
+
+@pytest.mark.parametrize("python", pythons(), indirect=True)
+@pytest.mark.parametrize("door", ["proxy", "aio"])
+def test_a_process_that_ends_loses_no_request(python: str, door: str, tmp_path: Path) -> None:
+    nothing_is_lost_at_the_end(tmp_path, python=python, door=door)
+
+
+@pytest.mark.parametrize("python", pythons(), indirect=True)
+def test_a_process_that_ends_says_what_was_not_taken(python: str, tmp_path: Path) -> None:
+    what_was_lost_is_told_at_the_end(tmp_path, python=python)
