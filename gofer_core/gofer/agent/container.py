@@ -353,11 +353,11 @@ class PluginContainer:
             plugin.workers.stop(max(0.0, deadline - monotonic()))
             if timeout is not None:
                 plugin.loop.wait(max(0.0, deadline - monotonic()))
-            else:
-                plugin.loop.stop(0.0)
             plugin.forks.stop()
             self.hook_calls.flush(max(_TOLD, deadline - monotonic()))  # its own hooks may be among those
             run_unload(self.hooks, plugin, max(self.imports.patience, deadline - monotonic()))
+            if timeout is None:
+                plugin.loop.stop(0.0)  # not before: an @unload may be a coroutine
         module = None if plugin.source is None else sys.modules.get(plugin.source.module)
         plugin.dismiss(error, trace)
         if timeout is not None:
