@@ -173,8 +173,7 @@ def answers(agent: Agent) -> bool:
             "ValueError: no",
         ),
         (
-            "from gofer.decorators import load\nclass A:\n    def __init__(self, a): ...\n"
-            "    @load\n    def begin(self): ...",
+            "from gofer.decorators import load\nclass A:\n  def __init__(self, a):...\n  @load\n  def begin(self): ...",
             "missing 1 required positional argument: 'a'",
         ),
         ("from gofer.decorators import fork\n@fork\ndef lonely(): ...", "@fork on forms.lonely: "),

@@ -43,8 +43,8 @@ class TestLoading:
                 "plugin 'dog' has no remote class or function 'Cat'; it has: Dog, whistle",
             ),
             (
-                "from gofer.agent.plugin import Plugin\nPlugin.find('cow')",
-                "there is no plugin 'cow'; there are: bad, dog",
+                "from gofer.agent.plugin import Plugin\nPlugin.find('cow')['Cow']",
+                "(there is no plugin 'cow'; there are: bad, dog",
             ),
             (
                 "from gofer.agent.plugin import Plugin\nPlugin.find(__name__)['Any']",

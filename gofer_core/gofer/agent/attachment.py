@@ -53,7 +53,7 @@ class Attachment:
             ConfigError: there is no URL, or the identity cannot be kept.
             AdapterError: no adapter serves the URL.
         """
-        connector = plugin.descriptor.connector(container.config.messaging, plugin.url)
+        connector = plugin.described.connector(container.config.messaging, plugin.url)
         if plugin.queue is None:
             plugin.identify()
             log.info(
@@ -63,12 +63,13 @@ class Attachment:
                 log.warning("plugin %s: %s", plugin.name, plugin.foreign)
         # What a receiver asks for with every request are plain attributes.
         self.name = plugin.name
-        self.queue = QueueModel(plugin.descriptor, plugin.identify())
+        self.queue = QueueModel(plugin.described, plugin.identify())
         self.address = str(self.queue.address)
         self.workers = plugin.workers
         self._take(plugin)
         self.max_message = container.config.messaging.max_message
         self._exclusive = _exclusive(plugin)
+        self._prefetch = plugin.described.prefetch
         self._over = False
         self._held = threading.Lock()
         self._give_back: Callable[[float], object] | None = None
@@ -90,7 +91,7 @@ class Attachment:
             replays=container.replays,
             logins=container.logins,
             hook_calls=container.hook_calls,
-            prefetch=plugin.descriptor.prefetch,
+            prefetch=self._prefetch,
             exclusive=self._exclusive,
         )
 
@@ -102,11 +103,11 @@ class Attachment:
         if plugin.container.attachments.watched:
             self.watch()
         self.authenticator: Any = plugin.authenticator
-        self.audience = plugin.descriptor.audience
+        self.audience = plugin.described.audience
         self.loop = plugin.loop
-        self.latency = plugin.descriptor.latency
-        self.max_age = plugin.descriptor.max_age
-        self.timeout = plugin.descriptor.timeout
+        self.latency = plugin.described.latency
+        self.max_age = plugin.described.max_age
+        self.timeout = plugin.described.timeout
 
     @property
     def api(self) -> API:
@@ -193,11 +194,11 @@ class Attachment:
         Raises:
             ConfigError: there is no URL, or the identity cannot be kept.
         """
-        connector = plugin.descriptor.connector(plugin.container.config.messaging, plugin.url)
+        connector = plugin.described.connector(plugin.container.config.messaging, plugin.url)
         return (
             connector == self.link.connector
-            and QueueModel(plugin.descriptor, plugin.identify()) == self.queue
-            and plugin.descriptor.prefetch == self.plugin.descriptor.prefetch
+            and QueueModel(plugin.described, plugin.identify()) == self.queue
+            and plugin.described.prefetch == self._prefetch
             and _exclusive(plugin) == self._exclusive
         )
 
@@ -371,7 +372,7 @@ class Attachment:
 
 
 def _exclusive(plugin: Plugin) -> bool:
-    return plugin.descriptor.exclusive or any(target.mark.once for target in plugin.api)
+    return plugin.described.exclusive or any(target.mark.once for target in plugin.api)
 
 
 class _RequestHooks:

@@ -220,16 +220,25 @@ class PluginContainer:
         Raises:
             PluginError: there is none.
         """
+        found = self.seek(name)
+        if found is None:
+            raise PluginError(self.unknown(name))
+        return found
+
+    def seek(self, name: str) -> Plugin | None:
+        """Do what ``find`` does; None: there is none."""
         given, raised = call_each(self.hooks.hook.gofer_find, {"name": name}, first=True)
         found: Plugin | None = given[0] if given else None
         if raised and found is None:
             raise raised[0].error
         for one in raised:
             log.error("hook %s failed for %r; another one has found that", one.implementation, name, exc_info=one.error)
-        if found is None:
-            known = ", ".join(sorted({*self.plugins, *self.rounds.pending})) or "none"
-            raise PluginError(f"there is no plugin {name!r}; there are: {known}")
         return found
+
+    def unknown(self, name: str) -> str:
+        """Say that there is no plugin of a name, and which there are."""
+        known = ", ".join(sorted({*self.plugins, *self.rounds.pending})) or "none"
+        return f"there is no plugin {name!r}; there are: {known}"
 
     def look_up(self, name: str) -> Plugin | None:
         """Do what ``find`` does where no plugin's hook says otherwise; None: there is none."""

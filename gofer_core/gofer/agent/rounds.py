@@ -163,8 +163,8 @@ class Rounds:
     def _run(self, plugin: Plugin) -> None:
         plugin.workers.start()
         plugin.state = State.RUNNING
-        if plugin.wants_queue if plugin.wants_queue is not None else plugin.url is not None:
-            with blamed(plugin, "messaging", "url"):
+        with blamed(plugin, "messaging", "url"):
+            if plugin.wants_queue if plugin.wants_queue is not None else plugin.url is not None:
                 self._container.attach(plugin)
         with blamed(plugin, "main", "plugin", "its actions cannot be started"):
             plugin.actions.start()
