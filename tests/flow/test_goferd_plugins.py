@@ -313,7 +313,7 @@ class TestAuthenticator:
             "class Lock:\n"
             "    def sign(self, digest):\n        return 'lock:' + digest\n"
             "    def validate(self, document, digest, signature):\n"
-            "        assert signature == ('lock:' + digest).encode()\n"
+            "        assert signature == 'lock:' + digest\n"
         )
         install(farm.site, "dog", DOG)
         text = f"[main]\nenabled=1\n[messaging]\nurl={farm.broker.url}\nauthenticator=locks.Lock\n[model]\nqueue=dog\n"

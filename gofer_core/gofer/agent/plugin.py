@@ -63,8 +63,8 @@ class State(enum.Enum):
 class Plugin:
     """A described plugin: its settings, its identity at a broker, and its remote API. Made by the container.
 
-    ``url`` and ``queue`` come from the descriptor; a ``@load`` function may set them, and the plugin is attached after
-    that. Set later, they count from the next ``attach`` on. All but that may be used from any thread.
+    ``url`` and ``queue`` come from the descriptor, as all of ``cfg``; a ``@load`` function may set them, and the plugin
+    is attached after that. Set later, they count from the next ``attach`` on. All of it may be used from any thread.
 
     Loaded again, a plugin is another object. The old one stays that of the old code until the last of its calls has
     ended; whoever keeps it gets from it what the new one has.
@@ -112,6 +112,8 @@ class Plugin:
         self._described = 0, descriptor
         self._identity: Address | None = None  # made up where none is given
         self._added: tuple[Any, ...] = ()
+        #: The names of plugins that its code has added to its API, and that have been unloaded since.
+        self.awaits: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Plugin {self.name} {self.state.value}>"
@@ -261,13 +263,16 @@ class Plugin:
         return self.container.is_attached(self)
 
     def attach(self) -> None:
-        """Take requests from the queue, at once or as soon as the broker is there. Attached already: nothing changes.
+        """Take requests from the queue, at once or as soon as the broker is there.
+
+        Attached already, it goes to the queue and the broker that it has now, if these have changed: what it has
+        accepted from the former ends, and what waits there stays. Otherwise only another authenticator is taken up.
 
         A plugin with a URL and no queue gets a uuid for one, kept for the next time.
 
         Raises:
             PluginError: it has no URL, or does not run.
-            ConfigError: its identity cannot be kept.
+            ConfigError: its identity cannot be kept, or what was set cannot be used.
             AdapterError: no adapter serves the URL.
         """
         self.container.attach(self)
@@ -287,9 +292,10 @@ class Plugin:
         self.container.unload(self.name)
 
     def detach(self) -> None:
-        """Take no more requests. What runs is finished meanwhile; what has not started goes back to the queue.
+        """Take no more requests. What was accepted is finished meanwhile. Returns at once, so a method may do it, too.
 
-        Returns at once, so that a method may do it, too.
+        With ``[model] managed=2``, what waits in the queue is rejected, and the queue deleted, unless another agent
+        reads it; else what waits there, and what has not started, stays for the next ``attach``.
         """
         self.container.detach(self)
 
@@ -433,8 +439,24 @@ class Plugin:
     def withdraw(self, other: Plugin) -> None:
         """Take out of the API what another plugin has added to it, or to others in it; that is being unloaded."""
         if self.module is not None:
+            if other in self._added and other.descriptor.extends != self.name:
+                self.awaits.add(other.name)
             added = [more for more in self._added if more is not other]
             self.take(self.with_added(added, _api_of), added)
+
+    def restore(self, other: Plugin) -> None:
+        """Add a plugin again that it has been without while that was unloaded.
+
+        Raises:
+            PluginError: a name clash.
+        """
+        self += other
+        self.awaits.discard(other.name)
+
+    def refresh(self) -> None:
+        """Build the API anew from what is added to it: some of that has changed."""
+        if self.module is not None:
+            self.take(self.with_added(self._added, _api_of), self._added)
 
     def dismiss(self, error: str | None = None, trace: str | None = None) -> None:
         """Let go of the module: the plugin no longer runs."""

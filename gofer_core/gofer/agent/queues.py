@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import logging
+import threading
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from gofer.agent.config import Descriptor
+from gofer.errors import MessagingError
 from gofer.messaging.adapter.base import Adapter, QueueSpec
 from gofer.messaging.address import Address
 
-__all__ = ["QueueModel"]
+if TYPE_CHECKING:
+    from gofer.messaging.link import Link
+    from gofer.rmi.clock import Clock, Timer
+
+__all__ = ["Binding", "QueueModel"]
 
 log = logging.getLogger(__name__)
+
+_REBIND = 30.0  # seconds between two times that a queue is bound
+_PATIENCE = 5.0  # seconds for the broker to answer
 
 
 class QueueModel:
@@ -63,6 +73,65 @@ class QueueModel:
         if difference is not None and difference != self._told:
             self._told = difference
             log.warning("plugin %s: queue %r is used as it is: %s", self.plugin, self.spec.name, difference)
-        if self.address.exchange:
-            left = max(0.1, deadline - monotonic())
-            adapter.bind(self.spec.name, self.address.exchange, self.spec.name, left)
+        self.bind(adapter, max(0.1, deadline - monotonic()))
+
+    @property
+    def bound(self) -> bool:
+        """Whether it is ours to bind the queue to an exchange."""
+        return bool(self.managed and self.address.exchange)
+
+    def bind(self, adapter: Adapter, timeout: float) -> None:
+        """Bind the queue to its exchange, if that is asked for; nothing changes where it is bound.
+
+        Raises:
+            MessagingError: the broker does not let us, or there is no such exchange.
+        """
+        if self.bound:
+            adapter.bind(self.spec.name, self.address.exchange, self.spec.name, timeout)
+
+
+class Binding:
+    """Keeps a queue bound to its exchange: no broker tells that somebody has undone that. Any thread.
+
+    Whoever calls by way of the exchange would reach nobody, until the connection is lost and made again.
+    """
+
+    def __init__(self, queue: QueueModel, link: Link, clock: Clock) -> None:
+        """Keep what is needed. Nothing is done before ``start``."""
+        self._queue = queue
+        self._link = link
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._timer: Timer | None = None
+        self._stopped = False
+        self._told = ""
+
+    def start(self) -> None:
+        """Bind it again and again, if it is to be bound at all."""
+        with self._lock:
+            if self._queue.bound and not self._stopped:
+                self._timer = self._clock.call_after(_REBIND, self._due)
+
+    def stop(self) -> None:
+        """Leave it as it is. May be repeated."""
+        with self._lock:
+            self._stopped = True
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _due(self) -> None:
+        # Beside: the clock's thread must not wait for a broker.
+        threading.Thread(target=self._bind, name=f"gofer-{self._queue.plugin}-bind", daemon=True).start()
+
+    def _bind(self) -> None:
+        try:
+            if self._link.is_open:
+                self._link.call(self._queue.bind, _PATIENCE)
+            self._told = ""
+        except MessagingError as why:
+            if str(why) != self._told and not self._stopped:
+                self._told = str(why)
+                text = "plugin %s: queue %r cannot be bound to exchange %r: %s"
+                log.warning(text, self._queue.plugin, self._queue.spec.name, self._queue.address.exchange, why)
+        finally:
+            self.start()

@@ -93,7 +93,7 @@ class StampedAuthenticator(Authenticator):
         head = f"{self.scheme}.{_text(key)}.{int(seconds * 1000)}.{secrets.token_hex(16)}"
         return f"{head}.{_text(self.seal(_sealed(head, digest), key))}"
 
-    def validate(self, document: Any, digest: str, signature: bytes) -> str:
+    def validate(self, document: Any, digest: str, signature: str | bytes) -> str:
         """Do as Authenticator says."""
         stamp = self.stamp(signature)
         identity = self.check(stamp.key, stamp.sealed(digest), stamp.seal)
@@ -102,17 +102,14 @@ class StampedAuthenticator(Authenticator):
         self._check_age(document, stamp.time)
         return identity
 
-    def stamp(self, signature: bytes) -> Stamp:
+    def stamp(self, signature: str | bytes) -> Stamp:
         """Read a signature, without a look at its seal.
 
         Raises:
             ValidationFailed: it is none of this scheme.
         """
-        try:
-            text = signature.decode("ascii") if len(signature) <= _MOST else ""
-        except UnicodeDecodeError:
-            text = ""
-        found = _SHAPE.fullmatch(text)
+        text = signature if isinstance(signature, str) else signature.decode("latin-1")
+        found = _SHAPE.fullmatch(text) if len(text) <= _MOST else None
         if found is None or found[1] != self.scheme:
             raise ValidationFailed(f"not a signature of the scheme {self.scheme}")
         head = text.rpartition(".")[0]
