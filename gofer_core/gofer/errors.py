@@ -114,6 +114,15 @@ class CallError(GoferError):
     """Root of what a caller hears instead of a value."""
 
 
+class _SerialNumber(str):
+    """A serial number, which may also be called for: gofer 2 had methods where there are attributes now."""
+
+    __slots__ = ()
+
+    def __call__(self) -> str:
+        return str(self)
+
+
 class RequestTimeout(CallError, TimeoutError):
     """No result within ``wait``. ``state`` is how far the request is known to have got.
 
@@ -124,11 +133,15 @@ class RequestTimeout(CallError, TimeoutError):
     def __init__(self, sn: str, wait: float | None, state: str, detail: str, report: object = None) -> None:
         # Not the next in line: OSError would take the arguments for an error number, a text and file names.
         Exception.__init__(self, sn, wait, state, detail, report)
-        self.sn = sn
         self.wait = wait
         self.state = state
         self.detail = detail
         self.report = report
+
+    @property
+    def sn(self) -> _SerialNumber:
+        """The request's serial number; ``sn()`` is the same."""
+        return _SerialNumber(self.args[0])
 
     def __str__(self) -> str:
         waited = "" if self.wait is None else f" after {self.wait:g} s"

@@ -67,6 +67,8 @@ def test_a_timeout_is_a_timeout_and_no_error_of_the_system() -> None:
     assert (error.errno, error.strerror, error.filename) == (None, None, None)
     assert error.args == ("sn-1", 2.5, "queued", "the broker has it", None)
     assert str(error) == "request sn-1: no result after 2.5 s: the broker has it"
+    assert (error.sn, error.sn()) == ("sn-1", "sn-1")  # a method, in gofer 2
+    assert type(error.sn()) is str
     assert str(RequestTimeout("sn-1", None, "sent", "gone")) == "request sn-1: no result: gone"
 
 

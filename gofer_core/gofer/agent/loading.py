@@ -11,6 +11,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import logging
+import re
 import sys
 import traceback
 from dataclasses import dataclass
@@ -28,6 +29,22 @@ __all__ = ["GROUP", "Broken", "Source", "forget_module", "import_source", "locat
 log = logging.getLogger(__name__)
 
 GROUP = "gofer.plugins"
+
+
+#: Modules of gofer 2 that plugins import, and what to write instead.
+_GONE = {
+    "gofer.common": "Python has its own for what was there: os.makedirs, threading, functools",
+    "gofer.compat": "write for Python 3: str, json",
+    "gofer.messaging.async": "write `from gofer.rmi.reply import ReplyConsumer`",
+    "gofer.messaging.producer": "call an agent's methods with gofer.proxy.Agent",
+    "gofer.messaging.consumer": "hear replies with gofer.rmi.reply.ReplyConsumer",
+    "gofer.messaging.model": "the errors are in gofer.errors",
+    "gofer.messaging.adapter.url": "write `from gofer.messaging import URL`",
+    "gofer.agent.action": "mark a function with @action, from gofer.decorators",
+    "gofer.agent.whiteboard": "a plugin has its own: plugin.whiteboard",
+    "gofer.threadpool": "Python has its own: concurrent.futures.ThreadPoolExecutor",
+    "gofer.transport": "the adapter is named in the URL; write `from gofer.messaging import URL`",
+}
 
 
 class Broken(PluginError):
@@ -149,7 +166,22 @@ def one_line(raised: BaseException) -> tuple[str, str]:
         words = ""
     if isinstance(raised, SystemExit):
         words = f"it ended the process by exit status {words or 0}"
+    if instead := _instead(raised):
+        words = f"{words}; {instead}"
     return f"{type(raised).__name__}{': ' if words else ''}{words[:300]}{place}", trace
+
+
+def _instead(raised: BaseException) -> str:
+    """Say what to write instead of what is imported from gofer 2 and is not there any more."""
+    if isinstance(raised, SyntaxError) and re.search(r"\bgofer\.(rmi|messaging)\.async\b", raised.text or ""):
+        return "`async` is a word of the language now: write `from gofer.rmi.reply import ReplyConsumer`"
+    if isinstance(raised, ImportError) and (raised.name or "").partition(".")[0] == "gofer":
+        home = raised.name or ""
+        if isinstance(raised, ModuleNotFoundError):
+            return _GONE.get(home, "it is not in this version of gofer")
+        if "in this version of gofer" not in str(raised):  # else it says what to write
+            return f"this version of gofer has no such name in {home}"
+    return ""
 
 
 def _is_module(name: str) -> bool:
