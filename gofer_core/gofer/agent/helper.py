@@ -12,7 +12,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from gofer.agent.assembly import Refused
@@ -23,6 +23,7 @@ from gofer.agent.loading import locate, one_line
 from gofer.agent.plugin import Plugin
 from gofer.rmi.api import Target
 from gofer.rmi.model.helper import end_with_parent, serve, threads
+from gofer.rmi.model.logged import LineHandler
 
 __all__ = ["main"]
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     told = read(words)
     sys.path[:] = told.path
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    _log_to_agent(told.config.logging.levels)
     try:
         plugin = _prepare(told)
     except BaseException as raised:  # noqa: BLE001 - whatever the plugin's code does, the agent is told
@@ -98,6 +99,14 @@ def _prepare(told: Greeting) -> Plugin:
                 if inspect.iscoroutine(value):
                     _complete(value)
     return plugin
+
+
+def _log_to_agent(levels: Mapping[str, int]) -> None:
+    """Send what is logged to the agent, which has these levels, too."""
+    logging.basicConfig(level=levels.get("root", logging.INFO), handlers=[LineHandler()], force=True)
+    for name, level in levels.items():
+        if name != "root":
+            logging.getLogger(name).setLevel(level)
 
 
 def _complete(coroutine: Coroutine[Any, Any, Any]) -> None:
