@@ -30,17 +30,19 @@ gofer.agent.bounded: within
 gofer.agent.builtin: admin_api help_text started
 gofer.agent.check: check
 gofer.agent.choosing: chosen usable
-gofer.agent.config: AgentConfig Descriptor LoggingConfig Machine MainConfig ManagementConfig MessagingConfig
-    PamConfig Problem Settings asks_to_be_required broker_of check_company distrust find_plugin_dirs made_on
-    not_trusted read_agent read_descriptor read_descriptors read_url_file stable_uuid
+gofer.agent.config: AgentConfig Descriptor LiveSection LiveSettings LoggingConfig Machine MainConfig
+    ManagementConfig MessagingConfig PamConfig Problem Settings asks_to_be_required broker_of check_company distrust
+    find_plugin_dirs made_on not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe
+    stable_uuid
 gofer.agent.config.agent: AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig read_agent
 gofer.agent.config.agent_keys: AGENT Agent
 gofer.agent.config.company: broker_of check_company not_trusted
-gofer.agent.config.descriptor: Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
+gofer.agent.config.descriptor: Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file redescribe
 gofer.agent.config.descriptor_keys: DESCRIPTOR Main Messaging Model
 gofer.agent.config.files: MAX_FILE distrust list_files list_unread read_sections read_text
 gofer.agent.config.identity: stable_uuid
 gofer.agent.config.ini: Content Protected Sections Unreadable parse_ini parse_json
+gofer.agent.config.live: LiveSection LiveSettings
 gofer.agent.config.machine: Machine made_on
 gofer.agent.config.places: AddressText BrokerURL ExchangeName OwnHost
 gofer.agent.config.problem: Problem kind nearest plain shown
@@ -72,7 +74,7 @@ gofer.agent.management.wire: CODES Channel MAX_ANSWER MAX_REQUEST Unusable decod
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify
 gofer.agent.plugin: Plugin State current
-gofer.agent.queues: QueueModel
+gofer.agent.queues: Binding QueueModel
 gofer.agent.reloading: Reload company see_off
 gofer.agent.rmi: Context
 gofer.agent.rounds: Rounds
@@ -81,6 +83,7 @@ gofer.agent.signals: Signals
 gofer.agent.sink: SinkHandler
 gofer.agent.trust: check_trust may_reach owners
 gofer.aio: Agent
+gofer.config: Config Graph get_bool
 gofer.crontab: Crontab parse_crontab
 gofer.decorators: Action DIRECT FORK Login Mark Version action direct fork initializer load mark_of once pam remote
     unload user version version_of
@@ -115,7 +118,7 @@ gofer.messaging.broker.queues: Consumer Message Queue Taker Usage cost
 gofer.messaging.broker.server: Broker serving
 gofer.messaging.broker.session: ACCEPT Peer REJECT RELEASE Session
 gofer.messaging.carrier: Carrier Settle fresh
-gofer.messaging.connector: Connector
+gofer.messaging.connector: Connector SSL
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
     decode_reply decode_request encode head seconds_of shown timestamp unwrap
@@ -134,6 +137,9 @@ gofer.messaging.subscription: Subscription Subscriptions
 gofer.messaging.turns: Turns
 gofer.messaging.url: URL
 gofer.messaging.value: MAX_DEPTH plain
+gofer.metrics: Timer timestamp
+gofer.pam: authenticate
+gofer.pmon: PathMonitor
 gofer.proxy: Agent Double agent seam
 gofer.rmi.answers: Answers CannotSign Refusal
 gofer.rmi.api: API Target
@@ -169,6 +175,7 @@ gofer.rmi.model.fork: Forks
 gofer.rmi.model.forked: ForkedCall
 gofer.rmi.model.frames: CALL Frames KILL PROGRESS RAISED TERMINATE VALUE head
 gofer.rmi.model.helper: GRACE end_with_parent serve threads
+gofer.rmi.model.logged: LineHandler hear
 gofer.rmi.model.process: HelperProcess end_of
 gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Succeeded check_listener read_notice
     tell
@@ -176,6 +183,7 @@ gofer.rmi.options: OPTION_NAMES Options Report
 gofer.rmi.outgoing: Fate GIVE_UP Outgoing
 gofer.rmi.overview: ANSWERING Entry INTERRUPTED Listing OVERDUE Overview STATES UNDELIVERABLE WAITING
 gofer.rmi.patience: Held
+gofer.rmi.policy: RequestTimeout
 gofer.rmi.posts: Owner Post Posts
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.receiver: Receiver
@@ -276,6 +284,7 @@ DOORS = {
     "gofer.rmi.dispatcher.SecretRequired": "gofer.errors.SecretRequired",
     "gofer.rmi.dispatcher.UserNotAuthorized": "gofer.errors.UserNotAuthorized",
     "gofer.rmi.dispatcher.UserRequired": "gofer.errors.UserRequired",
+    "gofer.rmi.policy.RequestTimeout": "gofer.errors.RequestTimeout",
     "gofer.rmi.model.DIRECT": "gofer.decorators.DIRECT",
     "gofer.rmi.model.FORK": "gofer.decorators.FORK",
 }
