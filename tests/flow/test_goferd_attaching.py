@@ -71,6 +71,11 @@ KEEPER = """
         return [dog().queue, str(dog().url)]
 
     @remote
+    def set_and_attach(section, key, value):
+        setattr(getattr(dog().cfg, section), key, value)
+        dog().attach()
+
+    @remote
     def sign():
         dog().authenticator = Shared()
         dog().attach()
@@ -183,6 +188,25 @@ def test_settings_that_cannot_be_used_leave_it_where_it_is(place: Place) -> None
 
     with pytest.raises(ValueError, match=r"dog\.conf: \[messaging\] url: .*protocol"):
         place.keeper.move_by_settings("r2", "pigeon://nowhere")
+    with Agent(place.url, "dog", wait=20) as agent:
+        assert agent.Dog().bark() == "woof"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "says"),
+    [
+        ("messaging", "authenticator", "keeper.Shared", r"\[messaging\] authenticator: .* set plugin\.authenticator"),
+        ("main", "admin", "jane", r"\[main\] admin: counts only in the file"),
+        ("main", "accept", "*", r"\[main\] accept: counts only in the file"),
+        ("model", "managed", 7, r"\[model\] managed: .* out of range; allowed: a whole number from 0 to 2"),
+    ],
+)
+def test_what_would_not_count_is_refused(place: Place, section: str, key: str, value: object, says: str) -> None:
+    place.start()
+
+    with pytest.raises(ValueError, match=says):
+        place.keeper.set_and_attach(section, key, value)
+    place.keeper.set_and_attach(section, key, None)
     with Agent(place.url, "dog", wait=20) as agent:
         assert agent.Dog().bark() == "woof"
 

@@ -212,8 +212,22 @@ class Plugin:
             for problem in problems:
                 if problem not in known:
                     log.warning("plugin %s has set: %s", self.name, problem)
+            self._check_set(found)
             self._described = changes, found
         return found
+
+    def _check_set(self, found: Descriptor) -> None:
+        """Refuse what counts only in the file, where nobody would notice that it does not; of the rest, tell."""
+        file = self.descriptor
+        if found.authenticator != file.authenticator:
+            text = "counts only in the file; set plugin.authenticator, to an object"
+            raise ConfigError(f"{file.file}: [messaging] authenticator: {text}")
+        for name in ("admin", "accept", "forward", "extends"):
+            if getattr(found, name) != getattr(file, name):
+                raise ConfigError(f"{file.file}: [main] {name}: counts only in the file, and plugin.cfg has another")
+        for name in ("name", "plugin", "enabled", "threads"):
+            if getattr(found, name) != getattr(file, name):
+                log.warning("plugin %s has set [main] %s, which counts only in the file", self.name, name)
 
     @property
     def url(self) -> URL | None:
