@@ -88,7 +88,7 @@ BROKEN = {
     "hangs": ("import threading; threading.Event().wait()", "takes longer than 6 s"),
     "hook": ("from gofer.hooks import hookimpl\n@hookimpl\ndef gofer_lood(plugin): ...", "did you mean gofer_load"),
     "model": ("from gofer.decorators import remote\n@remote(model='spoon')\ndef f(): ...", "'spoon'"),
-    "finds": ("from gofer.agent.plugin import Plugin\nPlugin.find('nobody')", "'nobody'"),
+    "finds": ("from gofer.agent.plugin import Plugin\nPlugin.find('nobody')['Dog']", "'nobody'"),
     "absent": (None, "No module named 'absent_module'"),
 }
 

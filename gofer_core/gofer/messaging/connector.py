@@ -58,7 +58,7 @@ class SSL:
         self._connector.host_validation = bool(wanted)
 
 
-@dataclass(slots=True)
+@dataclass
 class Connector:
     """How to connect to a broker. Hashable: equal connectors share one connection in a process.
 
@@ -82,7 +82,6 @@ class Connector:
     reconnect_max: float = 30.0
     max_message: int = 16 * 1024 * 1024
     source: Source | None = field(default=None, compare=False, repr=False)
-    _used: bool = field(default=False, init=False, compare=False, repr=False)
 
     if TYPE_CHECKING:  # what it takes is more than what it has: a dataclass cannot say so
 
@@ -104,7 +103,7 @@ class Connector:
         self.url = URL.parse(self.url)
 
     def __setattr__(self, name: str, value: object) -> None:
-        if getattr(self, "_used", False):
+        if "_used" in self.__dict__:
             raise AttributeError(f"{name} of {self!r} cannot be set: it is used; make another connector")
         object.__setattr__(self, name, value)
 
