@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gofer.errors import NotFound, RequestTimeout, SecretNotMatched
+from gofer.errors import NotFound, Rejected, RequestTimeout, SecretNotMatched
 from gofer.messaging.auth import ValidationFailed
 from gofer.messaging.connector import Connector, added
 from gofer.proxy import Agent
@@ -261,7 +261,7 @@ def missing(url: str, queue: str) -> bool:
             agent.Admin().hello()
         except NotFound:
             return True
-        except RequestTimeout:
+        except (Rejected, RequestTimeout):  # it is leaving
             return False
     return False
 
