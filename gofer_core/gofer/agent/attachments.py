@@ -12,6 +12,7 @@ from gofer.agent.attachment import Attachment
 from gofer.agent.barrier import Barrier
 from gofer.agent.config import Problem, broker_of
 from gofer.agent.plugin import Plugin, State
+from gofer.agent.trust import check_trust
 from gofer.errors import PluginError
 
 if TYPE_CHECKING:
@@ -121,6 +122,9 @@ class Attachments:
             if self.closed:
                 self._held[plugin.name] = None
                 return
+            running = [one for one in self._container.plugins.values() if one.is_running]
+            if (problem := check_trust(plugin, running)) is not None:  # its code may have set another authenticator
+                raise Refused(plugin, problem)
             before = self._at.get(plugin.name)
             if before is not None and before.serves(plugin):
                 before.follow(plugin)  # it may have another authenticator

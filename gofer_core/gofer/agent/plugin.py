@@ -222,7 +222,7 @@ class Plugin:
         if found.authenticator != file.authenticator:
             text = "counts only in the file; set plugin.authenticator, to an object"
             raise ConfigError(f"{file.file}: [messaging] authenticator: {text}")
-        for name in ("admin", "accept", "forward", "extends"):
+        for name in ("admin", "trust", "required", "accept", "forward", "extends"):
             if getattr(found, name) != getattr(file, name):
                 raise ConfigError(f"{file.file}: [main] {name}: counts only in the file, and plugin.cfg has another")
         for name in ("name", "plugin", "enabled", "threads"):
