@@ -38,7 +38,7 @@ import time
 from pathlib import Path
 
 from gofer.agent.rmi import Context
-from gofer.decorators import remote
+from gofer.decorators import fork, remote
 from gofer.errors import NotFound
 from gofer.hooks import hookimpl
 
@@ -66,6 +66,24 @@ class Dog:
     @remote
     def fail(self, kind, words):
         raise {"ValueError": ValueError, "Unheard": Unheard, "NotFound": NotFound}[kind](words)
+
+    @remote
+    async def fail_later(self, kind, words):
+        self.fail(kind, words)
+
+    @remote
+    @fork
+    def fail_forked(self, kind, words):
+        self.fail(kind, words)
+
+    @remote
+    async def nap(self, seconds):
+        return seconds
+
+    @remote
+    @fork
+    def run(self, metres):
+        return metres
 
     @remote
     def dig(self, path, holes=3, pause=0):
@@ -381,10 +399,29 @@ def test_1_even_if_the_method_raised_an_error_of_ours(url: str) -> None:
     assert done.stderr.splitlines()[-1] == "gofer rmi: NotFound: the method's own"
 
 
-def test_1_wrong_arguments_of_the_method_are_its_own_type_error(url: str) -> None:
-    done = rmi(url, "-t", "Dog.bark")
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-t", "Dog.bark"], "TypeError: Dog.bark() missing 1 required positional argument: 'words'"),
+        (["-t", "Dog.nap"], "TypeError: Dog.nap() missing 1 required positional argument: 'seconds'"),
+        (["-t", "Dog.run", "1", "2"], "TypeError: Dog.run() takes 2 positional arguments but 3 were given"),
+        (["-t", "kennel.howl", "loud=1"], "TypeError: howl() got an unexpected keyword argument 'loud'"),
+        (["-t", "Admin.hello", "x"], "takes 1 positional argument but 2 were given"),
+    ],
+    ids=["direct", "async", "forked", "function", "Admin"],
+)
+def test_1_arguments_that_do_not_fit_are_one_line(url: str, arguments: list[str], says: str) -> None:
+    """The frames of gofer and pluggy say nothing about the caller's mistake."""
+    assert only_line(rmi(url, *arguments), 1).endswith(says)
+
+
+@pytest.mark.parametrize("method", ["fail", "fail_later", "fail_forked"])
+def test_1_a_trace_begins_in_the_plugin(url: str, method: str) -> None:
+    done = rmi(url, "-t", f"Dog.{method}", "ValueError", "no bone")
     assert done.returncode == 1
-    assert "TypeError" in done.stderr.splitlines()[-1]
+    frames = [line for line in done.stderr.splitlines() if line.startswith('  File "')]
+    assert frames
+    assert all("kennel_module.py" in line for line in frames)
 
 
 def test_control_characters_of_a_trace_do_not_reach_the_terminal(url: str) -> None:
@@ -432,30 +469,44 @@ def test_2_arguments_that_are_no_text(url: str) -> None:
 def test_3_no_value_in_time(url: str, tmp_path: Path) -> None:
     line = only_line(rmi(url, "-t", "Dog.wait_for", "-w", "0.7", str(tmp_path / "x")), 3)
     (tmp_path / "x").touch()
-    assert "no result after 0.7 s: it was started by the agent" in line
+    assert line.startswith("gofer rmi: Dog.wait_for() at 'kennel': no result after 0.7 s: it was started by the agent")
 
 
 def test_4_nobody_listens_there(url: str) -> None:
-    assert "nobody listens at 'nowhere'" in only_line(rmi(url, "-t", "Dog.bark", "x", address="nowhere"), 4)
+    line = only_line(rmi(url, "-t", "Dog.bark", "x", address="nowhere"), 4)
+    assert line.startswith("gofer rmi: Dog.bark() at 'nowhere': no agent at this address")
 
 
 @pytest.mark.parametrize("more", [("-w", "0"), ("-r", "replies")])
 def test_4_nobody_listens_there_is_heard_without_waiting_too(url: str, more: tuple[str, str]) -> None:
-    assert "nobody listens there" in only_line(rmi(url, "-t", "Dog.bark", *more, "x", address="nowhere"), 4)
+    assert "no agent at this address" in only_line(rmi(url, "-t", "Dog.bark", *more, "x", address="nowhere"), 4)
 
 
-def test_4_no_such_class_or_method(url: str) -> None:
-    assert "Cat" in only_line(rmi(url, "-t", "Cat.bark", "x"), 4)
-    assert "meow" in only_line(rmi(url, "-t", "Dog.meow"), 4)
-    assert "__init__" in only_line(rmi(url, "-t", "Dog.__init__"), 4)
+def test_4_no_such_class_or_method_is_told_with_the_nearest_and_all_there_are(url: str) -> None:
+    assert only_line(rmi(url, "-t", "Dgo.bark", "x"), 4) == (
+        "gofer rmi: Dgo.bark() at 'kennel': plugin 'kennel' has no remote class or module 'Dgo' (did you mean 'Dog'?). "
+        "Available: Dog, kennel, kennel_module"
+    )
+    line = only_line(rmi(url, "-t", "Dog.brak"), 4)
+    assert line.startswith(
+        "gofer rmi: Dog.brak() at 'kennel': Dog has no remote method 'brak' (did you mean 'bark'?). Available: bark, "
+    )
+    assert "'__init__'" in only_line(rmi(url, "-t", "Dog.__init__"), 4)
+    line = only_line(rmi(url, "-t", "Admin.halp"), 4)
+    assert line.endswith(
+        "Admin has no remote method 'halp' (did you mean 'help'?). Available: cancel, describe, echo, hello, help"
+    )
 
 
 def test_5_rejected(url: str) -> None:
-    assert "not on a Sunday" in only_line(rmi(url, "-t", "Dog.refused"), 5)
+    line = only_line(rmi(url, "-t", "Dog.refused"), 5)
+    assert line.startswith("gofer rmi: Dog.refused() at 'kennel': rejected: ")
+    assert "not on a Sunday" in line
 
 
 def test_5_not_authorized(url: str) -> None:
-    assert "secret" in only_line(rmi(url, "-t", "Dog.guard"), 5).lower()
+    line = only_line(rmi(url, "-t", "Dog.guard"), 5)
+    assert line == "gofer rmi: Dog.guard() at 'kennel': a secret is required"
 
 
 def test_6_no_broker(tmp_path: Path) -> None:

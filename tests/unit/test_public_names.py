@@ -139,7 +139,7 @@ gofer.rmi.answers: Answers CannotSign Refusal
 gofer.rmi.api: API Target
 gofer.rmi.beginnings: Beginnings
 gofer.rmi.book: Arrival Book Known
-gofer.rmi.calling: Call Hear Heard INTERRUPTED Listen Send Step Tell advance flow
+gofer.rmi.calling: Call Hear Heard INTERRUPTED Listen Send Step Tell advance flow no_agent
 gofer.rmi.cancelling: Cancelling Owner cancel
 gofer.rmi.clock: Clock Timer
 gofer.rmi.context: Context
@@ -198,6 +198,7 @@ gofer.rmi.verification: Refused Verification Verified
 gofer.rmi.workers: Task Workers
 gofer.root: Root
 gofer.streams: open_missing
+gofer.suggest: available did_you_mean nearest
 gofer.testing: AdapterContract AuthenticatorContract
 gofer.testing.agents: AgentProcess
 gofer.testing.authenticators: AuthenticatorContract

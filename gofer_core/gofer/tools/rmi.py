@@ -187,8 +187,9 @@ def _trace(error: Exception) -> str:
 
 
 def _tell(error: Exception, status: int) -> None:
-    if status == _RAISED:
-        print(harmless(_trace(error).rstrip()), file=sys.stderr)
+    trace = _trace(error).rstrip()
+    if status == _RAISED and "\n" in trace:  # else the line below says all of it
+        print(harmless(trace), file=sys.stderr)
     if isinstance(error, RemoteException):
         name = f"{error.xmodule}.{error.xclass}"
         said = (line for line in error.trace.splitlines() if line.startswith(name))  # the traceback's own last part
