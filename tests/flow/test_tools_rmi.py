@@ -444,7 +444,10 @@ def test_control_characters_of_a_trace_do_not_reach_the_terminal(url: str) -> No
         (["-t", "Dog.bark", "a=1", "a=2"], "argument 'a' is given twice"),
         (["-t", "Dog.bark", "-r", "x/"], "names no queue"),
         (["-t", "Dog.bark", "-u", "http://x"], "unknown protocol 'http'"),
-        (["-t", "Dog.bark", "-A", "nope"], "pip install gofer-authenticator-nope"),
+        (
+            ["-t", "Dog.bark", "-A", "hmca"],
+            "no authenticator 'hmca' is installed (did you mean 'hmac'?); installed: hmac, ",
+        ),
         (["-t", "Dog.bark", "-A", "json.nope"], "neither an installed authenticator nor a class"),
         (["-t", "Dog.bark", "--wiat", "3"], "--wiat"),
         ([], "--target"),
@@ -528,7 +531,11 @@ def test_6_a_broker_that_never_answers_within_the_wait() -> None:
 
 
 def test_6_no_adapter_for_the_url() -> None:
-    assert "pip install gofer-adapter-nope" in only_line(rmi("nope+amqp://127.0.0.1", "-t", "Dog.bark", "x"), 6)
+    line = only_line(rmi("nope+amqp://127.0.0.1", "-t", "Dog.bark", "x"), 6)
+    assert re.search(r"the adapter 'nope' of \S+ is not installed; installed: amqp, .*local", line)
+    assert "pip" not in line
+    line = only_line(rmi("qpid+amqp://127.0.0.1", "-t", "Dog.bark", "x"), 6)
+    assert "write 'amqp://' in place of 'qpid+amqp://'" in line
 
 
 def test_130_interrupted(url: str, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ from gofer.rmi.overview import Overview
 from gofer.rmi.receiver import Receiver
 from gofer.rmi.replays import Replays
 from gofer.root import Root
+from gofer.suggest import did_you_mean
 
 __all__ = ["PluginContainer"]
 
@@ -228,7 +229,7 @@ class PluginContainer:
             log.error("hook %s failed for %r; another one has found that", one.implementation, name, exc_info=one.error)
         if found is None:
             known = ", ".join(sorted({*self.plugins, *self.rounds.pending})) or "none"
-            raise PluginError(f"there is no plugin {name!r}; there are: {known}")
+            raise PluginError(f"there is no plugin {name!r}{did_you_mean(name, self.plugins)}; there are: {known}")
         return found
 
     def look_up(self, name: str) -> Plugin | None:

@@ -17,10 +17,14 @@ from gofer.entry_points import load as load_entry_point
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.keyfiles import read_public
 from gofer.root import Root
+from gofer.suggest import available, did_you_mean
 
 __all__ = ["GROUP", "caller_authenticator", "make_authenticator", "missing_authenticator"]
 
 GROUP = "gofer.authenticators"
+
+#: The authenticators of this project; each is in a distribution of its own.
+_OURS = ("hmac", "x509")
 
 
 def make_authenticator(name: str, settings: Mapping[str, Any], folder: Path) -> Any:
@@ -71,7 +75,11 @@ def missing_authenticator(name: str) -> str | None:
         return None if top in sys.modules or find_spec(top) is not None else f"there is no module {top!r} for {name!r}"
     if re.fullmatch(r"\w[\w-]*", name) is None:
         return f"{name!r} is neither a name nor the dotted path of a class"
-    return f"no authenticator {name!r} is installed; pip install gofer-authenticator-{name}"
+    known = {one.name for one in listed(GROUP)}
+    hint = did_you_mean(name, known)
+    # Only of a name that is ours: anybody may publish a distribution under a name that somebody has mistyped.
+    install = f". To install it: pip install gofer-authenticator-{name}" if name in _OURS else ""
+    return f"no authenticator {name!r} is installed{hint}; installed: {available(known)}{install}"
 
 
 def caller_authenticator(name: str) -> Any:
