@@ -172,7 +172,7 @@ gofer.rmi.model.helper: GRACE end_with_parent serve threads
 gofer.rmi.model.process: HelperProcess end_of
 gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Succeeded check_listener read_notice
     tell
-gofer.rmi.options: OPTION_NAMES Options Report
+gofer.rmi.options: CallOptions OPTION_NAMES Options Report
 gofer.rmi.outgoing: Fate GIVE_UP Outgoing
 gofer.rmi.overview: ANSWERING Entry INTERRUPTED Listing OVERDUE Overview STATES UNDELIVERABLE WAITING
 gofer.rmi.patience: Held

@@ -4,16 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from gofer.duration import parse_duration
 from gofer.errors import ConfigError
 from gofer.messaging.address import Address
 from gofer.messaging.value import plain
 
-__all__ = ["OPTION_NAMES", "Options", "Report"]
+__all__ = ["OPTION_NAMES", "CallOptions", "Options", "Report"]
 
 Report = dict[str, Any]
+
+
+class CallOptions(TypedDict, total=False):
+    """The options as callers give them, for type checkers and editors: see :class:`Options` for what they mean.
+
+    Times are seconds, or text like ``'30s'``; None means no limit.
+    """
+
+    wait: float | str | None
+    ttl: float | str | None
+    reply: str | None
+    trigger: int
+    data: Any
+    progress: Callable[[Report], object] | None
+    confirm: bool
+    timeout: float | str | None
+    exchange: str | None
+    secret: Any
+    user: str | None
+    password: str | None
+    pam: Mapping[str, Any] | None
+    authenticator: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
