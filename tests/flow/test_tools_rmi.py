@@ -281,6 +281,7 @@ def test_arguments_are_json_where_they_are_that_and_text_elsewhere(url: str, typ
 def test_input_gives_all_arguments(url: str) -> None:
     assert value(rmi(url, "-t", "Dog.told", "-i", '[["3", null], {"x": 1}]')) == [["3", None], {"x": 1}]
     assert value(rmi(url, "-t", "Dog.told", "-i", "[[1]]")) == [[1], {}]
+    assert value(rmi(url, "-t", "Dog.told", "-i", '{"x": 1}')) == [[], {"x": 1}]
     assert value(rmi(url, "-t", "Dog.told", "-i", "-", stdin='[["from stdin"], {}]')) == [["from stdin"], {}]
 
 
@@ -438,8 +439,8 @@ def test_control_characters_of_a_trace_do_not_reach_the_terminal(url: str) -> No
         (["-t", "bark"], "'bark' is not Class.method or module.function"),
         (["-t", "Dog."], "'Dog.' is not Class.method"),
         (["-t", "Dog.bark", "-d", "{a"], "'{a' is not JSON"),
-        (["-t", "Dog.bark", "-i", "3"], "'3' is not [[arguments], {keywords}]"),
-        (["-t", "Dog.bark", "-i", "[[1], [2]]"], "is not [[arguments], {keywords}]"),
+        (["-t", "Dog.bark", "-i", "3"], "'3' is not [[positional, ...], {keyword: value}]; do you mean [[3], {}]?"),
+        (["-t", "Dog.bark", "-i", "[[1], [2]]"], "is not [[positional, ...], {keyword: value}]"),
         (["-t", "Dog.bark", "-i", "[[1]]", "wuff"], "-i gives all arguments"),
         (["-t", "Dog.bark", "a=1", "a=2"], "argument 'a' is given twice"),
         (["-t", "Dog.bark", "-r", "x/"], "names no queue"),
@@ -449,7 +450,9 @@ def test_control_characters_of_a_trace_do_not_reach_the_terminal(url: str) -> No
             "no authenticator 'hmca' is installed (did you mean 'hmac'?); installed: hmac, ",
         ),
         (["-t", "Dog.bark", "-A", "json.nope"], "neither an installed authenticator nor a class"),
-        (["-t", "Dog.bark", "--wiat", "3"], "--wiat"),
+        (["-t", "Dog.bark", "-i", '["Fido"]'], """do you mean [["Fido"], {}]? (see gofer rmi --help)"""),
+        (["-t", "Dog.bark", "--wiat", "3"], "no option '--wiat' (did you mean '--wait'?) (see"),
+        (["-t", "Dog.bark", "-a", "amqp://jane:hidden@h"], "'amqp://...' is a broker's URL, not an address"),
         ([], "--target"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -669,8 +672,8 @@ def test_version() -> None:
 def test_an_unknown_command_is_told_the_nearest() -> None:
     done = gofer("rim")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "gofer: no command 'rim'; did you mean 'rmi'? (see gofer --help)\n"
-    assert "there are: rmi, mgt, broker" in gofer("xyzzy").stderr
+    assert done.stderr == "gofer: no command 'rim' (did you mean 'rmi'?) (see gofer --help)\n"
+    assert "; commands: rmi, mgt, broker" in gofer("xyzzy").stderr
 
 
 def test_without_a_command_it_shows_its_help() -> None:
@@ -679,7 +682,7 @@ def test_without_a_command_it_shows_its_help() -> None:
     assert "rmi" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["rmi", "mgt", "broker", "demo", "plugins", "adapters", "authenticators", "new"])
+@pytest.mark.parametrize("command", ["rmi", "mgt", "broker", "demo", "plugins", "adapters", "authenticators", "new", "completion"])
 def test_every_command_has_its_help(command: str) -> None:
     shown = gofer(command, "--help").stdout
     assert shown.startswith(f"Usage: gofer {command}")

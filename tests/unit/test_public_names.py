@@ -114,6 +114,7 @@ gofer.messaging.broker.protocol: Answer Beat Bind Bye Cancel DeclareExchange Dec
 gofer.messaging.broker.queues: Consumer Message Queue Taker Usage cost
 gofer.messaging.broker.server: Broker serving
 gofer.messaging.broker.session: ACCEPT Peer REJECT RELEASE Session
+gofer.messaging.caller_conf: PROFILE_KEYS caller_conf profile profiles read_section
 gofer.messaging.carrier: Carrier Settle fresh
 gofer.messaging.connector: Connector
 gofer.messaging.dispatcher: NotAuthorized
@@ -215,8 +216,10 @@ gofer.tools.adapters: adapters
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.authenticators: authenticators
 gofer.tools.broker: broker
+gofer.tools.completion: COMPLETE authenticator_names completion connector_of profile_names targets
 gofer.tools.demo: demo
 gofer.tools.listing: describe list_entry_points listing_options show
+gofer.tools.login: ask from_file
 gofer.tools.main: main
 gofer.tools.mgt: mgt
 gofer.tools.mgt_client: NoAgent NoAnswer ask

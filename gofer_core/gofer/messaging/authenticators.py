@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import configparser
 import importlib
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -15,8 +13,7 @@ from typing import Any
 from gofer.entry_points import listed
 from gofer.entry_points import load as load_entry_point
 from gofer.errors import ConfigError, PluginError
-from gofer.messaging.keyfiles import read_public
-from gofer.root import Root
+from gofer.messaging.caller_conf import caller_conf, read_section
 from gofer.suggest import available, did_you_mean
 
 __all__ = ["GROUP", "caller_authenticator", "make_authenticator", "missing_authenticator"]
@@ -92,17 +89,7 @@ def caller_authenticator(name: str) -> Any:
         ConfigError: the file cannot be read, or others may write to it.
         PluginError: as ``make_authenticator``.
     """
-    named = os.environ.get("GOFER_CALLER_CONF")
-    path = Path(named) if named else Root.from_environ(os.environ).etc / "caller.conf"
-    settings: dict[str, Any] = {}
-    if named or path.exists():
-        parser = configparser.ConfigParser(interpolation=None, default_section="", delimiters=("=",))
-        try:
-            parser.read_string(read_public(path).decode())
-        except (configparser.Error, UnicodeDecodeError) as wrong:
-            raise ConfigError(f"{path}: {type(wrong).__name__}: not an ini file of UTF-8") from None
-        if parser.has_section(name):
-            settings = dict(parser[name])
+    path, settings = caller_conf(), read_section(name)
     try:
         return make_authenticator(name, settings, path.absolute().parent)
     except PluginError as wrong:

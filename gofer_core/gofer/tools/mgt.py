@@ -97,7 +97,7 @@ def _request(asked: Mapping[str, Any]) -> dict[str, Any]:
     wanted = [name for name in _KNOWN if asked[name] not in (None, False)]
     if len(wanted) != 1:
         known = ", ".join(f"--{name.replace('_', '-')}" for name in _KNOWN)
-        raise click.UsageError(f"one of these is needed, and no more than one: {known}")
+        raise click.UsageError(f"choose exactly one action: {known}")
     (name,) = wanted
     fits = {"requests": ("states", "plugin", "most"), "cancel_where": ("plugin",)}.get(name, ())
     for option in ("states", "plugin", "most"):
