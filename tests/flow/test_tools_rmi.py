@@ -435,7 +435,7 @@ def test_control_characters_of_a_trace_do_not_reach_the_terminal(url: str) -> No
     ("arguments", "says"),
     [
         (["-t", "Dog.bark", "-w", "soon"], "'soon' is not a duration"),
-        (["-t", "Dog.bark", "-T", "0"], "ttl is a time above 0"),
+        (["-t", "Dog.bark", "-T", "0"], "ttl must be more than 0 seconds"),
         (["-t", "bark"], "'bark' is not Class.method or module.function"),
         (["-t", "Dog."], "'Dog.' is not Class.method"),
         (["-t", "Dog.bark", "-d", "{a"], "'{a' is not JSON"),
@@ -682,7 +682,9 @@ def test_without_a_command_it_shows_its_help() -> None:
     assert "rmi" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["rmi", "mgt", "broker", "demo", "plugins", "adapters", "authenticators", "new", "completion"])
+@pytest.mark.parametrize(
+    "command", ["rmi", "mgt", "broker", "demo", "plugins", "adapters", "authenticators", "new", "completion"]
+)
 def test_every_command_has_its_help(command: str) -> None:
     shown = gofer(command, "--help").stdout
     assert shown.startswith(f"Usage: gofer {command}")

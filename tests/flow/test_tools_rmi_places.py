@@ -153,7 +153,7 @@ def test_a_profile_that_is_wrong_is_told(conf: Path, text: str, arguments: list[
 def test_a_profile_with_a_password_is_for_its_owner_alone(conf: Path) -> None:
     write(conf, "[profile default]\nurl = amqp://jane:hidden@127.0.0.1\n", 0o644)
     line = refused(gofer("rmi", "-a", "kennel", "-t", "kennel.howl"))
-    assert "caller.conf: its mode is 0644" in line
+    assert "caller.conf: mode 0644 lets other users read or change it. Fix: chmod 600 /" in line
     assert "hidden" not in line
 
 
@@ -164,9 +164,11 @@ def test_a_secret_is_read_from_a_file_of_its_owner(url: str, tmp_path: Path) -> 
     call = ("rmi", "-u", url, "-a", "kennel", "-t", "Dog.guard", "--secret-file")
     assert said(gofer(*call, str(write(tmp_path / "secret", "bone\n")))) == "let in\n"
     assert said(gofer(*call, "-", stdin="bone\n")) == "let in\n"
-    assert "its mode is 0644" in refused(gofer(*call, str(write(tmp_path / "open", "bone\n", 0o644))))
+    assert "mode 0644 lets other users read or change it" in refused(
+        gofer(*call, str(write(tmp_path / "open", "bone\n", 0o644)))
+    )
     assert "the first line of" in refused(gofer(*call, str(write(tmp_path / "empty", "\n"))))
-    assert "not the right one" in refused(gofer(*call, str(write(tmp_path / "other", "ball\n"))), 5)
+    assert "wrong secret" in refused(gofer(*call, str(write(tmp_path / "other", "ball\n"))), 5)
 
 
 def test_a_user_and_the_password_from_a_file_go_with_the_request(url: str, tmp_path: Path) -> None:

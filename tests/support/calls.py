@@ -233,7 +233,7 @@ class CallScenarios:
                 threads.submit(pull)
         told = [outcomes.get() for _ in range(8)]
         assert told.count("pulled") == 1
-        assert sum("pulled already" in str(one) for one in told) == 7
+        assert sum("was sent already" in str(one) for one in told) == 7
         assert runs(trace) == {"pulled": 1}
         assert echo() == [1]
 

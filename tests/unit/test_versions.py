@@ -144,5 +144,5 @@ def test_wrong_use_is_told_at_import(wrong: Any, told: str) -> None:
 def test_a_caller_asks_for_a_version_by_two_texts(name: Any) -> None:
     with Agent("local://", "zoo") as agent:
         assert repr(agent["Dog", "2"]) == repr(agent["Dog@2"]) == "<remote Dog@2>"
-        with pytest.raises(TypeError, match="remote names are text"):
+        with pytest.raises(TypeError, match="a remote name must be text"):
             agent[name]

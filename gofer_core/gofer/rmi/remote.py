@@ -144,8 +144,8 @@ class Remote:
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            f"{self!r} has a share in a connection of this process, and cannot be pickled: "
-            "make an agent where it is needed, of the URL and the address"
+            f"{self!r} cannot be pickled: its connection belongs to this process. "
+            "Pass the URL and the address, and make an Agent where it is needed"
         )
 
     def __repr__(self) -> str:

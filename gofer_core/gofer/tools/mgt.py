@@ -60,7 +60,7 @@ def mgt(*, host: str | None, port: int | None, root: str | None, wait: float, as
       0    done
       1    the agent could not do it; the message says why
       2    wrong arguments
-      3    no answer in time; the agent may still be at it
+      3    no answer in time; the agent may still be working on it
       4    no such request
       5    refused: not root, not the agent's user
       6    no agent to talk to
