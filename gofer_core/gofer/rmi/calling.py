@@ -188,7 +188,7 @@ def advance(
 
 def no_agent(reason: str) -> str:
     """Say why the broker returned a request; ``reason`` is the broker's own word."""
-    why = "" if reason in ("", "NO_ROUTE") else f" ({reason})"
+    why = "" if reason in ("", "NO_ROUTE") or "no queue" in reason else f" ({reason})"
     return (
         f"no agent at this address: the broker has no such queue{why}. "
         "Is goferd running there? Check [model] queue in the plugin's descriptor"
