@@ -114,9 +114,9 @@ class _Lazy(click.Group):
 @click.version_option(package_name="gofer-core", prog_name="gofer", message="%(prog)s %(version)s")
 @click.pass_context
 def _gofer(context: click.Context) -> None:
-    """Call methods on agents, run the broker of this machine, and see what is installed.
+    """Call methods on agents, run the broker for one machine, and list what is installed.
 
-    The agent itself is another command: goferd.
+    The agent is a separate command: goferd.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)

@@ -60,7 +60,7 @@ _KINDS = MappingProxyType(
   gofer rmi -a $name -t $cls.greet world
   python -m pytest $folder   # needs: pip install pytest
 
-`gofer mgt -l` has a running agent load it; without one: gofer broker & goferd &
+`gofer mgt -l` loads the plugin into a running agent. Without one, type: gofer broker & goferd &
 """,
             ("demo", "package", "system", "virt"),
             ("Admin", "Context", "False", "None", "True"),
@@ -79,8 +79,8 @@ _KINDS = MappingProxyType(
   pip install $folder
   python -m pytest $folder   # needs: pip install pytest
 
-It passes as it is, at gofer's local broker. Replace one method after the other in
-$folder/$module/adapter.py, and the URL in the test, by those of your broker.
+The test passes unchanged, with gofer's local broker. Replace one method after the other in
+$folder/$module/adapter.py, and the URL in the test, with those of your broker.
 """,
             ("amqp", "local", "proton", "qpid"),
         ),
@@ -98,7 +98,7 @@ $folder/$module/adapter.py, and the URL in the test, by those of your broker.
   pip install $folder
   python -m pytest $folder   # needs: pip install pytest
 
-It passes as it is, with one secret for all. Bring your keys to
+The test passes unchanged, with one secret for everyone. Put your keys into
 $folder/$module/authenticator.py.
 """,
             ("hmac", "x509"),
@@ -109,9 +109,9 @@ $folder/$module/authenticator.py.
 
 @click.group()
 def new() -> None:
-    """Begin a plugin, an adapter or an authenticator.
+    """Create a plugin, an adapter or an authenticator.
 
-    Writes a complete distribution into a new directory: it installs, passes its own test, and is listed by gofer.
+    Writes a complete distribution into a new directory. You can install it; it passes its own test; gofer lists it.
     """
 
 
@@ -121,7 +121,7 @@ def _arguments(command: Callable[..., Any]) -> Callable[..., Any]:
         "--directory",
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help="The directory to make (default: NAME, in the working directory).",
+        help="The directory to create (default: NAME, in the working directory).",
     )
     return click.argument("name")(directory(command))
 
@@ -129,21 +129,21 @@ def _arguments(command: Callable[..., Any]) -> Callable[..., Any]:
 @new.command()
 @_arguments
 def plugin(name: str, directory: Path | None) -> None:
-    """Begin a plugin: a class and a function to call, a descriptor, and a test with a real agent."""
+    """Create a plugin: a class and a function to call, a descriptor, and a test with a real agent."""
     _write("plugin", name, directory)
 
 
 @new.command()
 @_arguments
 def adapter(name: str, directory: Path | None) -> None:
-    """Begin an adapter to a kind of broker, with the contract of adapters as its test."""
+    """Create an adapter to a kind of broker, with the contract of adapters as its test."""
     _write("adapter", name, directory)
 
 
 @new.command()
 @_arguments
 def authenticator(name: str, directory: Path | None) -> None:
-    """Begin an authenticator, which signs messages, with the contract of authenticators as its test."""
+    """Create an authenticator, which signs messages, with the contract of authenticators as its test."""
     _write("authenticator", name, directory)
 
 
