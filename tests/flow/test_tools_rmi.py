@@ -407,7 +407,7 @@ def test_1_even_if_the_method_raised_an_error_of_ours(url: str) -> None:
         (["-t", "Dog.nap"], "TypeError: Dog.nap() missing 1 required positional argument: 'seconds'"),
         (["-t", "Dog.run", "1", "2"], "TypeError: Dog.run() takes 2 positional arguments but 3 were given"),
         (["-t", "kennel.howl", "loud=1"], "TypeError: howl() got an unexpected keyword argument 'loud'"),
-        (["-t", "Admin.hello", "x"], "takes 1 positional argument but 2 were given"),
+        (["-t", "Admin.help", "x"], "takes 1 positional argument but 2 were given"),
     ],
     ids=["direct", "async", "forked", "function", "Admin"],
 )
