@@ -193,7 +193,7 @@ def test_three_plugins_of_hooks_audit_authorize_and_measure_the_calls_of_others(
     with pytest.raises(NotAuthorized, match=r"bob may not call animals\.count\(\)"):
         agents["bob"].animals.count()
     assert agents["carol"].Retriever().bark() == "the dog says woof"
-    with pytest.raises(NotAuthorized, match=r"^dave may not call Retriever\.bark\(\)"):
+    with pytest.raises(NotAuthorized, match=r"dave may not call Retriever\.bark\(\)"):
         agents["dave"].Retriever().bark()
 
     def audited() -> list[list[str]]:
