@@ -443,7 +443,7 @@ def test_why_a_helper_cannot_start_is_told_to_the_caller(
         for _ in range(2):
             with pytest.raises(DispatchError, match=rf"helper process has died: {says}.* restart goferd") as told:
                 agent.Forked().echo()
-            assert str(told.value).startswith("plugin 'forked' cannot fork")
+            assert "plugin 'forked' cannot fork" in str(told.value)
         assert agent.forked.in_agent() == process.pid
         (site / "gofer/__init__.py").unlink()
         (site / "gofer").rename(site / "gone")

@@ -149,7 +149,7 @@ class TestPlugins:
         farm.plugin("dog", None, main="plugin=closed\naccept=front")
 
         assert farm["front"].Dog().bark("over there") == "over there"
-        with pytest.raises(NamespaceNotFound, match='"Cat" is not provided by plugin "front"'):
+        with pytest.raises(NamespaceNotFound, match="plugin 'front' has no remote class or module 'Cat'"):
             farm["front"].Cat().meow()
         with pytest.raises(MemberNotFound, match="purr"):
             farm["closed"].Dog().purr()

@@ -117,6 +117,7 @@ gofer.messaging.broker.protocol: Answer Beat Bind Bye Cancel DeclareExchange Dec
 gofer.messaging.broker.queues: Consumer Message Queue Taker Usage cost
 gofer.messaging.broker.server: Broker serving
 gofer.messaging.broker.session: ACCEPT Peer REJECT RELEASE Session
+gofer.messaging.caller_conf: PROFILE_KEYS caller_conf profile profiles read_section
 gofer.messaging.carrier: Carrier Settle fresh
 gofer.messaging.connector: Connector SSL
 gofer.messaging.dispatcher: NotAuthorized
@@ -145,7 +146,7 @@ gofer.rmi.answers: Answers CannotSign Refusal
 gofer.rmi.api: API Target
 gofer.rmi.beginnings: Beginnings
 gofer.rmi.book: Arrival Book Known
-gofer.rmi.calling: Call Hear Heard INTERRUPTED Listen Send Step Tell advance flow
+gofer.rmi.calling: Call Hear Heard INTERRUPTED Listen Send Step Tell advance flow no_agent
 gofer.rmi.cancelling: Cancelling Owner cancel
 gofer.rmi.clock: Clock Timer
 gofer.rmi.context: Context
@@ -179,7 +180,7 @@ gofer.rmi.model.logged: LineHandler hear
 gofer.rmi.model.process: HelperProcess end_of
 gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Succeeded check_listener read_notice
     tell
-gofer.rmi.options: OPTION_NAMES Options Report
+gofer.rmi.options: CallOptions OPTION_NAMES Options Report
 gofer.rmi.outgoing: Fate GIVE_UP Outgoing
 gofer.rmi.overview: ANSWERING Entry INTERRUPTED Listing OVERDUE Overview STATES UNDELIVERABLE WAITING
 gofer.rmi.patience: Held
@@ -206,6 +207,7 @@ gofer.rmi.verification: Refused Verification Verified
 gofer.rmi.workers: Task Workers
 gofer.root: Root
 gofer.streams: open_missing
+gofer.suggest: available did_you_mean nearest
 gofer.testing: AdapterContract AuthenticatorContract
 gofer.testing.agents: AgentProcess
 gofer.testing.authenticators: AuthenticatorContract
@@ -222,8 +224,10 @@ gofer.tools.adapters: adapters
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.authenticators: authenticators
 gofer.tools.broker: broker
+gofer.tools.completion: COMPLETE authenticator_names completion connector_of profile_names targets
 gofer.tools.demo: demo
 gofer.tools.listing: describe list_entry_points listing_options show
+gofer.tools.login: ask from_file
 gofer.tools.main: main
 gofer.tools.mgt: mgt
 gofer.tools.mgt_client: NoAgent NoAnswer ask

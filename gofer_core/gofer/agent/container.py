@@ -43,6 +43,7 @@ from gofer.rmi.overview import Overview
 from gofer.rmi.receiver import Receiver
 from gofer.rmi.replays import Replays
 from gofer.root import Root
+from gofer.suggest import did_you_mean
 
 __all__ = ["PluginContainer"]
 
@@ -238,7 +239,7 @@ class PluginContainer:
     def unknown(self, name: str) -> str:
         """Say that there is no plugin of a name, and which there are."""
         known = ", ".join(sorted({*self.plugins, *self.rounds.pending})) or "none"
-        return f"there is no plugin {name!r}; there are: {known}"
+        return f"there is no plugin {name!r}{did_you_mean(name, self.plugins)}; there are: {known}"
 
     def look_up(self, name: str) -> Plugin | None:
         """Do what ``find`` does where no plugin's hook says otherwise; None: there is none."""

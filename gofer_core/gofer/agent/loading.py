@@ -16,19 +16,23 @@ import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 from gofer.agent import modules
 from gofer.agent.config import Descriptor, Problem, distrust, find_plugin_dirs
 from gofer.entry_points import listed
 from gofer.errors import PluginError
 from gofer.root import Root
+from gofer.suggest import available, did_you_mean
 
 __all__ = ["GROUP", "Broken", "Source", "forget_module", "import_source", "locate", "one_line", "unused_files"]
 
 log = logging.getLogger(__name__)
 
 GROUP = "gofer.plugins"
+
+#: The plugins of this project, and the distributions that have them.
+_OURS = MappingProxyType({"demo": "gofer-plugin-demo", "system": "gofer-plugin-system"})
 
 
 #: Modules of gofer 2 that plugins import, and what to write instead.
@@ -215,12 +219,17 @@ def _in_directories(root: Root, descriptor: Descriptor, name: str) -> Source | P
             return Source(_module_name(name), file)
     if problems:
         return problems[0]
-    wanted = f"pip install gofer-plugin-{name.partition('.')[0].replace('_', '-')}"
+    known = {one.name for one in listed(GROUP)}
+    installed = f"installed: {available(known)}"
+    if name in _OURS:
+        # Only of a name that is ours: anybody may publish a distribution under a name that somebody has mistyped.
+        return _problem(descriptor, f"plugin {name!r} is not installed; {installed}. pip install {_OURS[name]}")
+    hint = did_you_mean(name, known)
     if descriptor.plugin is not None:
-        text = f"{name!r} is neither an installed plugin nor a module on the Python path"
-        return _problem(descriptor, f"{text}; install what provides it ({wanted}), or set [main] enabled=0")
-    text = f"no plugin {name!r} is installed"
-    return _problem(descriptor, f"{text}; {wanted}, or name another one by [main] plugin=, or set enabled=0")
+        text = f"{name!r} is neither an installed plugin nor a module on the Python path{hint}; {installed}"
+        return _problem(descriptor, f"{text}. Correct the name, install the plugin, or set enabled = 0")
+    text = f"no installed plugin is called {name!r}{hint}; {installed}"
+    return _problem(descriptor, f"{text}. Rename this file, set [main] plugin = NAME, or set enabled = 0")
 
 
 def _module_name(stem: str) -> str:

@@ -10,7 +10,9 @@ from typing import Any
 
 from gofer.decorators import DIRECT, FORK, Mark, mark_of, version_of
 from gofer.errors import MemberNotFound, NamespaceNotFound, PluginError
+from gofer.messaging.document import shown
 from gofer.rmi import description
+from gofer.suggest import available, did_you_mean
 
 __all__ = ["API", "Target"]
 
@@ -115,18 +117,33 @@ class API:
         """Return a remote member.
 
         Raises:
-            NamespaceNotFound: no such class or module, or not in that version; the text names the versions there are.
-            MemberNotFound: it has no such remote method or function; the error's argument is the name alone.
+            NamespaceNotFound: no such class or module, or not in that version.
+            MemberNotFound: it has no such remote method or function.
+
+        The text of both names what is missing, the nearest name, and the names that exist.
         """
         members = self._targets.get(classname)
         if members is None:
-            versions = ", ".join(self.versions(classname.partition("@")[0]))
-            hint = f" Versions of it: {versions}." if versions else ""
-            raise NamespaceNotFound(f'"{classname}" is not provided by plugin "{self.plugin}".{hint}')
+            raise NamespaceNotFound(self._no_namespace(classname))
         target = members.get(method)
         if target is None:
-            raise MemberNotFound(method)
+            hint = did_you_mean(method, members)
+            raise MemberNotFound(
+                method, f"{classname} has no remote method {shown(method)}{hint}. Available: {available(members)}"
+            )
         return target
+
+    def _no_namespace(self, classname: str) -> str:
+        name, _, version = classname.partition("@")
+        versions = self.versions(name)
+        if versions:
+            missing = f"has no version {shown(version)} of {name}" if version else f"has {name} in versions only"
+            return f"plugin {self.plugin!r} {missing}. Available versions: {', '.join(versions)}"
+        hint = did_you_mean(classname, self._targets)
+        return (
+            f"plugin {self.plugin!r} has no remote class or module {shown(classname)}{hint}. "
+            f"Available: {available(self._targets)}"
+        )
 
     def has(self, classname: str, method: str) -> bool:
         """Whether ``find`` would find it."""

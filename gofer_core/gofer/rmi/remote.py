@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, Unpack
 
 from gofer.errors import ConnectionLost
 from gofer.messaging.address import Address
@@ -11,7 +11,7 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.link import Link, Loop
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
-from gofer.rmi.options import Options
+from gofer.rmi.options import CallOptions, Options
 from gofer.rmi.posts import Owner
 from gofer.rmi.stub import Stub, Trigger, fixed, new_request
 
@@ -111,12 +111,12 @@ class Remote:
     Remote names never start with ``_``, so whatever does is the object's own.
     """
 
-    def __init__(self, url: str | URL | Connector, address: str, **options: Any) -> None:
+    def __init__(self, url: str | URL | Connector, address: str, **options: Unpack[CallOptions]) -> None:
         self._line = Line(Connector.of(url))
         self._address = Address.parse(address)
         self._options = Options().having(options)
 
-    def __call__(self, **options: Any) -> Self:
+    def __call__(self, **options: Unpack[CallOptions]) -> Self:
         """Return a view of this agent with other options in place of some."""
         view = object.__new__(type(self))
         view._line, view._address = self._line, self._address
@@ -144,8 +144,8 @@ class Remote:
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            f"{self!r} has a share in a connection of this process, and cannot be pickled: "
-            "make an agent where it is needed, of the URL and the address"
+            f"{self!r} cannot be pickled: its connection belongs to this process. "
+            "Pass the URL and the address, and make an Agent where it is needed"
         )
 
     def __repr__(self) -> str:
