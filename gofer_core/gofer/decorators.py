@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, overload
 
 from gofer.crontab import parse_crontab
@@ -50,6 +51,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _C = TypeVar("_C", bound=type)
 _ATTRIBUTE = "__gofer__"
 _SHORTEST, _LONGEST = 0.01, 10 * 365 * 86400.0  # seconds between two runs of an action
+_UNITS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400, "weeks": 7 * 86400}
 _VERSION = "__gofer_version__"
 _NUMBER = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
@@ -124,7 +126,13 @@ def remote(fn: _F, /) -> _F: ...
 @overload
 def remote(*, secret: Secret | None = None, model: str | None = None, timeout: float | None = None) -> _Decorator: ...
 def remote(
-    fn: Any = None, /, *, secret: Secret | None = None, model: str | None = None, timeout: float | None = None
+    fn: Any = None,
+    /,
+    *more: Any,
+    secret: Secret | None = None,
+    model: str | None = None,
+    timeout: float | None = None,
+    **unknown: Any,
 ) -> Any:
     """Expose a function or method to callers.
 
@@ -142,22 +150,34 @@ def remote(
         _positive("remote", name, "timeout", timeout)
         return Mark(remote=True, secret=secret, model=model, timeout=None if timeout is None else float(timeout))
 
-    return _decorate("remote", fn, check)
+    return _decorate("remote", fn, check, more, unknown, ("secret", "model", "timeout"))
 
 
-def direct(fn: _F, /) -> _F:
+@overload
+def direct(fn: _F, /) -> _F: ...
+@overload
+def direct() -> _Decorator: ...
+def direct(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
     """Run the function within the agent's process (what is done without a decorator, too)."""
-    return _mark("direct", fn, Mark(model=DIRECT))
+    return _decorate("direct", fn, lambda _: Mark(model=DIRECT), more, unknown)
 
 
-def fork(fn: _F, /) -> _F:
+@overload
+def fork(fn: _F, /) -> _F: ...
+@overload
+def fork() -> _Decorator: ...
+def fork(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
     """Run each call in a child process: a leak or a crash is then its own, and a cancellation certain."""
-    return _mark("fork", fn, Mark(model=FORK))
+    return _decorate("fork", fn, lambda _: Mark(model=FORK), more, unknown)
 
 
-def once(fn: _F, /) -> _F:
+@overload
+def once(fn: _F, /) -> _F: ...
+@overload
+def once() -> _Decorator: ...
+def once(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
     """Never run a request a second time, whatever happens to the agent: its caller hears Interrupted instead."""
-    return _mark("once", fn, Mark(once=True))
+    return _decorate("once", fn, lambda _: Mark(once=True), more, unknown)
 
 
 @overload
@@ -165,38 +185,37 @@ def action(fn: _F, /) -> _F: ...
 @overload
 def action(
     *,
-    seconds: float = 0,
-    minutes: float = 0,
-    hours: float = 0,
-    days: float = 0,
-    weeks: float = 0,
+    seconds: float | str = 0,
+    minutes: float | str = 0,
+    hours: float | str = 0,
+    days: float | str = 0,
+    weeks: float | str = 0,
     cron: str | None = None,
     splay: float | None = None,
 ) -> _Decorator: ...
 def action(
     fn: Any = None,
     /,
-    *,
-    seconds: float = 0,
-    minutes: float = 0,
-    hours: float = 0,
-    days: float = 0,
-    weeks: float = 0,
+    *more: Any,
+    seconds: float | str = 0,
+    minutes: float | str = 0,
+    hours: float | str = 0,
+    days: float | str = 0,
+    weeks: float | str = 0,
     cron: str | None = None,
     splay: float | None = None,
+    **unknown: Any,
 ) -> Any:
     """Run the function again and again: on an interval (its parts add up), or by a cron line of five fields.
 
-    With neither it runs once, when the plugin has started. ``splay`` spreads a fleet's agents over so many seconds; by
-    default that is a tenth of the time between two runs, ten minutes at most.
+    A part may be text, as settings have it: ``minutes="240"``. With neither it runs once, when the plugin has started.
+    ``splay`` spreads a fleet's agents over so many seconds; by default that is a tenth of the time between two runs,
+    ten minutes at most.
     """
 
     def check(name: str) -> Mark:
         parts = {"seconds": seconds, "minutes": minutes, "hours": hours, "days": days, "weeks": weeks}
-        for part, value in parts.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-                raise TypeError(f"@action on {name}: {part} is a number, 0 or more, not {value!r}")
-        interval = float(seconds + 60 * (minutes + 60 * (hours + 24 * (days + 7 * weeks))))
+        interval = float(sum(_UNITS[part] * _part(name, part, value) for part, value in parts.items()))
         if interval and not _SHORTEST <= interval <= _LONGEST:
             raise TypeError(
                 f"@action on {name}: an interval is {_SHORTEST} seconds to 10 years, not {interval:g} seconds"
@@ -209,28 +228,40 @@ def action(
                 raise TypeError(f"@action on {name}: splay is a number of seconds, 0 or more, not {splay!r}")
         return Mark(action=Action(interval or None, cron, splay))
 
-    return _decorate("action", fn, check)
+    return _decorate("action", fn, check, more, unknown, (*_UNITS, "cron", "splay"))
 
 
 @overload
 def load(fn: _F, /) -> _F: ...
 @overload
 def load(*, fork: bool = False) -> _Decorator: ...
-def load(fn: Any = None, /, *, fork: bool = False) -> Any:
-    """Call the function when its plugin has been loaded. With ``fork=True`` also in the process that forks calls."""
-    return _decorate("load", fn, lambda _: Mark(load=True, load_in_fork=bool(fork)))
+def load(fn: Any = None, /, *more: Any, fork: bool = False, **unknown: Any) -> Any:
+    """Call the function when its plugin has been loaded. With ``fork=True`` also in the process that forks calls.
+
+    A method is called on a new instance, made without arguments; ``async def`` runs on the plugin's event loop, and is
+    waited for.
+    """
+    return _decorate("load", fn, lambda _: Mark(load=True, load_in_fork=bool(fork)), more, unknown, ("fork",))
 
 
 #: The original's older name of ``load``.
 initializer = load
 
 
-def unload(fn: _F, /) -> _F:
-    """Call the function before its plugin is unloaded."""
-    return _mark("unload", fn, Mark(unload=True))
+@overload
+def unload(fn: _F, /) -> _F: ...
+@overload
+def unload() -> _Decorator: ...
+def unload(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
+    """Call the function before its plugin is unloaded: methods and ``async def`` as ``load`` does."""
+    return _decorate("unload", fn, lambda _: Mark(unload=True), more, unknown)
 
 
-def pam(*, user: str, service: str | None = None, identity: bool = False) -> _Decorator:
+@overload
+def pam(user: str, service: str | None = None, *, identity: bool = False) -> _Decorator: ...
+@overload
+def pam(*, user: str, service: str | None = None, identity: bool = False) -> _Decorator: ...
+def pam(user: Any = None, service: str | None = None, *more: Any, identity: bool = False, **unknown: Any) -> Any:
     """Let the method be called only with this user's name and password, checked by PAM on the agent's machine.
 
     Args:
@@ -238,12 +269,16 @@ def pam(*, user: str, service: str | None = None, identity: bool = False) -> _De
         service: the PAM service to ask; by default the agent's own choice.
         identity: whether a caller whom the plugin's authenticator has identified needs no password.
     """
-    return _login("pam", "user", user, service, identity)
+    return _login("pam", "user", (user, service, identity), more, unknown)
 
 
-def user(*, name: str, service: str | None = None, identity: bool = False) -> _Decorator:
+@overload
+def user(name: str, service: str | None = None, *, identity: bool = False) -> _Decorator: ...
+@overload
+def user(*, name: str, service: str | None = None, identity: bool = False) -> _Decorator: ...
+def user(name: Any = None, service: str | None = None, *more: Any, identity: bool = False, **unknown: Any) -> Any:
     """Do as ``pam(user=name)``."""
-    return _login("user", "name", name, service, identity)
+    return _login("user", "name", (name, service, identity), more, unknown)
 
 
 def version(number: str, *, of: str | None = None, default: bool = False) -> Callable[[_C], _C]:
@@ -281,8 +316,13 @@ def version_of(cls: type) -> Version | None:
     return found if isinstance(found, Version) else None
 
 
-def _login(decorator: str, argument: str, name: object, service: object, identity: object) -> _Decorator:
+def _login(
+    decorator: str, argument: str, given: tuple[Any, Any, Any], more: Sequence[Any], unknown: Mapping[str, Any]
+) -> _Decorator:
+    name, service, identity = given
+
     def put(fn: _F, /) -> _F:
+        _check_arguments(decorator, fn, more, unknown, (argument, "service", "identity"))
         if not isinstance(name, str) or not name:
             raise TypeError(f"@{decorator} on {_name(fn)}: {argument} is a user's name, not {name!r}")
         if service is not None and (not isinstance(service, str) or not service):
@@ -291,18 +331,54 @@ def _login(decorator: str, argument: str, name: object, service: object, identit
             raise TypeError(f"@{decorator} on {_name(fn)}: identity is True or False, not {identity!r}")
         return _mark(decorator, fn, Mark(logins=(Login(name, service, identity),)))
 
+    if callable(name) or isinstance(name, (staticmethod, classmethod)):
+        raise TypeError(f'@{decorator} on {_name(name)}: needs the user, like @{decorator}({argument}="root")')
     return put
 
 
-def _decorate(decorator: str, fn: Any, check: Callable[[str], Mark]) -> Any:
-    """Serve both ``@decorator`` and ``@decorator(...)``."""
-    if fn is not None:
-        return _mark(decorator, fn, check(_name(fn)))
+def _decorate(  # noqa: PLR0917 - called by each decorator, from right above
+    decorator: str,
+    fn: Any,
+    check: Callable[[str], Mark],
+    more: Sequence[Any] = (),
+    unknown: Mapping[str, Any] = MappingProxyType({}),
+    allowed: Sequence[str] = (),
+) -> Any:
+    """Serve both ``@decorator`` and ``@decorator(...)``. What is wrong is told when the function is known."""
 
-    def put(fn: Any, /) -> Any:
-        return _mark(decorator, fn, check(_name(fn)))
+    def put(target: Any, /) -> Any:
+        _check_arguments(decorator, target, more, unknown, allowed)
+        return _mark(decorator, target, check(_name(target)))
 
-    return put
+    if fn is None:
+        return put
+    if isinstance(fn, (str, int, float, list, tuple)):  # an argument, and not what is decorated
+        more = (fn, *more)
+        return put
+    return put(fn)
+
+
+def _check_arguments(
+    decorator: str, fn: Any, more: Sequence[Any], unknown: Mapping[str, Any], allowed: Sequence[str]
+) -> None:
+    takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
+    if unknown:
+        raise TypeError(f"@{decorator} on {_name(fn)}: there is no argument {next(iter(unknown))!r}; {takes}")
+    if more:
+        raise TypeError(f"@{decorator} on {_name(fn)}: {more[0]!r} is an argument too many; {takes}, by name")
+
+
+def _part(name: str, part: str, value: float | str) -> float:
+    """Read one part of an interval."""
+    number: object = value
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            number = None
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < float("inf"):
+        raise TypeError(f"@action on {name}: {part} is a number, 0 or more, not {value!r}")
+    return number
 
 
 def _mark(decorator: str, fn: _F, added: Mark) -> _F:

@@ -111,7 +111,33 @@ class DocumentError(MessagingError, ValueError):
 
 
 class CallError(GoferError):
-    """Root of what a caller hears instead of a value."""
+    """Root of what a caller gets instead of a value.
+
+    ``method`` and ``address`` name the call that failed, where the caller's own process knows them; else they are None.
+    """
+
+    method: str | None = None
+    address: str | None = None
+
+    def __str__(self) -> str:
+        return self._named(super().__str__())
+
+    def _named(self, text: str) -> str:
+        """Put the method and the agent's address in front of a text, unless it begins with the method already."""
+        if self.address is None:
+            return text
+        called = f"{self.method}()"
+        where = f"{called} at {self.address!r}"
+        return where + text.removeprefix(called) if text.startswith(called) else f"{where}: {text}"
+
+
+class _SerialNumber(str):
+    """A serial number, which may also be called for: gofer 2 had methods where there are attributes now."""
+
+    __slots__ = ()
+
+    def __call__(self) -> str:
+        return str(self)
 
 
 class RequestTimeout(CallError, TimeoutError):
@@ -124,15 +150,20 @@ class RequestTimeout(CallError, TimeoutError):
     def __init__(self, sn: str, wait: float | None, state: str, detail: str, report: object = None) -> None:
         # Not the next in line: OSError would take the arguments for an error number, a text and file names.
         Exception.__init__(self, sn, wait, state, detail, report)
-        self.sn = sn
         self.wait = wait
         self.state = state
         self.detail = detail
         self.report = report
 
+    @property
+    def sn(self) -> _SerialNumber:
+        """The request's serial number; ``sn()`` is the same."""
+        return _SerialNumber(self.args[0])
+
     def __str__(self) -> str:
         waited = "" if self.wait is None else f" after {self.wait:g} s"
-        return f"request {self.sn}: no result{waited}: {self.detail}"
+        text = f"no result{waited}: {self.detail}"
+        return f"request {self.sn}: {text}" if self.address is None else self._named(f"{text} (request {self.sn})")
 
 
 class Rejected(CallError):
@@ -146,7 +177,8 @@ class Rejected(CallError):
         self.details = details
 
     def __str__(self) -> str:
-        return f"request {self.sn} rejected: {_sentence(self.code, self.description, self.details)}"
+        text = f"rejected: {_sentence(self.code, self.description, self.details)}"
+        return f"request {self.sn} {text}" if self.address is None else self._named(f"{text} (request {self.sn})")
 
 
 class NotTaken(CallError):
@@ -207,6 +239,9 @@ class RemoteException(CallError):
         self.xargs = xargs
         self.xstate = xstate
 
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # not named: the trace is many lines, and a note names the call
+
 
 class DispatchError(CallError):
     """The agent cannot give this request to a method."""
@@ -217,7 +252,20 @@ class NamespaceNotFound(DispatchError, LookupError):
 
 
 class MemberNotFound(DispatchError, LookupError):
-    """The class or module has no such remote method."""
+    """The class or module has no such remote method. ``args`` is the method's name alone, as in gofer 2.12."""
+
+    #: The sentence; agents of gofer 2.12 send none.
+    description: str | None = None
+
+    def __init__(self, method: str = "", description: str | None = None) -> None:
+        super().__init__(method)
+        if description is not None:
+            self.description = description
+
+    def __str__(self) -> str:
+        name = str(self.args[0]) if self.args else ""
+        bare = f"no remote method {name!r}" if name.isidentifier() else name
+        return self._named(bare if self.description is None else str(self.description))
 
 
 class NotAuthorized(DispatchError, PermissionError):

@@ -9,14 +9,14 @@ print(agent.Dog().bark("hello"))
 from __future__ import annotations
 
 import warnings
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from gofer.errors import NotTaken
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
-from gofer.rmi.options import Options
+from gofer.rmi.options import CallOptions, Options
 from gofer.rmi.remote import Double, Line, Remote, seam
 from gofer.rmi.session import Session
 
@@ -103,7 +103,7 @@ def _session(line: Line[ThreadConnection], exchange: str | None = None) -> Sessi
     return link.shared((Session, exchange), lambda: Session(link, exchange))
 
 
-def agent(url: str | URL | Connector, address: str, **options: Any) -> Agent:
+def agent(url: str | URL | Connector, address: str, **options: Unpack[CallOptions]) -> Agent:
     """Return an Agent: the older name of the class."""
     warnings.warn("gofer.proxy.agent() is deprecated: use gofer.proxy.Agent", DeprecationWarning, stacklevel=2)
     return Agent(url, address, **options)

@@ -188,12 +188,12 @@ def test_three_plugins_of_hooks_audit_authorize_and_measure_the_calls_of_others(
     assert agents["alice"].Dog().bark() == "the dog says woof"
     assert agents["alice"].Dog().wag(1) == "wag"
     assert agents["bob"].Dog().bark() == "the dog says woof"
-    with pytest.raises(NotAuthorized, match=r"^bob may not call Dog\.wag\(\)"):
+    with pytest.raises(NotAuthorized, match=r"bob may not call Dog\.wag\(\)"):
         agents["bob"].Dog().wag(1)
-    with pytest.raises(NotAuthorized, match=r"^bob may not call animals\.count\(\)"):
+    with pytest.raises(NotAuthorized, match=r"bob may not call animals\.count\(\)"):
         agents["bob"].animals.count()
     assert agents["carol"].Retriever().bark() == "the dog says woof"
-    with pytest.raises(NotAuthorized, match=r"^dave may not call Retriever\.bark\(\)"):
+    with pytest.raises(NotAuthorized, match=r"dave may not call Retriever\.bark\(\)"):
         agents["dave"].Retriever().bark()
 
     def audited() -> list[list[str]]:

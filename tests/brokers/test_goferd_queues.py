@@ -144,6 +144,21 @@ def test_an_expiring_queue_of_gofer_2_is_used_as_it_is(
     assert "auto_delete" in line
 
 
+@pytest.mark.slow
+def test_a_binding_that_somebody_has_removed_comes_back(broker: tuple[RabbitMQ, str], goferd: AgentProcess) -> None:
+    rabbitmq, vhost = broker
+    plain(goferd.root, rabbitmq.url(vhost=vhost), "queue=amq.direct/agent")
+    goferd.start()
+    assert ("amq.direct", "agent") in queue(rabbitmq, vhost, "agent")["bindings"]
+
+    rabbitmq.api("DELETE", f"/bindings/{vhost}/e/amq.direct/q/agent/agent")
+    with Agent(rabbitmq.url(vhost=vhost), "amq.direct/agent", wait=5) as agent:
+        with pytest.raises(NotFound):
+            agent["plain"].hello()
+        eventually(lambda: ("amq.direct", "agent") in queue(rabbitmq, vhost, "agent")["bindings"], timeout=60)
+        assert agent["plain"].hello() == "hello"
+
+
 def test_an_unmanaged_queue_is_not_declared_but_waited_for(
     rabbitmq: RabbitMQ, vhost: str, goferd: AgentProcess, root: Path
 ) -> None:

@@ -74,6 +74,7 @@ def page(tmp_path: Path) -> Page:
         ("<!-- agent.conf -->\n```ini\n[messagin]\n```", "messagin"),
         ("<!-- not run: -->\n```sh\ntrue\n```", "nobody says why"),
         ("<!-- outptu -->\n```text\n```", "unknown comment"),
+        ("<!-- until: true -->\n```sh\ntrue\n```", "unknown comment"),  # a reader does not see it, and would not wait
     ],
 )
 def test_a_page_that_is_wrong_fails(page: Page, text: str, wrong: str) -> None:

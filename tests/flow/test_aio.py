@@ -177,7 +177,7 @@ def test_nobody_there_is_heard_at_once(connector: Connector) -> None:
                 await agent.Dog().bark()
             assert time.monotonic() - start < 15
             await agent(wait=0).Dog().bark()
-            with pytest.raises(NotTaken, match="nobody listens"):
+            with pytest.raises(NotTaken, match="no agent at this address"):
                 await agent.flush(10)
 
     asyncio.run(main())

@@ -112,7 +112,7 @@ def test_a_child_of_multiprocessing_complains_at_its_end(broker: LocalBroker) ->
         """,
         broker.url,
     )
-    assert "nobody listens there" in ended.stderr
+    assert "no agent at this address" in ended.stderr
 
 
 def test_a_process_that_stood_still_loses_nothing_that_it_sends_then(

@@ -72,14 +72,14 @@ def test_it_shows_each_outcome(shown: str) -> None:
     assert outcome(shown, ".rest(") == "'Fido has rested for 0.3 s'"
     assert outcome(shown, "TooTired") == "Fido is too tired to bark 9 times; caught as TooTired, barks=9"
     late = outcome(shown, "agent(wait=1)")
-    assert re.match(r"RequestTimeout: request \S+: no result after 1 s: it was \w+", late)
+    assert re.match(r"RequestTimeout: Demo\.progress\(\) at 'demo': no result after 1 s: it was \w+", late)
     *reports, last = outcome(shown, "Bar(").splitlines()
     assert last == "15 units done"
     assert reports[-1] == "working 15/15 unit 15"
     assert len(reports) > 5
     assert re.fullmatch(r"'[0-9a-f-]{36}'", outcome(shown, "agent(wait=0)"))
-    assert outcome(shown, ".fly(").startswith("MemberNotFound: fly")
-    assert outcome(shown, '"nobody"').startswith("NotFound: nobody listens at 'nobody'")
+    assert outcome(shown, ".fly(").startswith("MemberNotFound: Demo.fly() at 'demo': Demo has no remote method 'fly'")
+    assert outcome(shown, '"nobody"').startswith("NotFound: Demo.echo() at 'nobody': no agent at this address")
     assert "gofer demo --keep" in shown.split("What to type next:")[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -341,6 +342,56 @@ def test_a_child_has_no_descriptor_of_the_agent_nor_of_another_call(
     assert [name.partition(":")[0] for name in found] == ["/dev/null", "pipe", "pipe", "socket"]
 
 
+LOGGING = """
+    import logging
+    import sys
+
+    from gofer.decorators import fork, remote
+
+    log = logging.getLogger("kennel.dogs")
+
+    class Dog:
+        @remote
+        @fork
+        def bark(self):
+            log.debug("whispered")
+            log.info("said %s", "woof")
+            log.warning("grüße \U0001f415 " + "x" * 5000 + " end")
+            print("printed", end="", flush=True)
+            log.error("first\\nsecond")
+            logging.getLogger("kennel.cats").info("nobody hears that")
+            logging.getLogger().critical("from the root")
+            try:
+                1 / 0
+            except ZeroDivisionError:
+                log.exception("failed")
+"""
+
+
+def test_what_a_child_logs_keeps_its_level_its_logger_and_its_text(broker: LocalBroker, tmp_path: Path) -> None:
+    with forking(broker, tmp_path, "barks", code=LOGGING) as process:
+        process.configure("[logging]\nlog-format=json\nkennel.dogs=DEBUG\nkennel.cats=WARNING\n")
+        process.start()
+        with Agent(broker.url, "barks", wait=30) as agent:
+            until_it_answers(agent, process.tail()).Dog().bark()
+
+        def logged() -> list[tuple[str, str, str]]:
+            lines = [json.loads(line) for line in process.log.read_text().splitlines()]
+            return [(one["level"], one["logger"], one["message"]) for one in lines]
+
+        eventually(lambda: any("ZeroDivisionError: " in message for _, _, message in logged()), what=process.tail())
+        dogs = [(level, message) for level, logger, message in logged() if logger == "kennel.dogs"]
+        assert dogs[:2] == [("DEBUG", "whispered"), ("INFO", "said woof")]
+        long = [message for level, message in dogs if level == "WARNING"]
+        assert "".join(long) == "grüße \U0001f415 " + "x" * 5000 + " end"
+        errors = [message for level, message in dogs if level == "ERROR"]
+        assert errors[0] == "first\nsecond"
+        assert errors[1].startswith("failed\nTraceback")
+        assert ("CRITICAL", "root", "from the root") in logged()
+        assert ("INFO", "gofer.rmi.model.logged", "plugin forked: printed") in logged()
+        assert "nobody hears that" not in process.log.read_text()
+
+
 def test_what_a_child_prints_is_in_the_log_of_the_agent(agent: Agent, process: AgentProcess) -> None:
     agent.Forked().say("woof from the child")
 
@@ -392,7 +443,7 @@ def test_why_a_helper_cannot_start_is_told_to_the_caller(
         for _ in range(2):
             with pytest.raises(DispatchError, match=rf"helper process has died: {says}.* restart goferd") as told:
                 agent.Forked().echo()
-            assert str(told.value).startswith("plugin 'forked' cannot fork")
+            assert "plugin 'forked' cannot fork" in str(told.value)
         assert agent.forked.in_agent() == process.pid
         (site / "gofer/__init__.py").unlink()
         (site / "gofer").rename(site / "gone")

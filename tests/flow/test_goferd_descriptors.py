@@ -86,7 +86,9 @@ BROKEN = [
     Broken("list.json", text("[]"), ": is not a JSON object; allowed: "),
     Broken("zz-second", text(f"{_MAIN}name=good\n"), ": [main] name: plugin 'good' is described by "),
     Broken(
-        "uninstalled", text("[main]\nenabled=1\n"), ": [main] plugin: no plugin 'uninstalled' is installed; pip install"
+        "uninstalled",
+        text("[main]\nenabled=1\n"),
+        ": [main] plugin: no installed plugin is called 'uninstalled'; installed: ",
     ),
     Broken(
         "nomodule", text("[main]\nenabled=1\nplugin=no.such\n"), ": [main] plugin: 'no.such' is neither an installed"

@@ -203,8 +203,8 @@ class TestTheCommand:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            ((), "one of these is needed, and no more than one: --show"),
-            (("-s", "-u", "kennel"), "one of these is needed, and no more than one"),
+            ((), "choose exactly one action: --show"),
+            (("-s", "-u", "kennel"), "choose exactly one action"),
             (("-u", ""), "--unload is empty"),
             (("-s", "--plugin", "kennel"), "--plugin does not go with --show"),
             (("--cancel", "x", "--state", "running"), "--state does not go with --cancel"),

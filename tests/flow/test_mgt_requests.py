@@ -113,7 +113,7 @@ class TestRequests:
             ({"do": "requests", "most": True}, "'most' is True; allowed: a whole number above 0"),
             ({"do": "cancel"}, "cancel needs one of 'sn' and 'criteria'"),
             ({"do": "cancel", "criteria": {}}, "empty criteria"),
-            ({"do": "cancel", "criteria": {"nor": 1}}, "nor not supported"),
+            ({"do": "cancel", "criteria": {"nor": 1}}, "'nor' is not an operator (did you mean 'or'?)"),
             (
                 {"do": "cancel", "criteria": {"eq": 1}, "plugin": "x"},
                 "there is no plugin 'x'; there are: broken, kennel",

@@ -101,7 +101,7 @@ def test_what_was_to_be_confirmed_is_told_to_the_one_who_asked(broker: LocalBrok
         busy = threads.submit(others)
         try:
             for n in range(20):
-                with pytest.raises(NotTaken, match="nobody listens"):
+                with pytest.raises(NotTaken, match="no agent at this address"):
                     agent(wait=0, confirm=True).Dog().bark(n)
         finally:
             stop.set()

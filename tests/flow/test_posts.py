@@ -53,7 +53,7 @@ def test_failures_of_agents_that_are_gone_are_logged_and_hold_nothing(
     gc.collect()
     assert line() is None
     eventually(lambda: sn in caplog.text)
-    assert "nobody listens there" in caplog.text
+    assert "no agent at this address" in caplog.text
     link.shared(Posts, lambda: Posts(link))._failures.clear()  # else told at the end of this process
 
 

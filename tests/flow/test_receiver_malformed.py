@@ -201,11 +201,11 @@ class Shared(Authenticator):
             raise RuntimeError("no key")
         return hashlib.sha256((digest + self.word).encode()).hexdigest()
 
-    def validate(self, document: Any, digest: str, signature: bytes) -> str | None:
+    def validate(self, document: Any, digest: str, signature: Any) -> str | None:
         self.seen.append(document)
         if self.word == "broken":
             raise ZeroDivisionError
-        if signature.decode() != Shared.sign(self, digest):
+        if signature != Shared.sign(self, digest):
             raise ValidationFailed("signature not matched")
         return self.identity
 

@@ -234,7 +234,7 @@ class _At:
     def sign(self, digest: str) -> str:
         return self._signer.sign_at(digest, self._seconds)
 
-    def validate(self, document: Any, digest: str, signature: bytes) -> str:
+    def validate(self, document: Any, digest: str, signature: Any) -> str:
         return self._signer.validate(document, digest, signature)
 
 

@@ -78,14 +78,14 @@ def test_nothing_is_overwritten(here: Path) -> None:
     for arguments in (["dogs"], ["other", "--directory", "dogs"], ["other", "-d", "dogs/kept"]):
         done = gofer("new", "plugin", *arguments)
         assert done.returncode == 1
-        assert "is there already; nothing was written" in done.stderr
+        assert done.stderr == f"gofer new: plugin: {arguments[-1]!r} already exists; nothing was written\n"
     assert files_of(here) == ["dogs/kept"]
 
 
 def test_a_directory_that_cannot_be_made_is_told(here: Path) -> None:
     done = gofer("new", "plugin", "dogs", "-d", "no/such/parent")
     assert done.returncode == 1
-    assert "no/such/parent cannot be made: No such file or directory" in done.stderr
+    assert "'no/such/parent' cannot be made: No such file or directory" in done.stderr
     done = gofer("new", "plugin", "dogs", "-d", os.fsdecode(b"\xff"))
     assert done.returncode == 2
     assert r"Invalid value for DIR: '\udcff' is not UTF-8" in done.stderr
@@ -96,8 +96,16 @@ def test_a_directory_that_cannot_be_made_is_told(here: Path) -> None:
 def test_a_name_that_is_none_is_refused(here: Path, name: str) -> None:
     done = gofer("new", "plugin", "--", name)
     assert done.returncode == 2
-    assert "is no name for a plugin; allowed: small letters and digits" in done.stderr
+    assert "is no name for a plugin; allowed: at most 30 small letters and digits" in done.stderr
     assert os.listdir(here) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [("My_Plugin", "my-plugin"), ("two words", "two-words"), ("a" * 31, "a" * 30), ("dogs-", "dogs")],
+)
+def test_a_name_that_would_do_is_told(name: str, better: str) -> None:
+    assert f"; try {better!r} (see gofer new plugin --help)" in gofer("new", "plugin", name).stderr
 
 
 @pytest.mark.parametrize(

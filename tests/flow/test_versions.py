@@ -106,7 +106,7 @@ def test_who_asks_for_no_version_has_the_default(agent: Agent) -> None:
 
 
 def test_an_unknown_version_is_told_with_those_there_are(agent: Agent) -> None:
-    with pytest.raises(NamespaceNotFound, match=r'"Cat@3" is not provided by plugin "dogs"\. Versions of it: 1, 2\.'):
+    with pytest.raises(NamespaceNotFound, match=r"plugin 'dogs' has no version '3' of Cat\. Available versions: 1, 2$"):
         agent["Cat", "3"].meow()
 
 
@@ -131,7 +131,7 @@ def test_other_plugins_take_inherit_and_forward_to_them(url: str, process: Agent
         until_it_answers(other, process.tail())
         assert zoo["Dog", "2"]("Rex").bark("hi", loud=True)["words"] == "HI"
         assert (zoo.Puppy("Rex").yap(), zoo.Puppy("Rex").bark("hi", loud=True)["words"]) == ("Rex", "HI")
-        with pytest.raises(NamespaceNotFound, match=r"Versions of it: 2\."):
+        with pytest.raises(NamespaceNotFound, match=r"Available versions: 2$"):
             zoo.Dog().bark("hi")
         assert other["Dog", "2"].bark("hi", loud=False)["words"] == "hi"
         assert other.Cat().meow() == "new"

@@ -140,7 +140,7 @@ def test_what_the_agent_refuses_needs_no_traceback(kennel: Kennel) -> None:
         kennel.agent.Dog().brak()
     line = kennel.one_way("brak")
     assert line["level"] == "WARNING"
-    assert f"MemberNotFound: {told.value}" in line["message"]
+    assert f"MemberNotFound: {told.value.description}" in line["message"]
     assert "trace" not in line
 
 

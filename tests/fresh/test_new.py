@@ -92,7 +92,7 @@ def test_a_new_adapter_is_what_a_url_of_its_name_is_served_by(fresh: Fresh, root
             *call, cwd=tmp_path, environ=home, status=6
         )
         fresh.pip_install("./mine", cwd=tmp_path)
-        assert "nobody listens at 'nobody'" in fresh.run(*call, cwd=tmp_path, environ=home, status=4)
+        assert "at 'nobody': no agent at this address" in fresh.run(*call, cwd=tmp_path, environ=home, status=4)
 
 
 def test_an_adapter_that_breaks_a_promise_fails_its_test(fresh: Fresh, tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ class HexAuthenticator(Authenticator):
     def sign(self, digest: str) -> str:
         return hashlib.sha256(digest.encode()).hexdigest()
 
-    def validate(self, document: Any, digest: str, signature: bytes) -> None:
-        if signature != self.sign(digest).encode():
+    def validate(self, document: Any, digest: str, signature: Any) -> None:
+        if signature != self.sign(digest):
             raise ValidationFailed("signature not matched")
 
     def wrap(self, text: str) -> bytes:

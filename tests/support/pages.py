@@ -13,8 +13,6 @@ page's own HOME and with its own GOFER_ROOT. Comments say what a block is, or do
     The last command of the shell block ends so.
 ``<!-- not run: WHY -->``
     The block is for reading only.
-``<!-- until: COMMAND -->``
-    Wait until a shell command succeeds, as a reader would who types slowly.
 ``<!-- agent -->``, ``<!-- demo agent -->``
     Start the broker, and goferd anew, with what /etc/gofer holds by now; with the demo plugin's own descriptor.
 
@@ -52,7 +50,7 @@ __all__ = ["Block", "Note", "Page", "read_page"]
 
 _FENCE = re.compile(r"^```(\w*)\s*$")
 _COMMENT = re.compile(r"^<!--\s*(.*?)\s*-->$")
-_DOING = re.compile(r"(agent|demo agent|until: .*)$")
+_DOING = re.compile(r"(agent|demo agent)$")
 _LOADED = r"plugin {}: loaded from .*, (?:without a queue|queue (\S+) at \S+)$"
 _TIMEOUT = 60.0
 
@@ -180,11 +178,7 @@ class Page:
                 raise AssertionError(f"{self.name}, line {item.line}: {failed}") from failed
 
     def _do(self, text: str) -> None:
-        if text.startswith("until: "):
-            command = text.removeprefix("until: ")
-            eventually(lambda: self._shell(command) == 0, what=f"{command}: {self.printed}")
-        else:
-            self._start_agent(demo=text == "demo agent")
+        self._start_agent(demo=text == "demo agent")
 
     def _take(self, block: Block) -> None:
         marks = block.marks

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from gofer.decorators import action, direct, fork, load, remote, unload, user
+from gofer.decorators import action, direct, fork, load, once, remote, unload, user
 from gofer.errors import MemberNotFound, NamespaceNotFound, PluginError
 from gofer.rmi.api import API
 from gofer.rmi.model import DIRECT, FORK
@@ -25,12 +25,14 @@ def module(name: str, **members: Any) -> types.ModuleType:
     return made
 
 
-def function(name: str, mark: Callable[[Any], Any] = remote) -> Any:
+def function(name: str, *marks: Callable[[Any], Any]) -> Any:
     def made() -> str:
         return name
 
     made.__name__ = name
-    return mark(made)
+    for mark in marks or (remote,):
+        mark(made)
+    return made
 
 
 @pytest.fixture
@@ -63,7 +65,8 @@ def test_functions_are_called_by_the_plugins_name_and_by_the_modules_last_compon
 def test_what_is_not_decorated_or_private_is_not_there(api: API, method: str) -> None:
     with pytest.raises(MemberNotFound) as caught:
         api.find("Dog", method)
-    assert caught.value.args == (method,)
+    assert str(caught.value).startswith(f"Dog has no remote method {method!r}")
+    assert "echo" in str(caught.value).partition("Available: ")[2].split(", ")
     assert not api.has("Dog", method)
 
 
@@ -71,7 +74,8 @@ def test_what_is_not_decorated_or_private_is_not_there(api: API, method: str) ->
 def test_a_class_without_remote_methods_is_no_namespace(api: API, classname: str) -> None:
     with pytest.raises(NamespaceNotFound) as caught:
         api.find(classname, "meow")
-    assert caught.value.args == (f'"{classname}" is not provided by plugin "pets".',)
+    assert str(caught.value).startswith(f"plugin 'pets' has no remote class or module {classname!r}")
+    assert "Dog" in str(caught.value).partition("Available: ")[2].split(", ")
     assert classname not in api
 
 
@@ -122,12 +126,40 @@ def test_a_method_that_another_decorator_wraps_keeps_its_mark() -> None:
 
 
 def test_loads_unloads_and_actions_are_those_of_the_module_itself(api: API) -> None:
-    assert (api.loads, api.unloads) == ((kennel.loaded,), (kennel.unloaded,))
+    assert [one.function for one in api.loads] == [kennel.loaded]
+    assert [one.function for one in api.unloads] == [kennel.unloaded]
     assert [(one.name, one.function) for one in api.actions] == [("pets.tick", kennel.tick)]
     importing = API.of_module(module("zoo", loaded=kennel.loaded, unloaded=kennel.unloaded, tick=kennel.tick))
     assert (importing.loads, importing.unloads, importing.actions) == ((), (), ())
     private = function("_set_up", load)
-    assert API.of_module(module("zoo", _set_up=private, also=private)).loads == (private,)
+    loads = API.of_module(module("zoo", _set_up=private, also=private)).loads
+    assert [one.function for one in loads] == [private]
+
+
+@pytest.mark.parametrize(
+    ("decorators", "says"),
+    [
+        ([fork], "@fork on zoo.bark: "),
+        ([direct], "@direct on zoo.bark: "),
+        ([once], "@once on zoo.bark: "),
+        ([user(name="root")], "@user, or @pam, on zoo.bark: "),
+        ([action(hours=1), user(name="root")], "@user, or @pam, on zoo.bark: "),
+        ([load, fork], "@fork on zoo.bark: "),
+    ],
+)
+def test_what_makes_no_sense_without_remote_is_refused_with_the_functions_name(
+    decorators: list[Callable[[Any], Any]], says: str
+) -> None:
+    with pytest.raises(PluginError) as caught:
+        API.of_module(module("zoo", bark=function("bark", *decorators)))
+    assert str(caught.value).startswith(says)
+    assert "@remote" in str(caught.value)
+
+
+def test_that_is_not_the_business_of_who_imports_it() -> None:
+    bark = function("bark", fork)
+    bark.__module__ = "elsewhere"
+    assert list(API.of_module(module("zoo", bark=bark))) == []
 
 
 # -- taking in another's API ---------------------------------------------------------------------------------------
@@ -265,6 +297,6 @@ def test_marks_stack_in_any_order() -> None:
 
     api = API.of_module(module("zoo", all_of_it=all_of_it))
     assert api.has("zoo", "all_of_it")
-    assert api.unloads == (all_of_it,)
+    assert [one.function for one in api.unloads] == [all_of_it]
     assert [one.function for one in api.actions] == [all_of_it]
     assert fork is not direct

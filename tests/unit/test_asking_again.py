@@ -20,7 +20,7 @@ class Driven:
     """A call whose every step is told by the test."""
 
     def __init__(self, **options: Any) -> None:
-        self.document: dict[str, Any] = {}
+        self.document: dict[str, Any] = {"request": {"classname": "Dog", "method": "bark"}}
         self.call = Call("a", lambda: None)
         self.sent = 0
         given = Options().having(options)

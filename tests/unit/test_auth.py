@@ -22,12 +22,12 @@ class Answering(Authenticator):
 
     def __init__(self, signs: Any = "s", validates: Any = None) -> None:
         self.signs, self.validates = signs, validates
-        self.asked: list[tuple[Any, str, bytes]] = []
+        self.asked: list[tuple[Any, str, Any]] = []
 
     def sign(self, digest: str) -> Any:
         return self._answer(self.signs)
 
-    def validate(self, document: Any, digest: str, signature: bytes) -> Any:
+    def validate(self, document: Any, digest: str, signature: Any) -> Any:
         self.asked.append((document, digest, signature))
         return self._answer(self.validates)
 
@@ -74,6 +74,18 @@ def test_the_authenticator_is_given_the_document_its_digest_and_the_signature() 
     assert authenticator.asked == [({"sn": "a"}, hashlib.sha256(BODY).hexdigest(), b"\x00\xffraw")]
 
 
+@pytest.mark.parametrize("signs", ["abc", b"abc", "grüße", "grüße".encode()])
+def test_a_signature_of_text_or_of_its_bytes_is_given_as_text(signs: str | bytes) -> None:
+    authenticator = Answering(signs=signs)
+    verify(sign(BODY, authenticator), authenticator)
+    assert authenticator.asked[0][2] == (signs if isinstance(signs, str) else signs.decode())
+
+
+def test_a_failed_validation_keeps_the_document_that_it_is_about() -> None:
+    failed = ValidationFailed("no", {"sn": "a"})
+    assert (failed.details, failed.document, str(failed)) == ("no", {"sn": "a"}, "no")
+
+
 @pytest.mark.parametrize("identity", [None, True, 5, b"me", {"user": "me"}])
 def test_only_text_names_somebody(identity: object) -> None:
     authenticator = Answering(validates=identity)
@@ -97,7 +109,9 @@ class Careless(ValidationFailed):
         (ValidationFailed("signature not matched"), "signature not matched"),
         (ValidationFailed(), "not valid"),
         (ValidationFailed(""), "not valid"),
-        (ValidationFailed(details=5), "5"),  # type: ignore[arg-type]  # what authors do
+        (ValidationFailed(details=5), "5"),
+        (ValidationFailed("signature not matched", {"sn": "a"}), "signature not matched"),
+        (ValidationFailed("signature not matched", document="secret"), "signature not matched"),
         (Careless(7), "7"),
         (KeyError("x"), "authenticator failed: KeyError"),
         (RecursionError(), "authenticator failed: RecursionError"),

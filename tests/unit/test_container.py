@@ -43,8 +43,8 @@ class TestLoading:
                 "plugin 'dog' has no remote class or function 'Cat'; it has: Dog, whistle",
             ),
             (
-                "from gofer.agent.plugin import Plugin\nPlugin.find('cow')",
-                "there is no plugin 'cow'; there are: bad, dog",
+                "from gofer.agent.plugin import Plugin\nPlugin.find('cow')['Cow']",
+                "(there is no plugin 'cow'; there are: bad, dog",
             ),
             (
                 "from gofer.agent.plugin import Plugin\nPlugin.find(__name__)['Any']",
@@ -159,7 +159,8 @@ class TestLoading:
         lines = errors()
         assert len(lines) == len(names)
         assert all("[messaging] authenticator: " in line for line in lines)
-        assert "pip install gofer-authenticator-nope" in lines[0]
+        assert "no authenticator 'nope' is installed; installed: " in lines[0]
+        assert "pip install" not in lines[0]
         assert "'json.JSONDecoder' is no authenticator: it has no method sign and no method validate" in lines[2]
         assert {plugin.state for plugin in kennel.container.plugins.values()} == {State.QUARANTINED}
 
@@ -487,7 +488,7 @@ class TestIdentity:
 
         (line,) = errors()
         assert line.startswith(f"{file}: [messaging] url: ")
-        assert "gofer-adapter-pigeon" in line
+        assert "the adapter 'pigeon' of pigeon+amqp://localhost:5672 is not installed; installed: amqp, " in line
         assert kennel["dog"].state is State.QUARANTINED
 
     def test_it_cannot_be_attached_without_a_broker(self, kennel: Kennel) -> None:

@@ -130,7 +130,7 @@ class TestFailing:
                 "there is no hook gofer_laod",
             ),
             (code(2, load="raise OSError('no disk')"), "its @load or a gofer_load hook failed: OSError: no disk"),
-            (code(2, load="Plugin.find('dog').url = 'pigeon+amqp://h'"), ".messaging. url: .*gofer-adapter-pigeon"),
+            (code(2, load="Plugin.find('dog').url = 'pigeon+amqp://h'"), ".messaging. url: .*the adapter 'pigeon' of"),
         ],
     )
     def test_the_old_code_runs_on(

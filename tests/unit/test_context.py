@@ -20,8 +20,7 @@ def serving(tmp_path: Path) -> Iterator[Served]:
 
 
 def test_outside_of_a_call_there_is_none() -> None:
-    with pytest.raises(RuntimeError, match="outside of a remote call"):
-        Context.current()
+    assert Context.current() is None
 
 
 def test_a_method_knows_its_request(serving: Served) -> None:
@@ -35,15 +34,12 @@ def test_it_is_gone_when_the_call_has_ended(serving: Served) -> None:
 
     class Look:
         def run(self) -> None:
-            try:
-                found.append(Context.current())
-            except RuntimeError as missing:
-                found.append(missing)
+            found.append(Context.current())
 
     for _ in range(2):
         serving.plugin.workers.put(Look())
     eventually(lambda: len(found) == 2)
-    assert {type(one) for one in found} == {RuntimeError}
+    assert found == [None, None]
 
 
 def test_it_may_be_kept_and_handed_to_a_thread(serving: Served) -> None:

@@ -57,7 +57,18 @@ def marked(*decorators: Callable[[Any], Any]) -> Mark:
         (load, Mark(load=True)),
         (load(fork=True), Mark(load=True, load_in_fork=True)),
         (initializer, Mark(load=True)),
+        (initializer(), Mark(load=True)),
         (unload, Mark(unload=True)),
+        (unload(), Mark(unload=True)),
+        (direct(), Mark(model=DIRECT)),
+        (fork(), Mark(model=FORK)),
+        (once(), Mark(once=True)),
+        (pam("root"), Mark(logins=(Login("root"),))),
+        (pam("root", "su"), Mark(logins=(Login("root", "su"),))),
+        (pam("root", service="su"), Mark(logins=(Login("root", "su"),))),
+        (user("root"), Mark(logins=(Login("root"),))),
+        (action(minutes="240"), Mark(action=Action(14400.0))),
+        (action(hours="0.5", seconds="1"), Mark(action=Action(1801.0))),
         (pam(user="root"), Mark(logins=(Login("root"),))),
         (pam(user="root", identity=True), Mark(logins=(Login("root", identity=True),))),
         (user(name="root", service="su"), Mark(logins=(Login("root", "su"),))),
@@ -128,7 +139,18 @@ def test_a_function_that_was_not_decorated_has_no_part_in_its_neighbours_mark() 
         (lambda f: remote(secret="a")(remote(secret="b")(f)), "secret is given twice"),
         (lambda f: action(hours=1)(action(days=1)(f)), "action is given twice"),
         (action(seconds=-1), "seconds is a number, 0 or more, not -1"),
-        (action(minutes="5"), "minutes is a number, 0 or more, not '5'"),  # type: ignore[arg-type]  # as above
+        (action(minutes="often"), "minutes is a number, 0 or more, not 'often'"),
+        (action(minutes="inf"), "minutes is a number, 0 or more, not 'inf'"),
+        (action(minutes=""), "minutes is a number, 0 or more, not ''"),
+        (action(minuts=5), "there is no argument 'minuts'; it takes seconds, minutes"),  # type: ignore[call-overload]  # as above
+        (action(90), "90 is an argument too many; it takes seconds, minutes"),  # type: ignore[call-overload]  # as above
+        (remote(secrt="s"), "there is no argument 'secrt'; it takes secret, model, timeout"),  # type: ignore[call-overload]  # as above
+        (remote("s"), "'s' is an argument too many"),  # type: ignore[type-var]  # as above
+        (fork(timeout=1), "there is no argument 'timeout'; it takes none"),  # type: ignore[call-overload]  # as above
+        (pam(), "user is a user's name, not None"),  # type: ignore[call-overload]  # as above
+        (pam(name="root"), "there is no argument 'name'; it takes user, service, identity"),  # type: ignore[call-overload]  # as above
+        (pam, "needs the user, like @pam(user="),
+        (lambda f: user(staticmethod(f)), "needs the user, like @user(name="),
         (action(cron="often"), "cron 'often' has not five fields"),
         (action(cron="0 25 * * *"), "cron '0 25 * * *' hour is '25': '25' is not in 0-23"),
         (action(cron=5), "cron is a line of five fields"),  # type: ignore[call-overload]  # as above
@@ -154,6 +176,6 @@ def test_wrong_use_is_told_with_the_functions_name(wrong: Callable[[Any], Any], 
 def test_they_go_on_functions_alone(decorator: Callable[[Any], Any]) -> None:
     class Dog: ...
 
-    for target in (Dog, "text", property(lambda self: 1)):
+    for target in (Dog, object(), property(lambda self: 1)):
         with pytest.raises(TypeError):
             decorator(target)

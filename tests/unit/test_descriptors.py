@@ -1205,15 +1205,14 @@ def test_url_and_url_file_together_are_an_error(root: Path, plugins: Path) -> No
     ]
 
 
-# -- settings, as a plugin's author reads them ---------------------------------------------------------------------
+# -- settings, as they stand in the file ---------------------------------------------------------------------------
 
 
-def test_settings_are_read_by_attribute_by_call_and_by_item(plugins: Path) -> None:
+def test_settings_are_read_by_attribute_and_by_item(plugins: Path) -> None:
     dog, _ = read_one(plugins, "[main]\nenabled=1\n[foobar]\ntimeout=100\nMixedCase=x\nget=y\n")
     cfg = dog.sections
 
     assert cfg.foobar.timeout == "100"
-    assert cfg().foobar.timeout == "100"
     assert cfg["foobar"]["timeout"] == "100"
     assert (cfg.foobar.MixedCase, cfg.foobar.get, cfg.main.enabled) == ("x", "y", "1")
     assert ("foobar" in cfg, "nothing" in cfg, list(cfg), len(cfg)) == (True, False, ["main", "foobar"], 2)

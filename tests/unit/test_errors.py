@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from gofer import errors
-from gofer.errors import DocumentError, GoferError, NotTaken, Rejected, RemoteException, RequestTimeout
+from gofer.errors import DocumentError, GoferError, MemberNotFound, NotTaken, Rejected, RemoteException, RequestTimeout
 
 EXAMPLES: list[GoferError] = [
     DocumentError("model.invalid", "MODEL: document not valid", "here"),
@@ -67,6 +67,8 @@ def test_a_timeout_is_a_timeout_and_no_error_of_the_system() -> None:
     assert (error.errno, error.strerror, error.filename) == (None, None, None)
     assert error.args == ("sn-1", 2.5, "queued", "the broker has it", None)
     assert str(error) == "request sn-1: no result after 2.5 s: the broker has it"
+    assert (error.sn, error.sn()) == ("sn-1", "sn-1")  # a method, in gofer 2
+    assert type(error.sn()) is str
     assert str(RequestTimeout("sn-1", None, "sent", "gone")) == "request sn-1: no result: gone"
 
 
@@ -90,3 +92,22 @@ def test_a_remote_exceptions_text_is_its_trace() -> None:
 
     assert str(error) == "Traceback ...\nwire.MyError: no"
     assert (error.xmodule, error.xclass, error.xargs, error.xstate) == ("wire", "MyError", ["no"], {"b": 23})
+
+
+def test_a_missing_method_is_a_sentence_even_if_its_agent_sends_the_name_alone() -> None:
+    """As agents of 2.12 do."""
+    assert str(MemberNotFound("brak")) == "no remote method 'brak'"
+    assert str(MemberNotFound("brak", "Dog has no remote method 'brak'")) == "Dog has no remote method 'brak'"
+
+
+def test_errors_of_a_call_name_its_method_and_its_address() -> None:
+    for error, text in (
+        (RequestTimeout("sn-1", 5, "sent", "it was sent"), "no result after 5 s: it was sent (request sn-1)"),
+        (Rejected("sn-1", "hook.refused", "not today"), "rejected: not today (hook.refused) (request sn-1)"),
+        (MemberNotFound("bark", "Dog has no remote method 'bark'"), "Dog has no remote method 'bark'"),
+    ):
+        error.method, error.address = "Dog.bark", "kennel"
+        assert str(error) == f"Dog.bark() at 'kennel': {text}"
+    late = errors.ExecutionTimeout("Dog.bark() took longer than 5 s")
+    late.method, late.address = "Dog.bark", "kennel"
+    assert str(late) == "Dog.bark() at 'kennel' took longer than 5 s"

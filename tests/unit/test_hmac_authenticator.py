@@ -133,14 +133,17 @@ def test_its_settings(keys: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "wrong"),
     [
-        ({}, "'keys' is not given; required: keys"),
-        ({"keys": ""}, "'keys' is not given"),
+        ({}, "key 'keys' is missing; required: keys"),
+        ({"keys": ""}, "key 'keys' is missing"),
         ({"keys": "none"}, "cannot be read: No such file"),
         ({"keys": "."}, "no regular file"),
         ({"keys": "keys", "key": "nope"}, "has no key 'nope'; it has: new, old"),
-        ({"keys": "keys", "kay": "x"}, "'kay' is not known; allowed: keys, key, max_age, peers"),
+        (
+            {"keys": "keys", "kay": "x"},
+            "unknown key 'kay' \\(did you mean 'keys?'\\?\\); allowed: keys, key, max_age, peers",
+        ),
         ({"keys": "keys", "max_age": "soon"}, "'soon' is not a duration"),
-        ({"keys": "keys", "max_age": "0"}, "max_age is a time above 0"),
+        ({"keys": "keys", "max_age": "0"}, "max_age must be more than 0 seconds"),
         ({"keys": "keys", "peers": " , "}, "peers names nobody"),
     ],
 )

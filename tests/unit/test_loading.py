@@ -10,6 +10,7 @@ import pytest
 from gofer.agent.config import Descriptor, Problem, read_descriptor
 from gofer.agent.loading import Broken, Source, import_source, locate
 from gofer.agent.modules import forget
+from gofer.entry_points import listed
 from gofer.root import Root
 from support.plugins import describe, install
 
@@ -73,7 +74,21 @@ class TestWhere:
         found = locate(Root(root), descriptor(root, "dog"))
 
         assert isinstance(found, Problem)
-        assert "no plugin 'dog' is installed; pip install gofer-plugin-dog" in str(found)
+        assert "no installed plugin is called 'dog'; installed: " in str(found)
+
+    def test_pip_is_named_for_the_plugins_of_this_project_alone(
+        self, root: Path, site: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Anybody may publish a distribution under a name that somebody has mistyped."""
+        install(site, "dogs", "")
+        there = [one for one in listed("gofer.plugins") if one.name not in ("demo", "system")]
+        monkeypatch.setattr("gofer.agent.loading.listed", lambda group: there)
+
+        for name in ("demo", "system"):
+            assert str(locate(Root(root), descriptor(root, name))).endswith(f"pip install gofer-plugin-{name}")
+        mistyped = str(locate(Root(root), descriptor(root, "dgos")))
+        assert "(did you mean 'dogs'?); installed: " in mistyped
+        assert "pip install" not in mistyped
 
     def test_a_file_in_a_plugin_directory_is_the_last_resort(self, root: Path, site: Path) -> None:
         file = root / "usr/share/gofer/plugins/dog.py"
@@ -127,7 +142,8 @@ class TestWhere:
         found = str(locate(Root(root), one))
 
         assert found.startswith(f"{one.file}: [main] plugin: {says}")
-        assert "pip install gofer-plugin-" in found
+        assert "; installed: " in found
+        assert "pip install" not in found
 
     def test_two_distributions_of_one_name_are_named_and_neither_is_taken(self, root: Path, site: Path) -> None:
         install(site, "dog", "", distribution="one")

@@ -170,7 +170,7 @@ class TestTheUnixSocket:
 
     def test_who_waits_is_told_when_it_takes_too_long(self, agent: Doors) -> None:
         agent.start()
-        with pytest.raises(NoAnswer, match=r"no answer within 0\.1 s; the agent may still be at it"):
+        with pytest.raises(NoAnswer, match=r"no answer within 0\.1 s; the agent may still be working on it"):
             agent.ask("wait", wait=0.1)
 
     def test_it_stops_although_somebody_is_being_answered(self, agent: Doors, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,10 +104,10 @@ class TestTCP:
         agent.start(enabled=True, host="127.0.0.1", port=free_port())
         token = token_of(agent.root).read_bytes().strip()
         with Relay(None, b'{"nonce":"1"}\n', b'{"proof":"00"}\n{"value":"done"}\n') as liar:
-            with pytest.raises(Unusable, match="who answers there does not know this root's token"):
+            with pytest.raises(Unusable, match="does not know the token of this root"):
                 agent.ask(host="127.0.0.1", port=liar.port)
             assert token not in liar.sent
-        with Relay(None, b"SSH-2.0-OpenSSH\r\n") as other, pytest.raises(NoAgent, match="does not greet as one"):
+        with Relay(None, b"SSH-2.0-OpenSSH\r\n") as other, pytest.raises(NoAgent, match="is not goferd"):
             agent.ask(host="127.0.0.1", port=other.port)
 
     def test_a_token_that_cannot_be_written_is_told_and_nobody_listens(

@@ -183,7 +183,7 @@ def test_a_trigger_calls_when_it_is_pulled() -> None:
     trigger = agent(trigger=1).Dog().bark("x")
     assert agent.Dog.bark.history() == []
     assert trigger() == "Rover 1: x"
-    with pytest.raises(RuntimeError, match="pulled already"):
+    with pytest.raises(RuntimeError, match="was sent already"):
         trigger()
 
 

@@ -30,17 +30,19 @@ gofer.agent.bounded: within
 gofer.agent.builtin: admin_api help_text started
 gofer.agent.check: check
 gofer.agent.choosing: chosen usable
-gofer.agent.config: AgentConfig Descriptor LoggingConfig Machine MainConfig ManagementConfig MessagingConfig
-    PamConfig Problem Settings asks_to_be_required broker_of check_company distrust find_plugin_dirs made_on
-    not_trusted read_agent read_descriptor read_descriptors read_url_file stable_uuid
+gofer.agent.config: AgentConfig Descriptor LiveSection LiveSettings LoggingConfig Machine MainConfig
+    ManagementConfig MessagingConfig PamConfig Problem Settings asks_to_be_required broker_of check_company distrust
+    find_plugin_dirs made_on not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe
+    stable_uuid
 gofer.agent.config.agent: AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig read_agent
 gofer.agent.config.agent_keys: AGENT Agent
 gofer.agent.config.company: broker_of check_company not_trusted
-gofer.agent.config.descriptor: Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
+gofer.agent.config.descriptor: Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file redescribe
 gofer.agent.config.descriptor_keys: DESCRIPTOR Main Messaging Model
 gofer.agent.config.files: MAX_FILE distrust list_files list_unread read_sections read_text
 gofer.agent.config.identity: stable_uuid
 gofer.agent.config.ini: Content Protected Sections Unreadable parse_ini parse_json
+gofer.agent.config.live: LiveSection LiveSettings
 gofer.agent.config.machine: Machine made_on
 gofer.agent.config.places: AddressText BrokerURL ExchangeName OwnHost
 gofer.agent.config.problem: Problem kind nearest plain shown
@@ -73,7 +75,7 @@ gofer.agent.management.wire: CODES Channel MAX_ANSWER MAX_REQUEST Unusable decod
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify
 gofer.agent.plugin: Plugin State current
-gofer.agent.queues: QueueModel
+gofer.agent.queues: Binding QueueModel
 gofer.agent.reloading: Reload company see_off
 gofer.agent.rmi: Context
 gofer.agent.rounds: Rounds
@@ -82,6 +84,7 @@ gofer.agent.signals: Signals
 gofer.agent.sink: SinkHandler
 gofer.agent.trust: check_trust may_reach owners
 gofer.aio: Agent
+gofer.config: Config Graph get_bool
 gofer.crontab: Crontab parse_crontab
 gofer.decorators: Action DIRECT FORK Login Mark Version action direct fork initializer load mark_of once pam remote
     unload user version version_of
@@ -103,8 +106,9 @@ gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
 gofer.messaging.auth: Authenticator ValidationFailed sign verify
 gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator missing_authenticator
 gofer.messaging.backoff: Backoff
+gofer.messaging.caller_conf: PROFILE_KEYS caller_conf profile profiles read_section
 gofer.messaging.connection: Connection
-gofer.messaging.connector: Connector
+gofer.messaging.connector: Connector SSL
 gofer.messaging.core: Answer Core OPERATION Settle State fresh
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
@@ -129,12 +133,15 @@ gofer.messaging.transport: open_socket
 gofer.messaging.url: URL place
 gofer.messaging.value: MAX_DEPTH plain
 gofer.messaging.wire: Wakeup Wire
+gofer.metrics: Timer timestamp
+gofer.pam: authenticate
+gofer.pmon: PathMonitor
 gofer.proxy: Agent Double agent seam
 gofer.rmi.answers: Answers CannotSign Refusal
 gofer.rmi.api: API Target
 gofer.rmi.beginnings: Beginnings
 gofer.rmi.book: Arrival Book Known
-gofer.rmi.calling: Call Hear Heard INTERRUPTED Listen Send Step Tell advance flow
+gofer.rmi.calling: Call Hear Heard INTERRUPTED Listen Send Step Tell advance flow no_agent
 gofer.rmi.cancelling: Cancelling Owner cancel
 gofer.rmi.clock: Clock Timer
 gofer.rmi.context: Context
@@ -164,13 +171,15 @@ gofer.rmi.model.fork: Forks
 gofer.rmi.model.forked: ForkedCall
 gofer.rmi.model.frames: CALL Frames KILL PROGRESS RAISED TERMINATE VALUE head
 gofer.rmi.model.helper: GRACE end_with_parent serve threads
+gofer.rmi.model.logged: LineHandler hear
 gofer.rmi.model.process: HelperProcess end_of
 gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Succeeded check_listener read_notice
     tell
-gofer.rmi.options: OPTION_NAMES Options Report
+gofer.rmi.options: CallOptions OPTION_NAMES Options Report
 gofer.rmi.outgoing: Fate GIVE_UP Outgoing
 gofer.rmi.overview: ANSWERING Entry INTERRUPTED Listing OVERDUE Overview STATES UNDELIVERABLE WAITING
 gofer.rmi.patience: Held
+gofer.rmi.policy: RequestTimeout
 gofer.rmi.posts: Owner Post Posts
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.receiver: Receiver
@@ -193,6 +202,7 @@ gofer.rmi.verification: Refused Verification Verified
 gofer.rmi.workers: Task Workers
 gofer.root: Root
 gofer.streams: open_missing
+gofer.suggest: available did_you_mean nearest
 gofer.testing: AdapterContract AuthenticatorContract
 gofer.testing.agents: AgentProcess
 gofer.testing.authenticators: AuthenticatorContract
@@ -207,8 +217,10 @@ gofer.tools.adapters: adapters
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.authenticators: authenticators
 gofer.tools.broker: broker
+gofer.tools.completion: COMPLETE authenticator_names completion connector_of profile_names targets
 gofer.tools.demo: demo
 gofer.tools.listing: describe list_entry_points listing_options show
+gofer.tools.login: ask from_file
 gofer.tools.main: main
 gofer.tools.mgt: mgt
 gofer.tools.mgt_client: NoAgent NoAnswer ask

@@ -253,12 +253,12 @@ def test_its_settings_are_files(authority: Authority, agent: Holder) -> None:
     other = authority.issue("other")
     for change, wrong in (
         ({"key": str(other.key)}, "is not the key of"),
-        ({"key": "web-42.pem"}, "mode is 0644"),
-        ({"key": ""}, "'key' is not given; required: certificate, key, ca"),
+        ({"key": "web-42.pem"}, "mode 0644 lets other users read or change it"),
+        ({"key": ""}, "key 'key' is missing; required: certificate, key, ca"),
         ({"certificate": "web-42.key"}, "holds no certificate"),
         ({"ca": "nothing"}, "No such file"),
         ({"crl": "web-42.pem"}, "holds no revocation list"),
-        ({"cafile": "x"}, "'cafile' is not known; allowed: certificate, key, ca, crl, purpose, max_age, peers"),
+        ({"cafile": "x"}, "unknown key 'cafile'; allowed: certificate, key, ca, crl, purpose, max_age, peers"),
         (
             {"purpose": "client auth"},
             "purpose 'client auth' is none; allowed: clientAuth, any, or an object identifier",

@@ -177,28 +177,14 @@ class _Action:
         log.debug("plugin %s: action %s begins", self._plugin.name, self.target.name)
         try:
             with self._plugin.entered():
-                value = self._call()
-                if inspect.isawaitable(value):
-                    self._go_on(value)
+                value = self.target.invoke()
+                if inspect.iscoroutine(value):
+                    self._plugin.loop.run(value, lambda _, raised: self._ended(raised))
                     return
         except BaseException as raised:  # noqa: BLE001 - SystemExit, too: it is to run again, and its worker to live
             self._ended(raised)
         else:
             self._ended(None)
-
-    def _call(self) -> Any:
-        target = self.target
-        if target.cls is None:
-            return target.function()
-        return target.member.__get__(target.cls(), target.cls)()
-
-    def _go_on(self, value: Any) -> None:
-        if not self.target.is_async or not inspect.iscoroutine(value):
-            close = getattr(value, "close", None)
-            if callable(close):
-                close()
-            raise TypeError(f"{self.target.name}() returned a {type(value).__name__}: declare it `async def`")
-        self._plugin.loop.run(value, lambda _, raised: self._ended(raised))
 
     def _ended(self, raised: BaseException | None) -> None:
         seconds = time.monotonic() - self._at

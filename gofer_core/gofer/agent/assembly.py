@@ -73,6 +73,8 @@ def blamed(plugin: Plugin, section: str, key: str, what: str = "") -> Iterator[N
             words, trace = one_line(raised)
             if isinstance(raised, GoferError):
                 words = str(raised)  # it names what it is about; the class and the place would only be in the way
+        if plugin.missed is not None and "'NoneType'" in words:  # what Plugin.find has given where there is none
+            words += f" ({plugin.missed})"
         text = f"{what}: {words}" if what else words
         raise Refused(plugin, Problem("error", str(plugin.descriptor.file), section, key, text), trace) from raised
 

@@ -10,8 +10,9 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.builtin import admin_api
+from gofer.agent.config import broker_of
 from gofer.agent.plugin import Plugin, State, current
-from gofer.agent.queues import QueueModel
+from gofer.agent.queues import Binding, QueueModel
 from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.messaging.adapter import DeleteQueue
 from gofer.messaging.document import shown
@@ -37,6 +38,7 @@ _AGAIN = 2.0  # seconds between two tries to read the ledger
 _TOLD = 60.0  # seconds between two lines that it cannot be read
 _QUIET = 0.25  # seconds in which a broker that has more would have sent it
 _UNLOADED = Refusal("plugin.unloaded", "the plugin that this was for has been unloaded")
+_DETACHED = Refusal("plugin.detached", "the plugin that this was for takes no requests any more")
 
 
 class Attachment:
@@ -52,7 +54,7 @@ class Attachment:
             ConfigError: there is no URL, or the identity cannot be kept.
             AdapterError: no adapter serves the URL.
         """
-        connector = plugin.descriptor.connector(container.config.messaging, plugin.url)
+        connector = plugin.described.connector(container.config.messaging, plugin.url)
         if plugin.queue is None:
             plugin.identify()
             log.info(
@@ -62,13 +64,16 @@ class Attachment:
                 log.warning("plugin %s: %s", plugin.name, plugin.foreign)
         # What a receiver asks for with every request are plain attributes.
         self.name = plugin.name
-        self.queue = QueueModel(plugin.descriptor, plugin.identify())
+        self.queue = QueueModel(plugin.described, plugin.identify())
         self.address = str(self.queue.address)
         self.workers = plugin.workers
         self._take(plugin)
         self.max_message = container.config.messaging.max_message
         self._exclusive = _exclusive(plugin)
+        self._prefetch = plugin.described.prefetch
         self._over = False
+        self._spared = False
+        self._deleting = threading.Lock()  # nobody else takes from the queue while it is deleted
         self._held = threading.Lock()
         self._give_back: Callable[[float], object] | None = None
         #: Set unless it was suspended, and what had not started is not yet given back.
@@ -78,6 +83,7 @@ class Attachment:
         self._ending = threading.Event()
         self._links = container.links
         self.link = self._links.acquire(connector)
+        self._binding = Binding(self.queue, self.link, container.clock)
         self.receiver = Receiver(
             self,
             self.link,
@@ -89,7 +95,7 @@ class Attachment:
             replays=container.replays,
             logins=container.logins,
             hook_calls=container.hook_calls,
-            prefetch=plugin.descriptor.prefetch,
+            prefetch=self._prefetch,
             exclusive=self._exclusive,
         )
 
@@ -101,11 +107,11 @@ class Attachment:
         if plugin.container.attachments.watched:
             self.watch()
         self.authenticator: Any = plugin.authenticator
-        self.audience = plugin.descriptor.audience
+        self.audience = plugin.described.audience
         self.loop = plugin.loop
-        self.latency = plugin.descriptor.latency
-        self.max_age = plugin.descriptor.max_age
-        self.timeout = plugin.descriptor.timeout
+        self.latency = plugin.described.latency
+        self.max_age = plugin.described.max_age
+        self.timeout = plugin.described.timeout
 
     @property
     def api(self) -> API:
@@ -185,6 +191,7 @@ class Attachment:
             prepare=self.queue.prepare,
             on_lost=self._lost,
         )
+        self._binding.start()
 
     def serves(self, plugin: Plugin) -> bool:
         """Tell whether it can go on for a plugin that was loaded again: the broker, the queue and its use are the same.
@@ -192,13 +199,18 @@ class Attachment:
         Raises:
             ConfigError: there is no URL, or the identity cannot be kept.
         """
-        connector = plugin.descriptor.connector(plugin.container.config.messaging, plugin.url)
+        connector = plugin.described.connector(plugin.container.config.messaging, plugin.url)
         return (
             connector == self.link.connector
-            and QueueModel(plugin.descriptor, plugin.identify()) == self.queue
-            and plugin.descriptor.prefetch == self.plugin.descriptor.prefetch
+            and QueueModel(plugin.described, plugin.identify()) == self.queue
+            and plugin.described.prefetch == self._prefetch
             and _exclusive(plugin) == self._exclusive
         )
+
+    def has_queue_of(self, other: Attachment) -> bool:
+        """Tell whether both take from the same queue."""
+        mine, theirs = self.link.connector.url, other.link.connector.url
+        return self.queue.spec.name == other.queue.spec.name and broker_of(mine) == broker_of(theirs)
 
     def exchange(self, old: Plugin, new: Plugin) -> None:
         """Have the new one's workers run what waits for the old one's, and what comes; all else stays as it is."""
@@ -218,6 +230,7 @@ class Attachment:
         """Take no more, let what runs end by the deadline (``time.monotonic()``), and leave the rest to the broker."""
         self._over = True
         self._end_start()
+        self._binding.stop()
         left = self.receiver.stop(max(0.0, deadline - monotonic()))
         if left:
             log.warning("plugin %s: %d requests have not ended in time; the broker keeps them", self.name, len(left))
@@ -242,6 +255,7 @@ class Attachment:
     def retire(self) -> None:
         """Take no more, and go on until all that was accepted has ended, however long that takes. ``stop`` ends it."""
         self._end_start()
+        self._binding.stop()
         if self._give_back is not None:
             self._give_back(_PATIENCE)
             self.given_back.set()
@@ -264,17 +278,21 @@ class Attachment:
         if self._held.acquire(blocking=False):  # once, whoever stops it
             self._links.release(self.link)
 
-    def leave(self, deadline: float) -> bool:
+    def leave(self, deadline: float, *, detached: bool = False) -> bool:
         """Take no more, and let all that was accepted end by the deadline. ``managed`` 2: empty and delete the queue.
 
         What waits in the queue is then rejected, unless another agent takes from it. What has not been started by the
         deadline is rejected, too; else it goes back.
 
+        Args:
+            detached: the plugin goes on without a queue; else it is being unloaded.
+
         Returns:
             Whether all has ended. If not, ``retire`` follows.
         """
         self._end_start()
-        refusal = _UNLOADED if self.queue.managed == 2 else None
+        self._binding.stop()
+        refusal = (_DETACHED if detached else _UNLOADED) if self.queue.managed == 2 else None
         if refusal is not None and self.queue.volatile:
             self.receiver.reject_all(refusal)  # the queue goes with its last reader, and all that is in it
             alone = False
@@ -289,32 +307,39 @@ class Attachment:
             self._until_quiet()
         if alone and self._delete():
             self.receiver.catch_up(_PATIENCE)  # what came before the queue's end is still to be rejected
+        what = "detached" if detached else "unloaded"
         if ended and self.receiver.wait(_ANSWERS, but=ours):
-            self._tell_left()
+            self._tell_left(what)
             self.stop(monotonic() + _PATIENCE)
             return True
-        self._tell_left()
+        self._tell_left(what)
         return False
 
-    def _tell_left(self) -> None:
-        """Say what is left of a plugin that is unloaded."""
+    def _tell_left(self, what: str) -> None:
+        """Say what is left of a plugin that is unloaded, or detached."""
         unended = self.receiver.unended
         overdue = [request for request in self.plugin.container.book.overdue() if request.receiver is self.receiver]
         running = {request.key: request.target for request in (*unended, *overdue)}
         if running:
             names = ", ".join(sorted(set(running.values())))
-            log.warning("plugin %s: unloaded; %d of its calls go on: %s", self.name, len(running), names)
+            log.warning("plugin %s: %s; %d of its calls go on: %s", self.name, what, len(running), names)
         left = self.receiver.open - len(unended)
         if left > 0:
             refused = dict(self.receiver.outgoing.refused())
             why = "; ".join(f"for {shown(address)}: {shown(reason)}" for address, reason in list(refused.items())[:3])
-            text = "plugin %s: unloaded; %d results undelivered (%s). They are sent again for %g s, then kept for a day"
-            log.warning(text, self.name, left, why or f"the connection is {self.link.state}", GIVE_UP)
+            text = "plugin %s: %s; %d results undelivered (%s). They are sent again for %g s, then kept for a day"
+            log.warning(text, self.name, what, left, why or f"the connection is {self.link.state}", GIVE_UP)
+
+    def spare(self) -> None:
+        """Leave the queue as it is, and at once: another attachment of the plugin takes from it. While it leaves."""
+        with self._deleting:
+            self._spared = True
+        self.receiver.close(_PATIENCE)
 
     def _refuse(self, refusal: Refusal) -> bool:
         """Reject what waits in the queue and what comes; False: that is not ours to do."""
-        if self.receiver.subscription is None:
-            return False  # it has never been read
+        if self.receiver.subscription is None or self._spared:
+            return False  # it has never been read, or is read again
         if not self.link.is_open:
             log.warning("plugin %s: queue %r is left as it is: %s", self.name, self.queue.spec.name, self.link.state)
             return False
@@ -325,7 +350,9 @@ class Attachment:
         except MessagingError as others:
             log.info("plugin %s: queue %r is left as it is: %s", self.name, self.queue.spec.name, others)
             return False
-        return True
+        if self._spared:  # meanwhile
+            self.receiver.close(_PATIENCE)
+        return not self._spared
 
     def _until_quiet(self) -> None:
         """Wait until nothing more comes to be rejected: no broker says of a queue with readers that it is empty."""
@@ -342,7 +369,10 @@ class Attachment:
         name, deadline = self.queue.spec.name, monotonic() + _PATIENCE
         while True:
             try:
-                self.link.ask(DeleteQueue(name, if_empty=True), _PATIENCE)
+                with self._deleting:
+                    if self._spared:
+                        return False
+                    self.link.ask(DeleteQueue(name, if_empty=True), _PATIENCE)
             except NotFound:
                 return True
             except AdapterError as kept:
@@ -363,7 +393,7 @@ class Attachment:
 
 
 def _exclusive(plugin: Plugin) -> bool:
-    return plugin.descriptor.exclusive or any(target.mark.once for target in plugin.api)
+    return plugin.described.exclusive or any(target.mark.once for target in plugin.api)
 
 
 class _RequestHooks:

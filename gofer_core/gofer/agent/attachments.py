@@ -12,6 +12,7 @@ from gofer.agent.attachment import Attachment
 from gofer.agent.barrier import Barrier
 from gofer.agent.config import Problem, broker_of
 from gofer.agent.plugin import Plugin, State
+from gofer.agent.trust import check_trust
 from gofer.errors import PluginError
 
 if TYPE_CHECKING:
@@ -121,10 +122,24 @@ class Attachments:
             if self.closed:
                 self._held[plugin.name] = None
                 return
-            if plugin.name not in self._at:
-                self._refuse_shared(plugin)
-                attachment = self._at[plugin.name] = Attachment(self._container, plugin)
-                attachment.start()
+            running = [one for one in self._container.plugins.values() if one.is_running]
+            if (problem := check_trust(plugin, running)) is not None:  # its code may have set another authenticator
+                raise Refused(plugin, problem)
+            before = self._at.get(plugin.name)
+            if before is not None and before.serves(plugin):
+                before.follow(plugin)  # it may have another authenticator
+                return
+            self._refuse_shared(plugin)
+            attachment = self._at[plugin.name] = Attachment(self._container, plugin)
+            spared = [one for one in self._leaving if one.has_queue_of(attachment)]
+            if before is not None:
+                self._leaving.add(before)
+            attachment.start()
+        for one in spared:  # it would empty and delete the queue
+            self._in_background(one, one.spare)
+        if before is not None:
+            log.info("plugin %s: attached to %s; it was at %s", plugin.name, attachment.address, before.address)
+            self._in_background(before, lambda: self._retire(before))
 
     def detach(self, plugin: Plugin) -> None:
         """Do what ``Plugin.detach`` says."""
@@ -134,9 +149,20 @@ class Attachments:
                 return
             self._held.pop(plugin.name, None)
             attachment = self._at.pop(plugin.name, None)
-        if attachment is not None:
-            deadline = monotonic() + self._container.config.main.shutdown_timeout
-            self._in_background(attachment, lambda: attachment.stop(deadline))
+            if attachment is None:
+                return
+            self._leaving.add(attachment)
+        deadline = monotonic() + self._container.config.main.shutdown_timeout
+        self._in_background(attachment, lambda: self._detach(attachment, deadline))
+
+    def _detach(self, attachment: Attachment, deadline: float) -> None:
+        if attachment.queue.managed == 2:
+            if not attachment.leave(deadline, detached=True):
+                attachment.retire()
+        else:
+            attachment.stop(deadline)
+        with self._lock:
+            self._leaving.discard(attachment)
 
     def leave(self, plugin: Plugin, state: State, deadline: float, *, for_good: bool) -> State:
         """Take a plugin from its queue, and give it a new state; return the one that it had.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gofer.agent.config import Descriptor, read_descriptor
 from gofer.errors import ConfigError, PluginError
 from gofer.root import Root
+from gofer.suggest import available, did_you_mean
 
 if TYPE_CHECKING:
     from gofer.agent.plugin import Plugin
@@ -37,7 +38,7 @@ def chosen(root: Root, plugins: Iterable[Plugin], which: str | Path) -> Plugin:
                 return plugin
         files = ", ".join(sorted(str(plugin.descriptor.file) for plugin in known.values())) or "none"
         raise PluginError(f"no plugin is loaded from {path}; descriptors in use: {files}")
-    raise PluginError(f"there is no plugin {which!r}; there are: {', '.join(sorted(known)) or 'none'}")
+    raise PluginError(f"there is no plugin {which!r}{did_you_mean(which, known)}; there are: {available(known)}")
 
 
 def usable(root: Root, path: str | Path) -> Descriptor:

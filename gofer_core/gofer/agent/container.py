@@ -43,6 +43,7 @@ from gofer.rmi.overview import Overview
 from gofer.rmi.receiver import Receiver
 from gofer.rmi.replays import Replays
 from gofer.root import Root
+from gofer.suggest import did_you_mean
 
 __all__ = ["PluginContainer"]
 
@@ -220,16 +221,25 @@ class PluginContainer:
         Raises:
             PluginError: there is none.
         """
+        found = self.seek(name)
+        if found is None:
+            raise PluginError(self.unknown(name))
+        return found
+
+    def seek(self, name: str) -> Plugin | None:
+        """Do what ``find`` does; None: there is none."""
         given, raised = call_each(self.hooks.hook.gofer_find, {"name": name}, first=True)
         found: Plugin | None = given[0] if given else None
         if raised and found is None:
             raise raised[0].error
         for one in raised:
             log.error("hook %s failed for %r; another one has found that", one.implementation, name, exc_info=one.error)
-        if found is None:
-            known = ", ".join(sorted({*self.plugins, *self.rounds.pending})) or "none"
-            raise PluginError(f"there is no plugin {name!r}; there are: {known}")
         return found
+
+    def unknown(self, name: str) -> str:
+        """Say that there is no plugin of a name, and which there are."""
+        known = ", ".join(sorted({*self.plugins, *self.rounds.pending})) or "none"
+        return f"there is no plugin {name!r}{did_you_mean(name, self.plugins)}; there are: {known}"
 
     def look_up(self, name: str) -> Plugin | None:
         """Do what ``find`` does where no plugin's hook says otherwise; None: there is none."""
@@ -353,11 +363,11 @@ class PluginContainer:
             plugin.workers.stop(max(0.0, deadline - monotonic()))
             if timeout is not None:
                 plugin.loop.wait(max(0.0, deadline - monotonic()))
-            else:
-                plugin.loop.stop(0.0)
             plugin.forks.stop()
             self.hook_calls.flush(max(_TOLD, deadline - monotonic()))  # its own hooks may be among those
             run_unload(self.hooks, plugin, max(self.imports.patience, deadline - monotonic()))
+            if timeout is None:
+                plugin.loop.stop(0.0)  # not before: an @unload may be a coroutine
         module = None if plugin.source is None else sys.modules.get(plugin.source.module)
         plugin.dismiss(error, trace)
         if timeout is not None:

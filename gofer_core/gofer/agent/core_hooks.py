@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.plugin import Plugin, State
+from gofer.errors import PluginError
 from gofer.hooks import hookimpl
 
 if TYPE_CHECKING:
     from gofer.agent.container import PluginContainer
+    from gofer.rmi.api import Target
     from gofer.rmi.request import Received
 
 __all__ = ["CoreHooks"]
@@ -28,17 +32,17 @@ class CoreHooks:
     @hookimpl(trylast=True)
     def gofer_load(self, plugin: Plugin) -> None:
         """Run the plugin's own ``@load`` functions, in the order of their definition."""
-        for function in plugin.api.loads:
-            function()
+        for target in plugin.api.loads:
+            _run(plugin, target)
 
     @hookimpl(tryfirst=True)
     def gofer_unload(self, plugin: Plugin) -> None:
         """Run the plugin's own ``@unload`` functions, the last one first; all of them, whatever one raises."""
-        for function in reversed(plugin.api.unloads):
+        for target in reversed(plugin.api.unloads):
             try:
-                function()
+                _run(plugin, target)
             except BaseException:  # a plugin's code, which may even try to end the process
-                log.exception("plugin %s: its @unload %s failed", plugin.name, getattr(function, "__name__", function))
+                log.exception("plugin %s: its @unload %s failed", plugin.name, target.method)
 
     @hookimpl(trylast=True)
     def gofer_extend(self, plugin: Plugin) -> list[Plugin]:
@@ -68,3 +72,26 @@ class CoreHooks:
     def gofer_call(self, invoke: Callable[[], Any]) -> Any:
         """Run the method."""
         return invoke()
+
+
+def _run(plugin: Plugin, target: Target) -> None:
+    """Run a function marked ``@load`` or ``@unload`` to its end; ``async def`` on the plugin's event loop."""
+    value = target.invoke()
+    if not inspect.iscoroutine(value):
+        return
+    ended = threading.Event()
+    failed: list[BaseException] = []
+
+    def done(_: Any, raised: BaseException | None) -> None:
+        failed.extend([] if raised is None else [raised])
+        ended.set()
+
+    def dropped() -> None:
+        text = f"{target.name}() was ended: the event loop of plugin {plugin.name!r} has been stopped"
+        done(None, PluginError(text))
+
+    if plugin.loop.run(value, done, dropped) is None:
+        raise PluginError(f"{target.name}() cannot run: the event loop of plugin {plugin.name!r} has been stopped")
+    ended.wait()
+    if failed:
+        raise failed[0]

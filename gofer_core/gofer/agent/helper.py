@@ -6,12 +6,14 @@ runs those that say ``fork=True``. It has no queue, no worker and no clock.
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
 
 from gofer.agent.assembly import Refused
 from gofer.agent.config import Problem
@@ -19,9 +21,9 @@ from gofer.agent.forking import Greeting, read
 from gofer.agent.import_only import ImportOnly
 from gofer.agent.loading import locate, one_line
 from gofer.agent.plugin import Plugin
-from gofer.decorators import mark_of
 from gofer.rmi.api import Target
 from gofer.rmi.model.helper import end_with_parent, serve, threads
+from gofer.rmi.model.logged import LineHandler
 
 __all__ = ["main"]
 
@@ -42,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     told = read(words)
     sys.path[:] = told.path
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    _log_to_agent(told.config.logging.levels)
     try:
         plugin = _prepare(told)
     except BaseException as raised:  # noqa: BLE001 - whatever the plugin's code does, the agent is told
@@ -91,11 +93,27 @@ def _prepare(told: Greeting) -> Plugin:
     plugin = container.make(told.name)
     container.fill(plugin)
     with plugin.entered():
-        for function in plugin.api.loads:
-            mark = mark_of(function)
-            if mark is not None and mark.load_in_fork:
-                function()
+        for target in plugin.api.loads:
+            if target.mark.load_in_fork:
+                value = target.invoke()
+                if inspect.iscoroutine(value):
+                    _complete(value)
     return plugin
+
+
+def _log_to_agent(levels: Mapping[str, int]) -> None:
+    """Send what is logged to the agent, which has these levels, too."""
+    logging.basicConfig(level=levels.get("root", logging.INFO), handlers=[LineHandler()], force=True)
+    for name, level in levels.items():
+        if name != "root":
+            logging.getLogger(name).setLevel(level)
+
+
+def _complete(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Run a coroutine to its end, on a loop that is gone after that: a fork could not go on with it."""
+    import asyncio  # 3 MB, which each child would have, too
+
+    asyncio.run(coroutine)
 
 
 if __name__ == "__main__":

@@ -11,23 +11,44 @@ import importlib
 import importlib.machinery
 import importlib.util
 import logging
+import re
 import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 from gofer.agent import modules
 from gofer.agent.config import Descriptor, Problem, distrust, find_plugin_dirs
 from gofer.entry_points import listed
 from gofer.errors import PluginError
 from gofer.root import Root
+from gofer.suggest import available, did_you_mean
 
 __all__ = ["GROUP", "Broken", "Source", "forget_module", "import_source", "locate", "one_line", "unused_files"]
 
 log = logging.getLogger(__name__)
 
 GROUP = "gofer.plugins"
+
+#: The plugins of this project, and the distributions that have them.
+_OURS = MappingProxyType({"demo": "gofer-plugin-demo", "system": "gofer-plugin-system"})
+
+
+#: Modules of gofer 2 that plugins import, and what to write instead.
+_GONE = {
+    "gofer.common": "Python has its own for what was there: os.makedirs, threading, functools",
+    "gofer.compat": "write for Python 3: str, json",
+    "gofer.messaging.async": "write `from gofer.rmi.reply import ReplyConsumer`",
+    "gofer.messaging.producer": "call an agent's methods with gofer.proxy.Agent",
+    "gofer.messaging.consumer": "hear replies with gofer.rmi.reply.ReplyConsumer",
+    "gofer.messaging.model": "the errors are in gofer.errors",
+    "gofer.messaging.adapter.url": "write `from gofer.messaging import URL`",
+    "gofer.agent.action": "mark a function with @action, from gofer.decorators",
+    "gofer.agent.whiteboard": "a plugin has its own: plugin.whiteboard",
+    "gofer.threadpool": "Python has its own: concurrent.futures.ThreadPoolExecutor",
+    "gofer.transport": "the adapter is named in the URL; write `from gofer.messaging import URL`",
+}
 
 
 class Broken(PluginError):
@@ -149,7 +170,22 @@ def one_line(raised: BaseException) -> tuple[str, str]:
         words = ""
     if isinstance(raised, SystemExit):
         words = f"it ended the process by exit status {words or 0}"
+    if instead := _instead(raised):
+        words = f"{words}; {instead}"
     return f"{type(raised).__name__}{': ' if words else ''}{words[:300]}{place}", trace
+
+
+def _instead(raised: BaseException) -> str:
+    """Say what to write instead of what is imported from gofer 2 and is not there any more."""
+    if isinstance(raised, SyntaxError) and re.search(r"\bgofer\.(rmi|messaging)\.async\b", raised.text or ""):
+        return "`async` is a word of the language now: write `from gofer.rmi.reply import ReplyConsumer`"
+    if isinstance(raised, ImportError) and (raised.name or "").partition(".")[0] == "gofer":
+        home = raised.name or ""
+        if isinstance(raised, ModuleNotFoundError):
+            return _GONE.get(home, "it is not in this version of gofer")
+        if "in this version of gofer" not in str(raised):  # else it says what to write
+            return f"this version of gofer has no such name in {home}"
+    return ""
 
 
 def _is_module(name: str) -> bool:
@@ -183,12 +219,17 @@ def _in_directories(root: Root, descriptor: Descriptor, name: str) -> Source | P
             return Source(_module_name(name), file)
     if problems:
         return problems[0]
-    wanted = f"pip install gofer-plugin-{name.partition('.')[0].replace('_', '-')}"
+    known = {one.name for one in listed(GROUP)}
+    installed = f"installed: {available(known)}"
+    if name in _OURS:
+        # Only of a name that is ours: anybody may publish a distribution under a name that somebody has mistyped.
+        return _problem(descriptor, f"plugin {name!r} is not installed; {installed}. pip install {_OURS[name]}")
+    hint = did_you_mean(name, known)
     if descriptor.plugin is not None:
-        text = f"{name!r} is neither an installed plugin nor a module on the Python path"
-        return _problem(descriptor, f"{text}; install what provides it ({wanted}), or set [main] enabled=0")
-    text = f"no plugin {name!r} is installed"
-    return _problem(descriptor, f"{text}; {wanted}, or name another one by [main] plugin=, or set enabled=0")
+        text = f"{name!r} is neither an installed plugin nor a module on the Python path{hint}; {installed}"
+        return _problem(descriptor, f"{text}. Correct the name, install the plugin, or set enabled = 0")
+    text = f"no installed plugin is called {name!r}{hint}; {installed}"
+    return _problem(descriptor, f"{text}. Rename this file, set [main] plugin = NAME, or set enabled = 0")
 
 
 def _module_name(stem: str) -> str:

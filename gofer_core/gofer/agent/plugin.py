@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import enum
+import logging
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gofer.agent.actions import Actions
-from gofer.agent.config import Descriptor, Machine, Settings, made_on, not_trusted, stable_uuid
+from gofer.agent.config import Descriptor, LiveSettings, Machine, made_on, not_trusted, redescribe, stable_uuid
 from gofer.agent.forking import HELPER, greeting
 from gofer.agent.trust import may_reach, owners
 from gofer.errors import ConfigError, PluginError
@@ -29,6 +31,16 @@ if TYPE_CHECKING:
     from gofer.agent.loading import Source
 
 __all__ = ["Plugin", "State", "current"]
+
+log = logging.getLogger(__name__)
+
+#: What plugins of gofer 2.12 had, and what to write instead.
+_GONE = {
+    "export": "write plugin['Name']",
+    "node": "plugin.queue is its address, plugin.url its broker",
+    "pool": "nothing there was for a plugin's code; `gofer mgt --requests` lists what runs and waits",
+    "scheduler": "requests are no files; plugin.pending is how many it has accepted that have not ended",
+}
 
 _current: ContextVar[Plugin] = ContextVar("gofer_plugin")
 
@@ -51,8 +63,8 @@ class State(enum.Enum):
 class Plugin:
     """A described plugin: its settings, its identity at a broker, and its remote API. Made by the container.
 
-    ``url`` and ``queue`` come from the descriptor; a ``@load`` function may set them, and the plugin is attached after
-    that. Set later, they count from the next ``attach`` on. All but that may be used from any thread.
+    ``url`` and ``queue`` come from the descriptor, as all of ``cfg``; a ``@load`` function may set them, and the plugin
+    is attached after that. Set later, they count from the next ``attach`` on. All of it may be used from any thread.
 
     Loaded again, a plugin is another object. The old one stays that of the old code until the last of its calls has
     ended; whoever keeps it gets from it what the new one has.
@@ -90,24 +102,39 @@ class Plugin:
         self.reloaded = threading.Event()
         #: The name of the one that its code looks for at the moment, while it is loaded.
         self.asks: str | None = None
+        #: Which one it has looked for last that there is not: a sentence.
+        self.missed: str | None = None
         self._foreign: tuple[str, ...] = ()
         self.counters = Counters()
-        self._url = descriptor.url
-        self._queue = descriptor.queue
+        #: For its code to keep things in; gofer does not look into it.
+        self.whiteboard: dict[Any, Any] = {}
+        self._cfg = LiveSettings(str(descriptor.file), descriptor.sections, texts=descriptor.file.suffix != ".json")
+        self._described = 0, descriptor
+        self._identity: Address | None = None  # made up where none is given
         self._added: tuple[Any, ...] = ()
+        #: The names of plugins that its code has added to its API, and that have been unloaded since.
+        self.awaits: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Plugin {self.name} {self.state.value}>"
 
+    def __getattr__(self, name: str) -> NoReturn:
+        instead = _GONE.get(name)
+        text = f"a plugin has no {name!r}"
+        raise AttributeError(f"{text} any more; {instead}" if instead else text, name=name, obj=self)
+
     @staticmethod
-    def find(name: str) -> Plugin:
+    def find(name: str) -> Plugin | Any:  # Any for None: nobody looks whether their own plugin is there
         """Return a plugin by its name, or by the ``__name__`` of its module or of a module in its package.
 
         For a plugin's own code: at import, in hooks, and in the methods that are called. One that is not loaded yet,
         because its descriptor comes later, is loaded first.
 
+        Returns:
+            None: there is none of that name, which is a line in the log.
+
         Raises:
-            PluginError: there is none of that name, or this is a thread that the plugin has started by itself.
+            PluginError: this is a thread that the plugin has started by itself.
         """
         here = _current.get(None)
         if here is None:
@@ -118,9 +145,25 @@ class Plugin:
             return here
         here.asks = name
         try:
-            return here.container.find(name)
+            found = here.container.seek(name)
         finally:
             here.asks = None
+        if found is None:
+            here.missed = here.container.unknown(name)
+            log.info("plugin %s has looked for another one: %s", here.name, here.missed)
+        return found
+
+    @staticmethod
+    def all() -> list[Plugin]:
+        """Return all plugins of this agent that are described, for a plugin's own code (see ``find``).
+
+        Raises:
+            PluginError: this is a thread that the plugin has started by itself.
+        """
+        here = _current.get(None)
+        if here is None:
+            raise PluginError("Plugin.all() outside of a plugin's import, hooks and calls; call it there")
+        return here.container.present()
 
     def entered(self) -> AbstractContextManager[object]:
         """Have ``Plugin.find`` work within ``with``: what is done there is done by this plugin's code."""
@@ -149,40 +192,84 @@ class Plugin:
         return self.state is State.RUNNING
 
     @property
-    def cfg(self) -> Settings:
-        """The descriptor: ``plugin.cfg.foobar.timeout``; ``plugin.cfg()`` is the same."""
-        return self.descriptor.sections
+    def cfg(self) -> LiveSettings:
+        """The descriptor: ``plugin.cfg.foobar.timeout``; ``plugin.cfg()`` is the same. May be set."""
+        return self._cfg
+
+    @property
+    def described(self) -> Descriptor:
+        """What ``cfg`` says now: the descriptor, unless the plugin's code has changed that.
+
+        Raises:
+            ConfigError: what the code has set cannot be used.
+        """
+        changes, found = self._described
+        if changes != self._cfg._changes:
+            changes = self._cfg._changes
+            found, problems = redescribe(self.descriptor.file, _sections_of(self._cfg))
+            written = LiveSettings(str(self.descriptor.file), self.descriptor.sections)
+            known = redescribe(self.descriptor.file, _sections_of(written))[1]
+            for problem in problems:
+                if problem not in known:
+                    log.warning("plugin %s has set: %s", self.name, problem)
+            self._check_set(found)
+            self._described = changes, found
+        return found
+
+    def _check_set(self, found: Descriptor) -> None:
+        """Refuse what counts only in the file, where nobody would notice that it does not; of the rest, tell."""
+        file = self.descriptor
+        if found.authenticator != file.authenticator:
+            text = "counts only in the file; set plugin.authenticator, to an object"
+            raise ConfigError(f"{file.file}: [messaging] authenticator: {text}")
+        for name in ("admin", "trust", "required", "accept", "forward", "extends"):
+            if getattr(found, name) != getattr(file, name):
+                raise ConfigError(f"{file.file}: [main] {name}: counts only in the file, and plugin.cfg has another")
+        for name in ("name", "plugin", "enabled", "threads"):
+            if getattr(found, name) != getattr(file, name):
+                log.warning("plugin %s has set [main] %s, which counts only in the file", self.name, name)
 
     @property
     def url(self) -> URL | None:
         """The broker's URL, None when the plugin has none. May be set to text. ``str()`` of it shows no password."""
-        return self._url
+        return self.described.url
 
     @url.setter
     def url(self, url: str | URL | None) -> None:
-        self._url = None if url is None else URL.parse(url)
+        self._cfg.messaging.url = None if url is None else URL.parse(url).text
+        if url is None and "url_file" in self._cfg.messaging:
+            del self._cfg.messaging.url_file
 
     @property
     def queue(self) -> str | None:
         """The plugin's address: ``queue`` or ``exchange/queue``. May be set."""
-        return None if self._queue is None else str(self._queue)
+        address = self._address
+        return None if address is None else str(address)
 
     @queue.setter
     def queue(self, address: str | None) -> None:
+        self._identity = self.foreign = None
+        if "uuid" in self._cfg.messaging:  # the older name of the same
+            del self._cfg.messaging.uuid
         if address is None:
-            self._queue = None
-            return
-        parsed = Address.parse(address)
-        self._queue = Address(parsed.exchange or self.descriptor.exchange, parsed.key)
+            self._cfg.model.queue = None
+        else:
+            parsed = Address.parse(address)
+            self._cfg.model.queue = str(Address(parsed.exchange or self.descriptor.exchange, parsed.key))
 
     @property
     def uuid(self) -> str | None:
         """The name of the queue alone, which is the identity of the agent. May be set, as ``queue``."""
-        return None if self._queue is None else self._queue.key
+        address = self._address
+        return None if address is None else address.key
 
     @uuid.setter
     def uuid(self, name: str | None) -> None:
         self.queue = name
+
+    @property
+    def _address(self) -> Address | None:
+        return self.described.queue or self._identity
 
     @property
     def attached(self) -> bool:
@@ -190,30 +277,48 @@ class Plugin:
         return self.container.is_attached(self)
 
     def attach(self) -> None:
-        """Take requests from the queue, at once or as soon as the broker is there. Attached already: nothing changes.
+        """Take requests from the queue, at once or as soon as the broker is there.
+
+        Attached already, it goes to the queue and the broker that it has now, if these have changed: what it has
+        accepted from the former ends, and what waits there stays. Otherwise only another authenticator is taken up.
 
         A plugin with a URL and no queue gets a uuid for one, kept for the next time.
 
         Raises:
             PluginError: it has no URL, or does not run.
-            ConfigError: its identity cannot be kept.
+            ConfigError: its identity cannot be kept, or what was set cannot be used.
             AdapterError: no adapter serves the URL.
         """
         self.container.attach(self)
 
-    def detach(self) -> None:
-        """Take no more requests. What runs is finished meanwhile; what has not started goes back to the queue.
+    @property
+    def pending(self) -> int:
+        """How many requests it has accepted that have not ended, those that run included."""
+        attachment = self.container.attachment(self)
+        return 0 if attachment is None else attachment.receiver.open
 
-        Returns at once, so that a method may do it, too.
+    def shutdown(self) -> None:
+        """Unload the plugin, as ``PluginContainer.unload`` does: what it has accepted ends first.
+
+        Raises:
+            PluginError: it is not loaded.
+        """
+        self.container.unload(self.name)
+
+    def detach(self) -> None:
+        """Take no more requests. What was accepted is finished meanwhile. Returns at once, so a method may do it, too.
+
+        With ``[model] managed=2``, what waits in the queue is rejected, and the queue deleted, unless another agent
+        reads it; else what waits there, and what has not started, stays for the next ``attach``.
         """
         self.container.detach(self)
 
     def identify(self) -> Address:
         """Return the address, making one up (and keeping it) for a plugin that has none."""
-        if self._queue is None:
-            self._queue = Address(self.descriptor.exchange, stable_uuid(self.container.root, self.name))
+        if self._address is None:
+            self._identity = Address(self.described.exchange, stable_uuid(self.container.root, self.name))
             self.foreign = self._made_elsewhere()
-        return self._queue
+        return self._address or self.identify()
 
     def _made_elsewhere(self) -> str | None:
         """Tell that the uuid was made on another machine; None: it was not."""
@@ -348,8 +453,24 @@ class Plugin:
     def withdraw(self, other: Plugin) -> None:
         """Take out of the API what another plugin has added to it, or to others in it; that is being unloaded."""
         if self.module is not None:
+            if other in self._added and other.descriptor.extends != self.name:
+                self.awaits.add(other.name)
             added = [more for more in self._added if more is not other]
             self.take(self.with_added(added, _api_of), added)
+
+    def restore(self, other: Plugin) -> None:
+        """Add a plugin again that it has been without while that was unloaded.
+
+        Raises:
+            PluginError: a name clash.
+        """
+        self += other
+        self.awaits.discard(other.name)
+
+    def refresh(self) -> None:
+        """Build the API anew from what is added to it: some of that has changed."""
+        if self.module is not None:
+            self.take(self.with_added(self._added, _api_of), self._added)
 
     def dismiss(self, error: str | None = None, trace: str | None = None) -> None:
         """Let go of the module: the plugin no longer runs."""
@@ -357,6 +478,21 @@ class Plugin:
         self.module = None
         self.api = API(self.name)
         self._added = ()
+
+
+def _sections_of(settings: LiveSettings) -> dict[str, dict[str, object]]:
+    """Return plain sections, as they would have been read from a file; what was set to None is not there."""
+    found: dict[str, dict[str, object]] = {"main": {}}
+    for name, section in settings:
+        values = {key: value for key, value in section if value is not None}
+        found[name] = {key: _plain(value) for key, value in values.items()}
+    return found
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, URL):
+        return value.text
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _api_of(more: Any) -> Any:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import logging
+import threading
+from typing import TYPE_CHECKING
 
 from gofer.agent.config import Descriptor
 from gofer.messaging.adapter import Bind, DeclareQueue
 from gofer.messaging.address import Address
 from gofer.messaging.subscription import Steps
 
-__all__ = ["QueueModel"]
+if TYPE_CHECKING:
+    from gofer.messaging.thread_driver import ThreadConnection
+    from gofer.rmi.clock import Clock, Timer
+
+__all__ = ["Binding", "QueueModel"]
 
 log = logging.getLogger(__name__)
+
+_REBIND = 30.0  # seconds between two times that a queue is bound
 
 
 class QueueModel:
@@ -61,5 +69,59 @@ class QueueModel:
         if difference is not None and difference != self._told:
             self._told = difference
             log.warning("plugin %s: queue %r is used as it is: %s", self.plugin, self.spec.name, difference)
-        if self.address.exchange:
-            yield Bind(self.spec.name, self.address.exchange, self.spec.name)
+        if self.bound:
+            yield self.binding
+
+    @property
+    def bound(self) -> bool:
+        """Whether it is ours to bind the queue to an exchange."""
+        return bool(self.managed and self.address.exchange)
+
+    @property
+    def binding(self) -> Bind:
+        """The binding of the queue to its exchange; nothing changes where it is bound."""
+        return Bind(self.spec.name, self.address.exchange, self.spec.name)
+
+
+class Binding:
+    """Keeps a queue bound to its exchange: no broker says that a binding was removed. Any thread.
+
+    Callers that use the exchange would reach nobody, until the next reconnect.
+    """
+
+    def __init__(self, queue: QueueModel, link: ThreadConnection, clock: Clock) -> None:
+        """Keep what is needed. Nothing is done before ``start``."""
+        self._queue = queue
+        self._link = link
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._timer: Timer | None = None
+        self._stopped = False
+        self._told = ""
+
+    def start(self) -> None:
+        """Bind it again and again, if it is to be bound at all."""
+        with self._lock:
+            if self._queue.bound and not self._stopped:
+                self._timer = self._clock.call_after(_REBIND, self._bind)
+
+    def stop(self) -> None:
+        """Leave it as it is. May be repeated."""
+        with self._lock:
+            self._stopped = True
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _bind(self) -> None:
+        if self._link.is_open:
+            self._link.ask_nowait(self._queue.binding, self._bound)
+        else:
+            self.start()
+
+    def _bound(self, _: object, error: Exception | None) -> None:
+        why = "" if error is None else str(error)
+        if why and why != self._told and not self._stopped:
+            text = "plugin %s: queue %r cannot be bound to exchange %r: %s"
+            log.warning(text, self._queue.plugin, self._queue.spec.name, self._queue.address.exchange, why)
+        self._told = why
+        self.start()

@@ -74,10 +74,33 @@ class Rounds:
         for plugin in loaded:
             if plugin.state is State.LOADING and not self._container.stopping:
                 self.guarded(plugin, self._run)
+        for plugin in loaded:
+            if plugin.state is State.RUNNING:
+                self._restore(plugin)
         self._container.gate.review()
         for plugin in loaded:
             if plugin.is_running:
                 log.info("plugin %s: loaded from %s, %s", plugin.name, plugin.source, self._container.where(plugin))
+
+    def _restore(self, plugin: Plugin) -> None:
+        """Give a plugin's API again to those that had it before it was unloaded, and to those that have theirs."""
+        others = [one for one in self._container.plugins.values() if one.state is State.RUNNING]
+        changed: list[Plugin] = []
+        for other in others:
+            if plugin.name in other.awaits:
+                try:
+                    other.restore(plugin)
+                    changed.append(other)
+                except PluginError as clash:
+                    log.error("plugin %s: has nothing of plugin %s any more: %s", other.name, plugin.name, clash)
+        for one in changed:
+            for other in others:
+                if one in other.added and other not in changed:
+                    try:
+                        other.refresh()
+                        changed.append(other)
+                    except PluginError as clash:
+                        log.error("plugin %s: has nothing new of plugin %s: %s", other.name, one.name, clash)
 
     def begin(self, name: str) -> None:
         """Have one that is pending imported, unless another plugin has asked for it meanwhile."""
@@ -163,8 +186,8 @@ class Rounds:
     def _run(self, plugin: Plugin) -> None:
         plugin.workers.start()
         plugin.state = State.RUNNING
-        if plugin.wants_queue if plugin.wants_queue is not None else plugin.url is not None:
-            with blamed(plugin, "messaging", "url"):
+        with blamed(plugin, "messaging", "url"):
+            if plugin.wants_queue if plugin.wants_queue is not None else plugin.url is not None:
                 self._container.attach(plugin)
         with blamed(plugin, "main", "plugin", "its actions cannot be started"):
             plugin.actions.start()

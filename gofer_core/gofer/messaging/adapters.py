@@ -6,6 +6,7 @@ from gofer.entry_points import Installed, listed, load
 from gofer.errors import AdapterError, PluginError
 from gofer.messaging.adapter import Adapter
 from gofer.messaging.url import URL
+from gofer.suggest import available, did_you_mean
 
 __all__ = ["GROUP", "find", "installed"]
 
@@ -18,6 +19,8 @@ _OURS = {
     "proton": ("amqp-1-0",),
     "qpid": ("amqp-0-10", "qpid.messaging"),
 }
+#: What the others of them speak.
+_SPEAKS = {"proton": "AMQP 1.0", "qpid": "AMQP 0-10"}
 
 
 def installed() -> list[Installed]:
@@ -40,9 +43,10 @@ def find(url: URL, preferred: str | None = None) -> type[Adapter]:
     names = {one.name for one in installed()}
     name = _choose(url, preferred, names)
     if name not in names:
-        there = ", ".join(sorted(names)) or "none"
         asked = f"the adapter {name!r} of {url}" if url.adapter or not preferred else f"the preferred adapter {name!r}"
-        raise AdapterError(f"{asked} is not installed; installed: {there}; to install it: {_install(name)}")
+        hint = did_you_mean(name, names)
+        instead = _instead(name, url.protocol, names)
+        raise AdapterError(f"{asked} is not installed{hint}; installed: {available(names)}{instead}")
     try:
         found = load(GROUP, name)
     except PluginError as error:
@@ -63,8 +67,20 @@ def _choose(url: URL, preferred: str | None, names: set[str]) -> str:
     return wanted
 
 
-def _install(name: str) -> str:
+def _instead(name: str, protocol: str, names: set[str]) -> str:
+    """Say what to do about an adapter that is not installed; nothing for a name that is not ours.
+
+    Anybody may publish a distribution under a name that somebody has mistyped: none is made from a name here.
+    """
+    ours = next((own for own, others in _OURS.items() if name == own or name in others), None)
     if name == "local":
-        return "pip install gofer-core, which brings it, again"
-    ours = next((own for own, others in _OURS.items() if name == own or name in others), name)
-    return f"pip install gofer-adapter-{ours}"
+        return ". It is part of gofer-core; to repair that: pip install --force-reinstall gofer-core"
+    if ours == "amqp":
+        return ". To install it: pip install gofer-adapter-amqp"
+    if ours is not None:
+        install = "" if "amqp" in names else ", and: pip install gofer-adapter-amqp"
+        return (
+            f". This version of gofer has no adapter for {_SPEAKS[ours]}. If the broker speaks AMQP 0-9-1 too, as "
+            f"RabbitMQ does, write '{protocol}://' in place of '{name}+{protocol}://'{install}"
+        )
+    return ""

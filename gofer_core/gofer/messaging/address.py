@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from gofer.errors import ConfigError
 
 __all__ = ["Address"]
+
+_URL = re.compile(r"([A-Za-z][\w.-]*\+)?(amqps?|tcp|ssl|local)://", re.IGNORECASE)
 
 
 class Address(NamedTuple):
@@ -20,10 +23,17 @@ class Address(NamedTuple):
         """Read ``key`` or ``exchange/key``.
 
         Raises:
-            ConfigError: not text, empty, longer than 255 bytes (brokers take no more), or with control characters.
+            ConfigError: not text, empty, longer than 255 bytes (brokers take no more), with control characters, or the
+                URL of a broker.
         """
         if not isinstance(text, str):
             raise ConfigError(f"an address is text like 'queue' or 'exchange/queue', not {type(text).__name__}")
+        url = _URL.match(text)
+        if url is not None:  # the rest of it may hold a password
+            raise ConfigError(
+                f"'{url[0]}...' is a broker's URL, not an address like 'queue' or 'exchange/queue'; "
+                "are the two swapped? It is Agent(url, address)"
+            )
         exchange, slash, key = text.partition("/")
         if not slash:
             exchange, key = "", text

@@ -22,14 +22,19 @@ _SENTENCE = "SECURITY: message authentication failed"
 
 
 class ValidationFailed(Exception):
-    """A signature is not valid. The text says why; it goes into the rejection, as ``code`` does."""
+    """A signature is not valid. The text says why; it goes into the rejection, as ``code`` does.
+
+    ``document`` is the one that was not valid, if whoever raises this says which; it goes nowhere.
+    """
 
     code: object = _CODE  # one of ours; what subclasses of others have there counts for nothing
-    details: str | None = None  # for subclasses that never call __init__
+    details: object = None  # for subclasses that never call __init__
+    document: object = None
 
-    def __init__(self, details: str | None = None) -> None:
+    def __init__(self, details: object = None, document: object = None) -> None:
         super().__init__(*(() if details is None else (details,)))
         self.details = details
+        self.document = document
 
 
 class Authenticator(ABC):
@@ -47,12 +52,13 @@ class Authenticator(ABC):
         """Return the signature for a digest (hex text). Raising means that nothing is sent."""
 
     @abstractmethod
-    def validate(self, document: Any, digest: str, signature: bytes) -> str | None:
+    def validate(self, document: Any, digest: str, signature: Any) -> str | None:
         """Return who signed (or None where nobody is named); raise ValidationFailed for a signature that is not valid.
 
         Args:
             document: the document, not verified yet, as a mapping.
-            signature: what the signer's ``sign`` returned, as bytes.
+            signature: what the signer's ``sign`` returned, as text, whether that was text or bytes; as bytes only where
+                these are no UTF-8. So an authenticator of raw bytes has its ``sign`` return them in hex or base64.
         """
 
 
@@ -82,14 +88,14 @@ def verify(body: bytes, authenticator: Authenticator | None, document: Any = Non
     if signed is None:
         raise DocumentError(_CODE, _SENTENCE, "not signed")
     try:
-        signature = base64.b64decode(signed.signature, validate=True)
+        signature = _text(base64.b64decode(signed.signature, validate=True))
     except (binascii.Error, ValueError):
         raise DocumentError(_CODE, _SENTENCE, "signature is not base64") from None
     try:
         identity = authenticator.validate(document, hashlib.sha256(inner).hexdigest(), signature)
     except ValidationFailed as failed:
         code = failed.code if isinstance(failed.code, str) and failed.code.startswith("security.") else _CODE
-        raise DocumentError(code, _SENTENCE, str(failed.details or failed) or "not valid") from failed
+        raise DocumentError(code, _SENTENCE, _words(failed) or "not valid") from failed
     except Exception as broken:
         raise DocumentError(_CODE, _SENTENCE, f"authenticator failed: {type(broken).__name__}") from broken
     if not isinstance(identity, str):
@@ -97,3 +103,15 @@ def verify(body: bytes, authenticator: Authenticator | None, document: Any = Non
     if not identity.isprintable():  # it stands in logs, and is compared: what cannot be seen makes it look like another
         raise DocumentError(_CODE, _SENTENCE, f"the identity {identity[:60]!r} has control characters in it")
     return inner, identity
+
+
+def _text(signature: bytes) -> str | bytes:
+    """Give a signature as gofer 2.12 did: authenticators compare it with the text that they sign with."""
+    try:
+        return signature.decode()
+    except UnicodeDecodeError:
+        return signature
+
+
+def _words(failed: ValidationFailed) -> str:
+    return str(failed.details or failed)

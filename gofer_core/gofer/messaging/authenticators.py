@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import configparser
 import importlib
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -15,12 +13,15 @@ from typing import Any
 from gofer.entry_points import listed
 from gofer.entry_points import load as load_entry_point
 from gofer.errors import ConfigError, PluginError
-from gofer.messaging.keyfiles import read_public
-from gofer.root import Root
+from gofer.messaging.caller_conf import caller_conf, read_section
+from gofer.suggest import available, did_you_mean
 
 __all__ = ["GROUP", "caller_authenticator", "make_authenticator", "missing_authenticator"]
 
 GROUP = "gofer.authenticators"
+
+#: The authenticators of this project; each is in a distribution of its own.
+_OURS = ("hmac", "x509")
 
 
 def make_authenticator(name: str, settings: Mapping[str, Any], folder: Path) -> Any:
@@ -71,7 +72,11 @@ def missing_authenticator(name: str) -> str | None:
         return None if top in sys.modules or find_spec(top) is not None else f"there is no module {top!r} for {name!r}"
     if re.fullmatch(r"\w[\w-]*", name) is None:
         return f"{name!r} is neither a name nor the dotted path of a class"
-    return f"no authenticator {name!r} is installed; pip install gofer-authenticator-{name}"
+    known = {one.name for one in listed(GROUP)}
+    hint = did_you_mean(name, known)
+    # Only of a name that is ours: anybody may publish a distribution under a name that somebody has mistyped.
+    install = f". To install it: pip install gofer-authenticator-{name}" if name in _OURS else ""
+    return f"no authenticator {name!r} is installed{hint}; installed: {available(known)}{install}"
 
 
 def caller_authenticator(name: str) -> Any:
@@ -84,17 +89,7 @@ def caller_authenticator(name: str) -> Any:
         ConfigError: the file cannot be read, or others may write to it.
         PluginError: as ``make_authenticator``.
     """
-    named = os.environ.get("GOFER_CALLER_CONF")
-    path = Path(named) if named else Root.from_environ(os.environ).etc / "caller.conf"
-    settings: dict[str, Any] = {}
-    if named or path.exists():
-        parser = configparser.ConfigParser(interpolation=None, default_section="", delimiters=("=",))
-        try:
-            parser.read_string(read_public(path).decode())
-        except (configparser.Error, UnicodeDecodeError) as wrong:
-            raise ConfigError(f"{path}: {type(wrong).__name__}: not an ini file of UTF-8") from None
-        if parser.has_section(name):
-            settings = dict(parser[name])
+    path, settings = caller_conf(), read_section(name)
     try:
         return make_authenticator(name, settings, path.absolute().parent)
     except PluginError as wrong:

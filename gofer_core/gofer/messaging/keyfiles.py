@@ -27,7 +27,7 @@ def read_secret(path: Path) -> bytes:
         ConfigError: it cannot be read; belongs to neither root nor this process's user; or others than its owner (and
             its group, for reading) have any right to it.
     """
-    return _read(path, 0o037, "chmod 0600 it")
+    return _read(path, 0o037, "chmod 600")
 
 
 def read_public(path: Path) -> bytes:
@@ -36,7 +36,7 @@ def read_public(path: Path) -> bytes:
     Raises:
         ConfigError: it cannot be read; belongs to neither root nor this process's user; or others may write to it.
     """
-    return _read(path, 0o022, "chmod go-w it")
+    return _read(path, 0o022, "chmod go-w")
 
 
 def files_in(place: Path, suffixes: Iterable[str]) -> list[Path]:
@@ -47,7 +47,7 @@ def files_in(place: Path, suffixes: Iterable[str]) -> list[Path]:
     """
     if not place.is_dir():
         return [place]
-    _check(place, os.stat(place), 0o022, "chmod go-w it")
+    _check(place, os.stat(place), 0o022, "chmod go-w")
     found = sorted(one for one in place.iterdir() if one.suffix in set(suffixes) and not one.name.startswith("."))
     if not found:
         raise ConfigError(f"{place}: has no file that ends in {' or '.join(suffixes)}")
@@ -127,6 +127,5 @@ def _check(path: Path, status: os.stat_result, forbidden: int, advice: str) -> N
         raise ConfigError(f"{path}: belongs to user {status.st_uid}; allowed: root or user {os.geteuid()}")
     mode = stat.S_IMODE(status.st_mode)
     if mode & forbidden:
-        raise ConfigError(
-            f"{path}: its mode is {mode:04o}, which gives others rights that they must not have; {advice}"
-        )
+        what = "change" if advice == "chmod go-w" else "read or change"
+        raise ConfigError(f"{path}: mode {mode:04o} lets other users {what} it. Fix: {advice} {path}")

@@ -20,6 +20,7 @@ from typing import Any
 from gofer.duration import parse_duration
 from gofer.errors import ConfigError
 from gofer.messaging.auth import Authenticator, ValidationFailed
+from gofer.suggest import did_you_mean
 
 __all__ = ["MAX_AGE", "SKEW", "Expired", "Stamp", "StampedAuthenticator", "read_limits"]
 
@@ -93,26 +94,23 @@ class StampedAuthenticator(Authenticator):
         head = f"{self.scheme}.{_text(key)}.{int(seconds * 1000)}.{secrets.token_hex(16)}"
         return f"{head}.{_text(self.seal(_sealed(head, digest), key))}"
 
-    def validate(self, document: Any, digest: str, signature: bytes) -> str:
+    def validate(self, document: Any, digest: str, signature: str | bytes) -> str:
         """Do as Authenticator says."""
         stamp = self.stamp(signature)
         identity = self.check(stamp.key, stamp.sealed(digest), stamp.seal)
         if self.peers is not None and identity not in self.peers:
-            raise ValidationFailed(f"signed by {identity[:100]!r}, who is none of the peers")
+            raise ValidationFailed(f"signed by {identity[:100]!r}, which is not in peers")
         self._check_age(document, stamp.time)
         return identity
 
-    def stamp(self, signature: bytes) -> Stamp:
+    def stamp(self, signature: str | bytes) -> Stamp:
         """Read a signature, without a look at its seal.
 
         Raises:
             ValidationFailed: it is none of this scheme.
         """
-        try:
-            text = signature.decode("ascii") if len(signature) <= _MOST else ""
-        except UnicodeDecodeError:
-            text = ""
-        found = _SHAPE.fullmatch(text)
+        text = signature if isinstance(signature, str) else signature.decode("latin-1")
+        found = _SHAPE.fullmatch(text) if len(text) <= _MOST else None
         if found is None or found[1] != self.scheme:
             raise ValidationFailed(f"not a signature of the scheme {self.scheme}")
         head = text.rpartition(".")[0]
@@ -143,15 +141,17 @@ def read_limits(settings: Mapping[str, Any], allowed: Iterable[str], required: I
     allowed = [*allowed, "max_age", "peers"]
     unknown = sorted(set(settings) - set(allowed))
     if unknown:
-        raise ConfigError(f"{unknown[0]!r} is not known; allowed: {', '.join(allowed)}")
+        raise ConfigError(
+            f"unknown key {unknown[0]!r}{did_you_mean(unknown[0], allowed)}; allowed: {', '.join(allowed)}"
+        )
     missing = [name for name in required if not settings.get(name)]
     if missing:
-        raise ConfigError(f"{missing[0]!r} is not given; required: {', '.join(required)}")
+        raise ConfigError(f"key {missing[0]!r} is missing; required: {', '.join(required)}")
     limits: dict[str, Any] = {}
     if "max_age" in settings:
         limits["max_age"] = parse_duration(settings["max_age"])
         if not limits["max_age"]:
-            raise ConfigError("max_age is a time above 0, like 7d")
+            raise ConfigError("max_age must be more than 0 seconds, like 7d")
     if "peers" in settings:
         given = settings["peers"]
         peers = given.split(",") if isinstance(given, str) else list(given)

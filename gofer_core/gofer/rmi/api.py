@@ -10,7 +10,9 @@ from typing import Any
 
 from gofer.decorators import DIRECT, FORK, Mark, mark_of, version_of
 from gofer.errors import MemberNotFound, NamespaceNotFound, PluginError
+from gofer.messaging.document import shown
 from gofer.rmi import description
+from gofer.suggest import available, did_you_mean
 
 __all__ = ["API", "Target"]
 
@@ -48,6 +50,20 @@ class Target:
         """``Class.method``, as logs and errors have it."""
         return f"{self.namespace}.{self.method}"
 
+    def invoke(self) -> Any:
+        """Call it without arguments, a method on a new instance; return its value (``async def``: a coroutine).
+
+        Raises:
+            TypeError: it returned something to be awaited, and is not ``async def``.
+        """
+        value = self.function() if self.cls is None else self.member.__get__(self.cls(), self.cls)()
+        if inspect.isawaitable(value) and not (self.is_async and inspect.iscoroutine(value)):
+            close = getattr(value, "close", None)
+            if callable(close):
+                close()
+            raise TypeError(f"{self.name}() returned a {type(value).__name__}: declare it `async def`")
+        return value
+
 
 class API:
     """The namespaces of one plugin.
@@ -57,8 +73,8 @@ class API:
     ones are exposed as decorated there, and an override without a decorator hides the inherited one. A class marked by
     ``@version`` is exposed as ``Dog@2``, and if it is the default as ``Dog``, too; not by its own name.
 
-    ``loads`` and ``unloads`` are the functions of the module so marked, in the order of their definition; ``actions``
-    are those of the module and its package, and the methods so marked of the classes that are defined there.
+    ``loads``, ``unloads`` and ``actions`` are the functions of the module and its package that are so marked, and the
+    methods so marked of the classes that are defined there, in the order of their definition.
     """
 
     def __init__(self, plugin: str, names: Iterable[str] = ()) -> None:
@@ -67,8 +83,8 @@ class API:
         self.names = tuple(dict.fromkeys(names)) or (plugin,)
         self.classes: Mapping[str, type] = {}
         self.functions: Mapping[str, Callable[..., Any]] = {}
-        self.loads: tuple[Callable[..., Any], ...] = ()
-        self.unloads: tuple[Callable[..., Any], ...] = ()
+        self.loads: tuple[Target, ...] = ()
+        self.unloads: tuple[Target, ...] = ()
         self.actions: tuple[Target, ...] = ()
         self._targets: Mapping[str, Mapping[str, Target]] = {}
 
@@ -81,39 +97,53 @@ class API:
             foreign: modules of other plugins: what is theirs is used here (inherited from, delegated to), not exposed.
 
         Raises:
-            PluginError: a class and the module share a name, and both have a member of the same name.
+            PluginError: a class and the module share a name, and both have a member of the same name; or something is
+                marked that makes no sense without ``@remote``, and is not ``@remote``.
         """
         last = module.__name__.rpartition(".")[2]
         given = [*names, last]
         api = cls(given[0], given)
         strange = tuple(foreign)
         api._take(api.plugin, [(name, value) for name, value in _members(module) if not _is_of(value, module, strange)])
-        own = [
-            (mark, value)
-            for value in vars(module).values()
-            if (mark := mark_of(value)) and getattr(value, "__module__", None) == module.__name__
-        ]
-        api.loads = tuple(dict.fromkeys(value for mark, value in own if mark.load))
-        api.unloads = tuple(dict.fromkeys(value for mark, value in own if mark.unload))
-        api.actions = tuple(_actions_of(api.plugin, module))
+        own = list(_own_marked(api.plugin, module))
+        for target in own:
+            _check_marks(target)
+        api.loads = tuple(target for target in own if target.mark.load)
+        api.unloads = tuple(target for target in own if target.mark.unload)
+        api.actions = tuple(target for target in own if target.mark.action is not None)
         return api
 
     def find(self, classname: str, method: str) -> Target:
         """Return a remote member.
 
         Raises:
-            NamespaceNotFound: no such class or module, or not in that version; the text names the versions there are.
-            MemberNotFound: it has no such remote method or function; the error's argument is the name alone.
+            NamespaceNotFound: no such class or module, or not in that version.
+            MemberNotFound: it has no such remote method or function.
+
+        The text of both names what is missing, the nearest name, and the names that exist.
         """
         members = self._targets.get(classname)
         if members is None:
-            versions = ", ".join(self.versions(classname.partition("@")[0]))
-            hint = f" Versions of it: {versions}." if versions else ""
-            raise NamespaceNotFound(f'"{classname}" is not provided by plugin "{self.plugin}".{hint}')
+            raise NamespaceNotFound(self._no_namespace(classname))
         target = members.get(method)
         if target is None:
-            raise MemberNotFound(method)
+            hint = did_you_mean(method, members)
+            raise MemberNotFound(
+                method, f"{classname} has no remote method {shown(method)}{hint}. Available: {available(members)}"
+            )
         return target
+
+    def _no_namespace(self, classname: str) -> str:
+        name, _, version = classname.partition("@")
+        versions = self.versions(name)
+        if versions:
+            missing = f"has no version {shown(version)} of {name}" if version else f"has {name} in versions only"
+            return f"plugin {self.plugin!r} {missing}. Available versions: {', '.join(versions)}"
+        hint = did_you_mean(classname, self._targets)
+        return (
+            f"plugin {self.plugin!r} has no remote class or module {shown(classname)}{hint}. "
+            f"Available: {available(self._targets)}"
+        )
 
     def has(self, classname: str, method: str) -> bool:
         """Whether ``find`` would find it."""
@@ -273,12 +303,8 @@ def _targets_of(plugin: str, name: str, value: Any) -> Iterator[Target]:
             yield Target(plugin, name, method, value, member, function, mark, _is_async(function))
 
 
-def _actions_of(plugin: str, module: ModuleType) -> Iterator[Target]:
-    """Iterate over the actions that a module, or a module of its package, defines.
-
-    Raises:
-        PluginError: one is to run in a process of its own.
-    """
+def _own_marked(plugin: str, module: ModuleType) -> Iterator[Target]:
+    """Iterate over all that is marked in any way, and that a module, or a module of its package, defines."""
     seen: set[int] = set()
     for name, value in vars(module).items():
         if id(value) in seen or not f"{getattr(value, '__module__', '')}.".startswith(f"{module.__name__}."):
@@ -287,14 +313,27 @@ def _actions_of(plugin: str, module: ModuleType) -> Iterator[Target]:
         space, cls = (value.__name__, value) if isinstance(value, type) else (plugin, None)
         for method, member in [(name, value)] if cls is None else list(vars(cls).items()):
             mark = None if isinstance(member, (property, type)) else mark_of(member)
-            if mark is None or mark.action is None:
-                continue
-            if mark.model == FORK and not mark.remote:
-                raise PluginError(
-                    f"@action on {space}.{method}: actions run in the agent's process; @fork is for calls"
-                )
-            function = getattr(member, "__func__", member)
-            yield Target(plugin, space, method, cls, member, function, mark, _is_async(function))
+            if mark is not None:
+                function = getattr(member, "__func__", member)
+                yield Target(plugin, space, method, cls, member, function, mark, _is_async(function))
+
+
+def _check_marks(target: Target) -> None:
+    """Refuse what its author takes for remote, or for protected, and is not.
+
+    Raises:
+        PluginError: there is something like that.
+    """
+    mark = target.mark
+    if mark.remote:
+        return
+    if mark.action is not None and mark.model == FORK:
+        raise PluginError(f"@action on {target.name}: actions run in the agent's process; @fork is for calls")
+    idle = [f"@{mark.model}"] if mark.model is not None and mark.action is None else []
+    idle += ["@once"] if mark.once else []
+    idle += ["@user, or @pam,"] if mark.logins else []
+    if idle:
+        raise PluginError(f"{idle[0]} on {target.name}: it is for remote methods, and this one has no @remote")
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -21,7 +21,7 @@ from gofer.messaging.document import EXPIRED, Reply, seconds_of
 from gofer.rmi.conversation import Conversation
 from gofer.rmi.options import Options, Report
 
-__all__ = ["INTERRUPTED", "Call", "Hear", "Heard", "Listen", "Send", "Step", "Tell", "advance", "flow"]
+__all__ = ["INTERRUPTED", "Call", "Hear", "Heard", "Listen", "Send", "Step", "Tell", "advance", "flow", "no_agent"]
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +116,9 @@ def flow(
         MessagingError: what taking a step raised.
     """
     conversation = call.conversation
+    asked = document["request"]
+    method = f"{asked['classname']}.{asked['method']}"
+    conversation.about(method, address)
     started = monotonic()
     deadline = None if options.wait is None else started + options.wait
     expires = None if options.ttl is None else started + options.ttl
@@ -147,7 +150,7 @@ def flow(
                 continue  # it has the request, and would run it once more; what it sends waits in our queue
             if event is not INTERRUPTED:
                 outcome, reason = event
-                _refused(outcome, reason, address, again="again" in document)
+                _refused(outcome, reason, f"{method}() at {address!r}", again="again" in document)
                 isolated = outcome is Outcome.UNKNOWN  # it may have been the fault of this one: then it is told alone
                 if outcome is Outcome.RETURNED:
                     # The broker was restarted and forgot the queue: its agent needs a moment to declare it again.
@@ -183,11 +186,20 @@ def advance(
         del error  # else it, raised again, would hold this frame, and this frame it: and so the agent that called
 
 
-def _refused(outcome: Outcome, reason: str, address: str, *, again: bool) -> None:
+def no_agent(reason: str) -> str:
+    """Say why the broker returned a request; ``reason`` is the broker's own word."""
+    why = "" if reason in ("", "NO_ROUTE") or "no queue" in reason else f" ({reason})"
+    return (
+        f"no agent at this address: the broker has no such queue{why}. "
+        "Is goferd running there? Check [model] queue in the plugin's descriptor"
+    )
+
+
+def _refused(outcome: Outcome, reason: str, called: str, *, again: bool) -> None:
     if outcome is Outcome.REFUSED:
-        raise AdapterError(f"the broker refused the request: {reason}")
+        raise AdapterError(f"{called}: the broker refused the request: {reason}")
     if outcome is Outcome.RETURNED and not again:
-        raise NotFound(f"nobody listens at {address!r}: {reason}")
+        raise NotFound(f"{called}: {no_agent(reason)}")
 
 
 def _in_time(*limits: float | None) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from gofer.errors import Rejected, RequestTimeout
+from gofer.errors import CallError, Rejected, RequestTimeout
 from gofer.messaging.document import Reply, shown
 from gofer.rmi.exceptions import from_result
 from gofer.rmi.options import Report
@@ -27,6 +27,9 @@ class Conversation:
 
     def __init__(self, sn: str) -> None:
         self.sn = sn
+        #: What was called, and at which address: for errors. None until ``about`` has told.
+        self._method: str | None = None
+        self._address: str | None = None
         self.state = "not sent"
         self.report: Report | None = None
         self.done = False
@@ -39,6 +42,10 @@ class Conversation:
     def accepted(self) -> bool:
         """Whether the agent is known to have accepted the request."""
         return _ORDER[self.state] >= _ORDER["accepted"]
+
+    def about(self, method: str, address: str) -> None:
+        """Set what errors name: the method (``Dog.bark``) and the agent's address."""
+        self._method, self._address = method, address
 
     def reached(self, state: str) -> None:
         """Note that the request got so far; it never goes back."""
@@ -60,7 +67,8 @@ class Conversation:
         if reply.result is not None:
             self.done = True
             if reply.result.exval is not None or reply.result.xclass is not None:
-                self._error = partial(from_result, reply.result)
+                called = None if self._address is None else f"{self._method}() at {self._address!r}"
+                self._error = partial(from_result, reply.result, called)
             else:
                 self._value = reply.result.retval
         elif reply.status == "rejected":
@@ -85,8 +93,15 @@ class Conversation:
     def outcome(self) -> Any:
         """Return the value, or raise what the request ended with. Only when ``done``."""
         if self._error is not None:
-            raise self._error()  # made now: one that is kept here would keep the frames that it was raised in
+            # Made now: one that is kept here would keep the frames that it was raised in.
+            raise self._named(self._error())
         return self._value
+
+    def _named(self, error: Exception) -> Exception:
+        # An error that names a call already tells of one that the method itself has made.
+        if isinstance(error, CallError) and error.address is None:
+            error.method, error.address = self._method, self._address
+        return error
 
     def timeout(self, wait: float | None, ttl: float | None, link: str) -> RequestTimeout:
         """Make the error for a caller that waits no longer; it says how far the request got.
@@ -110,4 +125,6 @@ class Conversation:
         if self._disbelieved:
             reasons = "; ".join(f"{count} for {shown(why)}" for why, count in self._disbelieved.items())
             detail += f". Replies came, and were not believed: {reasons}"
-        return RequestTimeout(self.sn, wait, self.state, detail, self.report)
+        error = RequestTimeout(self.sn, wait, self.state, detail, self.report)
+        error.method, error.address = self._method, self._address
+        return error

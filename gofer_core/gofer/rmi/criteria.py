@@ -8,6 +8,7 @@ from typing import Any
 
 from gofer.errors import InvalidOperator
 from gofer.messaging.document import encode, shown
+from gofer.suggest import available, did_you_mean
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_TERMS", "OPERATORS", "InvalidOperator", "check", "matches"]
 
@@ -61,7 +62,8 @@ def _check(criteria: Any, depth: int) -> int:
     terms = 0
     for operator, wanted in criteria.items():
         if operator not in OPERATORS:
-            raise InvalidOperator(f"{shown(operator, 60)[1:-1]} not supported")
+            hint = did_you_mean(operator, OPERATORS)
+            raise InvalidOperator(f"{shown(operator, 60)} is not an operator{hint}; allowed: {available(OPERATORS)}")
         shape = _SHAPES.get(operator)
         if shape is not None and not isinstance(wanted, shape):
             raise ValueError(f"{operator}: {_NAMES[shape]}, not a {type(wanted).__name__}")

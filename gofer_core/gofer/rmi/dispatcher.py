@@ -169,11 +169,11 @@ def _check_secret(target: Target, given: Any) -> None:
         except BaseException as failed:  # noqa: BLE001 - told, and nobody is let in; SystemExit is no exception to that
             # The text of what it raised, and the line that raised it, may hold the secret.
             log.error("%s(): the secret cannot be had: it raised %s", target.name, type(failed).__name__)
-            raise NotAuthorized(f"{target.name}(): the agent cannot tell whether the secret is right") from None
+            raise NotAuthorized(f"{target.name}(): the agent cannot check the secret; its log says why") from None
     candidates = [wanted] if isinstance(wanted, str) else wanted
     if not isinstance(candidates, (list, tuple)) or not all(isinstance(one, str) and one for one in candidates):
         log.error("%s(): its secret is not text, and so nobody may call it", target.name)
-        raise NotAuthorized(f"{target.name}(): the agent cannot tell whether the secret is right")
+        raise NotAuthorized(f"{target.name}(): the agent cannot check the secret; its log says why")
     if given is None:
         raise SecretRequired(f"{target.name}(): a secret is required")
     offered = given if isinstance(given, str) else ""
@@ -184,4 +184,4 @@ def _check_secret(target: Target, given: Any) -> None:
     for one in candidates:
         matched |= compare_digest(digest(key, one.encode("utf-8", "surrogatepass"), "sha256"), mine)
     if not matched:
-        raise SecretNotMatched(f"{target.name}(): the secret passed is not the right one")
+        raise SecretNotMatched(f"{target.name}(): wrong secret")

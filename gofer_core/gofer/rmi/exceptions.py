@@ -10,7 +10,8 @@ from __future__ import annotations
 import builtins
 import sys
 import traceback
-from types import ModuleType
+from collections.abc import Iterator
+from types import ModuleType, TracebackType
 from typing import Any, cast
 
 import msgspec
@@ -26,6 +27,10 @@ _WIRE_MODULES = {"MemberNotFound": "gofer.collation", "InvalidOperator": "gofer.
 _DISPATCHER = "gofer.rmi.dispatcher"
 
 _read_result = msgspec.json.Decoder(Result).decode
+
+#: The module that calls methods, and packages that only lead to them: asyncio for ``async def``.
+_CALL = "gofer.rmi.model.direct"
+_LEADING = ("gofer", "pluggy", "asyncio")
 
 # What a class may have put in their place is not asked: these are the real ones.
 _ARGS = vars(BaseException)["args"]
@@ -65,16 +70,21 @@ def _ordinary(text: str, trace: str) -> dict[str, Any]:
     }
 
 
-def from_result(result: Result) -> Exception:
+def from_result(result: Result, called: str | None = None) -> Exception:
     """Make the exception that a reply's result describes, to be raised at the caller. Never raises.
 
     It has its own class where that is known here, else it is a :class:`~gofer.errors.RemoteException`; the remote trace
     is its ``trace`` and a note on it.
+
+    Args:
+        called: the method and the address, for the note.
     """
     trace = result.exval or ""
-    made = _make(result)
+    made = _make(result, called)
     if made is None:
-        return errors.RemoteException(trace, result.xmodule, result.xclass, result.xargs, result.xstate)
+        made = errors.RemoteException(trace, result.xmodule, result.xclass, result.xargs, result.xstate)
+        if called is not None:
+            made.add_note(f"Raised by {called}")
     return made
 
 
@@ -101,7 +111,7 @@ def trace_of(result: bytes) -> str | None:
     return told.exval if told.exval is not None and "\n  File " in told.exval and not refused else None
 
 
-def _make(result: Result) -> Exception | None:
+def _make(result: Result, called: str | None) -> Exception | None:
     kind = _class(result.xmodule, result.xclass)
     if kind is None:
         return None
@@ -124,7 +134,8 @@ def _make(result: Result) -> Exception | None:
         state = _DICT.__get__(made)
         state.update((k, v) for k, v in (result.xstate or {}).items() if not (k.startswith("__") and k.endswith("__")))
         if result.exval:
-            state["__notes__"] = [f"Remote trace:\n{result.exval}"]
+            of = "" if called is None else f" of {called}"
+            state["__notes__"] = [f"Remote trace{of}:\n{result.exval}"]
         if kind.__module__ == errors.__name__:
             str(made)  # our own tell what is in their state, and that came over the wire
     except Exception:  # noqa: BLE001 - an ExceptionGroup refuses arguments that JSON cannot carry, for one
@@ -188,13 +199,35 @@ def _repr(value: Any) -> str:
         return _text(f"<{type(value).__qualname__}>")
 
 
+def _below(raised: BaseException) -> TracebackType | None:
+    """Return the part of a traceback that is the plugin's, without the frames of gofer that lead to the method.
+
+    None when nothing of the plugin has raised: arguments that do not fit, or an error of gofer itself.
+    """
+    frames = list(_walk(raised.__traceback__))
+    names = [str(one.tb_frame.f_globals.get("__name__")) for one in frames]
+    start = 1 + max((n for n, name in enumerate(names) if name == _CALL), default=-1)
+    if start == len(frames):
+        return None
+    plugin = next((n for n in range(start, len(frames)) if names[n].partition(".")[0] not in _LEADING), None)
+    if plugin is not None:
+        return frames[plugin]
+    return None if isinstance(raised, errors.GoferError) else frames[start]
+
+
+def _walk(trace: TracebackType | None) -> Iterator[TracebackType]:
+    while trace is not None:
+        yield trace
+        trace = trace.tb_next
+
+
 def _text(value: str) -> str:
     return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _trace(raised: BaseException) -> str:
     try:
-        text = "".join(traceback.format_exception(raised))
+        text = "".join(traceback.TracebackException(type(raised), raised, _below(raised), compact=True).format())
     except BaseException:  # noqa: BLE001 - a __str__ may do anything; the class must still cross
         text = f"{type(raised).__module__}.{type(raised).__qualname__}"
     return _text(text.rstrip("\n"))

@@ -57,7 +57,7 @@ class Intake:
             self._refusing.replayed(request, seen, in_work=self._is_known(request))
             return
         known, result, previous = self._book.arrive(request)
-        if known is Known.NEW and seen not in (Seen.NEVER, Seen.EARLIER):
+        if known is Known.NEW and seen in (Seen.BEFORE, Seen.FORGOTTEN):
             # It has ended long ago, or somebody takes it from the queue and puts it back for us to run again.
             self._book.forget(request)
             self._refusing.replayed(request, seen, in_work=False)

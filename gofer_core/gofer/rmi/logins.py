@@ -61,7 +61,7 @@ def attempt(name: str, logins: tuple[Login, ...], given: Any) -> Attempt:
         raise PasswordRequired(f"{name}(): a password is required")
     found = next((login for login in logins if login.user == user), None)
     if found is None:
-        raise UserNotAuthorized(f"{name}(): not for the user that was passed")
+        raise UserNotAuthorized(f"{name}(): this user may not call it")
     return Attempt(name, found.user, found.service, password)
 
 

@@ -122,6 +122,31 @@ class Failed(Notice):
         """What ``throw`` raises, made anew: as a call that waits would have raised it."""
         return from_result(self.result)
 
+    @property
+    def exval(self) -> Exception:
+        """The same as ``exception``: its name in gofer 2."""
+        return self.exception
+
+    @property
+    def xmodule(self) -> str | None:
+        """The module of the exception's class."""
+        return self.result.xmodule
+
+    @property
+    def xclass(self) -> str | None:
+        """The name of the exception's class."""
+        return self.result.xclass
+
+    @property
+    def xstate(self) -> Any:
+        """The attributes of the exception, as plain data; ``trace`` among them is its traceback, as text."""
+        return self.result.xstate
+
+    @property
+    def xargs(self) -> Any:
+        """The arguments of the exception, as plain data."""
+        return self.result.xargs
+
     def throw(self) -> None:
         """Raise what the method raised."""
         raise self.exception

@@ -4,16 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from gofer.duration import parse_duration
 from gofer.errors import ConfigError
 from gofer.messaging.address import Address
 from gofer.messaging.value import plain
+from gofer.suggest import available, did_you_mean
 
-__all__ = ["OPTION_NAMES", "Options", "Report"]
+__all__ = ["OPTION_NAMES", "CallOptions", "Options", "Report"]
 
 Report = dict[str, Any]
+
+
+class CallOptions(TypedDict, total=False):
+    """The options as callers give them, for type checkers and editors: see :class:`Options` for what they mean.
+
+    Times are seconds, or text like ``'30s'``; None means no limit.
+    """
+
+    wait: float | str | None
+    ttl: float | str | None
+    reply: str | None
+    trigger: int
+    data: Any
+    progress: Callable[[Report], object] | None
+    confirm: bool
+    timeout: float | str | None
+    exchange: str | None
+    secret: Any
+    user: str | None
+    password: str | None
+    pam: Mapping[str, Any] | None
+    authenticator: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +83,8 @@ class Options:
         """
         unknown = sorted(set(given) - OPTION_NAMES)
         if unknown:
-            raise TypeError(
-                f"unknown option {', '.join(map(repr, unknown))}; allowed: {', '.join(sorted(OPTION_NAMES))}"
-            )
+            names = ", ".join(f"{name!r}{did_you_mean(name, OPTION_NAMES)}" for name in unknown)
+            raise TypeError(f"unknown option {names}; allowed: {available(OPTION_NAMES)}")
         checked: dict[str, Any] = {name: _check(name, value) for name, value in given.items()}
         return replace(self, **checked)
 
@@ -88,13 +110,13 @@ def _duration(name: str, value: Any) -> float | None:
     except (ConfigError, TypeError) as bad:
         raise type(bad)(f"{name}: {bad}") from None
     if seconds == 0 and name != "wait":
-        raise TypeError(f"{name} is a time above 0, not {value!r}")
+        raise TypeError(f"{name} must be more than 0 seconds, not {value!r}")
     return seconds
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{name} is text, not a {type(value).__name__}")
+        raise TypeError(f"{name} must be text, not {type(value).__name__}")
     return str(plain(value, name))
 
 
@@ -114,19 +136,19 @@ def _address(_: str, value: Any) -> str:
 
 def _progress(name: str, value: Any) -> Any:
     if not callable(value):
-        raise TypeError(f"{name} is something callable, not a {type(value).__name__}")
+        raise TypeError(f"{name} must be callable, not {type(value).__name__}")
     return value
 
 
 def _switch(name: str, value: Any) -> int:
     if not isinstance(value, int) or value not in (0, 1):
-        raise TypeError(f"{name} is 0 or 1, not {value!r}")
+        raise TypeError(f"{name} must be 0 or 1, not {value!r}")
     return int(value)
 
 
 def _mapping(name: str, value: Any) -> Any:
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} is a mapping with user and password, not a {type(value).__name__}")
+        raise TypeError(f"{name} must be a mapping with user and password, not {type(value).__name__}")
     return plain(dict(value), name)
 
 
@@ -136,7 +158,7 @@ def _authenticator(name: str, value: Any) -> Any:
 
         return caller_authenticator(value)
     if not (hasattr(value, "sign") and hasattr(value, "validate")):
-        raise TypeError(f"{name} has sign and validate; a {type(value).__name__} has not")
+        raise TypeError(f"{name} must be a name, or an object with sign() and validate(), not {type(value).__name__}")
     return value
 
 

@@ -13,6 +13,7 @@ from gofer.errors import NotTaken
 from gofer.messaging.adapter import Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.connection import Connection
+from gofer.rmi.calling import no_agent
 
 __all__ = ["Owner", "Post", "Posts"]
 
@@ -137,8 +138,10 @@ class Posts:
         if post is None:
             return
         if outcome is not Outcome.CONFIRMED:
-            why = "nobody listens there" if outcome is Outcome.RETURNED else outcome.value
-            why = f"{why} ({reason})" if reason else why
+            asked = post.document["request"]
+            why = f"{outcome.value} ({reason})" if reason else outcome.value
+            why = no_agent(reason) if outcome is Outcome.RETURNED else why
+            why = f"{asked['classname']}.{asked['method']}() at {str(post.address)!r}: {why}"
             if outcome is Outcome.UNKNOWN and post.up_since == self._link.up_since and not post.again:
                 # The connection is there: another one's fault closed the channel it was on.
                 refusal = self._resend(sn, post)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, Unpack
 
 from gofer.errors import ConnectionLost
 from gofer.messaging.address import Address
@@ -12,7 +12,7 @@ from gofer.messaging.connection import Connection
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
-from gofer.rmi.options import Options
+from gofer.rmi.options import CallOptions, Options
 from gofer.rmi.posts import Owner, Posts
 from gofer.rmi.stub import Stub, Trigger, fixed, new_request
 
@@ -122,12 +122,12 @@ class Remote:
 
     _line: Line[Any]
 
-    def __init__(self, url: str | URL | Connector, address: str, **options: Any) -> None:
+    def __init__(self, url: str | URL | Connector, address: str, **options: Unpack[CallOptions]) -> None:
         self._line = self._new_line(Connector.of(url))
         self._address = Address.parse(address)
         self._options = Options().having(options)
 
-    def __call__(self, **options: Any) -> Self:
+    def __call__(self, **options: Unpack[CallOptions]) -> Self:
         """Return a view of this agent with other options in place of some."""
         view = object.__new__(type(self))
         view._line, view._address = self._line, self._address
@@ -155,8 +155,8 @@ class Remote:
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            f"{self!r} has a share in a connection of this process, and cannot be pickled: "
-            "make an agent where it is needed, of the URL and the address"
+            f"{self!r} cannot be pickled: its connection belongs to this process. "
+            "Pass the URL and the address, and make an Agent where it is needed"
         )
 
     def __repr__(self) -> str:

@@ -45,8 +45,8 @@ class Stub:
         if options or callables:
             name = (options or ["progress"])[0]
             raise TypeError(
-                f"{', '.join(options or callables)}: {self.__name}() takes what the remote class is constructed with; "
-                f"options go to the agent, like agent({name}={'fn' if name == 'progress' else '...'}).{self.__name}()"
+                f"{', '.join(options or callables)}: {self.__name}() takes the arguments of the remote class. "
+                f"Options go to the agent: agent({name}={'fn' if name == 'progress' else '...'}).{self.__name}()"
             )
         self.__cntr = [plain(list(args), "constructor argument"), plain(kws, "constructor argument")]
         return self
@@ -106,7 +106,7 @@ class Trigger:
         try:
             pull = self._pulls.pop()
         except IndexError:
-            raise RuntimeError(f"request {self.sn}: its trigger was pulled already; it is pulled once") from None
+            raise RuntimeError(f"request {self.sn} was sent already: a trigger sends its request once") from None
         return pull()
 
     def __repr__(self) -> str:
@@ -120,7 +120,7 @@ def fixed(thing: object, name: str, instead: str) -> None:
         instead: what to do instead.
     """
     if not name.startswith("_") and not hasattr(type(thing), name):
-        raise AttributeError(f"{name!r} stands for something remote, and cannot be set: {instead}")
+        raise AttributeError(f"cannot set {name!r}: it names something remote; {instead}")
 
 
 def new_request(
@@ -163,5 +163,5 @@ def new_request(
 def _named(name: object) -> str:
     # Python asks whatever it iterates over for its items 0, 1, 2 ...: without this, for ever.
     if not isinstance(name, str):
-        raise TypeError(f"remote names are text, not {type(name).__name__}; they cannot be listed from here")
+        raise TypeError(f"a remote name must be text, not {type(name).__name__} (it cannot be iterated over)")
     return str(plain(name, "name"))

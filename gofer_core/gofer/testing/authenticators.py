@@ -65,7 +65,7 @@ class AuthenticatorContract:
     def test_no_two_signatures_are_the_same(self, make: Make) -> None:
         """The nonce differs: that tells a copy."""
         one = make()
-        stamps = [one.stamp(one.sign(DIGEST).encode()) for _ in range(50)]
+        stamps = [one.stamp(one.sign(DIGEST)) for _ in range(50)]
         assert len({stamp.nonce for stamp in stamps}) == 50
         assert all(len(stamp.nonce) == 16 for stamp in stamps)
         assert all(abs(stamp.time - time.time()) < 60 for stamp in stamps)
@@ -74,13 +74,13 @@ class AuthenticatorContract:
         """A signature does not fit another digest."""
         one = make()
         with pytest.raises(ValidationFailed):
-            one.validate({}, OTHER, one.sign(DIGEST).encode())
+            one.validate({}, OTHER, one.sign(DIGEST))
 
     def test_no_character_may_be_changed(self, make: Make) -> None:
         """But for bits that base64 does not use."""
         one = make()
         text = one.sign(DIGEST)
-        stamp = one.stamp(text.encode())
+        stamp = one.stamp(text)
         step = max(1, len(text) // 150)
         for at in range(0, len(text), step):
             for new in ("A", "z", "7", ".", "="):
@@ -89,7 +89,7 @@ class AuthenticatorContract:
                     validate(one, changed)
                 except ValidationFailed:
                     continue
-                again = one.stamp(changed.encode())
+                again = one.stamp(changed)
                 assert (again.key, again.time, again.nonce, again.seal) == (
                     stamp.key,
                     stamp.time,
@@ -144,7 +144,7 @@ class AuthenticatorContract:
         """If any are named."""
         text = make().sign(DIGEST)
         assert validate(make(peers=["nobody", self.identity]), text) == self.identity
-        with pytest.raises(ValidationFailed, match="none of the peers"):
+        with pytest.raises(ValidationFailed, match="not in peers"):
             validate(make(peers=["nobody"]), text)
 
     def test_many_threads_share_one(self, make: Make) -> None:
@@ -157,4 +157,4 @@ class AuthenticatorContract:
 
 def validate(authenticator: StampedAuthenticator, text: str, document: Any = None) -> str:
     """Validate a signature of our document."""
-    return authenticator.validate({} if document is None else document, DIGEST, text.encode())
+    return authenticator.validate({} if document is None else document, DIGEST, text)

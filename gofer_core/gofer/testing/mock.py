@@ -206,5 +206,5 @@ class _Mocks:
             known = f"registered: {', '.join(sorted(self._items))}" if self._items else "nothing is registered"
             raise NamespaceNotFound(f"no mock for {classname!r}: mock.register({classname}=...) makes one; {known}")
         if method.startswith("_") or not callable(getattr(found.item, method, None)):
-            raise MemberNotFound(f"what is registered for {classname!r} has no method {method!r}")
+            raise MemberNotFound(method, f"what is registered for {classname!r} has no method {method!r}")
         return found.of(agent)

@@ -14,6 +14,6 @@ __all__ = ["adapters"]
 def adapters(as_json: bool, timeout: float) -> None:
     """List the installed adapters, by the names that stand in URLs before the +.
 
-    Each is imported, in a process of its own, to tell whether it is broken.
+    Each is imported in a separate process, to show whether it is broken.
     """
     list_entry_points("gofer.adapters", as_json, timeout, "adapter")

@@ -78,15 +78,19 @@ def json_value(text: str) -> Any:
 
 
 def call_input(text: str) -> tuple[list[Any], dict[str, Any]]:
-    """Read ``[[arguments], {keywords}]``, or ``[[arguments]]``; ``-`` stands for what standard input holds."""
+    """Read ``[[positional, ...], {keyword: value}]``, or one of the two; ``-`` stands for what standard input holds."""
     if text == "-":
         text = sys.stdin.read()
     found = json_value(text)
+    if isinstance(found, dict):
+        return [], found
     if isinstance(found, list) and len(found) in (1, 2):
         args, kws = found[0], found[1] if len(found) == 2 else {}
         if isinstance(args, list) and isinstance(kws, dict):
             return args, kws
-    raise click.BadParameter(f"{text[:100]!r} is not [[arguments], {{keywords}}]")
+    like = json.dumps([found if isinstance(found, list) else [found], {}], ensure_ascii=False)
+    hint = f"; do you mean {like}?" if len(like) <= 100 else ""
+    raise click.BadParameter(f"{text[:100]!r} is not [[positional, ...], {{keyword: value}}]{hint}")
 
 
 def target(text: str) -> tuple[str, str]:

@@ -14,6 +14,6 @@ __all__ = ["authenticators"]
 def authenticators(as_json: bool, timeout: float) -> None:
     """List the installed authenticators, by the names that descriptors and `gofer rmi -A` use.
 
-    Each is imported, in a process of its own, to tell whether it is broken.
+    Each is imported in a separate process, to show whether it is broken.
     """
     list_entry_points("gofer.authenticators", as_json, timeout, "authenticator")

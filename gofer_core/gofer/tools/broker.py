@@ -15,10 +15,10 @@ __all__ = ["broker"]
 @click.option("--root", metavar="DIR", help="Serve DIR/run/gofer/broker.sock (default: GOFER_ROOT, else /).")
 @click.option("--socket", metavar="PATH", help="Serve this socket instead; its URL is local://PATH.")
 def broker(root: str | None, socket: str | None) -> int:
-    """Run the broker of this machine until SIGTERM or SIGINT.
+    """Run the broker for this machine until SIGTERM or SIGINT.
 
-    It prints the URL that agents and callers use, and serves the processes of its own user (and root) by a Unix socket.
-    Messages are in memory: they are gone when it ends.
+    The broker prints the URL for agents and callers. It serves processes of its own user, and of root, by a Unix
+    socket. Messages are in memory only: they are lost when the broker ends.
 
     \b
     Exit status:
@@ -32,7 +32,7 @@ def broker(root: str | None, socket: str | None) -> int:
     from gofer.root import Root
 
     if root is not None and socket is not None:
-        raise click.UsageError("--root and --socket exclude each other")
+        raise click.UsageError("--root and --socket cannot be used together")
     if socket is None:
         place = Root.from_environ(os.environ, root)
         place.ensure(place.run)

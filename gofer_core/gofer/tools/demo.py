@@ -23,16 +23,16 @@ __all__ = ["demo"]
 _START = 30.0  # seconds that a process may take to start on a busy machine
 
 _NEXT = """
-All of it is gone again. What to type next:
+Everything is removed again. What to type next:
 
-  {gofer} demo --keep      the same, and it stays up for calls of your own
+  {gofer} demo --keep      the same, and it keeps running for your own calls
   {gofer} rmi --help       how to call from a shell
   {gofer} plugins          what is installed
 
 README.md shows how to write a plugin."""
 
 _KEPT = """
-It stays up until you press Ctrl-C. In a second terminal, type:
+It keeps running until you press Ctrl-C. In a second terminal, type:
 
   export GOFER_ROOT={root}
   {gofer} rmi -a demo -t Demo.echo hello
@@ -45,18 +45,18 @@ It stays up until you press Ctrl-C. In a second terminal, type:
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Stay up afterwards, for calls from a second terminal; Ctrl-C ends it.")
+@click.option("--keep", is_flag=True, help="Keep running afterwards, for calls from a second terminal. Ctrl-C ends it.")
 def demo(keep: bool) -> int:
     """Show an agent at work.
 
-    Starts a broker and an agent with the plugin gofer-plugin-demo under a private temporary root, makes some calls, and
-    shows each as the Python that makes it, with its outcome. Then removes all of it.
+    Starts a broker and an agent with the plugin gofer-plugin-demo under a private temporary root. Makes some calls, and
+    shows the Python code and the outcome of each. Then removes everything.
 
     \b
     Exit status:
-      0    all calls ended as they should
-      1    one did not, or something did not start
-      130  interrupted (SIGTERM: 143, SIGHUP: 129); with --keep, once it stays up, 0
+      0    all calls ended as expected
+      1    a call ended differently, or something did not start
+      130  interrupted (SIGTERM: 143, SIGHUP: 129); with --keep, after the calls, 0
     """
     with Interrupts() as interrupts:
         try:
@@ -130,7 +130,7 @@ def _show_all(stage: Stage) -> None:
             agent.close()
     stage.check()
     if failed:
-        raise StageError(f"this did not end as it should: {' '.join(failed)}")
+        raise StageError(f"these calls did not end as expected: {' '.join(failed)}")
 
 
 def _show(scene: Scene, names: dict[str, Any]) -> bool:
@@ -151,7 +151,7 @@ def _stay(stage: Stage) -> None:
         _say(_KEPT.format(gofer=_command(anywhere=True), python=shlex.quote(sys.executable), root=root, log=log))
         stage.watch()
     except Told:
-        _say("Ending what was started.")
+        _say("Stopping.")
 
 
 def _command(*, anywhere: bool = False) -> str:

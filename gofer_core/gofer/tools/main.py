@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ import click
 
 from gofer.errors import GoferError
 from gofer.streams import open_missing
+from gofer.suggest import did_you_mean
+from gofer.tools.completion import COMPLETE
 from gofer.tools.output import complain
 
 __all__ = ["main"]
@@ -21,7 +23,7 @@ __all__ = ["main"]
 _COMMANDS = MappingProxyType(
     {
         name: f"gofer.tools.{name}:{name}"
-        for name in ("rmi", "mgt", "broker", "demo", "plugins", "adapters", "authenticators", "new")
+        for name in ("rmi", "mgt", "broker", "demo", "plugins", "adapters", "authenticators", "new", "completion")
     }
 )
 
@@ -38,6 +40,12 @@ _UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, ``sys.argv`` by default. Returns the exit status; see ``gofer rmi --help`` for its ones."""
     open_missing()
+    completing = os.environ.get(COMPLETE)
+    if completing:
+        from click.shell_completion import shell_complete
+
+        logging.basicConfig(level=logging.CRITICAL + 1)  # whoever presses Tab wants no warnings in the line
+        return shell_complete(_gofer, {}, "gofer", COMPLETE, completing)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a value may hold what the terminal's encoding does not
             stream.reconfigure(errors="backslashreplace")
@@ -50,9 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.ClickException as error:
-        where = getattr(error, "ctx", None)
-        command = "gofer" if where is None else where.command_path
-        complain(command, f"{error.format_message()} (see {command} --help)")
+        _complain_of(error, "gofer" if context is None else f"gofer {context.invoked_subcommand}")
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
@@ -68,6 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("gofer" if context is None else f"gofer {context.invoked_subcommand}", error)
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _complain_of(error: click.ClickException, command: str) -> None:
+    text = error.format_message()
+    if isinstance(error, click.NoSuchOption):  # click lists all that are a little like it
+        text = f"no option {error.option_name!r}{did_you_mean(error.option_name, error.possibilities or ())}"
+    if isinstance(error, click.UsageError):
+        command = command if error.ctx is None else error.ctx.command_path
+        text = f"{text} (see {command} --help)"
+    complain(command, text)
 
 
 class _Lazy(click.Group):
@@ -88,10 +104,9 @@ class _Lazy(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _COMMANDS:
-            near = difflib.get_close_matches(args[0], _COMMANDS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(_COMMANDS)}"
-            ctx.fail(f"no command {args[0]!r}; {hint}")
+        if args and args[0] not in _COMMANDS and not ctx.resilient_parsing:
+            hint = did_you_mean(args[0], _COMMANDS) or f"; commands: {', '.join(_COMMANDS)}"
+            ctx.fail(f"no command {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)
 
 
@@ -99,9 +114,9 @@ class _Lazy(click.Group):
 @click.version_option(package_name="gofer-core", prog_name="gofer", message="%(prog)s %(version)s")
 @click.pass_context
 def _gofer(context: click.Context) -> None:
-    """Call methods on agents, run the broker of this machine, and see what is installed.
+    """Call methods on agents, run the broker for one machine, and list what is installed.
 
-    The agent itself is another command: goferd.
+    The agent is a separate command: goferd.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)

@@ -28,42 +28,48 @@ def _criteria(text: str) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("-h", "--host", metavar="HOST", help="Ask by TCP, at this host (default: the agent's [management] host).")
+@click.option("-h", "--host", metavar="HOST", help="Connect by TCP to HOST (default: [management] host).")
 @click.option(
-    "-p", "--port", type=click.IntRange(1, 65535), metavar="PORT", help="Ask by TCP, at this port (default: as above)."
+    "-p",
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Connect by TCP to PORT (default: [management] port).",
 )
-@click.option("-s", "--show", is_flag=True, help="Show the agent and all about its plugins.")
-@click.option("-l", "--load", metavar="PATH", help="Load the plugin that a descriptor describes.")
-@click.option("-r", "--reload", metavar="PATH|NAME", help="Load a plugin anew, its code and its descriptor.")
+@click.option("-s", "--show", is_flag=True, help="Show the agent and its plugins.")
+@click.option("-l", "--load", metavar="PATH", help="Load the plugin of a descriptor.")
+@click.option("-r", "--reload", metavar="PATH|NAME", help="Reload a plugin: its code and its descriptor.")
 @click.option("-u", "--unload", metavar="PATH|NAME", help="Unload a plugin.")
 @click.option("--requests", is_flag=True, help="List the requests that the agent has.")
-@click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="With --requests: only these.")
-@click.option("--plugin", metavar="NAME", help="With --requests and --cancel-where: only this plugin's.")
-@click.option("--most", type=click.IntRange(1, 100_000), metavar="N", help="With --requests: so many (default: 1000).")
-@click.option("--cancel", metavar="SN", help="Cancel the request with this serial number, also one still to come.")
-@click.option("--cancel-where", type=_criteria, metavar="JSON", help="Cancel the requests whose data meet criteria.")
+@click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="With --requests: only this state.")
+@click.option("--plugin", metavar="NAME", help="With --requests and --cancel-where: only requests of this plugin.")
+@click.option(
+    "--most", type=click.IntRange(1, 100_000), metavar="N", help="With --requests: at most N (default: 1000)."
+)
+@click.option("--cancel", metavar="SN", help="Cancel the request with this serial number, even before it arrives.")
+@click.option("--cancel-where", type=_criteria, metavar="JSON", help="Cancel the requests whose data match criteria.")
 @click.option("--retry", metavar="SN", help="Send an undeliverable result again, or run an interrupted request again.")
 @click.option(
-    "--drop", metavar="SN", help="Forget an undeliverable or interrupted request, or one of an unloaded plugin."
+    "--drop", metavar="SN", help="Remove an undeliverable or interrupted request, or one of an unloaded plugin."
 )
-@click.option("-w", "--wait", type=duration, default=60.0, metavar="TIME", help="For the answer (default: 60s).")
-@click.option("--root", metavar="DIR", help="The agent is that of DIR (default: GOFER_ROOT, else /).")
-@click.option("--json", "as_json", is_flag=True, help="Print what the agent answers as one line of JSON.")
+@click.option("-w", "--wait", type=duration, default=60.0, metavar="TIME", help="Wait for the answer (default: 60s).")
+@click.option("--root", metavar="DIR", help="Use the agent of the root DIR (default: GOFER_ROOT, else /).")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def mgt(*, host: str | None, port: int | None, root: str | None, wait: float, as_json: bool, **asked: Any) -> int:
-    """Look at an agent of this machine, and tell it what to do: one thing at a time.
+    """Show the agent of this machine, load and unload its plugins, cancel requests: one action per command.
 
-    Only root and the agent's own user may. The agent is found by its Unix socket, else by TCP if [management] in its
-    agent.conf says so. A PATH of a file that is not here is looked for among the agent's descriptors.
+    Only root and the agent's user may do this. The command uses the agent's Unix socket, or TCP if [management] in
+    agent.conf enables it. A PATH that does not exist here is searched among the agent's descriptors.
 
     \b
     Exit status:
       0    done
       1    the agent could not do it; the message says why
       2    wrong arguments
-      3    no answer in time; the agent may still be at it
+      3    no answer in time; the agent may still be working on it
       4    no such request
       5    refused: not root, not the agent's user
-      6    no agent to talk to
+      6    no agent is running
     """
     from gofer.agent.management.wire import Unusable
     from gofer.root import Root
@@ -97,7 +103,7 @@ def _request(asked: Mapping[str, Any]) -> dict[str, Any]:
     wanted = [name for name in _KNOWN if asked[name] not in (None, False)]
     if len(wanted) != 1:
         known = ", ".join(f"--{name.replace('_', '-')}" for name in _KNOWN)
-        raise click.UsageError(f"one of these is needed, and no more than one: {known}")
+        raise click.UsageError(f"choose exactly one action: {known}")
     (name,) = wanted
     fits = {"requests": ("states", "plugin", "most"), "cancel_where": ("plugin",)}.get(name, ())
     for option in ("states", "plugin", "most"):

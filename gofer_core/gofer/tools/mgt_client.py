@@ -35,7 +35,7 @@ class NoAgent(GoferError):
 
 
 class NoAnswer(GoferError):
-    """The agent has not answered in time; it may still be at it."""
+    """The agent has not answered in time; it may still be working on it."""
 
 
 def ask(root: Root, request: Mapping[str, Any], *, host: str | None, port: int | None, wait: float | None) -> Any:
@@ -75,7 +75,7 @@ def ask(root: Root, request: Mapping[str, Any], *, host: str | None, port: int |
         try:
             return _exchange(connection, encode(request), token, wait)
         except TimeoutError as late:
-            raise NoAnswer("the agent takes no request at the moment") from late
+            raise NoAnswer("the agent accepts no management request at the moment") from late
         except OSError as error:
             raise NoAgent(f"the agent has ended, or hung up: {error.strerror or error}") from error
 
@@ -84,7 +84,7 @@ def _exchange(connection: socket.socket, line: bytes, token: bytes | None, wait:
     channel = Channel(connection)
     nonce, words = "", line
     if token is not None:
-        greeting = _line(channel, monotonic() + _CONNECT, "no goferd: it does not greet as one")
+        greeting = _line(channel, monotonic() + _CONNECT, "the process that answers there is not goferd")
         nonce = str(greeting.get("nonce"))
         words = encode({"proof": proof(token, "caller", nonce, line[:-1])}) + line
         if "error" in greeting:
@@ -98,10 +98,10 @@ def _exchange(connection: socket.socket, line: bytes, token: bytes | None, wait:
             if shown is not None or "error" not in decode(answer):
                 answer = channel.receive(MAX_ANSWER, monotonic() + _CONNECT)
                 if shown != proof(token, "agent", nonce, answer):
-                    raise Unusable("refused", "who answers there does not know this root's token")
+                    raise Unusable("refused", "the process that answers there does not know the token of this root")
     except Unusable as unusable:
         if unusable.code == "too-slow":
-            raise NoAnswer(f"no answer within {wait:g} s; the agent may still be at it") from unusable
+            raise NoAnswer(f"no answer within {wait:g} s; the agent may still be working on it") from unusable
         if unusable.code == "malformed":
             raise NoAgent(f"the agent has hung up: {unusable}") from unusable
         raise

@@ -19,7 +19,7 @@ import click
 __all__ = ["new"]
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*")
-_ALLOWED = "small letters and digits, with single - or _ between, beginning with a letter, at most 30 of them"
+_ALLOWED = "at most 30 small letters and digits, with single - or _ between; a letter comes first"
 _LONGEST = 30
 
 
@@ -60,7 +60,7 @@ _KINDS = MappingProxyType(
   gofer rmi -a $name -t $cls.greet world
   python -m pytest $folder   # needs: pip install pytest
 
-`gofer mgt -l` has a running agent load it; without one: gofer broker & goferd &
+`gofer mgt -l` loads the plugin into a running agent. Without one, type: gofer broker & goferd &
 """,
             ("demo", "package", "system", "virt"),
             ("Admin", "Context", "False", "None", "True"),
@@ -79,8 +79,8 @@ _KINDS = MappingProxyType(
   pip install $folder
   python -m pytest $folder   # needs: pip install pytest
 
-It passes as it is, at gofer's local broker. Replace one method after the other in
-$folder/$module/adapter.py, and the URL in the test, by those of your broker.
+The test passes unchanged, with gofer's local broker. Replace one method after the other in
+$folder/$module/adapter.py, and the URL in the test, with those of your broker.
 """,
             ("amqp", "local", "proton", "qpid"),
         ),
@@ -98,7 +98,7 @@ $folder/$module/adapter.py, and the URL in the test, by those of your broker.
   pip install $folder
   python -m pytest $folder   # needs: pip install pytest
 
-It passes as it is, with one secret for all. Bring your keys to
+The test passes unchanged, with one secret for everyone. Put your keys into
 $folder/$module/authenticator.py.
 """,
             ("hmac", "x509"),
@@ -109,9 +109,9 @@ $folder/$module/authenticator.py.
 
 @click.group()
 def new() -> None:
-    """Begin a plugin, an adapter or an authenticator.
+    """Create a plugin, an adapter or an authenticator.
 
-    Writes a complete distribution into a new directory: it installs, passes its own test, and is listed by gofer.
+    Writes a complete distribution into a new directory. You can install it; it passes its own test; gofer lists it.
     """
 
 
@@ -121,7 +121,7 @@ def _arguments(command: Callable[..., Any]) -> Callable[..., Any]:
         "--directory",
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help="The directory to make (default: NAME, in the working directory).",
+        help="The directory to create (default: NAME, in the working directory).",
     )
     return click.argument("name")(directory(command))
 
@@ -129,21 +129,21 @@ def _arguments(command: Callable[..., Any]) -> Callable[..., Any]:
 @new.command()
 @_arguments
 def plugin(name: str, directory: Path | None) -> None:
-    """Begin a plugin: a class and a function to call, a descriptor, and a test with a real agent."""
+    """Create a plugin: a class and a function to call, a descriptor, and a test with a real agent."""
     _write("plugin", name, directory)
 
 
 @new.command()
 @_arguments
 def adapter(name: str, directory: Path | None) -> None:
-    """Begin an adapter to a kind of broker, with the contract of adapters as its test."""
+    """Create an adapter to a kind of broker, with the contract of adapters as its test."""
     _write("adapter", name, directory)
 
 
 @new.command()
 @_arguments
 def authenticator(name: str, directory: Path | None) -> None:
-    """Begin an authenticator, which signs messages, with the contract of authenticators as its test."""
+    """Create an authenticator, which signs messages, with the contract of authenticators as its test."""
     _write("authenticator", name, directory)
 
 
@@ -172,9 +172,9 @@ def _write(what: str, name: str, directory: Path | None) -> None:
     try:
         folder.mkdir()
     except FileExistsError:
-        raise click.ClickException(f"{folder} is there already; nothing was written") from None
+        raise click.ClickException(f"{what}: {str(folder)!r} already exists; nothing was written") from None
     except OSError as error:
-        raise click.ClickException(f"{folder} cannot be made: {error.strerror}") from None
+        raise click.ClickException(f"{what}: {str(folder)!r} cannot be made: {error.strerror}") from None
     try:
         for path, text in written.items():
             file = folder / path
@@ -182,7 +182,9 @@ def _write(what: str, name: str, directory: Path | None) -> None:
             file.write_text(text, "utf-8")
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise click.ClickException(f"{folder} cannot be written: {error.strerror}; it was removed again") from None
+        raise click.ClickException(
+            f"{what}: {str(folder)!r} cannot be written: {error.strerror}; it was removed again"
+        ) from None
     click.echo(
         f"{shown} holds {values['distribution']}. What to type next:\n{_substitute(kind.next, values)}", nl=False
     )
@@ -195,17 +197,19 @@ def _check(what: str, kind: _Kind, name: str) -> str:
         BadParameter: it is no name for such a thing, or taken.
     """
     if len(name) > _LONGEST or not _NAME.fullmatch(name):
-        raise _bad(f"{name[:100]!r} is no name for {_a(what)}; allowed: {_ALLOWED}")
+        better = "-".join(re.findall("[a-z0-9]+", name.lower()))[:_LONGEST].strip("-")
+        hint = f"; try {better!r}" if _NAME.fullmatch(better) else ""
+        raise _bad(f"{name[:100]!r} is no name for {_a(what)}; allowed: {_ALLOWED}{hint}")
     if name in kind.taken:
-        raise _bad(f"{name!r} is the name of {_a(what)} of gofer itself; take another one")
+        raise _bad(f"{name!r} is the name of {_a(what)} of gofer itself; choose another name")
     cls = "".join(part.capitalize() for part in re.split("[_-]", name))
     if cls in kind.classes:
-        raise _bad(f"{name!r} would make a class {cls}, which has a meaning already; take another name")
+        raise _bad(f"{name!r} would make a class {cls}, which has a meaning already; choose another name")
     from gofer.entry_points import listed
 
     for one in listed(kind.group):
         if one.name == name:
-            raise _bad(f"{name!r} is installed already, by {one}; take another name, or uninstall it first")
+            raise _bad(f"{name!r} is installed already, by {one}; choose another name, or uninstall it first")
     return cls
 
 

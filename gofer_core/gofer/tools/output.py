@@ -30,8 +30,8 @@ def text_of(value: Any) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as one line of JSON."""
-    print(json.dumps(value, ensure_ascii=False))
+    """Print a value as JSON: indented on a terminal, on one line where a program reads."""
+    print(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -19,8 +19,7 @@ __all__ = ["plugins"]
 def plugins(root: str | None, as_json: bool, timeout: float) -> None:
     """List the installed plugins, and whether a descriptor switches them on.
 
-    Each is imported, in a process of its own, to tell whether it is broken. What is wrong with descriptors is told on
-    standard error.
+    Each is imported in a separate process, to show whether it is broken. Errors in descriptors go to standard error.
     """
     from gofer.agent.config import Problem, read_descriptors
     from gofer.agent.loading import GROUP, locate

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from contextlib import ExitStack
-from typing import Any
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +19,7 @@ from gofer.errors import (
     DispatchError,
     MemberNotFound,
     NamespaceNotFound,
+    NotAuthorized,
     NotFound,
     NotTaken,
     PluginError,
@@ -24,9 +27,16 @@ from gofer.errors import (
     RemoteException,
     RequestTimeout,
 )
+from gofer.messaging.caller_conf import profile
+from gofer.tools import login
 from gofer.tools.arguments import address, call_input, duration, json_value, read_arguments, target
-from gofer.tools.output import complain, harmless, print_json, text_of
+from gofer.tools.completion import authenticator_names, connector_of, profile_names, targets
+from gofer.tools.output import complain, harmless, print_json
 from gofer.tools.progress import Bar
+
+if TYPE_CHECKING:
+    from gofer.proxy import Agent
+    from gofer.rmi.options import CallOptions
 
 __all__ = ["rmi"]
 
@@ -50,14 +60,15 @@ _UNANSWERED: _Meanings = (
 
 
 @click.command()
-@click.option("-u", "--url", default="local://", show_default=True, help="The broker's URL.")
+@click.option(
+    "-u", "--url", envvar="GOFER_URL", show_envvar=True, help="The broker's URL (default: the profile's, or local://)."
+)
 @click.option(
     "-a",
     "--address",
     type=address,
     metavar="ADDRESS",
-    required=True,
-    help="The agent's address: queue or exchange/queue.",
+    help="The agent's address: queue or exchange/queue (default: the profile's).",
 )
 @click.option(
     "-t",
@@ -65,14 +76,30 @@ _UNANSWERED: _Meanings = (
     type=target,
     required=True,
     metavar="NAME.NAME",
+    shell_complete=targets,
     help="Class.method, Class@version.method or module.function.",
+)
+@click.option(
+    "--profile",
+    "profile_name",
+    envvar="GOFER_PROFILE",
+    show_envvar=True,
+    metavar="NAME",
+    shell_complete=profile_names,
+    help="Take URL, address and more from [profile NAME] of caller.conf (default: [profile default]).",
 )
 @click.option(
     "-w",
     "--wait",
     type=duration,
     metavar="TIME",
-    help="Wait so long for the value, like 5, 30s, 2m (default: 90s); 0: do not.",
+    help="Wait so long for the value: 5, 30s, 2m (default: 90s); 0: no.",
+)
+@click.option(
+    "--wait-for-agent", type=duration, metavar="TIME", help="Before the call, wait this long for the agent to answer."
+)
+@click.option(
+    "--timeout", type=duration, metavar="TIME", help="The method may run this long, from its start, at the agent."
 )
 @click.option(
     "-r", "--reply", type=address, metavar="ADDRESS", help="Have replies sent to this address, and do not wait."
@@ -80,15 +107,29 @@ _UNANSWERED: _Meanings = (
 @click.option("-T", "--ttl", type=duration, metavar="TIME", help="The agent must accept the request within this time.")
 @click.option("-d", "--data", type=json_value, metavar="JSON", help="Comes back in every reply.")
 @click.option(
-    "-i", "--input", "given", type=call_input, metavar="JSON", help="[[arguments], {keywords}]; - reads standard input."
+    "-i",
+    "--input",
+    "given",
+    type=call_input,
+    metavar="JSON",
+    help="All arguments: [[positional, ...], {keyword: value}]; - reads standard input.",
 )
 @click.option(
-    "-c", "--constructor", type=call_input, metavar="JSON", help="[[arguments], {keywords}] of the remote class."
+    "-c", "--constructor", type=call_input, metavar="JSON", help="The arguments of the remote class, as for -i."
 )
 @click.option("-p", "--progress", metavar="PREFIX", help="Show progress on standard error, PREFIX in front.")
 @click.option(
-    "-A", "--authenticator", metavar="NAME", help="Signs and verifies: an installed one, or a class's dotted path."
+    "-A",
+    "--authenticator",
+    metavar="NAME",
+    shell_complete=authenticator_names,
+    help="Signs and verifies: an installed one, or a class's dotted path.",
 )
+@click.option("--secret", "ask_secret", is_flag=True, help="Ask for the secret that the method requires.")
+@click.option("--secret-file", metavar="FILE", help="Read the secret from the first line of FILE; -: standard input.")
+@click.option("--user", metavar="NAME", help="The user to call as; the password is asked for.")
+@click.option("--password", "ask_password", is_flag=True, help="Ask for the password, as --user does.")
+@click.option("--password-file", metavar="FILE", help="Read the password from the first line of FILE, not asking.")
 @click.option(
     "--cacert", type=_FILE, metavar="FILE", help="The CA certificates that the broker's is checked against (PEM)."
 )
@@ -97,18 +138,22 @@ _UNANSWERED: _Meanings = (
 )
 @click.option("--clientkey", type=_FILE, metavar="FILE", help="The key of the client certificate (PEM).")
 @click.option("--no-host-validation", is_flag=True, help="Take a broker's certificate for any host.")
-@click.option("-v", "--verbose", is_flag=True, help="Tell on standard error what becomes of the connection.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the connection's events on standard error.")
 @click.option("--json", "as_json", is_flag=True, help="Print the value as JSON even if it is text.")
 @click.argument("arguments", nargs=-1)
 def rmi(*, arguments: tuple[str, ...], verbose: bool, as_json: bool, **how: Any) -> int:
     """Call a method on an agent and print its value.
 
     ARGUMENTS are the method's, keywords as name=value. One that is JSON of a number, true, false, null, an object or an
-    array is that value; anything else is text as it stands. What that rule cannot say is said by -i. An argument that
-    begins with - goes behind a --.
+    array is that value; anything else is text. -i takes what this rule cannot express. Put -- before arguments that
+    begin with -.
 
-    Text is printed as it is, any other value as one line of JSON. With -w 0, or -r, the request's serial number is
-    printed as soon as the broker has the request.
+    Text is printed as it is, any other value as JSON: indented on a terminal, else on one line. With -w 0, or -r, the
+    request's serial number is printed when the broker has the request.
+
+    A URL with a password, a secret and a password do not belong on the command line, where every user of the machine
+    can see them. GOFER_URL and [profile NAME] in caller.conf hold the URL; --secret-file and --password-file name
+    files. /etc/gofer/caller.conf, or the file that GOFER_CALLER_CONF names, holds profiles.
 
     \b
     Exit status:
@@ -116,7 +161,7 @@ def rmi(*, arguments: tuple[str, ...], verbose: bool, as_json: bool, **how: Any)
       1    the method raised: the remote trace is on standard error
       2    wrong arguments; a file that cannot be read is one
       3    no value in time; the message says how far the request got
-      4    nobody listens at the address, or no such class or method there
+      4    no agent at the address, or no such class or method there
       5    rejected, or not authorized
       6    no connection to the broker: it is not there, refuses it, or one of the certificates will not do
     """
@@ -135,40 +180,88 @@ def rmi(*, arguments: tuple[str, ...], verbose: bool, as_json: bool, **how: Any)
             raise
         _tell(error, status)
         return status
-    if as_json:
+    if as_json or not isinstance(value, str):
         print_json(value)
     else:
-        print(text_of(value))
+        print(value)
     return 0
 
 
 def _call(args: list[Any], kws: dict[str, Any], how: dict[str, Any]) -> Any:
-    from gofer.messaging.connector import Connector
-    from gofer.messaging.url import URL
     from gofer.proxy import Agent
 
-    connector = Connector(
-        URL.parse(how["url"]),
-        how["cacert"],
-        how["clientcert"],
-        how["clientkey"],
-        not how["no_host_validation"],
-    )
-    options = {name: how[name] for name in ("wait", "reply", "ttl", "data") if how[name] is not None}
-    if how["authenticator"] is not None:
-        options["authenticator"] = how["authenticator"]
-    # Not waited for: the exit status still tells whether the broker took the request.
-    options["confirm"] = how["reply"] is not None or how["wait"] == 0
+    settings = profile(how["profile_name"])
+    at = how["address"] or settings.get("address")
+    if at is None:
+        raise click.UsageError("no address: give -a ADDRESS, or put address = ADDRESS into a profile of caller.conf")
+    connector = connector_of(how, settings)
+    options: CallOptions = {"trigger": 1, "confirm": how["reply"] is not None or how["wait"] == 0}
+    for name in ("wait", "reply", "ttl", "data", "timeout"):
+        if how[name] is not None:
+            options[name] = how[name]
+    options.update(_proofs(how, settings))
     with ExitStack() as stack:
         if how["progress"] is not None:
             options["progress"] = stack.enter_context(Bar(how["progress"]))
-        agent = stack.enter_context(Agent(connector, how["address"], **options))
+        agent = stack.enter_context(Agent(connector, at, **options))
+        if how["wait_for_agent"] is not None:
+            _wait_for(agent, how["wait_for_agent"])
         namespace, method = how["target"]
         stub = agent[namespace]
         if how["constructor"] is not None:
             positional, keywords = how["constructor"]
             stub = stub(*positional, **keywords)
-        return stub[method](*args, **kws)
+        request = stub[method](*args, **kws)
+        try:
+            return request()
+        except KeyboardInterrupt:
+            words = ["gofer", "rmi", *(["-u", str(connector.url)] if how["url"] else []), "-a", at]
+            cancel = shlex.join([*words, "-t", "Admin.cancel", f"sn={request.sn}"])
+            complain("gofer rmi", f"interrupted; request {request.sn} may still run. To cancel it: {cancel}")
+            raise
+
+
+def _proofs(how: dict[str, Any], settings: dict[str, str]) -> CallOptions:
+    """Return what shows that this caller may call: the authenticator, the secret, user and password."""
+    found: CallOptions = {}
+    authenticator = how["authenticator"] or settings.get("authenticator")
+    if authenticator is not None:
+        found["authenticator"] = authenticator
+    if how["secret_file"] is not None:
+        found["secret"] = login.from_file(how["secret_file"], "--secret-file")
+    elif how["ask_secret"]:
+        found["secret"] = login.ask("secret", "--secret-file")
+    user = how["user"] or settings.get("user")
+    if user is None:
+        if how["ask_password"] or how["password_file"] is not None:
+            raise click.UsageError("a password needs a user: --user NAME")
+        return found
+    found["user"] = user
+    if how["password_file"] is not None:
+        found["password"] = login.from_file(how["password_file"], "--password-file")
+    else:
+        found["password"] = login.ask(f"password of {user}", "--password-file")
+    return found
+
+
+def _wait_for(agent: Agent, seconds: float) -> None:
+    """Wait until the agent answers.
+
+    Raises:
+        NotFound, ConnectionLost, RequestTimeout: it has not answered in time.
+    """
+    deadline = monotonic() + seconds
+    while True:
+        left = max(0.1, deadline - monotonic())
+        try:
+            agent(wait=left, ttl=None, reply=None, trigger=0, progress=None).Admin().hello()
+            return
+        except (Rejected, NotAuthorized):
+            return  # it answers, but not this
+        except (NotFound, ConnectionLost):
+            if monotonic() >= deadline:
+                raise
+        sleep(0.1)
 
 
 def _status(error: Exception) -> int | None:
@@ -187,8 +280,9 @@ def _trace(error: Exception) -> str:
 
 
 def _tell(error: Exception, status: int) -> None:
-    if status == _RAISED:
-        print(harmless(_trace(error).rstrip()), file=sys.stderr)
+    trace = _trace(error).rstrip()
+    if status == _RAISED and "\n" in trace:  # else the line below says all of it
+        print(harmless(trace), file=sys.stderr)
     if isinstance(error, RemoteException):
         name = f"{error.xmodule}.{error.xclass}"
         said = (line for line in error.trace.splitlines() if line.startswith(name))  # the traceback's own last part

@@ -26,12 +26,12 @@ from gofer.proxy import Agent
 agent = Agent("local://", "demo")""",
     ),
     Scene("A call, and the value it returns.", """agent.Demo().echo({"name": "Fido", "friends": ["Rex", None]})"""),
-    Scene("The remote class gets its constructor's arguments.", """agent.Demo("Fido", age=5).bark("woof")"""),
+    Scene("Constructor arguments for the remote class.", """agent.Demo("Fido", age=5).bark("woof")"""),
     Scene("Keyword arguments.", """agent.Demo().bark("woof", times=3, loud=True)"""),
     Scene("A function, by the name of its plugin.", """agent.demo.hello("you")"""),
     Scene("An `async def` is called like any other.", """agent.Demo("Fido").rest(0.3)"""),
     Scene(
-        "An exception crosses as its own class, with its attributes.",
+        "A remote exception keeps its class and its attributes.",
         """\
 from gofer_plugin_demo import TooTired
 try:
@@ -40,7 +40,7 @@ except TooTired as tired:
     print(f"{tired}; caught as {type(tired).__name__}, barks={tired.barks}")""",
     ),
     Scene(
-        "A call that outlives its wait says how far it got.",
+        "A call that takes too long says how far it got.",
         """agent(wait=1).Demo().progress(8, pause=0.2)""",
         raises="RequestTimeout",
     ),
@@ -52,13 +52,11 @@ with Bar("working") as bar:
     print(agent(progress=bar).Demo().progress(15, pause=0.1))""",
     ),
     Scene(
-        "Fired and forgotten: the request's serial number, at once.",
+        "A call that does not wait returns the serial number of its request at once.",
         """agent(wait=0).Demo().slow(0.2)""",
     ),
-    Scene("What is not there is told at once.", """agent.Demo().fly()""", raises="MemberNotFound"),
-    Scene(
-        "And so is an agent that is not there.", """Agent("local://", "nobody").Demo().echo("x")""", raises="NotFound"
-    ),
+    Scene("A missing method is an error at once.", """agent.Demo().fly()""", raises="MemberNotFound"),
+    Scene("So is a missing agent.", """Agent("local://", "nobody").Demo().echo("x")""", raises="NotFound"),
 )
 
 

@@ -21,9 +21,11 @@ from gofer.agent.config.descriptor import (
     read_descriptor,
     read_descriptors,
     read_url_file,
+    redescribe,
 )
 from gofer.agent.config.files import distrust
 from gofer.agent.config.identity import stable_uuid
+from gofer.agent.config.live import LiveSection, LiveSettings
 from gofer.agent.config.machine import Machine, made_on
 from gofer.agent.config.problem import Problem
 from gofer.agent.config.required import asks_to_be_required
@@ -41,6 +43,7 @@ __all__ = [
     "read_descriptor",
     "read_descriptors",
     "read_url_file",
+    "redescribe",
     "find_plugin_dirs",
     "broker_of",
     "check_company",
@@ -50,6 +53,8 @@ __all__ = [
     "Machine",
     "made_on",
     "stable_uuid",
+    "LiveSection",
+    "LiveSettings",
     "Problem",
     "Settings",
 ]

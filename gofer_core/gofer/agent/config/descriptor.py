@@ -24,7 +24,7 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.root import Root
 
-__all__ = ["Descriptor", "find_plugin_dirs", "read_descriptor", "read_descriptors", "read_url_file"]
+__all__ = ["Descriptor", "find_plugin_dirs", "read_descriptor", "read_descriptors", "read_url_file", "redescribe"]
 
 _DEFAULTS = MessagingConfig()
 
@@ -209,6 +209,22 @@ def _distrusted(directory: Path) -> Problem | None:
     return None if reason is None else Problem("error", str(directory), None, None, reason)
 
 
+def redescribe(path: Path, sections: Sections) -> tuple[Descriptor, list[Problem]]:
+    """Read sections as if they stood in the descriptor's file: a plugin's code has changed them.
+
+    Raises:
+        ConfigError: they cannot be used; one line for each reason.
+    """
+    if sections.get("messaging", {}).get("url") and "url_file" in sections["messaging"]:
+        sections["messaging"].pop("url_file")  # what the code says stands over what is in a file
+    reader = Reader(DESCRIPTOR, str(path))
+    reader.read(sections)
+    descriptor = _make(path, reader, sections)
+    if descriptor is None:
+        raise ConfigError("\n".join(str(one) for one in reader.problems if one.severity == "error"))
+    return descriptor, reader.problems
+
+
 def _read(path: Path, named: list[Path] | None = None) -> tuple[Descriptor | None, list[Problem]]:
     """Read a descriptor, and add what files it may name to ``named``."""
     content, found = read_sections(path, DESCRIPTOR, trusted=True)
@@ -223,6 +239,11 @@ def _read(path: Path, named: list[Path] | None = None) -> tuple[Descriptor | Non
     if authenticator in content.incomplete:  # its settings say who is believed
         text = "some of it is not used, and these are the settings of the authenticator; correct that first"
         reader.problems.append(Problem("error", str(path), authenticator, None, text))
+    return _make(path, reader, content.sections), reader.problems
+
+
+def _make(path: Path, reader: Reader, sections: Sections) -> Descriptor | None:
+    """Make the descriptor of what was read; None: there is an error."""
     name = _name(reader, path)
     url, url_file = _broker(reader, path)
     queue, exchange = _queue(reader)
@@ -231,9 +252,9 @@ def _read(path: Path, named: list[Path] | None = None) -> tuple[Descriptor | Non
     )
     _check_tls(reader, url)
     if reader.failed:
-        return None, reader.problems
+        return None
     values = reader.values
-    descriptor = Descriptor(
+    return Descriptor(
         file=path,
         name=name,
         entry=path.stem,
@@ -265,9 +286,8 @@ def _read(path: Path, named: list[Path] | None = None) -> tuple[Descriptor | Non
         exclusive=values[Model.EXCLUSIVE],
         prefetch=values[Model.PREFETCH],
         kind=values[Model.TYPE],
-        sections=Settings.of_file(str(path), content.sections),
+        sections=Settings.of_file(str(path), sections),
     )
-    return descriptor, reader.problems
 
 
 def _name(reader: Reader, path: Path) -> str:

@@ -143,7 +143,7 @@ class Model:
         "managed",
         v.Whole(0, 2),
         2,
-        "0: the queue must exist; 1: it is declared and bound; 2: and drained and deleted when the plugin is unloaded.",
+        "0: the queue must exist; 1: it is declared and bound; 2: and drained and deleted when its plugin leaves it.",
     )
     QUEUE: Key[Address | None] = Key(
         "model",

@@ -1,4 +1,4 @@
-"""A descriptor's sections as a plugin's author reads them: ``plugin.cfg.foobar.timeout``."""
+"""A descriptor's sections as they stand in its file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ __all__ = ["Settings"]
 class Settings:
     """Named values, read as attributes or by ``[...]``; a section inside a file's sections is Settings again.
 
-    ``cfg.foobar.timeout``, ``cfg().foobar.timeout`` and ``cfg['foobar']['timeout']`` are the same. A value of an ini
-    file is text; one of a JSON file has its own type. ``name in cfg``, ``len()`` and iteration are about the names.
-    There are no other methods, so that no name in a file can be hidden by one. Nothing can be changed; any thread may
-    read.
+    A value of an ini file is text; one of a JSON file has its own type. ``name in``, ``len()`` and iteration are about
+    the names. There are no other methods, so that no name in a file can be hidden by one. Nothing can be changed; any
+    thread may read. A plugin's code has :class:`gofer.agent.config.LiveSettings`, which are made of these.
     ``repr()`` shows the names and never a value: there may be passwords among them.
     """
 
@@ -32,10 +31,6 @@ class Settings:
     def of_file(cls, file: str, sections: Mapping[str, Mapping[str, object]]) -> Settings:
         """Make the settings of a file from its sections."""
         return cls(file, {name: cls(f"[{name}] of {file}", keys) for name, keys in sections.items()})
-
-    def __call__(self) -> Settings:
-        """Return itself: ``plugin.cfg()`` was the older way."""
-        return self
 
     # Any: the author of a plugin knows what stands in their own section, and a checker cannot.
     def __getattr__(self, name: str) -> Any:

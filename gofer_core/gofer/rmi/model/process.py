@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import socket
 import threading
@@ -11,13 +10,12 @@ import time
 from typing import IO, TYPE_CHECKING
 
 from gofer.errors import DispatchError
+from gofer.rmi.model.logged import hear
 
 if TYPE_CHECKING:
     from subprocess import Popen
 
 __all__ = ["HelperProcess", "end_of"]
-
-log = logging.getLogger(__name__)
 
 _START = 60.0  # seconds in which a helper must have imported its plugin
 _END = 5.0  # seconds in which it must end
@@ -137,8 +135,8 @@ class HelperProcess:
         """Put what it and its children print into the agent's log."""
         with output:
             while line := output.readline(4096):
-                self._said = line if line.strip() else self._said
-                log.info("plugin %s: %s", self._name, line.decode("utf-8", "replace").rstrip())
+                said = hear(self._name, line.decode("utf-8", "replace").rstrip())
+                self._said = said.encode() if said.strip() else self._said
 
 
 def end_of(status: int) -> str:

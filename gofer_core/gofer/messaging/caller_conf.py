@@ -1,0 +1,83 @@
+"""The configuration file of callers: settings of authenticators, and profiles for the command line."""
+
+from __future__ import annotations
+
+import configparser
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from gofer.errors import ConfigError
+from gofer.messaging.keyfiles import read_public, read_secret
+from gofer.messaging.url import URL
+from gofer.root import Root
+from gofer.suggest import available, did_you_mean
+
+__all__ = ["PROFILE_KEYS", "caller_conf", "profile", "profiles", "read_section"]
+
+#: What a profile may hold.
+PROFILE_KEYS = ("url", "address", "authenticator", "cacert", "clientcert", "clientkey", "host_validation", "user")
+_FILES = ("cacert", "clientcert", "clientkey")
+_PREFIX = "profile "
+
+
+def caller_conf() -> Path:
+    """Return the path of the file: what ``GOFER_CALLER_CONF`` names, else ``/etc/gofer/caller.conf``."""
+    named = os.environ.get("GOFER_CALLER_CONF")
+    return Path(named) if named else Root.from_environ(os.environ).etc / "caller.conf"
+
+
+def read_section(name: str) -> dict[str, str]:
+    """Return the settings of a section; none when there is no such section, or no file that nobody asked for.
+
+    Raises:
+        ConfigError: the file cannot be read, or others may write to it.
+    """
+    return _read().get(name, {})
+
+
+def profiles() -> list[str]:
+    """Return the names of the profiles.
+
+    Raises:
+        ConfigError: as ``read_section``.
+    """
+    return sorted(name.removeprefix(_PREFIX).strip() for name in _read() if name.startswith(_PREFIX))
+
+
+def profile(name: str | None) -> dict[str, str]:
+    """Return the settings of ``[profile NAME]``; paths in it are relative to the file's directory.
+
+    Args:
+        name: None: ``default``, which need not exist.
+
+    Raises:
+        ConfigError: there is no such profile, an unknown key is in it, or others may read the password in its URL.
+    """
+    path, known = caller_conf(), profiles()
+    if name is not None and name not in known:
+        raise ConfigError(f"{path}: no [profile {name}]{did_you_mean(name, known)}; profiles: {available(known)}")
+    section = f"{_PREFIX}{name or 'default'}"
+    settings = _read().get(section, {})
+    for key in settings:
+        if key not in PROFILE_KEYS:
+            hint = did_you_mean(key, PROFILE_KEYS)
+            raise ConfigError(f"{path}: [{section}] {key}: unknown{hint}; allowed: {', '.join(PROFILE_KEYS)}")
+    if "url" in settings and URL.parse(settings["url"]).password is not None:
+        read_secret(path)  # what it holds is not for others' eyes
+    for key in _FILES:
+        if key in settings:
+            settings[key] = str(path.absolute().parent / settings[key])
+    return settings
+
+
+def _read() -> Mapping[str, dict[str, str]]:
+    path = caller_conf()
+    if not (os.environ.get("GOFER_CALLER_CONF") or path.exists()):
+        return {}
+    parser = configparser.ConfigParser(interpolation=None, default_section="", delimiters=("=",))
+    try:
+        parser.read_string(read_public(path).decode())
+    except (configparser.Error, UnicodeDecodeError) as wrong:
+        raise ConfigError(f"{path}: {type(wrong).__name__}: not an ini file of UTF-8") from None
+    return {" ".join(name.split()): dict(parser[name]) for name in parser.sections()}
