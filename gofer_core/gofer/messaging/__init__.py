@@ -5,30 +5,40 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from gofer.errors import NotFound
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 
-__all__ = ["URL", "Connector", "NotFound"]
+if TYPE_CHECKING:
+    from gofer.messaging.model import Consumer, Document, Exchange, Producer, Queue, Reader
+
+__all__ = [
+    "URL",
+    "Connector",
+    "Consumer",
+    "Document",
+    "Exchange",
+    "NotFound",
+    "Producer",
+    "Queue",
+    "Reader",
+]
 
 #: What programs of gofer 2 import from here, and what to write instead.
 _GONE = {
-    "Queue": "name a queue by text; a ReplyConsumer declares its own",
-    "Exchange": "declare exchanges at the broker; an address is <exchange>/<queue>",
-    "Node": "name a queue by text",
+    "Node": "from gofer.messaging import Queue",
     "Destination": "an address is text, like <exchange>/<queue>",
-    "Producer": "call an agent's methods with gofer.proxy.Agent",
-    "Reader": "hear replies with gofer.rmi.reply.ReplyConsumer",
-    "Consumer": "hear replies with gofer.rmi.reply.ReplyConsumer",
-    "Document": "documents are plain mappings",
     "Authenticator": "from gofer.messaging.auth import Authenticator",
     "ValidationFailed": "from gofer.messaging.auth import ValidationFailed",
 }
 
 
-def __getattr__(name: str) -> NoReturn:
+def __getattr__(name: str) -> Any:
+    if name in __all__:  # when it is asked for: an agent needs none of these
+        return getattr(importlib.import_module("gofer.messaging.model"), name)
     instead = _GONE.get(name)
     if instead is not None:
         # Not an AttributeError: of that, an import would tell nothing but the name.

@@ -236,10 +236,11 @@ class Producer(_Endpoint):
 
 
 class Message:
-    """A message that was read. The broker holds it until ``ack`` or ``reject``."""
+    """A message that was read. The broker holds it until ``ack`` or ``reject``, or until its reader is closed."""
 
-    def __init__(self, connection: ThreadConnection, delivery: Delivery) -> None:
-        self._connection, self._delivery = connection, delivery
+    def __init__(self, connection: ThreadConnection, delivery: Delivery, held: dict[Delivery, None]) -> None:
+        self._connection, self._delivery, self._held = connection, delivery, held
+        held[delivery] = None
 
     @property
     def body(self) -> bytes:
@@ -248,11 +249,13 @@ class Message:
 
     def ack(self) -> None:
         """Tell the broker that the message is done with."""
+        self._held.pop(self._delivery, None)
         self._connection.accept(self._delivery)
         self._connection.wait_written(_PATIENCE)
 
     def reject(self, requeue: bool = True) -> None:
         """Give it back to the queue, or drop it."""
+        self._held.pop(self._delivery, None)
         (self._connection.release if requeue else self._connection.reject)(self._delivery)
 
 
@@ -266,6 +269,7 @@ class Reader(_Endpoint):
         self.queue = Queue(queue) if isinstance(queue, str) else queue
         super().__init__(url or self.queue.url)
         self._inbox: deque[Delivery] = deque()
+        self._held: dict[Delivery, None] = {}  # handed out and not settled
         self._waiter = Waiter()
         self._subscription: Subscription | None = None
 
@@ -280,8 +284,10 @@ class Reader(_Endpoint):
                 connection.unsubscribe(subscription, _PATIENCE)
             except MessagingError as gone:
                 log.debug("%r: %s", subscription, gone)  # the broker takes back what was not acknowledged
-        while self._inbox:
-            connection.release(self._inbox.popleft())
+        for delivery in (*self._held, *self._inbox):
+            connection.release(delivery)
+        self._held.clear()
+        self._inbox.clear()
 
     def _take(self, delivery: Delivery) -> None:
         self._inbox.append(delivery)
@@ -292,7 +298,7 @@ class Reader(_Endpoint):
         connection = self._open
         deadline = None if timeout is None else monotonic() + timeout
         connection.wait(lambda: self._inbox, deadline, self._waiter)
-        return Message(connection, self._inbox.popleft()) if self._inbox else None
+        return Message(connection, self._inbox.popleft(), self._held) if self._inbox else None
 
     def next(self, timeout: float | None = 90.0) -> tuple[Document | None, Any]:
         """Wait for a document; return it and what acknowledges it, or (None, None).

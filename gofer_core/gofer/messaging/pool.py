@@ -50,7 +50,7 @@ class Pool:
         """
         with self._lock:
             found = self._connections.get((connector, None))
-            if not isinstance(found, ThreadConnection):
+            if not isinstance(found, ThreadConnection) or found.closed:
                 found = ThreadConnection(connector, self._retire)
                 self._add(found, None)
             found.users += 1
@@ -64,7 +64,7 @@ class Pool:
                     del self._connections[key]
                     other.close()
             found = self._connections.get((connector, loop))
-            if not isinstance(found, AsyncioConnection):
+            if not isinstance(found, AsyncioConnection) or found.closed:
                 found = AsyncioConnection(connector, self._retire, loop)
                 self._add(found, loop)
             found.users += 1

@@ -1,0 +1,15 @@
+"""Server programs of gofer 2.12, over RabbitMQ."""
+
+from __future__ import annotations
+
+import pytest
+from gofer.testing.rabbitmq import RabbitMQ
+from support.serverprogram import ServerPrograms
+
+pytestmark = pytest.mark.broker
+
+
+class TestRabbitMQServerPrograms(ServerPrograms):
+    @pytest.fixture
+    def url(self, rabbitmq: RabbitMQ) -> str:
+        return rabbitmq.url()
