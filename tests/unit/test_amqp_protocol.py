@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 import pytest
@@ -194,6 +195,16 @@ class TestChannels:
         assert isinstance(failed, Done)
         assert (failed.id, type(failed.error), str(failed.error)) == (bad, NotFound, "no queue 'missing'")
         assert done == Done(good)
+
+    def test_an_operation_that_is_wrong_in_itself_takes_no_place(self, peer: Peer) -> None:
+        for _ in range(100):
+            with pytest.raises(TypeError):
+                peer.ask(PurgeQueue(5))  # type: ignore[arg-type] # on purpose
+        peer.sent()
+        id = peer.ask(PurgeQueue("queue"))
+        channel, _ = only(peer.sent(), spec.Queue.Purge)
+        peer.say(channel, spec.Queue.PurgeOk, "l", 0)
+        assert peer.events() == [Done(id)]
 
     def test_a_refusal_cut_in_the_middle_of_a_character_is_read(self, peer: Peer) -> None:
         id = peer.ask(PurgeQueue("missing"))
@@ -542,7 +553,9 @@ class TestDialects:
         arguments = self.declared(DeclareQueue("q", kind="quorum"), product="RabbitMQ", version=version)
         assert arguments == {"x-queue-type": "quorum", "x-delivery-limit": -1}
 
-    @pytest.mark.parametrize(("expires", "told"), [(0.0001, 1), (600, 600_000), (1e300, 4_294_967_295)])
+    @pytest.mark.parametrize(
+        ("expires", "told"), [(0.0001, 1), (600, 600_000), (1e300, 4_294_967_295), (inf, 4_294_967_295)]
+    )
     def test_a_queues_expiry_is_in_milliseconds(self, expires: float, told: int) -> None:
         assert self.declared(DeclareQueue("q", expires=expires))["x-expires"] == told
 

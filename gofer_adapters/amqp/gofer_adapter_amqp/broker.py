@@ -58,13 +58,13 @@ class Dialect:
             # A message that is released or whose agent was killed counts, too: 25 kills in a row must not lose it.
             arguments["x-delivery-limit"] = -1
         if queue.expires is not None:
-            arguments["x-expires"] = max(1, round(min(queue.expires * 1000, _LONGEST)))
+            arguments["x-expires"] = round(max(1, min(_LONGEST, queue.expires * 1000)))
         return arguments
 
 
 def expiration(ttl: float | None) -> int | None:
     """Return a message's time to live in milliseconds. One that is too long is none: the message is kept."""
-    return max(1, round(ttl * 1000)) if ttl is not None and ttl * 1000 <= _LONGEST else None
+    return round(max(1, ttl * 1000)) if ttl is not None and ttl * 1000 <= _LONGEST else None
 
 
 def logins(connector: Connector) -> list[sasl.SASL]:

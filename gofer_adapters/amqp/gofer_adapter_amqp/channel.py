@@ -38,12 +38,12 @@ class Channels:
         self.waiting: deque[Task] = deque()
         self.max_message = max_message
         self.channel_max, self.frame_max = 65_535, 131_072
-        self.running = self.last_number = 0
+        self.running: set[Task] = set()
+        self.last_number = 0
 
     def start_waiting(self) -> None:
         """Start tasks, as many as may run side by side."""
-        while self.waiting and self.running < _MOST_TASKS:
-            self.running += 1
+        while self.waiting and len(self.running) < _MOST_TASKS:
             self.waiting.popleft().go_on(None)
 
 
@@ -154,7 +154,7 @@ class Task(Channel):
             try:
                 question = self._steps.throw(outcome) if isinstance(outcome, Closed) else self._steps.send(outcome)  # type: ignore[arg-type] # None begins it
             except StopIteration:
-                self.home.running -= 1
+                self.home.running.discard(self)
                 self.close()
                 return
             if self.usable or (outcome := self.open()) is None:
@@ -167,6 +167,7 @@ class Task(Channel):
             method, format, arguments = question
             self.send(method, format, *arguments)
             self._answers = ((method[0], method[1] + 1),)
+        self.home.running.add(self)
 
     def on_method(self, method: tuple[int, int], payload: bytes) -> None:
         """Take the answer."""
