@@ -29,7 +29,7 @@ from gofer.messaging.adapter import (
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
-from gofer.testing._contract.driver import NUMBERS, WAIT, Connect, Driver
+from gofer.testing._contract.driver import WAIT, Connect, Driver, new_number
 from gofer.testing.rabbitmq import RabbitMQ
 from gofer_adapter_amqp import AmqpAdapter
 from support.certificates import Certificates
@@ -353,10 +353,10 @@ class TestDeliveries:
         assert driver.send(queue) is Outcome.CONFIRMED
 
     def test_a_subscription_may_be_cancelled_before_it_is_made(self, driver: Driver, queue: str) -> None:
-        number = next(NUMBERS)
+        number = new_number()
         asked = [driver.start(Subscribe(number, queue, 10)), driver.start(Cancel(number)), driver.start(Cancel(number))]
         assert [driver.done(id) for id in asked] == [None, None, None]
-        missing = next(NUMBERS)
+        missing = new_number()
         refused, cancelled = driver.start(Subscribe(missing, "missing", 10)), driver.start(Cancel(missing))
         with pytest.raises(NotFound):
             driver.done(refused)

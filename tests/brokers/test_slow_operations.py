@@ -28,11 +28,6 @@ def proxy(rabbitmq: RabbitMQ) -> Iterator[HoldingProxy]:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    raises=RequestTimeout,
-    reason="one thread has the connection while it waits for an operation's answer, and nobody reads deliveries",
-)
 def test_calls_are_answered_while_the_declaration_of_another_plugins_queue_takes_long(
     rabbitmq: RabbitMQ, proxy: HoldingProxy, root: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import random
 import select
 import socket
 import ssl
@@ -21,7 +22,7 @@ from gofer.messaging.adapter import Adapter, Closed, Delivery, Event, Opened, Ou
 from gofer.messaging.address import Address
 from gofer.messaging.transport import open_socket
 
-__all__ = ["NUMBERS", "WAIT", "Call", "Connect", "Driver", "Heard", "Watched"]
+__all__ = ["WAIT", "Call", "Connect", "Driver", "Heard", "Watched", "new_number"]
 
 #: Seconds that any one condition or operation may take, on a busy machine.
 WAIT = 10.0
@@ -29,8 +30,10 @@ WAIT = 10.0
 #: One call of an adapter's method: its name, its arguments (deliveries by their place), and those with names.
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
-#: New numbers of subscriptions.
-NUMBERS = itertools.count(1)
+
+def new_number() -> int:
+    """Return a number for a subscription: nobody in this process has had it."""
+    return random.SystemRandom().getrandbits(53)
 
 
 class Heard:
@@ -291,7 +294,7 @@ class Driver(Heard):
 
     def subscribe(self, queue: str, prefetch: int = 10, *, exclusive: bool = False, limit: int | None = None) -> int:
         """Subscribe to a queue, and return the subscription's number."""
-        number = next(NUMBERS)
+        number = new_number()
         assert self.ask(api.Subscribe(number, queue, prefetch, exclusive, limit)) is None
         return number
 

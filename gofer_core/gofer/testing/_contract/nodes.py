@@ -11,7 +11,7 @@ from gofer.errors import AdapterError, NotFound
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import Bind, DeclareExchange, DeclareQueue, DeleteQueue, Outcome, PurgeQueue, Unbind
 from gofer.testing._contract.base import Base
-from gofer.testing._contract.driver import NUMBERS, Connect, Driver
+from gofer.testing._contract.driver import Connect, Driver, new_number
 
 __all__ = ["OPERATIONS", "Nodes"]
 
@@ -28,7 +28,7 @@ OPERATIONS: dict[str, On] = {
     "bind to an exchange": lambda queue, missing: Bind(queue, missing, "key"),
     "unbind a queue": lambda queue, missing: Unbind(missing, "amq.direct", "key"),
     "unbind from an exchange": lambda queue, missing: Unbind(queue, missing, "key"),
-    "subscribe": lambda queue, missing: api.Subscribe(next(NUMBERS), missing, 1),
+    "subscribe": lambda queue, missing: api.Subscribe(new_number(), missing, 1),
 }
 _ALL = "all exact middle star tail twin word"
 _BINDINGS = {"star": "a.*.c", "tail": "a.#", "middle": "a.#.z", "all": "#", "word": "*", "exact": "a.b", "twin": "a.b"}
@@ -83,7 +83,7 @@ class Nodes(Base):
         long = "€" * 86  # 258 bytes
         wrong = [operation(long, long) for operation in OPERATIONS.values()]
         wrong += [DeclareQueue(long), DeclareExchange(long), Bind(queue, "amq.direct", long)]
-        wrong += [api.Subscribe(next(NUMBERS), queue, prefetch) for prefetch in (0, -1, 65536)]
+        wrong += [api.Subscribe(new_number(), queue, prefetch) for prefetch in (0, -1, 65536)]
         for operation in wrong:
             with pytest.raises(ValueError, match=r"."):
                 driver.start(operation)
@@ -149,7 +149,7 @@ class Nodes(Base):
         mine, other = connect(), connect()
         name = mine.name()
         mine.ask(DeclareQueue(name, exclusive=True))
-        other.fails(AdapterError, DeclareQueue(name, exclusive=True), api.Subscribe(next(NUMBERS), name, 1))
+        other.fails(AdapterError, DeclareQueue(name, exclusive=True), api.Subscribe(new_number(), name, 1))
         other.give(name, b"anybody may send")
         mine.subscribe(name)
         assert mine.one().body == b"anybody may send"

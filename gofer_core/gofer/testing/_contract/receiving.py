@@ -10,7 +10,7 @@ import pytest
 from gofer.errors import AdapterError
 from gofer.messaging.adapter import HEAD, TAIL, DeleteQueue, Subscribe
 from gofer.testing._contract.base import Base, Left
-from gofer.testing._contract.driver import NUMBERS, Connect, Driver
+from gofer.testing._contract.driver import Connect, Driver, new_number
 
 __all__ = ["Receiving"]
 
@@ -166,7 +166,7 @@ class Receiving(Base):
 
     def test_cancelling_what_is_not_subscribed_does_nothing(self, driver: Driver, queue: str) -> None:
         subscription = driver.subscribe(queue)
-        for number in (subscription, subscription, next(NUMBERS)):
+        for number in (subscription, subscription, new_number()):
             driver.cancel(number)
         driver.give(queue)
 
@@ -186,10 +186,10 @@ class Receiving(Base):
         self.needs("has_exclusive_subscriptions")
         subscription = driver.subscribe(queue, exclusive=True)
         other = connect()
-        other.fails(AdapterError, *(Subscribe(next(NUMBERS), queue, 1, exclusive) for exclusive in (False, True)))
+        other.fails(AdapterError, *(Subscribe(new_number(), queue, 1, exclusive) for exclusive in (False, True)))
         other.give(queue, b"for the one")
         assert driver.one(subscription).body == b"for the one"
         driver.cancel(subscription)
         other.subscribe(queue)
-        driver.fails(AdapterError, Subscribe(next(NUMBERS), queue, 1, exclusive=True))  # it has another
+        driver.fails(AdapterError, Subscribe(new_number(), queue, 1, exclusive=True))  # it has another
         driver.subscribe(queue)
