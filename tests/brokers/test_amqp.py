@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,6 +34,8 @@ from gofer.testing._contract.driver import WAIT, Connect, Driver, new_number
 from gofer.testing.rabbitmq import RabbitMQ
 from gofer_adapter_amqp import AmqpAdapter
 from support.certificates import Certificates
+from support.connections import connection_to
+from support.waiting import eventually
 
 
 @pytest.fixture
@@ -513,6 +516,20 @@ class TestBroker:
         error = driver.ended().error
         assert isinstance(error, ConnectionLost)
         assert "CONNECTION_FORCED" in str(error)
+
+    def test_a_connection_closed_by_hand_comes_back_while_nobody_waits_for_it(
+        self, rabbitmq: RabbitMQ, url: URL
+    ) -> None:
+        connection = connection_to(Connector(url, reconnect_max=0.5))
+        try:
+            connection.open(time.monotonic() + WAIT)
+            for _ in range(3):
+                before = connection.up_since
+                eventually(lambda: len(rabbitmq.connections()) == 1)
+                rabbitmq.api("DELETE", "/connections/" + quote(rabbitmq.connections()[0]["name"]))
+                eventually(lambda before=before: connection.up_since not in {None, before}, 8)
+        finally:
+            connection.close()
 
     @pytest.mark.slow
     def test_a_broker_that_is_killed_and_started_again_keeps_what_it_took(self, tmp_path: Path) -> None:

@@ -69,9 +69,8 @@ def queue(rabbitmq: RabbitMQ, vhost: str, name: str) -> dict[str, Any]:
         "durable": one["durable"],
         "auto_delete": one["auto_delete"],
         "exclusive": one["exclusive"],
-        "arguments": {
-            key: value for key, value in one["arguments"].items() if key != "x-queue-type" or value != "classic"
-        },
+        # 2.12 declared no type, which is the same; and RabbitMQ 4 needs to be told that there is no limit.
+        "arguments": dict(one["arguments"].items() - {"x-queue-type": "classic", "x-delivery-limit": -1}.items()),
         "bindings": bindings,
     }
 

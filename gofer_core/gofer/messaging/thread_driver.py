@@ -369,6 +369,7 @@ class ThreadConnection(Connection):
             self._guard(self.core.connect_failed, error, monotonic())
         else:
             self._opened(adapter, wire)
+            self._write(monotonic())  # the greeting: nobody may come who wakes this thread
 
     def _wake_watchers(self) -> None:
         if self._unwritten and not self.backlog:
