@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gofer.errors import NotFound, Rejected, RequestTimeout
+from gofer.errors import NotFound, Rejected, RemoteException, RequestTimeout
 from gofer.messaging.auth import Authenticator, ValidationFailed
 from gofer.proxy import Agent
 from gofer.rmi.reply import ReplyConsumer
@@ -114,9 +114,9 @@ class Place:
         self.agent = Agent(url, "keeper", wait=20)
         self.keeper = self.agent["keeper"]
 
-    def start(self, model: str = "") -> None:
-        for name, code in {"dog": DOG, "keeper": KEEPER}.items():
-            text = f"[main]\nenabled=1\n[messaging]\nurl={self.url}\n[model]\nqueue={name}\n"
+    def start(self, model: str = "", dog: str = "", keeper: str = "") -> None:
+        for name, (code, main) in {"dog": (DOG, dog), "keeper": (KEEPER, keeper)}.items():
+            text = f"[main]\nenabled=1\n{main}\n[messaging]\nurl={self.url}\n[model]\nqueue={name}\n"
             self.goferd.plugin(name, code, text + (model if name == "dog" else ""))
         self.goferd.start()
         for name in ("dog", "keeper"):
@@ -219,6 +219,15 @@ def test_an_authenticator_that_is_set_later_is_taken_up_by_attaching(place: Plac
     with Agent(place.url, "dog", wait=20) as agent:
         eventually(lambda: rejected(agent))
         assert agent(authenticator=Shared()).Dog().bark("signed") == "signed"
+
+
+def test_one_that_lets_others_in_is_refused_an_authenticator_that_these_have_not(place: Place) -> None:
+    place.start(dog="accept=keeper", keeper="forward=dog")
+
+    with pytest.raises(RemoteException, match=r"\[main\] accept: "):
+        place.keeper.sign()
+    with Agent(place.url, "dog", wait=20) as agent:
+        assert agent.Dog().bark() == "woof"
 
 
 def rejected(agent: Agent) -> bool:
