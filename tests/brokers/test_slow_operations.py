@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from gofer.errors import RequestTimeout
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from gofer.testing.rabbitmq import RabbitMQ

@@ -97,7 +97,7 @@ gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost Dispat
 gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofer_load gofer_route gofer_unload
     hookimpl hookspec
 gofer.limit: Limit LimitedLog
-gofer.messaging: Connector NotFound URL
+gofer.messaging: Connector Consumer Document Exchange NotFound Producer Queue Reader URL
 gofer.messaging.adapter: Adapter Bind Blocked Cancel Closed Confirmed DeclareExchange DeclareQueue DeleteExchange
     DeleteQueue Delivery Done Event HEAD Opened Operation Outcome PurgeQueue Subscribe SubscriptionLost TAIL Unbind
 gofer.messaging.adapters: GROUP find installed

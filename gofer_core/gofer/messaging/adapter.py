@@ -152,8 +152,8 @@ class Subscribe(msgspec.Struct, frozen=True, tag=True):
     ``limit``: of a body of more bytes (and more than ``HEAD`` and ``TAIL`` together) the middle is thrown away while it
     is read, so that it takes no memory; None: no limit.
 
-    ``number`` is the connection's name for the subscription: it is new, and no later connection of this process uses
-    it. Deliveries may follow in the same batch of events as the Done. Errors: NotFound: no such queue;
+    ``number`` is the connection's name for the subscription: it is new, and no later adapter of the same connection
+    uses it. Deliveries may follow in the same batch of events as the Done. Errors: NotFound: no such queue;
     AdapterError: the queue is somebody's alone, or ``exclusive`` is asked and it has another consumer.
     """
 

@@ -59,9 +59,6 @@ _GOODBYE = 1.0
 #: Seconds that a connection must have lasted for the next pause to be short again.
 _LASTING = 5.0
 
-#: Numbers of subscriptions: never used again in this process, so a stale delivery cannot be taken for another's.
-_numbers = itertools.count(1)
-
 
 class State(enum.Enum):
     """Where a connection is between nothing and open."""
@@ -133,6 +130,8 @@ class Core:
         self._blocked_at = 0.0
         self._retry = Backoff(connector.reconnect_max)
         self._ids = itertools.count(1)
+        # Never used again, not by the next socket either: a stale delivery cannot be taken for another's.
+        self._numbers = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
         self._subscriptions: dict[Subscription, _Wanted] = {}
         self._by_number: dict[int, Subscription] = {}
@@ -437,7 +436,7 @@ class Core:
                 self._make(subscription, wanted, self.adapter)
 
     def _make(self, subscription: Subscription, wanted: _Wanted, adapter: Adapter | None) -> None:
-        number = next(_numbers)
+        number = next(self._numbers)
 
         def steps() -> Steps:
             if subscription.prepare is not None:
