@@ -55,7 +55,7 @@ def test_replies_that_cannot_be_read(
     with Agent(broker.url, "dog", wait=60) as dog, ThreadPoolExecutor(1) as threads:
         until_it_answers(dog, process.tail())
         dog.Probe().twice("here I am")
-        found = eventually(lambda: re.findall(r"'([0-9a-f-]{36})' dog Probe\.twice", process.log.read_text()))
+        found = eventually(lambda: re.findall(r"'([0-9a-f-]{36})' \S+ Probe\.twice", process.log.read_text()))
         call = threads.submit(dog.Probe().until, str(tmp_path / "go"))
         for _ in range(MANY):
             mailbox.send(found[-1], b"this is no reply")

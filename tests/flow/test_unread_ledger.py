@@ -63,7 +63,7 @@ def test_neither_copies_nor_cancelled_requests_run(served: Serving, mailbox: Mai
     with served.agent(wait=60) as agent, ThreadPoolExecutor(2) as threads:
         trigger = agent(trigger=1).Probe().note(str(trace), "cancelled")
         assert agent.Admin().cancel(trigger.sn) == []
-        served.process.kill()
+        served.process.stop()  # what it has answered is then acknowledged, and not delivered again
         file = sqlite3.connect(ledger_of(served.process), isolation_level=None)
         file.execute("BEGIN IMMEDIATE")
         try:
@@ -111,7 +111,7 @@ def test_copies_do_not_pass_where_the_ledger_was_found_corrupt(
     copy = written(served, mailbox, trace, "once")
     mailbox.send(QUEUE, copy)
     assert ended(mailbox)["result"] == {"retval": "once"}
-    served.process.kill()
+    served.process.stop()  # as above
     ledger_of(served.process).write_bytes(b"this is no database" * 1000)
     for end in ("-wal", "-shm"):
         Path(f"{ledger_of(served.process)}{end}").unlink(missing_ok=True)
