@@ -78,7 +78,7 @@ class Rude:
                     pass  # the client has gone
 
     def _talk(self, sock: socket.socket) -> bool:
-        reader = wire.Reader(wire.MAX_BODY)
+        reader = wire.Reader()
         while data := sock.recv(65536):
             for frame in reader.feed(data):
                 said = frame.operation if isinstance(frame, wire.Ask) else frame

@@ -25,7 +25,7 @@ class Raw:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(WAIT)
         self.sock.connect(path)
-        self._reader = wire.Reader(wire.MAX_BODY)
+        self._reader = wire.Reader()
         self._frames: list[Any] = []
 
     def say(self, *frames: wire.Frame) -> None:

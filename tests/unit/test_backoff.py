@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
-from time import monotonic
 
 from gofer.messaging.backoff import Backoff
 
 
 def waits(count: int) -> list[float]:
     backoff = Backoff(30.0)
-    return [backoff.failed() for _ in range(count)]
+    found = []
+    for _ in range(count):
+        backoff.failed(1000.0)
+        found.append(backoff.due - 1000.0)
+    return found
 
 
 def test_waits_are_spread_and_grow_up_to_a_ceiling() -> None:
@@ -33,8 +36,8 @@ def test_a_program_that_seeds_does_not_bring_its_fleet_back_together() -> None:
 def test_it_is_due_after_its_wait_at_once_when_hurried_and_starts_anew_when_reset() -> None:
     backoff = Backoff(30.0)
     for _ in range(5):
-        delay = backoff.failed()
-    assert backoff.due <= monotonic() + delay
+        backoff.failed(1000.0)
+    assert 1000.0 <= backoff.due <= 1004.0
     backoff.hurry()
     assert (backoff.due, backoff.failures) == (0.0, 5)
     backoff.reset()

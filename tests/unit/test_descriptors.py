@@ -239,6 +239,7 @@ def test_every_key_is_read_from_either_kind_of_file(plugins: Path, form: str) ->
         adapter="proton",
         reconnect_max=2.0,
         max_message=1 << 20,
+        proxy="",
     )
 
 
@@ -260,7 +261,9 @@ def test_a_value_is_everything_behind_the_first_equals_sign(plugins: Path) -> No
 def test_without_a_url_there_is_no_connector_until_the_plugin_brings_one(plugins: Path) -> None:
     dog, _ = read_one(plugins, "[main]\n[messaging]\nheartbeat=3\n")
 
-    assert dog.connector(url=URL.parse("amqp://elsewhere")) == Connector(URL.parse("amqp://elsewhere"), heartbeat=3.0)
+    assert dog.connector(url=URL.parse("amqp://elsewhere")) == Connector(
+        URL.parse("amqp://elsewhere"), heartbeat=3.0, proxy=""
+    )
     with pytest.raises(ConfigError, match=r"dog\.conf: \[messaging\] url: is not given, and plugin 'dog' has set none"):
         dog.connector()
 

@@ -24,7 +24,7 @@ class Paired:
             sock.setblocking(False)
         model = Model(lambda: self.now, total_limit=1 << 20, queue_limit=1 << 20)
         self.client = Client(self.near, model, "instance", {})
-        self._reader = wire.Reader(wire.MAX_BODY)
+        self._reader = wire.Reader()
 
     def say(self, frame: wire.Frame) -> None:
         out = bytearray()

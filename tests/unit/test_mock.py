@@ -52,7 +52,7 @@ def installed() -> Iterator[None]:
     mock.install()
     yield
     mock.uninstall()
-    assert not pool._links, "a mocked agent took up a connection"
+    assert not pool._connections, "a mocked agent took up a connection"
 
 
 def test_a_registered_class_answers() -> None:

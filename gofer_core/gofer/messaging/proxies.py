@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
-import socket
-import urllib.request
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from gofer.errors import AdapterError, ConfigError
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = ["find_proxy", "parse_proxy", "tunnel"]
 
@@ -44,7 +46,11 @@ def find_proxy(connector: Connector, host: str) -> URL | None:
     """
     proxy = connector.proxy
     if proxy is None:
-        if not connector.url.tls or host in ("localhost", "127.0.0.1", "::1") or urllib.request.proxy_bypass(host):
+        if not connector.url.tls or host in ("localhost", "127.0.0.1", "::1"):
+            return None
+        import urllib.request  # large, and most agents need none of it
+
+        if urllib.request.proxy_bypass(host):
             return None
         proxy = urllib.request.getproxies().get("https", "")
     try:

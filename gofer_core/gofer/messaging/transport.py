@@ -54,7 +54,7 @@ def open_socket(connector: Connector, timeout: float, tried: int = 0) -> socket.
         # One that swallows everything must leave time for those after it.
         share = time.monotonic() + (deadline - time.monotonic()) / (len(hosts) - position)
         try:
-            return _open_host(connector, host, port, context, share)
+            return _open_host(connector, host, port, context, share, timeout)
         except AdapterError:
             raise
         except ConnectionLost as error:
@@ -63,18 +63,17 @@ def open_socket(connector: Connector, timeout: float, tried: int = 0) -> socket.
 
 
 def _open_host(
-    connector: Connector, host: str, port: int, context: ssl.SSLContext | None, deadline: float
+    connector: Connector, host: str, port: int, context: ssl.SSLContext | None, deadline: float, timeout: float
 ) -> socket.socket:
     where = place(host, port)
     proxy = find_proxy(connector, host)
     target = (host, port) if proxy is None else (proxy.host, proxy.port or 0)
-    seconds = deadline - time.monotonic()
     addresses = _resolve(*target, place(*target), deadline)
     refusals: list[str] = []
     for position, (family, kind, protocol, _, address) in enumerate(addresses):
         share = (deadline - time.monotonic()) / (len(addresses) - position)
         if share <= 0:
-            refusals.append(f"no answer within {seconds:.3g} s")
+            refusals.append(f"no answer within {timeout:g} s")
             break
         try:
             sock = socket.socket(family, kind, protocol)
@@ -93,7 +92,7 @@ def _open_host(
             sock.setblocking(False)
         except TimeoutError:
             sock.close()
-            refusals.append(f"no answer within {seconds:.3g} s")
+            refusals.append(f"no answer within {timeout:g} s")
         except OSError as error:
             sock.close()
             refusals.append(_reason(error))

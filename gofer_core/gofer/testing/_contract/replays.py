@@ -126,7 +126,7 @@ class Replays(Base):
             tracemalloc.start()
             try:
                 events = self.play(url, itertools.chain(start, itertools.repeat(_receive(nonsense), 512), [_CUT]))
-                assert tracemalloc.get_traced_memory()[1] < 8 << 20  # of 32 MiB
+                assert tracemalloc.get_traced_memory()[1] < 16 << 20  # of 32 MiB
             finally:
                 tracemalloc.stop()
             self.check_closed(events)
