@@ -162,7 +162,7 @@ def test_the_agent_reads_from_the_document_how_old_a_request_is(  # noqa: PLR091
         until_it_answers(agent, goferd.tail())
         more = {name: value() if callable(value) else value for name, value in said.items()}
         link.publish(Address("", "probe"), request(trace, "this", **more), deadline=time.monotonic() + 10, ttl=ttl)
-        link.wait(lambda: not link.unsettled, time.monotonic() + 10)
+        link.wait(lambda: not link.core.unconfirmed, time.monotonic() + 10)
         eventually(lambda: runs(trace) if will_run else "is not run" in goferd.tail(), 20, goferd.tail())
         agent.Probe().note(str(trace), "last")
     assert dict(runs(trace)) == ({"this": 1, "last": 1} if will_run else {"last": 1})

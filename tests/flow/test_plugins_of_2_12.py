@@ -416,8 +416,7 @@ class TestConsumer:
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        ("from gofer.messaging import Queue, Producer", "gofer.messaging has no Queue in this version of gofer: "),
-        ("from gofer.messaging import Producer", "gofer.proxy.Agent"),
+        ("from gofer.messaging import Node", "gofer.messaging has no Node in this version of gofer: "),
         ("from gofer.rmi.async import ReplyConsumer", "write `from gofer.rmi.reply import ReplyConsumer`"),
         (
             "import importlib\nimportlib.import_module('gofer.rmi.async').ReplyConsumer",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import threading
 from collections.abc import AsyncIterator, Callable
 from math import inf
@@ -81,6 +82,7 @@ class AsyncioConnection(Connection):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._housekeeping_at = monotonic() + 1.0
+        self._outliving: threading.Thread | None = None
         self._end = self._at_end_of_loop()
         with contextlib.suppress(StopIteration):
             self._end.__anext__().__await__().send(None)  # it is begun, which makes it known to the loop
@@ -173,18 +175,43 @@ class AsyncioConnection(Connection):
             await watcher.sleep(deadline)
         self._watchers.pop(watcher, None)
 
-    def finish(self, ready: Callable[[], object], deadline: float) -> None:
-        """Do nothing: what the loop had in flight has ended with it."""
-
     async def _at_end_of_loop(self) -> AsyncIterator[None]:
-        """Flush and close when the loop ends: ``asyncio.run`` ends the asynchronous generators of its loop."""
+        """Close when the loop ends: ``asyncio.run`` ends the asynchronous generators of its loop.
+
+        What the broker has not confirmed by then goes on in a thread.
+        """
         try:
             yield
         finally:
-            deadline = monotonic() + _CLOSE
-            if not self._closing and self.is_open:
-                await self.wait(lambda: not self.core.unconfirmed, deadline)
+            if self.core.unconfirmed or self.backlog:
+                self._detach()
+                self._outliving = threading.Thread(target=self._outlive, name="gofer-io", daemon=True)
+                self._outliving.start()
+            elif not self._closing:
                 await self.aclose()
+
+    def _outlive(self, ready: Callable[[], object] = lambda: False, deadline: float = inf) -> None:
+        """Drive the connection without its loop until the broker has answered for everything, and close it."""
+        self._thread = threading.get_ident()
+        readable = False
+        while not (self.core.closed or ready() or monotonic() >= deadline):
+            if not self.core.unconfirmed and not self.backlog:
+                self.core.close()
+            self._turn(readable)
+            wire = self._wire
+            if wire is None:
+                break
+            poll = select.poll()
+            poll.register(wire.fileno(), select.POLLIN | (select.POLLOUT if wire.unsent else 0))
+            readable = bool(poll.poll(100)) or wire.pending
+        self._closing = True
+
+    def finish(self, ready: Callable[[], object], deadline: float) -> None:
+        """Drive the connection until ``ready()``, at the end of the process: its loop does not run any more."""
+        if self._outliving is None:
+            self._outlive(ready, deadline)
+        while not ready() and self._outliving is not None and self._outliving.is_alive() and monotonic() < deadline:
+            self._outliving.join(0.02)
 
     # -- in the loop --------------------------------------------------------------------------------------------------
 
@@ -200,7 +227,7 @@ class AsyncioConnection(Connection):
                 pass  # closed at this moment: nobody drives it any more
 
     def _soon(self) -> None:
-        if not self._scheduled and not self.loop.is_closed():
+        if not self._scheduled and self._outliving is None and not self.loop.is_closed():
             self._scheduled = True
             self.loop.call_soon(self._take_turn)
 

@@ -556,6 +556,7 @@ class Core:
         self.blocked = reason
 
     def _opened(self) -> None:
+        log.info("%s: connected", self.connector.url)
         self.state, self._until = State.OPEN, inf
         self.tries += 1
         self.error, self.opened_before = None, True
@@ -580,6 +581,8 @@ class Core:
             log.warning("%s: connection lost: %s", self.connector.url, error)
         if self.state in (State.CONNECTING, State.LOGIN):
             self.tries += 1
+            level = logging.INFO if self._retry.failures else logging.WARNING
+            log.log(level, "%s: cannot connect: %s", self.connector.url, error)
         if quiet or (self.up_since is not None and self.now - self.up_since >= _LASTING):
             self._retry.reset()
         if self.adapter is not None:

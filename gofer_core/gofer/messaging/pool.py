@@ -6,24 +6,28 @@ pool starts empty; the parent's connections are dropped there without a word.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import logging
 import os
 import sys
 import threading
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from gofer.messaging.asyncio_driver import AsyncioConnection
 from gofer.messaging.connection import Connection
 from gofer.messaging.connector import Connector
 from gofer.messaging.thread_driver import ThreadConnection
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from gofer.messaging.asyncio_driver import AsyncioConnection
 
 __all__ = ["Pool", "pool"]
 
 log = logging.getLogger(__name__)
 
-_Key = tuple[Connector, asyncio.AbstractEventLoop | None]
+_Key = tuple[Connector, "asyncio.AbstractEventLoop | None"]
 
 #: Seconds that requests which nobody waited for may take at the end of the process.
 _EXIT = 5.0
@@ -58,6 +62,8 @@ class Pool:
 
     def acquire_asyncio(self, connector: Connector, loop: asyncio.AbstractEventLoop) -> AsyncioConnection:
         """Return the connection that an event loop drives; called in its thread. See ``acquire``."""
+        from gofer.messaging.asyncio_driver import AsyncioConnection  # an agent needs no asyncio for this
+
         with self._lock:
             for key, other in list(self._connections.items()):
                 if key[1] is not None and key[1].is_closed():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import threading
+from typing import Any
 
 __all__ = ["Wakeup", "Wire"]
 
@@ -19,13 +19,19 @@ class Wire:
 
     def __init__(self, sock: socket.socket) -> None:
         """Own a connected, non-blocking socket."""
-        self._sock = sock
-        self._secure = isinstance(sock, ssl.SSLSocket)
+        self._sock: Any = sock
+        self._secure = type(sock) is not socket.socket
+        self._later: tuple[type[OSError], ...] = (BlockingIOError,)
+        if self._secure:
+            import ssl  # two megabytes that plain connections do not need
+
+            self._later = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
         self._unsent = bytearray()
 
     def fileno(self) -> int:
         """Return what to wait on: for reading always, for writing while ``unsent`` is not 0; -1 when closed."""
-        return self._sock.fileno()
+        descriptor: int = self._sock.fileno()
+        return descriptor
 
     @property
     def unsent(self) -> int:
@@ -40,7 +46,7 @@ class Wire:
         """
         if not self._secure:
             try:
-                data = self._sock.recv(_CHUNK)
+                data: bytes = self._sock.recv(_CHUNK)
             except BlockingIOError:
                 return b""
             if not data:
@@ -53,7 +59,7 @@ class Wire:
                 if not data:
                     raise ConnectionResetError("closed by the peer")
                 parts.append(data)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except self._later:
             pass
         except OSError:
             if not parts:
@@ -63,7 +69,7 @@ class Wire:
     @property
     def pending(self) -> bool:
         """Whether there is something to read that the descriptor does not show."""
-        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+        return self._secure and self._sock.pending() > 0
 
     def write(self, data: bytes = b"") -> None:
         """Write what the socket takes of what it has not taken yet, and of ``data``; keep the rest.
@@ -83,7 +89,7 @@ class Wire:
                 with memoryview(unsent) as view:
                     sent = self._sock.send(view[:_CHUNK])
                 del unsent[:sent]
-        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+        except self._later:
             if not unsent:
                 unsent += data
 
