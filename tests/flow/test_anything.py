@@ -248,6 +248,7 @@ class TestReplies:
         heard: list[Notice] = []
         connector = Connector(URL.parse(broker.url))
         with driven(Path(broker.path)) as link, ReplyConsumer("told-replies", connector).start(heard.append):
+            link.open(None)
             yield Consumed(link, heard)
 
 
