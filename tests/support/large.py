@@ -18,6 +18,7 @@ from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 
 from support.company import linked
+from support.connections import declaring
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually
@@ -64,10 +65,7 @@ def replies(link: ThreadConnection, queue: str) -> list[dict[str, Any]]:
         heard.append(json.loads(delivery.body))
         link.accept(delivery)
 
-    def prepare(adapter: Any, timeout: float) -> None:
-        adapter.declare_queue(DeclareQueue(queue), timeout)
-
-    link.subscribe(Subscription(queue, 10, take, prepare), 10)
+    link.subscribe(Subscription(queue, 10, take, declaring(DeclareQueue(queue))), 10)
     return heard
 
 
