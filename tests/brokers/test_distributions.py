@@ -163,7 +163,7 @@ def watched(rabbitmq: RabbitMQ, site: Path, root: Path, tmp_path: Path) -> Itera
     describe(root, "audit", f"[main]\nenabled=1\n[audit]\nfile={tmp_path / 'audit'}\n")
     describe(root, "metrics", f"[main]\nenabled=1\n[metrics]\nfile={tmp_path / 'metrics.prom'}\n")
     rules = "Admin.* = *\nDog.* = alice\nDog.bark = bob\nRetriever.* = carol\n"
-    describe(root, "authorizer", f"[main]\nenabled=1\n[allow]\n{rules}")
+    describe(root, "authorizer", f"[main]\nenabled=1\nrequired=1\n[allow]\n{rules}")
     with AgentProcess(root, path=(site,)) as goferd:
         goferd.start()
         agents: dict[str, Agent] = {}

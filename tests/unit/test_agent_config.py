@@ -482,6 +482,7 @@ def test_reading_configuration_imports_nothing_heavy() -> None:
         "gofer.messaging",
         "gofer.messaging.address",
         "gofer.messaging.connector",
+        "gofer.messaging.proxies",
         "gofer.messaging.url",
         "gofer.root",
     }

@@ -230,11 +230,11 @@ class TestConnector:
 @pytest.mark.parametrize(
     ("module", "name", "says"),
     [
-        ("gofer.messaging", "Queue", "gofer.messaging has no Queue in this version of gofer: name a queue by text"),
-        ("gofer.messaging", "Producer", "gofer.proxy.Agent"),
-        ("gofer.messaging", "Reader", "gofer.rmi.reply.ReplyConsumer"),
-        ("gofer.messaging", "Consumer", "gofer.rmi.reply.ReplyConsumer"),
-        ("gofer.messaging", "Exchange", "declare exchanges at the broker"),
+        (
+            "gofer.messaging",
+            "Node",
+            "gofer.messaging has no Node in this version of gofer: from gofer.messaging import Queue",
+        ),
         ("gofer.messaging", "Authenticator", "from gofer.messaging.auth import Authenticator"),
         ("gofer.rmi.async", "ReplyConsumer", "from gofer.rmi.reply import ReplyConsumer"),
     ],

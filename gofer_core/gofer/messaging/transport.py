@@ -54,7 +54,7 @@ def open_socket(connector: Connector, timeout: float, tried: int = 0) -> socket.
         # One that swallows everything must leave time for those after it.
         share = time.monotonic() + (deadline - time.monotonic()) / (len(hosts) - position)
         try:
-            return _open_host(connector, host, port, context, share, timeout)
+            return _open_host(connector, host, port, context, deadline=share, timeout=timeout)
         except AdapterError:
             raise
         except ConnectionLost as error:
@@ -63,7 +63,7 @@ def open_socket(connector: Connector, timeout: float, tried: int = 0) -> socket.
 
 
 def _open_host(
-    connector: Connector, host: str, port: int, context: ssl.SSLContext | None, deadline: float, timeout: float
+    connector: Connector, host: str, port: int, context: ssl.SSLContext | None, *, deadline: float, timeout: float
 ) -> socket.socket:
     where = place(host, port)
     proxy = find_proxy(connector, host)

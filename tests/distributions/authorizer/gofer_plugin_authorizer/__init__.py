@@ -17,7 +17,7 @@ from gofer.rmi.request import Received
 __all__ = ["gofer_call"]
 
 _allow = Plugin.find(__name__).cfg.allow
-_rules = {pattern: [one.strip() for one in _allow[pattern].split(",")] for pattern in _allow}
+_rules = {pattern: [one.strip() for one in who.split(",")] for pattern, who in _allow}
 
 
 def _allowed(identity: str | None, method: str) -> bool:
