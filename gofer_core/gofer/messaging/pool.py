@@ -6,24 +6,26 @@ pool starts empty; the parent's connections are dropped there without a word.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import logging
 import os
 import sys
 import threading
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from gofer.messaging.asyncio_driver import AsyncioConnection
 from gofer.messaging.connection import Connection
 from gofer.messaging.connector import Connector
 from gofer.messaging.thread_driver import ThreadConnection
 
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from gofer.messaging.asyncio_driver import AsyncioConnection
+
 __all__ = ["Pool", "pool"]
 
 log = logging.getLogger(__name__)
-
-_Key = tuple[Connector, asyncio.AbstractEventLoop | None]
 
 #: Seconds that requests which nobody waited for may take at the end of the process.
 _EXIT = 5.0
@@ -39,7 +41,7 @@ class Pool:
         self._lock = threading.RLock()  # the collector may release a connection while this thread is in here
         #: For users to guard what they keep of connections; made anew in a forked child, as all of this is.
         self.guard = threading.RLock()  # a signal handler may come to it in the thread that has it
-        self._connections: dict[_Key, Connection] = {}
+        self._connections: dict[tuple[Connector, AbstractEventLoop | None], Connection] = {}
         self._at_end = False
 
     def acquire(self, connector: Connector) -> ThreadConnection:
@@ -56,8 +58,10 @@ class Pool:
             found.users += 1
             return found
 
-    def acquire_asyncio(self, connector: Connector, loop: asyncio.AbstractEventLoop) -> AsyncioConnection:
+    def acquire_asyncio(self, connector: Connector, loop: AbstractEventLoop) -> AsyncioConnection:
         """Return the connection that an event loop drives; called in its thread. See ``acquire``."""
+        from gofer.messaging.asyncio_driver import AsyncioConnection  # an agent without coroutines needs no asyncio
+
         with self._lock:
             for key, other in list(self._connections.items()):
                 if key[1] is not None and key[1].is_closed():
@@ -70,7 +74,7 @@ class Pool:
             found.users += 1
             return found
 
-    def _add(self, connection: Connection, loop: asyncio.AbstractEventLoop | None) -> None:
+    def _add(self, connection: Connection, loop: AbstractEventLoop | None) -> None:
         self._connections[connection.connector, loop] = connection
         # What multiprocessing forks ends by os._exit, and calls none of atexit's.
         process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
