@@ -235,7 +235,7 @@ gofer.tools.stage: Interrupts Stage StageError Told
 gofer.tools.trial: Trial main run_trials
 gofer_adapter_amqp: AmqpAdapter
 gofer_adapter_amqp.adapter: AmqpAdapter
-gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND ProtocolError REFUSED expiration failure logins
+gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND ProtocolError REFUSED failure logins
 gofer_adapter_amqp.channel: Channel Channels Question Steps Task
 gofer_adapter_amqp.messages: Consumer Publisher
 gofer_adapter_amqp.operations: check steps

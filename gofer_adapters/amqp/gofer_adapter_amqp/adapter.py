@@ -15,7 +15,7 @@ from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 
 from gofer_adapter_amqp import wire
-from gofer_adapter_amqp.broker import REFUSED, Closed, Dialect, ProtocolError, expiration, failure, logins
+from gofer_adapter_amqp.broker import REFUSED, Closed, Dialect, ProtocolError, failure, logins
 from gofer_adapter_amqp.channel import Channels, Task
 from gofer_adapter_amqp.messages import Consumer, Publisher
 from gofer_adapter_amqp.operations import check, steps
@@ -42,7 +42,6 @@ class AmqpAdapter(api.Adapter):
         self._due = spec.Connection.Start  # the next method of the login
         self._open = self._closing = self._ended = False
         self._rest, self._heartbeat = b"", 0
-        self._last_read = self._last_write = -inf
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 
@@ -135,7 +134,7 @@ class AmqpAdapter(api.Adapter):
     ) -> None:
         """Publish, mandatory, and persistent if it is durable."""
         if self._open:
-            message = wire.Message(*address, token, expiration(ttl), body, durable)
+            message = wire.Message(*address, token, self._dialect.expiration(ttl), body, durable)
             self._publisher.publish(message, isolated=isolated, confirm=confirm)
 
     def forget(self, token: int) -> None:

@@ -10,8 +10,7 @@ from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import place
 
-__all__ = ["DIFFERS", "LOCKED", "NOT_FOUND", "REFUSED", "Closed", "Dialect", "ProtocolError"]
-__all__ += ["expiration", "failure", "logins"]
+__all__ = ["DIFFERS", "LOCKED", "NOT_FOUND", "REFUSED", "Closed", "Dialect", "ProtocolError", "failure", "logins"]
 
 # The protocol's reply codes.
 REFUSED, NOT_FOUND, LOCKED, DIFFERS, _NOT_ALLOWED = 403, 404, 405, 406, 530
@@ -61,10 +60,9 @@ class Dialect:
             arguments["x-expires"] = round(max(1, min(_LONGEST, queue.expires * 1000)))
         return arguments
 
-
-def expiration(ttl: float | None) -> int | None:
-    """Return a message's time to live in milliseconds. One that is too long is none: the message is kept."""
-    return round(max(1, ttl * 1000)) if ttl is not None and ttl * 1000 <= _LONGEST else None
+    def expiration(self, ttl: float | None) -> int | None:
+        """Return a message's time to live in milliseconds. One that is too long is none: the message is kept."""
+        return round(max(1, ttl * 1000)) if ttl is not None and ttl * 1000 <= _LONGEST else None
 
 
 def logins(connector: Connector) -> list[sasl.SASL]:

@@ -36,9 +36,8 @@ class Channels:
         self.events: list[Event] = []
         self.open: dict[int, Channel] = {}
         self.waiting: deque[Task] = deque()
-        self.channel_max, self.frame_max = 65_535, 131_072
         self.running: set[Task] = set()
-        self.last_number = 0
+        self.channel_max, self.frame_max, self.last_number = 65_535, 131_072, 0
 
     def start_waiting(self) -> None:
         """Start tasks, as many as may run side by side."""
@@ -65,12 +64,11 @@ class Channel:
             Why it cannot be opened: the broker allows no more channels.
         """
         home = self.home
-        # A message whose frames are still coming: its method, header, missing bytes, parts, and, of one that is cut,
-        # what is still to be kept of its beginning, and its end so far.
-        self._method = self._header = b""
+        # A message whose frames are still coming: its method, header, missing bytes, and parts as far as there is room;
+        # and the end so far of what has no room.
+        self._method = self._header = self._ending = b""
         self._missing = self._room = 0
         self._parts: list[bytes] = []
-        self._cut, self._ending = False, b""
         for _ in range(home.channel_max):
             home.last_number = home.last_number % home.channel_max + 1
             if home.last_number not in home.open:
@@ -110,15 +108,13 @@ class Channel:
             if kind == 2:
                 self._header = payload
                 self._missing = wire.body_size(payload)
-                self._cut = self.limit is not None and self._missing > max(self.limit, HEAD + TAIL)
-                self._room, self._ending = HEAD, b""
+                cut = self.limit is not None and self._missing > max(self.limit, HEAD + TAIL)
+                self._room = HEAD if cut else self._missing
             else:
                 self._missing -= len(payload)
-                if self._cut:
-                    self._ending = (self._ending + payload[self._room :])[-TAIL:]
-                    payload = payload[: self._room]
-                    self._room -= len(payload)
-                self._parts.append(payload)
+                self._parts.append(payload[: self._room])
+                self._ending = (self._ending + payload[self._room :])[-TAIL:]
+                self._room -= len(self._parts[-1])
             if not self._missing:
                 method, header, body = self._method, self._header, b"".join((*self._parts, self._ending))
                 self._method, self._header, self._parts, self._ending = b"", b"", [], b""

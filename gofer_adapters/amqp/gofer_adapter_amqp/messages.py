@@ -27,12 +27,11 @@ class Consumer(Channel):
 
     def __init__(self, home: Channels, id: int, asked: Subscribe) -> None:
         super().__init__(home)
-        self.ended, self._subscription = False, asked.number
+        self.ended, self.limit, self._subscription = False, asked.limit, asked.number
         self._subscribing: int | None = id
         self._cancelling: list[int] = []
         self._unsettled: dict[int, bool] = {}  # tag -> whether it is accepted, in the order of delivery
         self.accepted: list[int] = []
-        self.limit = asked.limit
         if (closed := self.open()) is not None:
             self.on_closed(closed)
             return
@@ -75,8 +74,7 @@ class Consumer(Channel):
         """Hand the message on as an event."""
         tag, redelivered = wire.tag_and_flag(method)
         self._unsettled[tag] = False
-        ttl = wire.expiration(header)
-        cut = wire.body_size(header) - len(body)
+        ttl, cut = wire.expiration(header), wire.body_size(header) - len(body)
         self.home.events.append(Delivery(self._subscription, body, redelivered, ttl, (self, tag), cut))
 
     def on_method(self, method: tuple[int, int], payload: bytes) -> None:

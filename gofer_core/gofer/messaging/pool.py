@@ -19,15 +19,13 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.thread_driver import ThreadConnection
 
 if TYPE_CHECKING:
-    import asyncio
+    from asyncio import AbstractEventLoop
 
     from gofer.messaging.asyncio_driver import AsyncioConnection
 
 __all__ = ["Pool", "pool"]
 
 log = logging.getLogger(__name__)
-
-_Key = tuple[Connector, "asyncio.AbstractEventLoop | None"]
 
 #: Seconds that requests which nobody waited for may take at the end of the process.
 _EXIT = 5.0
@@ -43,7 +41,7 @@ class Pool:
         self._lock = threading.RLock()  # the collector may release a connection while this thread is in here
         #: For users to guard what they keep of connections; made anew in a forked child, as all of this is.
         self.guard = threading.RLock()  # a signal handler may come to it in the thread that has it
-        self._connections: dict[_Key, Connection] = {}
+        self._connections: dict[tuple[Connector, AbstractEventLoop | None], Connection] = {}
         self._at_end = False
 
     def acquire(self, connector: Connector) -> ThreadConnection:
@@ -60,9 +58,9 @@ class Pool:
             found.users += 1
             return found
 
-    def acquire_asyncio(self, connector: Connector, loop: asyncio.AbstractEventLoop) -> AsyncioConnection:
+    def acquire_asyncio(self, connector: Connector, loop: AbstractEventLoop) -> AsyncioConnection:
         """Return the connection that an event loop drives; called in its thread. See ``acquire``."""
-        from gofer.messaging.asyncio_driver import AsyncioConnection  # an agent needs no asyncio for this
+        from gofer.messaging.asyncio_driver import AsyncioConnection  # an agent without coroutines needs no asyncio
 
         with self._lock:
             for key, other in list(self._connections.items()):
@@ -76,7 +74,7 @@ class Pool:
             found.users += 1
             return found
 
-    def _add(self, connection: Connection, loop: asyncio.AbstractEventLoop | None) -> None:
+    def _add(self, connection: Connection, loop: AbstractEventLoop | None) -> None:
         self._connections[connection.connector, loop] = connection
         # What multiprocessing forks ends by os._exit, and calls none of atexit's.
         process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
