@@ -236,6 +236,17 @@ def test_a_flag_that_may_mean_yes_means_yes(door: Door, value: str) -> None:
     assert ": [main] required: " in door.process.tail()
 
 
+@pytest.mark.parametrize(
+    "main",
+    ["[main]\nenabled = 1\nrequired = 1\n[main]\nenabled = 1\n", "[Main]\nenabled = 1\nrequired = 1\n"],
+    ids=["lost by a second section", "in a misspelt section"],
+)
+def test_a_section_that_does_not_count_may_require_it(door: Door, main: str) -> None:
+    door.authorizer(main=main)
+    door.process.start()
+    door.check_closed("authz.conf cannot be used")
+
+
 def test_one_that_takes_long_to_load_is_waited_for(door: Door, tmp_path: Path) -> None:
     go = tmp_path / "go"
     wait = f"import os, time\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.01)\n"

@@ -221,3 +221,28 @@ def test_an_authenticator_that_is_added_later_is_not_got_past(house: House) -> N
         with pytest.raises(Unusable, match="plugin 'lobby' has the methods of plugin 'vault'"):
             manage(house.process.root, do="reload", which="vault")
         assert f"{file}: [main] extends: " in house.process.tail()
+
+
+@pytest.mark.parametrize(
+    ("lobby", "hall", "vault"),
+    [
+        ("forward = hall", "accept = lobby\ntrust = lobby", "extends = hall"),
+        ("", "extends = lobby\ntrust = lobby", "extends = hall"),
+    ],
+    ids=["forwarded to what is extended", "extended twice"],
+)
+def test_trust_in_one_plugin_is_none_in_those_that_extend_it(house: House, lobby: str, hall: str, vault: str) -> None:
+    install(house.site, "hall", LOBBY.replace("Lobby", "Hall"))
+    house.plugin("lobby", lobby)
+    house.plugin("hall", hall, house.keys)
+    file = house.plugin("vault", vault, house.keys)
+    status, checked = house.check()
+    assert status == 1
+    assert f"error: {file}: [main] extends: plugin 'lobby' " in checked
+
+    house.process.start()
+    assert (house.state("vault"), house.state("hall")) == ("quarantined", "running")
+    with house.agent("lobby") as agent:
+        assert until_it_answers(agent).Hall().enter() == "in"
+        with pytest.raises(DispatchError):
+            agent.Vault().open()

@@ -121,3 +121,10 @@ def test_copies_do_not_pass_where_the_ledger_was_found_corrupt(
     assert rejected["code"] == "security.replayed"
     assert "ledger was found corrupt" in rejected["details"]
     assert runs(trace) == {"once": 1}
+
+    # Nor after one more start, which finds nothing corrupt.
+    served.process.stop()
+    served.process.start()
+    mailbox.send(QUEUE, copy)
+    assert rejection(mailbox)["code"] == "security.replayed"
+    assert runs(trace) == {"once": 1}

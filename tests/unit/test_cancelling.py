@@ -10,7 +10,7 @@ import pytest
 from gofer.messaging.adapter import Delivery
 from gofer.messaging.document import decode_request, encode
 from gofer.rmi.book import Book
-from gofer.rmi.cancelling import Cancelling
+from gofer.rmi.cancelling import Cancelling, Owner
 from gofer.rmi.request import Received
 from support import kennel
 from support.receiving import Served, request, served
@@ -30,6 +30,17 @@ def test_numbers_that_are_awaited_are_bounded_and_forgotten(serving: Served) -> 
         assert cancelling.by_number(plugin, f"sn{n}").wait(30) == []
     assert [cancelling.awaits(plugin, f"sn{n}") for n in range(5)] == [False, False, True, True, True]
     eventually(lambda: not cancelling.awaits(plugin, "sn4"), 5.0)
+
+
+def test_whoever_sends_many_pushes_out_none_of_anothers(serving: Served, caplog: pytest.LogCaptureFixture) -> None:
+    plugin, ops, low = serving.plugin, Owner("ops"), Owner("low")
+    cancelling = Cancelling(Book(), max_entries=3, max_age=60.0)
+    assert cancelling.by_number(plugin, "mine", owner=ops).wait(30) == []
+    for n in range(10):
+        assert cancelling.by_number(plugin, f"flush{n}", owner=low).wait(30) == []
+    assert cancelling.awaits(plugin, "mine", "ops")
+    assert [cancelling.awaits(plugin, f"flush{n}", "low") for n in range(7, 10)] == [False, True, True]
+    assert "too many cancellations" in caplog.text
 
 
 @pytest.mark.parametrize("sn", ["", "../x", "a b", "x" * 129, 5, None])

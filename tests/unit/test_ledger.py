@@ -102,14 +102,18 @@ def test_a_killed_process_has_on_disk_what_it_was_told_is_there(tmp_path: Path) 
     ledger.stop()
 
 
-@pytest.mark.parametrize("how", ["garbage", "page"])
+@pytest.mark.parametrize("how", ["garbage", "page", "nothing"])
 def test_a_corrupt_file_is_set_aside_and_said(tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
     before = Ledger(tmp_path, lambda: None)
     for n in range(300):
         before.post(records.take(record(f"k{n}", b"x" * 500)))
     before.stop()
     content = before.path.read_bytes()
-    bad = b"no database at all" * 100 if how == "garbage" else content[:8192] + os.urandom(16384) + content[24576:]
+    bad = {
+        "garbage": b"no database at all" * 100,
+        "page": content[:8192] + os.urandom(16384) + content[24576:],
+        "nothing": b"",  # what some file systems leave of it after a power failure
+    }[how]
     before.path.write_bytes(bad)
 
     ledger = Ledger(tmp_path, lambda: None)

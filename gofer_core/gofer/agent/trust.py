@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.config import Problem, not_trusted
@@ -41,6 +41,8 @@ def check_trust(plugin: Plugin, present: Iterable[Plugin]) -> Problem | None:
         present: the plugins beside it. Of those that are being loaded, too, each is checked by itself: of two that do
             not fit, the one is refused whose descriptor or code brings them together.
     """
+    present = list(present)
+    everybody = {one.name: one for one in (*present, plugin)}
     for other in present:
         if other.name == plugin.name:
             continue
@@ -50,12 +52,19 @@ def check_trust(plugin: Plugin, present: Iterable[Plugin]) -> Problem | None:
                 key = "accept"
             elif _has(other, plugin) and (plugin.descriptor.extends == other.name or other.is_running):
                 key, how = ("extends" if plugin.descriptor.extends == other.name else "plugin"), "has the methods of"
+            elif _reaches(other, plugin, everybody):
+                key, how = (
+                    ("extends" if plugin.descriptor.extends else "plugin"),
+                    "reaches, by way of others, the methods of",
+                )
         if not key and not may_reach(plugin, other):
             asked, owner = plugin, other
             if other.is_running and plugin.descriptor.forwards_to(other.descriptor):
                 key = "forward"
             elif _has(plugin, other) and (other.descriptor.extends != plugin.name or other.is_running):
                 key, how = "plugin", "has the methods of"
+            elif other.is_running and _reaches(plugin, other, everybody):
+                key, how = "forward", "reaches, by way of others, the methods of"
         if not key:
             continue
         text = not_trusted(asked.descriptor, owner.descriptor, how)
@@ -74,6 +83,19 @@ def owners(more: Any, plugins: Iterable[Plugin]) -> Iterator[Plugin]:
                 yield plugin
         elif isinstance(module, str) and plugin.has_name(module):
             yield plugin
+
+
+def _reaches(asked: Plugin, owner: Plugin, everybody: Mapping[str, Plugin]) -> bool:
+    """Tell whether one's callers reach another's methods in the API of a third, or of a fourth that got them there."""
+    holders = [owner]
+    for holder in holders:
+        for one in everybody.values():
+            if one in holders or not (holder.descriptor.extends == one.name or _has(one, holder)):
+                continue
+            if (one is asked and holder.descriptor.extends) or asked.descriptor.forwards_to(one.descriptor):
+                return True
+            holders.append(one)
+    return False
 
 
 def _has(plugin: Plugin, other: Plugin) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gofer.errors import Cancelled, DocumentError, NotAuthorized
+from gofer.limit import LimitedLog
 from gofer.messaging.document import shown
 from gofer.rmi import criteria as told
 from gofer.rmi import records
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     import sqlite3
 
 __all__ = ["Cancelling", "Owner", "cancel"]
+
+log = logging.getLogger(__name__)
 
 _SN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}")
 _PATIENCE = 1.0  # seconds that an answer waits for the disk
@@ -69,6 +74,7 @@ class Cancelling:
         self._max_age = max_age
         self._lock = threading.Lock()
         self._expected: dict[tuple[str, str, Owner | None], float] = {}
+        self._complain = LimitedLog(log)
         self._written = 0
         self._lane = None if clock is None else Lane("gofer-cancel", clock)
         if ledger is not None:
@@ -283,8 +289,19 @@ class Cancelling:
             now = time.monotonic()
             self._expected.pop((name, sn, owner), None)
             self._expected[name, sn, owner] = now + seconds
-            while len(self._expected) > self._max_entries or next(iter(self._expected.values())) <= now:
+            while next(iter(self._expected.values())) <= now:
                 del self._expected[next(iter(self._expected))]
+            if len(self._expected) > self._max_entries:
+                self._drop_oldest_of_most()
+
+    def _drop_oldest_of_most(self) -> None:
+        """Drop a cancellation of the one who has sent most of them: nobody can push out those of others."""
+        counts = Counter((name, owner) for name, _, owner in self._expected)
+        most = counts.most_common(1)[0][0]
+        oldest = next(key for key in self._expected if (key[0], key[2]) == most)
+        del self._expected[oldest]
+        text = "plugin %s: too many cancellations of requests that have not come; the one of %s by %s is forgotten"
+        self._complain(logging.WARNING, text, oldest[0], shown(oldest[1]), shown(str(most[1] and most[1].identity)))
 
 
 def cancel(request: Received) -> bool:

@@ -262,7 +262,7 @@ class HookCalls:
             self._complain(logging.ERROR, text, service.name, request, lane.most)
             done(_refused(f"TimeoutError: {lane.most} calls of gofer_accept hang"))
         elif outcome is Outcome.DONE:
-            done(_refused(f"{type(raised[0].error).__name__}: {raised[0].error}") if raised else None)
+            done(_refused(f"{type(raised[0].error).__name__}: {_words(raised[0].error)}") if raised else None)
 
     def _listener(self, implementation: Any, present: list[Any]) -> _Listener:
         listener = self._listeners.get(implementation)
@@ -272,6 +272,13 @@ class HookCalls:
                     del self._listeners[gone]  # of code that is not loaded any more
                 listener = self._listeners.setdefault(implementation, _Listener(implementation))
         return listener
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - a plugin's code, too
+        return "(its text cannot be told)"
 
 
 def _refused(details: str) -> Refusal:

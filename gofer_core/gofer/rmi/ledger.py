@@ -235,6 +235,8 @@ class Ledger:
         import sqlite3
 
         self._prepare()
+        if os.path.lexists(self.path) and os.path.getsize(self.path) == 0 and not os.path.lexists(f"{self.path}-wal"):
+            raise _Corrupt("it is empty")  # what some file systems leave of it after a power failure
         file = sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None)
         try:
             os.chmod(self.path, 0o600)

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 _PAUSE = 0.01  # seconds between two commits: one for each call would cost as much as the call
 _QUIET = 3600.0  # seconds between two lines that say that not all signatures of a signer are remembered
 _BACKLOG = 10_000  # of what is to be written, beside three times what is remembered
+_LOST = b"lost"  # the row that says until when signatures may have been seen by a ledger that was lost
+_FAR = 10 * 365 * 86400.0  # seconds that such a row outlives that time: longer than any age limit
 _REALM = 8  # bytes that stand for a signer in the ledger, before a nonce; alone: that one's low-water mark
 
 
@@ -107,6 +109,7 @@ class Replays:
         self._signers: dict[bytes, _Signer] = {}
         self._restored = False
         self._lost = 0.0  # what was signed before that may have been seen
+        self._lost_unwritten = False
         if ledger is not None:
             ledger.lost.append(self._rewrite)
         # What is to be written: signatures, and None for one that shall pass once more. Then what the ledger is at.
@@ -131,6 +134,9 @@ class Replays:
         with self._lock:
             self._restored = True
             for row, expires in found:
+                if row == _LOST:
+                    self._lost = max(self._lost, expires - _FAR)
+                    continue
                 realm, nonce = (row, b"") if len(row) in (0, _REALM) else (row[:-16], row[-16:])
                 if not nonce:
                     signer = self._signers.setdefault(realm, _Signer())
@@ -275,6 +281,8 @@ class Replays:
             new = [(row, expires) for row, expires in self._writing.items() if expires is not None]
             gone = [(row,) for row, expires in self._writing.items() if expires is None]
             new += [(one, self._signers[one].floor) for one in self._raised if one in self._signers]
+            if self._lost_unwritten:
+                new.append((_LOST, self._lost + _FAR))
         file.executemany("INSERT OR REPLACE INTO nonces VALUES (?, ?)", new)
         file.executemany("DELETE FROM nonces WHERE nonce = ?", gone)
         self._grown += len(new)
@@ -286,6 +294,7 @@ class Replays:
             written, self._writing = self._writing, {}
             if failed is None:
                 self._raised.clear()
+                self._lost_unwritten = False
             if failed is not None:
                 self._posted = False
                 self._unwritten = {**written, **self._unwritten}  # which go with the next one
@@ -312,8 +321,8 @@ class Replays:
         with self._lock:
             if not self._restored:
                 self._lost = time.time() + SKEW
-                return
-            for realm, signer in self._signers.items():
+            self._lost_unwritten = bool(self._lost)
+            for realm, signer in self._signers.items() if self._restored else ():
                 self._raised.add(realm)
                 for expires, nonce in signer.order:
                     if self._known.get(nonce) == realm:

@@ -44,15 +44,29 @@ def not_trusted(asked: Descriptor, owner: Descriptor, how: str) -> str:
 
 def _trust(one: Descriptor, enabled: list[Descriptor]) -> Iterator[Problem]:
     """Tell which other plugins' callers would reach the methods of one that has an authenticator."""
+    extended = [two for two in enabled if two is not one and two.name in _extended_by(one, enabled)]
     for other in enabled:
         if other is one or one.authenticator is None or other.name in one.trust or one.same_authenticator(other):
             continue
         for key, how, leads in (
             ("accept", "forwards to", other.forwards_to(one)),
-            ("extends", "has the methods of", one.extends == other.name),
+            ("extends", "has the methods of", other in extended),
+            ("extends", "forwards to what has the methods of", any(other.forwards_to(two) for two in extended)),
         ):
             if leads:
                 yield Problem("error", str(one.file), "main", key, not_trusted(other, one, how))
+                break
+
+
+def _extended_by(one: Descriptor, enabled: list[Descriptor]) -> set[str]:
+    """Name the plugins that get the methods of one by ``extends``, directly or by way of others."""
+    extends = {two.name: two.extends for two in enabled}
+    names: set[str] = set()
+    name = one.extends
+    while name is not None and name not in names:
+        names.add(name)
+        name = extends.get(name)
+    return names
 
 
 def _problems(one: Descriptor, every: list[Descriptor], enabled: list[Descriptor]) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from gofer.agent.config.values import Flag, Wrong
 __all__ = ["asks_to_be_required"]
 
 _REQUIRED = re.compile(r"""^\s*["{\s]*required"?\s*[=:]\s*"?(1|yes|true|on)\b""", re.IGNORECASE | re.MULTILINE)
+_HEADER = re.compile(r"^\s*\[([^\]\n]*)\].*$", re.MULTILINE)
 _ENABLED = re.compile(r"""\benabled"?\s*[=:]\s*"?(1|yes|true|on)\b""", re.IGNORECASE)
 
 
@@ -31,7 +32,16 @@ def asks_to_be_required(path: Path) -> bool:
     except Unreadable:
         return bool(_REQUIRED.search(text) and _ENABLED.search(text))
     main = parse.sections.get("main", {})
-    return _may_be(main.get("required")) and _may_be(main.get("enabled"))
+    if _may_be(main.get("required")) and _may_be(main.get("enabled")):
+        return True
+    # A section that is there twice, or misspelt like [Main], has lost what it asked for.
+    lost = path.suffix != ".json" and "required" not in main
+    return lost and any(_REQUIRED.search(one) and _ENABLED.search(text) for one in _sections_like_main(text))
+
+
+def _sections_like_main(text: str) -> list[str]:
+    parts = _HEADER.split(text)
+    return [body for name, body in zip(parts[1::2], parts[2::2], strict=True) if name.strip().lower() == "main"]
 
 
 def _may_be(raw: object) -> bool:
