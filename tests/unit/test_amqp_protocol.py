@@ -486,6 +486,18 @@ class TestPublishing:
         peer.publish(5, "theirs")
         assert only(peer.sent(), spec.Basic.Publish)[0] == shared
 
+    def test_messages_keep_their_order_when_an_operation_proves_their_exchange_first(self, peer: Peer) -> None:
+        peer.publish(1, "theirs")
+        peer.publish(2, "theirs")
+        alone, _ = only(peer.sent(), spec.Basic.Publish)
+        peer.ask(Bind("queue", "theirs", "key"))
+        control, _ = only(peer.sent(), spec.Queue.Bind)
+        peer.say(control, spec.Queue.BindOk)
+        peer.publish(3, "theirs", "3")
+        assert peer.sent() == []
+        frames = peer.say(alone, spec.Basic.Ack, "Lb", 1, False)
+        assert [arguments[2] for _, sig, arguments in frames if sig == spec.Basic.Publish] == ["queue", "3"]
+
     def test_a_shared_channel_that_the_broker_closes_leaves_its_messages_unknown(self, peer: Peer) -> None:
         peer.publish(1)
         peer.publish(2)
