@@ -329,6 +329,23 @@ def test_an_adapter_that_fails_is_dropped(broker: Broker) -> None:
     assert broker.core.state is State.DOWN
 
 
+def test_what_comes_as_the_connection_is_lost_is_sent_with_the_next_one(broker: Broker) -> None:
+    outcomes: list[Outcome] = []
+    broker.core.lost("cut", broker.now)
+    for token in (1, 2):
+        broker.core.publish(token, ADDRESS, b"x", None, True, True, False, lambda outcome, _: outcomes.append(outcome))
+    broker.core.forget(2)
+    assert not outcomes
+    broker.connect()
+    assert broker.adapter.published == [1]
+    broker.put(Confirmed(1, Outcome.CONFIRMED))
+    assert outcomes == [Outcome.CONFIRMED]
+    broker.core.lost("cut", broker.now)
+    broker.core.publish(3, ADDRESS, b"x", None, True, True, False, lambda outcome, _: outcomes.append(outcome))
+    broker.core.close()
+    assert outcomes == [Outcome.CONFIRMED, Outcome.UNKNOWN]
+
+
 def test_order_is_kept_when_a_callback_publishes(broker: Broker) -> None:
     seen: list[int] = []
 

@@ -127,6 +127,8 @@ class Core:
         self._wanted = self._final = self._draining = False
         self._events: deque[Event] = deque()
         self._last_words = b""
+        # Messages that were on their way here when the connection was lost; they go with the next one.
+        self._unsent: dict[int, tuple[Any, ...]] = {}
         self._blocked_at = 0.0
         self._retry = Backoff(connector.reconnect_max)
         self._ids = itertools.count(1)
@@ -245,6 +247,7 @@ class Core:
         """Whether nothing is in flight and no subscription keeps the connection open."""
         return not (
             self.unconfirmed
+            or self._unsent
             or any(pending.answer for pending in self._pending.values())
             or any(subscription.keep_open for subscription in self._subscriptions)
         )
@@ -315,8 +318,11 @@ class Core:
         """Send a message; ``settle`` is called once (without ``confirm`` perhaps never, and never after ``forget``)."""
         adapter = self.adapter
         if adapter is None or self.state is not State.OPEN:
-            if settle is not None:
-                self._call(settle, Outcome.UNKNOWN, self.describe())
+            if self._final or not self._wanted:
+                if settle is not None:
+                    self._call(settle, Outcome.UNKNOWN, self.describe())
+            else:  # it was lost at this moment: nothing was sent, so nothing is unknown
+                self._unsent[token] = (address, body, ttl, durable, confirm, isolated, settle)
             return
         self.used_at = self.now
         if confirm or settle is not None:
@@ -331,6 +337,7 @@ class Core:
 
     def forget(self, token: int) -> None:
         """Have the outcome of a message told no more."""
+        self._unsent.pop(token, None)
         if self.unconfirmed.pop(token, None) is not None and self.adapter is not None:
             self.adapter.forget(token)
 
@@ -562,6 +569,9 @@ class Core:
         self.error, self.opened_before = None, True
         self.up_since = self.used_at = self.now
         self._make_subscriptions()
+        unsent, self._unsent = self._unsent, {}
+        for token, message in unsent.items():
+            self.publish(token, *message)
 
     def _say_goodbye(self, *, polite: bool = False) -> None:
         adapter = self.adapter
@@ -599,6 +609,9 @@ class Core:
             subscription.number, wanted.making = None, False
             wanted.retry.reset()
         unconfirmed, self.unconfirmed = self.unconfirmed, {}
+        if self._final:
+            unconfirmed |= {token: message[-1] for token, message in self._unsent.items()}
+            self._unsent.clear()
         pending, self._pending = self._pending, {}
         for settle in unconfirmed.values():
             if settle is not None:

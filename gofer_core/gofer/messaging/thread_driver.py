@@ -307,17 +307,19 @@ class ThreadConnection(Connection):
         self._housekeeping_at = monotonic() + 1.0
         readable = False
         while not self.core.closed:
+            if readable:  # before anything is sent: the broker may have hung up while this process stood still
+                self._read()
             self._run_commands()
             core = self.core
             if core.state is State.DOWN and core.now >= core.connect_at:
                 self._connect()
             else:
-                self._turn(readable)
+                self._turn(False)
             self._wake_watchers()
             readable = not core.closed and self._sleep()
         self._write(monotonic())
-        self._done = True
         self._wakeup.close()
+        self._done = True
         self._run_commands()  # those that came late are told that it is closed
         for waiter in [*self._watchers, *self._waiters]:
             waiter.wake()
