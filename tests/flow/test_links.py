@@ -165,6 +165,7 @@ def test_what_was_sent_and_not_answered_is_lost_once(link: ThreadConnection, bro
     told: list[Outcome] = []
     for _ in range(5):
         assert link.publish_nowait(Address("", "sink"), b"x", settled=lambda outcome, _: told.append(outcome))
+    eventually(lambda: len(link.core.unconfirmed) == 5)
     broker.kill()
     assert link.wait(lambda: len(told) >= 5, time.monotonic() + 30)
     assert told == [Outcome.UNKNOWN] * 5

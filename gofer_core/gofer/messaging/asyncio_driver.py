@@ -217,7 +217,10 @@ class AsyncioConnection(Connection):
 
     def _submit(self, size: int, command: Callable[..., None], *arguments: Any) -> None:
         if threading.get_ident() == self._thread:
-            self.core.now = monotonic()
+            now = monotonic()
+            if now - self.core.now > _LATE:
+                self._read()  # the broker may have hung up while this process stood still
+            self.core.now = now
             self._guard(command, *arguments)
             self._soon()
         elif not self.loop.is_closed():

@@ -67,6 +67,7 @@ class Connection(ABC):
         self._closing = False
         self._tokens = itertools.count(1)
         self._housekeeping_at = inf
+        self._read_at = 0.0
         self._shared: dict[object, Any] = {}
         self._sharing = threading.RLock()  # a signal handler may come to it in the thread that has it
         self._at_exit: list[Callable[[float], None]] = []
@@ -289,6 +290,7 @@ class Connection(ABC):
 
     def _read(self) -> None:
         wire, now = self._wire, monotonic()
+        self._read_at = now
         if wire is None:
             return
         try:

@@ -34,6 +34,8 @@ _COMPANY = 0.002
 #: A waiting thread looks this often, in seconds, whether the I/O thread was started: an interrupt may have struck the
 #: thread that was to start it.
 _LOOK_AROUND = 1.0
+#: Seconds after which the socket is read before something is written, whatever the poll said.
+_SILENCE = 1.0
 #: Seconds that ``close`` waits for the I/O thread.
 _CLOSE = 5.0
 
@@ -307,8 +309,8 @@ class ThreadConnection(Connection):
         self._housekeeping_at = monotonic() + 1.0
         readable = False
         while not self.core.closed:
-            if readable:  # before anything is sent: the broker may have hung up while this process stood still
-                self._read()
+            if readable or monotonic() - self._read_at > _SILENCE:
+                self._read()  # before anything is sent: the broker may have hung up while this process stood still
             self._run_commands()
             core = self.core
             if core.state is State.DOWN and core.now >= core.connect_at:
