@@ -309,8 +309,8 @@ class ThreadConnection(Connection):
         self._housekeeping_at = monotonic() + 1.0
         readable = False
         while not self.core.closed:
-            if readable or monotonic() - self._read_at > _SILENCE:
-                self._read()  # before anything is sent: the broker may have hung up while this process stood still
+            if readable:
+                self._read()
             self._run_commands()
             core = self.core
             if core.state is State.DOWN and core.now >= core.connect_at:
@@ -327,6 +327,8 @@ class ThreadConnection(Connection):
             waiter.wake()
 
     def _run_commands(self) -> None:
+        while self._commands and monotonic() - self._read_at > _SILENCE:
+            self._read()  # the broker may have hung up while this process stood still; then nothing is sent to nobody
         self.core.now = monotonic()
         for _ in range(len(self._commands)):
             command, arguments = self._commands.popleft()
