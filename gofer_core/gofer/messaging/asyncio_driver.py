@@ -219,7 +219,8 @@ class AsyncioConnection(Connection):
         if threading.get_ident() == self._thread:
             now = monotonic()
             if now - self.core.now > _LATE:
-                self._read()  # the broker may have hung up while this process stood still
+                while self._read():
+                    pass  # to the end: the broker may have hung up while this process stood still
             self.core.now = now
             self._guard(command, *arguments)
             self._soon()

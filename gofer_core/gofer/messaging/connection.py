@@ -288,18 +288,20 @@ class Connection(ABC):
             self._housekeeping_at = self._housekeep(now)
         self._write(now)
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Take what was sent to us; return whether there was something, and there may be more."""
         wire, now = self._wire, monotonic()
         self._read_at = now
-        if wire is None:
-            return
+        if wire is None or self.core.adapter is None:
+            return False
         try:
             data = wire.read()
         except OSError as error:
             self._guard(self.core.lost, error.strerror or str(error), now)
-        else:
-            if data:
-                self._guard(self.core.receive, data, now)
+            return False
+        if data:
+            self._guard(self.core.receive, data, now)
+        return bool(data)
 
     def _write(self, now: float) -> None:
         wire = self._wire

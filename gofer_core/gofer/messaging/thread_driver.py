@@ -309,7 +309,7 @@ class ThreadConnection(Connection):
         self._housekeeping_at = monotonic() + 1.0
         readable = False
         while not self.core.closed:
-            if readable:
+            if readable and monotonic() - self._read_at <= _SILENCE:
                 self._read()
             self._run_commands()
             core = self.core
@@ -327,8 +327,9 @@ class ThreadConnection(Connection):
             waiter.wake()
 
     def _run_commands(self) -> None:
-        while self._commands and monotonic() - self._read_at > _SILENCE:
-            self._read()  # the broker may have hung up while this process stood still; then nothing is sent to nobody
+        if monotonic() - self._read_at > _SILENCE:
+            while self._read():
+                pass  # to the end: the broker may have hung up while this process stood still
         self.core.now = monotonic()
         for _ in range(len(self._commands)):
             command, arguments = self._commands.popleft()
