@@ -63,11 +63,11 @@ class Soak:
             return [*told(), text]
 
     @remote
-    def some(self, seconds: float) -> list[Any]:
-        """Take a while: some of these are written down, some are not."""
+    def some(self, seconds: float) -> list[Any] | None:
+        """Take a while: some of these are written down, some are not. A cancelled one has no value."""
         with run():
             time.sleep(seconds)
-            return told()
+            return None if Context.current().cancelled() else told()
 
     @remote
     @fork
