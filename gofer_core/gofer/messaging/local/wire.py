@@ -25,7 +25,7 @@ MAX_BODY = 32 * 1024 * 1024 - _ROOM
 
 
 class Hello(msgspec.Struct, frozen=True):
-    """The first frame of a client. ``heartbeat``: seconds, 0 for none; larger bodies than ``max_message`` are left out.
+    """The first frame of a client. ``heartbeat``: seconds, 0 for none.
 
     Its fields keep their names in all versions, so that another one can be told.
     """
