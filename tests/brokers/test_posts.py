@@ -30,7 +30,7 @@ def test_one_that_is_too_large_for_the_broker_costs_only_itself(rabbitmq: Rabbit
             good += [agent.Dog().bark("after", n) for n in range(20)]
             with pytest.raises(NotTaken, match="size") as caught:
                 agent.flush(20)
-            assert list(caught.value.reasons) == [large]
+            assert list(caught.value.reasons) == [large], caught.value.reasons
             since = since or link.up_since
         eventually(lambda: set(good) == {document["sn"] for document in echo.seen})
         assert link.up_since == since

@@ -142,8 +142,9 @@ class Posts:
             why = f"{outcome.value} ({reason})" if reason else outcome.value
             why = no_agent(reason) if outcome is Outcome.RETURNED else why
             why = f"{asked['classname']}.{asked['method']}() at {str(post.address)!r}: {why}"
-            if outcome is Outcome.UNKNOWN and post.up_since == self._link.up_since and not post.again:
-                # The connection is there: another one's fault closed the channel it was on.
+            if outcome is Outcome.UNKNOWN and post.up_since in {None, self._link.up_since} and not post.again:
+                # The connection is there: another one's fault closed the channel it was on. None: it was sent as soon
+                # as there was a connection.
                 refusal = self._resend(sn, post)
                 if refusal is None:
                     return
