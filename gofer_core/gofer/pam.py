@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gofer.agent.plugin import current
 from gofer.errors import NotAuthorized
-from gofer.rmi.logins import check_by_pam, pam_service
+from gofer.rmi.server.logins import check_by_pam, pam_service
 
 __all__ = ["authenticate"]
 

@@ -118,7 +118,7 @@ class TestRequests:
     @given(bodies=MESSAGES)
     def test_each_is_a_request_or_refused(self, serving: Served, bodies: list[bytes]) -> None:
         """One message, one count: accepted, known already or rejected (where nobody can be told, dropped, too)."""
-        before = serving.receiver.counters.snapshot()
+        before = serving.consumer.channel.counters.snapshot()
         failures = _Failures()
         logging.getLogger("gofer").addHandler(failures)
         try:
@@ -128,7 +128,7 @@ class TestRequests:
         finally:
             logging.getLogger("gofer").removeHandler(failures)
         assert failures.raised == []
-        now = serving.receiver.counters.snapshot()
+        now = serving.consumer.channel.counters.snapshot()
         counted = {word: now[word] - before[word] for word in now}
         taken = counted["accepted"] + counted["repeated"] + counted["rejected"]
         assert taken <= len(bodies) + 1 <= taken + counted["dropped"]

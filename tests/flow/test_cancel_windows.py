@@ -13,7 +13,7 @@ import pytest
 from gofer.errors import Cancelled
 from gofer.proxy import Agent
 from gofer.rmi.cancelling import cancel
-from gofer.rmi.logins import Logins
+from gofer.rmi.server.logins import Logins
 from gofer.rmi.reply import ReplyConsumer
 from gofer.testing.agents import AgentProcess
 from support import kennel
@@ -178,11 +178,11 @@ def test_while_a_password_is_checked(tmp_path: Path, right: bool) -> None:
         return right
 
     with served(tmp_path) as serving:
-        serving.receiver.logins = Logins("login", check=pam)
+        serving.consumer.logins = Logins("login", check=pam)
         asked = request("Dog", "reboot", pam={"user": "root", "password": "x"})
         serving.caller.send(asked)
         assert asking.wait(10)
-        (found,) = serving.book.working()
+        (found,) = serving.registry.in_flight()
         assert cancel(found)
         answer.set()
         assert serving.caller.end(asked["sn"])["result"]["xclass"] == "Cancelled"

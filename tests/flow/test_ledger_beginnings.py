@@ -24,13 +24,13 @@ def test_a_run_that_was_noted_and_has_not_begun_is_begun_and_one_that_has_is_not
             begun.begins(document["sn"])
     ledger.stop()  # that is what the killed one has left
 
-    with served(tmp_path, with_ledger=True) as serving:
+    with served(tmp_path) as serving:
         ends = {name: serving.caller.end(document["sn"])["result"] for name, document in documents.items()}
         assert ends["noted"]["retval"] == "noted"
         assert (ends["begun"]["xclass"], ends["noted again"]["xclass"]) == ("Interrupted", "Interrupted")
         assert kennel.ran() == ["noted"]
         sn = documents["noted"]["sn"]
-        eventually(lambda: serving.ledger.call(records.find(sn)) is not None)
-        found = serving.ledger.call(records.find(sn))
+        eventually(lambda: serving.store.call(records.find(sn)) is not None)
+        found = serving.store.call(records.find(sn))
         assert found is not None
         assert found.runs == 1

@@ -132,12 +132,12 @@ def test_a_corrupt_file_is_set_aside(broker: LocalBroker, root: Path, tmp_path: 
 
 def test_a_file_that_becomes_corrupt_costs_nothing_that_is_in_memory(tmp_path: Path) -> None:
     """What is still known is written into the new file: killed then, the agent has lost nothing."""
-    with receiving.served(tmp_path, threads=1, with_ledger=True, patience=0.0) as serving:
+    with receiving.served(tmp_path, threads=1, patience=0.0) as serving:
         documents = [request("Dog", "wait" if n == 0 else "echo", n) for n in range(6)]
         for document in documents:
             serving.caller.send(document)
         rows = records.open_rows("kennel", 0, 100)
-        eventually(lambda: len(serving.ledger.call(rows)) == 6)
+        eventually(lambda: len(serving.store.call(rows)) == 6)
         damage = [sqlite3.DatabaseError("database disk image is malformed")]
         damage[0].sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
@@ -146,13 +146,13 @@ def test_a_file_that_becomes_corrupt_costs_nothing_that_is_in_memory(tmp_path: P
                 raise damage.pop()
             return len(rows(file))
 
-        assert serving.ledger.call(look) == 0  # in the new file
-        eventually(lambda: len(serving.ledger.call(rows)) == 6)
+        assert serving.store.call(look) == 0  # in the new file
+        eventually(lambda: len(serving.store.call(rows)) == 6)
         assert len(list(tmp_path.glob("ledger-corrupt-*.db"))) == 1
         kennel.gate.open.set()
         for n, document in enumerate(documents):
             assert serving.caller.end(document["sn"])["result"] == {"retval": n}
-        eventually(lambda: serving.ledger.call(rows) == [])
+        eventually(lambda: serving.store.call(rows) == [])
 
 
 def aside(process: AgentProcess) -> list[Path]:

@@ -245,11 +245,11 @@ def test_coroutines_run_side_by_side_and_leave_the_workers_alone(tmp_path: Path)
         for _ in asked:
             assert kennel.gate.entered.acquire(timeout=10)
         assert serving.caller.value("Dog", "echo", "meanwhile") == "meanwhile"
-        assert serving.receiver.counters["running"] == 20
+        assert serving.consumer.channel.counters["running"] == 20
         kennel.gate.open.set()
         assert [serving.caller.end(one["sn"])["result"]["retval"] for one in asked] == list(range(20))
         serving.idle()
-        assert serving.receiver.counters["running"] == 0
+        assert serving.consumer.channel.counters["running"] == 0
 
 
 def test_admin_answers_while_every_worker_is_busy(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_method_that_ends_when_it_is_told_took_too_long_all_the_same(
 ) -> None:
     """Its caller would take what it returns then for its value."""
     with served(tmp_path, timeout=0.1) as serving:
-        execution = serving.receiver.execution
+        execution = serving.consumer.execution
         fail = execution.fail
         told = threading.Event()
 
@@ -400,7 +400,7 @@ def test_a_request_cancelled_before_it_starts_is_not_run_and_answered(tmp_path: 
         assert kennel.gate.entered.acquire(timeout=30)
         asked = request("Dog", "echo", "second")
         serving.caller.send(asked)
-        queued = eventually(lambda: [one for one in serving.book.working() if one.sn == asked["sn"]])
+        queued = eventually(lambda: [one for one in serving.registry.in_flight() if one.sn == asked["sn"]])
         assert cancel(queued[0])
         kennel.gate.open.set()
         assert serving.caller.end(asked["sn"])["result"]["xclass"] == "Cancelled"

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from gofer.messaging.adapter import Bind, DeclareExchange, DeclareQueue, Delivery
 from gofer.messaging.subscription import Subscription
-from gofer.rmi.answers import Refusal
-from gofer.rmi.receiver import Receiver
+from gofer.rmi.server.replies import Refusal
 from support import kennel
 from support.connections import cut, declaring
 from support.receiving import QUEUE, Served, driven, request, served
@@ -53,7 +52,7 @@ def test_a_request_in_work_that_is_delivered_again_runs_once(serving: Served) ->
     assert kennel.ran() == ["once"]
     assert serving.caller.words(asked["sn"]).count("result") == 1
 
-    serving.receiver.stop(5)
+    serving.consumer.stop(5)
     assert left_in_queue(serving) == []  # the new delivery was acknowledged
 
 
@@ -69,13 +68,13 @@ def test_who_asks_again_while_the_result_is_on_its_way_is_told_once_more(tmp_pat
         eventually(lambda: serving.caller.words(asked["sn"]).count("result") == 2)
         serving.idle()
         assert kennel.ran() == ["twice"]
-        serving.receiver.stop(5)
+        serving.consumer.stop(5)
         assert left_in_queue(serving) == []
 
 
 def test_who_asks_again_while_the_rejection_is_on_its_way_is_told_once_more(tmp_path: Path) -> None:
     with served(tmp_path, give_up=60.0) as serving:
-        serving.receiver.reject_all(Refusal("plugin.unloaded", "not here", "dog"))
+        serving.consumer.reject_all(Refusal("plugin.unloaded", "not here", "dog"))
         asked = request("Dog", "echo", "twice", replyto="later")
         serving.caller.send(asked)
         eventually(lambda: serving.counted.get("retried", 0) >= 1)
@@ -102,7 +101,7 @@ def test_requests_that_wait_and_are_delivered_again_run_once_and_in_order(tmp_pa
             serving.caller.end(one["sn"])
         serving.idle()
         assert kennel.ran() == list(range(20))
-        serving.receiver.stop(5)
+        serving.consumer.stop(5)
         assert left_in_queue(serving) == []
 
 
@@ -116,7 +115,7 @@ def test_a_caller_that_publishes_again_is_answered_once_for_both(serving: Served
     serving.caller.end(asked["sn"])
     serving.idle()
     assert kennel.ran() == ["once"]
-    serving.receiver.stop(5)
+    serving.consumer.stop(5)
     assert left_in_queue(serving) == []  # both copies were acknowledged
 
 
@@ -174,7 +173,7 @@ def test_nothing_is_lost_or_run_twice_while_the_connection_breaks_again_and_agai
         assert serving.caller.end(one["sn"], 30)["result"] == {"retval": n}
     serving.idle()
     assert sorted(kennel.ran()) == list(range(300))
-    serving.receiver.stop(5)
+    serving.consumer.stop(5)
     assert left_in_queue(serving) == []
 
 
@@ -190,9 +189,9 @@ def test_a_reply_without_a_queue_is_retried_counted_and_let_go(
     assert serving.caller.value("Dog", "echo", "meanwhile") == "meanwhile"  # it disturbs nobody
     serving.seen("undeliverable", 3)
     assert serving.counted["retried"] >= 6
-    assert serving.receiver.open == serving.receiver.outgoing.pending == 0
+    assert serving.consumer.channel.open == serving.consumer.channel.publisher.pending == 0
     assert caplog.text.count("cannot be delivered") == 3
-    serving.receiver.stop(5)
+    serving.consumer.stop(5)
     assert left_in_queue(serving) == []
 
 
@@ -225,7 +224,7 @@ def test_replies_that_nobody_takes_never_fill_the_window(tmp_path: Path) -> None
             serving.caller.send(request("Dog", "echo", n, replyto="no-such-queue"))
         assert serving.caller.value("Dog", "echo", "still here") == "still here"
         eventually(lambda: serving.counted.get("undeliverable", 0) >= 35)
-        assert serving.receiver.outgoing.pending <= 5
+        assert serving.consumer.channel.publisher.pending <= 5
 
 
 def test_statuses_that_nobody_takes_are_counted_and_not_sent_again(serving: Served) -> None:
@@ -246,7 +245,7 @@ def test_stop_gives_back_what_waits_and_lets_end_what_runs(tmp_path: Path) -> No
             serving.caller.send(one)
         serving.seen("accepted", 6)
         assert kennel.gate.entered.acquire(timeout=30)
-        assert [one.sn for one in serving.receiver.stop(0.1)] == [running["sn"]]
+        assert [one.sn for one in serving.consumer.stop(0.1)] == [running["sn"]]
 
         kennel.gate.open.set()
         assert serving.plugin.workers.stop(5) == ([], [])
@@ -262,7 +261,7 @@ def test_stop_waits_for_what_runs_and_for_its_result(serving: Served) -> None:
         serving.caller.send(one)
         assert kennel.gate.entered.acquire(timeout=30)
     serving.clock.call_after(0.2, kennel.gate.open.set)
-    assert serving.receiver.stop(10) == []
+    assert serving.consumer.stop(10) == []
     for n, one in enumerate(asked):
         assert serving.caller.end(one["sn"])["result"] == {"retval": n + 1}
     assert left_in_queue(serving) == []
@@ -275,7 +274,7 @@ def test_stop_does_not_wait_long_for_callers_that_are_gone(tmp_path: Path) -> No
         eventually(lambda: serving.counted.get("retried", 0) >= 6)  # the next try is seconds away
         serving.clock.call_after(0.2, kennel.gate.open.set)
         start = time.monotonic()
-        assert serving.receiver.stop(30) == []
+        assert serving.consumer.stop(30) == []
         assert time.monotonic() - start < 20  # of 30
         assert "undeliverable" not in serving.counted  # they are sent again when this agent is back
         assert left_in_queue(serving) == []
@@ -286,7 +285,7 @@ def test_what_is_in_the_window_of_latency_is_given_back(tmp_path: Path) -> None:
         for n in range(3):
             serving.caller.send(request("Dog", "echo", n))
         serving.seen("accepted", 3)
-        assert serving.receiver.stop(5) == []
+        assert serving.consumer.stop(5) == []
         assert len(left_in_queue(serving)) == 3
         assert kennel.ran() == []
 
@@ -301,16 +300,16 @@ def test_what_was_given_back_is_run_by_the_next_receiver(tmp_path: Path) -> None
         for one in waiting:
             serving.caller.send(one)
         serving.seen("accepted", 6)
-        serving.receiver.stop(0.1)
+        serving.consumer.stop(0.1)
 
-        again = Receiver(serving.plugin, serving.link, serving.clock, serving.book)
+        again = serving.another()
         again.start(QUEUE, 10.0)
         kennel.gate.open.set()
         for n, one in enumerate(waiting):
             assert serving.caller.end(one["sn"])["result"] == {"retval": n}
         cut(serving.link)  # the broker delivers again what the first receiver could not acknowledge
         assert serving.caller.end(running["sn"])["result"] == {"retval": "running"}
-        eventually(lambda: not again.open)
+        eventually(lambda: not again.channel.open)
         assert kennel.ran() == ["running", 0, 1, 2, 3, 4]
         again.stop(5)
         assert left_in_queue(serving) == []

@@ -19,7 +19,7 @@ LARGE = "y" * 3000
 @pytest.fixture
 def serving(tmp_path: Path) -> Iterator[Served]:
     """No body stays in memory, and all is written at once."""
-    with served(tmp_path, threads=1, with_ledger=True, memory=0, patience=0.0) as serving:
+    with served(tmp_path, threads=1, memory=0, patience=0.0) as serving:
         yield serving
 
 
@@ -36,7 +36,7 @@ def waiting(serving: Served, *data: Any) -> list[dict[str, Any]]:
 
 
 def shed(serving: Served, document: dict[str, Any]) -> int:
-    known = serving.book.get(document["sn"])
+    known = serving.registry.get(document["sn"])
     return WHOLE if known is None else known.shed
 
 
@@ -53,16 +53,16 @@ def test_they_run_with_all_that_they_came_with(serving: Served) -> None:
 def test_they_are_cancelled_by_what_is_on_the_disk_and_their_callers_get_it_back(serving: Served) -> None:
     data = [{"n": n, "large": LARGE} if n % 2 else {"n": n} for n in range(60)]
     first, *documents = waiting(serving, *data)
-    meant = serving.overview.cancel_those({"or": [{"match": {"n": n}} for n in (1, 2, 3, 50, 51)]})
+    meant = serving.inspection.cancel_those({"or": [{"match": {"n": n}} for n in (1, 2, 3, 50, 51)]})
     assert meant == [documents[n]["sn"] for n in (1, 2, 3, 50, 51)]
     for n in (1, 2, 3, 50, 51):
         end = serving.caller.end(documents[n]["sn"])
         assert end["result"]["xclass"] == "Cancelled"
         assert end["data"] == data[n]
-    assert serving.overview.cancel(documents[5]["sn"])
+    assert serving.inspection.cancel(documents[5]["sn"])
     assert serving.caller.end(documents[5]["sn"])["data"] == data[5]
     with pytest.raises(InvalidOperator):
-        serving.overview.cancel_those({"nope": 1})
+        serving.inspection.cancel_those({"nope": 1})
     kennel.gate.open.set()
     for n, document in enumerate(documents):
         end = serving.caller.end(document["sn"])
@@ -70,12 +70,12 @@ def test_they_are_cancelled_by_what_is_on_the_disk_and_their_callers_get_it_back
         assert end["data"] == data[n]
     assert len(kennel.ran()) == 1 + 54
     serving.idle()
-    assert first["sn"] not in {entry.sn for entry in serving.overview.listing().entries}
+    assert first["sn"] not in {entry.sn for entry in serving.inspection.listing().entries}
 
 
 def test_they_are_told_without_what_is_on_the_disk(serving: Served) -> None:
     waiting(serving, {"small": 1}, {"large": LARGE})
-    entries = serving.overview.listing(states=["waiting"]).entries
+    entries = serving.inspection.listing(states=["waiting"]).entries
     assert [(one.target, one.data, one.data_on_disk) for one in entries] == [
         ("Dog.echo", {"small": 1}, False), ("Dog.echo", None, True),
     ]  # fmt: skip
@@ -83,18 +83,18 @@ def test_they_are_told_without_what_is_on_the_disk(serving: Served) -> None:
 
 def test_when_the_disk_cannot_be_read_the_rest_is_cancelled_and_that_is_said(serving: Served) -> None:
     _, small, large = waiting(serving, {"n": 1}, {"n": 1, "large": LARGE})
-    serving.ledger.stop()
+    serving.store.stop()
     with pytest.raises(RuntimeError, match="1 are cancelled; the data of 1 more"):
-        serving.overview.cancel_those({"match": {"n": 1}})
+        serving.inspection.cancel_those({"match": {"n": 1}})
     assert serving.caller.end(small["sn"])["result"]["xclass"] == "Cancelled"
-    assert serving.overview.cancel(large["sn"])  # by its number, it can be
+    assert serving.inspection.cancel(large["sn"])  # by its number, it can be
     end = serving.caller.end(large["sn"])
     assert (end["result"]["xclass"], end["data"]) == ("Cancelled", None)
 
 
 def test_what_cannot_be_read_again_is_not_run_and_its_caller_hears_why(serving: Served) -> None:
     _, document = waiting(serving, None)
-    serving.ledger.call(lambda file: file.execute("UPDATE requests SET body = x'00' WHERE key = ?", (document["sn"],)))
+    serving.store.call(lambda file: file.execute("UPDATE requests SET body = x'00' WHERE key = ?", (document["sn"],)))
     kennel.gate.open.set()
     end = serving.caller.end(document["sn"])
     assert (end["status"], end["code"]) == ("rejected", "ledger.unavailable")

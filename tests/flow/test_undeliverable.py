@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from gofer.messaging.document import decode_request, encode
 from gofer.rmi import records
-from gofer.rmi.overview import Entry
+from gofer.rmi.server.inspection import Entry
 from gofer.rmi.request import digest_of
 from support import kennel
 from support.connections import cut
@@ -20,12 +20,12 @@ from support.waiting import eventually
 
 @pytest.fixture
 def serving(tmp_path: Path) -> Iterator[Served]:
-    with served(tmp_path, with_ledger=True, give_up=0.05) as serving:
+    with served(tmp_path, give_up=0.05) as serving:
         yield serving
 
 
 def kept(serving: Served, state: str = "undeliverable") -> list[Entry]:
-    return serving.overview.listing(states=[state]).entries
+    return serving.inspection.listing(states=[state]).entries
 
 
 def send(serving: Served, value: object, **more: Any) -> dict[str, Any]:
@@ -58,12 +58,12 @@ def test_it_is_sent_again_when_somebody_asks_for_that(serving: Served) -> None:
     asked = send(serving, "again")
     eventually(lambda: kept(serving))
     serving.caller.listen("gone")
-    serving.overview.retry(asked["sn"])
+    serving.inspection.retry(asked["sn"])
     end = serving.caller.end(asked["sn"])
     assert (end["result"], end["data"]) == ({"retval": "again"}, {"who": "again"})
     assert kept(serving) == []
     with pytest.raises(LookupError, match="none that is kept"):
-        serving.overview.retry(asked["sn"])
+        serving.inspection.retry(asked["sn"])
     assert kennel.ran() == ["again"]
     assert serving.caller.words(asked["sn"]).count("result") == 1
 
@@ -71,7 +71,7 @@ def test_it_is_sent_again_when_somebody_asks_for_that(serving: Served) -> None:
 def test_one_that_nobody_takes_again_is_kept_again(serving: Served) -> None:
     asked = send(serving, "nobody")
     (before,) = eventually(lambda: kept(serving))
-    serving.overview.retry(asked["sn"])
+    serving.inspection.retry(asked["sn"])
     (after,) = eventually(lambda: kept(serving))
     assert after.since > before.since
     assert serving.counted["undeliverable"] == 2
@@ -80,49 +80,49 @@ def test_one_that_nobody_takes_again_is_kept_again(serving: Served) -> None:
 def test_it_is_dropped(serving: Served) -> None:
     asked = send(serving, "old")
     eventually(lambda: kept(serving))
-    serving.overview.drop(asked["sn"])
+    serving.inspection.drop(asked["sn"])
     assert kept(serving) == []
     with pytest.raises(LookupError, match="none that is kept"):
-        serving.overview.drop(asked["sn"])
+        serving.inspection.drop(asked["sn"])
 
 
 def test_it_is_still_there_after_a_restart_and_sent_then(tmp_path: Path) -> None:
-    with served(tmp_path, with_ledger=True, give_up=0.05) as before:
+    with served(tmp_path, give_up=0.05) as before:
         asked = send(before, "later")
         eventually(lambda: kept(before))
-    with served(tmp_path, with_ledger=True) as after:
+    with served(tmp_path) as after:
         (entry,) = kept(after)
         assert entry.sn == asked["sn"]
         after.caller.listen("gone")
-        after.overview.retry(asked["sn"])
+        after.inspection.retry(asked["sn"])
         assert after.caller.end(asked["sn"])["result"] == {"retval": "later"}
         assert kennel.ran() == []  # which forgets with each start
 
 
 def test_what_an_agent_could_not_send_before_it_stopped_is_sent_by_the_next(tmp_path: Path) -> None:
-    with served(tmp_path, with_ledger=True, give_up=60.0) as before:
+    with served(tmp_path, give_up=60.0) as before:
         asked = send(before, "stopped")
         eventually(lambda: before.counted.get("retried", 0) >= 1)
-        before.receiver.stop(5)
+        before.consumer.stop(5)
         assert "undeliverable" not in before.counted
-    with served(tmp_path, with_ledger=True, give_up=60.0) as after:
+    with served(tmp_path, give_up=60.0) as after:
         after.caller.listen("gone")
         assert after.caller.end(asked["sn"])["result"] == {"retval": "stopped"}
         assert kennel.ran() == []
         after.idle()
-        assert after.overview.listing().entries == []
-    with served(tmp_path, with_ledger=True) as third:
-        assert third.overview.listing().entries == []
+        assert after.inspection.listing().entries == []
+    with served(tmp_path) as third:
+        assert third.inspection.listing().entries == []
         assert third.counted == {}
 
 
 def test_who_asks_again_while_it_is_sent_by_the_next_is_told_once_more(tmp_path: Path) -> None:
     """The first one may be taken for a queue that is gone by then."""
-    with served(tmp_path, with_ledger=True, give_up=60.0) as before:
+    with served(tmp_path, give_up=60.0) as before:
         asked = send(before, "twice")
         eventually(lambda: before.counted.get("retried", 0) >= 1)
-        before.receiver.stop(5)
-    with served(tmp_path, with_ledger=True, give_up=60.0) as after:
+        before.consumer.stop(5)
+    with served(tmp_path, give_up=60.0) as after:
         eventually(lambda: after.counted.get("retried", 0) >= 1)
         after.caller.send(asked)
         after.seen("repeated", 1)
@@ -133,7 +133,7 @@ def test_who_asks_again_while_it_is_sent_by_the_next_is_told_once_more(tmp_path:
 
 
 def test_its_caller_who_asks_again_is_answered_and_nothing_is_kept_any_more(tmp_path: Path) -> None:
-    with served(tmp_path, with_ledger=True, give_up=0.05) as before:
+    with served(tmp_path, give_up=0.05) as before:
         asked = send(before, "asked")
         eventually(lambda: kept(before))
         before.caller.listen("gone")
@@ -143,7 +143,7 @@ def test_its_caller_who_asks_again_is_answered_and_nothing_is_kept_any_more(tmp_
         other = request("Dog", "echo", "other", replyto="none")
         before.caller.send(other)
         eventually(lambda: kept(before))
-    with served(tmp_path, with_ledger=True) as after:
+    with served(tmp_path) as after:
         after.caller.listen("none")
         after.caller.send({**other, "again": True})
         assert after.caller.end(other["sn"])["result"] == {"retval": "other"}
@@ -152,40 +152,40 @@ def test_its_caller_who_asks_again_is_answered_and_nothing_is_kept_any_more(tmp_
 
 
 def test_a_result_that_cannot_be_kept_is_said_to_be_lost(serving: Served, caplog: pytest.LogCaptureFixture) -> None:
-    serving.ledger.path.mkdir()  # no file can be made there
+    serving.store.path.mkdir()  # no file can be made there
     send(serving, "lost")
     serving.seen("undeliverable", 1)
     serving.idle()
     eventually(lambda: "its result is lost" in caplog.text)
-    listing = serving.overview.listing()
+    listing = serving.inspection.listing()
     assert listing.entries == []
     assert listing.unavailable is not None
     assert "cannot be used" in listing.unavailable
 
 
 def test_what_waits_and_runs_is_listed_and_cancelled(tmp_path: Path) -> None:
-    with served(tmp_path, threads=1, with_ledger=True) as serving:
+    with served(tmp_path, threads=1) as serving:
         documents = [request("Dog", "wait" if n == 0 else "echo", n, data={"n": n}) for n in range(5)]
         for document in documents:
             serving.caller.send(document)
         assert kennel.gate.entered.acquire(timeout=30)
         serving.seen("accepted", 5)
-        listing = serving.overview.listing()
+        listing = serving.inspection.listing()
         assert listing.total == 5
         assert [one.state for one in listing.entries] == ["running", *["waiting"] * 4]
         assert [one.data for one in listing.entries] == [{"n": n} for n in range(5)]
-        assert [one.sn for one in serving.overview.listing(states=["waiting"], most=2).entries] == [
+        assert [one.sn for one in serving.inspection.listing(states=["waiting"], most=2).entries] == [
             documents[1]["sn"], documents[2]["sn"],
         ]  # fmt: skip
-        assert serving.overview.listing("another").entries == []
+        assert serving.inspection.listing("another").entries == []
         with pytest.raises(ValueError, match="no such state"):
-            serving.overview.listing(states=["asleep"])
+            serving.inspection.listing(states=["asleep"])
         with pytest.raises(LookupError, match="it is waiting"):
-            serving.overview.drop(documents[1]["sn"])
-        assert serving.overview.cancel(documents[1]["sn"])
-        assert not serving.overview.cancel(documents[1]["sn"])
-        assert serving.overview.cancel_those({"gt": {"n": 0}}, "kennel") == []
-        assert serving.overview.cancel_those({"or": [{"eq": {"n": 2}}, {"eq": {"n": 3}}]}) == [
+            serving.inspection.drop(documents[1]["sn"])
+        assert serving.inspection.cancel(documents[1]["sn"])
+        assert not serving.inspection.cancel(documents[1]["sn"])
+        assert serving.inspection.cancel_those({"gt": {"n": 0}}, "kennel") == []
+        assert serving.inspection.cancel_those({"or": [{"eq": {"n": 2}}, {"eq": {"n": 3}}]}) == [
             documents[2]["sn"], documents[3]["sn"],
         ]  # fmt: skip
         kennel.gate.open.set()
@@ -194,19 +194,19 @@ def test_what_waits_and_runs_is_listed_and_cancelled(tmp_path: Path) -> None:
 
 
 def test_what_was_interrupted_is_listed_and_run_again_on_demand_once(tmp_path: Path) -> None:
-    with served(tmp_path, with_ledger=True) as first:
+    with served(tmp_path) as first:
         asked = request("Dog", "echo", "interrupted", data="mine")
         body = encode(asked)
         record = records.Record(asked["sn"], "kennel", body, None, digest_of(decode_request(body)))
-        first.ledger.call(records.note(record))  # as an agent does before it runs it, and dies
-    with served(tmp_path, with_ledger=True) as serving:
+        first.store.call(records.note(record))  # as an agent does before it runs it, and dies
+    with served(tmp_path) as serving:
         assert serving.caller.end(asked["sn"])["result"]["xclass"] == "Interrupted"
         (entry,) = eventually(lambda: kept(serving, "interrupted"))
         assert (entry.target, entry.data) == ("Dog.echo", "mine")
-        serving.overview.retry(asked["sn"])
+        serving.inspection.retry(asked["sn"])
         eventually(lambda: kennel.ran() == ["interrupted"])
         eventually(lambda: kept(serving, "interrupted") == [])
         serving.idle()
         assert len([one for one in serving.caller.heard(asked["sn"]) if "result" in one]) == 1  # nobody hears twice
         with pytest.raises(LookupError):
-            serving.overview.retry(asked["sn"])
+            serving.inspection.retry(asked["sn"])

@@ -22,18 +22,22 @@ from gofer.messaging.subscription import Subscription
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.rmi.api import API, Target
-from gofer.rmi.book import Book
-from gofer.rmi.cancelling import Cancelling
 from gofer.rmi.clock import Clock
-from gofer.rmi.custody import HeldByBroker
-from gofer.rmi.hook_calls import HookCalls
-from gofer.rmi.keeping import HeldByLedger
-from gofer.rmi.ledger import Ledger
 from gofer.rmi.model.coroutines import Loop
-from gofer.rmi.overview import Overview
-from gofer.rmi.receiver import Receiver
 from gofer.rmi.request import Received
-from gofer.rmi.workers import Workers
+from gofer.rmi.server.cancellation import Cancellation
+from gofer.rmi.server.consumer import Consumer
+from gofer.rmi.server.hooks import HookCalls
+from gofer.rmi.server.inspection import Inspection
+from gofer.rmi.server.lifecycle import Lifecycle
+from gofer.rmi.server.logins import Logins
+from gofer.rmi.server.nonces import Nonces
+from gofer.rmi.server.persistence import Persistence
+from gofer.rmi.server.registry import Registry
+from gofer.rmi.server.request_log import RequestLog
+from gofer.rmi.server.tombstones import Tombstones
+from gofer.rmi.server.workers import Workers
+from gofer.rmi.store import Database
 
 from support import kennel
 from support.connections import connection_to, declaring
@@ -184,34 +188,44 @@ class Caller:
 
 @dataclass
 class Served:
-    """A receiver that runs, and all that it stands on."""
+    """A consumer that runs, and all that it stands on."""
 
     path: Path
     plugin: PluginForTests
-    receiver: Receiver
+    consumer: Consumer
     link: ThreadConnection
     clock: Clock
-    book: Book
+    registry: Registry
+    persistence: Persistence
+    nonces: Nonces
+    lifecycle: Lifecycle
     caller: Caller
     finished: list[tuple[str, str]]
-    ledger: Ledger
-    overview: Overview
+    store: Database
+    inspection: Inspection
+    hook_calls: HookCalls
+    request_log: RequestLog
 
     @property
     def counted(self) -> dict[str, int]:
         """The counters that are not 0."""
-        return {name: count for name, count in self.receiver.counters.snapshot().items() if count}
+        return {name: count for name, count in self.consumer.channel.counters.snapshot().items() if count}
 
     def seen(self, name: str, count: int) -> None:
         """Wait until a counter has a value."""
-        eventually(lambda: self.receiver.counters[name] == count, what=f"{name} {count}, counted: {self.counted}")
+        counters = self.consumer.channel.counters
+        eventually(lambda: counters[name] == count, what=f"{name} {count}, counted: {self.counted}")
 
     def idle(self) -> None:
-        """Wait until nothing is in work: all results are settled, and the hooks have been told."""
-        eventually(
-            lambda: not self.receiver.open and not self.receiver.outgoing.pending and not self.plugin.workers.running()
-        )
-        assert self.receiver.hook_calls.flush(30)
+        """Wait until nothing is in work: all results are settled, the hooks have been told, and the log is written."""
+        channel = self.consumer.channel
+        eventually(lambda: not channel.open and not channel.publisher.pending and not self.plugin.workers.running())
+        assert self.hook_calls.flush(30)
+        assert self.request_log.flush(30)
+
+    def another(self) -> Consumer:
+        """One more consumer of the same agent, for the same plugin."""
+        return Consumer(self.plugin, self.link, self.registry, self.persistence, self.nonces, self.lifecycle)
 
 
 @contextmanager
@@ -221,14 +235,14 @@ def served(
     threads: int = 2,
     give_up: float = 0.5,
     prefetch: int = 200,
-    with_ledger: bool = False,
-    memory: int = 32 * 1024 * 1024,
+    window: int = 64,
     patience: float = 1.0,
+    logins: Logins | None = None,
     **options: Any,
 ) -> Iterator[Served]:
     """Serve the kennel from a queue of a local broker of its own; ``options`` are those of PluginForTests.
 
-    With a ledger, what one of these has kept in a folder is there for the next one in it.
+    What one of these has kept in a folder is there for the next one in it.
     """
     path = folder / "broker.sock"
     manager = pluggy.PluginManager("gofer")
@@ -236,41 +250,50 @@ def served(
     finished: list[tuple[str, str]] = []
     manager.register(_Core(finished))
     kennel.gate.reset()
-    clock, book = Clock(), Book()
     plugin = PluginForTests(
         API.of_module(kennel, ["kennel"]), manager, Workers("kennel", threads), Loop("kennel"), **options
     )
     with serving(str(path)), driven(path) as far, driven(path) as link:
         caller = Caller(far)
-        ledger = Ledger(folder, lambda: None)
-        custody = HeldByLedger(book, ledger, clock, memory=memory, patience=patience)
-        cancelling = Cancelling(book, ledger, clock)
-        receiver = Receiver(
-            plugin,
-            link,
-            clock,
-            book,
-            give_up=give_up,
-            prefetch=prefetch,
-            custody=custody if with_ledger else HeldByBroker(book),
-            cancelling=cancelling,
-            hook_calls=(hook_calls := HookCalls()),
+        clock, registry, store = Clock(), Registry(), Database(folder, lambda: None)
+        nonces, tombstones = Nonces(store, clock), Tombstones(store)
+        persistence = Persistence(registry, store, nonces, patience=patience, window=window)
+        hook_calls, request_log = HookCalls(), RequestLog()
+        lifecycle = Lifecycle(
+            registry, persistence, tombstones, clock, logins=logins, hooks=hook_calls, request_log=request_log
         )
-        overview = Overview(book, ledger, custody, cancelling, plugins=lambda: [plugin], find=lambda name: receiver)
+        consumer = Consumer(
+            plugin, link, registry, persistence, nonces, lifecycle, give_up=give_up, prefetch=prefetch
+        )
+        channel = consumer.channel
+        cancellation = Cancellation(registry, store, persistence, lifecycle, tombstones, clock, lambda name: channel)
+        inspection = Inspection(
+            registry,
+            store,
+            persistence,
+            lifecycle,
+            cancellation,
+            plugins=lambda: [plugin],
+            find=lambda name: channel,
+        )
         clock.start()
         plugin.workers.start()
-        if with_ledger:
-            cancelling.restore(plugin.name)
-            custody.recover(receiver)
-        receiver.start(QUEUE, 10.0)
+        tombstones.restore(plugin.name)
+        nonces.restore()
+        consumer.recover()
+        consumer.start(QUEUE, 10.0)
         try:
-            yield Served(path, plugin, receiver, link, clock, book, caller, finished, ledger, overview)
+            yield Served(
+                path, plugin, consumer, link, clock, registry, persistence, nonces, lifecycle, caller, finished, store,
+                inspection, hook_calls, request_log,
+            )  # fmt: skip
         finally:
             kennel.gate.open.set()
-            receiver.stop(5.0)
+            consumer.stop(5.0)
             plugin.workers.stop(5.0)
             plugin.loop.stop(5.0)
             clock.stop()
-            ledger.stop()
+            store.stop()
             hook_calls.stop()
-            cancelling.stop()
+            cancellation.stop()
+            lifecycle.stop()

@@ -26,7 +26,7 @@ def serving(tmp_path: Path) -> Any:
 def received(serving: Served, document: dict[str, Any] | None = None, tag: object = 1, **more: Any) -> Received:
     document = document or request("Dog", "echo", **more)
     body = encode(document)
-    return Received(decode_request(body), Delivery(1, body, False, None, tag), serving.receiver)
+    return Received(decode_request(body), Delivery(1, body, False, None, tag), serving.consumer)
 
 
 def test_a_new_request_is_new_and_then_known(serving: Served) -> None:

@@ -52,7 +52,7 @@ def test_what_is_no_serial_number_is_refused(serving: Served, sn: object) -> Non
 def test_another_plugins_requests_are_not_touched(serving: Served) -> None:
     book = Book()
     document = request("Dog", "echo", data="mine")
-    one = Received(decode_request(encode(document)), Delivery(1, b"", False, None, 1), serving.receiver)
+    one = Received(decode_request(encode(document)), Delivery(1, b"", False, None, 1), serving.consumer)
     book.arrive(one)
     cancelling = Cancelling(book)
 
@@ -66,7 +66,7 @@ def test_another_plugins_requests_are_not_touched(serving: Served) -> None:
 
 def test_a_request_is_either_cancelled_or_run(serving: Served) -> None:
     """Whoever comes first: a caller that hears Cancelled of a waiting request can rely on it."""
-    cancelling = Cancelling(serving.book)
+    cancelling = Cancelling(serving.registry)
     kennel.gate.open.set()
     documents = [request("Dog", "echo", n, data="race") for n in range(300)]
     stop = threading.Event()
@@ -75,7 +75,7 @@ def test_a_request_is_either_cancelled_or_run(serving: Served) -> None:
     def disturb() -> None:
         while not stop.is_set():
             for sn in [str(document["sn"]) for document in documents[::3]]:
-                known = serving.book.get(sn)
+                known = serving.registry.get(sn)
                 if known is not None and known.state == "queued":
                     cancelled.extend(cancelling.by_number(serving.plugin, sn).wait(30))
 

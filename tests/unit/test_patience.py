@@ -32,7 +32,7 @@ def clock() -> Iterator[Clock]:
 
 def received(serving: Served) -> Received:
     body = encode(request("Dog", "echo"))
-    return Received(decode_request(body), Delivery(1, body, False, None, 1), serving.receiver)
+    return Received(decode_request(body), Delivery(1, body, False, None, 1), serving.consumer)
 
 
 def test_what_has_waited_for_long_enough_is_due_once_and_in_order(serving: Served, clock: Clock) -> None:

@@ -15,7 +15,7 @@ from gofer.agent.loading import one_line
 from gofer.rmi.api import API, Target
 from gofer.rmi.clock import Timer
 from gofer.rmi.model.coroutines import Loop
-from gofer.rmi.workers import Workers
+from gofer.rmi.server.workers import Workers
 
 if TYPE_CHECKING:
     from gofer.agent.schedules import Moment, Schedule

@@ -22,7 +22,7 @@ from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
 from gofer.errors import GoferError, PluginError
 from gofer.messaging.authenticators import make_authenticator
-from gofer.rmi.hook_calls import Only, Raised, call_each, named
+from gofer.rmi.server.hooks import Only, Raised, call_each, named
 from gofer.root import Root
 
 __all__ = [

@@ -16,12 +16,11 @@ from gofer.agent.queues import Binding, QueueModel
 from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.messaging.adapter import DeleteQueue
 from gofer.messaging.document import shown
-from gofer.rmi.answers import Refusal
 from gofer.rmi.api import API, Target
-from gofer.rmi.ledger import Unavailable
 from gofer.rmi.model.fork import Forks
-from gofer.rmi.outgoing import GIVE_UP
-from gofer.rmi.receiver import Receiver
+from gofer.rmi.server.consumer import Consumer
+from gofer.rmi.server.replies import GIVE_UP, Refusal
+from gofer.rmi.store import Unavailable
 
 if TYPE_CHECKING:
     from gofer.agent.container import PluginContainer
@@ -42,7 +41,7 @@ _DETACHED = Refusal("plugin.detached", "the plugin that this was for takes no re
 
 
 class Attachment:
-    """One plugin at one queue: the :class:`gofer.rmi.service.Service` that a receiver serves. Any thread.
+    """One plugin at one queue: the :class:`gofer.rmi.server.service.Service` that a consumer serves. Any thread.
 
     When its plugin is loaded again, it goes on with the new one: ``exchange`` and then ``follow``.
     """
@@ -62,7 +61,7 @@ class Attachment:
             )
             if plugin.foreign is not None:
                 log.warning("plugin %s: %s", plugin.name, plugin.foreign)
-        # What a receiver asks for with every request are plain attributes.
+        # What a consumer asks for with every request are plain attributes.
         self.name = plugin.name
         self.queue = QueueModel(plugin.described, plugin.identify())
         self.address = str(self.queue.address)
@@ -84,17 +83,14 @@ class Attachment:
         self._links = container.links
         self.link = self._links.acquire(connector)
         self._binding = Binding(self.queue, self.link, container.clock)
-        self.receiver = Receiver(
+        self.consumer = Consumer(
             self,
             self.link,
-            container.clock,
-            container.book,
+            container.registry,
+            container.persistence,
+            container.nonces,
+            container.lifecycle,
             counters=plugin.counters,
-            custody=container.custody,
-            cancelling=container.cancelling,
-            replays=container.replays,
-            logins=container.logins,
-            hook_calls=container.hook_calls,
             prefetch=self._prefetch,
             exclusive=self._exclusive,
         )
@@ -162,10 +158,10 @@ class Attachment:
         """Read what the ledger knows of the plugin's requests, and take up what it holds; return why that fails."""
         container = self.plugin.container
         try:
-            container.cancelling.restore(self.name)
+            container.tombstones.restore(self.name)
             if self.authenticator is not None:
-                container.replays.restore()
-            container.custody.recover(self.receiver)
+                container.nonces.restore()
+            self.consumer.recover()
         except Unavailable as failed:
             return failed
         return None
@@ -185,7 +181,7 @@ class Attachment:
                 log.error("plugin %s: still takes no requests: %s", self.name, failed)
 
     def _subscribe(self) -> None:
-        self.receiver.start(
+        self.consumer.start(
             self.queue.spec.name,
             0,
             prepare=self.queue.prepare,
@@ -214,24 +210,20 @@ class Attachment:
 
     def exchange(self, old: Plugin, new: Plugin) -> None:
         """Have the new one's workers run what waits for the old one's, and what comes; all else stays as it is."""
-
-        def swap() -> None:
-            self.workers = new.workers
-            old.workers.hand_over(new.workers)
-
-        self.receiver.exchange(swap)
+        self.workers = new.workers
+        old.workers.hand_over(new.workers)
 
     def follow(self, plugin: Plugin) -> None:
         """Serve the plugin that was loaded again."""
         self._take(plugin)
-        self.receiver.renew()
+        self.consumer.renew()
 
     def stop(self, deadline: float) -> None:
         """Take no more, let what runs end by the deadline (``time.monotonic()``), and leave the rest to the broker."""
         self._over = True
         self._end_start()
         self._binding.stop()
-        left = self.receiver.stop(max(0.0, deadline - monotonic()))
+        left = self.consumer.stop(max(0.0, deadline - monotonic()))
         if left:
             log.warning("plugin %s: %d requests have not ended in time; the broker keeps them", self.name, len(left))
         self._release()
@@ -239,7 +231,7 @@ class Attachment:
     def suspend(self) -> None:
         """Start nothing more, at once: a plugin that decides about calls is about to go. ``retire`` follows."""
         self.given_back.clear()
-        self._give_back = self.receiver.halt()
+        self._give_back = self.consumer.halt()
 
     def watch(self) -> None:
         """Have calls pass a barrier that holds them until the hooks are there that decide about them."""
@@ -259,8 +251,8 @@ class Attachment:
         if self._give_back is not None:
             self._give_back(_PATIENCE)
             self.given_back.set()
-        self.receiver.close(_PATIENCE)
-        while not self._over and not self.receiver.wait(1.0):
+        self.consumer.close(_PATIENCE)
+        while not self._over and not self.consumer.channel.wait(1.0):
             pass
         if not self._over:
             self.stop(monotonic() + _PATIENCE)
@@ -294,21 +286,21 @@ class Attachment:
         self._binding.stop()
         refusal = (_DETACHED if detached else _UNLOADED) if self.queue.managed == 2 else None
         if refusal is not None and self.queue.volatile:
-            self.receiver.reject_all(refusal)  # the queue goes with its last reader, and all that is in it
+            self.consumer.reject_all(refusal)  # the queue goes with its last reader, and all that is in it
             alone = False
         else:
-            given_back = self.receiver.close(_PATIENCE)
+            given_back = self.consumer.close(_PATIENCE)
             alone = refusal is not None and given_back and self._refuse(refusal)
         ours = 1 if current() is self.plugin else 0  # a call that unloads its own plugin does not wait for itself
-        ended = self.receiver.wait(max(0.0, deadline - monotonic()), but=ours, answered=False)
+        ended = self.consumer.channel.wait(max(0.0, deadline - monotonic()), but=ours, answered=False)
         if not ended:
-            self.receiver.leave(refusal)
+            self.consumer.leave(refusal)
         if refusal is not None and self.queue.volatile:
             self._until_quiet()
         if alone and self._delete():
-            self.receiver.catch_up(_PATIENCE)  # what came before the queue's end is still to be rejected
+            self.consumer.catch_up(_PATIENCE)  # what came before the queue's end is still to be rejected
         what = "detached" if detached else "unloaded"
-        if ended and self.receiver.wait(_ANSWERS, but=ours):
+        if ended and self.consumer.channel.wait(_ANSWERS, but=ours):
             self._tell_left(what)
             self.stop(monotonic() + _PATIENCE)
             return True
@@ -317,15 +309,16 @@ class Attachment:
 
     def _tell_left(self, what: str) -> None:
         """Say what is left of a plugin that is unloaded, or detached."""
-        unended = self.receiver.unended
-        overdue = [request for request in self.plugin.container.book.overdue() if request.receiver is self.receiver]
+        channel = self.consumer.channel
+        unended = channel.unended
+        overdue = [one for one in self.plugin.container.registry.overdue() if one.channel is channel]
         running = {request.key: request.target for request in (*unended, *overdue)}
         if running:
             names = ", ".join(sorted(set(running.values())))
             log.warning("plugin %s: %s; %d of its calls go on: %s", self.name, what, len(running), names)
-        left = self.receiver.open - len(unended)
+        left = len(channel.opened()) - len(unended)
         if left > 0:
-            refused = dict(self.receiver.outgoing.refused())
+            refused = dict(channel.publisher.refused())
             why = "; ".join(f"for {shown(address)}: {shown(reason)}" for address, reason in list(refused.items())[:3])
             text = "plugin %s: %s; %d results undelivered (%s). They are sent again for %g s, then kept for a day"
             log.warning(text, self.name, what, left, why or f"the connection is {self.link.state}", GIVE_UP)
@@ -334,30 +327,32 @@ class Attachment:
         """Leave the queue as it is, and at once: another attachment of the plugin takes from it. While it leaves."""
         with self._deleting:
             self._spared = True
-        self.receiver.close(_PATIENCE)
+        self.consumer.close(_PATIENCE)
 
     def _refuse(self, refusal: Refusal) -> bool:
         """Reject what waits in the queue and what comes; False: that is not ours to do."""
-        if self.receiver.subscription is None or self._spared:
+        if self.consumer.subscription is None or self._spared:
             return False  # it has never been read, or is read again
         if not self.link.is_open:
             log.warning("plugin %s: queue %r is left as it is: %s", self.name, self.queue.spec.name, self.link.state)
             return False
         try:
-            self.receiver.refuse(refusal, _PATIENCE)
+            self.consumer.refuse(refusal, _PATIENCE)
         except NotFound:
             return False  # deleted with its last reader
         except MessagingError as others:
             log.info("plugin %s: queue %r is left as it is: %s", self.name, self.queue.spec.name, others)
             return False
         if self._spared:  # meanwhile
-            self.receiver.close(_PATIENCE)
+            self.consumer.close(_PATIENCE)
         return not self._spared
 
     def _until_quiet(self) -> None:
         """Wait until nothing more comes to be rejected: no broker says of a queue with readers that it is empty."""
         deadline, before = monotonic() + _PATIENCE, -1
-        while monotonic() < deadline and not self._over and (now := self.receiver.counters["rejected"]) != before:
+        while (
+            monotonic() < deadline and not self._over and (now := self.consumer.channel.counters["rejected"]) != before
+        ):
             before = now
             sleep(_QUIET)
 

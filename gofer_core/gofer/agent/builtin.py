@@ -15,9 +15,9 @@ from gofer.agent.plugin import Plugin, State
 from gofer.decorators import Action, remote
 from gofer.errors import NotAuthorized
 from gofer.rmi.api import API, Target
-from gofer.rmi.cancelling import Owner
 from gofer.rmi.context import Context
-from gofer.rmi.later import joined
+from gofer.rmi.server.cancellation import joined
+from gofer.rmi.server.tombstones import Owner
 
 if TYPE_CHECKING:
     from gofer.agent.container import PluginContainer
@@ -70,12 +70,12 @@ def admin_api(plugin: Plugin) -> API:
             remembered for a day, and its request cancelled when it comes. Where requests are signed, and [main] admin
             names nobody, only those of the caller's own identity are cancelled.
             """
-            cancelling, context = plugin.container.cancelling, Context.current()
+            cancellation, context = plugin.container.cancellation, Context.current()
             everybodys = plugin.authenticator is None or plugin.descriptor.admin is not None
             owner = None if everybodys else Owner(context.identity)
-            found = [] if sn is None else [cancelling.by_number(plugin, sn, owner=owner)]
+            found = [] if sn is None else [cancellation.by_number(plugin, sn, owner=owner)]
             if criteria is not None:
-                found.append(cancelling.by_criteria(plugin, criteria, besides=context.sn, owner=owner))
+                found.append(cancellation.by_criteria(plugin, criteria, besides=context.sn, owner=owner))
             return cast("list[str]", joined(found))  # which is what it is when it is sent
 
     api = API("Admin")

@@ -32,16 +32,18 @@ from gofer.agent.trust import may_reach
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
-from gofer.rmi.book import Book
-from gofer.rmi.cancelling import Cancelling
 from gofer.rmi.clock import Clock
-from gofer.rmi.hook_calls import HookCalls, call_each
-from gofer.rmi.keeping import HeldByLedger
-from gofer.rmi.ledger import Ledger
-from gofer.rmi.logins import Logins
-from gofer.rmi.overview import Overview
-from gofer.rmi.receiver import Receiver
-from gofer.rmi.replays import Replays
+from gofer.rmi.server.cancellation import Cancellation
+from gofer.rmi.server.channel import Channel
+from gofer.rmi.server.hooks import HookCalls, call_each
+from gofer.rmi.server.inspection import Inspection
+from gofer.rmi.server.lifecycle import Lifecycle
+from gofer.rmi.server.logins import Logins
+from gofer.rmi.server.nonces import Nonces
+from gofer.rmi.server.persistence import Persistence
+from gofer.rmi.server.registry import Registry
+from gofer.rmi.server.tombstones import Tombstones
+from gofer.rmi.store import Database
 from gofer.root import Root
 from gofer.suggest import did_you_mean
 
@@ -80,15 +82,33 @@ class PluginContainer:
         self.hooks = pluggy.PluginManager("gofer")
         self.hooks.add_hookspecs(specifications)
         self.hooks.register(CoreHooks(self))
-        self.book = Book()
+        self.registry = Registry()
         self.logins = Logins(config.pam.service)
         self.hook_calls = HookCalls()
-        self.ledger = Ledger(root.lib / "ledger", lambda: root.ensure(root.lib / "ledger"))
-        self.replays = Replays(self.ledger, self.clock)
-        self.custody = HeldByLedger(self.book, self.ledger, self.clock)
-        self.cancelling = Cancelling(self.book, self.ledger, self.clock)
-        self.requests = Overview(
-            self.book, self.ledger, self.custody, self.cancelling, plugins=self._running, find=self._receiver_of
+        self.store = Database(root.lib / "ledger", lambda: root.ensure(root.lib / "ledger"))
+        self.nonces = Nonces(self.store, self.clock)
+        self.persistence = Persistence(self.registry, self.store, self.nonces)
+        self.tombstones = Tombstones(self.store)
+        self.lifecycle = Lifecycle(
+            self.registry, self.persistence, self.tombstones, self.clock, logins=self.logins, hooks=self.hook_calls
+        )
+        self.cancellation = Cancellation(
+            self.registry,
+            self.store,
+            self.persistence,
+            self.lifecycle,
+            self.tombstones,
+            self.clock,
+            self._channel_of,
+        )
+        self.requests = Inspection(
+            self.registry,
+            self.store,
+            self.persistence,
+            self.lifecycle,
+            self.cancellation,
+            plugins=self._running,
+            find=self._channel_of,
         )
         #: Held while plugins are loaded and unloaded.
         self.changes = threading.RLock()
@@ -335,9 +355,10 @@ class PluginContainer:
             for plugin in list(self.parting):
                 plugin.forks.stop()
             self.clock.stop()
-            self.ledger.stop()
+            self.store.stop()
             self.hook_calls.stop()
-            self.cancelling.stop()
+            self.cancellation.stop()
+            self.lifecycle.stop()
         finally:
             if held:
                 self.changes.release()
@@ -429,9 +450,9 @@ class PluginContainer:
     def _running(self) -> list[Plugin]:
         return [plugin for plugin in list(self.plugins.values()) if plugin.state is State.RUNNING]
 
-    def _receiver_of(self, name: str) -> Receiver | None:
+    def _channel_of(self, name: str) -> Channel | None:
         attachment = self.attachments.of(name)
-        return None if attachment is None else attachment.receiver
+        return None if attachment is None else attachment.consumer.channel
 
     def where(self, plugin: Plugin) -> str:
         """Tell in words where a plugin takes its requests."""

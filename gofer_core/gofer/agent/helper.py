@@ -23,7 +23,7 @@ from gofer.agent.loading import locate, one_line
 from gofer.agent.plugin import Plugin
 from gofer.rmi.api import Target
 from gofer.rmi.model.helper import end_with_parent, serve, threads
-from gofer.rmi.model.logged import LineHandler
+from gofer.rmi.model.pipe import LineHandler
 
 __all__ = ["main"]
 

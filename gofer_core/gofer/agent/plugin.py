@@ -21,10 +21,10 @@ from gofer.messaging.address import Address
 from gofer.messaging.document import shown
 from gofer.messaging.url import URL
 from gofer.rmi.api import API
-from gofer.rmi.counters import Counters
 from gofer.rmi.model.coroutines import Loop
 from gofer.rmi.model.fork import Forks
-from gofer.rmi.workers import Workers
+from gofer.rmi.server.counters import Counters
+from gofer.rmi.server.workers import Workers
 
 if TYPE_CHECKING:
     from gofer.agent.container import PluginContainer
@@ -295,7 +295,7 @@ class Plugin:
     def pending(self) -> int:
         """How many requests it has accepted that have not ended, those that run included."""
         attachment = self.container.attachment(self)
-        return 0 if attachment is None else attachment.receiver.open
+        return 0 if attachment is None else attachment.consumer.channel.open
 
     def shutdown(self) -> None:
         """Unload the plugin, as ``PluginContainer.unload`` does: what it has accepted ends first.

@@ -30,7 +30,7 @@ from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin, State
 from gofer.agent.trust import check_trust
 from gofer.errors import PluginError
-from gofer.rmi.workers import Workers
+from gofer.rmi.server.workers import Workers
 
 if TYPE_CHECKING:
     from types import ModuleType

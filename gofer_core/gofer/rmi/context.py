@@ -6,7 +6,6 @@ from contextvars import ContextVar, Token
 from typing import Any
 
 from gofer.rmi.progress import Progress
-from gofer.rmi.request import Received
 
 __all__ = ["Context"]
 
@@ -18,7 +17,8 @@ class Context:
 
     __slots__ = ("_request",)
 
-    def __init__(self, request: Received) -> None:
+    def __init__(self, request: Any) -> None:
+        """Keep the request: a :class:`gofer.rmi.request.Received`, or what stands for one in a child process."""
         self._request = request
 
     @staticmethod
@@ -32,7 +32,8 @@ class Context:
     @property
     def sn(self) -> str | None:
         """The request's serial number."""
-        return self._request.sn
+        sn: str | None = self._request.sn
+        return sn
 
     @property
     def data(self) -> Any:
@@ -42,22 +43,23 @@ class Context:
     @property
     def identity(self) -> str | None:
         """Who signed the request, as the authenticator says; None without one."""
-        return self._request.identity
+        identity: str | None = self._request.identity
+        return identity
 
     @property
     def progress(self) -> Progress:
         """The progress of this call; setting ``completed`` or ``details`` reports it."""
-        progress: Progress = self._request.progress
+        progress: Progress = self._request.get_progress()
         return progress
 
     def cancelled(self) -> bool:
         """Whether the method should stop: its caller no longer wants the result."""
-        return self._request.cancelled.is_set()
+        return bool(self._request.cancelled)
 
     @property
     def forked(self) -> bool:
         """Whether the method runs in a process of its own."""
-        return self._request.forked
+        return bool(self._request.forked)
 
     def enter(self) -> Token[Context]:
         """Make this the current context of the running thread or task, until ``leave``."""

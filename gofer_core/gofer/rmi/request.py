@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-import time
 import uuid
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,133 +17,134 @@ from gofer.messaging.document import Request, shown
 if TYPE_CHECKING:
     from gofer.messaging.adapter import Delivery
     from gofer.rmi.api import Target
-    from gofer.rmi.clock import Timer
-    from gofer.rmi.receiver import Receiver
-    from gofer.rmi.replays import Proof
 
-__all__ = ["DONE", "ENDED", "QUEUED", "RUNNING", "Received", "digest_of"]
+__all__ = ["ANSWERING", "ENDED", "QUEUED", "RECEIVED", "RUNNING", "STATES", "Received", "digest_of"]
 
-QUEUED = "queued"  # accepted, not started
-RUNNING = "running"
-ENDED = "ended"  # has its result, which no broker has taken yet
-DONE = "done"  # nothing left to do for it
+#: The states of a request: it is being accepted; it waits for a worker; its method runs; its result is being sent;
+#: nothing is left to do.
+RECEIVED, QUEUED, RUNNING, ANSWERING, ENDED = range(5)
+STATES = ("received", "queued", "running", "answering", "ended")
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Received:
-    """One accepted request. Hooks are given it to read; only the agent's half of gofer.rmi changes it.
+    """One request. Hooks are given it to read; only the agent's half of gofer.rmi changes it.
 
-    ``document`` is the request as it was sent, ``sn`` its serial number (None when it has none) and ``key`` what stands
-    for that in here. ``api`` is the method it asks for, None until that is known. ``plugin`` is the plugin it was sent
-    to, ``address`` that plugin's address, ``replyto`` where replies go, None: nobody waits for one. ``identity`` is who
-    signed it, as the authenticator says; ``proof`` tells a copy of it; ``authenticated`` is the method whose user and
-    password it has shown. ``redelivered``: it was delivered before; None: the broker cannot tell. ``arrived`` and
-    ``started`` are times of ``time.monotonic()``; ``state`` is one of the constants of this module;
-    ``cancelled`` is set when it shall not go on: it takes too long (then ``late`` says so in words), or somebody asked
-    so (then ``called_off`` is true).
-    ``on_cancel`` and ``on_expire`` are called then, by any thread, by the one that asked and when it takes too long;
-    ``crossed`` is what a forked method has raised, and how its process told it. ``beside``: its method holds no worker
-    (``async def``). ``returned``: that has ended, however its caller was answered; ``overdue``: it has not, though its
-    caller was told that it takes too long.
+    ``document`` is the request as it was sent, ``sn`` its serial number (None: it has none) and ``key`` that number or
+    what stands for it. ``api`` is the method it asks for, None until that is known. ``plugin`` is the plugin it was
+    sent to, ``address`` that plugin's address, ``replyto`` the address for replies (None: nobody waits). ``identity``
+    is who signed it, ``authenticated`` the method whose user and password it has shown. ``redelivered``: it was
+    delivered before; None: the broker cannot tell. ``arrived`` and ``started`` are times of ``time.monotonic()``.
+    ``state`` is one of the constants of this module, and changes under the registry's lock alone.
+
+    ``cancelled``: it shall not go on, because somebody asked so (``called_off``) or because it takes too long
+    (``late`` says so in words). ``on_cancel`` and ``on_expire`` are called then, by any thread. ``beside``: its method
+    holds no worker (``async def``). ``returned``: the method has ended; ``overdue``: it has not, though its caller was
+    told that it takes too long.
     """
 
-    #: What answers it in a child process says True here.
+    #: A request that is answered in a child process says True here.
     forked = False
 
     __slots__ = (
-        "_ended",
-        "_started",
+        "_digest",
         "address",
+        "again",
         "api",
         "arrived",
         "asked_again",
         "authenticated",
+        "begin_at",
         "beside",
         "called_off",
         "cancelled",
+        "channel",
+        "claimed",
         "crossed",
-        "custody",
         "delivery",
-        "digest",
         "document",
+        "due",
+        "expires_at",
+        "final",
         "identity",
         "interrupted",
+        "keep_at",
+        "kept",
         "key",
         "late",
-        "must_note",
-        "noted",
+        "limit",
+        "nonce",
         "on_cancel",
         "on_expire",
         "overdue",
         "progress",
-        "proof",
-        "receiver",
         "redelivered",
         "replyto",
         "returned",
-        "shed",
         "sn",
         "started",
         "state",
-        "statuses",
-        "timer",
+        "tell_at",
+        "telling",
+        "told",
+        "tries",
     )
 
     def __init__(
         self,
         document: Request,
         delivery: Delivery,
-        receiver: Receiver,
+        channel: Any,
+        arrived: float,
         *,
         replyto: Address | None = None,
         identity: str | None = None,
-        proof: Proof | None = None,
+        nonce: Any = None,
     ) -> None:
         self.document = document
         self.delivery = delivery
-        self.receiver = receiver
-        self.address: str = receiver.service.address
+        self.channel = channel
+        self.address: str = channel.service.address
         self.replyto = replyto
         self.identity = identity
-        self.proof = proof
+        self.nonce = nonce
         self.sn = document.sn
         # Without a number of its own a request cannot be recognised when it comes again.
         self.key: str = document.sn or str(uuid.uuid4())
-        self.digest = digest_of(document)
         self.redelivered: bool | None = True if document.again else delivery.redelivered
-        self.arrived = time.monotonic()
+        self.arrived = arrived
         self.started: float | None = None
-        self.state = QUEUED
-        self.cancelled = threading.Event()
+        self.state = RECEIVED
         self.api: Target | None = None
         self.authenticated: Target | None = None
-        self.statuses: Any = None
         self.progress: Any = None
-        self.timer: Timer | None = None
-        self.called_off = False
+        self._digest: bytes | None = None
+        # What somebody has asked of it.
+        self.cancelled = self.called_off = self.asked_again = False
         self.late: str | None = None
-        self.beside = False
-        self.returned = False
-        self.overdue = False
-        self.asked_again = False
-        # The custody's own: where it is, what the ledger has to know of its run, whether it was begun and
-        # is not run again, and what of it is there alone.
-        self.custody = 0
-        self.must_note = False
-        self.noted = False
-        self.interrupted = False
-        self.shed = 0
+        self.limit: float | None = None  # seconds that its method may take
         self.on_cancel: Callable[[], object] | None = None
         self.on_expire: Callable[[], object] | None = None
+        # How its method runs; ``crossed`` is what a forked method has raised, and how its process told it.
+        self.beside = self.returned = self.overdue = False
         self.crossed: tuple[BaseException, bytes] | None = None
-        self._started = threading.Lock()
-        self._ended = threading.Lock()
+        # When the sweep has to look at it (``due``), and for what: to tell its status, to write it down, because its
+        # method takes too long, to have it begin.
+        self.due = self.tell_at = self.keep_at = self.expires_at = self.begin_at = inf
+        # Statuses: which was told, whether one is being told, what is to be told after that, what is sent last.
+        self.telling = False
+        self.told = self.again = 0
+        self.final: Callable[[], object] | None = None
+        # Where it is kept, how often a run of it may have started, whether this run is noted; and whether it is not
+        # run again because one of these was cut short.
+        self.kept = self.tries = 0
+        self.claimed = self.interrupted = False
 
     @property
     def plugin(self) -> Any:
         """The plugin it was sent to, as it is now: while a request waits, its plugin may be reloaded."""
-        return self.receiver.service.plugin
+        return self.channel.service.plugin
 
     @property
     def classname(self) -> str:
@@ -167,7 +167,7 @@ class Received:
     def durable(self) -> bool:
         """Whether its replies must survive a restart of the broker.
 
-        Not those to a caller that waits: it asks again when its connection was gone, and is answered again.
+        A caller that waits repeats its request after a reconnect and is answered again, so its replies need not.
         """
         return self.document.wait is None
 
@@ -181,50 +181,42 @@ class Received:
         """The message as it came."""
         return self.delivery.body
 
+    @property
+    def digest(self) -> bytes:
+        """16 bytes that are equal for the same request published twice, and differ for another one."""
+        if self._digest is None:
+            self._digest = digest_of(self.document)
+        return self._digest
+
+    def get_progress(self) -> Any:
+        """Return what its method reports its progress by."""
+        return self.progress or self.channel.make_progress(self)
+
     def run(self) -> None:
         """Run it, as a worker's task."""
-        self.receiver.execution.run(self)
+        self.channel.run(self)
 
-    def start(self) -> bool:
-        """Claim the right to start the request, or to have it never started: True for the first who asks."""
-        return self._started.acquire(blocking=False)
-
-    @property
-    def has_started(self) -> bool:
-        """Whether the right to start it is taken."""
-        return self._started.locked()
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the right to end it is taken."""
-        return self._ended.locked()
-
-    def cancel(self) -> bool:
+    def stop(self) -> bool:
         """Tell the running method that it shall not go on; False: it was told already. Any thread.
 
         One that is overdue may be told again.
         """
         if self.called_off and not self.overdue:
             return False
-        self.called_off = True
-        self.cancelled.set()
+        self.called_off = self.cancelled = True
         stop = self.on_cancel
         if stop is not None:
             stop()
         return True
 
-    def end(self) -> bool:
-        """Claim the right to end the request: True for the first who asks, False for all others."""
-        return self._ended.acquire(blocking=False)
-
     def __repr__(self) -> str:
-        return f"<request {self.sn}: {self.target}, {self.state}>"
+        return f"<request {self.sn}: {self.target}, {STATES[self.state]}>"
 
 
 def digest_of(document: Request) -> bytes:
-    """Return 16 bytes that are equal for the same request published twice, and differ for another one.
+    """Return the digest of a request.
 
-    Not over the body: one that is published again says so in it, and may be signed anew.
+    Not over the body: a request that is published again says so in it, and may be signed anew.
     """
     said = (document.routing, document.replyto, document.request, document.data, document.secret, document.pam)
     try:

@@ -167,7 +167,7 @@ def _print_requests(value: Mapping[str, Any]) -> None:
             datetime.fromtimestamp(one["since"], UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             f"{one['seconds']:.1f}",
             one["identity"] or one["replyto"] or "-",
-            "(on disk)" if one["data_on_disk"] else "(large)" if one["data_left_out"] else _short(one["data"]),
+            "(large)" if one["data_left_out"] else _short(one["data"]),
             one["reason"] or "",
         ]
         for one in value["entries"]

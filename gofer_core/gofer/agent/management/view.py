@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gofer.agent.builtin import started
 from gofer.agent.loading import one_line
-from gofer.rmi.overview import OVERDUE
+from gofer.rmi.server.inspection import OVERDUE
 
 if TYPE_CHECKING:
     from gofer.agent.container import PluginContainer
@@ -37,7 +37,7 @@ def show(container: PluginContainer, phase: str) -> dict[str, Any]:
             "started": started(),
             "threads": threading.active_count(),
             "rss": _rss(),
-            "ledger": {"error": _text(container.ledger.error)},
+            "ledger": {"error": _text(container.store.error)},
             "waiting": sorted(container.pending),
             "closed": container.gate.reasons() if container.attachments.closed else [],
         },
@@ -104,13 +104,13 @@ def _connection(container: PluginContainer, plugin: Plugin) -> dict[str, Any] | 
         return None
     link = attachment.link
     up_since = link.up_since
-    subscription = attachment.receiver.subscription
+    subscription = attachment.consumer.subscription
     return {
         "state": link.state,
         "up": None if up_since is None else round(time.monotonic() - up_since, 1),
         "reading": subscription is not None and subscription.active,
         "error": None if subscription is None else _text(subscription.error),
-        "open": attachment.receiver.open,
+        "open": attachment.consumer.channel.open,
     }
 
 

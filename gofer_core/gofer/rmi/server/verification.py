@@ -1,10 +1,15 @@
-"""Checks on a message before anything else sees it: size, signature, shape, version, addressee."""
+"""Checks on a message before anything else sees it: size, signature, shape, version, addressee, age.
+
+The broker counts a message's time to live from when it has queued it. Before that the message may have waited in a
+socket that nobody read, because the broker was frozen or blocked its publishers. So the document tells when it expires.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import math
 import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,15 +20,30 @@ from gofer.errors import ConfigError, DocumentError
 from gofer.messaging.adapter import HEAD, TAIL
 from gofer.messaging.address import Address
 from gofer.messaging.auth import verify
-from gofer.messaging.document import Head, Request, check_size, decode_request, encode, head, shown, unwrap
+from gofer.messaging.document import (
+    EXPIRED,
+    Head,
+    Request,
+    check_size,
+    decode_request,
+    encode,
+    head,
+    seconds_of,
+    shown,
+    unwrap,
+)
 from gofer.messaging.stamped import SKEW
-from gofer.rmi.answers import Refusal
-from gofer.rmi.replays import Proof
+from gofer.rmi.server.nonces import Nonce
+from gofer.rmi.server.replies import Refusal
 
 if TYPE_CHECKING:
-    from gofer.rmi.service import Service
+    from gofer.rmi.server.service import Service
 
-__all__ = ["Refused", "Verification", "Verified"]
+__all__ = ["ALLOWANCE", "Refused", "Verification", "Verified", "too_late"]
+
+#: Seconds that the clocks of a caller and an agent may differ before a request counts as late. A caller that waits,
+#: and whose clock is off by more, is told by the rejection, and sends its request again by the agent's clock.
+ALLOWANCE = 2.0
 
 #: Seconds for which a signature is remembered whose own authenticator does not say how long it is good for.
 _REMEMBERED = 7 * 86400.0
@@ -63,7 +83,7 @@ class Verified(NamedTuple):
 
     request: Request
     identity: str | None
-    proof: Proof | None
+    nonce: Nonce | None
 
 
 class Verification:
@@ -110,7 +130,7 @@ class Verification:
         if self._authenticator is None:
             return Verified(request, None, None)
         self._check_addressee(request)
-        return Verified(request, signer, self._proof(body, inner, request, signer))
+        return Verified(request, signer, self._nonce(body, inner, request, signer))
 
     def _named(self, signer: str | None) -> str:
         """Name a signer, so that what one is remembered of is told from all others, and from other age limits."""
@@ -118,20 +138,20 @@ class Verification:
         age = getattr(self._authenticator, "max_age", _REMEMBERED)
         return f"{signer or 'nobody'} ({kind.__module__}.{kind.__qualname__}, {age:g} s)"
 
-    def _proof(self, body: bytes, inner: bytes, request: Request, signer: str | None) -> Proof | None:
+    def _nonce(self, body: bytes, inner: bytes, request: Request, signer: str | None) -> Nonce | None:
         read: Any = getattr(self._authenticator, "stamp", None)
         signed = unwrap(body)
         if read is not None and signed is not None:
             stamp = read(base64.b64decode(signed.signature))
             age = getattr(self._authenticator, "max_age", _REMEMBERED)
-            return Proof(stamp.nonce, stamp.time + age + SKEW, signer=self._named(signer), good_for=age + SKEW)
+            return Nonce(stamp.nonce, stamp.time + age + SKEW, signer=self._named(signer), good_for=age + SKEW)
         if request.sn is None:
             return None  # two that are the same may well be two
         # What is published again may be signed alike: the book tells whether it is known.
         digest = hashlib.sha256(inner).digest()[:16]
         # When it was signed nobody can say: it is good from its arrival on.
         until = time.time() + _REMEMBERED
-        return Proof(digest, until, exact=not request.again, signer=self._named(signer), good_for=_REMEMBERED)
+        return Nonce(digest, until, exact=not request.again, signer=self._named(signer), good_for=_REMEMBERED)
 
     def _malformed(self, inner: bytes, bad: DocumentError) -> Refused:
         found = head(inner)
@@ -203,3 +223,37 @@ def _head_of_cut(body: bytes) -> Head:
     if "sn" not in found and (ends := _LAST_SN.findall(body[-TAIL:])):
         found["sn"] = ends[-1].decode()
     return head(encode({name: found[name] for name in ("sn", "replyto") if isinstance(found.get(name), str)}))
+
+
+def too_late(request: Request, ttl: float | None, max_age: float | None, now: float) -> Refusal | None:
+    """Say why a request is not to be run, None if it is.
+
+    Args:
+        ttl: the message's time to live, as the adapter tells it.
+        max_age: seconds that one without a time to live may be old; None: no limit.
+        now: the time, in seconds since 1970.
+    """
+    live = _seconds(request.ttl) if ttl is None else ttl
+    expires = request.expires
+    if expires is None:
+        limit = max_age if live is None else live
+        sent = None if limit is None else seconds_of(request.timestamp)
+        if limit is None or sent is None or now - sent <= limit + 1.0 + ALLOWANCE:  # it is in whole seconds
+            return None
+        if live is None:
+            return _expired(f"it was sent {now - sent:.0f} s ago, and max_age is {limit:g} s")
+        expires = sent + limit
+    elif now - expires <= ALLOWANCE:
+        return None
+    of = "" if live is None else f" of {round(live, 1):g} s"
+    return _expired(f"its ttl{of} was over {now - expires:.1f} s ago")
+
+
+def _expired(why: str) -> Refusal:
+    return Refusal(EXPIRED, "the request came too late and was not run", f"{why}, by the clocks of caller and agent")
+
+
+def _seconds(value: Any) -> float | None:
+    """Return a field of the document if it is a number of seconds: nobody but us says what is in it."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value < math.inf else None

@@ -10,7 +10,7 @@ from gofer.messaging.auth import Authenticator
 from gofer.rmi.api import API, Target
 from gofer.rmi.model.coroutines import Loop
 from gofer.rmi.model.fork import Forks
-from gofer.rmi.workers import Workers
+from gofer.rmi.server.workers import Workers
 
 __all__ = ["Service"]
 

@@ -11,12 +11,12 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gofer.limit import LimitedLog
-from gofer.rmi.answers import Refusal
-from gofer.rmi.lane import Lane, Outcome
+from gofer.rmi.server.replies import Refusal
+from gofer.rmi.server.serial import Outcome, SerialThread
 
 if TYPE_CHECKING:
     from gofer.rmi.request import Received
-    from gofer.rmi.service import Service
+    from gofer.rmi.server.service import Service
 
 __all__ = ["HookCalls", "Only", "Raised", "call_each", "named"]
 
@@ -234,8 +234,10 @@ class HookCalls:
             for one in self._listeners.values():
                 one.stop()
 
-    def accept(self, lane: Lane, service: Service, request: Received, done: Callable[[Refusal | None], object]) -> None:
-        """Ask all implementations of gofer_accept, as a job of a lane.
+    def accept(
+        self, thread: SerialThread, service: Service, request: Received, done: Callable[[Refusal | None], object]
+    ) -> None:
+        """Ask all implementations of gofer_accept, as a job of a thread.
 
         Args:
             done: called once, with why the request is refused; None: it is not.
@@ -253,14 +255,14 @@ class HookCalls:
 
         def late() -> None:
             text = "plugin %s: hook %s has taken more than %g s over %r, which is rejected for that"
-            self._complain(logging.ERROR, text, service.name, asked[0], lane.limit, request)
-            done(_refused(f"TimeoutError: {asked[0]} took longer than {lane.limit:g} s"))
+            self._complain(logging.ERROR, text, service.name, asked[0], thread.limit, request)
+            done(_refused(f"TimeoutError: {asked[0]} took longer than {thread.limit:g} s"))
 
-        outcome = lane.limited(work, late)
+        outcome = thread.limited(work, late)
         if outcome is Outcome.FULL:
             text = "plugin %s: %r is rejected: %d calls of gofer_accept hang"
-            self._complain(logging.ERROR, text, service.name, request, lane.most)
-            done(_refused(f"TimeoutError: {lane.most} calls of gofer_accept hang"))
+            self._complain(logging.ERROR, text, service.name, request, thread.most)
+            done(_refused(f"TimeoutError: {thread.most} calls of gofer_accept hang"))
         elif outcome is Outcome.DONE:
             done(_refused(f"{type(raised[0].error).__name__}: {_words(raised[0].error)}") if raised else None)
 

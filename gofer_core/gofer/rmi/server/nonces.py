@@ -9,18 +9,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from gofer.limit import Limit
 from gofer.messaging.document import shown
 from gofer.messaging.stamped import SKEW
 from gofer.rmi.clock import Clock
-from gofer.rmi.ledger import Ledger, Unavailable
+from gofer.rmi.store import Database, Unavailable
 
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["Proof", "Replays", "Seen"]
+__all__ = ["Nonce", "Nonces", "Seen"]
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +33,14 @@ _FAR = 10 * 365 * 86400.0  # seconds that such a row outlives that time: longer 
 _REALM = 8  # bytes that stand for a signer in the ledger, before a nonce; alone: that one's low-water mark
 
 
-class Proof(NamedTuple):
-    """What makes a signature that one: 16 bytes, and the time (seconds since 1970) from which it is too old anyway.
+class Nonce(NamedTuple):
+    """What tells a signature from all others: 16 bytes, and the time (seconds since 1970) when it is too old anyway.
 
     ``exact``: each publication has its own, so that one that was given again says that it was copied. ``signer``: who
     has signed, and how. ``good_for``: so many seconds before ``expires`` it was signed.
     """
 
-    nonce: bytes
+    value: bytes
     expires: float
     exact: bool = True
     signer: str = ""
@@ -48,7 +49,12 @@ class Proof(NamedTuple):
     @property
     def realm(self) -> bytes:
         """What stands for the signer in memory and in the ledger."""
-        return hashlib.sha256(self.signer.encode("utf-8", "surrogatepass")).digest()[:_REALM] if self.signer else b""
+        return _realm(self.signer) if self.signer else b""
+
+
+@lru_cache(256)
+def _realm(signer: str) -> bytes:
+    return hashlib.sha256(signer.encode("utf-8", "surrogatepass")).digest()[:_REALM]
 
 
 class Seen(enum.Enum):
@@ -85,7 +91,7 @@ class _Signer:
         self.told = -_QUIET
 
 
-class Replays:
+class Nonces:
     """The signatures seen by one agent, as long as their age would let them pass. Any thread.
 
     Only ``restore`` and ``flush`` wait.
@@ -99,8 +105,8 @@ class Replays:
     While the ledger cannot be used, memory alone serves, and the log says so.
     """
 
-    def __init__(self, ledger: Ledger | None = None, clock: Clock | None = None, *, most: int = 100_000) -> None:
-        self._ledger = ledger
+    def __init__(self, store: Database | None = None, clock: Clock | None = None, *, most: int = 100_000) -> None:
+        self._store = store
         self._clock = clock
         self._most = most
         self._lock = threading.Lock()
@@ -110,8 +116,8 @@ class Replays:
         self._restored = False
         self._lost = 0.0  # what was signed before that may have been seen
         self._lost_unwritten = False
-        if ledger is not None:
-            ledger.lost.append(self._rewrite)
+        if store is not None:
+            store.lost.append(self._rewrite)
         # What is to be written: signatures, and None for one that shall pass once more. Then what the ledger is at.
         self._unwritten: dict[bytes, float | None] = {}
         self._writing: dict[bytes, float | None] = {}
@@ -128,9 +134,9 @@ class Replays:
         Raises:
             Unavailable: it is not now; until it is, no signed request may be taken.
         """
-        if self._ledger is None or self._restored:
+        if self._store is None or self._restored:
             return
-        found = self._ledger.call(self._read) if self._ledger.exists() else []
+        found = self._store.call(self._read) if self._store.exists() else []
         with self._lock:
             self._restored = True
             for row, expires in found:
@@ -145,43 +151,43 @@ class Replays:
                     self._earlier.add(nonce)
                     self._add(realm, nonce, expires)
 
-    def note(self, proof: Proof) -> Seen:
+    def note(self, nonce: Nonce) -> Seen:
         """Remember a signature, and tell whether it was known."""
         with self._lock:
-            if proof.nonce in self._known:
-                if proof.nonce not in self._earlier:
+            if nonce.value in self._known:
+                if nonce.value not in self._earlier:
                     return Seen.BEFORE
-                self._earlier.discard(proof.nonce)
+                self._earlier.discard(nonce.value)
                 return Seen.EARLIER
-            realm = proof.realm
+            realm = nonce.realm
             floors = [self._signers[one].floor for one in (realm, b"") if one in self._signers]
-            if proof.expires <= max(floors, default=0.0):
+            if nonce.expires <= max(floors, default=0.0):
                 return Seen.FORGOTTEN
-            if self._lost and proof.expires - proof.good_for <= self._lost:
+            if self._lost and nonce.expires - nonce.good_for <= self._lost:
                 return Seen.LOST
-            self._add(realm, proof.nonce, proof.expires)
+            self._add(realm, nonce.value, nonce.expires)
             signer = self._signers.setdefault(realm, _Signer())
-            signer.name, signer.good_for = proof.signer or signer.name, proof.good_for
-            due = self._is_due(realm + proof.nonce, proof.expires)
+            signer.name, signer.good_for = nonce.signer or signer.name, nonce.good_for
+            due = self._is_due(realm + nonce.value, nonce.expires)
         if due:
             self._post()
         return Seen.NEVER
 
-    def forget(self, proof: Proof | None) -> None:
+    def forget(self, nonce: Nonce | None) -> None:
         """Let a signature pass once more: its request was given back to the broker."""
-        if proof is None:
+        if nonce is None:
             return
         with self._lock:
-            self._earlier.discard(proof.nonce)
-            realm = self._known.pop(proof.nonce, None)
-            due = realm is not None and self._is_due(realm + proof.nonce, None)
+            self._earlier.discard(nonce.value)
+            realm = self._known.pop(nonce.value, None)
+            due = realm is not None and self._is_due(realm + nonce.value, None)
         if due:
             self._post()
 
-    def secured(self, proof: Proof | None, then: Callable[[], object]) -> None:
+    def secured(self, nonce: Nonce | None, then: Callable[[], object]) -> None:
         """Call a function when a signature is on the disk, or cannot be put there: now, or soon by another thread."""
-        if proof is not None and (self._unwritten or self._writing):
-            row = proof.realm + proof.nonce
+        if nonce is not None and (self._unwritten or self._writing):
+            row = nonce.realm + nonce.value
             with self._lock:
                 if (row in self._unwritten and self._posted) or row in self._writing:
                     self._waiting.append((row, then))
@@ -190,7 +196,7 @@ class Replays:
 
     def flush(self, timeout: float) -> None:
         """Have all on the disk now, and go on with what waits for that. Waits, at most so many seconds."""
-        if self._ledger is None or not (self._unwritten or self._writing):
+        if self._store is None or not (self._unwritten or self._writing):
             return
         ended = threading.Event()
 
@@ -198,7 +204,7 @@ class Replays:
             self._written(value, failed)
             ended.set()
 
-        self._ledger.post(self._put, done)
+        self._store.post(self._put, done)
         ended.wait(timeout)
 
     def __len__(self) -> int:
@@ -236,7 +242,7 @@ class Replays:
     def _forget_one(self, realm: bytes, nonce: bytes) -> None:
         del self._known[nonce]
         self._earlier.discard(nonce)
-        if self._ledger is not None:
+        if self._store is not None:
             self._unwritten[realm + nonce] = None  # goes with the next that is written
 
     @staticmethod
@@ -255,7 +261,7 @@ class Replays:
 
     def _is_due(self, nonce: bytes, expires: float | None) -> bool:
         """Put something among what is to be written; tell whether that has to be posted. (Not under the lock.)"""
-        if self._ledger is None:
+        if self._store is None:
             return False
         self._unwritten[nonce] = expires
         while len(self._unwritten) > 3 * self._most + _BACKLOG:  # the ledger cannot be used for long
@@ -269,9 +275,9 @@ class Replays:
         pause = self._posted_at + _PAUSE - time.monotonic()
         if pause > 0 and self._clock is not None:
             self._clock.call_after(pause, self._post)
-        elif self._ledger is not None:
+        elif self._store is not None:
             self._posted_at = time.monotonic()
-            self._ledger.post(self._put, self._written)
+            self._store.post(self._put, self._written)
 
     def _put(self, file: sqlite3.Connection) -> None:
         with self._lock:
@@ -279,12 +285,12 @@ class Replays:
             self._unwritten.clear()
             self._posted = False
             new = [(row, expires) for row, expires in self._writing.items() if expires is not None]
-            gone = [(row,) for row, expires in self._writing.items() if expires is None]
+            gone = [row for row, expires in self._writing.items() if expires is None]
             new += [(one, self._signers[one].floor) for one in self._raised if one in self._signers]
             if self._lost_unwritten:
                 new.append((_LOST, self._lost + _FAR))
-        file.executemany("INSERT OR REPLACE INTO nonces VALUES (?, ?)", new)
-        file.executemany("DELETE FROM nonces WHERE nonce = ?", gone)
+        file.executemany("INSERT OR REPLACE INTO nonces VALUES (?, ?, ?)", [(*_split(row), at) for row, at in new])
+        file.executemany("DELETE FROM nonces WHERE authenticator = ? AND nonce = ?", map(_split, gone))
         self._grown += len(new)
         if self._grown > self._most:
             self._trim(file)
@@ -309,7 +315,7 @@ class Replays:
 
     def _read(self, file: sqlite3.Connection) -> list[tuple[bytes, float]]:
         self._trim(file)
-        return list(file.execute("SELECT nonce, expires FROM nonces"))
+        return [(realm + nonce, at) for realm, nonce, at in file.execute("SELECT * FROM nonces")]
 
     def _trim(self, file: sqlite3.Connection) -> None:
         """Throw out those that are too old."""
@@ -328,5 +334,10 @@ class Replays:
                     if self._known.get(nonce) == realm:
                         self._unwritten[realm + nonce] = expires
             self._posted = True
-        if self._ledger is not None:
-            self._ledger.post(self._put, self._written)
+        if self._store is not None:
+            self._store.post(self._put, self._written)
+
+
+def _split(row: bytes) -> tuple[bytes, bytes]:
+    """Split what stands for a signature into the columns of the table."""
+    return (row, b"") if len(row) < 16 else (row[:-16], row[-16:])

@@ -8,12 +8,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from math import inf
 
-if TYPE_CHECKING:
-    from gofer.rmi.clock import Clock, Timer
-
-__all__ = ["Lane", "Outcome"]
+__all__ = ["Outcome", "SerialThread"]
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +38,18 @@ class _Work:
         self.over = False
 
 
-class Lane:
+class SerialThread:
     """Does jobs one after another, in the order in which they came, in a thread of its own. Any thread; nothing waits.
 
-    A job may have its work limited. What takes longer is left to itself, as nothing can end it: another thread goes on
-    with the jobs behind it. At most ``most`` are left to themselves at a time; more are not begun.
+    A job may have its work limited. Nothing can end work that takes longer, so it is left to itself, and another thread
+    goes on with the jobs behind it. At most ``most`` are left to themselves at a time; more are not started.
 
     Args:
         limit: seconds.
     """
 
-    def __init__(self, name: str, clock: Clock, *, limit: float = 1.0, most: int = 4) -> None:
+    def __init__(self, name: str, *, limit: float = 1.0, most: int = 4) -> None:
         self._name = name
-        self._clock = clock
         self.limit = limit
         self.most = most
         self._changed = threading.Condition(threading.Lock())
@@ -62,7 +58,6 @@ class Lane:
         self._running = False
         self._work: _Work | None = None
         self._hanging = 0
-        self._timer: Timer | None = None
         self._stopped = False
 
     @property
@@ -72,7 +67,7 @@ class Lane:
 
     @property
     def waiting(self) -> int:
-        """How many jobs have not begun."""
+        """How many jobs have not started."""
         return len(self._jobs)
 
     def put(self, job: Job) -> None:
@@ -88,14 +83,12 @@ class Lane:
         """Do some work of the job that calls this; what it raises goes through, unless it is late.
 
         Args:
-            late: called by the clock's thread when it takes too long; nothing of the job may be done after that.
+            late: called by the thread of ``look`` when it takes too long; nothing of the job may be done after that.
         """
         with self._changed:
             if self._hanging >= self.most:
                 return Outcome.FULL
             mine = self._work = _Work(time.monotonic() + self.limit, late)
-            if self._timer is None:
-                self._timer = self._clock.call_after(self.limit, self._look)
         failed: BaseException | None = None
         try:
             work()
@@ -107,29 +100,24 @@ class Lane:
             else:
                 self._work = None
         if mine.over:
-            log.warning("%s: what had taken too long has ended", self._name, exc_info=failed)
+            log.warning("%s: work that had taken too long has ended", self._name, exc_info=failed)
             return Outcome.LATE
         if failed is not None:
             raise failed
         return Outcome.DONE
 
-    def stop(self) -> None:
-        """Have the thread end when all jobs are done. What hangs is left to itself."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
+    def look(self, now: float) -> float:
+        """See whether the work in hand takes too long. Called by one thread, often.
 
-    def _look(self) -> None:
-        """See whether the work in hand takes too long: by the clock's thread."""
+        Returns:
+            When to look again.
+        """
+        if self._work is None:
+            return inf
         with self._changed:
-            self._timer = None
             work = self._work
-            if work is None:
-                return
-            left = work.due - time.monotonic()
-            if left > 0:
-                self._timer = self._clock.call_after(left, self._look)
-                return
+            if work is None or work.due > now:
+                return inf if work is None else work.due
             work.over = True
             self._hanging += 1
             self._work = self._thread = None
@@ -137,6 +125,13 @@ class Lane:
             if self._jobs:
                 self._start()
         work.late()
+        return inf
+
+    def stop(self) -> None:
+        """Have the thread end when all jobs are done. What hangs is left to itself."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
 
     def _start(self) -> None:
         thread = self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)

@@ -7,36 +7,34 @@ from typing import TYPE_CHECKING
 
 from gofer.errors import ConfigError
 from gofer.limit import Limit, LimitedLog
-from gofer.messaging.adapter import Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.document import head, shown, unwrap
-from gofer.rmi.answers import CannotSign, Refusal
-from gofer.rmi.outgoing import Fate
-from gofer.rmi.replays import Seen
 from gofer.rmi.request import Received
-from gofer.rmi.verification import Refused
+from gofer.rmi.server.channel import Channel
+from gofer.rmi.server.nonces import Seen
+from gofer.rmi.server.replies import CannotSign, Refusal, Settled
+from gofer.rmi.server.verification import Refused
 
 if TYPE_CHECKING:
     from gofer.messaging.adapter import Delivery
-    from gofer.rmi.receiver import Receiver
 
-__all__ = ["Refusing", "start_of"]
+__all__ = ["Rejections", "start_of"]
 
 log = logging.getLogger(__name__)
 
 
-class Refusing:
-    """Answers and drops what one receiver does not take as requests. Only the thread that reads."""
+class Rejections:
+    """Answers and drops what one queue's consumer does not take as requests. Only the thread that reads."""
 
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
         self._strangers = Limit(10, 50)  # answers to documents that nobody has vouched for, a second
         self._complain = LimitedLog(log, rate=10, burst=50)
 
     def refuse(self, delivery: Delivery, refused: Refused) -> None:
         """Answer a message that was refused before it became a request, if its sender can be told."""
-        receiver = self._receiver
-        receiver.counters.add("rejected")
+        channel = self._channel
+        channel.counters.add("rejected")
         details = refused.refusal.details
         why = refused.refusal.code if details is None else f"{refused.refusal.code}: {shown(str(details))}"
         try:
@@ -50,64 +48,54 @@ class Refusing:
             self.drop(delivery, f"{why}; not answered")
             return
         try:
-            body = receiver.answers.rejected(refused.sn, str(address), refused.data, refused.refusal)
+            body = channel.encoder.rejected(refused.sn, str(address), refused.data, refused.refusal)
         except CannotSign as failed:
             self.drop(delivery, f"{why}; and the rejection cannot be signed: {failed}")
             return
         text, code = "plugin %s: rejected (%s): %s: %s", refused.refusal.code
-        self._complain(logging.INFO, text, receiver.service.name, code, shown(str(details)), _Start(delivery.body))
+        self._complain(logging.INFO, text, channel.service.name, code, shown(str(details)), _Start(delivery.body))
         if refused.trusted:
 
-            def done(fate: Fate, _: str) -> None:
-                if fate is not Fate.LEFT:
-                    receiver.link.accept(delivery)
+            def done(settled: Settled, _: str) -> None:
+                if settled is not Settled.UNSENT:
+                    channel.link.accept(delivery)
 
-            receiver.outgoing.post(address, body, done, "a rejection")
+            channel.publisher.post(address, body, done, "a rejection")
         # Nobody has vouched for this one: it is told once, and takes nobody's place among the results that wait.
-        elif not receiver.link.publish_nowait(
-            address, body, settled=lambda outcome, reason: receiver.link.accept(delivery)
+        elif not channel.link.publish_nowait(
+            address, body, settled=lambda outcome, reason: channel.link.accept(delivery)
         ):
             self.drop(delivery, f"{why}; not answered: the link is down or full")
 
-    def replayed(self, request: Received, seen: Seen, *, in_work: bool) -> None:
-        """Refuse a copy of a signed request, one that is still in work or one that has ended; or what may be one."""
+    def replayed(self, request: Received, seen: Seen, *, in_flight: bool) -> None:
+        """Refuse a copy of a signed request, one that is in flight or one that has ended; or what may be one."""
         unsure = seen.unsure
         sentence = "SECURITY: a copy of a signed request" if unsure is None else "SECURITY: it may be a copy of another"
         refusal = Refusal("security.replayed", sentence, unsure or "sent before with this signature")
-        # While the request is in work its caller waits for that: a rejection would be taken for its end.
-        replyto = None if in_work else request.document.replyto
+        # While the request is in flight its caller waits for that: a rejection would be taken for its end.
+        replyto = None if in_flight else request.document.replyto
         self.refuse(request.delivery, Refused(refusal, sn=request.sn, replyto=replyto))
 
-    def expired(self, request: Received, refusal: Refusal) -> None:
-        """Reject a request that came too late. Told once: most likely nobody waits, and a great many may come."""
-        receiver = self._receiver
-        receiver.counters.add("rejected")
-        self._complain(logging.WARNING, "plugin %s: %r is not run: %s", receiver.service.name, request, refusal.details)
-        body = b""
-        if request.replyto is not None:
-            try:
-                body = receiver.answers.rejected(request.sn, str(request.replyto), request.data, refusal)
-            except CannotSign as failed:
-                log.error("%r of plugin %s is not answered: cannot sign: %s", request, receiver.service.name, failed)
-
-        def settled(outcome: Outcome, reason: str) -> None:
-            receiver.acknowledge(request)
-
-        if not (body and request.replyto and receiver.link.publish_nowait(request.replyto, body, settled=settled)):
-            receiver.acknowledge(request)
+    def expired(self, request: Received, refusal: Refusal) -> bytes:
+        """Count a request that came too late, and return its rejection; none, if nobody can be told."""
+        channel = self._channel
+        channel.counters.add("rejected")
+        self._complain(logging.WARNING, "plugin %s: %r is not run: %s", channel.service.name, request, refusal.details)
+        if request.replyto is None:
+            return b""
+        try:
+            return channel.encoder.rejected(request.sn, str(request.replyto), request.data, refusal)
+        except CannotSign as failed:
+            log.error("%r of plugin %s is not answered: cannot sign: %s", request, channel.service.name, failed)
+            return b""
 
     def drop(self, delivery: Delivery, why: str) -> None:
         """Acknowledge a message that nobody can be answered for."""
-        receiver = self._receiver
-        self._complain(
-            logging.WARNING,
-            "plugin %s: a message is dropped (%s): %s",
-            receiver.service.name,
-            why,
-            _Start(delivery.body),
-        )
-        receiver.counters.add("dropped")
-        receiver.link.accept(delivery)
+        channel = self._channel
+        text = "plugin %s: a message is dropped (%s): %s"
+        self._complain(logging.WARNING, text, channel.service.name, why, _Start(delivery.body))
+        channel.counters.add("dropped")
+        channel.link.accept(delivery)
 
 
 class _Start:

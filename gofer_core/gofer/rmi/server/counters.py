@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
+from threading import get_ident
 
 __all__ = ["Counters"]
 
 
 class Counters:
-    """Numbers by name, for one service. Any thread.
+    """Numbers by name, for one plugin. Any thread; no lock: each thread counts on its own.
 
     ========================  =========================================================================
     ``accepted``              requests taken on
@@ -17,7 +17,7 @@ class Counters:
     ``failed``                ended by an exception
     ``rejected``              refused, with a code
     ``cancelled``             cancelled before they ended
-    ``interrupted``           begun by an agent that died, and not run again
+    ``interrupted``           started by an agent that died, and not run again
     ``repeated``              deliveries of a request that was known already (not run again)
     ``dropped``               messages that nobody could be answered for
     ``undeliverable``         results and rejections given up because no broker took them
@@ -42,18 +42,18 @@ class Counters:
     )
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts = dict.fromkeys(self.NAMES, 0)
+        self._of_threads: dict[int, dict[str, int]] = {}
 
     def add(self, name: str, number: int = 1) -> None:
         """Add to one of ``NAMES``."""
-        with self._lock:
-            self._counts[name] += number
+        counts = self._of_threads.get(get_ident())
+        if counts is None:
+            counts = self._of_threads[get_ident()] = dict.fromkeys(self.NAMES, 0)
+        counts[name] += number
 
     def __getitem__(self, name: str) -> int:
-        return self._counts[name]
+        return sum(counts[name] for counts in list(self._of_threads.values()))
 
     def snapshot(self) -> dict[str, int]:
         """Return all counts as they stand."""
-        with self._lock:
-            return dict(self._counts)
+        return {name: self[name] for name in self.NAMES}

@@ -1,4 +1,4 @@
-"""The ledger: one SQLite file for what an agent must not forget, and the one thread that writes it."""
+"""The database: one SQLite file, and the one thread that reads and writes it."""
 
 from __future__ import annotations
 
@@ -11,36 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from gofer.rmi.store import schema
+
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["Ledger", "Unavailable", "Work"]
+__all__ = ["Database", "Unavailable", "Work"]
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-#: What is done to the file, within a transaction of the ledger's.
+#: What is done to the file, within a transaction of the store's thread.
 Work = Callable[["sqlite3.Connection"], Any]
 
-_VERSION = 2
-_SCHEMA = """
-    CREATE TABLE requests (
-        number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, plugin TEXT NOT NULL, body BLOB NOT NULL, identity TEXT,
-        digest BLOB NOT NULL, arrived REAL NOT NULL, runs INTEGER NOT NULL, state INTEGER NOT NULL, result BLOB,
-        ended REAL, reason TEXT
-    );
-    CREATE INDEX requests_of ON requests (plugin, state, number);
-    CREATE TABLE tombstones (plugin TEXT NOT NULL, key TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (plugin, key));
-    CREATE TABLE nonces (nonce BLOB PRIMARY KEY, expires REAL NOT NULL) WITHOUT ROWID;
-"""
-#: What makes a file of the version before into one of this, by version.
-_UPGRADES = {
-    1: """
-        ALTER TABLE requests ADD COLUMN reason TEXT;
-        CREATE TABLE nonces (nonce BLOB PRIMARY KEY, expires REAL NOT NULL) WITHOUT ROWID;
-    """,
-}
 _GROUP = 500  # most pieces of work in one transaction
 _BUSY = 1.0  # seconds to wait for somebody who has locked the file
 _QUIET = 60.0  # seconds after a line in the log in which no other is written for the same failure
@@ -50,32 +34,34 @@ _MOST_KEPT = 20_000  # pieces of work that wait for a file that cannot be writte
 
 
 class Unavailable(Exception):
-    """The ledger cannot be read or written at the moment; the text says why."""
+    """The store cannot be read or written at the moment; the text says why."""
 
 
 class _Piece(NamedTuple):
-    """Some work, who hears of its end, and whether it is tried again when it failed."""
+    """Some work, what is called at its end, and whether it is tried again when it failed."""
 
     work: Work
     done: Callable[[Any, Unavailable | None], None] | None
     kept: bool
 
 
-class Ledger:
+class Database:
     """The file ``ledger.db`` in a directory. Any thread; only ``call`` waits.
 
-    Nothing is opened, and sqlite3 not even imported, before there is work. All that has come meanwhile is one
-    transaction, on the disk (``synchronous=FULL``) before anybody hears that it is done.
+    Nothing is opened, and sqlite3 not even imported, before there is work. All work that has come meanwhile is one
+    transaction. It is on the disk (``synchronous=FULL``) before anybody is told that it is done.
 
-    A file that is corrupt is set aside under another name, and a new one begun. One that cannot be opened or written
-    fails what is asked for the next two seconds, and is tried again then.
+    A file that is corrupt is set aside under another name, and a new one is made. A file that cannot be opened or
+    written fails all work of the next two seconds; then it is tried again.
 
     Args:
-        prepare: makes the directory; what it raises makes the ledger unavailable.
+        prepare: makes the directory; what it raises makes the store unavailable.
     """
 
     def __init__(self, directory: Path, prepare: Callable[[], object]) -> None:
         self.path = directory / "ledger.db"
+        #: Called by the store's thread when a corrupt file was set aside: write again what you know.
+        self.lost: list[Callable[[], object]] = []
         self._prepare = prepare
         self._changed = threading.Condition(threading.Lock())
         self._waiting: deque[_Piece] = deque()
@@ -83,19 +69,18 @@ class Ledger:
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._file: sqlite3.Connection | None = None
+        self._opened = False  # by this process: its own rows are not those of a process that died
         self._failed = -_PAUSE
         self._said = 0.0
-        #: Called by the ledger's thread when a corrupt file was set aside: what it held and is known has to be posted.
-        self.lost: list[Callable[[], object]] = []
         self._error: Unavailable | None = None
 
     @property
     def error(self) -> str | None:
-        """Why the ledger cannot be used, None: it can, as far as is known."""
+        """Why the store cannot be used; None: it can, as far as is known."""
         return None if self._error is None else str(self._error)
 
     def exists(self) -> bool:
-        """Tell whether there is a file; one cannot be seen where nobody may look."""
+        """Tell whether there is a file; one in a directory that may not be read is not seen."""
         return os.path.lexists(self.path)
 
     def post(
@@ -104,16 +89,15 @@ class Ledger:
         """Have work done, in the order of posting.
 
         Args:
-            done: called by the ledger's thread, after the commit, with what the work returned; or why it was not done.
-            kept: when it cannot be done, it is tried again until it can, as long as this process lives.
+            done: called by the store's thread, after the commit, with what the work returned; or why it was not done.
+            kept: work that fails is tried again until it succeeds, as long as this process lives.
         """
-        piece = _Piece(work, done, kept)
         with self._changed:
             stopped = self._stopping
             if not stopped:
-                self._waiting.append(piece)
+                self._waiting.append(_Piece(work, done, kept))
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="gofer-ledger", daemon=True)
+                    self._thread = threading.Thread(target=self._run, name="gofer-store", daemon=True)
                     self._thread.start()
                 self._changed.notify()
         if stopped and done is not None:
@@ -148,7 +132,7 @@ class Ledger:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_WAIT)
 
-    # -- in the ledger's own thread --------------------------------------------------------------------------------
+    # -- in the store's own thread ---------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:
@@ -158,7 +142,7 @@ class Ledger:
                     if self._kept:
                         break
                 group: list[_Piece] = []
-                # What somebody waits for goes first where it is likely to fail.
+                # Work that somebody waits for goes first where all work is likely to fail.
                 for pieces in (self._kept, self._waiting) if self._error is None else (self._waiting, self._kept):
                     group += [pieces.popleft() for _ in range(min(_GROUP - len(group), len(pieces)))]
                 stopping = self._stopping and not self._waiting and not self._kept
@@ -190,11 +174,10 @@ class Ledger:
                 try:
                     piece.done(value, failed)
                 except Exception:
-                    log.exception("what follows an entry in the ledger has failed")
+                    log.exception("the step after an entry in the store failed")
         return failed is None
 
     def _transact(self, group: list[_Piece]) -> list[Any]:
-
         if self._error is not None and time.monotonic() < self._failed + _PAUSE:
             raise self._error
         for attempt in (1, 2):
@@ -225,7 +208,7 @@ class Ledger:
         now = time.monotonic()
         # One line when it begins; another one when the reason is another one, but not all the time.
         if self._error is None or (str(self._error) != text and now > self._said + _QUIET):
-            log.error("%s; quick calls go on, what needs it is refused", text)
+            log.error("%s; quick calls go on, what needs it is rejected", text)
             self._said = now
         self._failed = now
         self._error = Unavailable(text)
@@ -240,10 +223,7 @@ class Ledger:
         file = sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None)
         try:
             os.chmod(self.path, 0o600)
-            version = file.execute("PRAGMA user_version").fetchone()[0]
-            if version > _VERSION:
-                raise OSError(f"it was written by a later version of gofer ({version}, this one knows {_VERSION})")
-            if version == 0:
+            if file.execute("PRAGMA user_version").fetchone()[0] == 0:
                 file.execute("PRAGMA auto_vacuum = INCREMENTAL")  # what many large requests took is given back
             file.execute("PRAGMA journal_mode = WAL")
             file.execute("PRAGMA synchronous = FULL")
@@ -252,9 +232,10 @@ class Ledger:
             broken = file.execute("PRAGMA quick_check(1)").fetchone()[0]
             if broken != "ok":
                 raise _Corrupt(broken)
-            steps = [_SCHEMA] if version == 0 else [_UPGRADES[n] for n in range(version, _VERSION)]
-            if steps:
-                file.executescript(f"BEGIN; {' '.join(steps)} PRAGMA user_version = {_VERSION}; COMMIT")
+            schema.prepare(file, self.path)
+            if not self._opened:
+                schema.recover(file)
+                self._opened = True
         except BaseException:
             file.close()
             raise
@@ -275,12 +256,8 @@ class Ledger:
         except OSError as failed:
             log.error("the corrupt ledger %s cannot be set aside: %s", self.path, failed)
             return False
-        log.error(
-            "the ledger %s is corrupt (%s): it is kept as ledger-%s.db, and a new one begun; what it held is not known",
-            self.path,
-            why,
-            aside,
-        )
+        text = "the ledger %s is corrupt (%s): it is kept as ledger-%s.db, and a new one is made; its entries are lost"
+        log.error(text, self.path, why, aside)
         return True
 
 

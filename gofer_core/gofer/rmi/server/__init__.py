@@ -1,0 +1,3 @@
+"""The agent's half of gofer.rmi. CONTRIBUTING.md follows a request through its files."""
+
+__all__: list[str] = []

@@ -1,0 +1,161 @@
+"""From a request to its method: which one answers, whether its caller may, and the call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from hmac import compare_digest, digest
+from secrets import token_bytes
+from typing import Any
+
+from gofer.errors import DispatchError, NotAuthenticated, NotAuthorized, SecretNotMatched, SecretRequired
+from gofer.rmi.api import Target
+from gofer.rmi.model import DIRECT
+from gofer.rmi.model.direct import call
+from gofer.rmi.request import Received
+from gofer.rmi.server.logins import Attempt, attempt
+from gofer.rmi.server.service import Service
+
+__all__ = ["authorize", "find", "invoke", "login_of"]
+
+log = logging.getLogger(__name__)
+
+
+def find(service: Service, request: Received) -> Target:
+    """Find the method that answers a request.
+
+    Raises:
+        NamespaceNotFound, MemberNotFound: the plugin that was asked has none, and nobody else answers for it.
+        Exception: whatever a hook raised.
+    """
+    route = service.hook.gofer_route
+    if len(route.get_hookimpls()) == 1:  # the agent's own: what a plugin has, it answers itself
+        found = service.api.look_up(request.classname, request.method)
+        if found is not None:
+            return found
+    owner = route(plugin=service.plugin, request=request)
+    return (service if owner is None else owner).api.find(request.classname, request.method)
+
+
+def invoke(service: Service, request: Received, target: Target) -> Any:
+    """Call a method, if its caller may, and return its value.
+
+    For ``async def`` that is an awaitable, to be run in the context that is current now.
+
+    Raises:
+        NotAuthorized: not for this caller.
+        DispatchError: it cannot be run here.
+        BaseException: whatever the method or a hook raised.
+    """
+    request.api = target
+    authorize(target, request)
+    hook = service.hook.gofer_call
+    if len(getattr(hook, "get_hookimpls", tuple)()) == 1:  # the agent's own, which calls the method
+        return _run(service, target, request)
+    once = _Once(lambda: _run(service, target, request))
+    try:
+        value = hook(plugin=service.plugin, request=request, invoke=once)
+        # None may mean that no hook has called it: then this is the place.
+        return once() if value is None else value
+    finally:
+        once.forget()
+
+
+def _run(service: Service, target: Target, request: Received) -> Any:
+    """Run a method by its model."""
+    if target.model == DIRECT:
+        return call(target, request.document.request)
+    forks = service.forks(target)
+    if forks is None:
+        raise DispatchError(f"{target.name}(): marked @{target.model}, and there is nothing that forks here")
+    return forks.call(target, request, service.max_message)
+
+
+class _Once:
+    """The call of one method, for hooks: called again it returns, or raises, what it did the first time."""
+
+    __slots__ = ("_called", "_raised", "_run", "_value")
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self._run = run
+        self._called = False
+        self._value: Any = None
+        self._raised: BaseException | None = None
+
+    def __call__(self) -> Any:
+        if self._called:
+            if self._raised is not None:
+                raise self._raised
+            return self._value
+        self._called = True
+        try:
+            self._value = self._run()
+        except BaseException as raised:
+            self._raised = raised
+            raise
+        return self._value
+
+    def forget(self) -> None:
+        """Let go of the exception: its traceback refers to this object, and only the collector would free the two."""
+        self._raised = None
+
+
+def authorize(target: Target, request: Received) -> None:
+    """Check what the marks on a method ask of its caller.
+
+    Raises:
+        NotAuthorized: it is not given, or wrong. The text tells no secret.
+    """
+    mark = target.mark
+    if mark.secret is not None:
+        _check_secret(target, request.document.secret)
+    if _needs_login(target, request):
+        raise NotAuthenticated(f"{target.name}(): user and password were not checked")
+
+
+def login_of(target: Target, request: Received) -> Attempt | None:
+    """Return the user and the password that are to be checked before a method is called; None: it asks for none.
+
+    Raises:
+        NotAuthorized: what else it asks for is not given, or wrong; or they are not there, or of a user who may not.
+    """
+    mark = target.mark
+    if not _needs_login(target, request):
+        return None
+    if mark.secret is not None:
+        _check_secret(target, request.document.secret)
+    return attempt(target.name, mark.logins, request.document.pam)
+
+
+def _needs_login(target: Target, request: Received) -> bool:
+    """Tell whether a user and a password are still to be checked."""
+    logins = target.mark.logins
+    if not logins or request.authenticated is target:
+        return False
+    return request.identity is None or not any(login.identity for login in logins)
+
+
+def _check_secret(target: Target, given: Any) -> None:
+    wanted: Any = target.mark.secret
+    if callable(wanted):
+        try:
+            wanted = wanted()
+        except BaseException as failed:  # noqa: BLE001 - told, and nobody is let in; SystemExit is no exception to that
+            # The text of what it raised, and the line that raised it, may hold the secret.
+            log.error("%s(): the secret cannot be had: it raised %s", target.name, type(failed).__name__)
+            raise NotAuthorized(f"{target.name}(): the agent cannot check the secret; its log says why") from None
+    candidates = [wanted] if isinstance(wanted, str) else wanted
+    if not isinstance(candidates, (list, tuple)) or not all(isinstance(one, str) and one for one in candidates):
+        log.error("%s(): its secret is not text, and so nobody may call it", target.name)
+        raise NotAuthorized(f"{target.name}(): the agent cannot check the secret; its log says why")
+    if given is None:
+        raise SecretRequired(f"{target.name}(): a secret is required")
+    offered = given if isinstance(given, str) else ""
+    matched = False
+    # Digests with a key of the moment: all of them are compared, and whole; the time taken tells no length either.
+    key = token_bytes(32)
+    mine = digest(key, offered.encode("utf-8", "surrogatepass"), "sha256")
+    for one in candidates:
+        matched |= compare_digest(digest(key, one.encode("utf-8", "surrogatepass"), "sha256"), mine)
+    if not matched:
+        raise SecretNotMatched(f"{target.name}(): wrong secret")

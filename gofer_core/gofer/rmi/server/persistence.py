@@ -1,0 +1,546 @@
+"""Which requests are in the store, and which of these are in memory.
+
+A request is first held by its broker, so that quick calls touch no disk. After a moment it is taken over: written, then
+acknowledged. Of the stored requests that wait, a window is in memory; the others are rows, and are pulled in their
+order.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gofer.errors import ConfigError, DocumentError
+from gofer.messaging.adapter import Delivery
+from gofer.messaging.address import Address
+from gofer.messaging.auth import verify
+from gofer.messaging.document import Request, decode_request
+from gofer.rmi.request import QUEUED, RUNNING, Received
+from gofer.rmi.server.channel import Backlog, Channel
+from gofer.rmi.server.nonces import Nonces
+from gofer.rmi.server.registry import Registry
+from gofer.rmi.store import Database, Unavailable, requests
+from gofer.rmi.store.requests import Record, Row
+
+if TYPE_CHECKING:
+    import sqlite3
+
+__all__ = ["AlreadyStarted", "Persistence", "decode", "silenced"]
+
+log = logging.getLogger(__name__)
+
+_TIDY = 3600.0  # seconds between two times that old entries are removed from the store
+_RETRY = 0.25  # seconds until a request is taken over that could not be
+_MOST_KNOWN = 100_000  # numbers of requests that stand in the store, remembered by their hashes
+_CHUNK = 20  # rows read at a time
+_PAUSE = 1.0  # seconds until the store is read again that could not be
+
+# Where a request is (its attribute ``kept``).
+_BROKER, _WRITING, _STORED = range(3)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class AlreadyStarted(Exception):
+    """A request must run only once, and has started before. ``result``: how that has ended; None: nobody knows."""
+
+    def __init__(self, result: bytes | None) -> None:
+        super().__init__("started before")
+        self.result = result
+
+
+class Persistence:
+    """Keeps the requests of one agent. Any thread; only ``claim`` and ``recover`` wait for the disk.
+
+    Args:
+        patience: seconds after which the store takes a request over.
+        window: how many stored requests of a queue that wait are in memory; no more than ``window_bytes`` of them.
+        most: of more waiting requests than this, the broker holds the rest.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: Database,
+        nonces: Nonces,
+        *,
+        patience: float = 1.0,
+        window: int = 64,
+        window_bytes: int = 8 * 1024 * 1024,
+        most: int = 1_000_000,
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._nonces = nonces
+        self._patience = patience
+        self._window = window
+        self._window_bytes = window_bytes
+        self._most = most
+        self._lock = threading.Lock()
+        self._known: dict[int, None] = {}  # hashes of the numbers of requests that stand in the store
+        self._tidied = time.monotonic()
+        store.lost.append(self._rewrite)
+
+    # -- a request arrives ---------------------------------------------------------------------------------------------
+
+    def must_look(self, request: Received) -> bool:
+        """Tell whether a request has to be looked for in the store, or written there, before it is accepted.
+
+        So it is when it was delivered before, and when it has a time to live of its own: a broker would drop it,
+        accepted or not.
+        """
+        explicit = request.delivery.ttl is not None and request.document.wait is None
+        return explicit or request.redelivered is not False or hash(request.key) in self._known
+
+    def look_up(self, request: Received, done: Callable[[Row | None, Unavailable | None], object]) -> None:
+        """Look for a request in the store, and write it there if it is new.
+
+        Args:
+            done: called by the store's thread, with what stands there; None: it was new.
+        """
+        request.kept = _WRITING
+        request.tries = int(request.redelivered is not False)  # it may have run when it was delivered first
+
+        def looked(row: Row | None, failed: Unavailable | None) -> None:
+            if failed is not None:
+                request.kept = _BROKER
+            elif row is None:
+                self._is_stored(request)
+            else:
+                request.kept = _BROKER
+                self._remember(request.key)
+            done(row, failed)
+
+        self._store.post(requests.load(_record(request)), looked)
+
+    def hold(self, request: Received) -> None:
+        """Have a request taken over in a moment, if it has not ended then."""
+        if request.kept != _STORED:
+            request.keep_at = request.arrived + self._patience
+
+    def turn(self, request: Received) -> bool:
+        """Tell whether a request that was accepted may go to the workers; else it waits on the disk, or behind that."""
+        backlog = request.channel.backlog
+        if request.kept != _STORED:
+            if not backlog.count and not backlog.window:
+                return True
+            with self._lock:
+                waits = backlog.count > 0
+                if waits:
+                    backlog.behind[request] = None
+            # At once: it is behind requests that take long, and those behind it need room in the broker's window.
+            self.take_over([request])
+            return not waits
+        with self._lock:
+            if self._enter_window(request):
+                return True
+        self._evict(request)
+        return False
+
+    def take_over(self, found: Sequence[Received]) -> None:
+        """Write requests that take long, and acknowledge them then."""
+        due = [one for one in found if one.kept == _BROKER and one.channel.backlog.count < self._most]
+        for request in due:
+            request.kept = _WRITING
+            request.keep_at = inf
+        if due:
+            self._store.post(
+                requests.take([_record(one) for one in due]), lambda _, failed: self._taken_over(due, failed)
+            )
+
+    def _taken_over(self, due: Sequence[Received], failed: Unavailable | None) -> None:
+        for request in due:
+            backlog = request.channel.backlog
+            if failed is not None:
+                request.kept = _BROKER  # which goes on holding it
+                request.keep_at = time.monotonic() + _RETRY
+                request.due = 0.0
+                with self._lock:
+                    waited = backlog.behind.pop(request, self) is None
+                if waited:
+                    request.channel.put(request)
+                continue
+            self._is_stored(request)
+            if request.state != QUEUED or request.beside:
+                continue
+            with self._lock:
+                waited = backlog.behind.pop(request, self) is None
+                stays = self._enter_window(request)
+            if not stays:
+                self._evict(request)
+            elif waited:
+                request.channel.put(request)
+
+    def _is_stored(self, request: Received) -> None:
+        if request.kept == _STORED:
+            return
+        request.kept = _STORED
+        request.keep_at = inf
+        self._remember(request.key)
+        self.acknowledge(request)
+
+    # -- the backlog ---------------------------------------------------------------------------------------------------
+
+    def _enter_window(self, request: Received) -> bool:
+        """Have a stored request that waits stay in memory, if there is room and none is on the disk before it."""
+        backlog, size = request.channel.backlog, len(request.delivery.body)
+        full = len(backlog.window) >= self._window or backlog.bytes + size > self._window_bytes
+        if backlog.count or (full and backlog.window):
+            return False
+        if request not in backlog.window:
+            backlog.window[request] = size
+            backlog.bytes += size
+        return True
+
+    def _evict(self, request: Received) -> None:
+        """Leave a request that waits to the disk alone."""
+        channel = request.channel
+        if not self._registry.forget(request, waiting=True):
+            return
+        with self._lock:
+            channel.backlog.count += 1
+            channel.backlog.evicted += 1
+        channel.leave(request)
+        request.document = _light(request.document)
+        request.delivery = msgspec.structs.replace(request.delivery, body=b"")
+        self.pull(channel)
+
+    def left_window(self, request: Received) -> None:
+        """Note that a request waits no more, and pull others in its place."""
+        backlog = request.channel.backlog
+        if backlog.window or backlog.behind:
+            with self._lock:
+                size = backlog.window.pop(request, None)
+                backlog.bytes -= size or 0
+                backlog.behind.pop(request, None)
+            self.pull(request.channel)
+
+    def pull(self, channel: Channel) -> None:
+        """Have more of the requests that wait on the disk read, if there is room for them."""
+        backlog = channel.backlog
+        if not backlog.count or backlog.pulling or channel.over or time.monotonic() < backlog.pull_at:
+            return
+        with self._lock:
+            room, size = self._window - len(backlog.window), self._window_bytes - backlog.bytes
+            if backlog.pulling or room < self._window / 2 or (size <= 0 and backlog.window):
+                return
+            backlog.pulling = True
+
+        def work(file: sqlite3.Connection) -> tuple[int, list[Row]]:
+            evicted = backlog.evicted
+            away = requests.rows(channel.service.name, [requests.QUEUED], 0, room, size, away=self._is_away)
+            return evicted, away(file)
+
+        def done(found: tuple[int, list[Row]], failed: Unavailable | None) -> None:
+            if failed is None:
+                evicted, rows = found
+                more = len(rows) >= room or sum(len(row.body) for row in rows) >= size
+                self._pulled(channel, rows, None if more else evicted)
+            else:
+                backlog.pull_at = time.monotonic() + _PAUSE
+                self._pulled(channel, [], None)
+
+        self._store.post(work, done)
+
+    def _is_away(self, sn: str) -> bool:
+        return self._registry.get(sn) is None
+
+    def _pulled(self, channel: Channel, rows: Sequence[Row], evicted: int | None) -> None:
+        """Go on with requests that were read. ``evicted``: there are no others but those evicted since; None: perhaps."""
+        backlog = channel.backlog
+        ready = [request for row in rows if (request := self._taken_up(row, channel)) is not None]
+        with self._lock:
+            backlog.pulling = False
+            left = backlog.count - len(rows) if evicted is None else backlog.evicted - evicted
+            backlog.count = max(0, left)
+            if not rows or not backlog.count:  # quick calls go on while the disk cannot be read
+                ready += backlog.behind
+                backlog.behind.clear()
+        channel.notify()
+        for request in ready:
+            channel.put(request)
+
+    def _taken_up(self, row: Row, channel: Channel) -> Received | None:
+        """Make a waiting request of a row; None: it is in flight, or cannot be read."""
+        request = self.read(row, channel)
+        if request is None or not self._registry.add(request):
+            return None
+        request.beside = channel.service.holds_no_thread(request.classname, request.method)
+        request.told = int(not request.tries)  # that it is accepted; after a restart it is told again
+        channel.enter(request)
+        self._registry.queue(request)
+        with self._lock:
+            channel.backlog.window[request] = len(row.body)
+            channel.backlog.bytes += len(row.body)
+        return request
+
+    def take_up(self, row: Row, channel: Channel) -> Received | None:
+        """Make a request of a row that waits on the disk, to be cancelled; None: it is in flight, or cannot be read."""
+        request = self.read(row, channel)
+        if request is None or not self._registry.add(request):
+            return None
+        channel.enter(request)
+        return request
+
+    def look(self, now: float) -> None:
+        """Remove old entries from the store, from time to time."""
+        if now - self._tidied > _TIDY:
+            self._tidied = now
+            if self._store.exists():
+                self._store.post(requests.clean)
+
+    # -- a request runs ------------------------------------------------------------------------------------------------
+
+    def claim(self, request: Received, *, once: bool = False) -> None:
+        """Write that a request starts, if it may have run before, or must never run twice. May wait for the disk.
+
+        Raises:
+            Unavailable: it cannot be written, and so the request must not run.
+            AlreadyStarted: it must run only once, and has started before.
+        """
+        if not once and (request.claimed or not request.tries):
+            return
+        work = requests.claim(_record(request)._replace(tries=request.tries), once=once, again=request.claimed)
+        before = self._store.call(work)
+        request.claimed = True
+        if before is not None:
+            request.kept = _STORED
+            raise AlreadyStarted(before.result)
+        self._is_stored(request)
+
+    def keep_result(self, request: Received, result: bytes, send: Callable[[], object]) -> None:
+        """Write the result of a stored request beside it, so that a death before it is taken does not lose it.
+
+        The result of a run that was claimed is sent after that: else its caller could hear Interrupted after it.
+        """
+        if request.kept == _BROKER or request.started is None or request.interrupted or request.replyto is None:
+            send()
+            return
+        work = requests.keep(_light_record(request), result, requests.ANSWERING)
+        if request.claimed:
+            self._store.post(work, lambda _, failed: _call(send))
+        else:
+            self._store.post(work)
+            send()
+
+    # -- a request has ended -------------------------------------------------------------------------------------------
+
+    def settled(self, request: Received, result: bytes) -> None:
+        """Remember the result that was taken, in the store too if the request stands there, and acknowledge."""
+        self._registry.end(request, result)
+        if request.kept != _BROKER or hash(request.key) in self._known:
+            self._store.post(requests.settle(request.key, result, whole=request.interrupted), kept=True)
+        self.acknowledge(request)
+
+    def unsent(self, request: Received, result: bytes) -> None:
+        """Keep a result in the store, to be sent when its plugin is at its queue again."""
+        self._registry.end(request, result)
+        self._keep(request, result, requests.ANSWERING, None)
+
+    def given_up(self, request: Received, result: bytes, reason: str) -> None:
+        """Keep a result in the store as undeliverable, and acknowledge then."""
+        self._registry.end(request, result)
+        self._keep(request, result, requests.UNDELIVERABLE, reason)
+
+    def _keep(self, request: Received, result: bytes, state: str, reason: str | None) -> None:
+        self._remember(request.key)
+
+        def done(_: None, failed: Unavailable | None) -> None:
+            if failed is not None:
+                if state == requests.ANSWERING:
+                    return  # the broker delivers it again
+                request.channel.complain(logging.ERROR, "%r: its result is lost, for %s", request, failed)
+            self.acknowledge(request)
+
+        # A request that the broker still holds need not wait for a store that cannot be used.
+        kept = request.kept != _BROKER
+        self._store.post(requests.keep(_light_record(request), result, state, reason), done, kept=kept)
+
+    def rejected(self, request: Received) -> None:
+        """Forget a request whose rejection is settled, and acknowledge."""
+        self._registry.forget(request)
+        if request.kept != _BROKER:
+            self._store.post(requests.remove(request.key), kept=True)
+        self.acknowledge(request)
+
+    def left_unsent(self, request: Received) -> None:
+        """Forget a request whose rejection was not sent: the broker delivers it again."""
+        self._nonces.forget(request.nonce)
+        self._registry.forget(request)
+
+    def held_by_row(self, request: Received) -> None:
+        """Forget a delivery of a request that waits on the disk, and acknowledge it."""
+        self._registry.forget(request)
+        self.acknowledge(request)
+        with self._lock:  # it was passed over meanwhile
+            request.channel.backlog.count += 1
+            request.channel.backlog.evicted += 1
+        self.pull(request.channel)
+
+    def released(self, request: Received) -> None:
+        """Give a request that was not started back to its broker; one in the store waits there for its plugin."""
+        self._registry.forget(request)
+        if request.kept == _STORED:
+            return
+        if request.kept == _WRITING:
+            self._store.post(requests.remove(request.key), kept=True)
+            request.kept = _STORED  # nothing is acknowledged any more
+        self._nonces.forget(request.nonce)  # the broker delivers it again
+        request.channel.link.release(request.delivery)
+
+    def adopted(self, previous: Received, known: Received) -> None:
+        """Acknowledge the delivery that a newer one has replaced; and that one, too, if the request is stored."""
+        self.acknowledge(previous)
+        if known.kept == _STORED:
+            self.acknowledge(known)
+
+    def acknowledge(self, request: Received) -> None:
+        """Acknowledge the delivery of a request, as soon as a copy of it would be recognised."""
+        delivery, link = request.delivery, request.channel.link
+        if delivery.tag is None:
+            return  # it came from the store
+        if request.nonce is None:
+            link.accept(delivery)
+        else:
+            self._nonces.secured(request.nonce, lambda: link.accept(delivery))
+
+    # -- after a restart -----------------------------------------------------------------------------------------------
+
+    def recover(self, channel: Channel, resume: Callable[[Received, Row], object]) -> None:
+        """Take up the requests of a plugin that the store holds, before its queue is read. May be repeated.
+
+        Args:
+            resume: is given each request that was interrupted, or has a result that is still to be sent.
+
+        Raises:
+            Unavailable: it cannot be read now; until it is, no request of the plugin may be taken.
+        """
+        if not self._store.exists():
+            return
+        name, backlog = channel.service.name, channel.backlog
+        self._store.call(requests.clean)
+        for sn in self._store.call(requests.known(name, _MOST_KNOWN)):
+            self._remember(sn)
+        waiting, count, after = self._store.call(requests.count(name)), 0, 0
+        while rows := self._store.call(requests.rows(name, [requests.RUNNING, requests.ANSWERING], after, _CHUNK)):
+            after = rows[-1].number
+            for row in rows:
+                request = None if self._registry.get(row.sn) is not None else self.read(row, channel)
+                if request is not None and self._registry.add(request):
+                    count += 1
+                    channel.enter(request)
+                    resume(request, row)
+        if waiting or count:
+            log.info("plugin %s: %d requests taken up from the ledger", name, waiting + count)
+        backlog.count = waiting
+        self.pull(channel)
+
+    def pull_all(self, channel: Channel) -> list[Received]:
+        """Read all requests of a plugin that wait on the disk alone, to be rejected. Waits for the disk."""
+        found: list[Received] = []
+        try:
+            while channel.backlog.count:
+                work = requests.rows(channel.service.name, [requests.QUEUED], 0, _CHUNK, away=self._is_away)
+                rows = self._store.call(work)
+                taken = [request for row in rows if (request := self._taken_up(row, channel)) is not None]
+                found += taken
+                if len(rows) < _CHUNK or not taken:
+                    break
+        except Unavailable as failed:
+            log.error("plugin %s: its requests in the ledger stay there: %s", channel.service.name, failed)
+        return found
+
+    def abandon(self, channel: Channel) -> None:
+        """Leave what waits on the disk to whoever takes up the plugin's requests next."""
+        with self._lock:
+            channel.backlog = Backlog()
+        channel.notify()
+
+    def read(self, row: Row, channel: Channel) -> Received | None:
+        """Make a request of a row; None: it cannot be read, and the log says so."""
+        try:
+            document = decode(row.body)
+            replyto = Address.parse(document.replyto) if document.replyto else None
+        except (DocumentError, ConfigError) as bad:
+            log.error(
+                "plugin %s: request %s in the ledger cannot be read, and stays there: %s", row.plugin, row.sn, bad
+            )
+            return None
+        delivery = Delivery(0, row.body, True, None, None)
+        now = time.monotonic()
+        request = Received(document, delivery, channel, now, replyto=replyto, identity=row.identity)
+        request.key = row.sn
+        request._digest = row.digest
+        request.kept = _STORED
+        request.tries = row.tries
+        return request
+
+    def forget_result(self, sn: str) -> None:
+        """Forget how a request has ended: it shall run again."""
+        self._registry.unlearn(sn)
+
+    def _rewrite(self) -> None:
+        """Write again the requests that are in memory, and stood in a file that was corrupt."""
+        for request in self._registry.in_flight():
+            if request.kept != _STORED or not request.delivery.body:
+                continue
+            once = request.claimed and request.api is not None and request.api.mark.once
+            record = _record(request)
+            work = requests.claim(record, once=True, again=True) if once else requests.take([record])
+            self._store.post(work, kept=True)
+
+    def _remember(self, sn: str) -> None:
+        with self._lock:
+            self._known[hash(sn)] = None
+            if len(self._known) > _MOST_KNOWN:
+                del self._known[next(iter(self._known))]
+
+
+def _call(function: Callable[[], object]) -> None:
+    function()
+
+
+def decode(body: bytes) -> Request:
+    """Read a request that was verified when it came.
+
+    Raises:
+        DocumentError: it is none.
+    """
+    return decode_request(verify(body, None)[0])
+
+
+def silenced(body: bytes) -> bytes:
+    """Write a request so that it runs as ever, and is not answered."""
+    return _encoded(msgspec.structs.replace(decode(body), replyto=None)) or body
+
+
+def _record(request: Received) -> Record:
+    runs = request.state == RUNNING
+    tries = max(request.tries + request.claimed, int(runs))
+    state = requests.RUNNING if runs else requests.QUEUED
+    name = request.channel.service.name
+    return Record(request.key, name, request.delivery.body, request.identity, request.digest, state, tries)
+
+
+def _light_record(request: Received) -> Record:
+    """Make the record of a request that has ended: of its document, what is needed to answer it."""
+    return _record(request)._replace(body=_encoded(_light(request.document)) or request.delivery.body)
+
+
+def _light(document: Request) -> Request:
+    light = msgspec.structs.replace(document.request, cntr=None, args=None, kws=None, kwargs=None)
+    return msgspec.structs.replace(document, request=light, secret=None, pam=None)
+
+
+def _encoded(value: object) -> bytes:
+    """Encode; nothing where lone surrogates, which only the original's encoder writes, forbid it."""
+    try:
+        return _encode(value)
+    except (UnicodeEncodeError, msgspec.MsgspecError):
+        return b""

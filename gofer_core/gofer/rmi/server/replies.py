@@ -1,0 +1,328 @@
+"""Replies: written, signed, sent, and sent again until a broker takes them."""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from math import inf
+from random import SystemRandom
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gofer.errors import ResultTooLarge
+from gofer.limit import LimitedLog
+from gofer.messaging.adapter import Outcome
+from gofer.messaging.address import Address
+from gofer.messaging.auth import Authenticator, sign
+from gofer.messaging.document import VERSION, encode, shown, timestamp
+from gofer.rmi.exceptions import to_result
+from gofer.rmi.server.counters import Counters
+
+if TYPE_CHECKING:
+    from gofer.messaging.thread_driver import ThreadConnection
+    from gofer.rmi.request import Received
+
+__all__ = ["GIVE_UP", "CannotSign", "Encoder", "Publisher", "Refusal", "Settled"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds of a working connection after which a reply that no broker takes is given up.
+GIVE_UP = 60.0
+
+_FIRST_WAIT = 0.05  # seconds; doubled with every try
+_LONGEST_WAIT = 5.0
+_HURRIED = 1.0  # for how long a reply that was not taken is tried again, when its agent is stopping
+_LONGEST_WAIT_FOR_LINK = 0.5  # asking a connection that is down, or full, costs nothing
+
+
+class CannotSign(Exception):
+    """The authenticator has failed; what cannot be signed is not sent."""
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a request is rejected."""
+
+    code: str
+    description: str
+    details: Any = None
+
+
+class Settled(enum.Enum):
+    """What became of a reply."""
+
+    CONFIRMED = "confirmed"  # a broker has it, or nobody waits for it
+    GIVEN_UP = "given up"
+    UNSENT = "unsent"  # the publisher was stopped before either
+
+
+class Encoder:
+    """Writes the replies of one plugin, signed if the plugin signs. Any thread.
+
+    Args:
+        origin: the address of the plugin.
+        limit: the most bytes of a reply.
+    """
+
+    def __init__(self, origin: str, authenticator: Authenticator | None, limit: int) -> None:
+        self._origin = origin
+        self._authenticator = authenticator
+        self._limit = limit
+
+    def status(self, request: Received, status: str, **more: Any) -> bytes:
+        """Write ``accepted``, ``started`` or ``progress``."""
+        return self._write(self._envelope(request.sn, request.document.replyto, request.data, status=status, **more))
+
+    def rejected(self, sn: str | None, replyto: str, data: Any, refusal: Refusal) -> bytes:
+        """Write a rejection; without its data where those make it too large."""
+        told = msgspec.structs.asdict(refusal)
+        body = self._write(self._envelope(sn, replyto, data, status="rejected", **told))
+        if len(body) > self._limit:
+            body = self._write(self._envelope(sn, replyto, None, status="rejected", **told))
+        return body
+
+    def result(self, request: Received, result: bytes) -> tuple[bytes, bytes, ResultTooLarge | None]:
+        """Write a result.
+
+        Args:
+            result: the value of ``result``, encoded.
+
+        Returns:
+            The reply; the encoded result in it, which is another one when that was too large; and then why.
+        """
+        body = self._result(request, request.data, result)
+        if len(body) <= self._limit:
+            return body, result, None
+        large = ResultTooLarge(f"the reply has {len(body)} bytes, and {self._limit} is the limit")
+        result = encode(to_result(large))
+        body = self._result(request, request.data, result)
+        if len(body) > self._limit:
+            body = self._result(request, None, result)
+        return body, result, large
+
+    def _result(self, request: Received, data: Any, result: bytes) -> bytes:
+        return self._write(self._envelope(request.sn, request.document.replyto, data, result=msgspec.Raw(result)))
+
+    def _envelope(self, sn: str | None, replyto: str | None, data: Any, **more: Any) -> dict[str, Any]:
+        return {
+            "sn": sn,
+            "version": VERSION,
+            "routing": (None, replyto),
+            "origin": self._origin,
+            "timestamp": timestamp(),
+            "data": data,
+            **more,
+        }
+
+    def _write(self, envelope: Mapping[str, Any]) -> bytes:
+        try:
+            body = encode(envelope)
+        except UnicodeEncodeError:  # data with lone surrogates, which only the original's encoder writes
+            body = json.dumps(envelope, default=_unwrapped).encode()
+        if self._authenticator is None:
+            return body
+        try:
+            return sign(body, self._authenticator)
+        except Exception as broken:
+            raise CannotSign(f"{type(broken).__name__}: {broken}") from broken
+
+
+def _unwrapped(value: Any) -> Any:
+    if isinstance(value, msgspec.Raw):
+        return json.loads(bytes(value))
+    raise TypeError(f"not JSON: {type(value).__name__}")
+
+
+class _Pending:
+    """One reply, until it is settled."""
+
+    __slots__ = (
+        "address", "body", "done", "durable", "ended", "isolated", "posted", "reason", "retry_at", "tries",
+        "up_since", "what",
+    )  # fmt: skip
+
+    def __init__(
+        self, address: Address, body: bytes, done: Callable[[Settled, str], None], what: object, durable: bool
+    ) -> None:
+        self.address = address
+        self.body = body
+        self.done = done
+        self.what = what
+        self.durable = durable
+        self.posted = time.monotonic()
+        self.ended = self.isolated = False
+        self.tries = 0
+        self.reason = ""
+        self.retry_at = inf
+        self.up_since: float | None = None
+
+
+class Publisher:
+    """Sends the results and rejections of one queue. Any thread; nothing here waits but ``wait``.
+
+    A reply that is returned, refused or lost is sent again after a random, growing time, until ``give_up`` seconds
+    after it was posted or after the connection last came up, whichever is later: its reader may be reconnecting, too.
+    Then it is counted as undeliverable and logged. At most ``most_waiting`` wait so; of more, the oldest is given up at
+    once: behind each stands a request that the broker holds, and it delivers only so many of these at a time.
+
+    Args:
+        give_up: seconds.
+    """
+
+    def __init__(
+        self, link: ThreadConnection, counters: Counters, *, give_up: float = GIVE_UP, most_waiting: int = 100
+    ) -> None:
+        self._link = link
+        self._counters = counters
+        self._complain = LimitedLog(log)
+        self._give_up = give_up
+        self._most_waiting = most_waiting
+        self._longest_wait = _LONGEST_WAIT
+        self._changed = threading.Condition(threading.Lock())
+        self._pending: dict[_Pending, None] = {}
+        self._unsettled: dict[_Pending, None] = {}  # to be sent again, in this order
+        self._stopped = False
+        self._hurried: float | None = None
+
+    def post(
+        self, address: Address, body: bytes, done: Callable[[Settled, str], None], what: object, *, durable: bool = True
+    ) -> None:
+        """Send a reply.
+
+        Args:
+            done: called once, by any thread, with what became of it, and why it was given up.
+            what: names it in the log, if need be.
+            durable: it shall survive a restart of the broker.
+        """
+        if self._stopped:
+            done(Settled.UNSENT, "")
+            return
+        reply = _Pending(address, body, done, what, durable)
+        self._pending[reply] = None
+        self._publish(reply)
+
+    @property
+    def pending(self) -> int:
+        """How many are not settled."""
+        return len(self._pending)
+
+    def refused(self) -> list[tuple[str, str]]:
+        """Tell the addresses that brokers did not take something for, and why not."""
+        return [(str(reply.address), reply.reason) for reply in list(self._pending) if reply.reason]
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until none is pending, at most ``timeout`` seconds; tell whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._pending, timeout)
+
+    def hurry(self) -> None:
+        """Try again now what was not taken, and leave it after a second: nobody waits for us much longer."""
+        with self._changed:
+            self._hurried = self._hurried or time.monotonic()
+            self._longest_wait = min(self._longest_wait, _HURRIED / 4)
+        self.look(inf)
+
+    def stop(self) -> None:
+        """Send nothing any more. What no broker has taken stays unanswered: its request is delivered again."""
+        self._stopped = True
+        for reply in list(self._pending):
+            self._end(reply, Settled.UNSENT)
+
+    def look(self, now: float) -> float:
+        """Send again what is due; return when to look again. Called by one thread, often."""
+        due = inf
+        if not self._unsettled:
+            return due
+        with self._changed:
+            ready = [reply for reply in self._unsettled if reply.retry_at <= now]
+            for reply in ready:
+                del self._unsettled[reply]
+            due = min((reply.retry_at for reply in self._unsettled), default=inf)
+        for reply in ready:
+            self._publish(reply)
+        return due
+
+    def _publish(self, reply: _Pending) -> None:
+        if reply.ended:
+            return
+        reply.up_since = self._link.up_since
+        sent = self._link.publish_nowait(
+            reply.address,
+            reply.body,
+            isolated=reply.isolated,
+            durable=reply.durable,
+            settled=lambda outcome, reason: self._answered(reply, outcome, reason),
+        )
+        if sent:
+            return
+        hurried = self._hurried
+        if hurried is not None and time.monotonic() >= hurried + _HURRIED:
+            self._end(reply, Settled.UNSENT)
+        else:
+            self._retry(reply, _LONGEST_WAIT_FOR_LINK)
+
+    def _answered(self, reply: _Pending, outcome: Outcome, reason: str) -> None:
+        if outcome is Outcome.CONFIRMED:
+            self._end(reply, Settled.CONFIRMED)
+            return
+        if reply.ended:
+            return
+        now = time.monotonic()
+        up_since = self._link.up_since
+        # Lost with the connection, it was not the reply's fault. Otherwise it may have been: then no neighbours.
+        intact = up_since is not None and up_since == reply.up_since
+        reply.isolated = reply.isolated or outcome is not Outcome.UNKNOWN or intact
+        reply.reason = reason or outcome.value
+        if up_since is not None and now >= max(reply.posted, up_since) + self._give_up:
+            self._drop(reply, f"not taken for {now - reply.posted:.0f} s")
+            return
+        hurried = self._hurried
+        if hurried is not None and now >= max(reply.posted, hurried) + min(_HURRIED, self._give_up):
+            self._end(reply, Settled.UNSENT)
+            return
+        self._counters.add("retried")
+        refused = self._retry(reply, self._longest_wait)
+        if len(refused) > self._most_waiting:
+            self._drop(refused[0], f"more than {self._most_waiting} such are waiting")
+
+    def _retry(self, reply: _Pending, longest: float) -> list[_Pending]:
+        """Have a reply sent again later; return those that were refused and wait, the oldest first."""
+        reply.tries += 1
+        most: float = min(longest, _FIRST_WAIT * 2 ** min(reply.tries, 16))
+        # Not the generator of the module: a plugin may have seeded that, on all of its machines alike.
+        reply.retry_at = time.monotonic() + SystemRandom().uniform(0.5, 1.0) * most
+        with self._changed:
+            if not reply.ended:
+                self._unsettled[reply] = None
+            return [one for one in self._unsettled if one.reason] if reply.reason else []
+
+    def _drop(self, reply: _Pending, why: str) -> None:
+        if self._claim(reply):
+            text = "%s for %s cannot be delivered (%s; %s): given up after %d tries"
+            address, reason = shown(str(reply.address)), shown(reply.reason)
+            self._complain(logging.WARNING, text, reply.what, address, reason, why, reply.tries + 1)
+            self._counters.add("undeliverable")
+            self._finish(reply, Settled.GIVEN_UP)
+
+    def _end(self, reply: _Pending, settled: Settled) -> None:
+        if self._claim(reply):
+            self._finish(reply, settled)
+
+    def _claim(self, reply: _Pending) -> bool:
+        with self._changed:
+            if reply.ended:
+                return False
+            reply.ended = True
+            self._unsettled.pop(reply, None)
+            return True
+
+    def _finish(self, reply: _Pending, settled: Settled) -> None:
+        reply.done(settled, reply.reason)
+        with self._changed:
+            self._pending.pop(reply, None)
+            if not self._pending:
+                self._changed.notify_all()
