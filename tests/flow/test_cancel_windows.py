@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from gofer.errors import Cancelled
 from gofer.proxy import Agent
-from gofer.rmi.cancelling import cancel
-from gofer.rmi.server.logins import Logins
 from gofer.rmi.reply import ReplyConsumer
+from gofer.rmi.server.logins import Logins
 from gofer.testing.agents import AgentProcess
 from support import kennel
 from support.localbroker import LocalBroker
@@ -177,13 +176,12 @@ def test_while_a_password_is_checked(tmp_path: Path, right: bool) -> None:
         assert answer.wait(20)
         return right
 
-    with served(tmp_path) as serving:
-        serving.consumer.logins = Logins("login", check=pam)
+    with served(tmp_path, logins=Logins("login", check=pam)) as serving:
         asked = request("Dog", "reboot", pam={"user": "root", "password": "x"})
         serving.caller.send(asked)
         assert asking.wait(10)
         (found,) = serving.registry.in_flight()
-        assert cancel(found)
+        assert serving.lifecycle.cancel(found)
         answer.set()
         assert serving.caller.end(asked["sn"])["result"]["xclass"] == "Cancelled"
         assert kennel.ran() == []

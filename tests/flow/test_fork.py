@@ -388,7 +388,7 @@ def test_what_a_child_logs_keeps_its_level_its_logger_and_its_text(broker: Local
         assert errors[0] == "first\nsecond"
         assert errors[1].startswith("failed\nTraceback")
         assert ("CRITICAL", "root", "from the root") in logged()
-        assert ("INFO", "gofer.rmi.model.logged", "plugin forked: printed") in logged()
+        assert ("INFO", "gofer.rmi.model.pipe", "plugin forked: printed") in logged()
         assert "nobody hears that" not in process.log.read_text()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from gofer.errors import Rejected
 from gofer.proxy import Agent
-from gofer.rmi import records
+from gofer.rmi.store import requests
 from gofer.testing.agents import AgentProcess
 from support import kennel, receiving
 from support.danger import ledger_of, served, there
@@ -136,7 +136,7 @@ def test_a_file_that_becomes_corrupt_costs_nothing_that_is_in_memory(tmp_path: P
         documents = [request("Dog", "wait" if n == 0 else "echo", n) for n in range(6)]
         for document in documents:
             serving.caller.send(document)
-        rows = records.open_rows("kennel", 0, 100)
+        rows = requests.rows("kennel", [requests.QUEUED, requests.RUNNING], 0, 100)
         eventually(lambda: len(serving.store.call(rows)) == 6)
         damage = [sqlite3.DatabaseError("database disk image is malformed")]
         damage[0].sqlite_errorcode = sqlite3.SQLITE_CORRUPT

@@ -53,15 +53,20 @@ def agent(broker: LocalBroker, goferd: AgentProcess) -> Iterator[Agent]:
         yield until_it_answers(agent, goferd.tail())
 
 
-def rows_in(process: AgentProcess, state: int) -> list[bytes | None]:
-    """Read the results of the requests in the ledger that are in a state: 0, not ended; 1, to be sent."""
+def rows_in(process: AgentProcess, *states: str) -> list[bytes | None]:
+    """Read the results of the requests in the ledger that are in some states."""
     path = process.root / "var/lib/gofer/ledger/ledger.db"
     if not path.exists():
         return []
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as file:
         if not file.execute("PRAGMA user_version").fetchone()[0]:
             return []
-        return [row for (row,) in file.execute("SELECT result FROM requests WHERE state = ?", (state,))]
+        return [
+            row
+            for (row,) in file.execute(
+                f"SELECT result FROM requests WHERE state IN ({', '.join('?' * len(states))})", states
+            )
+        ]
 
 
 @pytest.mark.parametrize("name", ["Single", "Probe"], ids=["once", "slow"])
@@ -72,14 +77,16 @@ def test_a_result_outlives_its_agent_and_its_broker(
     trace, go = tmp_path / "trace", tmp_path / "go"
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(agent[name].note, str(trace), "ran", 0, str(go))
-        eventually(lambda: rows_in(goferd, 0))  # noted at once, or taking long enough to be written down
+        eventually(
+            lambda: rows_in(goferd, "queued", "running")
+        )  # noted at once, or taking long enough to be written down
         eventually(lambda: runs(trace))
         broker.kill()
         go.touch()
-        eventually(lambda: any(b"ran" in (result or b"") for result in rows_in(goferd, 1)))
+        eventually(lambda: any(b"ran" in (result or b"") for result in rows_in(goferd, "answering")))
         goferd.kill()
         broker.start()
         goferd.start()
         assert call.result(30) == "ran"
     assert runs(trace) == {"ran": 1}
-    eventually(lambda: not rows_in(goferd, 1))
+    eventually(lambda: not rows_in(goferd, "answering"))

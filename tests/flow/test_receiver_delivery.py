@@ -303,6 +303,7 @@ def test_what_was_given_back_is_run_by_the_next_receiver(tmp_path: Path) -> None
         serving.consumer.stop(0.1)
 
         again = serving.another()
+        again.recover()
         again.start(QUEUE, 10.0)
         kennel.gate.open.set()
         for n, one in enumerate(waiting):

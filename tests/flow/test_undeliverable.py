@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from gofer.messaging.document import decode_request, encode
-from gofer.rmi import records
-from gofer.rmi.server.inspection import Entry
 from gofer.rmi.request import digest_of
+from gofer.rmi.server.inspection import Entry
+from gofer.rmi.store import requests
 from support import kennel
 from support.connections import cut
 from support.receiving import Served, request, served
@@ -40,7 +40,7 @@ def test_it_is_kept_told_and_its_request_is_acknowledged(serving: Served, caplog
     (entry,) = eventually(lambda: kept(serving))
     assert entry.sn == asked["sn"]
     assert (entry.plugin, entry.state, entry.target) == ("kennel", "undeliverable", "Dog.echo")
-    assert (entry.replyto, entry.data, entry.data_on_disk) == ("gone", {"who": "bone"}, False)
+    assert (entry.replyto, entry.data) == ("gone", {"who": "bone"})
     assert entry.reason is not None
     assert "gone" in entry.reason
     assert 0 <= entry.seconds < 60
@@ -197,8 +197,8 @@ def test_what_was_interrupted_is_listed_and_run_again_on_demand_once(tmp_path: P
     with served(tmp_path) as first:
         asked = request("Dog", "echo", "interrupted", data="mine")
         body = encode(asked)
-        record = records.Record(asked["sn"], "kennel", body, None, digest_of(decode_request(body)))
-        first.store.call(records.note(record))  # as an agent does before it runs it, and dies
+        record = requests.Record(asked["sn"], "kennel", body, None, digest_of(decode_request(body)), tries=1)
+        first.store.call(requests.claim(record, once=False, again=False))  # as before a second run; then it dies
     with served(tmp_path) as serving:
         assert serving.caller.end(asked["sn"])["result"]["xclass"] == "Interrupted"
         (entry,) = eventually(lambda: kept(serving, "interrupted"))

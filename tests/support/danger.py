@@ -105,7 +105,7 @@ def restarted(process: AgentProcess) -> None:
 
 def open_in(process: AgentProcess) -> int:
     """How many requests whose results were not taken stand in the ledger; none while it is being made."""
-    return counted_in(process, "state < 2")
+    return counted_in(process, "state IN ('queued', 'running', 'answering')")
 
 
 def counted_in(process: AgentProcess, where: str) -> int:

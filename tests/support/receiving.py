@@ -205,6 +205,7 @@ class Served:
     inspection: Inspection
     hook_calls: HookCalls
     request_log: RequestLog
+    cancellation: Cancellation
 
     @property
     def counted(self) -> dict[str, int]:
@@ -262,9 +263,7 @@ def served(
         lifecycle = Lifecycle(
             registry, persistence, tombstones, clock, logins=logins, hooks=hook_calls, request_log=request_log
         )
-        consumer = Consumer(
-            plugin, link, registry, persistence, nonces, lifecycle, give_up=give_up, prefetch=prefetch
-        )
+        consumer = Consumer(plugin, link, registry, persistence, nonces, lifecycle, give_up=give_up, prefetch=prefetch)
         channel = consumer.channel
         cancellation = Cancellation(registry, store, persistence, lifecycle, tombstones, clock, lambda name: channel)
         inspection = Inspection(
@@ -285,7 +284,7 @@ def served(
         try:
             yield Served(
                 path, plugin, consumer, link, clock, registry, persistence, nonces, lifecycle, caller, finished, store,
-                inspection, hook_calls, request_log,
+                inspection, hook_calls, request_log, cancellation,
             )  # fmt: skip
         finally:
             kennel.gate.open.set()

@@ -24,7 +24,7 @@ from gofer.errors import PluginError
 from gofer.rmi.api import API
 from gofer.rmi.clock import Timer
 from gofer.rmi.model.coroutines import Loop
-from gofer.rmi.workers import Workers
+from gofer.rmi.server.workers import Workers
 from gofer.root import Root
 from support.plugins import describe, install
 from support.waiting import eventually

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from gofer.decorators import Login
 from gofer.errors import NotAuthenticated, NotAuthorized, PasswordRequired, UserNotAuthorized, UserRequired
-from gofer.rmi.logins import Attempt, Logins, attempt, pam_service
+from gofer.rmi.server.logins import Attempt, Logins, attempt, pam_service
 from support.waiting import eventually
 
 WHO = (Login("jane"), Login("root", "login"))

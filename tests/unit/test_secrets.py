@@ -15,10 +15,10 @@ import pytest
 from gofer.decorators import mark_of, remote
 from gofer.errors import NotAuthorized
 from gofer.messaging.document import decode_request, encode
-from gofer.rmi import dispatcher
 from gofer.rmi.api import API
-from gofer.rmi.dispatcher import authorize
 from gofer.rmi.options import Options
+from gofer.rmi.server import dispatch
+from gofer.rmi.server.dispatch import authorize
 from support.receiving import Served, request, served
 
 SECRETS = ("s3cr3t-one", "s3cr3t-two-longer", "s3cr3t-3", "s3cr3t-\u00e4")
@@ -54,13 +54,13 @@ def asked(secret: object) -> Any:
 def test_every_candidate_is_compared_whole(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever is right, and whether one is: as many comparisons, all of digests of one length."""
     compared: list[tuple[bytes, bytes]] = []
-    real = dispatcher.compare_digest
+    real = dispatch.compare_digest
 
     def watched(one: bytes, other: bytes) -> bool:
         compared.append((one, other))
         return real(one, other)
 
-    monkeypatch.setattr(dispatcher, "compare_digest", watched)
+    monkeypatch.setattr(dispatch, "compare_digest", watched)
     target = guarded(SECRETS).find("doors", "door")
     if given in SECRETS:
         authorize(target, asked(given))

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from gofer.rmi.workers import Task, Workers
+from gofer.rmi.server.workers import Task, Workers
 from support.waiting import eventually
 
 

@@ -152,14 +152,13 @@ class Cancellation:
         found: list[str] = []
         after = 0
         while True:
-            work = requests.rows(channel.service.name, [requests.QUEUED], after, _CHUNK, away=self._is_away)
-            rows = self._store.call(work)
+            rows = self._store.call(requests.rows(channel.service.name, [requests.QUEUED], after, _CHUNK))
             if not rows:
                 return found
             after = rows[-1].number
             for row in rows:
                 if (owner is None or row.identity == owner.identity) and _meets(criteria, row.body):
-                    found += self._cancel_row(channel, row)
+                    found += self._cancel_row(channel, row.sn)
             while channel.publisher.pending > _UNSETTLED:
                 time.sleep(_PAUSE)
 
@@ -174,24 +173,23 @@ class Cancellation:
             waits = row is not None and row.state == requests.QUEUED and row.plugin == channel.service.name
             if row is not None and waits and owner is not None and row.identity != owner.identity:
                 raise NotAuthorized(f"request {sn} was not signed by you; [main] admin names who may cancel it")
-            if row is not None and waits and self._is_away(sn):
-                return self._written(self._cancel_row(channel, row))
+            found = self._cancel_row(channel, sn) if waits else []
             request = self._registry.get(sn)
-            if request is not None:
-                return self._written([sn] if self._cancel(request) else [])
+            if not found and request is not None and self._cancel(request):
+                found = [sn]
+            if found:
+                return self._written(found)
             self._tombstones.expect(channel.service.name, sn, owner)
             return self._written([], remembered=True)
 
         return self._on_thread(work)
 
-    def _is_away(self, sn: str) -> bool:
-        return self._registry.get(sn) is None
-
-    def _cancel_row(self, channel: Channel, row: requests.Row) -> list[str]:
-        request = self._persistence.take_up(row, channel)
-        if request is None:  # it was taken up by another thread meanwhile
-            request = self._registry.get(row.sn)
-        return [row.sn] if request is not None and self._cancel(request) else []
+    def _cancel_row(self, channel: Channel, sn: str) -> list[str]:
+        row = self._store.call(requests.pull_one(sn))
+        request = None if row is None else self._persistence.take_up(row, channel)
+        if request is None:  # it was pulled by another thread meanwhile
+            request = self._registry.get(sn)
+        return [sn] if request is not None and self._cancel(request) else []
 
     # -- any thread ----------------------------------------------------------------------------------------------------
 

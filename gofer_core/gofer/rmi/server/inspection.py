@@ -173,11 +173,12 @@ class Inspection:
         row = self._store.call(requests.revive(sn, silenced)) if self._store.exists() else None
         if row is None:
             raise LookupError(self._why_not(sn))
+        channel = self._find(row.plugin)
         if row.state == requests.QUEUED:
             self._registry.unlearn(sn)
-        channel = self._find(row.plugin)
-        request = None if channel is None else self._persistence.take_up(row, channel)
-        if request is not None:
+            row = None if channel is None else self._store.call(requests.pull_one(sn))
+        request = None if channel is None or row is None else self._persistence.take_up(row, channel)
+        if request is not None and row is not None:
             self._lifecycle.resume(request, row)
 
     def drop(self, sn: str) -> None:

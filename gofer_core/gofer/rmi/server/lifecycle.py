@@ -43,7 +43,7 @@ __all__ = ["Lifecycle", "way_out"]
 log = logging.getLogger(__name__)
 
 _OVERDUE = 5.0  # seconds that a method has to end when it was told that it takes too long, before the log says so
-_PULL = 1.0  # seconds between two looks at a backlog that cannot be read
+_GLANCE = 0.25  # seconds between two looks, at most, while something is in flight
 
 #: Where methods are called from: the frames below are the plugin's own.
 _CALLING = ("gofer.rmi.model.direct", "gofer.rmi.model.coroutines", "gofer.rmi.server.execution")
@@ -100,7 +100,7 @@ class Lifecycle:
     def stop(self) -> None:
         """End the threads, when all log lines are written."""
         self._sweep.stop()
-        self._log.flush(1.0)
+        self._log.stop()
 
     # -- 1. admitted: asked for by the hooks, and held ------------------------------------------------------------------
 
@@ -229,6 +229,7 @@ class Lifecycle:
 
     def _start(self, request: Received, target: Target | None) -> None:
         request.started = time.monotonic()
+        self._sweep.nudge(request.started)
         request.channel.counters.add("running")
         if request.replyto is not None:
             held = self._statuses.held(request)
@@ -276,9 +277,9 @@ class Lifecycle:
         if request.limit is not None:
             self._registry.returned(request)
             request.on_cancel = None
-        if isinstance(raised, Unavailable):
+        if type(raised) is Unavailable:  # an exception is not asked what it is: its class may have an answer
             self._not_kept(request, raised)
-        elif isinstance(raised, AlreadyStarted):
+        elif type(raised) is AlreadyStarted:
             self._started_before(request, raised.result)
         elif raised is not None:
             self.fail(request, raised)
@@ -413,6 +414,9 @@ class Lifecycle:
             channel.complain(logging.ERROR, text, request, channel.service.name, body)
             done(Settled.GIVEN_UP, f"cannot sign: {body}")
         else:
+            if channel.publisher.stopped:  # its plugin may be at its queue again
+                name = channel.service.name
+                channel = next((one for one in self._channels if one.service.name == name), channel)
             channel.publisher.post(request.replyto, body, done, request, durable=request.durable)
 
     def _settled(self, request: Received, result: bytes, settled: Settled, reason: str) -> None:
@@ -482,7 +486,8 @@ class Lifecycle:
         """Do what is due: statuses, time limits, takeovers, latency, retries. Returns when to look again."""
         due = inf
         taken: list[Received] = []
-        for request in self._registry.in_flight():
+        in_flight = self._registry.in_flight()
+        for request in in_flight:
             if request.due <= now:
                 self._look_at(request, now, taken)
             due = min(due, request.due)
@@ -492,7 +497,8 @@ class Lifecycle:
             due = min(due, channel.publisher.look(now), channel.asking.look(now), channel.admin.look(now))
             if channel.backlog.count:
                 self._persistence.pull(channel)
-                due = min(due, now + _PULL)
+            if in_flight or channel.backlog.count or channel.publisher.pending:
+                due = min(due, now + _GLANCE)  # something may be due that was not when this has looked
         self._persistence.look(now)
         return due
 

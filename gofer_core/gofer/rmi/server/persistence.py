@@ -29,7 +29,7 @@ from gofer.rmi.store import Database, Unavailable, requests
 from gofer.rmi.store.requests import Record, Row
 
 if TYPE_CHECKING:
-    import sqlite3
+    pass
 
 __all__ = ["AlreadyStarted", "Persistence", "decode", "silenced"]
 
@@ -201,15 +201,24 @@ class Persistence:
     def _evict(self, request: Received) -> None:
         """Leave a request that waits to the disk alone."""
         channel = request.channel
-        if not self._registry.forget(request, waiting=True):
-            return
+        if self._registry.forget(request, waiting=True):
+            channel.leave(request)
+            request.document = _light(request.document)
+            request.delivery = msgspec.structs.replace(request.delivery, body=b"")
+            self._requeue(channel, request.key)
+
+    def _requeue(self, channel: Channel, sn: str) -> None:
+        backlog = channel.backlog
         with self._lock:
-            channel.backlog.count += 1
-            channel.backlog.evicted += 1
-        channel.leave(request)
-        request.document = _light(request.document)
-        request.delivery = msgspec.structs.replace(request.delivery, body=b"")
-        self.pull(channel)
+            backlog.count += 1
+            backlog.moving += 1
+
+        def done(_: None, failed: Unavailable | None) -> None:
+            with self._lock:
+                backlog.moving -= 1
+            self.pull(channel)
+
+        self._store.post(requests.requeue(sn), done, kept=True)
 
     def left_window(self, request: Received) -> None:
         """Note that a request waits no more, and pull others in its place."""
@@ -232,33 +241,22 @@ class Persistence:
                 return
             backlog.pulling = True
 
-        def work(file: sqlite3.Connection) -> tuple[int, list[Row]]:
-            evicted = backlog.evicted
-            away = requests.rows(channel.service.name, [requests.QUEUED], 0, room, size, away=self._is_away)
-            return evicted, away(file)
-
-        def done(found: tuple[int, list[Row]], failed: Unavailable | None) -> None:
-            if failed is None:
-                evicted, rows = found
-                more = len(rows) >= room or sum(len(row.body) for row in rows) >= size
-                self._pulled(channel, rows, None if more else evicted)
-            else:
+        def done(rows: list[Row] | None, failed: Unavailable | None) -> None:
+            found = rows or []
+            if failed is not None:
                 backlog.pull_at = time.monotonic() + _PAUSE
-                self._pulled(channel, [], None)
+            more = len(found) >= room or sum(len(row.body) for row in found) >= size
+            self._pulled(channel, found, last=failed is None and not more)
 
-        self._store.post(work, done)
+        self._store.post(requests.pull(channel.service.name, room, size), done)
 
-    def _is_away(self, sn: str) -> bool:
-        return self._registry.get(sn) is None
-
-    def _pulled(self, channel: Channel, rows: Sequence[Row], evicted: int | None) -> None:
-        """Go on with requests that were read. ``evicted``: there are no others but those evicted since; None: perhaps."""
+    def _pulled(self, channel: Channel, rows: Sequence[Row], *, last: bool) -> None:
+        """Go on with requests that were read. ``last``: there are no others."""
         backlog = channel.backlog
         ready = [request for row in rows if (request := self._taken_up(row, channel)) is not None]
         with self._lock:
             backlog.pulling = False
-            left = backlog.count - len(rows) if evicted is None else backlog.evicted - evicted
-            backlog.count = max(0, left)
+            backlog.count = backlog.moving if last else max(0, backlog.count - len(rows))
             if not rows or not backlog.count:  # quick calls go on while the disk cannot be read
                 ready += backlog.behind
                 backlog.behind.clear()
@@ -267,23 +265,24 @@ class Persistence:
             channel.put(request)
 
     def _taken_up(self, row: Row, channel: Channel) -> Received | None:
-        """Make a waiting request of a row; None: it is in flight, or cannot be read."""
-        request = self.read(row, channel)
-        if request is None or not self._registry.add(request):
-            return None
-        request.beside = channel.service.holds_no_thread(request.classname, request.method)
-        request.told = int(not request.tries)  # that it is accepted; after a restart it is told again
-        channel.enter(request)
-        self._registry.queue(request)
-        with self._lock:
-            channel.backlog.window[request] = len(row.body)
-            channel.backlog.bytes += len(row.body)
+        """Make a request of a row that waited, and have it wait in memory; None: it is in flight, or cannot be read."""
+        request = self.take_up(row, channel)
+        if request is not None:
+            request.beside = channel.service.holds_no_thread(request.classname, request.method)
+            request.told = int(not request.tries)  # that it is accepted; after a restart it is told again
+            self._registry.queue(request)
+            with self._lock:
+                channel.backlog.window[request] = len(row.body)
+                channel.backlog.bytes += len(row.body)
         return request
 
     def take_up(self, row: Row, channel: Channel) -> Received | None:
-        """Make a request of a row that waits on the disk, to be cancelled; None: it is in flight, or cannot be read."""
+        """Make a request of a row that was pulled; None: it is in flight, or cannot be read."""
         request = self.read(row, channel)
-        if request is None or not self._registry.add(request):
+        if request is None:
+            return None
+        if not self._registry.add(request):  # it was delivered again just now, and is being looked up
+            self._requeue(channel, row.sn)
             return None
         channel.enter(request)
         return request
@@ -378,15 +377,12 @@ class Persistence:
         """Forget a delivery of a request that waits on the disk, and acknowledge it."""
         self._registry.forget(request)
         self.acknowledge(request)
-        with self._lock:  # it was passed over meanwhile
-            request.channel.backlog.count += 1
-            request.channel.backlog.evicted += 1
-        self.pull(request.channel)
 
     def released(self, request: Received) -> None:
         """Give a request that was not started back to its broker; one in the store waits there for its plugin."""
         self._registry.forget(request)
         if request.kept == _STORED:
+            self._store.post(requests.requeue(request.key), kept=True)
             return
         if request.kept == _WRITING:
             self._store.post(requests.remove(request.key), kept=True)
@@ -442,16 +438,11 @@ class Persistence:
         self.pull(channel)
 
     def pull_all(self, channel: Channel) -> list[Received]:
-        """Read all requests of a plugin that wait on the disk alone, to be rejected. Waits for the disk."""
+        """Take all requests of a plugin that wait on the disk, to be rejected. Waits for the disk."""
         found: list[Received] = []
         try:
-            while channel.backlog.count:
-                work = requests.rows(channel.service.name, [requests.QUEUED], 0, _CHUNK, away=self._is_away)
-                rows = self._store.call(work)
-                taken = [request for row in rows if (request := self._taken_up(row, channel)) is not None]
-                found += taken
-                if len(rows) < _CHUNK or not taken:
-                    break
+            while channel.backlog.count and (rows := self._store.call(requests.pull(channel.service.name, _CHUNK))):
+                found += [request for row in rows if (request := self.take_up(row, channel)) is not None]
         except Unavailable as failed:
             log.error("plugin %s: its requests in the ledger stay there: %s", channel.service.name, failed)
         return found
@@ -521,11 +512,9 @@ def silenced(body: bytes) -> bytes:
 
 
 def _record(request: Received) -> Record:
-    runs = request.state == RUNNING
-    tries = max(request.tries + request.claimed, int(runs))
-    state = requests.RUNNING if runs else requests.QUEUED
-    name = request.channel.service.name
-    return Record(request.key, name, request.delivery.body, request.identity, request.digest, state, tries)
+    tries = max(request.tries + request.claimed, int(request.state == RUNNING))
+    body, name = request.delivery.body, request.channel.service.name
+    return Record(request.key, name, body, request.identity, request.digest, tries)
 
 
 def _light_record(request: Received) -> Record:

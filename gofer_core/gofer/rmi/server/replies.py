@@ -210,6 +210,11 @@ class Publisher:
         """How many are not settled."""
         return len(self._pending)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing is sent any more."""
+        return self._stopped
+
     def refused(self) -> list[tuple[str, str]]:
         """Tell the addresses that brokers did not take something for, and why not."""
         return [(str(reply.address), reply.reason) for reply in list(self._pending) if reply.reason]

@@ -40,6 +40,7 @@ class RequestLog:
         self._changed = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
         self._writing = False
+        self._stopping = threading.Event()
         self._traces = Limit(10, 50)  # tracebacks in the log that no reply tells, a second
 
     def write(
@@ -72,6 +73,13 @@ class RequestLog:
             time.sleep(_PAUSE / 4)
         return not (self._lines or self._writing)
 
+    def stop(self) -> None:
+        """Write what is left and end the thread; a line that comes later is written all the same."""
+        self._stopping.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(1.0)
+
     def _run(self) -> None:
         idle_since = time.monotonic()
         while True:
@@ -80,12 +88,12 @@ class RequestLog:
                 _write(self._lines.popleft())
                 idle_since = time.monotonic()
             self._writing = False
-            if time.monotonic() - idle_since > _IDLE:
+            if self._stopping.is_set() or time.monotonic() - idle_since > _IDLE:
                 with self._changed:
                     if not self._lines:
                         self._thread = None
                         return
-            time.sleep(_PAUSE)
+            self._stopping.wait(_PAUSE)
 
 
 def _write(line: _Line) -> None:

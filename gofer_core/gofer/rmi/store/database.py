@@ -223,7 +223,7 @@ class Database:
         file = sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None)
         try:
             os.chmod(self.path, 0o600)
-            if file.execute("PRAGMA user_version").fetchone()[0] == 0:
+            if schema.version_of(file) == 0:
                 file.execute("PRAGMA auto_vacuum = INCREMENTAL")  # what many large requests took is given back
             file.execute("PRAGMA journal_mode = WAL")
             file.execute("PRAGMA synchronous = FULL")

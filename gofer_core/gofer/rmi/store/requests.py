@@ -33,7 +33,10 @@ __all__ = [
     "known",
     "kept",
     "load",
+    "pull",
+    "pull_one",
     "remove",
+    "requeue",
     "revive",
     "rows",
     "settle",
@@ -43,7 +46,8 @@ __all__ = [
 
 DAY = 86_400.0  # seconds
 
-#: States. The last one is that of a tombstone: a request that was cancelled, perhaps before it came.
+#: States. A queued request is on the disk alone; a running one is, or was, in the memory of an agent, started or not.
+#: The last one is that of a tombstone: a request that was cancelled, perhaps before it came.
 QUEUED, RUNNING, ANSWERING = "queued", "running", "answering"
 DONE, UNDELIVERABLE, INTERRUPTED, CANCELLED = "done", "undeliverable", "interrupted", "cancelled"
 
@@ -62,7 +66,6 @@ class Record(NamedTuple):
     body: bytes
     identity: str | None
     digest: bytes
-    state: str = QUEUED
     tries: int = 0
 
 
@@ -94,9 +97,9 @@ def take(records: Sequence[Record]) -> Callable[[sqlite3.Connection], None]:
     def work(file: sqlite3.Connection) -> None:
         now = time.time()
         file.executemany(
-            "INSERT INTO requests (sn, plugin, body, identity, digest, state, tries, created, updated)"
+            "INSERT INTO requests (sn, plugin, body, identity, digest, tries, state, created, updated)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (sn) DO NOTHING",
-            [(*record, now, now) for record in records],
+            [(*record, RUNNING, now, now) for record in records],
         )
 
     return work
@@ -190,34 +193,56 @@ def remove(sn: str) -> Callable[[sqlite3.Connection], None]:
     return work
 
 
-def rows(
-    plugin: str,
-    states: Sequence[str],
-    after: int,
-    most: int,
-    size: int = 1 << 62,
-    *,
-    away: Callable[[str], bool] = lambda sn: True,
-) -> Callable[[sqlite3.Connection], list[Row]]:
+def rows(plugin: str, states: Sequence[str], after: int, most: int) -> Callable[[sqlite3.Connection], list[Row]]:
     """Read the requests of a plugin in some states, in the order of their arrival.
 
     Args:
         after: the number of the last one that was read.
-        size: no more after so many bytes of bodies.
-        away: tells by its number whether a request is wanted.
     """
 
     def work(file: sqlite3.Connection) -> list[Row]:
-        found: list[Row] = []
-        left = size
-        which = f"WHERE plugin = ? AND state IN ({_marks(states)}) AND number > ? ORDER BY number"
-        for number, sn in file.execute(f"SELECT number, sn FROM requests {which}", (plugin, *states, after)):  # noqa: S608
-            if away(sn):
-                found.append(Row(*file.execute(f"{_SELECT} WHERE number = ?", (number,)).fetchone()))
-                left -= len(found[-1].body)
-                if left <= 0 or len(found) >= most:
-                    break
-        return found
+        which = f"WHERE plugin = ? AND state IN ({_marks(states)}) AND number > ? ORDER BY number LIMIT ?"
+        return [Row(*row) for row in file.execute(f"{_SELECT} {which}", (plugin, *states, after, most))]
+
+    return work
+
+
+def pull(plugin: str, most: int, size: int = 1 << 62) -> Callable[[sqlite3.Connection], list[Row]]:
+    """Take the first requests of a plugin that are queued into the memory of this agent.
+
+    Args:
+        size: no more after so many bytes of bodies.
+    """
+
+    def work(file: sqlite3.Connection) -> list[Row]:
+        found, left = [], size
+        which = "WHERE plugin = ? AND state = ? ORDER BY number LIMIT ?"
+        for sn, length in file.execute(f"SELECT sn, length(body) FROM requests {which}", (plugin, QUEUED, most)):  # noqa: S608
+            found.append(sn)
+            left -= length
+            if left <= 0:
+                break
+        return [row for sn in found if (row := pull_one(sn)(file)) is not None]
+
+    return work
+
+
+def pull_one(sn: str) -> Callable[[sqlite3.Connection], Row | None]:
+    """Take one request that is queued into the memory of this agent; None: it is not."""
+
+    def work(file: sqlite3.Connection) -> Row | None:
+        taken = f"UPDATE requests SET state = ? WHERE sn = ? AND state = ? RETURNING {_ROW}"  # noqa: S608
+        row = file.execute(taken, (RUNNING, sn, QUEUED)).fetchone()
+        return None if row is None else Row(*row)
+
+    return work
+
+
+def requeue(sn: str) -> Callable[[sqlite3.Connection], None]:
+    """Leave a request to the disk alone."""
+
+    def work(file: sqlite3.Connection) -> None:
+        file.execute("UPDATE requests SET state = ? WHERE sn = ? AND state = ?", (QUEUED, sn, RUNNING))
 
     return work
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["VERSION", "prepare", "recover"]
+__all__ = ["VERSION", "prepare", "recover", "version_of"]
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +53,21 @@ _MOVE_NONCES = """
 """
 
 
-def prepare(file: sqlite3.Connection, path: Path) -> None:
-    """Make the tables, or move what a file of an earlier version holds into new ones: all of it, or nothing.
+def version_of(file: sqlite3.Connection) -> int:
+    """Return the version of a file; 0: it is new.
 
     Raises:
         OSError: it was written by a later version.
     """
-    version = file.execute("PRAGMA user_version").fetchone()[0]
+    version: int = file.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise OSError(f"it was written by a later version of gofer ({version}, this one knows {VERSION})")
+    return version
+
+
+def prepare(file: sqlite3.Connection, path: Path) -> None:
+    """Make the tables, or move what a file of an earlier version holds into new ones: all of it, or nothing."""
+    version = version_of(file)
     if version == VERSION:
         return
     steps = [_TABLES]

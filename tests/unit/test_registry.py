@@ -1,4 +1,4 @@
-"""The book: which serial numbers an agent knows, and what it says when one comes again."""
+"""The registry: which serial numbers an agent knows, and what it says when one comes again."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from gofer.messaging.adapter import Delivery
 from gofer.messaging.document import decode_request, encode
-from gofer.rmi.book import Book, Known
-from gofer.rmi.request import Received, digest_of
+from gofer.rmi.request import QUEUED, RUNNING, Received, digest_of
+from gofer.rmi.server.registry import Known, Registry
 from support.receiving import Served, request, served
 from support.waiting import eventually
 
@@ -26,112 +26,131 @@ def serving(tmp_path: Path) -> Any:
 def received(serving: Served, document: dict[str, Any] | None = None, tag: object = 1, **more: Any) -> Received:
     document = document or request("Dog", "echo", **more)
     body = encode(document)
-    return Received(decode_request(body), Delivery(1, body, False, None, tag), serving.consumer)
+    return Received(decode_request(body), Delivery(1, body, False, None, tag), serving.consumer.channel, 0.0)
 
 
 def test_a_new_request_is_new_and_then_known(serving: Served) -> None:
-    book, document = Book(), request("Dog", "echo")
+    registry, document = Registry(), request("Dog", "echo")
     first, again = received(serving, document, "first"), received(serving, document, "second")
-    assert book.arrive(first).known is Known.NEW
-    assert book.working() == [first]
+    assert registry.arrive(first).kind is Known.NEW
+    assert registry.in_flight() == [first]
 
-    arrival = book.arrive(again)
-    assert arrival.known is Known.ADOPTED
-    assert arrival.previous is not None
-    assert (first.delivery.tag, arrival.previous.delivery.tag) == ("second", "first")
-    assert book.working() == [first]
+    arrival = registry.arrive(again)
+    assert arrival.kind is Known.ADOPTED
+    assert arrival.known is first
+    assert (first.delivery.tag, again.delivery.tag) == ("second", "first")
+    assert registry.in_flight() == [first]
 
 
 def test_an_ended_one_is_answered_with_its_result(serving: Served) -> None:
-    book, document = Book(), request("Dog", "echo")
+    registry, document = Registry(), request("Dog", "echo")
     first = received(serving, document)
-    book.arrive(first)
-    book.end(first, b'{"retval":1}')
-    assert book.working() == []
-    assert book.arrive(received(serving, document)) == (Known.ANSWERED, b'{"retval":1}', None)
+    registry.arrive(first)
+    registry.end(first, b'{"retval":1}')
+    assert registry.in_flight() == []
+    assert registry.arrive(received(serving, document)) == (Known.ANSWERED, b'{"retval":1}', None)
 
 
 def test_another_request_of_the_same_number_is_a_conflict(serving: Served) -> None:
-    book, document = Book(), request("Dog", "echo")
+    registry, document = Registry(), request("Dog", "echo")
     other = {**document, "data": "other"}
     first = received(serving, document)
-    book.arrive(first)
-    assert book.arrive(received(serving, other)).known is Known.CONFLICT
-    book.end(first, b"{}")
-    assert book.arrive(received(serving, other)).known is Known.CONFLICT
-    assert book.arrive(received(serving, document)).known is Known.ANSWERED
+    registry.arrive(first)
+    assert registry.arrive(received(serving, other)).kind is Known.CONFLICT
+    registry.end(first, b"{}")
+    assert registry.arrive(received(serving, other)).kind is Known.CONFLICT
+    assert registry.arrive(received(serving, document)).kind is Known.ANSWERED
 
 
 def test_a_forgotten_one_is_new_again(serving: Served) -> None:
-    book, document = Book(), request("Dog", "echo")
+    registry, document = Registry(), request("Dog", "echo")
     first = received(serving, document)
-    book.arrive(first)
-    book.forget(received(serving, document))  # not the one that is known: nothing happens
-    assert book.working() == [first]
-    book.forget(first)
-    assert book.arrive(received(serving, document)).known is Known.NEW
+    registry.arrive(first)
+    registry.forget(received(serving, document))  # not the one that is known: nothing happens
+    assert registry.in_flight() == [first]
+    registry.forget(first)
+    assert registry.arrive(received(serving, document)).kind is Known.NEW
+
+
+def test_each_step_is_taken_once(serving: Served) -> None:
+    registry = Registry()
+    one, two = received(serving), received(serving)
+    for request_ in (one, two):
+        registry.arrive(request_)
+        assert registry.queue(request_)
+    assert registry.start(one)
+    assert not registry.start(one)
+    assert one.state == RUNNING
+    assert not registry.answer(one, waiting=True)
+    assert not registry.forget(one, waiting=True)
+    assert registry.answer(one)
+    assert not registry.answer(one)
+    assert two.state == QUEUED
+    assert registry.answer(two, waiting=True)
+    assert not registry.start(two)
+    assert not registry.queue(two)
 
 
 def test_requests_without_a_number_are_never_the_same(serving: Served) -> None:
-    book, document = Book(), request("Dog", "echo", sn=None)
+    registry, document = Registry(), request("Dog", "echo", sn=None)
     first, second = received(serving, document), received(serving, document)
     assert first.sn is None
     assert first.key != second.key
-    assert book.arrive(first).known is Known.NEW
-    book.end(first, b"{}")
-    assert book.arrive(second).known is Known.NEW
-    assert len(book) == 0
+    assert registry.arrive(first).kind is Known.NEW
+    registry.end(first, b"{}")
+    assert registry.arrive(second).kind is Known.NEW
+    assert len(registry) == 0
 
 
 def test_the_oldest_ended_ones_go_first_by_number(serving: Served) -> None:
-    book = Book(max_entries=3)
+    registry = Registry(max_entries=3)
     documents = [request("Dog", "echo") for _ in range(5)]
     for document in documents:
         one = received(serving, document)
-        book.arrive(one)
-        book.end(one, b"{}")
-    assert len(book) == 3
-    known = [book.arrive(received(serving, document)).known for document in documents]
+        registry.arrive(one)
+        registry.end(one, b"{}")
+    assert len(registry) == 3
+    known = [registry.arrive(received(serving, document)).kind for document in documents]
     assert known == [Known.NEW, Known.NEW, *[Known.ANSWERED] * 3]
 
 
 def test_and_by_size(serving: Served) -> None:
-    book = Book(max_bytes=1000)
+    registry = Registry(max_bytes=1000)
     for _ in range(10):
         one = received(serving)
-        book.arrive(one)
-        book.end(one, b"x" * 200)
-    assert len(book) == 4
+        registry.arrive(one)
+        registry.end(one, b"x" * 200)
+    assert len(registry) == 4
     huge = received(serving)
-    book.arrive(huge)
-    book.end(huge, b"x" * 5000)
-    assert len(book) == 0
+    registry.arrive(huge)
+    registry.end(huge, b"x" * 5000)
+    assert len(registry) == 0
 
 
 def test_and_by_age(serving: Served) -> None:
-    book, document = Book(max_age=1.0), request("Dog", "echo")
+    registry, document = Registry(max_age=1.0), request("Dog", "echo")
     one = received(serving, document)
-    book.arrive(one)
-    book.end(one, b"{}")
-    assert book.arrive(received(serving, document)).known is Known.ANSWERED
-    eventually(lambda: book.arrive(received(serving, document)).known is Known.NEW, 5.0)
+    registry.arrive(one)
+    registry.end(one, b"{}")
+    assert registry.arrive(received(serving, document)).kind is Known.ANSWERED
+    eventually(lambda: registry.arrive(received(serving, document)).kind is Known.NEW, 5.0)
 
 
 def test_8000_ended_requests_take_less_than_two_megabytes(serving: Served) -> None:
-    book = Book()
+    registry = Registry()
     gc.collect()
     tracemalloc.start()
     try:
         for _ in range(8000):
             one = received(serving)
-            book.arrive(one)
-            book.end(one, b'{"retval":"hello"}')
+            registry.arrive(one)
+            registry.end(one, b'{"retval":"hello"}')
         del one
         gc.collect()
         size, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(book) == 8000
+    assert len(registry) == 8000
     assert size < 2_000_000, f"{size} bytes, {size / 8000:.0f} each"
 
 

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
-from gofer.rmi.clock import Clock
-from gofer.rmi.lane import Lane, Outcome
+from gofer.rmi.server.serial import Outcome, SerialThread
+from gofer.rmi.server.sweep import Sweep
 from support.waiting import eventually
 
 
 @pytest.fixture
-def clock() -> Iterator[Clock]:
-    clock = Clock()
-    clock.start()
-    yield clock
-    clock.stop()
+def serial() -> Iterator[SerialThread]:
+    serial = SerialThread("serial", limit=0.1, most=2)
+    sweep = Sweep(lambda now: min(serial.look(now), now + 0.01))
+    sweep.nudge(time.monotonic())
+    yield serial
+    serial.stop()
+    sweep.stop()
 
 
-@pytest.fixture
-def lane(clock: Clock) -> Iterator[Lane]:
-    lane = Lane("lane", clock, limit=0.1, most=2)
-    yield lane
-    lane.stop()
-
-
-def test_jobs_are_done_in_their_order_whatever_one_raises(lane: Lane, caplog: pytest.LogCaptureFixture) -> None:
+def test_jobs_are_done_in_their_order_whatever_one_raises(
+    serial: SerialThread, caplog: pytest.LogCaptureFixture
+) -> None:
     done: list[int] = []
 
     def job(number: int) -> None:
@@ -35,70 +33,70 @@ def test_jobs_are_done_in_their_order_whatever_one_raises(lane: Lane, caplog: py
             raise SystemExit(number)
 
     for n in range(200):
-        lane.put(lambda n=n: job(n))  # type: ignore[misc]  # mypy cannot infer a lambda's default
-    eventually(lambda: not lane.busy)
+        serial.put(lambda n=n: job(n))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+    eventually(lambda: not serial.busy)
     assert done == list(range(200))
     assert caplog.text.count("a job failed") == 20
 
 
-def test_work_that_takes_too_long_is_told_once_and_the_next_begin_meanwhile(lane: Lane) -> None:
+def test_work_that_takes_too_long_is_told_once_and_the_next_begin_meanwhile(serial: SerialThread) -> None:
     gate, events = threading.Event(), list[object]()
 
     def slow() -> None:
-        events.append(lane.limited(lambda: gate.wait(30), lambda: events.append("late")))
+        events.append(serial.limited(lambda: gate.wait(30), lambda: events.append("late")))
 
     def quick() -> None:
-        events.append(lane.limited(lambda: events.append("quick"), lambda: events.append("never")))
+        events.append(serial.limited(lambda: events.append("quick"), lambda: events.append("never")))
 
-    lane.put(slow)
-    lane.put(quick)
+    serial.put(slow)
+    serial.put(quick)
     eventually(lambda: len(events) == 3)
     assert events == ["late", "quick", Outcome.DONE]
     gate.set()
     eventually(lambda: len(events) == 4)
     assert events[3] is Outcome.LATE
-    lane.put(quick)
+    serial.put(quick)
     eventually(lambda: len(events) == 6)
     assert events[4:] == ["quick", Outcome.DONE]
 
 
-def test_no_more_work_is_begun_than_may_hang_at_a_time(lane: Lane) -> None:
+def test_no_more_work_is_begun_than_may_hang_at_a_time(serial: SerialThread) -> None:
     gate, outcomes, late = threading.Event(), list[Outcome](), list[int]()
 
     def job(number: int) -> None:
-        outcomes.append(lane.limited(lambda: gate.wait(30), lambda: late.append(number)))
+        outcomes.append(serial.limited(lambda: gate.wait(30), lambda: late.append(number)))
 
     for n in range(6):
-        lane.put(lambda n=n: job(n))  # type: ignore[misc]  # as above
+        serial.put(lambda n=n: job(n))  # type: ignore[misc]  # as above
     eventually(lambda: len(outcomes) == 4)
     assert (outcomes, late) == ([Outcome.FULL] * 4, [0, 1])
-    assert sum(thread.name == "lane" for thread in threading.enumerate()) <= 3
+    assert sum(thread.name == "serial" for thread in threading.enumerate()) <= 3
     gate.set()
     eventually(lambda: len(outcomes) == 6)
     assert outcomes[4:] == [Outcome.LATE] * 2
-    lane.put(lambda: job(6))
+    serial.put(lambda: job(6))
     eventually(lambda: outcomes[6:] == [Outcome.DONE])
 
 
-def test_what_work_raises_goes_to_its_job(lane: Lane) -> None:
+def test_what_work_raises_goes_to_its_job(serial: SerialThread) -> None:
     raised: list[BaseException] = []
 
     def job() -> None:
         try:
-            lane.limited(lambda: 1 // 0, lambda: None)
+            serial.limited(lambda: 1 // 0, lambda: None)
         except ZeroDivisionError as error:
             raised.append(error)
 
-    lane.put(job)
+    serial.put(job)
     eventually(lambda: raised)
 
 
-def test_many_threads_lose_no_job(lane: Lane) -> None:
+def test_many_threads_lose_no_job(serial: SerialThread) -> None:
     done: list[tuple[int, int]] = []
 
     def put(thread: int) -> None:
         for n in range(300):
-            lane.put(lambda n=n: done.append((thread, n)))  # type: ignore[misc]  # as above
+            serial.put(lambda n=n: done.append((thread, n)))  # type: ignore[misc]  # as above
 
     threads = [threading.Thread(target=put, args=(n,)) for n in range(4)]
     for one in threads:

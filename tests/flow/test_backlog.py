@@ -1,0 +1,141 @@
+"""More requests than memory holds: most wait on the disk, and are run, cancelled, listed and answered as any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gofer.errors import InvalidOperator
+from support import kennel
+from support.receiving import Served, request, served
+from support.waiting import eventually
+
+LARGE = "y" * 3000
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Served]:
+    """Two that wait stay in memory, and all is written at once."""
+    with served(tmp_path, threads=1, window=2, patience=0.0) as serving:
+        yield serving
+
+
+def waiting(serving: Served, *data: Any) -> list[dict[str, Any]]:
+    """Send requests that wait behind one that runs, until all but two are on the disk alone."""
+    first = request("Dog", "wait", "first")
+    serving.caller.send(first)
+    assert kennel.gate.entered.acquire(timeout=30)
+    documents = [request("Dog", "echo", [n, LARGE], data=one) for n, one in enumerate(data)]
+    for document in documents:
+        serving.caller.send(document)
+    eventually(lambda: serving.consumer.channel.backlog.count == len(documents) - 2)
+    return [first, *documents]
+
+
+def test_they_run_in_their_order_with_all_that_they_came_with(serving: Served) -> None:
+    _, *documents = waiting(serving, *({"n": n} for n in range(50)))
+    assert len(serving.registry.in_flight()) == 3  # one that runs, and two that wait
+    kennel.gate.open.set()
+    for n, document in enumerate(documents):
+        end = serving.caller.end(document["sn"])
+        assert end["result"] == {"retval": [n, LARGE]}
+        assert end["data"] == {"n": n}
+        assert serving.caller.words(document["sn"]) == ["accepted", "started", "result"]
+    serving.idle()
+    assert kennel.ran() == ["first", *([n, LARGE] for n in range(50))]
+    assert serving.counted == {"accepted": 51, "done": 51}
+
+
+def test_what_comes_behind_them_runs_behind_them(serving: Served) -> None:
+    _, *documents = waiting(serving, *range(20))
+    kennel.gate.open.set()
+    late = [request("Dog", "echo", f"late{n}") for n in range(100)]
+    for document in late:
+        serving.caller.send(document)
+    for document in (*documents, *late):
+        serving.caller.end(document["sn"])
+    ran = [one if isinstance(one, str) else one[0] for one in kennel.ran()]
+    assert ran == ["first", *range(20), *(f"late{n}" for n in range(100))]
+
+
+def test_they_are_cancelled_by_what_is_on_the_disk_and_their_callers_get_it_back(serving: Served) -> None:
+    data = [{"n": n, "large": LARGE} if n % 2 else {"n": n} for n in range(60)]
+    _, *documents = waiting(serving, *data)
+    meant = serving.inspection.cancel_those({"or": [{"match": {"n": n}} for n in (1, 2, 3, 50, 51)]})
+    assert meant == [documents[n]["sn"] for n in (1, 2, 3, 50, 51)]
+    for n in (1, 2, 3, 50, 51):
+        end = serving.caller.end(documents[n]["sn"])
+        assert end["result"]["xclass"] == "Cancelled"
+        assert end["data"] == data[n]
+    assert serving.inspection.cancel(documents[5]["sn"])
+    assert serving.caller.end(documents[5]["sn"])["data"] == data[5]
+    assert not serving.inspection.cancel(documents[5]["sn"])
+    with pytest.raises(InvalidOperator):
+        serving.inspection.cancel_those({"nope": 1})
+    kennel.gate.open.set()
+    for n, document in enumerate(documents):
+        end = serving.caller.end(document["sn"])
+        assert ("retval" in end["result"]) == (n not in (1, 2, 3, 5, 50, 51))
+        assert end["data"] == data[n]
+    assert len(kennel.ran()) == 1 + 54
+    serving.idle()
+    assert serving.inspection.listing().entries == []
+
+
+def test_they_are_listed(serving: Served) -> None:
+    documents = waiting(serving, *({"n": n} for n in range(10)))
+    listing = serving.inspection.listing()
+    assert listing.total == 11
+    assert [(one.sn, one.state) for one in listing.entries] == [
+        (document["sn"], "waiting" if n else "running") for n, document in enumerate(documents)
+    ]
+    assert [one.data for one in listing.entries[1:]] == [{"n": n} for n in range(10)]
+
+
+def test_a_caller_that_asks_again_is_answered_once(serving: Served) -> None:
+    _, *documents = waiting(serving, *range(10))
+    serving.caller.send({**documents[7], "again": True})
+    serving.seen("repeated", 1)
+    conflict = {**documents[8], "data": "another"}
+    serving.caller.send(conflict)
+    eventually(lambda: [one for one in serving.caller.heard(conflict["sn"]) if one.get("code") == "sn.conflict"])
+    kennel.gate.open.set()
+    for document in documents:
+        eventually(lambda sn=document["sn"]: "result" in serving.caller.words(sn))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+    serving.idle()
+    assert [one[0] for one in kennel.ran()[1:]] == list(range(10))
+    assert serving.caller.words(documents[7]["sn"]).count("result") == 1
+
+
+def test_when_the_disk_cannot_be_read_the_rest_is_cancelled_and_that_is_said(serving: Served) -> None:
+    _, here, _, away, _ = waiting(serving, {"n": 1}, {"n": 2}, {"n": 1, "large": LARGE}, None)
+    serving.store.stop()
+    with pytest.raises(RuntimeError, match="1 are cancelled; those in the ledger cannot be read"):
+        serving.inspection.cancel_those({"match": {"n": 1}})
+    assert serving.caller.end(here["sn"])["result"]["xclass"] == "Cancelled"
+    assert serving.caller.words(away["sn"]) == ["accepted"]
+
+
+def test_what_cannot_be_read_again_stays_and_costs_no_other(serving: Served, caplog: pytest.LogCaptureFixture) -> None:
+    _, *documents = waiting(serving, *range(8))
+    bad, last = documents[5], documents[7]
+    serving.store.call(lambda file: file.execute("UPDATE requests SET body = x'00' WHERE sn = ?", (bad["sn"],)))
+    kennel.gate.open.set()
+    assert serving.caller.end(last["sn"])["result"] == {"retval": [7, LARGE]}
+    assert [one[0] for one in kennel.ran()[1:]] == [0, 1, 2, 3, 4, 6, 7]
+    assert "cannot be read, and stays there" in caplog.text
+
+
+def test_they_are_given_back_to_the_disk_and_taken_up_again(tmp_path: Path) -> None:
+    with served(tmp_path, threads=1, window=2, patience=0.0) as serving:
+        _, *documents = waiting(serving, *range(20))
+        serving.consumer.stop(0.1)
+        kennel.gate.open.set()
+    with served(tmp_path, threads=1, window=2, patience=0.0) as after:
+        for n, document in enumerate(documents):
+            assert after.caller.end(document["sn"])["result"] == {"retval": [n, LARGE]}
+        assert [one[0] for one in kennel.ran()] == list(range(20))
+        after.idle()
+        assert after.inspection.listing().entries == []
