@@ -64,17 +64,16 @@ def test_requests_come_back_in_their_order_with_what_became_of_them(store: Datab
     store.post(requests.keep(record("k4"), b"unsent", requests.ANSWERING))
     store.post(requests.remove("k5"))
     assert rows(store)[:4] == [
-        ("k0", "running", 0, None), ("k1", "running", 1, None), ("k4", "answering", 0, b"unsent"),
-        ("k6", "running", 0, None),
+        ("k0", "queued", 0, None), ("k1", "running", 1, None), ("k4", "answering", 0, b"unsent"),
+        ("k6", "queued", 0, None),
     ]  # fmt: skip
-    for n in range(6, 60):
-        store.post(requests.requeue(f"k{n}"))
-    assert store.call(requests.count("dog")) == 54  # on the disk alone
-    assert store.call(requests.pull_one("k7")) is not None
-    assert store.call(requests.pull_one("k7")) is None
-    assert [row.sn for row in store.call(requests.pull("dog", 3))] == ["k6", "k8", "k9"]
-    assert [row.sn for row in store.call(requests.pull("dog", 100, 5))] == ["k10", "k11", "k12"]  # two bytes each
-    assert store.call(requests.count("dog")) == 47
+    mine = {"k0", "k8"}
+    assert store.call(requests.count("dog")) == 55
+    assert store.call(requests.pull_one("k7", mine)) is not None
+    assert [store.call(requests.pull_one(sn, mine)) for sn in ("k7", "k8", "k1", "none")] == [None] * 4
+    assert [row.sn for row in store.call(requests.pull("dog", 3, 1000, mine))] == ["k6", "k9", "k10"]
+    assert [row.sn for row in store.call(requests.pull("dog", 100, 5, mine))] == ["k11", "k12", "k13"]  # two bytes each
+    assert mine == {"k0", *(f"k{n}" for n in range(6, 14))}
     store.stop()
 
     again = Database(tmp_path, lambda: None)
@@ -154,7 +153,7 @@ def test_a_corrupt_file_is_set_aside_and_said(tmp_path: Path, how: str, caplog: 
     store = Database(tmp_path, lambda: None)
     assert rows(store) == []
     store.call(requests.take([record("new")]))
-    assert rows(store) == [("new", "running", 0, None)]
+    assert rows(store) == [("new", "queued", 0, None)]
     aside = [path for path in tmp_path.iterdir() if path.name.startswith("ledger-corrupt-") and path.suffix == ".db"]
     assert [path.read_bytes() for path in aside] == [bad]
     assert "is corrupt" in caplog.text

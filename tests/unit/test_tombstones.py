@@ -44,6 +44,7 @@ def test_they_are_there_after_a_restart(store: Database) -> None:
     Tombstones(store).expect("dog", "anybodys", None)
     Tombstones(store).expect("dog", "mine", Owner("ops"))
     Tombstones(store).expect("dog", "nobodys", Owner(None))
+    assert store.call(lambda file: True)
     again = Tombstones(store)
     again.restore("dog")
     assert [again.has("dog", sn, "ops") for sn in ("anybodys", "mine", "nobodys")] == [True, True, False]

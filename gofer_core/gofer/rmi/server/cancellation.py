@@ -125,27 +125,27 @@ class Cancellation:
     def _by_criteria(
         self, plugin: Any, criteria: Mapping[str, Any], besides: str | None, owner: Owner | None
     ) -> Pending:
-        met = [
-            request
-            for request in (*self._registry.in_flight(), *self._registry.overdue())
-            if request.plugin is plugin and request.sn is not None and request.sn != besides
-            if owner is None or request.identity == owner.identity
-            if conditions.matches(criteria, request.data)
-        ]
-        # Those that wait come first: the end of one that runs would let the next of them start.
-        cancelled = {request.sn for request in met if request.state <= QUEUED and self._cancel(request)}
+        # First those on the disk, and then those that wait: the end of one that runs would let the next of them start.
+        channel = self._find(plugin.name)
         on_disk: list[str] = []
         failed: Unavailable | None = None
-        channel = self._find(plugin.name)
         try:
             if channel is not None and channel.backlog.count:
                 on_disk = self._rows_by_criteria(channel, criteria, owner)
         except Unavailable as unreadable:
             failed = unreadable
+        met = [
+            request
+            for request in dict.fromkeys((*self._registry.in_flight(), *self._registry.overdue()))
+            if request.plugin is plugin and request.sn is not None and request.sn not in (besides, *on_disk)
+            if owner is None or request.identity == owner.identity
+            if conditions.matches(criteria, request.data)
+        ]
+        cancelled = {request.sn for request in met if request.state <= QUEUED and self._cancel(request)}
         cancelled |= {request.sn for request in met if request.sn not in cancelled and self._cancel(request)}
         if failed is not None:
             raise RuntimeError(f"{len(cancelled)} are cancelled; those in the ledger cannot be read: {failed}")
-        return self._written([*(request.sn for request in dict.fromkeys(met) if request.sn in cancelled), *on_disk])
+        return self._written([*(request.sn for request in met if request.sn in cancelled), *on_disk])
 
     def _rows_by_criteria(self, channel: Channel, criteria: Mapping[str, Any], owner: Owner | None) -> list[str]:
         """Cancel the requests on the disk whose data meet criteria, as fast as they can be answered."""
@@ -185,8 +185,7 @@ class Cancellation:
         return self._on_thread(work)
 
     def _cancel_row(self, channel: Channel, sn: str) -> list[str]:
-        row = self._store.call(requests.pull_one(sn))
-        request = None if row is None else self._persistence.take_up(row, channel)
+        request = self._persistence.pull_one(sn, channel)
         if request is None:  # it was pulled by another thread meanwhile
             request = self._registry.get(sn)
         return [sn] if request is not None and self._cancel(request) else []

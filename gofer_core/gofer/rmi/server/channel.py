@@ -25,16 +25,16 @@ log = logging.getLogger(__name__)
 class Backlog:
     """The stored requests of one queue that wait. Belongs to :class:`gofer.rmi.server.persistence.Persistence`.
 
-    ``window``: those in memory, with their sizes. ``count``: how many are on the disk alone, at most; ``moving``: how
-    many of these are on their way there. ``behind``: delivered after these; they wait for their turn, or for a place on the disk.
+    ``window``: those in memory, with their sizes. ``count``: how many are on the disk alone, at most; ``evicted``: how
+    many went there, ever. ``behind``: delivered after these; they wait for their turn, or for a place on the disk.
     """
 
-    __slots__ = ("behind", "bytes", "count", "moving", "pull_at", "pulling", "window")
+    __slots__ = ("behind", "bytes", "count", "evicted", "pull_at", "pulling", "window")
 
     def __init__(self) -> None:
         self.window: dict[Received, int] = {}
         self.bytes = 0
-        self.count = self.moving = 0
+        self.count = self.evicted = 0
         self.pulling = False
         self.pull_at = 0.0
         self.behind: dict[Received, None] = {}
@@ -121,6 +121,10 @@ class Channel:
     def put(self, request: Received) -> None:
         """Have a request run by the next worker that is free."""
         self.service.workers.put(request)
+
+    def withdraw(self, request: Received) -> None:
+        """Have it not run: it has ended while it waited."""
+        self.service.workers.discard(request)
 
     def notify(self) -> None:
         """Have those who wait look: a request has its result."""

@@ -176,9 +176,10 @@ class Inspection:
         channel = self._find(row.plugin)
         if row.state == requests.QUEUED:
             self._registry.unlearn(sn)
-            row = None if channel is None else self._store.call(requests.pull_one(sn))
-        request = None if channel is None or row is None else self._persistence.take_up(row, channel)
-        if request is not None and row is not None:
+            request = None if channel is None else self._persistence.pull_one(sn, channel)
+        else:
+            request = None if channel is None else self._persistence.take_up(row, channel)
+        if request is not None:
             self._lifecycle.resume(request, row)
 
     def drop(self, sn: str) -> None:

@@ -372,6 +372,7 @@ class Lifecycle:
             return request.stop()
         if request.state <= QUEUED and self.fail(request, Cancelled("cancelled before it was started"), waiting=True):
             request.cancelled = True
+            request.channel.withdraw(request)
             return True
         return request.state < ANSWERING and request.stop()
 

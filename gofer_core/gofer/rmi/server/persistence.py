@@ -29,7 +29,7 @@ from gofer.rmi.store import Database, Unavailable, requests
 from gofer.rmi.store.requests import Record, Row
 
 if TYPE_CHECKING:
-    pass
+    import sqlite3
 
 __all__ = ["AlreadyStarted", "Persistence", "decode", "silenced"]
 
@@ -83,6 +83,8 @@ class Persistence:
         self._window_bytes = window_bytes
         self._most = most
         self._lock = threading.Lock()
+        # The numbers of stored requests that are in memory, until what has become of them is written; others are pulled.
+        self._mine: set[str] = set()
         self._known: dict[int, None] = {}  # hashes of the numbers of requests that stand in the store
         self._tidied = time.monotonic()
         store.lost.append(self._rewrite)
@@ -150,6 +152,7 @@ class Persistence:
             request.kept = _WRITING
             request.keep_at = inf
         if due:
+            self._mine.update(request.key for request in due)
             self._store.post(
                 requests.take([_record(one) for one in due]), lambda _, failed: self._taken_over(due, failed)
             )
@@ -158,6 +161,7 @@ class Persistence:
         for request in due:
             backlog = request.channel.backlog
             if failed is not None:
+                self._mine.discard(request.key)
                 request.kept = _BROKER  # which goes on holding it
                 request.keep_at = time.monotonic() + _RETRY
                 request.due = 0.0
@@ -182,6 +186,7 @@ class Persistence:
             return
         request.kept = _STORED
         request.keep_at = inf
+        self._mine.add(request.key)
         self._remember(request.key)
         self.acknowledge(request)
 
@@ -202,23 +207,15 @@ class Persistence:
         """Leave a request that waits to the disk alone."""
         channel = request.channel
         if self._registry.forget(request, waiting=True):
+            channel.withdraw(request)
             channel.leave(request)
-            request.document = _light(request.document)
-            request.delivery = msgspec.structs.replace(request.delivery, body=b"")
-            self._requeue(channel, request.key)
+            self._leave_to_disk(channel, request.key)
 
-    def _requeue(self, channel: Channel, sn: str) -> None:
-        backlog = channel.backlog
+    def _leave_to_disk(self, channel: Channel, sn: str) -> None:
         with self._lock:
-            backlog.count += 1
-            backlog.moving += 1
-
-        def done(_: None, failed: Unavailable | None) -> None:
-            with self._lock:
-                backlog.moving -= 1
-            self.pull(channel)
-
-        self._store.post(requests.requeue(sn), done, kept=True)
+            self._mine.discard(sn)
+            channel.backlog.count += 1
+            channel.backlog.evicted += 1
 
     def left_window(self, request: Received) -> None:
         """Note that a request waits no more, and pull others in its place."""
@@ -241,22 +238,33 @@ class Persistence:
                 return
             backlog.pulling = True
 
-        def done(rows: list[Row] | None, failed: Unavailable | None) -> None:
-            found = rows or []
-            if failed is not None:
+        work = requests.pull(channel.service.name, room, size, self._mine)
+
+        rows: list[Row] = []
+
+        def read(file: sqlite3.Connection) -> int:
+            before = backlog.evicted
+            rows.extend(work(file))
+            return before
+
+        def done(before: int, failed: Unavailable | None) -> None:
+            if failed is None:
+                more = len(rows) >= room or sum(len(row.body) for row in rows) >= size
+                self._pulled(channel, rows, None if more else before)
+            else:
+                self._mine.difference_update(row.sn for row in rows)
                 backlog.pull_at = time.monotonic() + _PAUSE
-            more = len(found) >= room or sum(len(row.body) for row in found) >= size
-            self._pulled(channel, found, last=failed is None and not more)
+                self._pulled(channel, [], None)
 
-        self._store.post(requests.pull(channel.service.name, room, size), done)
+        self._store.post(read, done)
 
-    def _pulled(self, channel: Channel, rows: Sequence[Row], *, last: bool) -> None:
-        """Go on with requests that were read. ``last``: there are no others."""
+    def _pulled(self, channel: Channel, rows: Sequence[Row], last: int | None) -> None:
+        """Go on with requests that were read. ``last``: no others were there when so many had been evicted."""
         backlog = channel.backlog
         ready = [request for row in rows if (request := self._taken_up(row, channel)) is not None]
         with self._lock:
             backlog.pulling = False
-            backlog.count = backlog.moving if last else max(0, backlog.count - len(rows))
+            backlog.count = max(0, backlog.count - len(rows) if last is None else backlog.evicted - last)
             if not rows or not backlog.count:  # quick calls go on while the disk cannot be read
                 ready += backlog.behind
                 backlog.behind.clear()
@@ -282,7 +290,7 @@ class Persistence:
         if request is None:
             return None
         if not self._registry.add(request):  # it was delivered again just now, and is being looked up
-            self._requeue(channel, row.sn)
+            self._leave_to_disk(channel, row.sn)
             return None
         channel.enter(request)
         return request
@@ -332,25 +340,30 @@ class Persistence:
 
     def settled(self, request: Received, result: bytes) -> None:
         """Remember the result that was taken, in the store too if the request stands there, and acknowledge."""
+        stands = request.kept != _BROKER or hash(request.key) in self._known
+        if stands:
+            self._mine.add(request.key)  # first: it is not pulled before this is written
         self._registry.end(request, result)
-        if request.kept != _BROKER or hash(request.key) in self._known:
-            self._store.post(requests.settle(request.key, result, whole=request.interrupted), kept=True)
+        if stands:
+            work = requests.settle(request.key, result, whole=request.interrupted)
+            self._store.post(work, lambda _, failed: self._mine.discard(request.key), kept=True)
         self.acknowledge(request)
 
     def unsent(self, request: Received, result: bytes) -> None:
         """Keep a result in the store, to be sent when its plugin is at its queue again."""
-        self._registry.end(request, result)
         self._keep(request, result, requests.ANSWERING, None)
 
     def given_up(self, request: Received, result: bytes, reason: str) -> None:
         """Keep a result in the store as undeliverable, and acknowledge then."""
-        self._registry.end(request, result)
         self._keep(request, result, requests.UNDELIVERABLE, reason)
 
     def _keep(self, request: Received, result: bytes, state: str, reason: str | None) -> None:
+        self._mine.add(request.key)
+        self._registry.end(request, result)
         self._remember(request.key)
 
         def done(_: None, failed: Unavailable | None) -> None:
+            self._mine.discard(request.key)
             if failed is not None:
                 if state == requests.ANSWERING:
                     return  # the broker delivers it again
@@ -363,10 +376,14 @@ class Persistence:
 
     def rejected(self, request: Received) -> None:
         """Forget a request whose rejection is settled, and acknowledge."""
-        self._registry.forget(request)
         if request.kept != _BROKER:
-            self._store.post(requests.remove(request.key), kept=True)
+            self._remove(request.key)
+        self._registry.forget(request)
         self.acknowledge(request)
+
+    def _remove(self, sn: str) -> None:
+        self._mine.add(sn)
+        self._store.post(requests.remove(sn), lambda _, failed: self._mine.discard(sn), kept=True)
 
     def left_unsent(self, request: Received) -> None:
         """Forget a request whose rejection was not sent: the broker delivers it again."""
@@ -382,10 +399,10 @@ class Persistence:
         """Give a request that was not started back to its broker; one in the store waits there for its plugin."""
         self._registry.forget(request)
         if request.kept == _STORED:
-            self._store.post(requests.requeue(request.key), kept=True)
+            self._mine.discard(request.key)
             return
         if request.kept == _WRITING:
-            self._store.post(requests.remove(request.key), kept=True)
+            self._remove(request.key)
             request.kept = _STORED  # nothing is acknowledged any more
         self._nonces.forget(request.nonce)  # the broker delivers it again
         request.channel.link.release(request.delivery)
@@ -427,7 +444,8 @@ class Persistence:
         while rows := self._store.call(requests.rows(name, [requests.RUNNING, requests.ANSWERING], after, _CHUNK)):
             after = rows[-1].number
             for row in rows:
-                request = None if self._registry.get(row.sn) is not None else self.read(row, channel)
+                away = row.sn not in self._mine and self._registry.get(row.sn) is None
+                request = self.read(row, channel) if away else None
                 if request is not None and self._registry.add(request):
                     count += 1
                     channel.enter(request)
@@ -437,11 +455,27 @@ class Persistence:
         backlog.count = waiting
         self.pull(channel)
 
+    def pull_one(self, sn: str, channel: Channel) -> Received | None:
+        """Take a request that waits on the disk alone into memory; None: it does not. Waits for the disk.
+
+        Raises:
+            Unavailable: the disk cannot be read.
+        """
+        mine = sn in self._mine
+        try:
+            row = self._store.call(requests.pull_one(sn, self._mine))
+        except Unavailable:
+            if not mine:
+                self._mine.discard(sn)
+            raise
+        return None if row is None else self.take_up(row, channel)
+
     def pull_all(self, channel: Channel) -> list[Received]:
         """Take all requests of a plugin that wait on the disk, to be rejected. Waits for the disk."""
         found: list[Received] = []
         try:
-            while channel.backlog.count and (rows := self._store.call(requests.pull(channel.service.name, _CHUNK))):
+            work = requests.pull(channel.service.name, _CHUNK, self._window_bytes, self._mine)
+            while channel.backlog.count and (rows := self._store.call(work)):
                 found += [request for row in rows if (request := self.take_up(row, channel)) is not None]
         except Unavailable as failed:
             log.error("plugin %s: its requests in the ledger stay there: %s", channel.service.name, failed)
@@ -512,9 +546,11 @@ def silenced(body: bytes) -> bytes:
 
 
 def _record(request: Received) -> Record:
-    tries = max(request.tries + request.claimed, int(request.state == RUNNING))
+    runs = request.state == RUNNING
+    tries = max(request.tries + request.claimed, int(runs))
+    state = requests.RUNNING if runs else requests.QUEUED
     body, name = request.delivery.body, request.channel.service.name
-    return Record(request.key, name, body, request.identity, request.digest, tries)
+    return Record(request.key, name, body, request.identity, request.digest, state, tries)
 
 
 def _light_record(request: Received) -> Record:

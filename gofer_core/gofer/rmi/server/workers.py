@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
@@ -26,6 +27,36 @@ class Task(Protocol):
         """Do it. Whatever it raises is logged, and its thread goes on."""
 
 
+class _Queue:
+    """Tasks in the order in which they came, of which any can be taken back. Any thread; only ``get`` waits."""
+
+    def __init__(self) -> None:
+        self.tasks: OrderedDict[Task, None] = OrderedDict()
+        self._tickets: queue.SimpleQueue[bool] = queue.SimpleQueue()  # at least one for each task; False: end
+
+    def put(self, task: Task) -> None:
+        self.tasks[task] = None
+        self._tickets.put(True)
+
+    def get(self) -> Task | None:
+        """Wait for the next task; None: the thread shall end."""
+        while self._tickets.get():
+            try:
+                return self.tasks.popitem(last=False)[0]
+            except KeyError:
+                pass  # it was taken back
+        return None
+
+    def end(self) -> None:
+        self._tickets.put(False)
+
+    def withdraw(self, wanted: Callable[[Task], bool]) -> list[Task]:
+        return [task for task in list(self.tasks) if wanted(task) and self.discard(task)]
+
+    def discard(self, task: Task) -> bool:
+        return self.tasks.pop(task, self) is None
+
+
 class Workers:
     """A fixed number of threads that take tasks in the order in which they came.
 
@@ -37,8 +68,8 @@ class Workers:
     """
 
     def __init__(self, name: str, threads: int) -> None:
-        self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self._beside: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._queue = _Queue()
+        self._beside = _Queue()
         self._running: list[Task | None] = [None] * (threads + 1)  # the last one is beside the others
         self._heir: Workers | None = None
         self._threads = [
@@ -57,7 +88,7 @@ class Workers:
             thread.start()
         with self._starting:
             self._started = True
-        if not self._beside.empty():
+        if self._beside.tasks:
             self._start_beside()
 
     def put(self, task: Task) -> None:
@@ -87,8 +118,8 @@ class Workers:
 
     @property
     def waiting(self) -> int:
-        """How many tasks no thread has taken, about."""
-        return self._queue.qsize() + self._beside.qsize()
+        """How many tasks no thread has taken."""
+        return len(self._queue.tasks) + len(self._beside.tasks)
 
     @property
     def busy(self) -> int:
@@ -101,7 +132,12 @@ class Workers:
 
     def withdraw(self, wanted: Callable[[Task], bool] = lambda task: True) -> list[Task]:
         """Take back those tasks that no thread has taken yet, in their order. The others stay, in theirs."""
-        return _withdrawn(self._queue, wanted) + _withdrawn(self._beside, wanted)
+        return self._queue.withdraw(wanted) + self._beside.withdraw(wanted)
+
+    def discard(self, task: Task) -> None:
+        """Take back a task, if no thread has taken it."""
+        if not self._queue.discard(task):
+            self._beside.discard(task)
 
     def stop(self, timeout: float) -> tuple[list[Task], list[Task]]:
         """Start nothing more, and wait for what runs, at most ``timeout`` seconds. May be repeated.
@@ -117,14 +153,14 @@ class Workers:
                 self._heir.put(task)
             waiting = []
         for _ in self._threads:
-            self._queue.put(None)
-        self._beside.put(None)
+            self._queue.end()
+        self._beside.end()
         for thread in (*self._threads, self._one_beside):
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
         return waiting, self.running()
 
-    def _work(self, number: int, tasks: queue.SimpleQueue[Task | None]) -> None:
+    def _work(self, number: int, tasks: _Queue) -> None:
         while (task := tasks.get()) is not None:
             self._running[number] = task
             try:
@@ -133,23 +169,6 @@ class Workers:
                 _tell(raised)
             self._running[number] = None
             del task  # or the last request would live until the next one
-
-
-def _withdrawn(tasks: queue.SimpleQueue[Task | None], wanted: Callable[[Task], bool]) -> list[Task]:
-    taken: list[Task] = []
-    kept: list[Task | None] = []
-    while True:
-        try:
-            task = tasks.get_nowait()
-        except queue.Empty:
-            break
-        if task is not None and wanted(task):
-            taken.append(task)
-        else:
-            kept.append(task)
-    for other in kept:
-        tasks.put(other)
-    return taken
 
 
 def _tell(raised: BaseException) -> None:

@@ -36,7 +36,6 @@ __all__ = [
     "pull",
     "pull_one",
     "remove",
-    "requeue",
     "revive",
     "rows",
     "settle",
@@ -46,8 +45,7 @@ __all__ = [
 
 DAY = 86_400.0  # seconds
 
-#: States. A queued request is on the disk alone; a running one is, or was, in the memory of an agent, started or not.
-#: The last one is that of a tombstone: a request that was cancelled, perhaps before it came.
+#: States. The last one is that of a tombstone: a request that was cancelled, perhaps before it came.
 QUEUED, RUNNING, ANSWERING = "queued", "running", "answering"
 DONE, UNDELIVERABLE, INTERRUPTED, CANCELLED = "done", "undeliverable", "interrupted", "cancelled"
 
@@ -66,6 +64,7 @@ class Record(NamedTuple):
     body: bytes
     identity: str | None
     digest: bytes
+    state: str = QUEUED
     tries: int = 0
 
 
@@ -97,9 +96,9 @@ def take(records: Sequence[Record]) -> Callable[[sqlite3.Connection], None]:
     def work(file: sqlite3.Connection) -> None:
         now = time.time()
         file.executemany(
-            "INSERT INTO requests (sn, plugin, body, identity, digest, tries, state, created, updated)"
+            "INSERT INTO requests (sn, plugin, body, identity, digest, state, tries, created, updated)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (sn) DO NOTHING",
-            [(*record, RUNNING, now, now) for record in records],
+            [(*record, now, now) for record in records],
         )
 
     return work
@@ -207,42 +206,39 @@ def rows(plugin: str, states: Sequence[str], after: int, most: int) -> Callable[
     return work
 
 
-def pull(plugin: str, most: int, size: int = 1 << 62) -> Callable[[sqlite3.Connection], list[Row]]:
-    """Take the first requests of a plugin that are queued into the memory of this agent.
+def pull(plugin: str, most: int, size: int, mine: set[str]) -> Callable[[sqlite3.Connection], list[Row]]:
+    """Read the first requests of a plugin that wait, and that no one has in memory.
 
     Args:
         size: no more after so many bytes of bodies.
+        mine: the numbers of those that are in memory; what is read is added.
     """
 
     def work(file: sqlite3.Connection) -> list[Row]:
-        found, left = [], size
-        which = "WHERE plugin = ? AND state = ? ORDER BY number LIMIT ?"
-        for sn, length in file.execute(f"SELECT sn, length(body) FROM requests {which}", (plugin, QUEUED, most)):  # noqa: S608
-            found.append(sn)
-            left -= length
-            if left <= 0:
+        found: list[Row] = []
+        left = size
+        which = "WHERE plugin = ? AND state = ? ORDER BY number"
+        for number, sn in file.execute(f"SELECT number, sn FROM requests {which}", (plugin, QUEUED)):  # noqa: S608
+            if len(found) >= most or left <= 0:
                 break
-        return [row for sn in found if (row := pull_one(sn)(file)) is not None]
+            if sn not in mine:
+                mine.add(sn)
+                found.append(Row(*file.execute(f"{_SELECT} WHERE number = ?", (number,)).fetchone()))
+                left -= len(found[-1].body)
+        return found
 
     return work
 
 
-def pull_one(sn: str) -> Callable[[sqlite3.Connection], Row | None]:
-    """Take one request that is queued into the memory of this agent; None: it is not."""
+def pull_one(sn: str, mine: set[str]) -> Callable[[sqlite3.Connection], Row | None]:
+    """Read one request, if it waits, and no one has it in memory; it is added to ``mine`` then."""
 
     def work(file: sqlite3.Connection) -> Row | None:
-        taken = f"UPDATE requests SET state = ? WHERE sn = ? AND state = ? RETURNING {_ROW}"  # noqa: S608
-        row = file.execute(taken, (RUNNING, sn, QUEUED)).fetchone()
-        return None if row is None else Row(*row)
-
-    return work
-
-
-def requeue(sn: str) -> Callable[[sqlite3.Connection], None]:
-    """Leave a request to the disk alone."""
-
-    def work(file: sqlite3.Connection) -> None:
-        file.execute("UPDATE requests SET state = ? WHERE sn = ? AND state = ?", (QUEUED, sn, RUNNING))
+        row = None if sn in mine else find(sn)(file)
+        if row is None or row.state != QUEUED:
+            return None
+        mine.add(sn)
+        return row
 
     return work
 
