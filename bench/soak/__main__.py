@@ -21,7 +21,7 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.rmi import records
+from gofer.rmi.store import requests
 from gofer.testing.agents import AgentProcess
 from gofer.testing.rabbitmq import RabbitMQ
 
@@ -166,15 +166,15 @@ def ledger_of(home: Path) -> Path:
 def open_in(ledger: Path) -> int:
     """Count the requests in the ledger that have not ended, or whose results were not sent."""
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as file:
-        which = (records.OPEN, records.UNSENT)
-        return int(file.execute("SELECT count(*) FROM requests WHERE state IN (?, ?)", which).fetchone()[0])
+        which = (requests.QUEUED, requests.RUNNING, requests.ANSWERING)
+        return int(file.execute("SELECT count(*) FROM requests WHERE state IN (?, ?, ?)", which).fetchone()[0])
 
 
 def interrupted_in(ledger: Path) -> set[str]:
     """Read which requests were interrupted: begun by an agent that died, and not run again."""
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as file:
-        rows = file.execute("SELECT key FROM requests WHERE state = ?", (records.INTERRUPTED,))
-        return {key for (key,) in rows}
+        rows = file.execute("SELECT sn FROM requests WHERE state = ?", (requests.INTERRUPTED,))
+        return {sn for (sn,) in rows}
 
 
 def answers(url: str) -> str:

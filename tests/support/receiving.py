@@ -226,7 +226,14 @@ class Served:
 
     def another(self) -> Consumer:
         """One more consumer of the same agent, for the same plugin."""
-        return Consumer(self.plugin, self.link, self.registry, self.persistence, self.nonces, self.lifecycle)
+        return Consumer(
+            self.plugin,
+            self.link,
+            registry=self.registry,
+            persistence=self.persistence,
+            nonces=self.nonces,
+            lifecycle=self.lifecycle,
+        )
 
 
 @contextmanager
@@ -263,15 +270,32 @@ def served(
         lifecycle = Lifecycle(
             registry, persistence, tombstones, clock, logins=logins, hooks=hook_calls, request_log=request_log
         )
-        consumer = Consumer(plugin, link, registry, persistence, nonces, lifecycle, give_up=give_up, prefetch=prefetch)
+        consumer = Consumer(
+            plugin,
+            link,
+            registry=registry,
+            persistence=persistence,
+            nonces=nonces,
+            lifecycle=lifecycle,
+            give_up=give_up,
+            prefetch=prefetch,
+        )
         channel = consumer.channel
-        cancellation = Cancellation(registry, store, persistence, lifecycle, tombstones, clock, lambda name: channel)
+        cancellation = Cancellation(
+            registry=registry,
+            store=store,
+            persistence=persistence,
+            lifecycle=lifecycle,
+            tombstones=tombstones,
+            clock=clock,
+            find=lambda name: channel,
+        )
         inspection = Inspection(
-            registry,
-            store,
-            persistence,
-            lifecycle,
-            cancellation,
+            registry=registry,
+            store=store,
+            persistence=persistence,
+            lifecycle=lifecycle,
+            cancellation=cancellation,
             plugins=lambda: [plugin],
             find=lambda name: channel,
         )

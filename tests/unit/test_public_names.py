@@ -137,69 +137,64 @@ gofer.metrics: Timer timestamp
 gofer.pam: authenticate
 gofer.pmon: PathMonitor
 gofer.proxy: Agent Double agent seam
-gofer.rmi.answers: Answers CannotSign Refusal
 gofer.rmi.api: API Target
-gofer.rmi.beginnings: Beginnings
-gofer.rmi.book: Arrival Book Known
 gofer.rmi.calling: Call Hear Heard INTERRUPTED Listen Send Step Tell advance flow no_agent
-gofer.rmi.cancelling: Cancelling Owner cancel
 gofer.rmi.clock: Clock Timer
 gofer.rmi.context: Context
 gofer.rmi.conversation: Conversation
-gofer.rmi.counters: Counters
 gofer.rmi.criteria: InvalidOperator MAX_BYTES MAX_DEPTH MAX_TERMS OPERATORS check matches
-gofer.rmi.custody: AlreadyBegun Custody HeldByBroker
 gofer.rmi.description: of_class of_target
-gofer.rmi.dispatcher: DispatchError Dispatcher MemberNotFound NamespaceNotFound NotAuthenticated NotAuthorized
-    PasswordRequired RemoteException SecretNotMatched SecretRequired UserNotAuthorized UserRequired authorize
-    login_of
+gofer.rmi.dispatcher: DispatchError MemberNotFound NamespaceNotFound NotAuthenticated NotAuthorized PasswordRequired
+    RemoteException SecretNotMatched SecretRequired UserNotAuthorized UserRequired
 gofer.rmi.exceptions: from_result sentence to_result trace_of
-gofer.rmi.execution: Execution way_out
-gofer.rmi.expiry: ALLOWANCE too_late
-gofer.rmi.hook_calls: HookCalls Only Raised call_each named
-gofer.rmi.intake: Intake
-gofer.rmi.keeping: HeldByLedger
-gofer.rmi.lane: Lane Outcome
-gofer.rmi.later: Later joined
-gofer.rmi.ledger: Ledger Unavailable Work
-gofer.rmi.logins: Attempt Logins attempt pam_service
 gofer.rmi.model: DIRECT FORK
-gofer.rmi.model.child: run
 gofer.rmi.model.coroutines: Loop Run
 gofer.rmi.model.direct: call
 gofer.rmi.model.fork: Forks
-gofer.rmi.model.forked: ForkedCall
-gofer.rmi.model.frames: CALL Frames KILL PROGRESS RAISED TERMINATE VALUE head
 gofer.rmi.model.helper: GRACE end_with_parent serve threads
-gofer.rmi.model.logged: LineHandler hear
-gofer.rmi.model.process: HelperProcess end_of
+gofer.rmi.model.pipe: CALL KILL LineHandler Messages PROGRESS RAISED TERMINATE VALUE head log_line
 gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Succeeded check_listener read_notice
     tell
 gofer.rmi.options: CallOptions OPTION_NAMES Options Report
-gofer.rmi.outgoing: Fate GIVE_UP Outgoing
-gofer.rmi.overview: ANSWERING Entry INTERRUPTED Listing OVERDUE Overview STATES UNDELIVERABLE WAITING
-gofer.rmi.patience: Held
 gofer.rmi.policy: RequestTimeout
 gofer.rmi.posts: Owner Post Posts
 gofer.rmi.progress: INTERVAL Progress
-gofer.rmi.receiver: Receiver
-gofer.rmi.records: DAY ENDED Found INTERRUPTED MOST_KEPT OPEN Record Row UNDELIVERABLE UNSENT absent buried bury
-    clean drop end find keep known load note open_rows remove revive take told trim unnote
-gofer.rmi.recovery: go_on read recover revived
-gofer.rmi.refusing: Refusing start_of
 gofer.rmi.remote: Double Line Remote seam
-gofer.rmi.replays: Proof Replays Seen
 gofer.rmi.replies: Replies aside
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
-gofer.rmi.request: DONE ENDED QUEUED RUNNING Received digest_of
-gofer.rmi.service: Service
+gofer.rmi.request: ANSWERING ENDED QUEUED RECEIVED RUNNING Received STATES digest_of
+gofer.rmi.server.cancellation: Cancellation joined
+gofer.rmi.server.channel: Backlog Channel
+gofer.rmi.server.consumer: Consumer
+gofer.rmi.server.counters: Counters
+gofer.rmi.server.dispatch: authorize find invoke login_of
+gofer.rmi.server.execution: Execution Pending
+gofer.rmi.server.hooks: HookCalls Only Raised call_each named
+gofer.rmi.server.inspection: ANSWERING Entry INTERRUPTED Inspection Listing OVERDUE STATES UNDELIVERABLE WAITING
+gofer.rmi.server.lifecycle: Lifecycle way_out
+gofer.rmi.server.logins: Attempt Logins attempt pam_service
+gofer.rmi.server.nonces: Nonce Nonces Seen
+gofer.rmi.server.persistence: AlreadyStarted Persistence decode silenced
+gofer.rmi.server.registry: Arrival Known Registry
+gofer.rmi.server.rejections: Rejections start_of
+gofer.rmi.server.replies: CannotSign Encoder GIVE_UP Publisher Refusal Settled
+gofer.rmi.server.request_log: RequestLog
+gofer.rmi.server.serial: Outcome SerialThread
+gofer.rmi.server.service: Service
+gofer.rmi.server.statuses: MOST_HELD Statuses
+gofer.rmi.server.sweep: Sweep
+gofer.rmi.server.tombstones: Owner Tombstones
+gofer.rmi.server.verification: ALLOWANCE Refused Verification Verified too_late
+gofer.rmi.server.workers: Task Workers
 gofer.rmi.session: Session SessionBase
-gofer.rmi.shedding: BARE Bodies LIGHT WHOLE decode restore silenced slim
 gofer.rmi.shell: LIMIT Shell
-gofer.rmi.statuses: MOST_HELD Statuses
+gofer.rmi.store: Database Unavailable
+gofer.rmi.store.database: Database Unavailable Work
+gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUEUED RUNNING Record Row UNDELIVERABLE
+    absent buried bury claim clean count drop find keep kept known load pull pull_one remove revive rows settle take
+    trim
+gofer.rmi.store.schema: VERSION prepare recover version_of
 gofer.rmi.stub: Invoke Method Stub Trigger fixed new_request
-gofer.rmi.verification: Refused Verification Verified
-gofer.rmi.workers: Task Workers
 gofer.root: Root
 gofer.streams: open_missing
 gofer.suggest: available did_you_mean nearest

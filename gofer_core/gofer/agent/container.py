@@ -93,20 +93,20 @@ class PluginContainer:
             self.registry, self.persistence, self.tombstones, self.clock, logins=self.logins, hooks=self.hook_calls
         )
         self.cancellation = Cancellation(
-            self.registry,
-            self.store,
-            self.persistence,
-            self.lifecycle,
-            self.tombstones,
-            self.clock,
-            self._channel_of,
+            registry=self.registry,
+            store=self.store,
+            persistence=self.persistence,
+            lifecycle=self.lifecycle,
+            tombstones=self.tombstones,
+            clock=self.clock,
+            find=self._channel_of,
         )
         self.requests = Inspection(
-            self.registry,
-            self.store,
-            self.persistence,
-            self.lifecycle,
-            self.cancellation,
+            registry=self.registry,
+            store=self.store,
+            persistence=self.persistence,
+            lifecycle=self.lifecycle,
+            cancellation=self.cancellation,
             plugins=self._running,
             find=self._channel_of,
         )

@@ -8,7 +8,7 @@ from gofer.agent.plugin import Plugin
 from gofer.agent.rmi import Context
 from gofer.decorators import Login
 from gofer.errors import NotAuthorized
-from gofer.rmi.logins import attempt
+from gofer.rmi.server.logins import attempt
 
 __all__ = ["run_as"]
 

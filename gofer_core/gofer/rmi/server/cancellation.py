@@ -44,6 +44,7 @@ class Cancellation:
 
     def __init__(
         self,
+        *,
         registry: Registry,
         store: Database,
         persistence: Persistence,

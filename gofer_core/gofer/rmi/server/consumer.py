@@ -45,11 +45,11 @@ class Consumer:
         self,
         service: Service,
         link: ThreadConnection,
+        *,
         registry: Registry,
         persistence: Persistence,
         nonces: Nonces,
         lifecycle: Lifecycle,
-        *,
         counters: Counters | None = None,
         prefetch: int = 200,
         give_up: float = GIVE_UP,
@@ -76,7 +76,7 @@ class Consumer:
         self._subscription: Subscription | None = None
         self._closed = False
 
-    # -- deliveries: in the thread that reads the broker ----------------------------------------------------------------
+    # -- deliveries: in the thread that reads the broker -----------------------------------------------------------
 
     def deliver(self, delivery: Delivery) -> None:
         """Take a message."""
@@ -149,7 +149,7 @@ class Consumer:
         ):
             acknowledge(request)
 
-    # -- its life -------------------------------------------------------------------------------------------------------
+    # -- its life --------------------------------------------------------------------------------------------------
 
     def recover(self) -> None:
         """Take up the plugin's requests that the store holds. Before ``start``; may be repeated when it has failed.

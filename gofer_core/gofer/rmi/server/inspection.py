@@ -28,9 +28,9 @@ __all__ = [
     "Listing",
 ]
 
-#: What may be said of a request: it has not started; it runs; it still runs, though its caller was told that it takes
-#: too long; it has its result, which no broker has taken yet; nobody took that, and it is kept for a day; it was started
-#: by an agent that died, and its caller was told so.
+#: States: it has not started; it runs; it still runs, though its caller was told that it takes too long; it has its
+#: result, which no broker has taken yet; nobody took that, and it is kept for a day; it was started by an agent that
+#: died, and its caller was told so.
 WAITING, RUNNING, OVERDUE, ANSWERING = "waiting", "running", "overdue", "answering"
 UNDELIVERABLE, INTERRUPTED = "undeliverable", "interrupted"
 STATES = (WAITING, RUNNING, OVERDUE, ANSWERING, UNDELIVERABLE, INTERRUPTED)
@@ -82,12 +82,12 @@ class Inspection:
 
     def __init__(
         self,
+        *,
         registry: Registry,
         store: Database,
         persistence: Persistence,
         lifecycle: Lifecycle,
         cancellation: Cancellation,
-        *,
         plugins: Callable[[], Iterable[Any]],
         find: Callable[[str], Channel | None],
     ) -> None:

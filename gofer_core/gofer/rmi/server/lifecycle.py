@@ -102,7 +102,7 @@ class Lifecycle:
         self._sweep.stop()
         self._log.stop()
 
-    # -- 1. admitted: asked for by the hooks, and held ------------------------------------------------------------------
+    # -- 1. admitted: asked for by the hooks, and held -------------------------------------------------------------
 
     def admit(self, request: Received) -> None:
         """Take a request that is new. Hooks are asked by another thread, in the order of requests."""
@@ -156,7 +156,7 @@ class Lifecycle:
         else:
             self.answer_again(request, row.result or b"{}")
 
-    # -- 2. accepted ----------------------------------------------------------------------------------------------------
+    # -- 2. accepted -----------------------------------------------------------------------------------------------
 
     def _accept(self, request: Received) -> None:
         if request.state >= ANSWERING:
@@ -213,10 +213,10 @@ class Lifecycle:
             text = f"{channel.admin.most} calls of it hang; the agent's log names them"
             self.reject(request, Refusal("agent.busy", "Admin cannot answer", text))
 
-    # -- 3. run ---------------------------------------------------------------------------------------------------------
+    # -- 3. run ----------------------------------------------------------------------------------------------------
 
     def run(self, request: Received) -> None:
-        """Run a request to its end, or (``async def``) to where the plugin's event loop goes on with it. In a worker."""
+        """Run a request to its end; an ``async def``, to where the plugin's event loop goes on with it. In a worker."""
         if request.channel.over or not self._registry.start(request):
             return  # it was cancelled while it waited, or is given back
         self._persistence.left_window(request)
@@ -270,7 +270,7 @@ class Lifecycle:
             text = "%s %s %s. It is still running. %s"
             log.warning(text, request.sn, request.channel.service.name, request.late, way_out(request))
 
-    # -- 4. answered ----------------------------------------------------------------------------------------------------
+    # -- 4. answered -----------------------------------------------------------------------------------------------
 
     def _returned(self, request: Received, value: Any, raised: BaseException | None) -> None:
         """Go on with what the method has returned or raised. (What raised without being called has ended, too.)"""
@@ -393,7 +393,7 @@ class Lifecycle:
         self._hooks.finished(request.channel.service, request, outcome, seconds)
         self._log.write(request, outcome, seconds, why, result)
 
-    # -- 5. settled -----------------------------------------------------------------------------------------------------
+    # -- 5. settled ------------------------------------------------------------------------------------------------
 
     def _reply(self, request: Received, result: bytes) -> bytes | CannotSign:
         if request.replyto is None:
@@ -441,7 +441,7 @@ class Lifecycle:
                 self._publish(request, body, lambda settled, reason: None)
         request.channel.leave(request)
 
-    # -- beside this way ------------------------------------------------------------------------------------------------
+    # -- beside this way -------------------------------------------------------------------------------------------
 
     def resume(self, request: Received, row: Row) -> None:
         """Go on with a request that the store held: answer it, or say that its run was cut short."""

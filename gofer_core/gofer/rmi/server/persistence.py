@@ -83,13 +83,13 @@ class Persistence:
         self._window_bytes = window_bytes
         self._most = most
         self._lock = threading.Lock()
-        # The numbers of stored requests that are in memory, until what has become of them is written; others are pulled.
+        # Numbers of stored requests that are in memory, until their ends are written. Others are pulled.
         self._mine: set[str] = set()
         self._known: dict[int, None] = {}  # hashes of the numbers of requests that stand in the store
         self._tidied = time.monotonic()
         store.lost.append(self._rewrite)
 
-    # -- a request arrives ---------------------------------------------------------------------------------------------
+    # -- a request arrives -----------------------------------------------------------------------------------------
 
     def must_look(self, request: Received) -> bool:
         """Tell whether a request has to be looked for in the store, or written there, before it is accepted.
@@ -190,7 +190,7 @@ class Persistence:
         self._remember(request.key)
         self.acknowledge(request)
 
-    # -- the backlog ---------------------------------------------------------------------------------------------------
+    # -- the backlog -----------------------------------------------------------------------------------------------
 
     def _enter_window(self, request: Received) -> bool:
         """Have a stored request that waits stay in memory, if there is room and none is on the disk before it."""
@@ -302,7 +302,7 @@ class Persistence:
             if self._store.exists():
                 self._store.post(requests.clean)
 
-    # -- a request runs ------------------------------------------------------------------------------------------------
+    # -- a request runs --------------------------------------------------------------------------------------------
 
     def claim(self, request: Received, *, once: bool = False) -> None:
         """Write that a request starts, if it may have run before, or must never run twice. May wait for the disk.
@@ -336,7 +336,7 @@ class Persistence:
             self._store.post(work)
             send()
 
-    # -- a request has ended -------------------------------------------------------------------------------------------
+    # -- a request has ended ---------------------------------------------------------------------------------------
 
     def settled(self, request: Received, result: bytes) -> None:
         """Remember the result that was taken, in the store too if the request stands there, and acknowledge."""
@@ -423,7 +423,7 @@ class Persistence:
         else:
             self._nonces.secured(request.nonce, lambda: link.accept(delivery))
 
-    # -- after a restart -----------------------------------------------------------------------------------------------
+    # -- after a restart -------------------------------------------------------------------------------------------
 
     def recover(self, channel: Channel, resume: Callable[[Received, Row], object]) -> None:
         """Take up the requests of a plugin that the store holds, before its queue is read. May be repeated.

@@ -46,15 +46,15 @@ class RequestLog:
     def write(
         self, request: Received, outcome: str, seconds: float, why: str = "", result: bytes | None = None
     ) -> None:
-        """Have the line of a request written: why it failed, and the traceback where no reply tells it, or for DEBUG."""
+        """Have a request's line written: why it failed, and the traceback where no reply tells it, or for DEBUG."""
         failed = outcome == "exception"
         level = logging.WARNING if failed and request.replyto is None else logging.INFO
         if not requests.isEnabledFor(level):
             return
         trace = None
-        if failed and result is not None:
-            if requests.isEnabledFor(logging.DEBUG) or (level == logging.WARNING and self._traces.allows()):
-                trace = trace_of(result)
+        unseen = failed and (requests.isEnabledFor(logging.DEBUG) or (level > logging.INFO and self._traces.allows()))
+        if unseen and result is not None:
+            trace = trace_of(result)
         line = _Line(time.time(), request, request.channel.service.name, outcome, seconds, why, trace)
         if len(self._lines) >= _MOST:
             _write(line)
