@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gofer.errors import ConfigError, MessagingError
 from gofer.messaging.address import Address
 from gofer.messaging.subscription import Steps, Subscription
-from gofer.rmi.request import Received
+from gofer.rmi.request import ENDED, Received
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.counters import Counters
 from gofer.rmi.server.lifecycle import Lifecycle
@@ -119,9 +119,11 @@ class Consumer:
         else:
             channel.counters.add("repeated")
             if known is not None:
-                known.channel.enter(known)
                 if known.channel is not request.channel:
                     request.channel.leave(known)
+                    known.channel.enter(known)
+                    if known.state == ENDED:  # meanwhile
+                        known.channel.leave(known)
                 self._persistence.adopted(request, known)
             elif result is not None:
                 self._lifecycle.answer_again(request, result)

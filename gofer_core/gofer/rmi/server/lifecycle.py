@@ -121,7 +121,7 @@ class Lifecycle:
     def _ask(self, request: Received, thread: SerialThread) -> None:
         """Ask the hooks whether a request is accepted, as a job of a serial thread."""
         if request.channel.over:
-            self._release(request)
+            self._persistence.release(request)
         elif request.state < ANSWERING:  # else it was cancelled while it waited
 
             def asked(refusal: Refusal | None) -> None:
@@ -186,7 +186,7 @@ class Lifecycle:
     def _queue(self, request: Received) -> None:
         channel = request.channel
         if channel.over:
-            self._release(request)
+            self._persistence.release(request)
         elif self._registry.queue(request):
             request.beside = channel.service.holds_no_thread(request.classname, request.method)
             if request.beside or self._persistence.turn(request):
@@ -458,20 +458,15 @@ class Lifecycle:
         """Start nothing more of a channel: release all that has not started, or reject it."""
         channel.over = True
         channel.service.workers.withdraw(lambda task: isinstance(task, Received) and task.channel is channel)
-        waiting = [request for request in channel.opened() if request.state <= QUEUED]
-        if refusal is not None:
-            waiting += self._persistence.pull_all(channel)
+        rest = [] if refusal is None else self._persistence.pull_all(channel)
         self._persistence.abandon(channel)
+        waiting = [request for request in channel.opened() if request.state <= QUEUED]
+        waiting += [request for request in rest if request not in waiting]
         for request in waiting:
             if refusal is None:
-                self._release(request)
+                self._persistence.release(request)
             else:
                 self.reject(request, refusal)
-
-    def _release(self, request: Received) -> None:
-        if self._registry.forget(request, waiting=True):
-            self._persistence.released(request)
-            request.channel.leave(request)
 
     def make_progress(self, request: Received) -> Progress:
         """Make what a running method reports its progress by."""

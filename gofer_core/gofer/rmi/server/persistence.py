@@ -163,8 +163,9 @@ class Persistence:
             if failed is not None:
                 self._mine.discard(request.key)
                 request.kept = _BROKER  # which goes on holding it
-                request.keep_at = time.monotonic() + _RETRY
-                request.due = 0.0
+                with self._registry.lock:
+                    request.keep_at = time.monotonic() + _RETRY
+                    request.due = 0.0
                 with self._lock:
                     waited = backlog.behind.pop(request, self) is None
                 if waited:
@@ -271,6 +272,8 @@ class Persistence:
         channel.notify()
         for request in ready:
             channel.put(request)
+            if channel.over:
+                self.release(request)
 
     def _taken_up(self, row: Row, channel: Channel) -> Received | None:
         """Make a request of a row that waited, and have it wait in memory; None: it is in flight, or cannot be read."""
@@ -395,9 +398,11 @@ class Persistence:
         self._registry.forget(request)
         self.acknowledge(request)
 
-    def released(self, request: Received) -> None:
-        """Give a request that was not started back to its broker; one in the store waits there for its plugin."""
-        self._registry.forget(request)
+    def release(self, request: Received) -> None:
+        """Give a request back that has not started: to its broker; or to the store, where it waits for its plugin."""
+        if not self._registry.forget(request, waiting=True):
+            return
+        request.channel.leave(request)
         if request.kept == _STORED:
             self._mine.discard(request.key)
             return
