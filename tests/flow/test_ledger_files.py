@@ -7,6 +7,7 @@ import resource
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,7 @@ def test_a_file_that_becomes_corrupt_costs_nothing_that_is_in_memory(tmp_path: P
         documents = [request("Dog", "wait" if n == 0 else "echo", n) for n in range(6)]
         for document in documents:
             serving.caller.send(document)
-        rows = requests.rows("kennel", [requests.QUEUED, requests.RUNNING], 0, 100)
+        rows = partial(requests.rows, "kennel", [requests.QUEUED, requests.RUNNING], 0, 100)
         eventually(lambda: len(serving.store.call(rows)) == 6)
         damage = [sqlite3.DatabaseError("database disk image is malformed")]
         damage[0].sqlite_errorcode = sqlite3.SQLITE_CORRUPT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,9 @@ def test_what_was_interrupted_is_listed_and_run_again_on_demand_once(tmp_path: P
         asked = request("Dog", "echo", "interrupted", data="mine")
         body = encode(asked)
         record = requests.Record(asked["sn"], "kennel", body, None, digest_of(decode_request(body)), tries=1)
-        first.store.call(requests.claim(record, once=False, again=False))  # as before a second run; then it dies
+        first.store.call(
+            partial(requests.claim, record, once=False, again=False)
+        )  # as before a second run; then it dies
     with served(tmp_path) as serving:
         assert serving.caller.end(asked["sn"])["result"]["xclass"] == "Interrupted"
         (entry,) = eventually(lambda: kept(serving, "interrupted"))

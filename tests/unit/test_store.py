@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,44 +36,48 @@ OPEN = (requests.QUEUED, requests.RUNNING, requests.ANSWERING)
 
 def rows(store: Database, plugin: str = "dog") -> list[tuple[str, str, int, bytes | None]]:
     """The requests that have not ended: their numbers, states, tries and results that were not taken."""
-    found = store.call(requests.rows(plugin, OPEN, 0, 1000))
+    found = store.call(partial(requests.rows, plugin, OPEN, 0, 1000))
     return [(row.sn, row.state, row.tries, row.result) for row in found]
 
 
 def claimed(sn: str, *, once: bool = False, tries: int = 0) -> Any:
-    return requests.claim(record(sn)._replace(tries=tries), once=once, again=False)
+    return partial(requests.claim, record(sn)._replace(tries=tries), once=once, again=False)
 
 
 def test_nothing_is_there_before_it_is_needed(store: Database, tmp_path: Path) -> None:
     assert not store.exists()
     assert list(tmp_path.iterdir()) == []
     assert "gofer-store" not in [thread.name for thread in threading.enumerate()]
-    store.call(requests.take([record("a")]))
+    store.call(partial(requests.take, [record("a")]))
     assert store.exists()
     assert store.path.stat().st_mode & 0o777 == 0o600
 
 
 def test_requests_come_back_in_their_order_with_what_became_of_them(store: Database, tmp_path: Path) -> None:
     for n in range(60):
-        store.post(requests.take([record(f"k{n}")]))
-    store.post(requests.take([record("other", plugin="cat")]))
+        store.post(partial(requests.take, [record(f"k{n}")]))
+    store.post(partial(requests.take, [record("other", plugin="cat")]))
     store.post(claimed("k1"))
     for _ in range(2):
         store.post(claimed("k2"))
-    store.post(requests.settle("k2", b"done"))
-    store.post(requests.settle("k3", b"done"))
-    store.post(requests.keep(record("k4"), b"unsent", requests.ANSWERING))
-    store.post(requests.remove("k5"))
+    store.post(partial(requests.settle, "k2", b"done"))
+    store.post(partial(requests.settle, "k3", b"done"))
+    store.post(partial(requests.keep, record("k4"), b"unsent", requests.ANSWERING, None))
+    store.post(partial(requests.remove, "k5"))
     assert rows(store)[:4] == [
         ("k0", "queued", 0, None), ("k1", "running", 1, None), ("k4", "answering", 0, b"unsent"),
         ("k6", "queued", 0, None),
     ]  # fmt: skip
     mine = {"k0", "k8"}
-    assert store.call(requests.count("dog")) == 55
-    assert store.call(requests.pull_one("k7", mine)) is not None
-    assert [store.call(requests.pull_one(sn, mine)) for sn in ("k7", "k8", "k1", "none")] == [None] * 4
-    assert [row.sn for row in store.call(requests.pull("dog", 3, 1000, mine))] == ["k6", "k9", "k10"]
-    assert [row.sn for row in store.call(requests.pull("dog", 100, 5, mine))] == ["k11", "k12", "k13"]  # two bytes each
+    assert store.call(partial(requests.count, "dog")) == 55
+    assert store.call(partial(requests.pull_one, "k7", mine)) is not None
+    assert [store.call(partial(requests.pull_one, sn, mine)) for sn in ("k7", "k8", "k1", "none")] == [None] * 4
+    assert [row.sn for row in store.call(partial(requests.pull, "dog", 3, 1000, mine))] == ["k6", "k9", "k10"]
+    assert [row.sn for row in store.call(partial(requests.pull, "dog", 100, 5, mine))] == [
+        "k11",
+        "k12",
+        "k13",
+    ]  # two bytes each
     assert mine == {"k0", *(f"k{n}" for n in range(6, 14))}
     store.stop()
 
@@ -80,10 +85,10 @@ def test_requests_come_back_in_their_order_with_what_became_of_them(store: Datab
     # Each may have run in the process that is gone: that is one try.
     assert rows(again)[:3] == [("k0", "queued", 1, None), ("k1", "queued", 1, None), ("k4", "answering", 0, b"unsent")]
     assert rows(again, "cat") == [("other", "queued", 1, None)]
-    known = again.call(requests.find("k2"))
+    known = again.call(partial(requests.find, "k2"))
     assert known is not None
     assert (known.state, known.tries, known.result, known.body) == ("done", 2, b"done", b"")  # it ran twice: kept a day
-    assert again.call(requests.find("k3")) is None
+    assert again.call(partial(requests.find, "k3")) is None
     again.stop()
 
 
@@ -96,18 +101,18 @@ def test_a_second_try_is_the_last_and_one_that_runs_once_has_one(store: Database
     store.stop()
     again = Database(tmp_path, lambda: None)
     assert rows(again) == [("second", "running", 2, None), ("once", "running", 1, None)]  # neither is queued again
-    assert again.call(requests.count("dog")) == 0
+    assert again.call(partial(requests.count, "dog")) == 0
     again.stop()
 
 
 def test_what_is_older_than_a_day_is_forgotten(store: Database) -> None:
     store.call(claimed("old", tries=1))
-    store.call(requests.settle("old", b"done"))
-    store.call(requests.take([record("open")]))
-    store.call(requests.bury("dog", "never", None))
-    store.call(requests.bury("dog", "never", "ops"))
+    store.call(partial(requests.settle, "old", b"done"))
+    store.call(partial(requests.take, [record("open")]))
+    store.call(partial(requests.bury, "dog", "never", None))
+    store.call(partial(requests.bury, "dog", "never", "ops"))
     store.call(lambda file: file.execute("UPDATE requests SET updated = updated - 86401 WHERE state <> 'cancelled'"))
-    buried = store.call(requests.buried("dog"))
+    buried = store.call(partial(requests.buried, "dog"))
     assert [(sn, owner) for sn, owner, left in buried if 86_000 < left <= 86_400] == [("never", None), ("never", "ops")]
     store.call(lambda file: file.execute("UPDATE requests SET updated = updated - 86401 WHERE state = 'cancelled'"))
     store.call(requests.clean)
@@ -117,12 +122,13 @@ def test_what_is_older_than_a_day_is_forgotten(store: Database) -> None:
 def test_a_killed_process_has_on_disk_what_it_was_told_is_there(tmp_path: Path) -> None:
     code = textwrap.dedent("""
         import os, sys
+        from functools import partial
         from pathlib import Path
         from gofer.rmi.store import Database, requests
         store = Database(Path(sys.argv[1]), lambda: None)
         for n in range(1000):
             done = lambda _, failed, n=n: os.write(1, b"%d\\n" % n)
-            store.post(requests.take([requests.Record(f"k{n}", "dog", b"{}", None, b"")]), done)
+            store.post(partial(requests.take, [requests.Record(f"k{n}", "dog", b"{}", None, b"")]), done)
         import time; time.sleep(30)
     """)
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as child:
@@ -132,7 +138,7 @@ def test_a_killed_process_has_on_disk_what_it_was_told_is_there(tmp_path: Path) 
         told += [int(line) for line in child.stdout.read().split()]
     assert told == list(range(len(told)))
     store = Database(tmp_path, lambda: None)
-    assert len(store.call(requests.rows("dog", OPEN, 0, 2000))) >= len(told)
+    assert len(store.call(partial(requests.rows, "dog", OPEN, 0, 2000))) >= len(told)
     store.stop()
 
 
@@ -140,7 +146,7 @@ def test_a_killed_process_has_on_disk_what_it_was_told_is_there(tmp_path: Path) 
 def test_a_corrupt_file_is_set_aside_and_said(tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
     before = Database(tmp_path, lambda: None)
     for n in range(300):
-        before.post(requests.take([record(f"k{n}", b"x" * 500)]))
+        before.post(partial(requests.take, [record(f"k{n}", b"x" * 500)]))
     before.stop()
     content = before.path.read_bytes()
     bad = {
@@ -152,7 +158,7 @@ def test_a_corrupt_file_is_set_aside_and_said(tmp_path: Path, how: str, caplog: 
 
     store = Database(tmp_path, lambda: None)
     assert rows(store) == []
-    store.call(requests.take([record("new")]))
+    store.call(partial(requests.take, [record("new")]))
     assert rows(store) == [("new", "queued", 0, None)]
     aside = [path for path in tmp_path.iterdir() if path.name.startswith("ledger-corrupt-") and path.suffix == ".db"]
     assert [path.read_bytes() for path in aside] == [bad]
@@ -165,15 +171,15 @@ def test_a_corrupt_file_is_set_aside_and_said(tmp_path: Path, how: str, caplog: 
 def test_a_locked_file_fails_what_is_asked_and_is_tried_again(
     store: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store.call(requests.take([record("a")]))
+    store.call(partial(requests.take, [record("a")]))
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     start = time.monotonic()
     for _ in range(20):
         with pytest.raises(Unavailable, match="locked"):
-            store.call(requests.take([record("b")]))
+            store.call(partial(requests.take, [record("b")]))
     assert time.monotonic() - start < 20  # not each one waits
-    store.post(requests.settle("a", b""), kept=True)
+    store.post(partial(requests.settle, "a", b""), kept=True)
     assert caplog.text.count("cannot be used") == 1
     other.execute("ROLLBACK")
     other.close()
@@ -186,9 +192,9 @@ def test_a_locked_file_fails_what_is_asked_and_is_tried_again(
 def test_an_entry_that_cannot_be_written_costs_no_other(store: Database, caplog: pytest.LogCaptureFixture) -> None:
     held, told = threading.Event(), []
     store.post(lambda file: held.wait(10))  # what comes meanwhile is one group
-    store.post(requests.take([record("a")]))
-    store.post(requests.settle("\ud800", b""), lambda value, failed: told.append(str(failed)), kept=True)
-    store.post(requests.take([record("b")]))
+    store.post(partial(requests.take, [record("a")]))
+    store.post(partial(requests.settle, "\ud800", b""), lambda value, failed: told.append(str(failed)), kept=True)
+    store.post(partial(requests.take, [record("b")]))
     held.set()
     assert [row[0] for row in rows(store)] == ["a", "b"]
     (why,) = told
@@ -199,19 +205,19 @@ def test_an_entry_that_cannot_be_written_costs_no_other(store: Database, caplog:
 
 def test_what_only_the_store_has_can_be_dropped(store: Database) -> None:
     for sn in ("here", "away", "tried"):
-        store.call(requests.take([record(sn)]))
+        store.call(partial(requests.take, [record(sn)]))
     store.call(claimed("tried"))
     store.call(claimed("tried"))
-    store.call(requests.keep(record("unsent"), b"result", requests.ANSWERING))
+    store.call(partial(requests.keep, record("unsent"), b"result", requests.ANSWERING, None))
 
     def away(sn: str, plugin: str) -> bool:
         assert plugin == "dog"
         return sn != "here"
 
     names = ("here", "away", "tried", "unsent", "none")
-    assert [store.call(requests.drop(sn, away)) for sn in names] == [False, True, True, True, False]
+    assert [store.call(partial(requests.drop, sn, away)) for sn in names] == [False, True, True, True, False]
     assert [row[0] for row in rows(store)] == ["here"]
-    found = store.call(requests.find("tried"))
+    found = store.call(partial(requests.find, "tried"))
     assert found is not None  # sent once more, it does not run once more
     assert (found.state, found.tries) == ("done", 2)
 
@@ -263,15 +269,15 @@ def test_a_ledger_of_before_is_moved_over_once(tmp_path: Path, caplog: pytest.Lo
             ("waits", "queued", 1, None), ("begun", "running", 2, None), ("noted", "queued", 1, None),
             ("unsent", "answering", 0, b"{}"),
         ]  # fmt: skip
-        ended = [(sn, store.call(requests.find(sn))) for sn in ("ended", "nobody", "interrupted")]
+        ended = [(sn, store.call(partial(requests.find, sn))) for sn in ("ended", "nobody", "interrupted")]
         assert [(sn, row and (row.state, row.result, row.reason)) for sn, row in ended] == [
             ("ended", ("done", b"{}", "why")), ("nobody", ("undeliverable", b"{}", "why")),
             ("interrupted", ("interrupted", b"{}", "why")),
         ]  # fmt: skip
-        waits = store.call(requests.find("waits"))
+        waits = store.call(partial(requests.find, "waits"))
         assert waits is not None
         assert (waits.body, waits.identity, waits.digest) == (b"body of waits", "ops", b"d" * 16)
-        buried = store.call(requests.buried("dog"))
+        buried = store.call(partial(requests.buried, "dog"))
         assert sorted((sn, owner or "") for sn, owner, _ in buried) == [("never", ""), ("never", ""), ("never", "ops")]
         nonces = store.call(
             lambda file: file.execute("SELECT authenticator, nonce FROM nonces ORDER BY 1, 2").fetchall()
@@ -289,7 +295,7 @@ def test_a_ledger_that_cannot_be_moved_over_is_as_it_was(tmp_path: Path) -> None
     file.close()
     store = Database(tmp_path, lambda: None)
     with pytest.raises(Unavailable, match="tombstones"):
-        store.call(requests.count("dog"))
+        store.call(partial(requests.count, "dog"))
     store.stop()
     file = sqlite3.connect(tmp_path / "ledger.db")
     assert file.execute("SELECT count(*) FROM requests WHERE runs > 0").fetchone() == (4,)
@@ -305,26 +311,27 @@ def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     content = (tmp_path / "ledger.db").read_bytes()
     store = Database(tmp_path, lambda: None)
     with pytest.raises(Unavailable, match="later version"):
-        store.call(requests.take([record("a")]))
+        store.call(partial(requests.take, [record("a")]))
     store.stop()
     assert (tmp_path / "ledger.db").read_bytes() == content
 
 
 def test_a_read_only_file_is_said_to_be_so(tmp_path: Path) -> None:
     before = Database(tmp_path, lambda: None)
-    before.call(requests.take([record("a")]))
+    before.call(partial(requests.take, [record("a")]))
     before.stop()
     before.path.chmod(0o444)
     tmp_path.chmod(0o555)
     code = textwrap.dedent("""
         import os, sqlite3
+        from functools import partial
         from pathlib import Path
         from gofer.rmi.store import Database, Unavailable, requests
         if os.geteuid() == 0:
             os.setuid(65534)  # to root nothing is read-only
         store = Database(Path("."), lambda: None)
         try:
-            store.call(requests.take([requests.Record("b", "dog", b"", None, b"")]))
+            store.call(partial(requests.take, [requests.Record("b", "dog", b"", None, b"")]))
         except Unavailable as failed:
             print(failed)
         store.stop()
@@ -340,8 +347,8 @@ def test_a_read_only_file_is_said_to_be_so(tmp_path: Path) -> None:
 
 
 def test_after_stop_everything_is_refused_and_the_thread_has_ended(store: Database) -> None:
-    store.call(requests.take([record("a")]))
+    store.call(partial(requests.take, [record("a")]))
     store.stop()
     assert "gofer-store" not in [thread.name for thread in threading.enumerate()]
     with pytest.raises(Unavailable, match="stopping"):
-        store.call(requests.take([record("b")]))
+        store.call(partial(requests.take, [record("b")]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from gofer.errors import DocumentError, NotAuthorized
@@ -153,7 +154,7 @@ class Cancellation:
         found: list[str] = []
         after = 0
         while True:
-            rows = self._store.call(requests.rows(channel.service.name, [requests.QUEUED], after, _CHUNK))
+            rows = self._store.call(partial(requests.rows, channel.service.name, [requests.QUEUED], after, _CHUNK))
             if not rows:
                 return found
             after = rows[-1].number
@@ -168,7 +169,7 @@ class Cancellation:
 
         def work() -> Pending:
             try:
-                row = self._store.call(requests.find(sn))
+                row = self._store.call(partial(requests.find, sn))
             except Unavailable:
                 row = None
             waits = row is not None and row.state == requests.QUEUED and row.plugin == channel.service.name

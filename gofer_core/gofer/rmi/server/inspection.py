@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from gofer.errors import DocumentError
@@ -122,11 +123,11 @@ class Inspection:
         if {*states} - {RUNNING, OVERDUE} and self._store.exists():
             try:
                 for read in (
-                    requests.absent(_of_row, plugin, _named(states, _WAITS), self._is_away, most - len(entries)),
-                    requests.kept(_of_row, plugin, _named(states, _KEPT), most - len(entries)),
+                    partial(requests.absent, plugin, _named(states, _WAITS), self._is_away, most - len(entries)),
+                    partial(requests.kept, plugin, _named(states, _KEPT), most - len(entries)),
                 ):
                     more, count = self._store.call(read)
-                    entries = (entries + more)[:most]
+                    entries = (entries + [_of_row(row) for row in more])[:most]
                     total += count
             except Unavailable as failed:
                 unavailable = str(failed)
@@ -170,7 +171,7 @@ class Inspection:
             LookupError: no request of that number is undeliverable or interrupted.
             Unavailable: the ledger cannot be used; the text says why.
         """
-        row = self._store.call(requests.revive(sn, silenced)) if self._store.exists() else None
+        row = self._store.call(partial(requests.revive, sn, silenced)) if self._store.exists() else None
         if row is None:
             raise LookupError(self._why_not(sn))
         channel = self._find(row.plugin)
@@ -191,7 +192,7 @@ class Inspection:
             LookupError: no request of that number is undeliverable or interrupted, or waits for an unloaded plugin.
             Unavailable: the ledger cannot be used; the text says why.
         """
-        if not (self._store.exists() and self._store.call(requests.drop(sn, self._is_orphaned))):
+        if not (self._store.exists() and self._store.call(partial(requests.drop, sn, self._is_orphaned))):
             raise LookupError(self._why_not(sn))
 
     def _is_away(self, sn: str) -> bool:

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -119,7 +120,7 @@ class Persistence:
                 self._remember(request.key)
             done(row, failed)
 
-        self._store.post(requests.load(_record(request)), looked)
+        self._store.post(partial(requests.load, _record(request)), looked)
 
     def hold(self, request: Received) -> None:
         """Have a request taken over in a moment, if it has not ended then."""
@@ -154,7 +155,7 @@ class Persistence:
         if due:
             self._mine.update(request.key for request in due)
             self._store.post(
-                requests.take([_record(one) for one in due]), lambda _, failed: self._taken_over(due, failed)
+                partial(requests.take, [_record(one) for one in due]), lambda _, failed: self._taken_over(due, failed)
             )
 
     def _taken_over(self, due: Sequence[Received], failed: Unavailable | None) -> None:
@@ -239,7 +240,7 @@ class Persistence:
                 return
             backlog.pulling = True
 
-        work = requests.pull(channel.service.name, room, size, self._mine)
+        work = partial(requests.pull, channel.service.name, room, size, self._mine)
 
         rows: list[Row] = []
 
@@ -316,7 +317,7 @@ class Persistence:
         """
         if not once and (request.claimed or not request.tries):
             return
-        work = requests.claim(_record(request)._replace(tries=request.tries), once=once, again=request.claimed)
+        work = partial(requests.claim, _record(request)._replace(tries=request.tries), once=once, again=request.claimed)
         before = self._store.call(work)
         request.claimed = True
         if before is not None:
@@ -332,7 +333,7 @@ class Persistence:
         if request.kept == _BROKER or request.started is None or request.interrupted or request.replyto is None:
             send()
             return
-        work = requests.keep(_light_record(request), result, requests.ANSWERING)
+        work = partial(requests.keep, _light_record(request), result, requests.ANSWERING, None)
         if request.claimed:
             self._store.post(work, lambda _, failed: _call(send))
         else:
@@ -348,7 +349,7 @@ class Persistence:
             self._mine.add(request.key)  # first: it is not pulled before this is written
         self._registry.end(request, result)
         if stands:
-            work = requests.settle(request.key, result, whole=request.interrupted)
+            work = partial(requests.settle, request.key, result, whole=request.interrupted)
             self._store.post(work, lambda _, failed: self._mine.discard(request.key), kept=True)
         self.acknowledge(request)
 
@@ -375,7 +376,7 @@ class Persistence:
 
         # A request that the broker still holds need not wait for a store that cannot be used.
         kept = request.kept != _BROKER
-        self._store.post(requests.keep(_light_record(request), result, state, reason), done, kept=kept)
+        self._store.post(partial(requests.keep, _light_record(request), result, state, reason), done, kept=kept)
 
     def rejected(self, request: Received) -> None:
         """Forget a request whose rejection is settled, and acknowledge."""
@@ -386,7 +387,7 @@ class Persistence:
 
     def _remove(self, sn: str) -> None:
         self._mine.add(sn)
-        self._store.post(requests.remove(sn), lambda _, failed: self._mine.discard(sn), kept=True)
+        self._store.post(partial(requests.remove, sn), lambda _, failed: self._mine.discard(sn), kept=True)
 
     def left_unsent(self, request: Received) -> None:
         """Forget a request whose rejection was not sent: the broker delivers it again."""
@@ -443,10 +444,12 @@ class Persistence:
             return
         name, backlog = channel.service.name, channel.backlog
         self._store.call(requests.clean)
-        for sn in self._store.call(requests.known(name, _MOST_KNOWN)):
+        for sn in self._store.call(partial(requests.known, name, _MOST_KNOWN)):
             self._remember(sn)
-        waiting, count, after = self._store.call(requests.count(name)), 0, 0
-        while rows := self._store.call(requests.rows(name, [requests.RUNNING, requests.ANSWERING], after, _CHUNK)):
+        waiting, count, after = self._store.call(partial(requests.count, name)), 0, 0
+        while rows := self._store.call(
+            partial(requests.rows, name, [requests.RUNNING, requests.ANSWERING], after, _CHUNK)
+        ):
             after = rows[-1].number
             for row in rows:
                 away = row.sn not in self._mine and self._registry.get(row.sn) is None
@@ -468,7 +471,7 @@ class Persistence:
         """
         mine = sn in self._mine
         try:
-            row = self._store.call(requests.pull_one(sn, self._mine))
+            row = self._store.call(partial(requests.pull_one, sn, self._mine))
         except Unavailable:
             if not mine:
                 self._mine.discard(sn)
@@ -479,7 +482,7 @@ class Persistence:
         """Take all requests of a plugin that wait on the disk, to be rejected. Waits for the disk."""
         found: list[Received] = []
         try:
-            work = requests.pull(channel.service.name, _CHUNK, self._window_bytes, self._mine)
+            work = partial(requests.pull, channel.service.name, _CHUNK, self._window_bytes, self._mine)
             while channel.backlog.count and (rows := self._store.call(work)):
                 found += [request for row in rows if (request := self.take_up(row, channel)) is not None]
         except Unavailable as failed:
@@ -522,7 +525,7 @@ class Persistence:
                 continue
             once = request.claimed and request.api is not None and request.api.mark.once
             record = _record(request)
-            work = requests.claim(record, once=True, again=True) if once else requests.take([record])
+            work = partial(requests.claim, record, once=True, again=True) if once else partial(requests.take, [record])
             self._store.post(work, kept=True)
 
     def _remember(self, sn: str) -> None:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from functools import partial
 from typing import NamedTuple
 
 from gofer.limit import LimitedLog
@@ -49,7 +50,7 @@ class Tombstones:
             Unavailable: they cannot be read now; until they are, no request of the plugin may be taken.
         """
         if self._store.exists():
-            for sn, owner, left in self._store.call(requests.buried(name)):
+            for sn, owner, left in self._store.call(partial(requests.buried, name)):
                 self._remember(name, sn, None if owner is None else Owner(owner or None), left)
 
     def expect(self, name: str, sn: str, owner: Owner | None) -> None:
@@ -68,11 +69,11 @@ class Tombstones:
 
     def write(self, name: str, sn: str, owner: Owner | None = None) -> None:
         """Have a cancellation on the disk, so that it holds after a restart."""
-        self._store.post(requests.bury(name, sn, None if owner is None else owner.identity or ""), kept=True)
+        self._store.post(partial(requests.bury, name, sn, None if owner is None else owner.identity or ""), kept=True)
         self._written += 1
         if self._written >= _TRIM:
             self._written = 0
-            self._store.post(requests.trim(2 * self._max_entries))
+            self._store.post(partial(requests.trim, 2 * self._max_entries))
 
     def _rewrite(self) -> None:
         """Write again what a file held that was corrupt."""

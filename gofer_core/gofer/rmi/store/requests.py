@@ -1,47 +1,19 @@
-"""The SQL of requests: each function returns work for :class:`gofer.rmi.store.Database`."""
+"""The SQL of requests: each function works within a transaction of :class:`gofer.rmi.store.Database`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import sqlite3
 
 __all__ = [
-    "ANSWERING",
-    "CANCELLED",
-    "DAY",
-    "DONE",
-    "INTERRUPTED",
-    "MOST_KEPT",
-    "QUEUED",
-    "RUNNING",
-    "UNDELIVERABLE",
-    "Record",
-    "Row",
-    "absent",
-    "bury",
-    "buried",
-    "claim",
-    "clean",
-    "count",
-    "drop",
-    "find",
-    "keep",
-    "known",
-    "kept",
-    "load",
-    "pull",
-    "pull_one",
-    "remove",
-    "revive",
-    "rows",
-    "settle",
-    "take",
-    "trim",
-]
+    "ANSWERING", "CANCELLED", "DAY", "DONE", "INTERRUPTED", "MOST_KEPT", "QUEUED", "RUNNING", "UNDELIVERABLE",
+    "Record", "Row", "absent", "bury", "buried", "claim", "clean", "count", "drop", "find", "keep", "known", "kept",
+    "load", "pull", "pull_one", "remove", "revive", "rows", "settle", "take", "trim",
+]  # fmt: skip
 
 DAY = 86_400.0  # seconds
 
@@ -52,8 +24,6 @@ DONE, UNDELIVERABLE, INTERRUPTED, CANCELLED = "done", "undeliverable", "interrup
 #: The most results that nobody took which are kept, and the most bytes of them; the oldest go first.
 MOST_KEPT = 10_000
 _MOST_BYTES = 256 * 1024 * 1024
-
-_T = TypeVar("_T")
 
 
 class Record(NamedTuple):
@@ -90,245 +60,179 @@ _ROW = ", ".join(Row._fields)
 _SELECT = f"SELECT {_ROW} FROM requests"  # noqa: S608 - our own names of columns, here and below
 
 
-def take(records: Sequence[Record]) -> Callable[[sqlite3.Connection], None]:
+def take(records: Sequence[Record], file: sqlite3.Connection) -> None:
     """Write requests; one that stands there already is left as it is."""
-
-    def work(file: sqlite3.Connection) -> None:
-        now = time.time()
-        file.executemany(
-            "INSERT INTO requests (sn, plugin, body, identity, digest, state, tries, created, updated)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (sn) DO NOTHING",
-            [(*record, now, now) for record in records],
-        )
-
-    return work
+    now = time.time()
+    file.executemany(
+        "INSERT INTO requests (sn, plugin, body, identity, digest, state, tries, created, updated)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (sn) DO NOTHING",
+        [(*record, now, now) for record in records],
+    )
 
 
-def find(sn: str) -> Callable[[sqlite3.Connection], Row | None]:
+def find(sn: str, file: sqlite3.Connection) -> Row | None:
     """Read a request."""
-
-    def work(file: sqlite3.Connection) -> Row | None:
-        row = file.execute(f"{_SELECT} WHERE sn = ?", (sn,)).fetchone()
-        return None if row is None else Row(*row)
-
-    return work
+    row = file.execute(f"{_SELECT} WHERE sn = ?", (sn,)).fetchone()
+    return None if row is None else Row(*row)
 
 
-def load(record: Record) -> Callable[[sqlite3.Connection], Row | None]:
+def load(record: Record, file: sqlite3.Connection) -> Row | None:
     """Read the request of the same number that stands there; else write this one."""
-
-    def work(file: sqlite3.Connection) -> Row | None:
-        row = find(record.sn)(file)
-        if row is None:
-            take([record])(file)
-        return row
-
-    return work
+    row = find(record.sn, file)
+    if row is None:
+        take([record], file)
+    return row
 
 
-def claim(record: Record, *, once: bool, again: bool) -> Callable[[sqlite3.Connection], Row | None]:
+def claim(record: Record, file: sqlite3.Connection, *, once: bool, again: bool) -> Row | None:
     """Write that a request starts, and count the try.
 
     Args:
         once: it must not start if it did before; the row of before is returned then.
         again: this run has claimed it already.
     """
-
-    def work(file: sqlite3.Connection) -> Row | None:
-        before = find(record.sn)(file) if once else None
-        if before is not None and (before.once or before.state not in (QUEUED, RUNNING)):
-            return before
-        take([record])(file)
-        file.execute(
-            "UPDATE requests SET state = ?, tries = tries + ?, once = ?, updated = ? WHERE sn = ?",
-            (RUNNING, int(not again), int(once), time.time(), record.sn),
-        )
-        return None
-
-    return work
+    before = find(record.sn, file) if once else None
+    if before is not None and (before.once or before.state not in (QUEUED, RUNNING)):
+        return before
+    take([record], file)
+    file.execute(
+        "UPDATE requests SET state = ?, tries = tries + ?, once = ?, updated = ? WHERE sn = ?",
+        (RUNNING, int(not again), int(once), time.time(), record.sn),
+    )
+    return None
 
 
-def keep(record: Record, result: bytes, state: str, reason: str | None = None) -> Callable[[sqlite3.Connection], None]:
+def keep(record: Record, result: bytes, state: str, reason: str | None, file: sqlite3.Connection) -> None:
     """Write the result of a request beside it, before it is sent (ANSWERING) or when nobody took it."""
-
-    def work(file: sqlite3.Connection) -> None:
-        take([record])(file)
-        file.execute(
-            "UPDATE requests SET state = ?, result = ?, reason = ?, updated = ?, body = ? WHERE sn = ?",
-            (state, result, reason, time.time(), record.body, record.sn),
-        )
-
-    return work
+    take([record], file)
+    file.execute(
+        "UPDATE requests SET state = ?, result = ?, reason = ?, updated = ?, body = ? WHERE sn = ?",
+        (state, result, reason, time.time(), record.body, record.sn),
+    )
 
 
-def settle(sn: str, result: bytes, *, whole: bool = False) -> Callable[[sqlite3.Connection], None]:
+def settle(sn: str, result: bytes, file: sqlite3.Connection, *, whole: bool = False) -> None:
     """Write that the result of a request was taken. One that nobody can mistake for a second run is forgotten.
 
     Args:
         whole: it was interrupted; then it is kept with its body for a day, for operators.
     """
-
-    def work(file: sqlite3.Connection) -> None:
-        body = "body" if whole else "x''"
-        if not whole:
-            file.execute(
-                "DELETE FROM requests WHERE sn = ? AND tries < 2 AND NOT once AND state <> ?", (sn, INTERRUPTED)
-            )
-        file.execute(
-            f"UPDATE requests SET state = ?, result = ?, reason = NULL, updated = ?, body = {body}"  # noqa: S608 - ours
-            " WHERE sn = ? AND state <> ?",
-            (INTERRUPTED if whole else DONE, result, time.time(), sn, INTERRUPTED),
-        )
-
-    return work
+    body = "body" if whole else "x''"
+    if not whole:
+        file.execute("DELETE FROM requests WHERE sn = ? AND tries < 2 AND NOT once AND state <> ?", (sn, INTERRUPTED))
+    file.execute(
+        f"UPDATE requests SET state = ?, result = ?, reason = NULL, updated = ?, body = {body}"  # noqa: S608 - ours
+        " WHERE sn = ? AND state <> ?",
+        (INTERRUPTED if whole else DONE, result, time.time(), sn, INTERRUPTED),
+    )
 
 
-def remove(sn: str) -> Callable[[sqlite3.Connection], None]:
+def remove(sn: str, file: sqlite3.Connection) -> None:
     """Forget a request."""
-
-    def work(file: sqlite3.Connection) -> None:
-        file.execute("DELETE FROM requests WHERE sn = ?", (sn,))
-
-    return work
+    file.execute("DELETE FROM requests WHERE sn = ?", (sn,))
 
 
-def rows(plugin: str, states: Sequence[str], after: int, most: int) -> Callable[[sqlite3.Connection], list[Row]]:
+def rows(plugin: str, states: Sequence[str], after: int, most: int, file: sqlite3.Connection) -> list[Row]:
     """Read the requests of a plugin in some states, in the order of their arrival.
 
     Args:
         after: the number of the last one that was read.
     """
-
-    def work(file: sqlite3.Connection) -> list[Row]:
-        which = f"WHERE plugin = ? AND state IN ({_marks(states)}) AND number > ? ORDER BY number LIMIT ?"
-        return [Row(*row) for row in file.execute(f"{_SELECT} {which}", (plugin, *states, after, most))]
-
-    return work
+    which = f"WHERE plugin = ? AND state IN ({_marks(states)}) AND number > ? ORDER BY number LIMIT ?"
+    return [Row(*row) for row in file.execute(f"{_SELECT} {which}", (plugin, *states, after, most))]
 
 
-def pull(plugin: str, most: int, size: int, mine: set[str]) -> Callable[[sqlite3.Connection], list[Row]]:
+def pull(plugin: str, most: int, size: int, mine: set[str], file: sqlite3.Connection) -> list[Row]:
     """Read the first requests of a plugin that wait, and that no one has in memory.
 
     Args:
         size: no more after so many bytes of bodies.
         mine: the numbers of those that are in memory; what is read is added.
     """
-
-    def work(file: sqlite3.Connection) -> list[Row]:
-        found: list[Row] = []
-        left = size
-        which = "WHERE plugin = ? AND state = ? ORDER BY number"
-        for number, sn in file.execute(f"SELECT number, sn FROM requests {which}", (plugin, QUEUED)):  # noqa: S608
-            if len(found) >= most or left <= 0:
-                break
-            if sn not in mine:
-                mine.add(sn)
-                found.append(Row(*file.execute(f"{_SELECT} WHERE number = ?", (number,)).fetchone()))
-                left -= len(found[-1].body)
-        return found
-
-    return work
+    found: list[Row] = []
+    left = size
+    which = "WHERE plugin = ? AND state = ? ORDER BY number"
+    for number, sn in file.execute(f"SELECT number, sn FROM requests {which}", (plugin, QUEUED)):  # noqa: S608
+        if len(found) >= most or left <= 0:
+            break
+        if sn not in mine:
+            mine.add(sn)
+            found.append(Row(*file.execute(f"{_SELECT} WHERE number = ?", (number,)).fetchone()))
+            left -= len(found[-1].body)
+    return found
 
 
-def pull_one(sn: str, mine: set[str]) -> Callable[[sqlite3.Connection], Row | None]:
+def pull_one(sn: str, mine: set[str], file: sqlite3.Connection) -> Row | None:
     """Read one request, if it waits, and no one has it in memory; it is added to ``mine`` then."""
-
-    def work(file: sqlite3.Connection) -> Row | None:
-        row = None if sn in mine else find(sn)(file)
-        if row is None or row.state != QUEUED:
-            return None
-        mine.add(sn)
-        return row
-
-    return work
+    row = None if sn in mine else find(sn, file)
+    if row is None or row.state != QUEUED:
+        return None
+    mine.add(sn)
+    return row
 
 
-def count(plugin: str) -> Callable[[sqlite3.Connection], int]:
+def count(plugin: str, file: sqlite3.Connection) -> int:
     """Count the requests of a plugin that wait."""
-
-    def work(file: sqlite3.Connection) -> int:
-        found = file.execute("SELECT count(*) FROM requests WHERE plugin = ? AND state = ?", (plugin, QUEUED))
-        return int(found.fetchone()[0])
-
-    return work
+    found = file.execute("SELECT count(*) FROM requests WHERE plugin = ? AND state = ?", (plugin, QUEUED))
+    return int(found.fetchone()[0])
 
 
-def known(plugin: str, most: int) -> Callable[[sqlite3.Connection], list[str]]:
+def known(plugin: str, most: int, file: sqlite3.Connection) -> list[str]:
     """Read the numbers of a plugin's requests, the latest ``most``; the oldest of these first."""
-
-    def work(file: sqlite3.Connection) -> list[str]:
-        found = file.execute(
-            "SELECT sn FROM requests WHERE plugin = ? AND state <> ? ORDER BY number DESC LIMIT ?",
-            (plugin, CANCELLED, most),
-        ).fetchall()
-        return [sn for (sn,) in reversed(found)]
-
-    return work
+    found = file.execute(
+        "SELECT sn FROM requests WHERE plugin = ? AND state <> ? ORDER BY number DESC LIMIT ?",
+        (plugin, CANCELLED, most),
+    ).fetchall()
+    return [sn for (sn,) in reversed(found)]
 
 
 # -- for operators -------------------------------------------------------------------------------------------------
 
 
-def kept(
-    read: Callable[[Row], _T], plugin: str | None, states: Sequence[str], most: int
-) -> Callable[[sqlite3.Connection], tuple[list[_T], int]]:
-    """Read the requests in some states, the latest first, each by ``read``; and how many there are."""
-
-    def work(file: sqlite3.Connection) -> tuple[list[_T], int]:
-        which = f"WHERE state IN ({_marks(states)}) AND (? IS NULL OR plugin = ?)"
-        values = (*states, plugin, plugin)
-        found = file.execute(f"{_SELECT} {which} ORDER BY updated DESC LIMIT ?", (*values, max(0, most)))
-        told = [read(Row(*row)) for row in found]
-        total: int = file.execute(f"SELECT count(*) FROM requests {which}", values).fetchone()[0]  # noqa: S608
-        return told, total
-
-    return work
+def kept(plugin: str | None, states: Sequence[str], most: int, file: sqlite3.Connection) -> tuple[list[Row], int]:
+    """Read the requests in some states, the latest first; and how many there are."""
+    which = f"WHERE state IN ({_marks(states)}) AND (? IS NULL OR plugin = ?)"
+    values = (*states, plugin, plugin)
+    found = file.execute(f"{_SELECT} {which} ORDER BY updated DESC LIMIT ?", (*values, max(0, most))).fetchall()
+    total: int = file.execute(f"SELECT count(*) FROM requests {which}", values).fetchone()[0]  # noqa: S608
+    return [Row(*row) for row in found], total
 
 
 def absent(
-    read: Callable[[Row], _T], plugin: str | None, states: Sequence[str], away: Callable[[str], bool], most: int
-) -> Callable[[sqlite3.Connection], tuple[list[_T], int]]:
+    plugin: str | None, states: Sequence[str], away: Callable[[str], bool], most: int, file: sqlite3.Connection
+) -> tuple[list[Row], int]:
     """Read the requests in some states that are not in memory, the first ones first; and how many there are.
 
     Args:
         away: tells by its number whether a request is not in memory.
     """
-
-    def work(file: sqlite3.Connection) -> tuple[list[_T], int]:
-        which = f"WHERE state IN ({_marks(states)}) AND (? IS NULL OR plugin = ?) ORDER BY number"
-        all_found = file.execute(f"SELECT sn FROM requests {which}", (*states, plugin, plugin)).fetchall()  # noqa: S608
-        found = [sn for (sn,) in all_found if away(sn)]
-        every = (find(sn)(file) for sn in found[: max(0, most)])
-        return [read(row) for row in every if row is not None], len(found)
-
-    return work
+    which = f"WHERE state IN ({_marks(states)}) AND (? IS NULL OR plugin = ?) ORDER BY number"
+    all_found = file.execute(f"SELECT sn FROM requests {which}", (*states, plugin, plugin)).fetchall()  # noqa: S608
+    found = [sn for (sn,) in all_found if away(sn)]
+    return [row for sn in found[: max(0, most)] if (row := find(sn, file)) is not None], len(found)
 
 
-def revive(sn: str, quiet: Callable[[bytes], bytes]) -> Callable[[sqlite3.Connection], Row | None]:
+def revive(sn: str, quiet: Callable[[bytes], bytes], file: sqlite3.Connection) -> Row | None:
     """Have what is undeliverable sent again, or what was interrupted run again; None: it is neither (any more).
 
     Args:
         quiet: makes a body that nobody is answered for: the caller of an interrupted request has its answer.
     """
-
-    def work(file: sqlite3.Connection) -> Row | None:
-        found = find(sn)(file)
-        if found is None or found.state not in (UNDELIVERABLE, INTERRUPTED):
-            return None
-        if found.state == UNDELIVERABLE:
-            found = found._replace(state=ANSWERING)
-        else:
-            found = found._replace(state=QUEUED, result=None, body=quiet(found.body), tries=1, once=0)
-        file.execute(
-            "UPDATE requests SET state = ?, result = ?, body = ?, tries = ?, once = ? WHERE sn = ?",
-            (found.state, found.result, found.body, found.tries, found.once, sn),
-        )
-        return found
-
-    return work
+    found = find(sn, file)
+    if found is None or found.state not in (UNDELIVERABLE, INTERRUPTED):
+        return None
+    if found.state == UNDELIVERABLE:
+        found = found._replace(state=ANSWERING)
+    else:
+        found = found._replace(state=QUEUED, result=None, body=quiet(found.body), tries=1, once=0)
+    file.execute(
+        "UPDATE requests SET state = ?, result = ?, body = ?, tries = ?, once = ? WHERE sn = ?",
+        (found.state, found.result, found.body, found.tries, found.once, sn),
+    )
+    return found
 
 
-def drop(sn: str, away: Callable[[str, str], bool]) -> Callable[[sqlite3.Connection], bool]:
+def drop(sn: str, away: Callable[[str, str], bool], file: sqlite3.Connection) -> bool:
     """Drop what is undeliverable or interrupted, or waits for a plugin that is not loaded; tell whether it was there.
 
     A request that has started stays known for the rest of its day.
@@ -336,70 +240,54 @@ def drop(sn: str, away: Callable[[str, str], bool]) -> Callable[[sqlite3.Connect
     Args:
         away: tells by number and plugin whether a request waits for a plugin that is not loaded.
     """
-
-    def work(file: sqlite3.Connection) -> bool:
-        found = find(sn)(file)
-        if found is None or found.state in (DONE, CANCELLED):
-            return False
-        if found.state not in (UNDELIVERABLE, INTERRUPTED) and not away(sn, found.plugin):
-            return False
-        if found.tries > 1 or found.once:
-            file.execute("UPDATE requests SET state = ?, body = x'' WHERE sn = ?", (DONE, sn))
-        else:
-            remove(sn)(file)
-        return True
-
-    return work
+    found = find(sn, file)
+    if found is None or found.state in (DONE, CANCELLED):
+        return False
+    if found.state not in (UNDELIVERABLE, INTERRUPTED) and not away(sn, found.plugin):
+        return False
+    if found.tries > 1 or found.once:
+        file.execute("UPDATE requests SET state = ?, body = x'' WHERE sn = ?", (DONE, sn))
+    else:
+        remove(sn, file)
+    return True
 
 
 # -- tombstones ----------------------------------------------------------------------------------------------------
 
 
-def bury(plugin: str, sn: str, owner: str | None) -> Callable[[sqlite3.Connection], None]:
+def bury(plugin: str, sn: str, owner: str | None, file: sqlite3.Connection) -> None:
     """Write that a request was cancelled, which may come later.
 
     Args:
         owner: the identity whose request alone is meant; None: anybody's.
     """
-
-    def work(file: sqlite3.Connection) -> None:
-        key = f"{sn}\n{plugin}" if owner is None else f"{sn}\n{plugin}\n{owner}"
-        now = time.time()
-        file.execute(
-            "INSERT INTO requests (sn, plugin, state, created, updated) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (sn) DO UPDATE SET updated = excluded.updated",
-            (key, plugin, CANCELLED, now, now),
-        )
-
-    return work
+    key = f"{sn}\n{plugin}" if owner is None else f"{sn}\n{plugin}\n{owner}"
+    now = time.time()
+    file.execute(
+        "INSERT INTO requests (sn, plugin, state, created, updated) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (sn) DO UPDATE SET updated = excluded.updated",
+        (key, plugin, CANCELLED, now, now),
+    )
 
 
-def buried(plugin: str) -> Callable[[sqlite3.Connection], list[tuple[str, str | None, float]]]:
+def buried(plugin: str, file: sqlite3.Connection) -> list[tuple[str, str | None, float]]:
     """Read the tombstones of a plugin: number, owner, and for how many seconds they hold."""
-
-    def work(file: sqlite3.Connection) -> list[tuple[str, str | None, float]]:
-        now = time.time()
-        found = file.execute(
-            "SELECT sn, updated + ? - ? FROM requests WHERE plugin = ? AND state = ? AND updated > ? ORDER BY updated",
-            (DAY, now, plugin, CANCELLED, now - DAY),
-        )
-        keys = [(key.split("\n", 2), left) for key, left in found]
-        return [(parts[0], parts[2] if len(parts) > 2 else None, left) for parts, left in keys]
-
-    return work
+    now = time.time()
+    found = file.execute(
+        "SELECT sn, updated + ? - ? FROM requests WHERE plugin = ? AND state = ? AND updated > ? ORDER BY updated",
+        (DAY, now, plugin, CANCELLED, now - DAY),
+    )
+    keys = [(key.split("\n", 2), left) for key, left in found]
+    return [(parts[0], parts[2] if len(parts) > 2 else None, left) for parts, left in keys]
 
 
-def trim(most: int) -> Callable[[sqlite3.Connection], None]:
+def trim(most: int, file: sqlite3.Connection) -> None:
     """Forget the oldest tombstones, where they are more than so many."""
-
-    def work(file: sqlite3.Connection) -> None:
-        file.execute(
-            "DELETE FROM requests WHERE state = ? AND updated <="
-            " (SELECT updated FROM requests WHERE state = ? ORDER BY updated DESC LIMIT 1 OFFSET ?)",
-            (CANCELLED, CANCELLED, most),
-        )
-
-    return work
+    file.execute(
+        "DELETE FROM requests WHERE state = ? AND updated <="
+        " (SELECT updated FROM requests WHERE state = ? ORDER BY updated DESC LIMIT 1 OFFSET ?)",
+        (CANCELLED, CANCELLED, most),
+    )
 
 
 def clean(file: sqlite3.Connection) -> None:
