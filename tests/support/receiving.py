@@ -25,6 +25,7 @@ from gofer.rmi.api import API, Target
 from gofer.rmi.clock import Clock
 from gofer.rmi.model.coroutines import Loop
 from gofer.rmi.request import Received
+from gofer.rmi.server.answering import Answering
 from gofer.rmi.server.cancellation import Cancellation
 from gofer.rmi.server.consumer import Consumer
 from gofer.rmi.server.hooks import HookCalls
@@ -198,6 +199,7 @@ class Served:
     registry: Registry
     persistence: Persistence
     nonces: Nonces
+    answering: Answering
     lifecycle: Lifecycle
     caller: Caller
     finished: list[tuple[str, str]]
@@ -232,6 +234,7 @@ class Served:
             registry=self.registry,
             persistence=self.persistence,
             nonces=self.nonces,
+            answering=self.answering,
             lifecycle=self.lifecycle,
         )
 
@@ -267,15 +270,15 @@ def served(
         nonces, tombstones = Nonces(store, clock), Tombstones(store)
         persistence = Persistence(registry, store, nonces, patience=patience, window=window)
         hook_calls, request_log = HookCalls(), RequestLog()
-        lifecycle = Lifecycle(
-            registry, persistence, tombstones, clock, logins=logins, hooks=hook_calls, request_log=request_log
-        )
+        answering = Answering(registry, persistence, hooks=hook_calls, request_log=request_log)
+        lifecycle = Lifecycle(registry, persistence, tombstones, answering, clock, logins=logins, hooks=hook_calls)
         consumer = Consumer(
             plugin,
             link,
             registry=registry,
             persistence=persistence,
             nonces=nonces,
+            answering=answering,
             lifecycle=lifecycle,
             give_up=give_up,
             prefetch=prefetch,
@@ -284,8 +287,8 @@ def served(
         cancellation = Cancellation(
             registry=registry,
             store=store,
-            persistence=persistence,
-            lifecycle=lifecycle,
+            backlogs=persistence.backlogs,
+            answering=answering,
             tombstones=tombstones,
             clock=clock,
             find=lambda name: channel,
@@ -293,7 +296,7 @@ def served(
         inspection = Inspection(
             registry=registry,
             store=store,
-            persistence=persistence,
+            backlogs=persistence.backlogs,
             lifecycle=lifecycle,
             cancellation=cancellation,
             plugins=lambda: [plugin],
@@ -307,7 +310,8 @@ def served(
         consumer.start(QUEUE, 10.0)
         try:
             yield Served(
-                path, plugin, consumer, link, clock, registry, persistence, nonces, lifecycle, caller, finished, store,
+                path, plugin, consumer, link, clock, registry, persistence, nonces, answering, lifecycle, caller,
+                finished, store,
                 inspection, hook_calls, request_log, cancellation,
             )  # fmt: skip
         finally:
@@ -320,3 +324,4 @@ def served(
             hook_calls.stop()
             cancellation.stop()
             lifecycle.stop()
+            answering.stop()

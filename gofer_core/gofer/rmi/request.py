@@ -18,12 +18,18 @@ if TYPE_CHECKING:
     from gofer.messaging.adapter import Delivery
     from gofer.rmi.api import Target
 
-__all__ = ["ANSWERING", "ENDED", "QUEUED", "RECEIVED", "RUNNING", "STATES", "Received", "digest_of"]
+__all__ = [
+    "ANSWERING", "BROKER", "ENDED", "QUEUED", "RECEIVED", "RUNNING", "STATES", "STORED", "WRITING", "Received",
+    "digest_of",
+]  # fmt: skip
 
 #: The states of a request: it is being accepted; it waits for a worker; its method runs; its result is being sent;
 #: nothing is left to do.
 RECEIVED, QUEUED, RUNNING, ANSWERING, ENDED = range(5)
 STATES = ("received", "queued", "running", "answering", "ended")
+
+#: Where a request is kept: by its broker, unacknowledged; it is being written; in the store.
+BROKER, WRITING, STORED = range(3)
 
 _encode = msgspec.json.Encoder().encode
 

@@ -13,10 +13,10 @@ from gofer.messaging.document import shown
 from gofer.rmi import criteria as conditions
 from gofer.rmi.clock import Clock
 from gofer.rmi.request import QUEUED, Received
+from gofer.rmi.server.answering import Answering
+from gofer.rmi.server.backlog import Backlogs, decode
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.execution import Pending
-from gofer.rmi.server.lifecycle import Lifecycle
-from gofer.rmi.server.persistence import Persistence, decode
 from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.serial import SerialThread
 from gofer.rmi.server.tombstones import Owner, Tombstones
@@ -48,16 +48,16 @@ class Cancellation:
         *,
         registry: Registry,
         store: Database,
-        persistence: Persistence,
-        lifecycle: Lifecycle,
+        backlogs: Backlogs,
+        answering: Answering,
         tombstones: Tombstones,
         clock: Clock,
         find: Callable[[str], Channel | None],
     ) -> None:
         self._registry = registry
         self._store = store
-        self._persistence = persistence
-        self._lifecycle = lifecycle
+        self._backlogs = backlogs
+        self._answering = answering
         self._tombstones = tombstones
         self._clock = clock
         self._find = find
@@ -187,7 +187,7 @@ class Cancellation:
         return self._on_thread(work)
 
     def _cancel_row(self, channel: Channel, sn: str) -> list[str]:
-        request = self._persistence.pull_one(sn, channel)
+        request = self._backlogs.pull_one(sn, channel)
         if request is None:  # it was pulled by another thread meanwhile
             request = self._registry.get(sn)
         return [sn] if request is not None and self._cancel(request) else []
@@ -195,7 +195,7 @@ class Cancellation:
     # -- any thread ----------------------------------------------------------------------------------------------------
 
     def _cancel(self, request: Received) -> bool:
-        if not self._lifecycle.cancel(request):
+        if not self._answering.cancel(request):
             return False
         if request.sn is not None:
             self._tombstones.write(request.plugin.name, request.sn)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gofer.errors import Cancelled, DispatchError, NotAuthorized
 from gofer.rmi.context import Context
+from gofer.rmi.model import DIRECT
 from gofer.rmi.request import Received
 from gofer.rmi.server import dispatch
 from gofer.rmi.server.logins import Logins
@@ -21,7 +22,7 @@ from gofer.rmi.server.registry import Registry
 if TYPE_CHECKING:
     from gofer.rmi.api import Target
 
-__all__ = ["Execution", "Pending"]
+__all__ = ["Execution", "Pending", "way_out"]
 
 log = logging.getLogger(__name__)
 
@@ -173,3 +174,15 @@ def _undeclared(request: Received, value: object) -> TypeError:
     if callable(close):
         close()
     return TypeError(f"{request.target}() returned a {type(value).__name__}: declare the method `async def`")
+
+
+def way_out(request: Received) -> str:
+    """Tell what can be done about a method that goes on for longer than it may."""
+    if request.on_expire is not None or (request.api is not None and request.api.model != DIRECT):
+        return "Its process is being ended."
+    if request.api is not None and request.api.is_async:
+        return f"It holds no thread; gofer mgt --cancel {request.key} ends it where it awaits something."
+    return (
+        "It holds one of the plugin's threads until it returns; nothing but a restart of goferd ends it. "
+        "Mark the method @fork: a process of its own is ended when it takes too long."
+    )

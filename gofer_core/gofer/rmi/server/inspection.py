@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 from gofer.errors import DocumentError
 from gofer.rmi import request as states
 from gofer.rmi.request import Received
+from gofer.rmi.server.backlog import Backlogs, decode
 from gofer.rmi.server.cancellation import Cancellation
 from gofer.rmi.server.channel import Channel
-from gofer.rmi.server.lifecycle import Lifecycle, way_out
-from gofer.rmi.server.persistence import Persistence, decode, silenced
+from gofer.rmi.server.execution import way_out
+from gofer.rmi.server.lifecycle import Lifecycle
+from gofer.rmi.server.persistence import silenced
 from gofer.rmi.server.registry import Registry
 from gofer.rmi.store import Database, Unavailable, requests
 
@@ -86,7 +88,7 @@ class Inspection:
         *,
         registry: Registry,
         store: Database,
-        persistence: Persistence,
+        backlogs: Backlogs,
         lifecycle: Lifecycle,
         cancellation: Cancellation,
         plugins: Callable[[], Iterable[Any]],
@@ -94,7 +96,7 @@ class Inspection:
     ) -> None:
         self._registry = registry
         self._store = store
-        self._persistence = persistence
+        self._backlogs = backlogs
         self._lifecycle = lifecycle
         self._cancellation = cancellation
         self._plugins = plugins
@@ -177,9 +179,9 @@ class Inspection:
         channel = self._find(row.plugin)
         if row.state == requests.QUEUED:
             self._registry.unlearn(sn)
-            request = None if channel is None else self._persistence.pull_one(sn, channel)
+            request = None if channel is None else self._backlogs.pull_one(sn, channel)
         else:
-            request = None if channel is None else self._persistence.take_up(row, channel)
+            request = None if channel is None else self._backlogs.take_up(row, channel)
         if request is not None:
             self._lifecycle.resume(request, row)
 

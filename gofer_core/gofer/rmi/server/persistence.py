@@ -17,22 +17,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gofer.errors import ConfigError, DocumentError
-from gofer.messaging.adapter import Delivery
-from gofer.messaging.address import Address
-from gofer.messaging.auth import verify
-from gofer.messaging.document import Request, decode_request
-from gofer.rmi.request import QUEUED, RUNNING, Received
-from gofer.rmi.server.channel import Backlog, Channel
+from gofer.messaging.document import Request
+from gofer.rmi.request import BROKER, QUEUED, RUNNING, STORED, WRITING, Received
+from gofer.rmi.server.backlog import Backlogs, decode
+from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.nonces import Nonces
 from gofer.rmi.server.registry import Registry
 from gofer.rmi.store import Database, Unavailable, requests
 from gofer.rmi.store.requests import Record, Row
 
 if TYPE_CHECKING:
-    import sqlite3
+    pass
 
-__all__ = ["AlreadyStarted", "Persistence", "decode", "silenced"]
+__all__ = ["AlreadyStarted", "Persistence", "silenced"]
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +37,6 @@ _TIDY = 3600.0  # seconds between two times that old entries are removed from th
 _RETRY = 0.25  # seconds until a request is taken over that could not be
 _MOST_KNOWN = 100_000  # numbers of requests that stand in the store, remembered by their hashes
 _CHUNK = 20  # rows read at a time
-_PAUSE = 1.0  # seconds until the store is read again that could not be
-
-# Where a request is (its attribute ``kept``).
-_BROKER, _WRITING, _STORED = range(3)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -80,12 +73,11 @@ class Persistence:
         self._store = store
         self._nonces = nonces
         self._patience = patience
-        self._window = window
-        self._window_bytes = window_bytes
         self._most = most
         self._lock = threading.Lock()
         # Numbers of stored requests that are in memory, until their ends are written. Others are pulled.
         self._mine: set[str] = set()
+        self._backlogs = Backlogs(registry, store, self._mine, window, window_bytes)
         self._known: dict[int, None] = {}  # hashes of the numbers of requests that stand in the store
         self._tidied = time.monotonic()
         store.lost.append(self._rewrite)
@@ -107,50 +99,51 @@ class Persistence:
         Args:
             done: called by the store's thread, with what stands there; None: it was new.
         """
-        request.kept = _WRITING
+        request.kept = WRITING
         request.tries = int(request.redelivered is not False)  # it may have run when it was delivered first
 
         def looked(row: Row | None, failed: Unavailable | None) -> None:
             if failed is not None:
-                request.kept = _BROKER
+                request.kept = BROKER
             elif row is None:
                 self._is_stored(request)
             else:
-                request.kept = _BROKER
+                request.kept = BROKER
                 self._remember(request.key)
             done(row, failed)
 
         self._store.post(partial(requests.load, _record(request)), looked)
 
+    @property
+    def backlogs(self) -> Backlogs:
+        """What decides which stored requests wait in memory."""
+        return self._backlogs
+
     def hold(self, request: Received) -> None:
         """Have a request taken over in a moment, if it has not ended then."""
-        if request.kept != _STORED:
+        if request.kept != STORED:
             request.keep_at = request.arrived + self._patience
 
     def turn(self, request: Received) -> bool:
         """Tell whether a request that was accepted may go to the workers; else it waits on the disk, or behind that."""
         backlog = request.channel.backlog
-        if request.kept != _STORED:
+        if request.kept != STORED:
             if not backlog.count and not backlog.window:
                 return True
-            with self._lock:
-                waits = backlog.count > 0
-                if waits:
-                    backlog.behind[request] = None
+            waits = self._backlogs.wait_behind(request)
             # At once: it is behind requests that take long, and those behind it need room in the broker's window.
             self.take_over([request])
             return not waits
-        with self._lock:
-            if self._enter_window(request):
-                return True
-        self._evict(request)
-        return False
+        stays = self._backlogs.enter(request)
+        if not stays:
+            self._backlogs.evict(request)
+        return stays
 
     def take_over(self, found: Sequence[Received]) -> None:
         """Write requests that take long, and acknowledge them then."""
-        due = [one for one in found if one.kept == _BROKER and one.channel.backlog.count < self._most]
+        due = [one for one in found if one.kept == BROKER and one.channel.backlog.count < self._most]
         for request in due:
-            request.kept = _WRITING
+            request.kept = WRITING
             request.keep_at = inf
         if due:
             self._mine.update(request.key for request in due)
@@ -160,144 +153,31 @@ class Persistence:
 
     def _taken_over(self, due: Sequence[Received], failed: Unavailable | None) -> None:
         for request in due:
-            backlog = request.channel.backlog
+            waited = self._backlogs.come_forward(request)
             if failed is not None:
                 self._mine.discard(request.key)
-                request.kept = _BROKER  # which goes on holding it
+                request.kept = BROKER  # which goes on holding it
                 with self._registry.lock:
                     request.keep_at = time.monotonic() + _RETRY
                     request.due = 0.0
-                with self._lock:
-                    waited = backlog.behind.pop(request, self) is None
                 if waited:
                     request.channel.put(request)
                 continue
             self._is_stored(request)
-            if request.state != QUEUED or request.beside:
-                continue
-            with self._lock:
-                waited = backlog.behind.pop(request, self) is None
-                stays = self._enter_window(request)
-            if not stays:
-                self._evict(request)
-            elif waited:
-                request.channel.put(request)
+            if request.state == QUEUED and not request.beside:
+                if not self._backlogs.enter(request):
+                    self._backlogs.evict(request)
+                elif waited:
+                    request.channel.put(request)
 
     def _is_stored(self, request: Received) -> None:
-        if request.kept == _STORED:
+        if request.kept == STORED:
             return
-        request.kept = _STORED
+        request.kept = STORED
         request.keep_at = inf
         self._mine.add(request.key)
         self._remember(request.key)
         self.acknowledge(request)
-
-    # -- the backlog -----------------------------------------------------------------------------------------------
-
-    def _enter_window(self, request: Received) -> bool:
-        """Have a stored request that waits stay in memory, if there is room and none is on the disk before it."""
-        backlog, size = request.channel.backlog, len(request.delivery.body)
-        full = len(backlog.window) >= self._window or backlog.bytes + size > self._window_bytes
-        if backlog.count or (full and backlog.window):
-            return False
-        if request not in backlog.window:
-            backlog.window[request] = size
-            backlog.bytes += size
-        return True
-
-    def _evict(self, request: Received) -> None:
-        """Leave a request that waits to the disk alone."""
-        channel = request.channel
-        if self._registry.forget(request, waiting=True):
-            channel.withdraw(request)
-            channel.leave(request)
-            self._leave_to_disk(channel, request.key)
-
-    def _leave_to_disk(self, channel: Channel, sn: str) -> None:
-        with self._lock:
-            self._mine.discard(sn)
-            channel.backlog.count += 1
-            channel.backlog.evicted += 1
-
-    def left_window(self, request: Received) -> None:
-        """Note that a request waits no more, and pull others in its place."""
-        backlog = request.channel.backlog
-        if backlog.window or backlog.behind:
-            with self._lock:
-                size = backlog.window.pop(request, None)
-                backlog.bytes -= size or 0
-                backlog.behind.pop(request, None)
-            self.pull(request.channel)
-
-    def pull(self, channel: Channel) -> None:
-        """Have more of the requests that wait on the disk read, if there is room for them."""
-        backlog = channel.backlog
-        if not backlog.count or backlog.pulling or channel.over or time.monotonic() < backlog.pull_at:
-            return
-        with self._lock:
-            room, size = self._window - len(backlog.window), self._window_bytes - backlog.bytes
-            if backlog.pulling or room < self._window / 2 or (size <= 0 and backlog.window):
-                return
-            backlog.pulling = True
-
-        work = partial(requests.pull, channel.service.name, room, size, self._mine)
-
-        rows: list[Row] = []
-
-        def read(file: sqlite3.Connection) -> int:
-            before = backlog.evicted
-            rows.extend(work(file))
-            return before
-
-        def done(before: int, failed: Unavailable | None) -> None:
-            if failed is None:
-                more = len(rows) >= room or sum(len(row.body) for row in rows) >= size
-                self._pulled(channel, rows, None if more else before)
-            else:
-                self._mine.difference_update(row.sn for row in rows)
-                backlog.pull_at = time.monotonic() + _PAUSE
-                self._pulled(channel, [], None)
-
-        self._store.post(read, done)
-
-    def _pulled(self, channel: Channel, rows: Sequence[Row], last: int | None) -> None:
-        """Go on with requests that were read. ``last``: no others were there when so many had been evicted."""
-        backlog = channel.backlog
-        ready = [request for row in rows if (request := self._taken_up(row, channel)) is not None]
-        with self._lock:
-            backlog.pulling = False
-            backlog.count = max(0, backlog.count - len(rows) if last is None else backlog.evicted - last)
-            if not rows or not backlog.count:  # quick calls go on while the disk cannot be read
-                ready += backlog.behind
-                backlog.behind.clear()
-        channel.notify()
-        for request in ready:
-            channel.put(request)
-            if channel.over:
-                self.release(request)
-
-    def _taken_up(self, row: Row, channel: Channel) -> Received | None:
-        """Make a request of a row that waited, and have it wait in memory; None: it is in flight, or cannot be read."""
-        request = self.take_up(row, channel)
-        if request is not None:
-            request.beside = channel.service.holds_no_thread(request.classname, request.method)
-            request.told = int(not request.tries)  # that it is accepted; after a restart it is told again
-            self._registry.queue(request)
-            with self._lock:
-                channel.backlog.window[request] = len(row.body)
-                channel.backlog.bytes += len(row.body)
-        return request
-
-    def take_up(self, row: Row, channel: Channel) -> Received | None:
-        """Make a request of a row that was pulled; None: it is in flight, or cannot be read."""
-        request = self.read(row, channel)
-        if request is None:
-            return None
-        if not self._registry.add(request):  # it was delivered again just now, and is being looked up
-            self._leave_to_disk(channel, row.sn)
-            return None
-        channel.enter(request)
-        return request
 
     def look(self, now: float) -> None:
         """Remove old entries from the store, from time to time."""
@@ -321,7 +201,7 @@ class Persistence:
         before = self._store.call(work)
         request.claimed = True
         if before is not None:
-            request.kept = _STORED
+            request.kept = STORED
             raise AlreadyStarted(before.result)
         self._is_stored(request)
 
@@ -330,7 +210,7 @@ class Persistence:
 
         The result of a run that was claimed is sent after that: else its caller could hear Interrupted after it.
         """
-        if request.kept == _BROKER or request.started is None or request.interrupted or request.replyto is None:
+        if request.kept == BROKER or request.started is None or request.interrupted or request.replyto is None:
             send()
             return
         work = partial(requests.keep, _light_record(request), result, requests.ANSWERING, None)
@@ -344,7 +224,7 @@ class Persistence:
 
     def settled(self, request: Received, result: bytes) -> None:
         """Remember the result that was taken, in the store too if the request stands there, and acknowledge."""
-        stands = request.kept != _BROKER or hash(request.key) in self._known
+        stands = request.kept != BROKER or hash(request.key) in self._known
         if stands:
             self._mine.add(request.key)  # first: it is not pulled before this is written
         self._registry.end(request, result)
@@ -375,12 +255,12 @@ class Persistence:
             self.acknowledge(request)
 
         # A request that the broker still holds need not wait for a store that cannot be used.
-        kept = request.kept != _BROKER
+        kept = request.kept != BROKER
         self._store.post(partial(requests.keep, _light_record(request), result, state, reason), done, kept=kept)
 
     def rejected(self, request: Received) -> None:
         """Forget a request whose rejection is settled, and acknowledge."""
-        if request.kept != _BROKER:
+        if request.kept != BROKER:
             self._remove(request.key)
         self._registry.forget(request)
         self.acknowledge(request)
@@ -404,19 +284,19 @@ class Persistence:
         if not self._registry.forget(request, waiting=True):
             return
         request.channel.leave(request)
-        if request.kept == _STORED:
+        if request.kept == STORED:
             self._mine.discard(request.key)
             return
-        if request.kept == _WRITING:
+        if request.kept == WRITING:
             self._remove(request.key)
-            request.kept = _STORED  # nothing is acknowledged any more
+            request.kept = STORED  # nothing is acknowledged any more
         self._nonces.forget(request.nonce)  # the broker delivers it again
         request.channel.link.release(request.delivery)
 
     def adopted(self, previous: Received, known: Received) -> None:
         """Acknowledge the delivery that a newer one has replaced; and that one, too, if the request is stored."""
         self.acknowledge(previous)
-        if known.kept == _STORED:
+        if known.kept == STORED:
             self.acknowledge(known)
 
     def acknowledge(self, request: Received) -> None:
@@ -453,7 +333,7 @@ class Persistence:
             after = rows[-1].number
             for row in rows:
                 away = row.sn not in self._mine and self._registry.get(row.sn) is None
-                request = self.read(row, channel) if away else None
+                request = self._backlogs.read(row, channel) if away else None
                 if request is not None and self._registry.add(request):
                     count += 1
                     channel.enter(request)
@@ -461,67 +341,12 @@ class Persistence:
         if waiting or count:
             log.info("plugin %s: %d requests taken up from the ledger", name, waiting + count)
         backlog.count = waiting
-        self.pull(channel)
-
-    def pull_one(self, sn: str, channel: Channel) -> Received | None:
-        """Take a request that waits on the disk alone into memory; None: it does not. Waits for the disk.
-
-        Raises:
-            Unavailable: the disk cannot be read.
-        """
-        mine = sn in self._mine
-        try:
-            row = self._store.call(partial(requests.pull_one, sn, self._mine))
-        except Unavailable:
-            if not mine:
-                self._mine.discard(sn)
-            raise
-        return None if row is None else self.take_up(row, channel)
-
-    def pull_all(self, channel: Channel) -> list[Received]:
-        """Take all requests of a plugin that wait on the disk, to be rejected. Waits for the disk."""
-        found: list[Received] = []
-        try:
-            work = partial(requests.pull, channel.service.name, _CHUNK, self._window_bytes, self._mine)
-            while channel.backlog.count and (rows := self._store.call(work)):
-                found += [request for row in rows if (request := self.take_up(row, channel)) is not None]
-        except Unavailable as failed:
-            log.error("plugin %s: its requests in the ledger stay there: %s", channel.service.name, failed)
-        return found
-
-    def abandon(self, channel: Channel) -> None:
-        """Leave what waits on the disk to whoever takes up the plugin's requests next."""
-        with self._lock:
-            channel.backlog = Backlog()
-        channel.notify()
-
-    def read(self, row: Row, channel: Channel) -> Received | None:
-        """Make a request of a row; None: it cannot be read, and the log says so."""
-        try:
-            document = decode(row.body)
-            replyto = Address.parse(document.replyto) if document.replyto else None
-        except (DocumentError, ConfigError) as bad:
-            log.error(
-                "plugin %s: request %s in the ledger cannot be read, and stays there: %s", row.plugin, row.sn, bad
-            )
-            return None
-        delivery = Delivery(0, row.body, True, None, None)
-        now = time.monotonic()
-        request = Received(document, delivery, channel, now, replyto=replyto, identity=row.identity)
-        request.key = row.sn
-        request._digest = row.digest
-        request.kept = _STORED
-        request.tries = row.tries
-        return request
-
-    def forget_result(self, sn: str) -> None:
-        """Forget how a request has ended: it shall run again."""
-        self._registry.unlearn(sn)
+        self._backlogs.pull(channel)
 
     def _rewrite(self) -> None:
         """Write again the requests that are in memory, and stood in a file that was corrupt."""
         for request in self._registry.in_flight():
-            if request.kept != _STORED or not request.delivery.body:
+            if request.kept != STORED or not request.delivery.body:
                 continue
             once = request.claimed and request.api is not None and request.api.mark.once
             record = _record(request)
@@ -537,15 +362,6 @@ class Persistence:
 
 def _call(function: Callable[[], object]) -> None:
     function()
-
-
-def decode(body: bytes) -> Request:
-    """Read a request that was verified when it came.
-
-    Raises:
-        DocumentError: it is none.
-    """
-    return decode_request(verify(body, None)[0])
 
 
 def silenced(body: bytes) -> bytes:
