@@ -6,7 +6,6 @@ Operations raise NotFound when a queue or an exchange does not exist, and Adapte
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from math import inf
 
 from msgspec.structs import asdict
 
@@ -186,16 +185,13 @@ class Model:
             if queue.owner is who:
                 self.drop(queue, "was exclusive to a connection that ended")
 
-    def expire(self) -> float:
-        """Delete queues that were not used for their time. Returns when the next one is due, or ``inf``."""
-        now, due = self.clock(), inf
+    def expire(self) -> None:
+        """Delete queues that were not used for their time."""
+        now = self.clock()
         for queue in tuple(self._queues.values()):
-            if queue.spec.expires is not None and not queue.consumers:
-                if queue.used_at + queue.spec.expires <= now:
-                    self.drop(queue, "expired")
-                else:
-                    due = min(due, queue.used_at + queue.spec.expires)
-        return due
+            expires = queue.spec.expires
+            if expires is not None and not queue.consumers and queue.used_at + expires <= now:
+                self.drop(queue, "expired")
 
     def _exchange(self, name: str) -> Exchange:
         if not name:
