@@ -32,9 +32,8 @@ class LocalAdapter(Adapter):
         self._events: list[Event] = []
         self._opened = self._closing = self._closed = False
         self._heard_at = self._spoke_at = 0.0
-        # What may still be answered. The numbers of subscriptions stay: they tell our deliveries from an earlier one's.
-        self._asked: set[int] = set()
-        self._published: set[int] = set()
+        self._unanswered: set[tuple[type, int]] = set()
+        # Numbers stay here for good: they tell our deliveries from those of an earlier connection.
         self._subscribed: set[int] = set()
 
     # -- bytes -----------------------------------------------------------------------------------------------
@@ -48,7 +47,7 @@ class LocalAdapter(Adapter):
         self._heard_at = now
         for frame in () if self._closed else self._reader.feed(data):
             if not self._closed:
-                self._keep(frame)
+                self._handle(frame)
         self._plan()
 
     def lost(self, reason: str, now: float) -> None:
@@ -97,35 +96,25 @@ class LocalAdapter(Adapter):
             self._closed = True
             self._out, self.urgent, self.deadline = bytearray(), False, inf
 
-    def _keep(self, frame: Any) -> None:
-        """Keep what the broker says, if it may say that."""
+    def _handle(self, frame: Any) -> None:
+        """Turn a frame of the broker into an event."""
         broken = ConnectionLost if self._opened else AdapterError
-        fits = self._opened
         match frame:
+            case wire.Beat():
+                return  # it has come: that is all
             case Closed(error):
                 self._end(None if self._closing else broken(f"{self._where}: {error or 'it hung up'}"))
-                return
-            case wire.Beat():
-                return  # that it came is all it says
-            case Opened():
-                fits, self._opened = not self._opened, True
-            case Done(id):
-                fits &= id in self._asked
-                self._asked.discard(id)
-            case Confirmed(token):
-                fits &= token in self._published
-                self._published.discard(token)
-            case Delivery(number):
-                fits &= number in self._subscribed
-            case SubscriptionLost(number):
-                fits &= number in self._subscribed
+            case Opened() if not self._opened:
+                self._opened = True
+                self._events.append(frame)
+            case Done(number) | Confirmed(number) if (type(frame), number) in self._unanswered:
+                self._unanswered.discard((type(frame), number))
+                self._events.append(frame)
+            case Delivery(number) | SubscriptionLost(number) if number in self._subscribed:
+                self._events.append(frame)
             case _:
-                fits = False
-        if fits:
-            self._events.append(frame)
-        else:
-            why = getattr(frame, "reason", "") or f"{type(frame).__name__} was not awaited"
-            self._end(broken(f"{self._where}: it breaks the protocol: {why}"))
+                why = getattr(frame, "reason", "") or f"{type(frame).__name__} is not what a broker says here"
+                self._end(broken(f"{self._where}: it breaks the protocol: {why}"))
 
     # -- commands --------------------------------------------------------------------------------------------
 
@@ -135,7 +124,7 @@ class LocalAdapter(Adapter):
             if not 1 <= operation.prefetch <= 65535:
                 raise ValueError(f"a prefetch of {operation.prefetch} is not between 1 and 65535")
             self._subscribed.add(operation.number)
-        self._asked.add(id)
+        self._unanswered.add((Done, id))
         self._put(wire.Ask(id, operation))
 
     def publish(
@@ -154,8 +143,8 @@ class LocalAdapter(Adapter):
             reason = f"a body of {len(body)} bytes is over the local broker's limit of {wire.MAX_BODY}"
             self._events.append(Confirmed(token, api.Outcome.REFUSED, reason))
             return
+        self._unanswered.add((Confirmed, token))
         self._put(wire.Publish(token, address.exchange, address.key, body, ttl))
-        self._published.add(token)
 
     def forget(self, token: int) -> None:
         """Do nothing: this broker answers every message, and quickly."""
