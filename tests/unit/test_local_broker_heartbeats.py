@@ -27,7 +27,7 @@ def raw(tmp_path: Path) -> Iterator[Raw]:
 def heard(raw: Raw) -> list[object]:
     """Return all that comes before the end."""
     frames = []
-    while (frame := raw.hear()) is not None:
+    while (frame := raw.receive()) is not None:
         frames.append(frame)
     return frames
 
@@ -44,33 +44,33 @@ def test_who_says_nothing_at_first_is_left(raw: Raw) -> None:
 
 def test_who_is_silent_for_two_heartbeats_is_left_and_heard_the_brokers_until_then(raw: Raw) -> None:
     start = time.monotonic()
-    raw.say(wire.Hello(wire.VERSION, 0.4))
+    raw.send(wire.Hello(wire.VERSION, 0.4))
     opened, *beats = heard(raw)
     assert time.monotonic() - start >= 0.8
     assert isinstance(opened, Opened)
     assert len(beats) >= 3
-    assert all(isinstance(beat, wire.Beat) for beat in beats)
+    assert all(isinstance(beat, wire.Heartbeat) for beat in beats)
 
 
 def test_who_speaks_stays(raw: Raw) -> None:
-    raw.say(wire.Hello(wire.VERSION, 0.4))
-    raw.hear_until(Opened)
+    raw.send(wire.Hello(wire.VERSION, 0.4))
+    raw.receive_until(Opened)
     start = time.monotonic()
     while time.monotonic() - start < 1.5:
-        raw.hear_until(wire.Beat)
-        raw.say(wire.Beat())
+        raw.receive_until(wire.Heartbeat)
+        raw.send(wire.Heartbeat())
 
 
 def test_without_heartbeats_nothing_is_said(raw: Raw) -> None:
-    raw.say(wire.Hello(wire.VERSION, 0.0))
-    raw.hear_until(Opened)
+    raw.send(wire.Hello(wire.VERSION, 0.0))
+    raw.receive_until(Opened)
     raw.sock.settimeout(0.5)
     with pytest.raises(TimeoutError):
-        raw.hear()
+        raw.receive()
 
 
 def test_who_is_sent_away_and_does_not_read_is_left_all_the_same(raw: Raw) -> None:
-    raw.say(wire.Hello(wire.VERSION, float("nan")))
+    raw.send(wire.Hello(wire.VERSION, float("nan")))
     (last,) = heard(raw)
     assert isinstance(last, Closed)
     assert isinstance(last.error, AdapterError)

@@ -12,8 +12,8 @@ from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import HEAD, TAIL, Closed, Confirmed, Delivery, Done, Opened, SubscriptionLost
 from gofer.messaging.local import wire
-from gofer.messaging.local.model import Model
 from gofer.messaging.local.queues import Consumer, Message
+from gofer.messaging.local.state import State
 
 __all__ = ["Client"]
 
@@ -30,8 +30,8 @@ _LAST_WORDS = 1.0
 class Client(asyncio.Protocol):
     """One connection; the event loop calls it. All output of one turn of the loop is one write."""
 
-    def __init__(self, model: Model, instance: str) -> None:
-        self._model = model
+    def __init__(self, state: State, instance: str) -> None:
+        self._state = state
         self._instance = instance
         self._consumers: dict[int, Consumer] = {}
         self._held: dict[int, tuple[Consumer, Message]] = {}
@@ -40,7 +40,7 @@ class Client(asyncio.Protocol):
         self._output = bytearray()
         self._full = self._leaving = False
         self._heartbeat: float | None = None  # until it has said hello
-        self._heard_at = 0.0
+        self._received_at = 0.0
         self._waiting = 0  # bytes that waited for it at the last heartbeat
 
     # -- for the loop ----------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Do what it asks."""
-        self._heard_at = self._loop.time()
+        self._received_at = self._loop.time()
         for frame in self._reader.feed(data):
             if not self._leaving:
                 self._handle(frame)
@@ -88,7 +88,7 @@ class Client(asyncio.Protocol):
         """Close the connection when the client has read the reason. What it holds goes back at once."""
         self._leaving = True
         self.close()
-        self.say(Closed(error))
+        self.send(Closed(error))
         self._write()
         self._transport.close()
         self._timer.cancel()
@@ -99,26 +99,26 @@ class Client(asyncio.Protocol):
         waiting, before = self._transport.get_write_buffer_size(), self._waiting
         self._waiting = waiting
         if waiting < before:
-            self._heard_at = self._loop.time()  # while nothing is read from it, what it takes is its sign of life
-        if self._loop.time() - self._heard_at >= 2 * heartbeat:
+            self._received_at = self._loop.time()  # while nothing is read from it, what it takes is its sign of life
+        if self._loop.time() - self._received_at >= 2 * heartbeat:
             self.abort()
             return
         if not waiting:
-            self.say(wire.Beat())
+            self.send(wire.Heartbeat())
         self._timer = self._loop.call_later(heartbeat / 2, self._beat, heartbeat)
 
     # -- its output ------------------------------------------------------------------------------------------
 
     @property
-    def takes(self) -> bool:
-        """Whether it takes deliveries now; ``ready`` follows when it does again."""
+    def receives(self) -> bool:
+        """Whether it receives deliveries now; ``ready`` follows when it does again."""
         return not self._full
 
-    def say(self, frame: wire.Frame) -> None:
+    def send(self, frame: wire.Frame) -> None:
         """Send a frame."""
         if not self._output:
             self._loop.call_soon(self._write)
-        wire.put(self._output, frame)
+        wire.write(self._output, frame)
         if len(self._output) > _COLLECTED:
             self._write()
 
@@ -141,23 +141,23 @@ class Client(asyncio.Protocol):
             case wire.Hello(heartbeat=heartbeat) if self._heartbeat is None:
                 self._heartbeat = heartbeat
                 self._timer.cancel()
-                self.say(Opened(self._instance))
+                self.send(Opened(self._instance))
                 if heartbeat:
                     self._timer = self._loop.call_later(heartbeat / 2, self._beat, heartbeat)
-            case wire.Wrong(reason):
+            case wire.BadFrame(reason):
                 self._refuse(reason)
             case wire.Publish(token, exchange, key, body, ttl) if self._heartbeat is not None:
-                self.say(Confirmed(token, *self._model.publish(exchange, key, body, ttl)))
-            case wire.Settle(tag, back) if self._heartbeat is not None:
-                self.settle(tag, back=back)
+                self.send(Confirmed(token, *self._state.publish(exchange, key, body, ttl)))
+            case wire.Settle(tag, requeue) if self._heartbeat is not None:
+                self.settle(tag, requeue=requeue)
             case wire.Ask(id, operation) if self._heartbeat is not None:
                 self.ask(id, operation)
-            case wire.Beat() if self._heartbeat is not None:
+            case wire.Heartbeat() if self._heartbeat is not None:
                 pass  # it has come: that is all
-            case wire.Bye():
+            case wire.Close():
                 self.leave(None)
             case _:
-                self._refuse(f"{type(frame).__name__} is not what a client says here")
+                self._refuse(f"{type(frame).__name__} is not what a client sends here")
 
     def _refuse(self, reason: str) -> None:
         self.leave(AdapterError(reason))
@@ -175,19 +175,19 @@ class Client(asyncio.Protocol):
                     if number in self._consumers:
                         self._cancel(self._consumers.pop(number))
                 case _:
-                    value = self._model.do(operation, self)
+                    value = self._state.do(operation, self)
         except (NotFound, AdapterError) as error:
-            self.say(Done(id, None, error))
+            self.send(Done(id, None, error))
         else:
-            self.say(Done(id, value))
+            self.send(Done(id, value))
             self.ready()
 
-    def settle(self, tag: int, *, back: bool) -> None:
+    def settle(self, tag: int, *, requeue: bool) -> None:
         """Settle a delivery: put it back into its queue, or drop it. An unknown tag is ignored."""
         if tag in self._held:
             consumer, message = self._held.pop(tag)
-            if back:
-                consumer.queue.put_back(message)
+            if requeue:
+                consumer.queue.requeue(message)
             else:
                 consumer.queue.forget(message)
             consumer.credit += 1
@@ -202,43 +202,43 @@ class Client(asyncio.Protocol):
         """Put back what it holds, and delete what is exclusive to it. Idempotent."""
         held, self._held = self._held, {}
         for consumer, message in held.values():
-            consumer.queue.put_back(message)
+            consumer.queue.requeue(message)
         while self._consumers:
             self._cancel(self._consumers.popitem()[1])
-        self._model.disown(self)
+        self._state.disown(self)
         for queue in {consumer.queue: None for consumer, _ in held.values()}:
             queue.dispatch()
 
     def _subscribe(self, operation: api.Subscribe) -> None:
-        queue = self._model.queue(operation.queue, self)
+        queue = self._state.queue(operation.queue, self)
         if operation.number in self._consumers:
             raise AdapterError(f"there is a subscription {operation.number} already")
-        if queue.sole:
+        if queue.exclusive:
             raise AdapterError(f"queue {operation.queue!r} has an exclusive subscriber")
         if operation.exclusive and queue.consumers:
             raise AdapterError(f"queue {operation.queue!r} has other subscribers, so none can be exclusive")
         consumer = Consumer(operation.number, queue, self, operation.prefetch, operation.limit)
         self._consumers[operation.number] = consumer
         queue.consumers[consumer] = None
-        queue.sole = operation.exclusive
+        queue.exclusive = operation.exclusive
 
     def _cancel(self, consumer: Consumer) -> None:
-        consumer.queue.leave(consumer)
+        consumer.queue.remove(consumer)
         if consumer.queue.spec.auto_delete and not consumer.queue.consumers:
-            self._model.drop(consumer.queue, "went with its last subscriber")
+            self._state.drop(consumer.queue, "went with its last subscriber")
 
-    # -- for the queues: see Taker ---------------------------------------------------------------------------
+    # -- for the queues: see Receiver ---------------------------------------------------------------------------
 
-    def take(self, consumer: Consumer, message: Message) -> None:
+    def deliver(self, consumer: Consumer, message: Message) -> None:
         """Hold a message and deliver it."""
         self._tags += 1
         self._held[self._tags] = (consumer, message)
         body, cut = message.body, 0
         if consumer.limit is not None and len(body) > max(consumer.limit, HEAD + TAIL):
             body, cut = body[:HEAD] + body[-TAIL:], len(body) - HEAD - TAIL
-        self.say(Delivery(consumer.number, body, message.redelivered, message.ttl, self._tags, cut))
+        self.send(Delivery(consumer.number, body, message.redelivered, message.ttl, self._tags, cut))
 
-    def lose(self, consumer: Consumer, reason: str) -> None:
+    def subscription_lost(self, consumer: Consumer, reason: str) -> None:
         """Forget a subscription whose queue is gone, and tell the client."""
         del self._consumers[consumer.number]
-        self.say(SubscriptionLost(consumer.number, reason))
+        self.send(SubscriptionLost(consumer.number, reason))

@@ -13,8 +13,8 @@ from weakref import WeakSet
 
 from gofer.errors import MessagingError
 from gofer.messaging.local.client import Client
-from gofer.messaging.local.model import Model
 from gofer.messaging.local.paths import listening, locked
+from gofer.messaging.local.state import State
 
 __all__ = ["Broker", "serving"]
 
@@ -33,7 +33,7 @@ class Broker:
     def __init__(self, path: str, *, total_limit: int = 256 << 20, queue_limit: int = 128 << 20) -> None:
         self.path = os.path.abspath(path)
         self.instance = uuid.uuid4().hex
-        self._model = Model(time.monotonic, total_limit=total_limit, queue_limit=queue_limit)
+        self._state = State(time.monotonic, total_limit=total_limit, queue_limit=queue_limit)
         self._clients: WeakSet[Client] = WeakSet()
         self._stopping = asyncio.Event()
         self._stopped = False
@@ -78,13 +78,13 @@ class Broker:
             return
 
         def connected() -> Client:
-            client = Client(self._model, self.instance)
+            client = Client(self._state, self.instance)
             self._clients.add(client)
             return client
 
         server = await self._loop.create_unix_server(connected, sock=self._listener)
         while not self._stopping.is_set():
-            self._model.expire()
+            self._state.expire()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _SWEEP)
         server.close()

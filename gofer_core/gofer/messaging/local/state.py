@@ -12,9 +12,9 @@ from msgspec.structs import asdict
 from gofer.errors import AdapterError, NotFound
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import DeclareExchange, DeclareQueue, Outcome
-from gofer.messaging.local.queues import Queue, Taker, Usage, cost
+from gofer.messaging.local.queues import Queue, Receiver, Usage, cost
 
-__all__ = ["Exchange", "Model", "matches"]
+__all__ = ["Exchange", "State", "matches"]
 
 _EXCHANGES = ("direct", "topic", "fanout")
 _QUEUES = ("classic", "quorum")
@@ -69,7 +69,7 @@ def matches(pattern: list[str], words: list[str]) -> bool:
     return end in reached
 
 
-class Model:
+class State:
     """Queues and exchanges, and the way of a message from one to the other.
 
     ``clock`` tells the time in seconds; ``total_limit`` and ``queue_limit`` are in bytes. ``total`` is what all
@@ -116,7 +116,7 @@ class Model:
 
     # -- operations ------------------------------------------------------------------------------------------
 
-    def do(self, operation: api.Operation, who: Taker | None) -> str | None:
+    def do(self, operation: api.Operation, who: Receiver | None) -> str | None:
         """Do an operation on queues and exchanges (not on subscriptions) for somebody, and return its value."""
         match operation:
             case DeclareQueue():
@@ -145,7 +145,7 @@ class Model:
                 self._unbind(self._exchange(exchange), self.queue(name, who), (key,))
         return None
 
-    def queue(self, name: str, who: Taker | None) -> Queue:
+    def queue(self, name: str, who: Receiver | None) -> Queue:
         """Return a queue that somebody may use."""
         queue = self._queues.get(name)
         if queue is None:
@@ -154,7 +154,7 @@ class Model:
             raise AdapterError(f"queue {name!r} is exclusive to another connection")
         return queue
 
-    def _declare_queue(self, spec: DeclareQueue, who: Taker | None) -> str | None:
+    def _declare_queue(self, spec: DeclareQueue, who: Receiver | None) -> str | None:
         if spec.name in self._queues:
             queue = self.queue(spec.name, who)
             queue.used_at = self.clock()
@@ -176,10 +176,10 @@ class Model:
         for exchange in tuple(self._exchanges.values()):
             self._unbind(exchange, queue)
         for consumer in tuple(queue.consumers):
-            queue.leave(consumer)
-            consumer.taker.lose(consumer, f"queue {queue.spec.name!r} {why}")
+            queue.remove(consumer)
+            consumer.receiver.subscription_lost(consumer, f"queue {queue.spec.name!r} {why}")
 
-    def disown(self, who: Taker) -> None:
+    def disown(self, who: Receiver) -> None:
         """Delete the queues that are exclusive to somebody who is gone."""
         for queue in tuple(self._queues.values()):
             if queue.owner is who:
