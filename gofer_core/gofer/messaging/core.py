@@ -300,8 +300,7 @@ class Core:
         adapter = self.adapter
         if adapter is None or self.state is not State.OPEN:
             if self._final or not self._reconnect:
-                if settle is not None:
-                    self._call(settle, Outcome.UNKNOWN, self.describe())
+                self._call(settle, Outcome.UNKNOWN, self.describe())
             else:  # the connection was lost just now: nothing was sent, so nothing is unknown
                 self._unsent[token] = (address, body, ttl, durable, confirm, isolated, settle)
             return
@@ -312,8 +311,7 @@ class Core:
             adapter.publish(token, address, body, ttl=ttl, durable=durable, confirm=confirm, isolated=isolated)
         except (ValueError, TypeError) as wrong:
             self.unconfirmed.pop(token, None)
-            if settle is not None:
-                self._call(settle, Outcome.REFUSED, str(wrong))
+            self._call(settle, Outcome.REFUSED, str(wrong))
         self._drain()
 
     def forget(self, token: int) -> None:
@@ -445,8 +443,7 @@ class Core:
                 subscription.number, subscription.error = number, None
                 subscription.made += 1
                 self._subscriptions[subscription].reset()
-                if subscription.on_made is not None:
-                    self._call(subscription.on_made)
+                self._call(subscription.on_made)
 
         self.run(steps(), made)
 
@@ -455,7 +452,7 @@ class Core:
         first = subscription.active or subscription.error is None
         subscription.number, subscription.error = None, copy_error(error)
         self._subscriptions[subscription].failed(self.now)
-        if first and subscription.on_lost is not None:
+        if first:
             self._call(subscription.on_lost, str(error))
 
     # -- events -------------------------------------------------------------------------------------------------------
@@ -480,9 +477,7 @@ class Core:
             case Delivery():
                 self._deliver(event)
             case Confirmed():
-                settle = self.unconfirmed.pop(event.token, None)
-                if settle is not None:
-                    self._call(settle, event.outcome, event.reason)
+                self._call(self.unconfirmed.pop(event.token, None), event.outcome, event.reason)
             case Done():
                 self._answered(event)
             case SubscriptionLost():
@@ -517,10 +512,9 @@ class Core:
         for pending in list(self._pending.values()):
             if pending.deadline <= self.now:
                 answer, pending.answer, pending.deadline = pending.answer, None, inf
-                if answer is not None:
-                    asked = type(pending.operation).__name__
-                    error = ConnectionLost(f"{self.connector.url}: the broker did not answer {asked} in time")
-                    self._call(answer, None, error)
+                asked = type(pending.operation).__name__
+                error = ConnectionLost(f"{self.connector.url}: the broker did not answer {asked} in time")
+                self._call(answer, None, error)
 
     def _block(self, reason: str | None) -> None:
         if self.blocked is None and reason is not None:
@@ -571,15 +565,14 @@ class Core:
             self._unsent.clear()
         pending, self._pending = self._pending, {}
         for settle in unconfirmed.values():
-            if settle is not None:
-                self._call(settle, Outcome.UNKNOWN, str(error))
+            self._call(settle, Outcome.UNKNOWN, str(error))
         for operation in pending.values():
-            if operation.answer is not None:
-                self._call(operation.answer, None, copy_error(error))
+            self._call(operation.answer, None, copy_error(error))
 
-    def _call(self, callback: Callable[..., object], *arguments: Any) -> None:
+    def _call(self, callback: Callable[..., object] | None, *arguments: Any) -> None:
         try:
-            callback(*arguments)
+            if callback is not None:
+                callback(*arguments)
         except Exception:  # a callback's fault harms no other user
             log.exception("%s: a callback failed", self.connector.url)
 
