@@ -1,4 +1,4 @@
-"""What shapes a connection: the URL, TLS files, the heartbeat, and how patient it is."""
+"""Connectors: the settings of a connection. The URL, TLS files, the heartbeat, and limits."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Connector:
 
     Values can be set until its first use: until it is hashed, to find its connection, or added.
 
-    ``heartbeat`` is in seconds; a peer silent for two of them is dead; 0 turns heartbeats off. The files are PEM and
-    are read at each (re)connect, so renewed ones are taken up. ``clientcert`` may hold the key too.
+    ``heartbeat`` is in seconds; a peer silent for two of them is dead; 0 turns heartbeats off. The files are PEM. Each
+    (re)connect reads them again, so renewed ones come into use. ``clientcert`` may hold the key too.
     ``adapter`` is the one to use for a URL that names none. Reconnecting waits at most ``reconnect_max`` seconds
     between two attempts. A document is at most ``max_message`` bytes. ``source`` returns the current URL, from a file
     for instance; it is called before each connection, and may raise GoferError. It does not count in comparisons.
@@ -76,7 +76,7 @@ class Connector:
         object.__setattr__(self, name, value)
 
     def __hash__(self) -> int:
-        object.__setattr__(self, "_used", True)  # found by what it is now, it must stay that
+        object.__setattr__(self, "_used", True)  # a key of a dict must not change
         return hash((self.url, self.cacert, self.clientcert, self.clientkey, self.host_validation, self.heartbeat))
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -93,10 +93,10 @@ class Connector:
         added[self.url] = self
 
     def current(self) -> Connector:
-        """Return the connector with the URL of the moment.
+        """Return the connector with its current URL.
 
         Raises:
-            GoferError: what ``source`` raised.
+            GoferError: as ``source`` does.
         """
         return self if self.source is None else replace(self, url=self.source())
 

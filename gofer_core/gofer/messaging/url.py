@@ -87,7 +87,7 @@ class URL:
 
     @property
     def hosts(self) -> tuple[tuple[str, int], ...]:
-        """All hosts with their ports, in the order in which they stand."""
+        """All hosts with their ports, in their order in the URL."""
         return ((self.host, self.port or 0), *self.others)
 
     @property
@@ -145,7 +145,7 @@ def _masked(text: str) -> str:
     if at:
         user, colon, _ = login.partition(":")
         login = f"{user}:***" if colon else user
-    else:  # what stands in a port's place may be the password of somebody who forgot the host
+    else:  # without a host, the password may stand in the place of the port
         host, colon, port = place.partition("]:" if place.startswith("[") else ":")
         if colon and _PORT.fullmatch(port) is None:
             place = f"{host}{colon}***"

@@ -57,14 +57,14 @@ class Client(asyncio.Protocol):
             self.leave(AdapterError(f"user {user} may not use this broker: it belongs to user {os.geteuid()}"))
 
     def data_received(self, data: bytes) -> None:
-        """Do what it asks."""
+        """Handle its frames."""
         self._received_at = self._loop.time()
         for frame in self._reader.feed(data):
             if not self._leaving:
                 self._handle(frame)
 
     def pause_writing(self) -> None:
-        """Stop deliveries and reading: it does not read."""
+        """Stop deliveries and reading: the client does not read."""
         self._full = True
         self._transport.pause_reading()
 
@@ -76,7 +76,7 @@ class Client(asyncio.Protocol):
             self.ready()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Give back what it held."""
+        """Requeue the messages that it held."""
         self._timer.cancel()
         self.close()
 
@@ -85,7 +85,7 @@ class Client(asyncio.Protocol):
         self._transport.abort()
 
     def leave(self, error: MessagingError | None) -> None:
-        """Close the connection when the client has read the reason. What it holds goes back at once."""
+        """Close the connection when the client has read the reason. Its messages are requeued at once."""
         self._leaving = True
         self.close()
         self.send(Closed(error))
@@ -99,7 +99,7 @@ class Client(asyncio.Protocol):
         waiting, before = self._transport.get_write_buffer_size(), self._waiting
         self._waiting = waiting
         if waiting < before:
-            self._received_at = self._loop.time()  # while nothing is read from it, what it takes is its sign of life
+            self._received_at = self._loop.time()  # nothing is read from a full one: that it reads is its sign of life
         if self._loop.time() - self._received_at >= 2 * heartbeat:
             self.abort()
             return
@@ -199,7 +199,7 @@ class Client(asyncio.Protocol):
             consumer.queue.ready(consumer)
 
     def close(self) -> None:
-        """Put back what it holds, and delete what is exclusive to it. Idempotent."""
+        """Requeue the messages that it holds, and delete its exclusive queues. Idempotent."""
         held, self._held = self._held, {}
         for consumer, message in held.values():
             consumer.queue.requeue(message)

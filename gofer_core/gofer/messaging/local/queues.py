@@ -24,7 +24,7 @@ def cost(body: bytes) -> int:
 
 
 class Usage(msgspec.Struct):
-    """The bytes that somebody has used, of so many allowed."""
+    """Used bytes, and the limit. ``who`` names what uses them."""
 
     who: str
     limit: int

@@ -1,4 +1,4 @@
-"""What the local broker keeps: queues, exchanges, and a message's way among them. Pure state, no input or output.
+"""The state of the local broker: queues, exchanges, and the routing of messages. No input or output.
 
 Operations raise NotFound when a queue or an exchange does not exist, and AdapterError when they are not allowed.
 """
@@ -70,10 +70,10 @@ def matches(pattern: list[str], words: list[str]) -> bool:
 
 
 class State:
-    """Queues and exchanges, and the way of a message from one to the other.
+    """Queues, exchanges, and the routing of messages.
 
-    ``clock`` tells the time in seconds; ``total_limit`` and ``queue_limit`` are in bytes. ``total`` is what all
-    messages take.
+    ``clock`` returns the time in seconds; ``total_limit`` and ``queue_limit`` are in bytes. ``total`` counts the bytes
+    of all messages.
     """
 
     def __init__(self, clock: Callable[[], float], *, total_limit: int, queue_limit: int) -> None:
@@ -87,7 +87,7 @@ class State:
     # -- messages --------------------------------------------------------------------------------------------
 
     def publish(self, exchange: str, key: str, body: bytes, ttl: float | None) -> tuple[Outcome, str]:
-        """Put a message into every queue it is routed to, or into none. Returns what became of it, and why."""
+        """Put a message into every queue it is routed to, or into none. Returns the outcome and its reason."""
         if exchange:
             found = self._exchanges.get(exchange)
             targets = tuple(found.route(key)) if found else ()
@@ -117,7 +117,7 @@ class State:
     # -- operations ------------------------------------------------------------------------------------------
 
     def do(self, operation: api.Operation, who: Receiver | None) -> str | None:
-        """Do an operation on queues and exchanges (not on subscriptions) for somebody, and return its value."""
+        """Do an operation on queues and exchanges (not on subscriptions) for a client, and return its value."""
         match operation:
             case DeclareQueue():
                 return self._declare_queue(operation, who)
@@ -146,7 +146,7 @@ class State:
         return None
 
     def queue(self, name: str, who: Receiver | None) -> Queue:
-        """Return a queue that somebody may use."""
+        """Return a queue, if this client may use it."""
         queue = self._queues.get(name)
         if queue is None:
             raise NotFound(f"there is no queue {name!r}")
@@ -167,7 +167,7 @@ class State:
         return None
 
     def drop(self, queue: Queue, why: str) -> None:
-        """Delete a queue whatever is in it, and tell its subscribers: it ``was deleted``, say."""
+        """Delete a queue with its messages. Its subscribers hear why, for instance that it ``was deleted``."""
         if queue.deleted:
             return
         queue.deleted = True
@@ -180,7 +180,7 @@ class State:
             consumer.receiver.subscription_lost(consumer, f"queue {queue.spec.name!r} {why}")
 
     def disown(self, who: Receiver) -> None:
-        """Delete the queues that are exclusive to somebody who is gone."""
+        """Delete the exclusive queues of a client that is gone."""
         for queue in tuple(self._queues.values()):
             if queue.owner is who:
                 self.drop(queue, "was exclusive to a connection that ended")
