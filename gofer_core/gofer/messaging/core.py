@@ -145,8 +145,9 @@ class Core:
             for pending in self._pending.values():
                 due = min(due, pending.deadline)
             if self.state is State.OPEN:
-                for backoff in self._to_subscribe().values():
-                    due = min(due, backoff.due)
+                for subscription, backoff in self._subscriptions.items():
+                    if subscription.waiting:
+                        due = min(due, backoff.due)
         return due
 
     def connecting(self) -> None:
@@ -399,18 +400,10 @@ class Core:
         else:
             self.ask(Cancel(number), answer, timeout)
 
-    def _to_subscribe(self) -> dict[Subscription, Backoff]:
-        """Return the subscriptions that the broker has not got, and is not being asked for."""
-        return {
-            subscription: backoff
-            for subscription, backoff in self._subscriptions.items()
-            if subscription.number is None and subscription.making is None
-        }
-
     def _make_subscriptions(self) -> None:
         if self.state is State.OPEN:
-            for subscription, backoff in self._to_subscribe().items():
-                if backoff.due <= self.now:
+            for subscription, backoff in list(self._subscriptions.items()):
+                if subscription.waiting and backoff.due <= self.now:
                     self._make_subscription(subscription)
 
     def _make_subscription(self, subscription: Subscription) -> None:
