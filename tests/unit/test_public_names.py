@@ -118,11 +118,11 @@ gofer.messaging.keyfiles: Watched files_in read_public read_secret
 gofer.messaging.local: default_path open_socket
 gofer.messaging.local.adapter: LocalAdapter
 gofer.messaging.local.client: Client
-gofer.messaging.local.model: Exchange Model matches
 gofer.messaging.local.paths: default_path listening locked open_socket path_of reachable
-gofer.messaging.local.queues: Consumer Message Queue Taker Usage cost
+gofer.messaging.local.queues: Consumer Message Queue Receiver Usage cost
 gofer.messaging.local.server: Broker serving
-gofer.messaging.local.wire: Ask Beat Bye Frame Hello MAX_BODY Publish Reader Settle VERSION Wrong put
+gofer.messaging.local.state: Exchange State matches
+gofer.messaging.local.wire: Ask BadFrame Close Frame Heartbeat Hello MAX_BODY Publish Reader Settle VERSION write
 gofer.messaging.mock: install register uninstall
 gofer.messaging.model: Consumer Document Exchange Message Producer Queue Reader
 gofer.messaging.pool: Pool pool
