@@ -297,11 +297,22 @@ class Connection(ABC):
         try:
             data = wire.read()
         except OSError as error:
-            self._guard(self.core.lost, error.strerror or str(error), now)
+            self._guard(self.core.lost, self._why_lost(wire, error), now)
             return False
         if data:
             self._guard(self.core.receive, data, now)
         return bool(data)
+
+    def _why_lost(self, wire: Wire, error: OSError) -> str:
+        """Say why the socket has ended; for one that has never said a word of AMQP, what may be wrong with the port."""
+        if wire.secure:
+            from gofer.messaging.tls import explain
+
+            return explain(error, self.connector)
+        reason = error.strerror or str(error)
+        if not wire.heard and self.connector.url.protocol != "local":
+            reason += " before it said anything. Does the port expect TLS? Then write amqps://"
+        return reason
 
     def _write(self, now: float) -> None:
         wire = self._wire
@@ -325,9 +336,10 @@ class Connection(ABC):
         try:
             while data := wire.read():
                 self._guard(self.core.receive, data, now)
-        except OSError:
-            pass  # that it has ended is known
-        self._guard(self.core.lost, error.strerror or str(error), now)
+        except OSError as last:
+            if wire.secure:
+                error = last  # an alert may say why
+        self._guard(self.core.lost, self._why_lost(wire, error), now)
 
     @abstractmethod
     def _detach(self) -> None:
