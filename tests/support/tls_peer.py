@@ -26,10 +26,11 @@ def server_context(certificate: Path, key: Path, *, version: ssl.TLSVersion | No
 
 @dataclass(frozen=True)
 class Answers:
-    """How many bytes of its TLS output a peer sends before it stops; None: all. ``hang_up``: then it closes."""
+    """How many bytes of its TLS output, or flights, a peer sends before it stops; None: all. ``hang_up``: it closes."""
 
     sent: int | None = None
     hang_up: bool = False
+    flights: int | None = None
 
 
 @contextmanager
@@ -63,7 +64,7 @@ def _serve(sock: socket.socket, context: ssl.SSLContext, answers: Answers, seen:
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     secure = context.wrap_bio(incoming, outgoing, server_side=True)
     left = 1 << 30 if answers.sent is None else answers.sent
-    total, done = 0, False
+    total, flights, done = 0, 0, False
     with sock:
         try:
             while left > 0:
@@ -78,7 +79,8 @@ def _serve(sock: socket.socket, context: ssl.SSLContext, answers: Answers, seen:
                 left -= len(output)
                 if output and seen is not None:
                     seen.append(total)
-                if done or left <= 0:
+                flights += bool(output)
+                if done or left <= 0 or flights == answers.flights:
                     break
                 data = sock.recv(65536)
                 if not data:

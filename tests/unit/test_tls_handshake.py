@@ -103,8 +103,11 @@ def test_a_peer_that_does_not_finish_is_told_apart(
     whole: list[int] = []
     with peer(context, Answers(), whole) as port:
         open_socket(connector(port), WAIT).close()
-    for sent, said in ((whole[0], "after our key exchange (and client"), (whole[-1] - 8, "in the middle of its last")):
-        with peer(context, Answers(sent)) as port, pytest.raises(ConnectionLost) as caught:
+    for answers, said in (
+        (Answers(flights=1), "after our key exchange (and client certificate, if it asked for one): it did not finish"),
+        (Answers(whole[-1] - 8), "in the middle of its last message (Finished)"),
+    ):
+        with peer(context, answers) as port, pytest.raises(ConnectionLost) as caught:
             open_socket(connector(port), 0.5)
         assert f"handshake stopped {said}" in str(caught.value)
 
