@@ -273,7 +273,10 @@ class Connection(ABC):
         """Log in on a new socket."""
         self._guard(self.core.connected, adapter, monotonic())
         if self.core.adapter is adapter:
-            self._wire = wire
+            old, self._wire = self._wire, wire
+            if old is not None:  # lost, and connected anew in the same turn
+                self._detach()
+                old.close()
         else:
             wire.close()
 

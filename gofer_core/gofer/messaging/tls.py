@@ -208,7 +208,10 @@ class SecureSocket:
                 data = self._tls.read(size)
             except self._want_read:
                 self.pending = False
-                self.flush()  # an answer of TLS's own to what it has read
+                try:
+                    self.flush()  # an answer of TLS's own to what it has read
+                except OSError:
+                    pass  # what the peer has sent before it went may say why
                 data = self._sock.recv(_CHUNK)
                 if not data:
                     return b""

@@ -268,7 +268,7 @@ def lines(
     \b
     rabbitmq     rabbitmq.conf, and the commands for its plugin and users
     broker-j     the initial configuration of Qpid Broker-J
-    artemis      broker.xml and login.config of ActiveMQ Artemis
+    artemis      the files in etc/ of ActiveMQ Artemis
     descriptor   [messaging] of a plugin's descriptor
     x509         [messaging] and [x509] for signed messages
     """
@@ -287,6 +287,9 @@ def lines(
             authority = store.find("ca")
         else:
             own = _one(store, pki.BROKER, broker_name, "--broker")
+            if target != "rabbitmq" and not own.is_rsa:
+                fix = f"gofer certs broker {' '.join(own.holders)} --key rsa3072 --replace --dir {store.folder}"
+                raise ConfigError(f"{target} reads only RSA keys from PEM files, and {own.key} is none. Type: {fix}")
             authority, host = store.find("ca"), ""
             users = [entry.holders[0] for entry in store.of(pki.CLIENT)]
             if clients:

@@ -47,8 +47,7 @@ def _rabbitmq(files: Files) -> str:
         for name in files.clients
     )
     return f"""
-# RabbitMQ: /etc/rabbitmq/rabbitmq.conf. The user rabbitmq must be able to read the key:
-# install -o rabbitmq -g rabbitmq -m 600 {files.key} ...
+# RabbitMQ: /etc/rabbitmq/rabbitmq.conf. The user rabbitmq must be able to read the key, and nobody else.
 {listener}
 ssl_options.cacertfile = {files.cacert}
 ssl_options.certfile = {files.certificate}
@@ -59,7 +58,7 @@ auth_mechanisms.1 = EXTERNAL
 auth_mechanisms.2 = PLAIN
 ssl_cert_login_from = common_name
 
-# Then type, as root: a certificate's CN is a user, who needs no password.
+# Then type, as root. A certificate's CN is a user, who needs no password.
 rabbitmq-plugins enable rabbitmq_auth_mechanism_ssl
 {users}"""
 
@@ -96,32 +95,33 @@ def _broker_j(files: Files) -> str:
         "ports": [port],
     }
     return f"""
-# Qpid Broker-J: add these to the lists of the initial configuration (-icp FILE), or make the same objects by the
-# management console. The broker's key must be RSA (gofer certs broker --key rsa3072). A certificate's CN is a user.
+# Qpid Broker-J: add these to the lists of its configuration: the file of -icp at the first start, or its management.
+# The user of the broker must be able to read the files. A certificate's CN is a user.
 {json.dumps(added, indent=2)}
 """
 
 
 def _artemis(files: Files) -> str:
     listen = files.listen or "0.0.0.0"  # noqa: S104 - what the broker's own configuration has
-    users = "\n".join(f"#   {name}=CN={name}" for name in files.clients) or "#   NAME=CN=NAME"
-    roles = ",".join(files.clients) or "NAME"
+    users = "\n".join(f"{name}=CN={name}" for name in files.clients) or "# NAME=CN=NAME"
+    pair = files.key.with_suffix(".pemcfg")
     return f"""
-# ActiveMQ Artemis. etc/broker.xml, below <acceptors> (one line):
+# ActiveMQ Artemis. The user of the broker must be able to read the files. A certificate's CN is a user.
+# {pair}:
+source.key={files.key}
+source.cert={files.certificate}
+# etc/broker.xml, in <acceptors>:
 <acceptor name="amqps">tcp://{listen}:{files.port}?protocols=AMQP;sslEnabled=true;needClientAuth=true;\
-keyStoreType=PEMCFG;keyStorePath={files.key.with_suffix(".pemcfg")};\
-trustStoreType=PEM;trustStorePath={files.cacert};saslMechanisms=EXTERNAL,PLAIN</acceptor>
-# {files.key.with_suffix(".pemcfg")}:
-#   source.key={files.key}
-#   source.cert={files.certificate}
-# etc/login.config, as the first module of activemq: a certificate's CN is a user.
-#   org.apache.activemq.artemis.spi.core.security.jaas.TextFileCertificateLoginModule sufficient
-#     org.apache.activemq.jaas.textfiledn.user="cert-users.properties"
-#     org.apache.activemq.jaas.textfiledn.role="cert-roles.properties";
+keyStoreType=PEMCFG;keyStorePath={pair};trustStoreType=PEM;trustStorePath={files.cacert};\
+saslMechanisms=EXTERNAL,PLAIN</acceptor>
+# etc/login.config, the first in activemq {{ }}:
+org.apache.activemq.artemis.spi.core.security.jaas.TextFileCertificateLoginModule sufficient
+    org.apache.activemq.jaas.textfiledn.user="cert-users.properties"
+    org.apache.activemq.jaas.textfiledn.role="cert-roles.properties";
 # etc/cert-users.properties:
 {users}
-# etc/cert-roles.properties (the role of <security-settings> in broker.xml):
-#   amq={roles}
+# etc/cert-roles.properties (amq: the role of <security-settings> in broker.xml):
+amq={",".join(files.clients) or "NAME"}
 """
 
 

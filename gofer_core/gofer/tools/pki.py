@@ -89,6 +89,11 @@ class Entry:
         return _bundle(self.file)
 
     @property
+    def is_rsa(self) -> bool:
+        """Whether its key is an RSA key."""
+        return isinstance(self.certificate.public_key(), rsa.RSAPublicKey)
+
+    @property
     def holders(self) -> list[str]:
         """The names that it is for: those of hosts, or else its CN."""
         try:
