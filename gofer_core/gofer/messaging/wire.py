@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Wakeup", "Wire"]
 
-#: Bytes to read at a time, and how often in a row before others get their turn.
+#: Bytes to read at a time, and TLS records (of 16 KiB at most) in a row before others get their turn.
 _CHUNK = 256 * 1024
-_ROUNDS = 8
+_RECORDS = 8
 
 
 class Wire:
@@ -46,24 +46,16 @@ class Wire:
         Raises:
             OSError: the connection has ended; what came before that has been returned.
         """
-        if not self.secure:
-            try:
-                data: bytes = self._sock.recv(_CHUNK)
-            except BlockingIOError:
-                return b""
-            if not data:
-                raise ConnectionResetError("closed by the peer")
-            if not self.heard:
-                self._hear(data)
-            return data
         if self._ended is not None:
             raise self._ended
         parts: list[bytes] = []
         try:
-            for _ in range(_ROUNDS):
+            for _ in range(_RECORDS if self.secure else 1):
                 data = self._sock.recv(_CHUNK)
                 if not data:
                     raise ConnectionResetError("closed by the peer")
+                if not self.heard:
+                    self._hear(data)
                 parts.append(data)
         except BlockingIOError:
             pass
@@ -76,7 +68,7 @@ class Wire:
     def _hear(self, data: bytes) -> None:
         """Look at the first bytes: no protocol of a broker begins as an answer of TLS does."""
         self.heard = True
-        if data[0] in (0x15, 0x16) and data[1:2] == b"\x03":
+        if not self.secure and data[0] in (0x15, 0x16) and data[1:2] == b"\x03":
             raise ConnectionResetError("the peer expects TLS on this port. Write amqps://, or use the port without TLS")
 
     @property
