@@ -158,7 +158,7 @@ class TestTls:
         self, rabbitmq: RabbitMQ, certificates: Certificates, certified: str, connect: Connect
     ) -> None:
         driver = connect(
-            URL.parse(rabbitmq.url(tls=True)),
+            URL.parse(rabbitmq.url(external=True)),
             cacert=str(certificates.authority),
             clientcert=str(certificates.client_both),
         )
@@ -173,7 +173,7 @@ class TestTls:
     ) -> None:
         certificate = str(certificates.client_both)
         with pytest.raises(AdapterError, match=f"login refused for the certificate {certificate}"):
-            connect(URL.parse(rabbitmq.url(tls=True)), cacert=str(certificates.authority), clientcert=certificate)
+            connect(URL.parse(rabbitmq.url(external=True)), cacert=str(certificates.authority), clientcert=certificate)
 
     def test_a_client_certificate_of_nobody_is_refused(
         self, rabbitmq: RabbitMQ, certificates: Certificates, stranger: Certificates, connect: Connect
