@@ -108,12 +108,14 @@ gofer.messaging.auth: Authenticator ValidationFailed sign verify
 gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator missing_authenticator
 gofer.messaging.backoff: Backoff
 gofer.messaging.caller_conf: PROFILE_KEYS caller_conf profile profiles read_section
+gofer.messaging.certificates: Certificate day read_certificates read_file
 gofer.messaging.connection: Connection
 gofer.messaging.connector: Connector SSL
 gofer.messaging.core: Answer Core OPERATION Settle State copy_error
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
     decode_reply decode_request encode head seconds_of shown timestamp unwrap
+gofer.messaging.handshake: Progress Stalled
 gofer.messaging.keyfiles: Watched files_in read_public read_secret
 gofer.messaging.local: default_path open_socket
 gofer.messaging.local.adapter: LocalAdapter
@@ -130,6 +132,7 @@ gofer.messaging.proxies: find_proxy parse_proxy tunnel
 gofer.messaging.stamped: Expired MAX_AGE SKEW Stamp StampedAuthenticator read_limits
 gofer.messaging.subscription: Steps Subscription
 gofer.messaging.thread_driver: ThreadConnection Waiter
+gofer.messaging.tls: SecureSocket explain make_context shake_hands
 gofer.messaging.transport: open_socket
 gofer.messaging.url: URL place
 gofer.messaging.value: MAX_DEPTH plain
@@ -218,6 +221,8 @@ gofer.tools.adapters: adapters
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.authenticators: authenticators
 gofer.tools.broker: broker
+gofer.tools.certs: certs
+gofer.tools.certs_lines: Files TARGETS lines
 gofer.tools.completion: COMPLETE authenticator_names completion connector_of profile_names targets
 gofer.tools.demo: demo
 gofer.tools.listing: describe list_entry_points listing_options show
@@ -228,6 +233,7 @@ gofer.tools.mgt_client: NoAgent NoAnswer ask
 gofer.tools.mgt_tree: print_agent
 gofer.tools.new: new
 gofer.tools.output: complain harmless print_json print_table text_of
+gofer.tools.pki: BROKER CLIENT Entry Exists KEYS Kind SIGNING Store
 gofer.tools.plugins: plugins
 gofer.tools.progress: Bar
 gofer.tools.rmi: rmi

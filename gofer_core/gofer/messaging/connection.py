@@ -307,7 +307,10 @@ class Connection(ABC):
         adapter, wire = opened
         self._guard(self.core.connected, adapter, now)
         if self.core.adapter is adapter:
-            self._wire = wire
+            old, self._wire = self._wire, wire
+            if old is not None:  # lost, and connected anew in the same turn
+                self._detach()
+                old.close()
             self._write(now)
         else:
             wire.close()
@@ -330,11 +333,22 @@ class Connection(ABC):
         try:
             data = wire.read()
         except OSError as error:
-            self._guard(self.core.lost, error.strerror or str(error), now)
+            self._guard(self.core.lost, self._why_lost(wire, error), now)
             return False
         if data:
             self._guard(self.core.receive, data, now)
         return bool(data)
+
+    def _why_lost(self, wire: Wire, error: OSError) -> str:
+        """Say why the socket has ended; for one that has never said a word of AMQP, what may be wrong with the port."""
+        if wire.secure:
+            from gofer.messaging.tls import explain
+
+            return explain(error, self.connector)
+        reason = error.strerror or str(error)
+        if not wire.heard and self.connector.url.protocol != "local":
+            reason += " before it said anything. Does the port expect TLS? Then write amqps://"
+        return reason
 
     def _read_after_silence(self) -> bool:
         """Read to the end if nothing was read for long, and return whether that was so."""
@@ -354,7 +368,7 @@ class Connection(ABC):
         except OSError as error:
             while self._read():
                 pass  # what the broker sent before it hung up: confirmations, or its reason
-            self._guard(self.core.lost, error.strerror or str(error), now)
+            self._guard(self.core.lost, self._why_lost(wire, error), now)
         except Exception as error:  # noqa: BLE001 - _fault logs it
             self._fault(error)
         if self.core.adapter is None:

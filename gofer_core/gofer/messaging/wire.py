@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gofer.messaging.tls import SecureSocket
 
 __all__ = ["Wakeup", "Wire"]
 
@@ -17,15 +20,14 @@ _RECORDS = 8
 class Wire:
     """A socket with a buffer for unsent bytes. One thread at a time."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket | SecureSocket) -> None:
         """Own a connected, non-blocking socket."""
         self._sock: Any = sock
-        self._secure = type(sock) is not socket.socket
-        self._later: tuple[type[OSError], ...] = (BlockingIOError,)
-        if self._secure:
-            import ssl  # two megabytes that plain connections do not need
-
-            self._later = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+        #: Whether it speaks TLS.
+        self.secure = type(sock) is not socket.socket
+        #: Whether the peer has said anything.
+        self.heard = False
+        self._ended: OSError | None = None
         self._unsent = bytearray()
 
     def fileno(self) -> int:
@@ -36,7 +38,7 @@ class Wire:
     @property
     def unsent(self) -> int:
         """How many bytes wait for the socket."""
-        return len(self._unsent)
+        return len(self._unsent) + (self._sock.unsent if self.secure else 0)
 
     def read(self) -> bytes:
         """Return the bytes that have arrived; b"": none for now.
@@ -44,24 +46,35 @@ class Wire:
         Raises:
             OSError: the connection has ended, and all its bytes have been returned.
         """
+        if self._ended is not None:
+            raise self._ended
         parts: list[bytes] = []
         try:
-            for _ in range(_RECORDS if self._secure else 1):
+            for _ in range(_RECORDS if self.secure else 1):
                 data = self._sock.recv(_CHUNK)
                 if not data:
                     raise ConnectionResetError("closed by the peer")
+                if not self.heard:
+                    self._hear(data)
                 parts.append(data)
-        except self._later:
+        except BlockingIOError:
             pass
-        except OSError:
+        except OSError as error:
             if not parts:
-                raise  # else the next call raises it again
+                raise
+            self._ended = error  # raised by the next call, after this was taken
         return b"".join(parts)
+
+    def _hear(self, data: bytes) -> None:
+        """Look at the first bytes: no protocol of a broker begins as an answer of TLS does."""
+        self.heard = True
+        if not self.secure and data[0] in (0x15, 0x16) and data[1:2] == b"\x03":
+            raise ConnectionResetError("the peer expects TLS on this port. Write amqps://, or use the port without TLS")
 
     @property
     def pending(self) -> bool:
         """Whether there are bytes to read that a poll does not show."""
-        return self._secure and self._sock.pending() > 0
+        return bool(self.secure and (self._sock.pending or self._ended))
 
     def write(self, data: bytes = b"") -> None:
         """Write unsent bytes and ``data``, as far as the socket takes them; keep the rest.
@@ -70,6 +83,9 @@ class Wire:
             OSError: the connection has ended.
         """
         unsent = self._unsent
+        if self.secure and not self._sock.flush():
+            unsent += data
+            return
         try:
             if not unsent:
                 sent = self._sock.send(data) if data else 0
@@ -81,7 +97,7 @@ class Wire:
                 with memoryview(unsent) as view:
                     sent = self._sock.send(view[:_CHUNK])
                 del unsent[:sent]
-        except self._later:
+        except BlockingIOError:
             if not unsent:
                 unsent += data
 
