@@ -14,9 +14,9 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.url import place
 
 from gofer_adapter_qpid.amqp_0_10 import AmqpError, ConnectionClosed, LoginRefused, PeerSilent, SessionClosed
-from gofer_adapter_qpid.amqp_0_10 import encode_header, encode_transfer, logins
+from gofer_adapter_qpid.amqp_0_10 import Steps, encode_header, logins
 from gofer_adapter_qpid.operations import check, steps
-from gofer_adapter_qpid.sessions import Consumer, Home, Message, Publisher, Steps, Task
+from gofer_adapter_qpid.sessions import Consumer, Home
 
 __all__ = ["QpidAdapter"]
 
@@ -39,7 +39,6 @@ class QpidAdapter(api.Adapter):
         ways = logins(url.user, url.password, certificate=url.tls and connector.clientcert is not None)
         ours = {"product": "gofer", "qpid.client_process": f"gofer {socket.gethostname()}", "qpid.client_pid": os.getpid()}
         self._home = Home(ways, url.path or "", heartbeat=connector.heartbeat, properties=ours)
-        self._publisher = Publisher(self._home)
         self._consumers: dict[int, Consumer] = {}
         self._opened = self._ended = self._looking = False
         self._next_look = inf
@@ -68,7 +67,6 @@ class QpidAdapter(api.Adapter):
                 if self._home.open and not self._opened:
                     self._opened = True
                     self._home.events.append(api.Opened())
-                self._home.start_tasks()
             except Exception as error:  # noqa: BLE001 - whatever a decoder makes of a peer's bytes, they are wrong
                 self._end(error)
             if self._home.ended:
@@ -89,7 +87,7 @@ class QpidAdapter(api.Adapter):
                 return
             if self._opened and now >= self._next_look and not self._looking:
                 self._looking, self._next_look = True, now + _LOOK
-                Task(self._home, self._look())
+                self._home.tasks.start(self._look())
 
     def events(self) -> list[api.Event]:
         """Return what has happened."""
@@ -122,11 +120,11 @@ class QpidAdapter(api.Adapter):
                 self._consumers = {other: consumer for other, consumer in self._consumers.items() if consumer.usable}
                 self._consumers[number] = Consumer(self._home, id, operation)
             case api.Cancel(number) if number in self._consumers:
-                self._consumers[number].cancel(id)
+                self._consumers[number].cancel_for(id)
             case api.Cancel():
                 self._home.events.append(api.Done(id))
             case _:
-                Task(self._home, steps(self._home, id, operation, self._publisher.proven))
+                self._home.tasks.start(steps(self._home, id, operation))
 
     def publish(
         self,
@@ -143,13 +141,12 @@ class QpidAdapter(api.Adapter):
         if self._home.open:
             exchange, key = address
             milliseconds = None if ttl is None or ttl * 1000 > _LONGEST else round(max(1, ttl * 1000))
-            method = self._publisher.proven.get(exchange) or encode_transfer(exchange)
             header = encode_header(key, len(body), durable=durable, ttl=milliseconds)
-            self._publisher.publish(Message(token, exchange, method, header, body, confirm), isolated=isolated)
+            self._home.publisher.publish(token, exchange, header, body, confirm, isolated)
 
     def forget(self, token: int) -> None:
         """Have no event for a message that was sent without confirm."""
-        self._publisher.forget(token)
+        self._home.publisher.forget(token)
 
     def accept(self, delivery: api.Delivery) -> None:
         """Accept."""
@@ -171,7 +168,7 @@ class QpidAdapter(api.Adapter):
             consumer.settle(number, how)
 
     def _flush(self) -> None:
-        self._publisher.flush()
+        self._home.publisher.flush()
         for consumer in self._consumers.values():
             if consumer.due and consumer.usable:
                 consumer.flush()
@@ -189,7 +186,8 @@ class QpidAdapter(api.Adapter):
                 found = yield "queue.query", {"queue": consumer.queue}
                 # One that was made anew meanwhile does not have us as a subscriber.
                 if consumer.active and not found.get("subscriber_count"):
-                    consumer.lost(f"queue {consumer.queue!r} was deleted")
+                    consumer.end(f"queue {consumer.queue!r} was deleted")
+                    consumer.close()
         except SessionClosed:
             pass  # we may not look: then nobody tells
         self._looking = False

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
 
 from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.messaging import adapter as api
 
-from gofer_adapter_qpid.amqp_0_10 import SessionClosed
-from gofer_adapter_qpid.sessions import Fields, Home, Steps, error_of
+from gofer_adapter_qpid.amqp_0_10 import Fields, Question, SessionClosed, Steps
+from gofer_adapter_qpid.sessions import Home, error_of
 
 __all__ = ["check", "steps"]
 
 _KINDS = {api.DeclareQueue: ("classic", "quorum"), api.DeclareExchange: ("direct", "topic", "fanout")}
-_NOT_FOUND, _NOT_ALLOWED = 404, 530
+_NOT_ALLOWED = 530
+_BROKER_J, _QPIDD = "Broker-J", "qpid-cpp"  # in the product that a broker names
+_DRAIN = "drain"
 
-_Asking = Generator[tuple[str, Fields], Fields, str | None]
+_Asking = Generator[Question, Fields, str | None]
 
 
 def check(operation: api.Operation) -> None:
@@ -35,31 +36,31 @@ def check(operation: api.Operation) -> None:
             raise ValueError(f"{field} has 1 to 255 bytes, unlike {value[:60]!r}")
 
 
-def steps(home: Home, id: int, operation: api.Operation, proven: dict[str, bytes]) -> Steps:
-    """Ask what an operation needs that ``check`` has passed; its Done becomes an event.
-
-    ``proven`` are the exchanges that exist, as far as is known; one that is deleted is taken out.
-    """
+def steps(home: Home, id: int, operation: api.Operation) -> Steps:
+    """Ask what an operation needs that ``check`` has passed; its Done becomes an event."""
     try:
-        done = api.Done(id, (yield from _ask(operation, home.server, proven)))
+        done = api.Done(id, (yield from _ask(home, operation)))
     except (SessionClosed, MessagingError) as error:
         done = api.Done(id, error=error_of(error) if isinstance(error, SessionClosed) else error)
     home.events.append(done)
 
 
-def _ask(operation: api.Operation, server: Fields, proven: dict[str, bytes]) -> _Asking:
+def _ask(home: Home, operation: api.Operation) -> _Asking:
+    product = str(home.server.get("product"))
     match operation:
         case api.DeclareQueue():
-            return (yield from _declare_queue(operation, server))
+            return (yield from _declare_queue(operation, product))
         case api.DeleteQueue(name, if_unused, if_empty):
             yield "queue.delete", {"queue": name, "if_unused": if_unused, "if_empty": if_empty}
+        case api.PurgeQueue(name) if _BROKER_J in product:
+            yield from _drain(name)
         case api.PurgeQueue(name):
             yield "queue.purge", {"queue": name}
         case api.DeclareExchange():
             return (yield from _declare_exchange(operation))
         case api.DeleteExchange(name):
             yield "exchange.delete", {"exchange": name}
-            proven.pop(name, None)
+            home.publisher.forget_exchange(name)
         case api.Bind(queue, exchange, key):
             yield "exchange.bind", {"queue": queue, "exchange": exchange, "binding_key": key}
         case api.Unbind(queue, exchange, key):
@@ -73,15 +74,16 @@ def _ask(operation: api.Operation, server: Fields, proven: dict[str, bytes]) -> 
     return None
 
 
-def _declare_queue(asked: api.DeclareQueue, server: Fields) -> _Asking:
+def _declare_queue(asked: api.DeclareQueue, product: str) -> _Asking:
     """Declare a queue; brokers use one that is there without a word, so look what it is like."""
     name, durable, exclusive, auto_delete, expires, kind = (getattr(asked, each) for each in asked.__struct_fields__)
     if kind != "classic":
         raise AdapterError(f"queue {name!r}: this broker has no {kind} queues; declare it as classic")
-    product, arguments, told = str(server.get("product")), {}, None
-    if exclusive and "Broker-J" in product:  # without these it is the declaring session's, and the session ends
+    arguments: Fields = {}
+    told = None
+    if exclusive and _BROKER_J in product:  # without these it is the declaring session's, and the session ends
         arguments = {"qpid.exclusivity_policy": "CONNECTION", "qpid.lifetime_policy": "DELETE_ON_CONNECTION_CLOSE"}
-    if expires is not None and product == "qpid-cpp":
+    if expires is not None and product == _QPIDD:
         auto_delete, arguments = True, {"qpid.auto_delete_timeout": max(1, round(expires))}
     elif expires is not None:
         told = f"queue {name!r} does not expire: this broker cannot do that; it stays until somebody deletes it"
@@ -90,6 +92,17 @@ def _declare_queue(asked: api.DeclareQueue, server: Fields) -> _Asking:
     found = yield "queue.query", {"queue": name}
     flags["auto_delete"] = auto_delete or exclusive
     return _difference(f"queue {name!r}", flags, found) or told
+
+
+def _drain(queue: str) -> Generator[Question, Fields, None]:
+    """Take and drop what waits in a queue: Broker-J's own queue.purge takes away what is delivered, too."""
+    more = {"destination": _DRAIN, "accept_mode": 1, "acquire_mode": 0}  # accepted when it is sent, and acquired
+    yield "message.subscribe", {"queue": queue, **more}
+    while True:
+        yield "message.flow", {"destination": _DRAIN, "unit": 0, "value": 1000}  # messages
+        yield "message.flow", {"destination": _DRAIN, "unit": 1, "value": 0xFFFFFFFF}  # bytes: all
+        if not (yield "message.flush", {"destination": _DRAIN}).get("transfers"):
+            return
 
 
 def _declare_exchange(asked: api.DeclareExchange) -> _Asking:

@@ -14,9 +14,13 @@ from gofer_adapter_qpid.amqp_0_10.errors import (
     SessionClosed,
 )
 from gofer_adapter_qpid.amqp_0_10.frames import Ends
-from gofer_adapter_qpid.amqp_0_10.messages import Transfer, encode_header, encode_transfer
+from gofer_adapter_qpid.amqp_0_10.messages import Message, Transfer, encode_header, encode_transfer
+from gofer_adapter_qpid.amqp_0_10.publisher import Outcomes, Publisher
 from gofer_adapter_qpid.amqp_0_10.session import Ranges, Session, to_ranges
+from gofer_adapter_qpid.amqp_0_10.subscription import Subscription
+from gofer_adapter_qpid.amqp_0_10.tasks import Fields, Question, Steps, Tasks
 
 __all__ = ["Connection", "Login", "Session", "Transfer", "logins", "encode_header", "encode_transfer"]
+__all__ += ["Message", "Outcomes", "Publisher", "Question", "Fields", "Steps", "Subscription", "Tasks"]
 __all__ += ["Ends", "Ranges", "to_ranges"]
 __all__ += ["AmqpError", "ConnectionClosed", "LoginRefused", "PeerSilent", "ProtocolError", "SessionClosed"]

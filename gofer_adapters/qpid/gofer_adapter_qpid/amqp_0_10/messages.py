@@ -12,7 +12,7 @@ from gofer_adapter_qpid.amqp_0_10.codec import decode_structs, encode_struct, en
 from gofer_adapter_qpid.amqp_0_10.errors import ProtocolError
 from gofer_adapter_qpid.amqp_0_10.tables import STRUCTS
 
-__all__ = ["TRANSFER", "Transfer", "encode_header", "encode_transfer", "read_destination", "read_header"]
+__all__ = ["TRANSFER", "Message", "Transfer", "encode_header", "encode_transfer", "read_destination", "read_header"]
 
 #: How the code of a message.transfer is encoded.
 TRANSFER = b"\x04\x01"
@@ -31,6 +31,14 @@ _content = Struct(">IHHQ").pack
 _TIMED, _PLAIN = (
     int.from_bytes((_PRIORITY | _MODE | more | _ROUTING_KEY).to_bytes(2, "little")) for more in (_TTL, 0)
 )
+
+
+class Message(NamedTuple):
+    """A message to be sent: the command and the header as ``encode_transfer`` and ``encode_header`` have them."""
+
+    method: bytes
+    header: bytes
+    body: bytes
 
 
 class Transfer(NamedTuple):

@@ -20,6 +20,8 @@ Ranges = list[tuple[int, int]]
 _WORD = 0xFFFFFFFF
 # So many commands of the peer, or its reports of ours, may go without an answer that nobody waits for.
 _UNREPORTED = 128
+# We ask the peer whether it knows of our reports when there are so many commands in one.
+_MANY_UNKNOWN = 4096
 
 
 def to_ranges(ids: Iterable[int]) -> Ranges:
@@ -61,12 +63,22 @@ class Session:
     A session is opened once, and never resumed: what is not settled when it ends goes back to its queue.
     """
 
-    def __init__(self, home: Home, ends: frames.Ends | None = None) -> None:
-        """Make a session that is not open yet. ``ends``: what is kept of a body that comes; None: all of it."""
+    def __init__(self, home: Home, ends: frames.Ends | None = None, *, holds: bool = False) -> None:
+        """Make a session that is not open yet.
+
+        Args:
+            ends: what is kept of a body that comes; None: all of it.
+            holds: a message is not completed when it has come, but when ``held`` is decremented for it. In a window
+                (message.set-flow-mode) that is what makes room for the next one.
+        """
         self.home = home
         self.channel, self.name, self.usable = 0, b"", False
-        #: Our commands of which we want to know that they are completed, ascending; the values are the subclass's.
+        #: Our commands of which we want to know that they are completed, ascending, and what is called then.
         self.waiting: dict[int, Any] = {}
+        #: How many commands of the peer are not to be reported yet. It is told of the first ones: a broker may keep
+        #: only so many numbers behind the first that is not completed, and a window only counts.
+        self.held = 0
+        self._holds = holds
         self._sent = self._received = 0  # the number of the next command
         self._known = 0  # the first command of the peer's of which it may not know that we have completed it
         self._unreported = self._reports = 0
@@ -76,7 +88,11 @@ class Session:
     # -- what happens -------------------------------------------------------------------------------------------------
 
     def on_completed(self, ids: list[int]) -> None:
-        """Handle that commands in ``waiting`` are completed; they are taken out of it afterwards."""
+        """Handle that commands in ``waiting`` are completed, and take them out of it."""
+        for id in ids:
+            call = self.waiting.pop(id, None)
+            if call is not None:
+                call()
 
     def on_result(self, id: int, fields: dict[str, Any]) -> None:
         """Handle the result of a command (execution.result)."""
@@ -132,6 +148,14 @@ class Session:
         self._sent += 1
         return self._sent - 1
 
+    def report(self) -> None:
+        """Report which commands of the peer are completed: all but ``held``."""
+        self._unreported = 0
+        last = self._received - self.held - 1
+        if last >= self._known:
+            many = last - self._known >= _MANY_UNKNOWN
+            self.control("session.completed", commands=[(self._known, last)], timely_reply=many)
+
     def close(self) -> None:
         """Detach the session. What still comes on it is dropped."""
         if self.usable:
@@ -172,6 +196,7 @@ class Session:
         body, cut = (b"", 0) if whole.body is None else whole.body.finish()
         redelivered, ttl = read_header(whole.header)
         id, self._received = self._received, self._received + 1
+        self.held += self._holds
         self._count(whole.method[3] & 1 == 1)
         self.on_transfer(Transfer(id, read_destination(whole.method), body, cut, redelivered, ttl, whole.header))
 
@@ -222,17 +247,17 @@ class Session:
                 ids = self._among(commands)
                 if ids:
                     self.on_completed(ids)
-                    for id in ids:
-                        self.waiting.pop(id, None)
                 self._reports += 1
-                if fields.get("timely_reply") or self._reports >= _UNREPORTED:
+                if not self.usable:
+                    pass  # that was all it was for
+                elif fields.get("timely_reply") or self._reports >= _UNREPORTED:
                     self._reports = 0
                     self.control("session.known-completed", commands=commands)
             case "session.known-completed":
                 highest = max((self._theirs(high) for _, high in commands), default=-1)
                 self._known = max(self._known, min(highest + 1, self._received))
             case "session.flush":
-                self._report(timely_reply=False)
+                self.report()
             case "session.command-point":
                 self._received = self._known = fields.get("command_id", 0)
             case _:
@@ -249,13 +274,7 @@ class Session:
         """Count a command that the peer sent, and report them when it asks for that, or there are many."""
         self._unreported += 1
         if sync or self._unreported >= _UNREPORTED:
-            self._report(timely_reply=not sync)
-
-    def _report(self, *, timely_reply: bool) -> None:
-        self._unreported = 0
-        if self._received > self._known:
-            done = [(self._known, self._received - 1)]
-            self.control("session.completed", commands=done, timely_reply=timely_reply)
+            self.report()
 
     def _among(self, ranges: Ranges) -> list[int]:
         """Return which of our commands in ``waiting`` are in the peer's ranges."""
