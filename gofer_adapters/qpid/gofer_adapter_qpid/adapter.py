@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from math import inf
 from typing import cast
 
@@ -13,8 +12,7 @@ from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import place
 
-from gofer_adapter_qpid.amqp_0_10 import AmqpError, ConnectionClosed, LoginRefused, PeerSilent, SessionClosed
-from gofer_adapter_qpid.amqp_0_10 import Steps, encode_header, logins
+from gofer_adapter_qpid import amqp_0_10 as amqp
 from gofer_adapter_qpid.operations import check, steps
 from gofer_adapter_qpid.sessions import Consumer, Home
 
@@ -33,15 +31,17 @@ class QpidAdapter(api.Adapter):
     exchange not seen before) never runs on either.
     """
 
+    checks_queues = True
+
     def __init__(self, connector: Connector) -> None:
         super().__init__(connector)
         url = connector.url
-        ways = logins(url.user, url.password, certificate=url.tls and connector.clientcert is not None)
-        ours = {"product": "gofer", "qpid.client_process": f"gofer {socket.gethostname()}", "qpid.client_pid": os.getpid()}
-        self._home = Home(ways, url.path or "", heartbeat=connector.heartbeat, properties=ours)
+        ways = amqp.logins(url.user, url.password, certificate=url.tls and connector.clientcert is not None)
+        ours = {"heartbeat": connector.heartbeat, "properties": {"product": "gofer", "qpid.client_pid": os.getpid()}}
+        self._home = Home(ways, url.path or "", **ours)
         self._consumers: dict[int, Consumer] = {}
         self._opened = self._ended = self._looking = False
-        self._next_look = inf
+        self._next_look = 0.0
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 
@@ -53,7 +53,8 @@ class QpidAdapter(api.Adapter):
     @property
     def deadline(self) -> float:  # type: ignore[override] # as above
         """When the next heartbeat is due, or the next look at the queues."""
-        return inf if self._ended else min(self._home.deadline, self._next_look)
+        looks = any(consumer.active for consumer in self._consumers.values())
+        return inf if self._ended else min(self._home.deadline, self._next_look if looks else inf)
 
     def begin(self, now: float) -> None:
         """Greet."""
@@ -71,7 +72,6 @@ class QpidAdapter(api.Adapter):
                 self._end(error)
             if self._home.ended:
                 self._end(None)
-            self._plan(now)
 
     def lost(self, reason: str, now: float) -> None:
         """Note the end of the socket."""
@@ -79,15 +79,14 @@ class QpidAdapter(api.Adapter):
 
     def tick(self, now: float) -> None:
         """Send a heartbeat, see whether the broker is alive, and look at the queues, when these are due."""
-        if not self._ended:
-            try:
+        try:
+            if not self._ended:
                 self._home.tick(now)
-            except PeerSilent as silent:
-                self._end(silent)
-                return
-            if self._opened and now >= self._next_look and not self._looking:
-                self._looking, self._next_look = True, now + _LOOK
-                self._home.tasks.start(self._look())
+        except amqp.PeerSilent as silent:
+            self._end(silent)
+        if self._home.open and now >= self._next_look and not self._looking:
+            self._looking, self._next_look = True, now + _LOOK
+            self._home.tasks.start(self._look())
 
     def events(self) -> list[api.Event]:
         """Return what has happened."""
@@ -141,7 +140,7 @@ class QpidAdapter(api.Adapter):
         if self._home.open:
             exchange, key = address
             milliseconds = None if ttl is None or ttl * 1000 > _LONGEST else round(max(1, ttl * 1000))
-            header = encode_header(key, len(body), durable=durable, ttl=milliseconds)
+            header = amqp.encode_header(key, len(body), durable=durable, ttl=milliseconds)
             self._home.publisher.publish(token, exchange, header, body, confirm, isolated)
 
     def forget(self, token: int) -> None:
@@ -173,14 +172,7 @@ class QpidAdapter(api.Adapter):
             if consumer.due and consumer.usable:
                 consumer.flush()
 
-    def _plan(self, now: float) -> None:
-        """Look at the queues some seconds after there is a subscription."""
-        if not any(consumer.active for consumer in self._consumers.values()):
-            self._next_look = inf
-        elif self._next_look == inf:
-            self._next_look = now + _LOOK
-
-    def _look(self) -> Steps:
+    def _look(self) -> amqp.Steps:
         try:
             for consumer in [each for each in self._consumers.values() if each.active]:
                 found = yield "queue.query", {"queue": consumer.queue}
@@ -188,32 +180,33 @@ class QpidAdapter(api.Adapter):
                 if consumer.active and not found.get("subscriber_count"):
                     consumer.end(f"queue {consumer.queue!r} was deleted")
                     consumer.close()
-        except SessionClosed:
+        except amqp.SessionClosed:
             pass  # we may not look: then nobody tells
         self._looking = False
 
     def _end(self, error: Exception | None) -> None:
         if not self._ended:
             self._ended, self._home.open = True, False
-            if not isinstance(error, ConnectionClosed):
+            if not isinstance(error, amqp.ConnectionClosed | amqp.LoginRefused):
                 self._home.output.clear()
             told = None if error is None or self._home.closing else self._failure(error)
             self._home.events.append(api.Closed(told))
 
     def _failure(self, error: Exception) -> MessagingError:
         """Say what ended the connection."""
-        url, home = self.connector.url, self._home
+        url = self.connector.url
         where = "" if self._opened else ",".join(place(host, port) for host, port in url.hosts) + ": "
-        if isinstance(error, LoginRefused) or (isinstance(error, ConnectionClosed) and home.logging_in):
+        if isinstance(error, amqp.LoginRefused):
             certificate = self.connector.clientcert if url.user is None else None
             who = f"user {url.user or 'guest'!r}" if certificate is None else f"the certificate {certificate}"
-            words = error.text if isinstance(error, ConnectionClosed) else str(error)
-            return AdapterError(f"{where}login refused for {who}: {words}")
-        if isinstance(error, ConnectionClosed):
+            return AdapterError(f"{where}login refused for {who}: {error}")
+        if isinstance(error, amqp.ConnectionClosed):
             if error.code == _INVALID_PATH and not self._opened:
                 return AdapterError(f"{where}virtual host {url.path or '/'!r}: {error.text}")
             return ConnectionLost(f"{where}closed by the broker: {error.text}")
-        if isinstance(error, ConnectionLost | PeerSilent):
+        if isinstance(error, ConnectionLost | amqp.PeerSilent):
             return ConnectionLost(f"{where}{error}")
-        words = str(error) if isinstance(error, AmqpError) else f"{type(error).__name__}: {error}"
-        return ConnectionLost(f"protocol error: {words}") if self._opened else AdapterError(f"{where}not AMQP 0-10: {words}")
+        words = str(error) if isinstance(error, amqp.AmqpError) else f"{type(error).__name__}: {error}"
+        if self._opened:
+            return ConnectionLost(f"protocol error: {words}")
+        return AdapterError(f"{where}not AMQP 0-10: {words}")

@@ -7,15 +7,13 @@ from collections.abc import Generator
 from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.messaging import adapter as api
 
-from gofer_adapter_qpid.amqp_0_10 import Fields, Question, SessionClosed, Steps
+from gofer_adapter_qpid.amqp_0_10 import Fields, Question, SessionClosed, Steps, drain
 from gofer_adapter_qpid.sessions import Home, error_of
 
 __all__ = ["check", "steps"]
 
 _KINDS = {api.DeclareQueue: ("classic", "quorum"), api.DeclareExchange: ("direct", "topic", "fanout")}
-_NOT_ALLOWED = 530
 _BROKER_J, _QPIDD = "Broker-J", "qpid-cpp"  # in the product that a broker names
-_DRAIN = "drain"
 
 _Asking = Generator[Question, Fields, str | None]
 
@@ -50,28 +48,34 @@ def _ask(home: Home, operation: api.Operation) -> _Asking:
     match operation:
         case api.DeclareQueue():
             return (yield from _declare_queue(operation, product))
-        case api.DeleteQueue(name, if_unused, if_empty):
-            yield "queue.delete", {"queue": name, "if_unused": if_unused, "if_empty": if_empty}
-        case api.PurgeQueue(name) if _BROKER_J in product:
-            yield from _drain(name)
-        case api.PurgeQueue(name):
-            yield "queue.purge", {"queue": name}
         case api.DeclareExchange():
             return (yield from _declare_exchange(operation))
+        case api.CheckQueue(name):
+            if not (found := (yield "queue.query", {"queue": name})).get("queue"):
+                raise NotFound(f"no queue {name!r}")
+            return None if found.get("subscriber_count") else "it has no consumer"
         case api.DeleteExchange(name):
-            yield "exchange.delete", {"exchange": name}
             home.publisher.forget_exchange(name)
+            yield "exchange.delete", {"exchange": name}
         case api.Bind(queue, exchange, key):
             yield "exchange.bind", {"queue": queue, "exchange": exchange, "binding_key": key}
-        case api.Unbind(queue, exchange, key):
-            binding = {"queue": queue, "exchange": exchange, "binding_key": key}
-            found = yield "exchange.bound", binding
-            for missing, name in (("queue", queue), ("exchange", exchange)):
-                if found.get(f"{missing}_not_found"):
-                    raise NotFound(f"no {missing} {name!r}")
-            if not (found.get("queue_not_matched") or found.get("key_not_matched")):
-                yield "exchange.unbind", binding
+        case api.Unbind():
+            yield from _unbind(operation)
+        case api.DeleteQueue(name, if_unused, if_empty):
+            yield "queue.delete", {"queue": name, "if_unused": if_unused, "if_empty": if_empty}
+        case api.PurgeQueue(name):
+            yield from drain(name) if _BROKER_J in product else [("queue.purge", {"queue": name})]
     return None
+
+
+def _unbind(asked: api.Unbind) -> Generator[Question, Fields, None]:
+    binding = {"queue": asked.queue, "exchange": asked.exchange, "binding_key": asked.key}
+    found = yield "exchange.bound", binding
+    for missing in ("queue", "exchange"):
+        if found.get(f"{missing}_not_found"):
+            raise NotFound(f"no {missing} {binding[missing]!r}")
+    if not (found.get("queue_not_matched") or found.get("key_not_matched")):
+        yield "exchange.unbind", binding
 
 
 def _declare_queue(asked: api.DeclareQueue, product: str) -> _Asking:
@@ -79,8 +83,7 @@ def _declare_queue(asked: api.DeclareQueue, product: str) -> _Asking:
     name, durable, exclusive, auto_delete, expires, kind = (getattr(asked, each) for each in asked.__struct_fields__)
     if kind != "classic":
         raise AdapterError(f"queue {name!r}: this broker has no {kind} queues; declare it as classic")
-    arguments: Fields = {}
-    told = None
+    arguments, told = dict[str, object](), None
     if exclusive and _BROKER_J in product:  # without these it is the declaring session's, and the session ends
         arguments = {"qpid.exclusivity_policy": "CONNECTION", "qpid.lifetime_policy": "DELETE_ON_CONNECTION_CLOSE"}
     if expires is not None and product == _QPIDD:
@@ -89,20 +92,8 @@ def _declare_queue(asked: api.DeclareQueue, product: str) -> _Asking:
         told = f"queue {name!r} does not expire: this broker cannot do that; it stays until somebody deletes it"
     flags = {"durable": durable, "exclusive": exclusive, "auto_delete": auto_delete}
     yield "queue.declare", {"queue": name, "arguments": arguments, **flags}
-    found = yield "queue.query", {"queue": name}
     flags["auto_delete"] = auto_delete or exclusive
-    return _difference(f"queue {name!r}", flags, found) or told
-
-
-def _drain(queue: str) -> Generator[Question, Fields, None]:
-    """Take and drop what waits in a queue: Broker-J's own queue.purge takes away what is delivered, too."""
-    more = {"destination": _DRAIN, "accept_mode": 1, "acquire_mode": 0}  # accepted when it is sent, and acquired
-    yield "message.subscribe", {"queue": queue, **more}
-    while True:
-        yield "message.flow", {"destination": _DRAIN, "unit": 0, "value": 1000}  # messages
-        yield "message.flow", {"destination": _DRAIN, "unit": 1, "value": 0xFFFFFFFF}  # bytes: all
-        if not (yield "message.flush", {"destination": _DRAIN}).get("transfers"):
-            return
+    return _difference(f"queue {name!r}", flags, (yield "queue.query", {"queue": name})) or told
 
 
 def _declare_exchange(asked: api.DeclareExchange) -> _Asking:
@@ -110,7 +101,7 @@ def _declare_exchange(asked: api.DeclareExchange) -> _Asking:
     try:
         yield "exchange.declare", {"exchange": name, "type": type, **flags}
     except SessionClosed as closed:
-        if closed.code != _NOT_ALLOWED:
+        if closed.code != 530:  # not-allowed: it is there with another type, or its name is reserved
             raise
     found = yield "exchange.query", {"name": name}
     if found.get("not_found"):

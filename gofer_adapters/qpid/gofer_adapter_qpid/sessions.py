@@ -11,12 +11,11 @@ from gofer_adapter_qpid.amqp_0_10 import Connection, Ends, Publisher, SessionClo
 
 __all__ = ["Consumer", "Home", "error_of"]
 
-_NOT_FOUND = 404
-
 
 def error_of(closed: SessionClosed) -> MessagingError:
     """Return the error of the operation that a session was closed for."""
-    return NotFound(closed.text) if closed.code == _NOT_FOUND else AdapterError(closed.text)
+    # 404 is not-found.
+    return NotFound(closed.text) if closed.code == 404 else AdapterError(closed.text)
 
 
 class Home(Connection):
@@ -34,7 +33,7 @@ class Home(Connection):
 
     def on_flow(self, allowed: bool) -> None:
         """Tell that the broker takes no messages, or takes them again."""
-        self.events.append(api.Blocked(None if allowed else "the broker asks for no messages: a queue or a disk is full"))
+        self.events.append(api.Blocked(None if allowed else "the broker asks to wait: a queue or its disk is full"))
 
 
 class Consumer(Subscription):

@@ -1,7 +1,7 @@
 """Write the tables of gofer_adapter_qpid.amqp_0_10 from the specification's XML.
 
-Run: ``python gofer_adapters/qpid/spec/generate.py > gofer_adapters/qpid/gofer_adapter_qpid/amqp_0_10/tables.py``. A test
-checks that the table in the repository is what this prints.
+In this folder: ``python generate.py > ../gofer_adapter_qpid/amqp_0_10/tables.py``. A test checks that the file in the
+repository is what this prints.
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ def _add_class(
     def add(table: str, element: ElementTree.Element, *, size: str, pack: str, result: str | None = None) -> None:
         name, local = f"{group.attrib['name']}.{element.attrib['name']}", element.get("code")
         code = 0 if local is None else int(group.attrib["code"], 16) << 8 | int(local, 16)
-        fields = [(each.attrib["name"].replace("-", "_"), resolve(each.attrib["type"])) for each in element.findall("field")]
+        fields = [
+            (each.attrib["name"].replace("-", "_"), resolve(each.attrib["type"])) for each in element.findall("field")
+        ]
         listed = "".join(f"('{field}', '{type}'), " for field, type in fields).rstrip()
         listed = listed if len(fields) == 1 else listed.rstrip(",")
         more = "" if result is None else f", '{result}'"

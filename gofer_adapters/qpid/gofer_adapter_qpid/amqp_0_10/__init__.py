@@ -18,9 +18,9 @@ from gofer_adapter_qpid.amqp_0_10.messages import Message, Transfer, encode_head
 from gofer_adapter_qpid.amqp_0_10.publisher import Outcomes, Publisher
 from gofer_adapter_qpid.amqp_0_10.session import Ranges, Session, to_ranges
 from gofer_adapter_qpid.amqp_0_10.subscription import Subscription
-from gofer_adapter_qpid.amqp_0_10.tasks import Fields, Question, Steps, Tasks
+from gofer_adapter_qpid.amqp_0_10.tasks import Fields, Question, Steps, Tasks, drain
 
 __all__ = ["Connection", "Login", "Session", "Transfer", "logins", "encode_header", "encode_transfer"]
-__all__ += ["Message", "Outcomes", "Publisher", "Question", "Fields", "Steps", "Subscription", "Tasks"]
+__all__ += ["Message", "Outcomes", "Publisher", "Question", "Fields", "Steps", "Subscription", "Tasks", "drain"]
 __all__ += ["Ends", "Ranges", "to_ranges"]
 __all__ += ["AmqpError", "ConnectionClosed", "LoginRefused", "PeerSilent", "ProtocolError", "SessionClosed"]

@@ -100,12 +100,13 @@ def _sized(width: int, content: bytes) -> bytes:
 def _encode(name: str, value: Any) -> bytes:
     fixed = _FIXED.get(name)
     if fixed is not None:
-        return fixed.pack(value)
+        packed: bytes = fixed.pack(value)
+        return packed
     if name in STRUCTS:
         return encode_struct(STRUCTS[name], value)
     type = TYPES[name]
     if name in _TEXTS:
-        content = value.encode(_TEXTS[name])
+        content: bytes = value.encode(_TEXTS[name])
     elif name == "uuid":
         content = value.bytes
     elif name == "sequence-set":
@@ -130,7 +131,7 @@ def _refuse(name: str, value: Any) -> bytes:
     raise TypeError(f"not {type(value).__name__}")
 
 
-def _array(values: list[Any]) -> bytes:
+def _array(values: Any) -> bytes:
     """Encode an array: one code, then the values. One without values has the code of a text."""
     names = {_type_of(value) for value in values} or {"str16"}
     if len(names) != 1:
@@ -199,19 +200,21 @@ class Reader:
             return self.struct(STRUCTS[name])
         type = TYPES[name]
         content = self.take(self.number(type.prefix) if type.prefix else type.width)
+        compound = _COMPOUNDS.get(name)
+        return self._simple(name, content) if compound is None else self._compound(name, content, compound)
+
+    def _simple(self, name: str, content: bytes) -> Any:
         if name in _TEXTS:
             # A text that was cut in the middle of a character is readable, too.
             return content.decode(_TEXTS[name], errors="replace")
-        if name == "uuid":
-            return uuid.UUID(bytes=content)
-        compound = _COMPOUNDS.get(name)
-        if compound is None:
-            return content
+        return uuid.UUID(bytes=content) if name == "uuid" else content
+
+    def _compound(self, name: str, content: bytes, read: Callable[[Reader], Any]) -> Any:
         if self._depth >= _DEPTH:
             raise ProtocolError(f"more than {_DEPTH} values inside one another")
         inner = Reader(content)
         inner._depth = self._depth + 1
-        found = compound(inner)
+        found = read(inner)
         if inner.left:
             raise ProtocolError(f"a {name} has {inner.left} bytes too many")
         return found

@@ -44,9 +44,10 @@ def _plain(user: str, password: str) -> Login:
 class Connection:
     """A client's connection, without I/O: bytes go in by ``receive`` and come out by ``take``.
 
-    ``now`` is a monotonic clock, in seconds. ``receive`` and ``tick`` raise when the connection has ended: ProtocolError,
-    LoginRefused, ConnectionClosed or PeerSilent; nothing may be called then but ``take``, for the answer to the peer's
-    goodbye. ``deadline`` is when ``tick`` is wanted. ``open``: sessions may be opened. ``ended``: ``close`` is answered.
+    ``now`` is a monotonic clock, in seconds. ``receive`` and ``tick`` raise when the connection has ended:
+    ProtocolError, LoginRefused, ConnectionClosed or PeerSilent. After that nothing may be called but ``take``, for the
+    answer to the peer's goodbye. ``deadline`` is when ``tick`` is wanted. ``open``: sessions may be opened. ``ended``:
+    ``close`` is answered.
     """
 
     def __init__(
@@ -76,11 +77,6 @@ class Connection:
         self._names = uuid.uuid4().hex
         self._attached = 0
         self._last_read = self._last_write = 0.0
-
-    @property
-    def logging_in(self) -> bool:
-        """Whether the broker has our login and has not answered to it."""
-        return self._due == "connection.tune"
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 
@@ -165,12 +161,14 @@ class Connection:
         name = layout.name
         if name == "connection.close":
             self._control("connection.close-ok")
+            if self._due == "connection.tune":
+                raise LoginRefused(fields.get("reply_text", ""))
             raise ConnectionClosed(fields.get("reply_code", 0), fields.get("reply_text", ""))
         if name == "connection.redirect":
             raise ConnectionClosed(0, f"the virtual host is at {fields.get('host')}")
         if name == "connection.close-ok" and self.closing:
             self.ended = True
-        elif name == "connection.secure" and self.logging_in:
+        elif name == "connection.secure" and self._due == "connection.tune":
             self._control("connection.secure-ok", response=self._response)
             self._response = b""
         elif name == self._due == "connection.start":
@@ -188,9 +186,7 @@ class Connection:
         login = next((way for way in self._ways if way.mechanism in offered), None)
         if login is None:
             raise LoginRefused(f"the broker offers only {', '.join(map(str, offered)) or 'no mechanism'}")
-        self._control(
-            "connection.start-ok", client_properties=self._properties, locale="en_US", **login._asdict()
-        )
+        self._control("connection.start-ok", client_properties=self._properties, locale="en_US", **login._asdict())
         self._response, self._due = login.response, "connection.tune"
 
     def _tune(

@@ -14,7 +14,7 @@ class ProtocolError(AmqpError):
 
 
 class LoginRefused(AmqpError):
-    """The peer offers no mechanism that we have, or hung up on our login."""
+    """The peer offers no mechanism that we have, or closed the connection on our login."""
 
 
 class PeerSilent(AmqpError):

@@ -10,7 +10,17 @@ from struct import Struct
 
 from gofer_adapter_qpid.amqp_0_10.errors import ProtocolError
 
-__all__ = ["BODY", "COMMAND", "CONTROL", "HEADER", "MIN_MAX_FRAME_SIZE", "PROTOCOL_HEADER", "WHOLE", "Assembler", "Body"]
+__all__ = [
+    "BODY",
+    "COMMAND",
+    "CONTROL",
+    "HEADER",
+    "MIN_MAX_FRAME_SIZE",
+    "PROTOCOL_HEADER",
+    "WHOLE",
+    "Assembler",
+    "Body",
+]
 __all__ += ["FrameReader", "Ends", "assembly_frames", "frame"]
 
 PROTOCOL_HEADER = b"AMQP\x01\x01\x00\x0a"

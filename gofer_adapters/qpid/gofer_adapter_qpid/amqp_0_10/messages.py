@@ -28,9 +28,7 @@ _timed = Struct(">IHHBBQ").pack
 _plain = Struct(">IHHBB").pack
 _content = Struct(">IHHQ").pack
 # The flags as they stand on the wire, where the first field's is the lowest bit of the first byte.
-_TIMED, _PLAIN = (
-    int.from_bytes((_PRIORITY | _MODE | more | _ROUTING_KEY).to_bytes(2, "little")) for more in (_TTL, 0)
-)
+_TIMED, _PLAIN = (int.from_bytes((_PRIORITY | _MODE | more | _ROUTING_KEY).to_bytes(2, "little")) for more in (_TTL, 0))
 
 
 class Message(NamedTuple):

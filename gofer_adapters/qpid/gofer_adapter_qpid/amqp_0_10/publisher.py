@@ -42,9 +42,9 @@ class Sent(NamedTuple):
 class Publisher:
     """Publishes messages, each by the right session.
 
-    An error ends the session on which it happens, and forgets all that was on its way there; and Broker-J takes the name
-    of an exchange that does not exist for that of the default exchange. So each exchange is looked up before the first
-    message to it; those after it wait for that, and keep their order. All share one session then.
+    An error ends the session on which it happens, and the broker forgets all that was on its way there. Broker-J takes
+    the name of a missing exchange for that of the default exchange. So each exchange is looked up before the first
+    message to it. Later messages wait for that and keep their order. After it all share one session.
     """
 
     def __init__(self, home: Home, tasks: Tasks, outcomes: Outcomes) -> None:

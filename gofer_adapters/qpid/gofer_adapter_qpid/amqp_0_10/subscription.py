@@ -35,9 +35,7 @@ class Subscription(Session):
     def subscribe(self, queue: str, prefetch: int, *, exclusive: bool = False) -> None:
         """Subscribe to a queue, with at most ``prefetch`` messages unsettled at a time."""
         fields = {"queue": queue, "destination": _DESTINATION, "exclusive": exclusive}
-        number = self.send(
-            "message.subscribe", sync=True, accept_mode=_EXPLICIT, acquire_mode=_PRE_ACQUIRED, **fields
-        )
+        number = self.send("message.subscribe", sync=True, accept_mode=_EXPLICIT, acquire_mode=_PRE_ACQUIRED, **fields)
         self.waiting[number] = self.on_subscribed
         # A window: each message that is completed makes room for another. Credit that is granted by hand is lost at
         # Broker-J where another consumer is quicker.

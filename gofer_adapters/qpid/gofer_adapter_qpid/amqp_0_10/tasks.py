@@ -12,7 +12,7 @@ from gofer_adapter_qpid.amqp_0_10.messages import Message, Transfer
 from gofer_adapter_qpid.amqp_0_10.session import Home, Session
 from gofer_adapter_qpid.amqp_0_10.tables import COMMANDS
 
-__all__ = ["Question", "Steps", "Tasks"]
+__all__ = ["Fields", "Question", "Steps", "Tasks", "drain"]
 
 Fields = dict[str, Any]
 
@@ -20,9 +20,21 @@ Fields = dict[str, Any]
 #: A command and its fields, or a message.
 Question = tuple[str, Fields] | Message
 #: Questions, one after the other. A step is sent the command's result; ``rejected`` stands in it with the peer's words
-#: where it did not take a message, and ``transfers`` is the number of messages that came meanwhile. Or SessionClosed is
+#: where it did not take a message, and ``transfers`` is how many messages have come on its session. Or SessionClosed is
 #: thrown into it: the peer refused; what it asks next goes on a new session.
 Steps = Generator[Question, Fields, None]
+
+
+def drain(queue: str) -> Generator[Question, Fields, None]:
+    """Take and drop what waits in a queue. Broker-J's own queue.purge drops what is delivered, too."""
+    to: Fields = {"destination": "drain"}
+    yield "message.subscribe", {"queue": queue, "accept_mode": 1, "acquire_mode": 0, **to}  # accepted as it is sent
+    before, count = -1, 0
+    while count != before:
+        before = count
+        yield "message.flow", {"unit": 0, "value": 1000, **to}  # messages: a broker numbers only so many at a time
+        yield "message.flow", {"unit": 1, "value": 0xFFFFFFFF, **to}  # bytes: no limit
+        count = (yield "message.flush", to)["transfers"]
 
 
 class Tasks:
@@ -68,12 +80,12 @@ class _TaskSession(Session):
     def __init__(self, home: Home, tasks: Tasks, steps: Steps) -> None:
         super().__init__(home, Ends(0, 1, 1))  # of messages that come only the number counts
         self._tasks, self._steps = tasks, steps
-        self._answer: Fields = {}
+        self._answer: Fields = {"transfers": 0}
         self._asked = -1  # the number of the command whose result is waited for
 
     def ask(self, question: Question) -> None:
         """Send a command or a message, whose answer goes to the task."""
-        self._answer = {}
+        self._answer.pop("rejected", None)
         if isinstance(question, Message):
             self.waiting[self.transfer(*question)] = self._done
             self.send("execution.sync")
@@ -93,7 +105,7 @@ class _TaskSession(Session):
 
     def on_transfer(self, transfer: Transfer) -> None:
         """Count a message."""
-        self._answer["transfers"] = self._answer.get("transfers", 0) + 1
+        self._answer["transfers"] += 1
 
     def on_rejected(self, ids: list[int], text: str) -> None:
         """Note that a message had no route; its completion follows."""
