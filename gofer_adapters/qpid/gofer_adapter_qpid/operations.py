@@ -89,7 +89,7 @@ def _declare_queue(asked: api.DeclareQueue, product: str) -> _Asking:
     if expires is not None and product == _QPIDD:
         auto_delete, arguments = True, {"qpid.auto_delete_timeout": max(1, round(expires))}
     elif expires is not None:
-        told = f"queue {name!r} does not expire: this broker cannot do that; it stays until somebody deletes it"
+        told = api.NO_EXPIRY
     flags = {"durable": durable, "exclusive": exclusive, "auto_delete": auto_delete}
     yield "queue.declare", {"queue": name, "arguments": arguments, **flags}
     flags["auto_delete"] = auto_delete or exclusive
