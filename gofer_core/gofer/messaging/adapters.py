@@ -19,8 +19,9 @@ _OURS = {
     "proton": ("amqp-1-0",),
     "qpid": ("amqp-0-10", "qpid.messaging"),
 }
-#: The protocols of the others.
-_SPEAKS = {"proton": "AMQP 1.0", "qpid": "AMQP 0-10"}
+#: Those that have a distribution, and what the others of them speak.
+_PUBLISHED = ("amqp", "qpid")
+_SPEAKS = {"proton": "AMQP 1.0"}
 
 
 def installed() -> list[Installed]:
@@ -75,8 +76,8 @@ def _instead(name: str, protocol: str, names: set[str]) -> str:
     ours = next((own for own, others in _OURS.items() if name == own or name in others), None)
     if name == "local":
         return ". It is part of gofer-core; to repair that: pip install --force-reinstall gofer-core"
-    if ours == "amqp":
-        return ". To install it: pip install gofer-adapter-amqp"
+    if ours in _PUBLISHED:
+        return f". To install it: pip install gofer-adapter-{ours}"
     if ours is not None:
         install = "" if "amqp" in names else ", and: pip install gofer-adapter-amqp"
         return (
