@@ -20,6 +20,18 @@ class TestAmqpOnRabbitMQ(AdapterContract):
         return URL.parse(rabbitmq.url())
 
     @pytest.fixture
+    def frozen(self, rabbitmq: RabbitMQ) -> Callable[[], AbstractContextManager[object]]:
+        @contextmanager
+        def frozen() -> Iterator[None]:
+            rabbitmq.freeze()
+            try:
+                yield
+            finally:
+                rabbitmq.thaw()
+
+        return frozen
+
+    @pytest.fixture
     def alarm(self, rabbitmq: RabbitMQ) -> Callable[[], AbstractContextManager[object]]:
         @contextmanager
         def alarm() -> Iterator[None]:
