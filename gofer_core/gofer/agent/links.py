@@ -45,13 +45,16 @@ class Links:
         connection = self._pool.acquire(connector)
         with self._lock:
             self._users[connection] = users = self._users.get(connection, 0) + 1
-            if users == 1:
-                if connector.url.protocol != "local":  # a broker of this machine has few agents
-                    connection.core.spread()
-                if self._interval:
-                    self._probes[connection] = probe = Probe(connection, self._clock, self._interval)
-                    probe.start()
+        if users == 1 and connector.url.protocol != "local":  # a broker of this machine has few agents
+            connection.core.spread()
         return connection
+
+    def watch(self, connection: ThreadConnection) -> None:
+        """Probe a connection, from now on until its last user releases it."""
+        with self._lock:
+            if self._interval and connection in self._users and connection not in self._probes:
+                self._probes[connection] = probe = Probe(connection, self._clock, self._interval)
+                probe.start()
 
     def probe(self, connection: ThreadConnection) -> Probe | None:
         """Return the probe of a connection; None: there is none."""

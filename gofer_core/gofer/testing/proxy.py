@@ -75,6 +75,8 @@ class Proxy:
             self.url = replace(target, path=str(path))
         else:
             self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+            # Small, as those of a slow line: what this system has taken seems to have arrived.
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _FULL)
             # Certificates are for the name that the target has.
             host = target.host if target.host == "localhost" else "127.0.0.1"
             self.url = replace(target, host=host, port=self._listener.getsockname()[1])
