@@ -296,7 +296,7 @@ def seconds_back(agents: int, away: float) -> Counter[int]:
     for _ in range(agents):
         broker = Broker()
         broker.core.spread()
-        broker.core.want()
+        broker.core.connect()
         broker.connect()
         start = broker.now = broker.now + 60.0
         broker.core.lost("the broker restarts", start)

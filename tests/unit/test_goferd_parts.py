@@ -184,7 +184,7 @@ class TestLinks:
             links = Links(Pool(), Clock(), 0.0)
             connection = links.acquire(Connector.of(url))
             connection.core.connecting()
-            connection.core.want()
+            connection.core.connect()
             connection.core.connect_failed(ConnectionLost("refused"), 0.0)
             found.append(connection.core.connect_at)
             links.release(connection)
