@@ -16,6 +16,7 @@ from gofer.testing.rabbitmq import RabbitMQ
 from gofer_adapter_amqp import AmqpAdapter
 from gofer_adapter_qpid import QpidAdapter
 from support.brokers import BrokerJ, RabbitMQ3, RabbitMQ4
+from support.brokers.server import Server
 
 Alarm = Callable[[], AbstractContextManager[object]]
 
@@ -34,12 +35,30 @@ def alarm_of(broker: RabbitMQ) -> Alarm:
     return alarm
 
 
+def frozen_of(broker: RabbitMQ | Server) -> Alarm:
+    """Return a function whose context is a broker that stands still."""
+
+    @contextmanager
+    def frozen() -> Iterator[None]:
+        broker.freeze()
+        try:
+            yield
+        finally:
+            broker.thaw()
+
+    return frozen
+
+
 class TestAmqpOnRabbitMQ3(AdapterContract):
     adapter = AmqpAdapter
 
     @pytest.fixture
     def url(self, rabbitmq: RabbitMQ3) -> URL:
         return URL.parse(rabbitmq.url())
+
+    @pytest.fixture
+    def frozen(self, rabbitmq: RabbitMQ3) -> Alarm:
+        return frozen_of(rabbitmq)
 
     @pytest.fixture
     def alarm(self, rabbitmq: RabbitMQ3) -> Alarm:
@@ -52,6 +71,10 @@ class TestAmqpOnRabbitMQ4(AdapterContract):
     @pytest.fixture
     def url(self, rabbitmq4: RabbitMQ4) -> URL:
         return URL.parse(rabbitmq4.url())
+
+    @pytest.fixture
+    def frozen(self, rabbitmq4: RabbitMQ4) -> Alarm:
+        return frozen_of(rabbitmq4)
 
     @pytest.fixture
     def alarm(self, rabbitmq4: RabbitMQ4) -> Alarm:
@@ -82,6 +105,10 @@ class TestAmqpOnBrokerJ(AdapterContract):
     def url(self, brokerj: BrokerJ) -> URL:
         return URL.parse(brokerj.url())
 
+    @pytest.fixture
+    def frozen(self, brokerj: BrokerJ) -> Alarm:
+        return frozen_of(brokerj)
+
 
 class TestQpidOnBrokerJ(AdapterContract):
     adapter = QpidAdapter
@@ -91,6 +118,10 @@ class TestQpidOnBrokerJ(AdapterContract):
     @pytest.fixture
     def url(self, brokerj: BrokerJ) -> URL:
         return URL.parse(brokerj.url(adapter="qpid"))
+
+    @pytest.fixture
+    def frozen(self, brokerj: BrokerJ) -> Alarm:
+        return frozen_of(brokerj)
 
     @pytest.fixture
     def alarm(self, brokerj: BrokerJ) -> Alarm:
