@@ -11,22 +11,24 @@ _FIRST = 0.25
 
 
 class Backoff:
-    """When to try again. ``due`` is the time of the next try, on the clock of ``now``.
+    """The times of one thing's tries. ``due`` is when the next one may be made, on the clock of ``now``.
 
-    Pauses are spread evenly between 0 and the limit: clients that lost a broker together must not come back together.
+    Pauses are drawn evenly between nothing and the limit: clients that lost a broker together must not come back
+    together.
     """
 
-    __slots__ = ("_most", "due", "failures")
+    __slots__ = ("_first", "_most", "due", "failures")
 
-    def __init__(self, most: float) -> None:
+    def __init__(self, most: float, first: float = _FIRST) -> None:
         self._most = most
+        self._first = first
         self.failures = 0
         self.due = 0.0
 
     def failed(self, now: float) -> None:
         """Note a failure, and set ``due``."""
-        # Not random.uniform: the machines of a fleet that seeds it would all come back together.
-        limit = min(self._most, _FIRST * 2.0 ** min(self.failures, 20))
+        # Not the generator of the module: a program that seeds it would have its fleet come back together.
+        limit = min(self._most, self._first * 2.0 ** min(self.failures, 20))
         self.failures += 1
         self.due = now + SystemRandom().uniform(0, limit)
 

@@ -145,9 +145,9 @@ class Core:
             for pending in self._pending.values():
                 due = min(due, pending.deadline)
             if self.state is State.OPEN:
-                for subscription, backoff in self._subscriptions.items():
-                    if subscription.waiting:
-                        due = min(due, backoff.due)
+                for subscription in self._subscriptions:  # a cheap test: this runs in each turn, and they are many
+                    if subscription.number is None and subscription.making is None:
+                        due = min(due, self._subscriptions[subscription].due)
         return due
 
     def connecting(self) -> None:
@@ -393,10 +393,18 @@ class Core:
         else:
             self.ask(Cancel(number), answer, timeout)
 
+    def _to_subscribe(self) -> dict[Subscription, Backoff]:
+        """Return the subscriptions that the broker has not got, and is not being asked for."""
+        return {
+            subscription: backoff
+            for subscription, backoff in self._subscriptions.items()
+            if subscription.number is None and subscription.making is None
+        }
+
     def _make_subscriptions(self) -> None:
         if self.state is State.OPEN:
-            for subscription, backoff in list(self._subscriptions.items()):
-                if subscription.waiting and backoff.due <= self.now:
+            for subscription, backoff in self._to_subscribe().items():
+                if backoff.due <= self.now:
                     self._make_subscription(subscription)
 
     def _make_subscription(self, subscription: Subscription) -> None:
@@ -461,12 +469,7 @@ class Core:
     def _handle(self, event: Event) -> None:
         match event:
             case Delivery():
-                self.used_at = self.now
-                subscription = self._by_number.get(event.subscription)
-                if subscription is None:
-                    self.release(event)
-                else:
-                    self._call(subscription.on_delivery, event)
+                self._deliver(event)
             case Confirmed():
                 self._call(self.unconfirmed.pop(event.token, None), event.outcome, event.reason)
             case Done():
@@ -481,6 +484,14 @@ class Core:
                 self._opened()
             case Closed():
                 self._down(event.error or ConnectionLost("closed"))
+
+    def _deliver(self, delivery: Delivery) -> None:
+        self.used_at = self.now
+        subscription = self._by_number.get(delivery.subscription)
+        if subscription is None:
+            self.release(delivery)
+        else:
+            self._call(subscription.on_delivery, delivery)
 
     def _answered(self, event: Done) -> None:
         pending = self._pending.pop(event.id, None)

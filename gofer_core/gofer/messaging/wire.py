@@ -15,7 +15,7 @@ _RECORDS = 8
 
 
 class Wire:
-    """A socket with a buffer for unsent bytes. One thread at a time."""
+    """A socket with a buffer for what it has not taken. One thread at a time."""
 
     def __init__(self, sock: socket.socket) -> None:
         """Own a connected, non-blocking socket."""
@@ -29,7 +29,7 @@ class Wire:
         self._unsent = bytearray()
 
     def fileno(self) -> int:
-        """Return the descriptor to poll: for reading always, for writing while ``unsent`` is not 0; -1 when closed."""
+        """Return what to wait on: for reading always, for writing while ``unsent`` is not 0; -1 when closed."""
         descriptor: int = self._sock.fileno()
         return descriptor
 
@@ -39,10 +39,10 @@ class Wire:
         return len(self._unsent)
 
     def read(self) -> bytes:
-        """Return the bytes that have arrived; b"": none for now.
+        """Return what is there; b"": nothing for now.
 
         Raises:
-            OSError: the connection has ended, and all its bytes have been returned.
+            OSError: the connection has ended; what came before that has been returned.
         """
         parts: list[bytes] = []
         try:
@@ -60,11 +60,11 @@ class Wire:
 
     @property
     def pending(self) -> bool:
-        """Whether there are bytes to read that a poll does not show."""
+        """Whether there is something to read that the descriptor does not show."""
         return self._secure and self._sock.pending() > 0
 
     def write(self, data: bytes = b"") -> None:
-        """Write unsent bytes and ``data``, as far as the socket takes them; keep the rest.
+        """Write what the socket takes of what it has not taken yet, and of ``data``; keep the rest.
 
         Raises:
             OSError: the connection has ended.
@@ -86,7 +86,7 @@ class Wire:
                 unsent += data
 
     def close(self) -> None:
-        """Close the socket. Idempotent."""
+        """Give back the descriptor, without a word to the peer. Idempotent."""
         self._sock.close()
 
 
@@ -116,15 +116,15 @@ class Wakeup:
                     pass  # set often enough already
 
     def clear(self) -> None:
-        """Reset it, before its reason is handled."""
+        """Take it back: its reason is about to be looked at."""
         try:
             os.read(self._read, 4096)
         except BlockingIOError:
             pass  # it was not set
 
     def close(self) -> None:
-        """Close the descriptors. Idempotent."""
-        with self._lock:  # else a thread could write to a file that was opened under the same number
+        """Give back the descriptors. Idempotent."""
+        with self._lock:  # a thread that is about to set it must not write to a descriptor that was given out anew
             self.abandon()
 
     def abandon(self) -> None:
