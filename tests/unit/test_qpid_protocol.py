@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from math import inf
 from typing import Any
 
@@ -653,6 +654,8 @@ def check_end(peer: Peer) -> list[Event]:
     events = peer.events()
     if events and isinstance(events[-1], Closed):
         assert type(events[-1].error) in (ConnectionLost, AdapterError)
+        # The client names what is wrong with the bytes; it does not stumble over them.
+        assert not re.search(r"error: \w+: |0-10: \w+Error: ", str(events[-1].error)), events[-1]
     assert [type(event) for event in events].count(Closed) <= 1
     peer.adapter.tick(peer.now)
     peer.adapter.lost("cut", peer.now)
