@@ -26,7 +26,7 @@ def choose_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen = set(chosen_brokers())
     left_out = []
     for item in list(items):
-        used = [name for name in BROKERS if name in getattr(item, "fixturenames", ())]
+        used = [name for name in BROKERS if name in _names(item)]
         if not set(used) <= chosen:
             left_out.append(item)
             items.remove(item)
@@ -34,3 +34,9 @@ def choose_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(used[0]))
     if left_out:
         config.hook.pytest_deselected(items=left_out)
+
+
+def _names(item: pytest.Item) -> set[str]:
+    """Return the names of a test's fixtures, and of the broker of its pair, if it is about one."""
+    pair = item.callspec.params.get("pair") if hasattr(item, "callspec") else None
+    return {*getattr(item, "fixturenames", ()), getattr(pair, "broker", "")}
