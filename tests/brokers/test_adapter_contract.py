@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
+from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.testing import AdapterContract
 from gofer.testing.rabbitmq import RabbitMQ
 from gofer_adapter_amqp import AmqpAdapter
 from support.brokers import BrokerJ, RabbitMQ3, RabbitMQ4
+from support.certificates import Certificates
 
 Alarm = Callable[[], AbstractContextManager[object]]
 
@@ -36,12 +38,16 @@ class TestAmqpOnRabbitMQ3(AdapterContract):
     adapter = AmqpAdapter
 
     @pytest.fixture
-    def url(self, rabbitmq: RabbitMQ3) -> URL:
-        return URL.parse(rabbitmq.url())
+    def url(self, rabbitmq3: RabbitMQ3) -> URL:
+        return URL.parse(rabbitmq3.url())
 
     @pytest.fixture
-    def alarm(self, rabbitmq: RabbitMQ3) -> Alarm:
-        return alarm_of(rabbitmq)
+    def tls(self, rabbitmq3: RabbitMQ3, certificates: Certificates) -> Connector:
+        return Connector(rabbitmq3.url(tls=True), cacert=str(certificates.authority))
+
+    @pytest.fixture
+    def alarm(self, rabbitmq3: RabbitMQ3) -> Alarm:
+        return alarm_of(rabbitmq3)
 
 
 class TestAmqpOnRabbitMQ4(AdapterContract):
@@ -50,6 +56,10 @@ class TestAmqpOnRabbitMQ4(AdapterContract):
     @pytest.fixture
     def url(self, rabbitmq4: RabbitMQ4) -> URL:
         return URL.parse(rabbitmq4.url())
+
+    @pytest.fixture
+    def tls(self, rabbitmq4: RabbitMQ4, certificates: Certificates) -> Connector:
+        return Connector(rabbitmq4.url(tls=True), cacert=str(certificates.authority))
 
     @pytest.fixture
     def alarm(self, rabbitmq4: RabbitMQ4) -> Alarm:
@@ -79,3 +89,7 @@ class TestAmqpOnBrokerJ(AdapterContract):
     @pytest.fixture
     def url(self, brokerj: BrokerJ) -> URL:
         return URL.parse(brokerj.url())
+
+    @pytest.fixture
+    def tls(self, brokerj: BrokerJ, certificates: Certificates) -> Connector:
+        return Connector(brokerj.url(tls=True), cacert=str(certificates.authority))

@@ -20,6 +20,7 @@ from gofer.proxy import Agent
 from gofer.rmi.reply import ReplyConsumer
 from gofer.testing.agents import AgentProcess
 from support.brokers import Broker
+from support.brokers.chosen import FIXTURES
 from support.pairs import Pair, chosen_pairs
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor, runs
@@ -70,7 +71,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 
 @pytest.fixture(scope="module")
 def broker(request: pytest.FixtureRequest, pair: Pair) -> Broker:
-    found: Broker = request.getfixturevalue(pair.broker)
+    found: Broker = request.getfixturevalue(FIXTURES[pair.broker])
     return found
 
 
