@@ -36,17 +36,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have tests that share what a module or a class makes once run by one process, or each would make it, too."""
     for item in items:
         definitions = getattr(item, "_fixtureinfo", None)
-        if definitions is None or item.get_closest_marker("xdist_group") is not None or "rabbitmq" in _names(item):
+        if definitions is None or item.get_closest_marker("xdist_group") is not None:
             continue
         scopes = {one[-1].scope for one in definitions.name2fixturedefs.values() if one}
         if "module" in scopes:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
         elif "class" in scopes:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.rpartition("::")[0]))
-
-
-def _names(item: pytest.Item) -> list[str]:
-    return getattr(item, "fixturenames", [])
 
 
 @pytest.fixture
