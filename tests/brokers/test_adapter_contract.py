@@ -14,7 +14,7 @@ from gofer.messaging.url import URL
 from gofer.testing import AdapterContract
 from gofer.testing.rabbitmq import RabbitMQ
 from gofer_adapter_amqp import AmqpAdapter
-from support.brokers import BrokerJ, RabbitMQ3, RabbitMQ4
+from support.brokers import Broker, BrokerJ, RabbitMQ3, RabbitMQ4
 from support.certificates import Certificates
 
 Alarm = Callable[[], AbstractContextManager[object]]
@@ -34,12 +34,30 @@ def alarm_of(broker: RabbitMQ) -> Alarm:
     return alarm
 
 
+def frozen_of(broker: Broker) -> Alarm:
+    """Return a function whose context is a broker that stands still."""
+
+    @contextmanager
+    def frozen() -> Iterator[None]:
+        broker.freeze()
+        try:
+            yield
+        finally:
+            broker.thaw()
+
+    return frozen
+
+
 class TestAmqpOnRabbitMQ3(AdapterContract):
     adapter = AmqpAdapter
 
     @pytest.fixture
     def url(self, rabbitmq3: RabbitMQ3) -> URL:
         return URL.parse(rabbitmq3.url())
+
+    @pytest.fixture
+    def frozen(self, rabbitmq3: RabbitMQ3) -> Alarm:
+        return frozen_of(rabbitmq3)
 
     @pytest.fixture
     def tls(self, rabbitmq3: RabbitMQ3, certificates: Certificates) -> Connector:
@@ -56,6 +74,10 @@ class TestAmqpOnRabbitMQ4(AdapterContract):
     @pytest.fixture
     def url(self, rabbitmq4: RabbitMQ4) -> URL:
         return URL.parse(rabbitmq4.url())
+
+    @pytest.fixture
+    def frozen(self, rabbitmq4: RabbitMQ4) -> Alarm:
+        return frozen_of(rabbitmq4)
 
     @pytest.fixture
     def tls(self, rabbitmq4: RabbitMQ4, certificates: Certificates) -> Connector:
@@ -89,6 +111,10 @@ class TestAmqpOnBrokerJ(AdapterContract):
     @pytest.fixture
     def url(self, brokerj: BrokerJ) -> URL:
         return URL.parse(brokerj.url())
+
+    @pytest.fixture
+    def frozen(self, brokerj: BrokerJ) -> Alarm:
+        return frozen_of(brokerj)
 
     @pytest.fixture
     def tls(self, brokerj: BrokerJ, certificates: Certificates) -> Connector:

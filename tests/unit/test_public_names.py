@@ -74,8 +74,9 @@ gofer.agent.management.server: Answering Management
 gofer.agent.management.view: plugin_line show
 gofer.agent.management.wire: CODES Channel MAX_ANSWER MAX_REQUEST Unusable decode encode proof socket_of token_of
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
-gofer.agent.notify: notify
+gofer.agent.notify: notify watchdog_interval
 gofer.agent.plugin: Plugin State current
+gofer.agent.probe: Probe
 gofer.agent.queues: Binding QueueModel
 gofer.agent.reloading: Reload company see_off
 gofer.agent.rmi: Context
@@ -110,7 +111,7 @@ gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator mi
 gofer.messaging.backoff: Backoff
 gofer.messaging.caller_conf: PROFILE_KEYS caller_conf profile profiles read_section
 gofer.messaging.certificates: Certificate day read_certificates read_file
-gofer.messaging.connection: Connection
+gofer.messaging.connection: Connection Traffic
 gofer.messaging.connector: Connector SSL
 gofer.messaging.core: Answer Core OPERATION Settle State copy_error
 gofer.messaging.dispatcher: NotAuthorized
@@ -215,6 +216,7 @@ gofer.testing.contract: AdapterContract
 gofer.testing.guard: Guard
 gofer.testing.mock: Call install register uninstall
 gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
+gofer.testing.proxy: Direction Filter Proxy
 gofer.testing.rabbitmq: BrokerError RabbitMQ
 gofer.testing.rabbitmq_management: BrokerError Management
 gofer.testing.rabbitmq_node: Node Ports find_program

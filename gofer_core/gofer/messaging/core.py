@@ -59,6 +59,9 @@ _DISPOSE = 1.0
 _CLOSE = 1.0
 #: After a connection of this many seconds the next pause is short again.
 _STABLE = 5.0
+#: The first limit of the pauses of one of many, in seconds, and its growth. With smaller values a restarted broker gets
+#: more than 15 % of a fleet in one second.
+_FLEET = (5.0, 4.0)
 
 
 class State(enum.Enum):
@@ -107,6 +110,10 @@ class Core:
         self.up_since: float | None = None
         #: When something was last published or delivered.
         self.used_at = 0.0
+        #: How many messages were delivered.
+        self.deliveries = 0
+        #: Bytes received that made no event: of a large message on its way, and heartbeats.
+        self.unfinished = 0
         #: Messages whose outcome is not known yet, by token.
         self.unconfirmed: dict[int, Settle | None] = {}
         self._ack_delay = ack_delay
@@ -173,7 +180,13 @@ class Core:
         self.now = now
         if self.adapter is not None:
             self.adapter.receive(data, now)
-            self._drain()
+            if not self._drain():
+                self.unfinished += len(data)
+
+    def drop(self, reason: str) -> None:
+        """Give up an open connection that does not work, and make another one."""
+        if self.state is State.OPEN:
+            self.lost(reason, self.now)
 
     def lost(self, reason: str, now: float) -> None:
         """Note that the socket has ended."""
@@ -223,6 +236,10 @@ class Core:
         self.used_at = self.now
         if self.state is State.DOWN and (self.connect_at == inf or not self.opened_before):
             self.connect_at = self.now
+
+    def spread(self) -> None:
+        """Come back as one of many: with longer first pauses, so that the broker gets few of them in each second."""
+        self._backoff = Backoff(self.connector.reconnect_max, *_FLEET)
 
     @property
     def idle(self) -> bool:
@@ -401,6 +418,11 @@ class Core:
         else:
             self.ask(Cancel(number), answer, timeout)
 
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        """All subscriptions. Any thread."""
+        return list(self._subscriptions)
+
     def _to_subscribe(self) -> dict[Subscription, Backoff]:
         """Return the subscriptions that the broker has not got, and is not being asked for."""
         return {
@@ -408,6 +430,14 @@ class Core:
             for subscription, backoff in self._subscriptions.items()
             if subscription.number is None and subscription.making is None
         }
+
+    def resubscribe(self, subscription: Subscription, reason: str) -> None:
+        """Make a subscription again that the broker seems to have forgotten. One that is not active is left alone."""
+        number = subscription.number
+        if number is not None and subscription in self._subscriptions:
+            self._by_number.pop(number, None)
+            self._subscription_failed(subscription, NotFound(reason))
+            self.ask(Cancel(number), _ignore)
 
     def _make_subscriptions(self) -> None:
         if self.state is State.OPEN:
@@ -460,20 +490,25 @@ class Core:
 
     # -- events -------------------------------------------------------------------------------------------------------
 
-    def _drain(self) -> None:
-        """Handle the adapter's events. A callback may call this again: the outermost call keeps the order."""
+    def _drain(self) -> bool:
+        """Handle the adapter's events; return whether there were any.
+
+        A callback may call this again: the outermost call keeps the order.
+        """
         if self._draining:
-            return
-        self._draining = True
+            return False
+        self._draining, found = True, False
         try:
             while True:
                 while self._events:
                     self._handle(self._events.popleft())
                 if self.adapter is None or not (events := self.adapter.events()):
                     break
+                found = True
                 self._events.extend(events)
         finally:
             self._draining = False
+        return found
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -498,6 +533,7 @@ class Core:
 
     def _deliver(self, delivery: Delivery) -> None:
         self.used_at = self.now
+        self.deliveries += 1
         subscription = self._by_number.get(delivery.subscription)
         if subscription is None:
             self.release(delivery)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
+import termios
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,8 @@ __all__ = ["Wakeup", "Wire"]
 #: Bytes to read at a time, and TLS records (of 16 KiB at most) in a row before others get their turn.
 _CHUNK = 256 * 1024
 _RECORDS = 8
+#: What the system counts with.
+_COUNT = struct.Struct("i")
 
 
 class Wire:
@@ -29,6 +34,8 @@ class Wire:
         self.heard = False
         self._ended: OSError | None = None
         self._unsent = bytearray()
+        #: How many bytes the socket has taken.
+        self.taken = 0
 
     def fileno(self) -> int:
         """Return what to wait on: for reading always, for writing while ``unsent`` is not 0; -1 when closed."""
@@ -39,6 +46,15 @@ class Wire:
     def unsent(self) -> int:
         """How many bytes wait for the socket."""
         return len(self._unsent) + (self._sock.unsent if self.secure else 0)
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many bytes the socket has taken and the peer has not, as far as this system tells."""
+        try:
+            count: int = _COUNT.unpack(fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(_COUNT.size)))[0]
+        except (OSError, ValueError):  # not of this kind of socket; closed meanwhile
+            return 0
+        return count
 
     def read(self) -> bytes:
         """Return what is there; b"": nothing for now.
@@ -89,6 +105,7 @@ class Wire:
         try:
             if not unsent:
                 sent = self._sock.send(data) if data else 0
+                self.taken += sent
                 if sent < len(data):
                     unsent += memoryview(data)[sent:]
                 return
@@ -96,6 +113,7 @@ class Wire:
             while unsent:
                 with memoryview(unsent) as view:
                     sent = self._sock.send(view[:_CHUNK])
+                self.taken += sent
                 del unsent[:sent]
         except BlockingIOError:
             if not unsent:
