@@ -16,8 +16,7 @@ from gofer.testing._contract.driver import Connect, Driver
 from gofer.testing.rabbitmq import RabbitMQ
 from gofer_adapter_amqp import AmqpAdapter
 from gofer_adapter_qpid import QpidAdapter
-from support.brokers import BrokerJ, RabbitMQ3, RabbitMQ4
-from support.brokers.server import Server
+from support.brokers import Broker, BrokerJ, RabbitMQ3, RabbitMQ4
 from support.certificates import Certificates
 
 Alarm = Callable[[], AbstractContextManager[object]]
@@ -37,7 +36,7 @@ def alarm_of(broker: RabbitMQ) -> Alarm:
     return alarm
 
 
-def frozen_of(broker: RabbitMQ | Server) -> Alarm:
+def frozen_of(broker: Broker) -> Alarm:
     """Return a function whose context is a broker that stands still."""
 
     @contextmanager
