@@ -15,6 +15,7 @@ from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from gofer.testing.rabbitmq import RabbitMQ
 from support.amqp_proxy import DeafeningProxy
+from support.brokers import BrokerJ
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor
 from support.reloads import manage
@@ -137,6 +138,39 @@ def test_a_broker_that_stands_still_is_found_without_heartbeats_too(rabbitmq: Ra
             rabbitmq.thaw()
         until_it_answers(caller)
         eventually(lambda: connection(goferd)["probe"]["returned"] is not None)
+
+
+# -- another broker: no queue expires there ----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["amqp", "qpid"])
+def test_on_broker_j_a_private_queue_is_probed_and_goes_with_an_agent_that_is_killed(
+    brokerj: BrokerJ, root: Path, adapter: str
+) -> None:
+    def probes() -> list[str]:
+        return [one["name"] for one in brokerj.queues() if one["name"].startswith("gofer.probe.")]
+
+    url = brokerj.url(adapter=adapter)
+    with serving(root, url) as goferd, Agent(url, QUEUE, wait=40) as caller:
+        until_it_answers(caller)
+        eventually(lambda: connection(goferd)["probe"]["returned"] is not None)
+        busy_for(4 * INTERVAL, goferd)
+        assert connection(goferd)["probe"]["returned"] < 3 * INTERVAL
+        assert len(probes()) == 1
+        goferd.kill()
+        eventually(lambda: not probes())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["amqp", "qpid"])
+def test_on_broker_j_a_queue_that_was_deleted_is_declared_again(brokerj: BrokerJ, root: Path, adapter: str) -> None:
+    url = brokerj.url(adapter=adapter)
+    with serving(root, url) as goferd, Agent(url, QUEUE, wait=40) as caller:
+        until_it_answers(caller)
+        brokerj.api("DELETE", f"/queue/default/default/{QUEUE}")
+        until_it_answers(caller)
+        assert f"no requests from queue '{QUEUE}'" in goferd.tail()
 
 
 # -- busy -----------------------------------------------------------------------------------------------------------
