@@ -175,6 +175,7 @@ def test_an_agent_that_the_broker_has_blocked_is_not_deaf(
         busy_for(5 * INTERVAL, goferd)
     finally:
         rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
+    busy_for(3 * INTERVAL, goferd)
     assert caller.Probe().echo(1) == 1
 
 
@@ -205,23 +206,28 @@ def test_an_agent_to_which_or_from_which_a_large_message_is_on_its_way_is_not_de
 
 
 @pytest.mark.slow
-def test_an_agent_that_may_not_have_a_private_queue_says_so_and_goes_on(
-    rabbitmq: RabbitMQ, vhost: str, root: Path, caller: Agent
+@pytest.mark.parametrize(
+    ("rights", "why"),
+    [
+        ({"configure": QUEUE, "write": ".*", "read": QUEUE}, "gofer.probe."),  # no queue of its own
+        ({"configure": ".*", "write": QUEUE, "read": ".*"}, "amq.default"),  # nothing to write into it
+    ],
+)
+def test_an_agent_that_may_not_probe_says_so_and_goes_on(
+    rabbitmq: RabbitMQ, vhost: str, root: Path, rights: dict[str, str], why: str
 ) -> None:
     rabbitmq.api("PUT", "/users/narrow", {"password": "narrow", "tags": ""})
-    rights = {"configure": QUEUE, "write": ".*", "read": QUEUE}
     rabbitmq.api("PUT", f"/permissions/{quote(vhost)}/narrow", rights)
     try:
         with serving(root, rabbitmq.url("narrow", "narrow", vhost)) as goferd:
-            until_it_answers(caller)
             eventually(lambda: "the connection cannot be probed" in goferd.tail())
             busy = connection(goferd)["up"]
             until = time.monotonic() + 5 * INTERVAL
             eventually(lambda: time.monotonic() >= until)
             shown = connection(goferd)
-            assert "gofer.probe." in shown["probe"]["error"]
+            assert why in shown["probe"]["error"]
             assert shown["up"] >= busy + 4 * INTERVAL
             assert goferd.tail(500).count("the connection cannot be probed") == 1
-            assert caller.Probe().echo(1) == 1
+            assert (shown["state"], shown["reading"]) == ("open", True)
     finally:
         rabbitmq.api("DELETE", "/users/narrow")
