@@ -122,11 +122,11 @@ gofer.messaging.keyfiles: Watched files_in read_public read_secret
 gofer.messaging.local: default_path open_socket
 gofer.messaging.local.adapter: LocalAdapter
 gofer.messaging.local.client: Client
-gofer.messaging.local.model: Exchange Model matches
 gofer.messaging.local.paths: default_path listening locked open_socket path_of reachable
-gofer.messaging.local.queues: Consumer Message Queue Taker Usage cost
+gofer.messaging.local.queues: Consumer Message Queue Receiver Usage cost
 gofer.messaging.local.server: Broker serving
-gofer.messaging.local.wire: Ask Beat Bye Frame Hello MAX_BODY Publish Reader Settle VERSION Wrong put
+gofer.messaging.local.state: Exchange State matches
+gofer.messaging.local.wire: Ask BadFrame Close Frame Heartbeat Hello MAX_BODY Publish Reader Settle VERSION write
 gofer.messaging.mock: install register uninstall
 gofer.messaging.model: Consumer Document Exchange Message Producer Queue Reader
 gofer.messaging.pool: Pool pool
@@ -251,6 +251,26 @@ gofer_adapter_amqp.messages: Consumer Publisher
 gofer_adapter_amqp.operations: check steps
 gofer_adapter_amqp.wire: FRAME_ENDS HEARTBEAT LONGEST Message PROTOCOL_HEADER body_size consumers expiration
     frame_head message_id method_frame publish_frames reply settle_frame signature tag_and_flag
+gofer_adapter_qpid: QpidAdapter
+gofer_adapter_qpid.adapter: QpidAdapter
+gofer_adapter_qpid.amqp_0_10: AmqpError Connection ConnectionClosed Ends Fields Login LoginRefused Message Outcomes
+    PeerSilent ProtocolError Publisher Question Ranges Session SessionClosed Steps Subscription Tasks Transfer drain
+    encode_header encode_transfer logins to_ranges
+gofer_adapter_qpid.amqp_0_10.codec: Reader decode_method decode_structs encode_method encode_struct encode_value
+gofer_adapter_qpid.amqp_0_10.connection: Connection Login logins
+gofer_adapter_qpid.amqp_0_10.errors: AmqpError ConnectionClosed LoginRefused PeerSilent ProtocolError SessionClosed
+gofer_adapter_qpid.amqp_0_10.frames: Assembler BODY Body COMMAND CONTROL Ends FrameReader HEADER MIN_MAX_FRAME_SIZE
+    PROTOCOL_HEADER WHOLE assembly_frames frame
+gofer_adapter_qpid.amqp_0_10.messages: Message TRANSFER Transfer encode_header encode_transfer read_destination
+    read_header
+gofer_adapter_qpid.amqp_0_10.publisher: CONFIRMED Outcomes Publisher REFUSED RETURNED Sent UNKNOWN
+gofer_adapter_qpid.amqp_0_10.session: Home Ranges Session to_ranges
+gofer_adapter_qpid.amqp_0_10.subscription: Subscription
+gofer_adapter_qpid.amqp_0_10.tables: CLOSE_CODES COMMANDS CONTROLS DETACH_CODES ERROR_CODES Layout STRUCTS TYPES
+    Type
+gofer_adapter_qpid.amqp_0_10.tasks: Fields Question Steps Tasks drain
+gofer_adapter_qpid.operations: check steps
+gofer_adapter_qpid.sessions: Consumer Home error_of
 gofer_authenticator_hmac: HmacAuthenticator
 gofer_authenticator_hmac.authenticator: HmacAuthenticator
 gofer_authenticator_x509: X509Authenticator

@@ -11,7 +11,7 @@ _FIRST = 0.25
 
 
 class Backoff:
-    """The times of one thing's tries. ``due`` is when the next one may be made, on the clock of ``now``.
+    """When to try again. ``due`` is the time of the next try, on the clock of ``now``.
 
     Pauses are drawn evenly between nothing and the limit: clients that lost a broker together must not come back
     together.

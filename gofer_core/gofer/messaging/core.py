@@ -153,8 +153,9 @@ class Core:
             for pending in self._pending.values():
                 due = min(due, pending.deadline)
             if self.state is State.OPEN:
-                for backoff in self._to_subscribe().values():
-                    due = min(due, backoff.due)
+                for subscription, backoff in self._subscriptions.items():
+                    if subscription.waiting:
+                        due = min(due, backoff.due)
         return due
 
     def connecting(self) -> None:
@@ -328,8 +329,7 @@ class Core:
         adapter = self.adapter
         if adapter is None or self.state is not State.OPEN:
             if self._final or not self._reconnect:
-                if settle is not None:
-                    self._call(settle, Outcome.UNKNOWN, self.describe())
+                self._call(settle, Outcome.UNKNOWN, self.describe())
             else:  # the connection was lost just now: nothing was sent, so nothing is unknown
                 self._unsent[token] = (address, body, ttl, durable, confirm, isolated, settle)
             return
@@ -340,8 +340,7 @@ class Core:
             adapter.publish(token, address, body, ttl=ttl, durable=durable, confirm=confirm, isolated=isolated)
         except (ValueError, TypeError) as wrong:
             self.unconfirmed.pop(token, None)
-            if settle is not None:
-                self._call(settle, Outcome.REFUSED, str(wrong))
+            self._call(settle, Outcome.REFUSED, str(wrong))
         self._drain()
 
     def forget(self, token: int) -> None:
@@ -434,14 +433,6 @@ class Core:
         """All subscriptions. Any thread."""
         return list(self._subscriptions)
 
-    def _to_subscribe(self) -> dict[Subscription, Backoff]:
-        """Return the subscriptions that the broker has not got, and is not being asked for."""
-        return {
-            subscription: backoff
-            for subscription, backoff in self._subscriptions.items()
-            if subscription.number is None and subscription.making is None
-        }
-
     def resubscribe(self, subscription: Subscription, reason: str) -> None:
         """Make a subscription again that the broker seems to have forgotten. One that is not active is left alone."""
         number = subscription.number
@@ -452,8 +443,8 @@ class Core:
 
     def _make_subscriptions(self) -> None:
         if self.state is State.OPEN:
-            for subscription, backoff in self._to_subscribe().items():
-                if backoff.due <= self.now:
+            for subscription, backoff in list(self._subscriptions.items()):
+                if subscription.waiting and backoff.due <= self.now:
                     self._make_subscription(subscription)
 
     def _make_subscription(self, subscription: Subscription) -> None:
@@ -486,8 +477,7 @@ class Core:
                 subscription.number, subscription.error = number, None
                 subscription.made += 1
                 self._subscriptions[subscription].reset()
-                if subscription.on_made is not None:
-                    self._call(subscription.on_made)
+                self._call(subscription.on_made)
 
         self.run(steps(), made)
 
@@ -496,7 +486,7 @@ class Core:
         first = subscription.active or subscription.error is None
         subscription.number, subscription.error = None, copy_error(error)
         self._subscriptions[subscription].failed(self.now)
-        if first and subscription.on_lost is not None:
+        if first:
             self._call(subscription.on_lost, str(error))
 
     # -- events -------------------------------------------------------------------------------------------------------
@@ -526,9 +516,7 @@ class Core:
             case Delivery():
                 self._deliver(event)
             case Confirmed():
-                settle = self.unconfirmed.pop(event.token, None)
-                if settle is not None:
-                    self._call(settle, event.outcome, event.reason)
+                self._call(self.unconfirmed.pop(event.token, None), event.outcome, event.reason)
             case Done():
                 self._answered(event)
             case SubscriptionLost():
@@ -564,10 +552,9 @@ class Core:
         for pending in list(self._pending.values()):
             if pending.deadline <= self.now:
                 answer, pending.answer, pending.deadline = pending.answer, None, inf
-                if answer is not None:
-                    asked = type(pending.operation).__name__
-                    error = ConnectionLost(f"{self.connector.url}: the broker did not answer {asked} in time")
-                    self._call(answer, None, error)
+                asked = type(pending.operation).__name__
+                error = ConnectionLost(f"{self.connector.url}: the broker did not answer {asked} in time")
+                self._call(answer, None, error)
 
     def _block(self, reason: str | None) -> None:
         if self.blocked is None and reason is not None:
@@ -618,15 +605,14 @@ class Core:
             self._unsent.clear()
         pending, self._pending = self._pending, {}
         for settle in unconfirmed.values():
-            if settle is not None:
-                self._call(settle, Outcome.UNKNOWN, str(error))
+            self._call(settle, Outcome.UNKNOWN, str(error))
         for operation in pending.values():
-            if operation.answer is not None:
-                self._call(operation.answer, None, copy_error(error))
+            self._call(operation.answer, None, copy_error(error))
 
-    def _call(self, callback: Callable[..., object], *arguments: Any) -> None:
+    def _call(self, callback: Callable[..., object] | None, *arguments: Any) -> None:
         try:
-            callback(*arguments)
+            if callback is not None:
+                callback(*arguments)
         except Exception:  # a callback's fault harms no other user
             log.exception("%s: a callback failed", self.connector.url)
 

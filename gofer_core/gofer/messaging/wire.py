@@ -23,7 +23,7 @@ _COUNT = struct.Struct("i")
 
 
 class Wire:
-    """A socket with a buffer for what it has not taken. One thread at a time."""
+    """A socket with a buffer for unsent bytes. One thread at a time."""
 
     def __init__(self, sock: socket.socket | SecureSocket) -> None:
         """Own a connected, non-blocking socket."""
@@ -38,7 +38,7 @@ class Wire:
         self.taken = 0
 
     def fileno(self) -> int:
-        """Return what to wait on: for reading always, for writing while ``unsent`` is not 0; -1 when closed."""
+        """Return the descriptor to poll: for reading always, for writing while ``unsent`` is not 0; -1 when closed."""
         descriptor: int = self._sock.fileno()
         return descriptor
 
@@ -57,10 +57,10 @@ class Wire:
         return count
 
     def read(self) -> bytes:
-        """Return what is there; b"": nothing for now.
+        """Return the bytes that have arrived; b"": none for now.
 
         Raises:
-            OSError: the connection has ended; what came before that has been returned.
+            OSError: the connection has ended, and all its bytes have been returned.
         """
         if self._ended is not None:
             raise self._ended
@@ -89,11 +89,11 @@ class Wire:
 
     @property
     def pending(self) -> bool:
-        """Whether there is something to read that the descriptor does not show."""
+        """Whether there are bytes to read that a poll does not show."""
         return bool(self.secure and (self._sock.pending or self._ended))
 
     def write(self, data: bytes = b"") -> None:
-        """Write what the socket takes of what it has not taken yet, and of ``data``; keep the rest.
+        """Write unsent bytes and ``data``, as far as the socket takes them; keep the rest.
 
         Raises:
             OSError: the connection has ended.
@@ -120,7 +120,7 @@ class Wire:
                 unsent += data
 
     def close(self) -> None:
-        """Give back the descriptor, without a word to the peer. Idempotent."""
+        """Close the socket. Idempotent."""
         self._sock.close()
 
 
@@ -150,15 +150,15 @@ class Wakeup:
                     pass  # set often enough already
 
     def clear(self) -> None:
-        """Take it back: its reason is about to be looked at."""
+        """Reset it, before its reason is handled."""
         try:
             os.read(self._read, 4096)
         except BlockingIOError:
             pass  # it was not set
 
     def close(self) -> None:
-        """Give back the descriptors. Idempotent."""
-        with self._lock:  # a thread that is about to set it must not write to a descriptor that was given out anew
+        """Close the descriptors. Idempotent."""
+        with self._lock:  # else a thread could write to a file that was opened under the same number
             self.abandon()
 
     def abandon(self) -> None:
