@@ -57,18 +57,18 @@ def find(url: URL, preferred: str | None = None) -> type[Adapter]:
 
 def _choose(url: URL, preferred: str | None, names: set[str]) -> str:
     """Return the name of the adapter to use; it need not be installed."""
-    wanted = "local" if url.adapter is None and url.protocol == "local" else url.adapter or preferred
-    if wanted is None:
-        return next((name for name in _OURS if name in names), next(iter(_OURS)))
-    if wanted not in names and wanted in ("qpid", *_OURS["qpid"]) and "proton" in names:
+    name = "local" if url.adapter is None and url.protocol == "local" else url.adapter or preferred
+    if name is None:
+        return next((own for own in _OURS if own in names), next(iter(_OURS)))
+    if name not in names and name in ("qpid", *_OURS["qpid"]) and "proton" in names:
         return "proton"
-    return wanted
+    return name
 
 
 def _instead(name: str) -> str:
-    """Say what to do about an adapter that is not installed; nothing for a name that is not ours.
+    """Return what to do about one of our adapters that is not installed; "" for any other name.
 
-    Anybody may publish a distribution under a name that somebody has mistyped: none is made from a name here.
+    Never suggest a distribution made from the given name: anybody may have published one under a mistyped name.
     """
     ours = next((own for own, others in _OURS.items() if name == own or name in others), None)
     if name == "local":
