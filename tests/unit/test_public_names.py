@@ -215,6 +215,8 @@ gofer.testing.authenticators: AuthenticatorContract
 gofer.testing.contract: AdapterContract
 gofer.testing.guard: Guard
 gofer.testing.mock: Call install register uninstall
+gofer.testing.own_broker: Finding check_login run_contract
+gofer.testing.own_broker_suite: TestOwnBroker
 gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
 gofer.testing.proxy: Direction Filter Proxy
 gofer.testing.rabbitmq: BrokerError RabbitMQ
