@@ -28,6 +28,8 @@ __all__ = ["ProtonAdapter"]
 _EMPTY_FRAME = b"\x00\x00\x00\x08\x02\x00\x00\x00"
 _FRAME_MAX = 65_536
 _MOST_SESSIONS = 1024
+#: Seconds after which a session that the broker has ended is answered.
+_BURIED_AFTER = 1.0
 
 
 class ProtonAdapter(api.Adapter):
@@ -44,8 +46,8 @@ class ProtonAdapter(api.Adapter):
         self._publishers = Publishers(self._home)
         self._consumers: dict[int, Consumer] = {}
         self._tag = object()  # of this adapter's deliveries
-        self._open = self._opened = self._closing = self._ended = False
-        self._begun, self._last_words = False, b""
+        self._open = self._opened = self._closing = self._said_goodbye = self._ended = False
+        self._begun, self._goodbye, self._last_words = False, b"", b""
         self._last_read = self._last_write = self._peer_deadline = 0.0
 
     # -- bytes --------------------------------------------------------------------------------------------------------
@@ -80,6 +82,7 @@ class ProtonAdapter(api.Adapter):
                 self._transport.push(bytes(rest[:capacity]))
                 rest = rest[capacity:]
                 self._handle_events()
+            self._say_goodbye()
         except (ProtonException, ProtocolError, Refused) as error:
             self._end(error)
 
@@ -112,10 +115,13 @@ class ProtonAdapter(api.Adapter):
         if self._ended:
             words, self._last_words = self._last_words, b""
             return words
-        self._home.now, self._home.urgent = now, False
+        self._home.now = now
+        self._home.bury(now - _BURIED_AFTER)
         for consumer in list(self._consumers.values()):
             consumer.flush()
-        output = (self._login.take() + (self._drain() if self._login.done else b"")) if self._begun else b""
+        output, self._goodbye = self._goodbye, b""
+        if self._begun:
+            output += self._login.take() + (self._drain() if self._login.done else b"")
         self._home.urgent = False
         if not output and self._opened and now - self._last_write >= self.connector.heartbeat / 2 > 0:
             output = _EMPTY_FRAME
@@ -129,9 +135,8 @@ class ProtonAdapter(api.Adapter):
         if self._opened and not self._ended and not self._closing:
             for consumer in list(self._consumers.values()):
                 consumer.flush()
-            self._last_words, self._closing, self._open = self._drain(), True, False
-            self._connection.close()
-            self._home.urgent = True
+            self._closing, self._open = True, False
+            self._say_goodbye()
         elif not self._closing:
             self._end(None)
 
@@ -192,7 +197,14 @@ class ProtonAdapter(api.Adapter):
     def reject(self, delivery: api.Delivery) -> None:
         """Reject, to be dropped or dead-lettered."""
         if (found := self._find(delivery)) is not None:
-            found[0].settle(found[1], Transfer.REJECTED)
+            found[0].settle(found[1], Transfer.REJECTED if self._home.broker.rejects else Transfer.ACCEPTED)
+
+    def _say_goodbye(self) -> None:
+        """Close the connection, when the broker has confirmed all that was published: it may read no more then."""
+        if self._closing and not self._ended and not self._said_goodbye and not self._publishers.busy:
+            self._home.urgent = self._said_goodbye = True
+            self._goodbye = self._drain()  # proton would send nothing more after the close
+            self._connection.close()
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -287,6 +299,7 @@ class ProtonAdapter(api.Adapter):
         home.lanes.clear()
         home.idle.clear()
         home.pairs.clear()
+        home.dead.clear()
         home.waiting.clear()
         home.running.clear()
         home.events.append(api.Closed(told))

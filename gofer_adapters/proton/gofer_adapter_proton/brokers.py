@@ -48,6 +48,10 @@ class Broker:
     relay = False
     #: A released message is to be marked as failed, so that it is told as redelivered.
     release_fails: ClassVar[bool] = False
+    #: A rejected message is dropped or dead-lettered. False: it would come again, so it is accepted instead.
+    rejects: ClassVar[bool] = True
+    #: It gives credit back when it is asked to.
+    drains: ClassVar[bool] = True
 
     def cannot(self, what: str, instead: str = "use the broker's own tools, or another adapter") -> AdapterError:
         """Return the error of something that this broker cannot do over AMQP 1.0."""
@@ -227,7 +231,8 @@ class RabbitMQ(Broker):
 class RabbitMQ3(Broker):
     """RabbitMQ 3 with its plugin: addresses that make queues, and nothing else."""
 
-    name = "RabbitMQ 3"
+    # What it does with a request to give credit back ends the session: {function_clause, send_drained}.
+    name, drains = "RabbitMQ 3", False
 
     @staticmethod
     def is_it(product: str, version: str, capabilities: list[str]) -> bool:
@@ -268,7 +273,11 @@ class RabbitMQ3(Broker):
 class BrokerJ(Broker):
     """Qpid Broker-J: requests to ``$management``."""
 
-    name, management, relay, release_fails = "Qpid Broker-J", "$management", True, True
+    name, management, relay = "Qpid Broker-J", "$management", True
+    release_fails, rejects = True, False
+
+    def __init__(self) -> None:
+        self._exclusive: set[str] = set()  # queues of this connection
 
     @staticmethod
     def is_it(product: str, version: str, capabilities: list[str]) -> bool:
@@ -295,7 +304,11 @@ class BrokerJ(Broker):
         wanted = {"durable": queue.durable, "lifetimePolicy": lifetime}
         if queue.exclusive:
             wanted |= {"exclusive": "CONNECTION", "lifetimePolicy": "DELETE_ON_CONNECTION_CLOSE"}
-        differs = yield from self._create("Queue", queue.name, wanted)
+        made, differs = yield from self._create("Queue", queue.name, wanted)
+        if queue.exclusive and made:
+            self._exclusive.add(queue.name)
+        elif queue.exclusive and queue.name not in self._exclusive:
+            raise AdapterError(f"queue {queue.name!r} is there, and is not exclusive to this connection")
         if differs is None and (queue.expires or queue.kind != "classic"):
             return f"{self.name} has no queues that expire, and one kind only"
         return differs
@@ -314,7 +327,8 @@ class BrokerJ(Broker):
         """Declare an exchange."""
         lifetime = "DELETE_ON_NO_LINKS" if exchange.auto_delete else "PERMANENT"
         wanted = {"qpid-type": exchange.kind, "durable": exchange.durable, "lifetimePolicy": lifetime}
-        return (yield from self._create("Exchange", exchange.name, wanted))
+        wanted["unroutableMessageBehaviour"] = "REJECT"
+        return (yield from self._create("Exchange", exchange.name, wanted))[1]
 
     def delete_exchange(self, name: str) -> _Ask:
         """Delete an exchange."""
@@ -331,15 +345,19 @@ class BrokerJ(Broker):
         yield from self._manage("unbind", "Exchange", exchange, destination=queue, bindingKey=key)
         return None
 
-    def _create(self, kind: str, name: str, wanted: dict[str, object]) -> _Ask:
+    def _create(
+        self, kind: str, name: str, wanted: dict[str, object]
+    ) -> Generator[Question, Message | None, tuple[bool, str | None]]:
+        """Create; return whether that was done, and how what is there differs."""
         try:
             yield from self._manage("CREATE", kind, None, {"object-path": _path(name), "name": name, **wanted})
         except Refused as refused:
             if refused.condition != "409":
                 raise
             found = (yield from self._manage("READ", kind, name)).body
-            return ", ".join(f"{key} is {found[key]}" for key in wanted if found.get(key) != wanted[key]) or None
-        return None
+            differs = [f"{key} is {found.get(key)}" for key in wanted if found.get(key) != wanted[key]]
+            return False, ", ".join(differs) or None
+        return True, None
 
     def _manage(
         self, operation: str, kind: str, name: str | None, body: dict[str, object] | None = None, **more: str

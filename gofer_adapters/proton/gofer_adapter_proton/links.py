@@ -36,7 +36,7 @@ class Home:
     """What all lanes of one connection share.
 
     ``events`` is what has happened; ``lanes`` by their sessions and links (None: nobody waits for what comes there);
-    ``idle`` are sessions that nobody uses, and ``pairs`` those with links to the broker's management; ``waiting`` are
+    ``dead`` are sessions that the peer has ended, and when; ``idle`` are those that nobody uses, and ``pairs`` those with links to the broker's management; ``waiting`` are
     tasks that begin when others have ended; ``unconfirmed`` are messages that somebody waits for; ``now`` is the time
     as last handed in.
     """
@@ -47,6 +47,7 @@ class Home:
         self.lanes: dict[Session | Link, Lane | None] = {}
         self.idle: list[Session] = []
         self.pairs: list[tuple[Session, Sender, Receiver]] = []
+        self.dead: deque[tuple[float, Session]] = deque()
         self.waiting: deque[Lane] = deque()
         self.running: set[Lane] = set()
         self.unconfirmed: set[int] = set()
@@ -70,17 +71,26 @@ class Home:
         """Note that the peer has ended a session, and tell its lane."""
         lane = self.lanes.pop(session, None)
         refused = Refused.of(session.remote_condition, "the broker ended the session")
-        self.sessions -= 1
         self.urgent = True
         self.idle = [other for other in self.idle if other != session]
         self.pairs = [pair for pair in self.pairs if pair[0] != session]
         for link in [link for link in self.lanes if isinstance(link, Link) and link.session == session]:
             del self.lanes[link]
-        session.close()
-        session.free()
+        self.dead.append((self.now, session))
         if lane is not None:
             lane.forget()
             lane.on_lost(refused)
+
+    def bury(self, before: float) -> None:
+        """Answer the end of sessions that were ended before a time, and free their numbers.
+
+        Not at once: proton takes the number for the next session, and RabbitMQ may still take that for the old one.
+        """
+        while self.dead and self.dead[0][0] <= before:
+            _, session = self.dead.popleft()
+            session.close()
+            session.free()
+            self.sessions -= 1
 
     def detached(self, link: Link) -> None:
         """Note that the peer has detached a link, and tell its lane if that did not do it before."""
@@ -118,6 +128,8 @@ class Lane:
         home = self.home
         home.urgent = True
         if self._session is None:
+            if home.sessions >= home.most_sessions and home.dead:
+                home.bury(home.dead[0][0])
             if home.idle:
                 self._session = home.idle.pop()
             elif home.sessions >= home.most_sessions:
@@ -251,7 +263,6 @@ class Task(Lane):
         for link in (self._sender, self._receiver):
             self.home.lanes[link] = self  # and it is no link of the lane's own, which ends with it
             link.open()
-        self._receiver.flow(1)
 
     def _ask(self) -> None:
         """Send the request, when both links are there."""
@@ -278,6 +289,9 @@ class Task(Lane):
             self._probed = ""
             self._go_on(None)
         else:
+            if link.name != self._probed and isinstance(link, Receiver):
+                link.flow(1)  # not before: the credit counts from a number that the broker tells with this
+                self.home.urgent = True
             self._ask()
 
     def on_flow(self, link: Link) -> None:

@@ -9,7 +9,7 @@ from gofer.errors import AdapterError
 from gofer.messaging.adapter import Confirmed, Delivery, Done, Outcome, Subscribe, SubscriptionLost
 from gofer.messaging.address import Address
 from proton import Delivery as Transfer
-from proton import Link, Receiver, Sender, Terminus
+from proton import Data, Link, Receiver, Sender, Terminus
 
 from gofer_adapter_proton.errors import NOT_FOUND, Refused
 from gofer_adapter_proton.links import Home, Lane, Steps, Task
@@ -39,7 +39,7 @@ class Consumer(Lane):
         self._cancelling: list[int] = []
         self._receiver: Receiver | None = None
         self._unsettled: dict[int, Transfer] = {}
-        self._accepted: list[int] = []
+        self._accepted: dict[int, Transfer] = {}
         self._count = self._settled = 0
         self._incoming: Incoming | None = None
         try:
@@ -48,7 +48,6 @@ class Consumer(Lane):
             self.on_lost(refused)
             return
         self._receiver.source.address = home.broker.source(asked.queue)
-        self._receiver.flow(asked.prefetch)
         self.attach(self._receiver)
 
     @property
@@ -67,14 +66,18 @@ class Consumer(Lane):
         """End the subscription, when the broker has sent what it had begun to; the link stays for what is unsettled."""
         if ids and self._subscribing is None and not self._cancelling and self._receiver is not None:
             self.home.urgent = True
-            self._receiver.drain(0)
+            if self.home.broker.drains:
+                self._receiver.drain(0)
+            else:
+                self._receiver.flow(-self._receiver.credit)
         self._cancelling += ids
         self._drained()
 
     def accept(self, number: int) -> None:
         """Accept a delivery, by the next ``flush``."""
-        if number in self._unsettled:
-            self._accepted.append(number)
+        transfer = self._unsettled.pop(number, None)
+        if transfer is not None:
+            self._accepted[number] = transfer
 
     def settle(self, number: int, state: int, failed: bool = False) -> None:
         """Settle a delivery that is not."""
@@ -89,13 +92,11 @@ class Consumer(Lane):
 
     def flush(self) -> None:
         """Accept what is to be accepted, in the order in which it came: so one frame tells all of it; give credit."""
-        accepted, self._accepted = sorted(self._accepted), []
-        for number in accepted:
-            transfer = self._unsettled.pop(number, None)
-            if transfer is not None:
-                transfer.update(Transfer.ACCEPTED)
-                transfer.settle()
-                self._settled += 1
+        accepted, self._accepted = self._accepted, {}
+        for number in sorted(accepted):
+            accepted[number].update(Transfer.ACCEPTED)
+            accepted[number].settle()
+        self._settled += len(accepted)
         receiver = self._receiver
         if receiver is not None and self._settled and not self._cancelling and not self.ended:
             if receiver.credit <= self._asked.prefetch // 2:
@@ -105,7 +106,12 @@ class Consumer(Lane):
 
     def on_attached(self, link: Link) -> None:
         """Note that the broker agrees; a link without a source is followed by its end, and the reason."""
-        if self._subscribing is not None and link.remote_source.type != Terminus.UNSPECIFIED:
+        if self._subscribing is not None and self._receiver is not None:
+            if link.remote_source.type == Terminus.UNSPECIFIED:
+                return
+            # Not before: the credit counts from a number that the broker tells with this.
+            self.home.urgent = True
+            self._receiver.flow(self._asked.prefetch)
             self.home.events.append(Done(self._subscribing))
             waiting, self._subscribing, self._cancelling = self._cancelling, None, []
             self.cancel(*waiting)
@@ -131,6 +137,9 @@ class Consumer(Lane):
         if transfer.aborted:
             transfer.settle()
             self._settled += 1
+        elif self.ended:  # it was on its way when the credit was taken back
+            transfer.update(Transfer.RELEASED)
+            transfer.settle()
         else:
             self._count += 1
             self._unsettled[self._count] = transfer
@@ -162,7 +171,7 @@ class Consumer(Lane):
         self._close_when_settled()
 
     def _close_when_settled(self) -> None:
-        if self.ended and not self._unsettled:
+        if self.ended and not self._unsettled and not self._accepted:
             self.end()
 
 
@@ -202,6 +211,13 @@ class _Publisher(Lane):
                 return
             self._attached = False
             self._sender.source.address = self._sender.name
+            # Broker-J closes the link of a message that it cannot route, where we do not say that it may reject it.
+            outcomes = self._sender.source.outcomes
+            outcomes.put_array(False, Data.SYMBOL)
+            outcomes.enter()
+            for outcome in ("accepted", "rejected", "released"):
+                outcomes.put_symbol(f"amqp:{outcome}:list")
+            outcomes.exit()
             if self._target is not None:
                 self._sender.target.address = self._target
             self.attach(self._sender)
@@ -285,6 +301,7 @@ class Publishers:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._lanes: dict[str | None, _Publisher] = {}  # the one used last is the last
+        self._alone: deque[_Publisher] = deque(maxlen=1024)
 
     def publish(self, token: int, address: Address, body: bytes, ttl: float | None, durable: bool, alone: bool) -> None:
         """Send a message; ``alone``: where it can harm no other."""
@@ -300,6 +317,7 @@ class Publishers:
         if alone and broker.relay:
             lane = _Publisher(home, key, alone=True)
             lane.waiting.append(message)
+            self._alone.append(lane)
             home.waiting.append(lane)
             home.begin_waiting()
             return
@@ -310,6 +328,11 @@ class Publishers:
             lane.checking = True
             Task(home, self._check(lane, address))
         lane.pump()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are messages that the broker has not confirmed."""
+        return any(lane.waiting or lane.sent for lane in (*self._lanes.values(), *self._alone))
 
     def look_again(self) -> None:
         """Take no queue to exist any more: one was deleted."""
