@@ -13,7 +13,7 @@ from gofer.messaging import adapter as api
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import place
-from proton import Collector, Connection, Event, ProtonException, Transport, symbol
+from proton import Collector, Connection, Event, Transport, symbol
 from proton import Delivery as Transfer
 
 from gofer_adapter_proton.brokers import Broker, broker_of
@@ -83,7 +83,7 @@ class ProtonAdapter(api.Adapter):
                 rest = rest[capacity:]
                 self._handle_events()
             self._say_goodbye()
-        except (ProtonException, ProtocolError, Refused) as error:
+        except Exception as error:  # noqa: BLE001 - whatever a decoder makes of a peer's bytes, they are wrong
             self._end(error)
 
     def lost(self, reason: str, now: float) -> None:
@@ -93,10 +93,10 @@ class ProtonAdapter(api.Adapter):
 
     def tick(self, now: float) -> None:
         """Send an empty frame when nothing was sent for half a heartbeat, and see whether the broker is alive."""
-        self._home.now = now
         heartbeat = self.connector.heartbeat
         if self._ended or not self._opened:
             return
+        self._home.now = now
         if heartbeat and now - self._last_read > 2 * heartbeat:
             self._end(ConnectionLost(f"the broker was silent for {2 * heartbeat:g} s"))
             return
@@ -300,6 +300,7 @@ class ProtonAdapter(api.Adapter):
         home.idle.clear()
         home.pairs.clear()
         home.dead.clear()
+        home.lingering.clear()
         home.waiting.clear()
         home.running.clear()
         home.events.append(api.Closed(told))

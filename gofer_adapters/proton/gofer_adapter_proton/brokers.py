@@ -9,6 +9,7 @@ import json
 from collections.abc import Generator, Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote
+from uuid import uuid4
 
 from gofer.errors import AdapterError
 from gofer.messaging.adapter import DeclareExchange, DeclareQueue
@@ -50,6 +51,8 @@ class Broker:
     release_fails: ClassVar[bool] = False
     #: A rejected message is dropped or dead-lettered. False: it would come again, so it is accepted instead.
     rejects: ClassVar[bool] = True
+    #: It makes a queue that does not exist when somebody subscribes to it.
+    makes_queues: ClassVar[bool] = False
     #: It gives credit back when it is asked to.
     drains: ClassVar[bool] = True
 
@@ -157,7 +160,12 @@ class RabbitMQ(Broker):
 
     def look_exchange(self, exchange: str) -> _Ask:
         """Make sure that an exchange exists."""
-        yield f"/exchanges/{_quoted(exchange)}", False
+        # A link to a missing one would end the session; this is refused for the exchange first, then for the queue.
+        try:
+            yield from self.bind(f"{exchange[:200]}.{uuid4().hex}", exchange, "")
+        except Refused as refused:
+            if not refused.text.startswith("no queue"):
+                raise
         return None
 
     def declare_queue(self, queue: DeclareQueue) -> _Ask:
@@ -224,7 +232,8 @@ class RabbitMQ(Broker):
         assert answer is not None
         status, text = str(answer.subject), str(answer.body)
         if not status.startswith("2"):
-            raise Refused(NOT_FOUND if status == "404" else status, text)
+            missing = status == "404" or text.startswith(("no queue", "no exchange"))
+            raise Refused(NOT_FOUND if missing else status, text)
         return answer
 
 
@@ -376,9 +385,9 @@ class BrokerJ(Broker):
 
 
 class Artemis(Broker):
-    """ActiveMQ Artemis: requests to ``activemq.management``; addresses and queues have the same names."""
+    """ActiveMQ Artemis: requests to ``activemq.management``; a queue has an address of the same name."""
 
-    name, management, dynamic = "ActiveMQ Artemis", "activemq.management", True
+    name, management, dynamic, makes_queues = "ActiveMQ Artemis", "activemq.management", True, True
 
     @staticmethod
     def is_it(product: str, version: str, capabilities: list[str]) -> bool:
@@ -396,26 +405,36 @@ class Artemis(Broker):
         return True
 
     def redelivered(self, first: bool, count: int) -> bool | None:
-        """Tell from a message's header whether it was delivered before."""
-        return count > 0
+        """Tell nothing: the count does not grow when a message is released, or its connection closed."""
+        return None
 
     def look(self, queue: str) -> _Ask:
         """Make sure that a queue exists."""
-        found = yield from self._call("broker", "getQueueNames", "ANYCAST")
-        if queue not in found:
-            raise Refused(NOT_FOUND, f"there is no queue {queue!r}")
+        yield from self._call(f"queue.{queue}", "isPaused")
         return None
 
     def declare_queue(self, queue: DeclareQueue) -> _Ask:
         """Declare a queue."""
         if queue.exclusive:
-            raise self.cannot(f"declare the exclusive queue {queue.name!r}")
-        wanted: dict[str, object] = {"name": queue.name, "address": queue.name, "routing-type": "ANYCAST"}
-        wanted |= {"durable": queue.durable, "auto-delete": queue.auto_delete or queue.expires is not None}
-        wanted |= {"auto-delete-message-count": -1, "auto-create-address": True}
+            raise self.cannot(f"declare the exclusive queue {queue.name!r}", "leave out exclusive, or use a random name")
+        expires = queue.expires is not None
+        wanted = {"durable": queue.durable, "auto-delete": queue.auto_delete or expires}
+        more: dict[str, object] = {"name": queue.name, "address": queue.name, "routing-type": "ANYCAST"}
+        more |= {"auto-delete-message-count": -1, "auto-create-address": True}
         if queue.expires is not None:
-            wanted["auto-delete-delay"] = round(queue.expires * 1000)
-        yield from self._call("broker", "createQueue", json.dumps(wanted), True)
+            more["auto-delete-delay"] = round(max(1, queue.expires * 1000))
+        try:
+            yield from self._call("broker", "createQueue", json.dumps({**more, **wanted}))
+        except Refused as refused:
+            try:
+                found = json.loads((yield from self._call("broker", "listQueues", self._only(queue.name), 1, 10)))
+            except Refused:
+                raise refused from None
+            rows = [row for row in found.get("data", []) if row.get("name") == queue.name]
+            if not rows:
+                raise
+            is_so = {"durable": rows[0].get("durable"), "auto-delete": rows[0].get("autoDelete")}
+            return ", ".join(f"{key} is {is_so[key]}" for key in wanted if is_so[key] != str(wanted[key]).lower()) or None
         return None
 
     def delete_queue(self, name: str) -> _Ask:
@@ -428,13 +447,18 @@ class Artemis(Broker):
         yield from self._call(f"queue.{name}", "removeMessages", "")
         return None
 
+    @staticmethod
+    def _only(name: str) -> str:
+        return json.dumps({"field": "name", "operation": "EQUALS", "value": name})
+
     def _call(self, resource: str, operation: str, *arguments: object) -> Generator[Question, Message | None, Any]:
         properties = {"_AMQ_ResourceName": resource, "_AMQ_OperationName": operation}
         answer = yield Message(address=self.management, properties=properties, body=json.dumps(arguments))
         assert answer is not None
         value = json.loads(answer.body) if answer.body else [None]
         if not (answer.properties or {}).get("_AMQ_OperationSucceeded"):
-            raise Refused("", str(value[0]))
+            text = str(value[0])
+            raise Refused(NOT_FOUND if "AMQ229067" in text or "Cannot find resource" in text else "", text)
         return value[0] if value else None
 
 

@@ -36,7 +36,7 @@ class Home:
     """What all lanes of one connection share.
 
     ``events`` is what has happened; ``lanes`` by their sessions and links (None: nobody waits for what comes there);
-    ``dead`` are sessions that the peer has ended, and when; ``idle`` are those that nobody uses, and ``pairs`` those with links to the broker's management; ``waiting`` are
+    ``dead`` are sessions that the peer has ended, and when; ``lingering`` are lanes that end soon; ``idle`` are sessions that nobody uses, and ``pairs`` those with links to the broker's management; ``waiting`` are
     tasks that begin when others have ended; ``unconfirmed`` are messages that somebody waits for; ``now`` is the time
     as last handed in.
     """
@@ -48,6 +48,7 @@ class Home:
         self.idle: list[Session] = []
         self.pairs: list[tuple[Session, Sender, Receiver]] = []
         self.dead: deque[tuple[float, Session]] = deque()
+        self.lingering: deque[tuple[float, Lane]] = deque()
         self.waiting: deque[Lane] = deque()
         self.running: set[Lane] = set()
         self.unconfirmed: set[int] = set()
@@ -82,7 +83,7 @@ class Home:
             lane.on_lost(refused)
 
     def bury(self, before: float) -> None:
-        """Answer the end of sessions that were ended before a time, and free their numbers.
+        """Answer the end of sessions that were ended before a time, and free their numbers; end lanes that linger.
 
         Not at once: proton takes the number for the next session, and RabbitMQ may still take that for the old one.
         """
@@ -91,6 +92,8 @@ class Home:
             session.close()
             session.free()
             self.sessions -= 1
+        while self.lingering and self.lingering[0][0] <= before:
+            self.lingering.popleft()[1].end()
 
     def detached(self, link: Link) -> None:
         """Note that the peer has detached a link, and tell its lane if that did not do it before."""

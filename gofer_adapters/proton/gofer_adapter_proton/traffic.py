@@ -42,12 +42,27 @@ class Consumer(Lane):
         self._accepted: dict[int, Transfer] = {}
         self._count = self._settled = 0
         self._incoming: Incoming | None = None
+        if home.broker.makes_queues:
+            Task(home, self._look())
+        else:
+            self._subscribe()
+
+    def _look(self) -> Steps:
+        try:
+            yield from self.home.broker.look(self._asked.queue)
+        except Refused as refused:
+            self.on_lost(refused)
+        else:
+            self._subscribe()
+
+    def _subscribe(self) -> None:
+        home = self.home
         try:
             self._receiver = self.begin().receiver(f"{next(home.names)}")
         except Refused as refused:
             self.on_lost(refused)
             return
-        self._receiver.source.address = home.broker.source(asked.queue)
+        self._receiver.source.address = home.broker.source(self._asked.queue)
         self.attach(self._receiver)
 
     @property
@@ -171,8 +186,11 @@ class Consumer(Lane):
         self._close_when_settled()
 
     def _close_when_settled(self) -> None:
-        if self.ended and not self._unsettled and not self._accepted:
-            self.end()
+        if self.ended and not self._unsettled and not self._accepted and self._session is not None:
+            if self.home.broker.drains:
+                self.end()
+            else:  # what is on its way must be given back, or it is stuck
+                self.home.lingering.append((self.home.now, self))
 
 
 class _Publisher(Lane):
