@@ -273,8 +273,14 @@ class ProtonAdapter(api.Adapter):
             return
         home = self._home
         home.broker = broker_of(properties, [str(one) for one in connection.remote_offered_capabilities or ()])
-        if url.path is not None and home.broker.name.startswith("RabbitMQ") and not str(connection.hostname).startswith("vhost:"):
-            self._end(Refused(NOT_FOUND, f"write the virtual host as 'vhost:{url.path}': this broker would take its default"))
+        if (
+            url.path is not None
+            and home.broker.name.startswith("RabbitMQ")
+            and not str(connection.hostname).startswith("vhost:")
+        ):
+            self._end(
+                Refused(NOT_FOUND, f"write the virtual host as 'vhost:{url.path}': this broker would take its default")
+            )
             return
         home.most_sessions = min(_MOST_SESSIONS, self._transport.remote_channel_max + 1)
         self._open = self._opened = True

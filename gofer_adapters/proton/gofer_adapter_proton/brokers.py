@@ -416,7 +416,9 @@ class Artemis(Broker):
     def declare_queue(self, queue: DeclareQueue) -> _Ask:
         """Declare a queue."""
         if queue.exclusive:
-            raise self.cannot(f"declare the exclusive queue {queue.name!r}", "leave out exclusive, or use a random name")
+            raise self.cannot(
+                f"declare the exclusive queue {queue.name!r}", "leave out exclusive, or use a random name"
+            )
         expires = queue.expires is not None
         wanted = {"durable": queue.durable, "auto-delete": queue.auto_delete or expires}
         more: dict[str, object] = {"name": queue.name, "address": queue.name, "routing-type": "ANYCAST"}
@@ -434,7 +436,9 @@ class Artemis(Broker):
             if not rows:
                 raise
             is_so = {"durable": rows[0].get("durable"), "auto-delete": rows[0].get("autoDelete")}
-            return ", ".join(f"{key} is {is_so[key]}" for key in wanted if is_so[key] != str(wanted[key]).lower()) or None
+            return (
+                ", ".join(f"{key} is {is_so[key]}" for key in wanted if is_so[key] != str(wanted[key]).lower()) or None
+            )
         return None
 
     def delete_queue(self, name: str) -> _Ask:

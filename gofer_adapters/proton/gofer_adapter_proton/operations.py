@@ -47,7 +47,9 @@ def steps(home: Home, id: int, operation: api.Operation, deleted: Callable[[], N
                 yield from broker.look(name)
                 if if_unused or if_empty:
                     what = "unused" if if_unused else "empty"
-                    raise broker.cannot(f"check that queue {name!r} is {what}", "the queue is kept; delete it without that")
+                    raise broker.cannot(
+                        f"check that queue {name!r} is {what}", "the queue is kept; delete it without that"
+                    )
                 yield from broker.delete_queue(name)
                 deleted()
             case api.PurgeQueue(name):

@@ -18,7 +18,7 @@ from gofer_adapter_proton.messages import Incoming, encode
 __all__ = ["Consumer", "Publishers"]
 
 #: Seconds that a queue, once seen, is taken to exist, where the broker says nothing of messages to a missing one.
-_SEEN = 5.0
+_SEEN = 2.0
 #: Links to addresses that are kept for their next message.
 _MOST_LINKS = 24
 

@@ -60,9 +60,7 @@ class Nodes(Base):
         return all(getattr(self, capability) for word, capability in _NEEDS.items() if word in operation)
 
     @pytest.mark.parametrize("name", OPERATIONS)
-    def test_a_missing_node_is_not_found_and_nothing_else_fails(
-        self, driver: Driver, queue: str, name: str
-    ) -> None:
+    def test_a_missing_node_is_not_found_and_nothing_else_fails(self, driver: Driver, queue: str, name: str) -> None:
         operation = OPERATIONS[name]
         # What the broker cannot do at all is told as well as it can.
         error = NotFound if self.can(name) else (NotFound, AdapterError)
