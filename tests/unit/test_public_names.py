@@ -99,7 +99,8 @@ gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofe
 gofer.limit: Limit LimitedLog
 gofer.messaging: Connector Consumer Document Exchange NotFound Producer Queue Reader URL
 gofer.messaging.adapter: Adapter Bind Blocked Cancel Closed Confirmed DeclareExchange DeclareQueue DeleteExchange
-    DeleteQueue Delivery Done Event HEAD Opened Operation Outcome PurgeQueue Subscribe SubscriptionLost TAIL Unbind
+    DeleteQueue Delivery Done Event HEAD NO_EXPIRY Opened Operation Outcome PurgeQueue Subscribe SubscriptionLost
+    TAIL Unbind
 gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
@@ -235,12 +236,12 @@ gofer.tools.stage: Interrupts Stage StageError Told
 gofer.tools.trial: Trial main run_trials
 gofer_adapter_amqp: AmqpAdapter
 gofer_adapter_amqp.adapter: AmqpAdapter
-gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND ProtocolError REFUSED failure logins
+gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND OPENED ProtocolError REFUSED failure logins
 gofer_adapter_amqp.channel: Channel Channels Question Steps Task
 gofer_adapter_amqp.messages: Consumer Publisher
 gofer_adapter_amqp.operations: check steps
-gofer_adapter_amqp.wire: FRAME_ENDS HEARTBEAT Message PROTOCOL_HEADER body_size expiration frame_head message_id
-    method_frame publish_frames reply settle_frame signature tag_and_flag
+gofer_adapter_amqp.wire: FRAME_ENDS HEARTBEAT LONGEST Message PROTOCOL_HEADER body_size consumers expiration
+    frame_head message_id method_frame publish_frames reply settle_frame signature tag_and_flag
 gofer_authenticator_hmac: HmacAuthenticator
 gofer_authenticator_hmac.authenticator: HmacAuthenticator
 gofer_authenticator_x509: X509Authenticator

@@ -13,7 +13,7 @@ from typing import Any
 
 from gofer.errors import ConnectionLost, DocumentError, MessagingError
 from gofer.limit import LimitedLog
-from gofer.messaging.adapter import Bind, DeclareQueue, DeleteQueue, Delivery
+from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareQueue, DeleteQueue, Delivery
 from gofer.messaging.address import Address
 from gofer.messaging.auth import sign
 from gofer.messaging.connection import Connection
@@ -48,6 +48,7 @@ class SessionBase:
         self.replyto = f"{exchange}/{self.queue}" if exchange else self.queue
         self.posts = link.shared(Posts, lambda: Posts(link))
         self._exchange = exchange
+        self._expires = True  # as far as is known: the broker can delete the queue after some time
         self._calls: dict[str, Call] = {}
         self._complain = LimitedLog(log)
         self._subscription = Subscription(
@@ -98,7 +99,14 @@ class SessionBase:
     # -- replies ------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> Steps:
-        yield DeclareQueue(self.queue, expires=_REPLY_EXPIRES)
+        if self._expires:
+            # Nobody deletes it for a caller that was killed, so where it cannot expire it goes with the connection:
+            # a caller asks again after a reconnect, and replies that have no queue then are sent again, too.
+            self._expires = (yield DeclareQueue(self.queue, expires=_REPLY_EXPIRES)) != NO_EXPIRY
+            if not self._expires:
+                yield DeleteQueue(self.queue)
+        if not self._expires:
+            yield DeclareQueue(self.queue, auto_delete=True)
         if self._exchange:
             yield Bind(self.queue, self._exchange, self.queue)
 
