@@ -98,9 +98,9 @@ gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofe
     hookimpl hookspec
 gofer.limit: Limit LimitedLog
 gofer.messaging: Connector Consumer Document Exchange NotFound Producer Queue Reader URL
-gofer.messaging.adapter: Adapter Bind Blocked Cancel Closed Confirmed DeclareExchange DeclareQueue DeleteExchange
-    DeleteQueue Delivery Done Event HEAD NO_EXPIRY Opened Operation Outcome PurgeQueue Subscribe SubscriptionLost
-    TAIL Unbind
+gofer.messaging.adapter: Adapter Bind Blocked Cancel CheckQueue Closed Confirmed DeclareExchange DeclareQueue
+    DeleteExchange DeleteQueue Delivery Done Event HEAD Opened Operation Outcome PurgeQueue Subscribe
+    SubscriptionLost TAIL Unbind
 gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
@@ -110,7 +110,7 @@ gofer.messaging.backoff: Backoff
 gofer.messaging.caller_conf: PROFILE_KEYS caller_conf profile profiles read_section
 gofer.messaging.connection: Connection
 gofer.messaging.connector: Connector SSL
-gofer.messaging.core: Answer Core OPERATION Settle State fresh
+gofer.messaging.core: Answer Core OPERATION Settle State copy_error
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
     decode_reply decode_request encode head seconds_of shown timestamp unwrap

@@ -6,7 +6,7 @@ import os
 import socket
 import uuid
 from math import inf
-from typing import cast
+from typing import Any, ClassVar, cast
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError
 from gofer.messaging import adapter as api
@@ -37,6 +37,8 @@ class ProtonAdapter(api.Adapter):
 
     A subscription has a session of its own, and so have publishing and each operation.
     """
+
+    checks_queues: ClassVar[bool] = True
 
     def __init__(self, connector: Connector) -> None:
         super().__init__(connector)
@@ -177,7 +179,7 @@ class ProtonAdapter(api.Adapter):
             raise ValueError(f"longer than 255 bytes: {address.exchange[:60]!r} or {address.key[:60]!r}")
         if self._open:
             self._home.urgent = True
-            self._publishers.publish(token, address, body, ttl, durable, isolated)
+            self._publishers.publish(token, address, body, ttl=ttl, durable=durable, alone=isolated)
 
     def forget(self, token: int) -> None:
         """Have no event for a message that was sent without confirm."""
@@ -216,7 +218,7 @@ class ProtonAdapter(api.Adapter):
     def _drain(self) -> bytes:
         parts, transport = [], self._transport
         while (size := transport.pending()) > 0:
-            parts.append(transport.peek(size))
+            parts.append(transport.peek(size) or b"")
             transport.pop(size)
         return b"".join(parts)
 
@@ -239,28 +241,29 @@ class ProtonAdapter(api.Adapter):
         connection.open()
 
     def _handle_events(self) -> None:
-        collector, lanes = self._collector, self._home.lanes
+        home, collector = self._home, self._collector
+        event: Any
         while not self._ended and (event := collector.peek()) is not None:
             kind = event.type
             if kind is Event.DELIVERY:
                 link = event.link
-                if (lane := lanes.get(link)) is not None:
+                if (lane := home.lanes.get(link)) is not None:
                     lane.on_delivery(event.delivery, link)
-            elif kind is Event.LINK_FLOW:
-                if (lane := lanes.get(event.link)) is not None:
-                    lane.on_flow(event.link)
-            elif kind is Event.LINK_REMOTE_OPEN:
-                if (lane := lanes.get(event.link)) is not None:
-                    lane.on_attached(event.link)
-            elif kind in (Event.LINK_REMOTE_CLOSE, Event.LINK_REMOTE_DETACH):
-                self._home.detached(event.link)
+            elif kind is Event.LINK_FLOW or kind is Event.LINK_REMOTE_OPEN:
+                link = event.link
+                if (lane := home.lanes.get(link)) is not None:
+                    (lane.on_flow if kind is Event.LINK_FLOW else lane.on_attached)(link)
+            elif kind is Event.LINK_REMOTE_CLOSE or kind is Event.LINK_REMOTE_DETACH:
+                home.detached(event.link)
             elif kind is Event.SESSION_REMOTE_CLOSE:
-                self._home.ended(event.session)
+                home.ended(event.session)
             elif kind is Event.CONNECTION_REMOTE_OPEN:
                 self._take_open()
             elif kind is Event.CONNECTION_REMOTE_CLOSE:
-                self._take_close()
-            elif kind in (Event.TRANSPORT_ERROR, Event.TRANSPORT_CLOSED):
+                refused = Refused.of(self._connection.remote_condition, "the broker closed the connection")
+                self._connection.close()
+                self._end(refused)
+            elif kind is Event.TRANSPORT_ERROR or kind is Event.TRANSPORT_CLOSED:
                 condition = self._transport.condition
                 self._end(ProtocolError(str(condition.description or condition.name) if condition else "it ended"))
             collector.pop()
@@ -287,11 +290,6 @@ class ProtonAdapter(api.Adapter):
         home.events.append(api.Opened())
         self._peer_deadline = self._transport.tick(home.now)
         self._set_deadline(home.now)
-
-    def _take_close(self) -> None:
-        refused = Refused.of(self._connection.remote_condition, "the broker closed the connection")
-        self._connection.close()
-        self._end(refused)
 
     def _end(self, error: Exception | None) -> None:
         if self._ended:

@@ -9,36 +9,36 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Generator
-from typing import TYPE_CHECKING
 
 from gofer.messaging.adapter import Event
 from proton import Connection, Link, Message, ProtonException, Receiver, Sender, Session, Terminus, symbol
 from proton import Delivery as Transfer
 
+from gofer_adapter_proton.brokers import Broker, Question
 from gofer_adapter_proton.errors import Refused
 
-if TYPE_CHECKING:
-    from gofer_adapter_proton.brokers import Broker
-
-__all__ = ["Home", "Lane", "Question", "Steps", "Task"]
+__all__ = ["Home", "Lane", "Steps", "Task"]
 
 _MOST_TASKS = 16
 _LONGEST_ANSWER = 1 << 20
 
-#: A request, which a message answers; or the address of a link to attach, to see whether that is possible, and whether
-#: we are its receiver.
-Question = Message | tuple[str, bool]
-#: Questions, one after the other. It is sent the answer (None: attached), or thrown Refused.
+#: Questions to the broker, one after the other.
 Steps = Generator[Question, Message | None, None]
 
 
 class Home:
     """What all lanes of one connection share.
 
-    ``events`` is what has happened; ``lanes`` by their sessions and links (None: nobody waits for what comes there);
-    ``dead`` are sessions that the peer has ended, and when; ``lingering`` are lanes that end soon; ``idle`` are sessions that nobody uses, and ``pairs`` those with links to the broker's management; ``waiting`` are
-    tasks that begin when others have ended; ``unconfirmed`` are messages that somebody waits for; ``now`` is the time
-    as last handed in.
+    Attributes:
+        events: what has happened.
+        lanes: by their sessions and links; None: nobody waits for what comes there.
+        idle: sessions that nobody uses.
+        pairs: sessions that nobody uses, and their links to the broker's management.
+        dead: sessions that the broker has ended, and when.
+        lingering: lanes that end soon, and since when.
+        waiting: tasks that begin when others, which are ``running``, have ended.
+        unconfirmed: messages that somebody waits for.
+        now: the time as last handed in.
     """
 
     def __init__(self, connection: Connection, broker: Broker) -> None:

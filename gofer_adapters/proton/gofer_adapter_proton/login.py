@@ -6,6 +6,8 @@ it can do depends on how it was built.
 
 from __future__ import annotations
 
+from typing import Any
+
 from gofer.messaging.connector import Connector
 from proton import Array, Data, DataException, ulong
 
@@ -60,8 +62,7 @@ class Login:
                 break
             frame, self._input = self._input[offset:size], self._input[size:]
             self._take(frame)
-        rest = self._input if self.done else b""
-        return rest
+        return self._input if self.done else b""
 
     def _take(self, frame: bytes) -> None:
         data = Data()
@@ -69,7 +70,7 @@ class Login:
             data.decode(frame)
             data.rewind()
             data.next()
-            described = data.get_object()
+            described: Any = data.get_object()
             code, fields = int(described.descriptor), list(described.value)
         except (DataException, AttributeError, TypeError, ValueError) as error:
             raise ProtocolError(f"not a frame of a login: {frame[:40]!r}") from error

@@ -52,9 +52,6 @@ class Incoming:
     was given back. ``size``: of the whole body.
     """
 
-    __slots__ = ("_cut", "_keep", "_left", "_limit", "_parts", "_raw", "_rest", "_room", "_tail", "count", "first")
-    __slots__ += ("size", "ttl")
-
     def __init__(self, limit: int | None) -> None:
         self.ttl: float | None = None
         self.first, self.count, self.size = False, 0, 0

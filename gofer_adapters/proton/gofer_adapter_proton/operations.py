@@ -37,39 +37,22 @@ def steps(home: Home, id: int, operation: api.Operation, deleted: Callable[[], N
     Args:
         deleted: called when a queue was deleted.
     """
-    broker = home.broker
-    done = api.Done(id)
+    broker, value, error = home.broker, None, None
     try:
         match operation:
-            case api.DeclareQueue():
-                done = api.Done(id, (yield from broker.declare_queue(operation)))
-            case api.DeleteQueue(name, if_unused, if_empty):
+            case api.DeleteQueue(name) | api.PurgeQueue(name) | api.CheckQueue(name):
                 yield from broker.look(name)
-                if if_unused or if_empty:
-                    what = "unused" if if_unused else "empty"
-                    raise broker.cannot(
-                        f"check that queue {name!r} is {what}", "the queue is kept; delete it without that"
-                    )
-                yield from broker.delete_queue(name)
-                deleted()
-            case api.PurgeQueue(name):
-                yield from broker.look(name)
-                yield from broker.purge(name)
-            case api.DeclareExchange():
-                done = api.Done(id, (yield from broker.declare_exchange(operation)))
             case api.DeleteExchange(name):
                 yield from broker.look_exchange(name)
-                yield from broker.delete_exchange(name)
-            case api.Bind(queue, exchange, key):
+            case api.Bind(queue, exchange) | api.Unbind(queue, exchange):
                 yield from broker.look(queue)
                 yield from broker.look_exchange(exchange)
-                yield from broker.bind(queue, exchange, key)
-            case api.Unbind(queue, exchange, key):
-                yield from broker.look(queue)
-                yield from broker.look_exchange(exchange)
-                yield from broker.unbind(queue, exchange, key)
-    except Refused as refused:
-        done = api.Done(id, error=refused.error())
-    except MessagingError as error:
-        done = api.Done(id, error=error)
-    home.events.append(done)
+        if isinstance(operation, api.DeleteQueue) and (operation.if_unused or operation.if_empty):
+            what = "unused" if operation.if_unused else "empty"
+            raise broker.cannot(f"check that queue {operation.name!r} is {what}", "the queue is kept")
+        value = yield from broker.ask(operation)
+        if isinstance(operation, api.DeleteQueue):
+            deleted()
+    except (Refused, MessagingError) as failed:
+        error = failed.error() if isinstance(failed, Refused) else failed
+    home.events.append(api.Done(id, value, error))

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from gofer.errors import AdapterError
 from gofer.messaging.adapter import Confirmed, Delivery, Done, Outcome, Subscribe, SubscriptionLost
 from gofer.messaging.address import Address
-from proton import Delivery as Transfer
 from proton import Data, Link, Receiver, Sender, Terminus
+from proton import Delivery as Transfer
 
 from gofer_adapter_proton.errors import NOT_FOUND, Refused
 from gofer_adapter_proton.links import Home, Lane, Steps, Task
@@ -113,10 +113,10 @@ class Consumer(Lane):
             accepted[number].settle()
         self._settled += len(accepted)
         receiver = self._receiver
-        if receiver is not None and self._settled and not self._cancelling and not self.ended:
-            if receiver.credit <= self._asked.prefetch // 2:
-                receiver.flow(self._settled)
-                self._settled = 0
+        wanted = self._settled and not self._cancelling and not self.ended
+        if wanted and receiver is not None and receiver.credit <= self._asked.prefetch // 2:
+            receiver.flow(self._settled)
+            self._settled = 0
         self._close_when_settled()
 
     def on_attached(self, link: Link) -> None:
@@ -174,9 +174,9 @@ class Consumer(Lane):
         self._finish(refused.text)
 
     def _drained(self) -> None:
-        if self._cancelling and not self.ended and self._subscribing is None:
-            if self._receiver is None or self._receiver.credit <= 0:
-                self._finish("")
+        ending = self._cancelling and not self.ended and self._subscribing is None
+        if ending and (self._receiver is None or self._receiver.credit <= 0):
+            self._finish("")
 
     def _finish(self, reason: str) -> None:
         if not self.ended and not self._cancelling:
@@ -318,10 +318,12 @@ class Publishers:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._lanes: dict[str | None, _Publisher] = {}  # the one used last is the last
+        self._lanes: dict[str, _Publisher] = {}  # the one used last is the last
         self._alone: deque[_Publisher] = deque(maxlen=1024)
 
-    def publish(self, token: int, address: Address, body: bytes, ttl: float | None, durable: bool, alone: bool) -> None:
+    def publish(
+        self, token: int, address: Address, body: bytes, *, ttl: float | None, durable: bool, alone: bool
+    ) -> None:
         """Send a message; ``alone``: where it can harm no other."""
         home, broker = self._home, self._home.broker
         try:
@@ -331,18 +333,19 @@ class Publishers:
             return
         message = _Message(token, address, encode(body, target if broker.relay else None, ttl, durable))
         home.unconfirmed.add(token)
-        key = None if broker.relay else target
         if alone and broker.relay:
-            lane = _Publisher(home, key, alone=True)
+            lane = _Publisher(home, None, alone=True)
             lane.waiting.append(message)
             self._alone.append(lane)
             home.waiting.append(lane)
             home.begin_waiting()
             return
-        lane = self._lanes[key] = self._lanes.pop(key, None) or _Publisher(home, key)
+        key = "" if broker.relay else target
+        lane = self._lanes.pop(key) if key in self._lanes else _Publisher(home, key or None)
+        self._lanes[key] = lane
         self._end_idle()
         lane.waiting.append(message)
-        if broker.says_nothing_of(address) and not lane.checking and home.now - lane.seen_at >= _SEEN:
+        if broker.silent_about(address) and not lane.checking and home.now - lane.seen_at >= _SEEN:
             lane.checking = True
             Task(home, self._check(lane, address))
         lane.pump()

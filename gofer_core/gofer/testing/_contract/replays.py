@@ -42,7 +42,7 @@ class Replays(Base):
         """Give the calls of a session with a bit of everything."""
         calls: list[Call] = []
         driver = connect(calls=calls)
-        exchange, queue, key = "", driver.queue(), driver.name("missing")
+        exchange, queue = "", driver.queue()
         if self.has_exchanges:
             exchange = driver.exchange("topic")
             driver.bind(queue, exchange, "a.*")
@@ -50,7 +50,11 @@ class Replays(Base):
         subscription = driver.subscribe(queue, prefetch=3, limit=_LIMIT)
         driver.give(queue, b"1", b"", b"2" * 300, ttl=60.0)
         driver.give("a.b" if exchange else queue, b"3" * 140_000, b"4", exchange=exchange)
-        for key, where in ((key, ""), ("b", exchange), ("key", driver.name("missing") if exchange else "")):
+        for key, where in (
+            (driver.name("missing"), ""),
+            ("b", exchange),
+            ("key", driver.name("missing") if exchange else ""),
+        ):
             driver.confirmed(driver.post(key, exchange=where))
         for settle in (driver.adapter.accept, driver.adapter.reject, driver.adapter.release):
             settle(driver.one())
