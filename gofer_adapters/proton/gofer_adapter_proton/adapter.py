@@ -242,8 +242,7 @@ class ProtonAdapter(api.Adapter):
 
     def _handle_events(self) -> None:
         home, collector = self._home, self._collector
-        event: Any
-        while not self._ended and (event := collector.peek()) is not None:
+        while not self._ended and (event := cast(Any, collector.peek())) is not None:
             kind = event.type
             if kind is Event.DELIVERY:
                 link = event.link

@@ -373,7 +373,7 @@ class _Qpidd(Broker):
             case api.Bind(queue, exchange, key):
                 yield from self._create("binding", f"{exchange}/{queue}/{key}", {})
             case api.Unbind(queue, exchange, key):
-                binding = {"type": "binding", "name": f"{exchange}/{queue}/{key}", "options": {}}
+                binding: dict[str, object] = {"type": "binding", "name": f"{exchange}/{queue}/{key}", "options": {}}
                 yield from self._method("delete", binding)
         return None
 

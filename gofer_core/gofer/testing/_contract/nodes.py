@@ -123,13 +123,14 @@ class Nodes(Base):
         driver.give(queue, b"waits: the prefetch window is full")
         assert (driver.ask(check), other.ask(check)) == (None, None)
         driver.cancel(full)
-        assert str(other.ask(check) or "").strip()
-        driver.accept(*held)
+        driver.accept(*held)  # what is not settled may keep a subscriber
+        driver.until(lambda: bool(str(other.ask(check) or "").strip()), "the end of the subscription to be seen")
         other.subscribe(queue)
         assert driver.ask(check) is None
         assert other.one().body.startswith(b"waits")
-        driver.ask(DeleteQueue(queue))
-        driver.fails(NotFound, check)
+        if self.has_deletes:
+            driver.ask(DeleteQueue(queue))
+            driver.fails(NotFound, check)
 
     def test_purging_drops_what_waits_but_not_what_is_delivered(self, driver: Driver, queue: str) -> None:
         self.needs("has_deletes")
