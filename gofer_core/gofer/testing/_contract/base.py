@@ -77,6 +77,11 @@ class Base:
         """Give a function whose context is a broker that takes no messages; a subclass may override this."""
         pytest.skip(self.limits.get("alarm", "this broker never blocks, or its test does not say how"))
 
+    @pytest.fixture
+    def frozen(self) -> Callable[[], AbstractContextManager[object]]:
+        """Give a function whose context is a broker that stands still (SIGSTOP); a subclass may override this."""
+        pytest.skip("its test does not say how to freeze this broker")
+
     def connector(self, url: URL, **more: Any) -> Connector:
         """Return the connector for a URL."""
         return Connector(url, **{**self.options, **more})
