@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
+from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.testing import AdapterContract
 from gofer.testing._contract.driver import Connect, Driver
@@ -17,6 +18,7 @@ from gofer_adapter_amqp import AmqpAdapter
 from gofer_adapter_qpid import QpidAdapter
 from support.brokers import BrokerJ, RabbitMQ3, RabbitMQ4
 from support.brokers.server import Server
+from support.certificates import Certificates
 
 Alarm = Callable[[], AbstractContextManager[object]]
 
@@ -53,16 +55,20 @@ class TestAmqpOnRabbitMQ3(AdapterContract):
     adapter = AmqpAdapter
 
     @pytest.fixture
-    def url(self, rabbitmq: RabbitMQ3) -> URL:
-        return URL.parse(rabbitmq.url())
+    def url(self, rabbitmq3: RabbitMQ3) -> URL:
+        return URL.parse(rabbitmq3.url())
 
     @pytest.fixture
-    def frozen(self, rabbitmq: RabbitMQ3) -> Alarm:
-        return frozen_of(rabbitmq)
+    def frozen(self, rabbitmq3: RabbitMQ3) -> Alarm:
+        return frozen_of(rabbitmq3)
 
     @pytest.fixture
-    def alarm(self, rabbitmq: RabbitMQ3) -> Alarm:
-        return alarm_of(rabbitmq)
+    def tls(self, rabbitmq3: RabbitMQ3, certificates: Certificates) -> Connector:
+        return Connector(rabbitmq3.url(tls=True), cacert=str(certificates.authority))
+
+    @pytest.fixture
+    def alarm(self, rabbitmq3: RabbitMQ3) -> Alarm:
+        return alarm_of(rabbitmq3)
 
 
 class TestAmqpOnRabbitMQ4(AdapterContract):
@@ -75,6 +81,10 @@ class TestAmqpOnRabbitMQ4(AdapterContract):
     @pytest.fixture
     def frozen(self, rabbitmq4: RabbitMQ4) -> Alarm:
         return frozen_of(rabbitmq4)
+
+    @pytest.fixture
+    def tls(self, rabbitmq4: RabbitMQ4, certificates: Certificates) -> Connector:
+        return Connector(rabbitmq4.url(tls=True), cacert=str(certificates.authority))
 
     @pytest.fixture
     def alarm(self, rabbitmq4: RabbitMQ4) -> Alarm:
@@ -108,6 +118,10 @@ class TestAmqpOnBrokerJ(AdapterContract):
     @pytest.fixture
     def frozen(self, brokerj: BrokerJ) -> Alarm:
         return frozen_of(brokerj)
+
+    @pytest.fixture
+    def tls(self, brokerj: BrokerJ, certificates: Certificates) -> Connector:
+        return Connector(brokerj.url(tls=True), cacert=str(certificates.authority))
 
 
 class TestQpidOnBrokerJ(AdapterContract):
@@ -158,3 +172,7 @@ class TestQpidOnBrokerJ(AdapterContract):
         for delivery in came:
             driver.adapter.release(delivery)
         assert {d.redelivered for d in driver.take(2)} == {True}
+
+    @pytest.fixture
+    def tls(self, brokerj: BrokerJ, certificates: Certificates) -> Connector:
+        return Connector(brokerj.url(adapter="qpid", tls=True), cacert=str(certificates.authority))
