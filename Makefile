@@ -49,7 +49,7 @@ test: $(TOOLS) check
 
 brokers: $(TOOLS)
 	@scripts/need $(VENV)/bin/python broker compiler
-	scripts/brokers/run build/brokers $(BROKERS) $(pytest) tests/brokers $(ARGS)
+	GOFER_CONTRACT_TABLE=1 scripts/brokers/run build/brokers $(BROKERS) $(pytest) tests/brokers tests/contract $(ARGS)
 
 pairs: $(TOOLS)
 	@scripts/need $(VENV)/bin/python broker

@@ -16,6 +16,10 @@ from hypothesis import HealthCheck, settings
 # What stands there asserts for the tests, and its failures are to be as clear as theirs.
 pytest.register_assert_rewrite("support", "gofer.testing._contract")
 
+from support.contract_table import pytest_runtest_logreport, pytest_terminal_summary  # noqa: E402 - the line above must come first
+
+__all__ = ["pytest_runtest_logreport", "pytest_terminal_summary"]  # hooks
+
 # What a shell has put into the background ignores SIGINT, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

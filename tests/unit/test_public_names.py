@@ -73,8 +73,9 @@ gofer.agent.management.server: Answering Management
 gofer.agent.management.view: plugin_line show
 gofer.agent.management.wire: CODES Channel MAX_ANSWER MAX_REQUEST Unusable decode encode proof socket_of token_of
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
-gofer.agent.notify: notify
+gofer.agent.notify: notify watchdog_interval
 gofer.agent.plugin: Plugin State current
+gofer.agent.probe: Probe
 gofer.agent.queues: Binding QueueModel
 gofer.agent.reloading: Reload company see_off
 gofer.agent.rmi: Context
@@ -108,21 +109,23 @@ gofer.messaging.auth: Authenticator ValidationFailed sign verify
 gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator missing_authenticator
 gofer.messaging.backoff: Backoff
 gofer.messaging.caller_conf: PROFILE_KEYS caller_conf profile profiles read_section
-gofer.messaging.connection: Connection
+gofer.messaging.certificates: Certificate day read_certificates read_file
+gofer.messaging.connection: Connection Traffic
 gofer.messaging.connector: Connector SSL
 gofer.messaging.core: Answer Core OPERATION Settle State copy_error
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
     decode_reply decode_request encode head seconds_of shown timestamp unwrap
+gofer.messaging.handshake: Progress Stalled
 gofer.messaging.keyfiles: Watched files_in read_public read_secret
 gofer.messaging.local: default_path open_socket
 gofer.messaging.local.adapter: LocalAdapter
 gofer.messaging.local.client: Client
-gofer.messaging.local.model: Exchange Model matches
 gofer.messaging.local.paths: default_path listening locked open_socket path_of reachable
-gofer.messaging.local.queues: Consumer Message Queue Taker Usage cost
+gofer.messaging.local.queues: Consumer Message Queue Receiver Usage cost
 gofer.messaging.local.server: Broker serving
-gofer.messaging.local.wire: Ask Beat Bye Frame Hello MAX_BODY Publish Reader Settle VERSION Wrong put
+gofer.messaging.local.state: Exchange State matches
+gofer.messaging.local.wire: Ask BadFrame Close Frame Heartbeat Hello MAX_BODY Publish Reader Settle VERSION write
 gofer.messaging.mock: install register uninstall
 gofer.messaging.model: Consumer Document Exchange Message Producer Queue Reader
 gofer.messaging.pool: Pool pool
@@ -130,6 +133,7 @@ gofer.messaging.proxies: find_proxy parse_proxy tunnel
 gofer.messaging.stamped: Expired MAX_AGE SKEW Stamp StampedAuthenticator read_limits
 gofer.messaging.subscription: Steps Subscription
 gofer.messaging.thread_driver: ThreadConnection Waiter
+gofer.messaging.tls: SecureSocket explain make_context shake_hands
 gofer.messaging.transport: open_socket
 gofer.messaging.url: URL place
 gofer.messaging.value: MAX_DEPTH plain
@@ -210,7 +214,10 @@ gofer.testing.authenticators: AuthenticatorContract
 gofer.testing.contract: AdapterContract
 gofer.testing.guard: Guard
 gofer.testing.mock: Call install register uninstall
+gofer.testing.own_broker: Finding check_login run_contract
+gofer.testing.own_broker_suite: TestOwnBroker
 gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
+gofer.testing.proxy: Direction Filter Proxy
 gofer.testing.rabbitmq: BrokerError RabbitMQ
 gofer.testing.rabbitmq_management: BrokerError Management
 gofer.testing.rabbitmq_node: Node Ports find_program
@@ -218,6 +225,8 @@ gofer.tools.adapters: adapters
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.authenticators: authenticators
 gofer.tools.broker: broker
+gofer.tools.certs: certs
+gofer.tools.certs_lines: Files TARGETS lines
 gofer.tools.completion: COMPLETE authenticator_names completion connector_of profile_names targets
 gofer.tools.demo: demo
 gofer.tools.listing: describe list_entry_points listing_options show
@@ -228,6 +237,7 @@ gofer.tools.mgt_client: NoAgent NoAnswer ask
 gofer.tools.mgt_tree: print_agent
 gofer.tools.new: new
 gofer.tools.output: complain harmless print_json print_table text_of
+gofer.tools.pki: BROKER CLIENT Entry Exists KEYS Kind SIGNING Store
 gofer.tools.plugins: plugins
 gofer.tools.progress: Bar
 gofer.tools.rmi: rmi

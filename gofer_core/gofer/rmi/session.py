@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable, Generator
 from functools import partial
 from time import monotonic, time
 from typing import Any
@@ -73,6 +74,25 @@ class SessionBase:
         )
 
     # -- the way of one call ------------------------------------------------------------------------------------
+
+    def _start_call(
+        self, document: dict[str, Any], address: Address, options: Options, wake: Callable[[], None]
+    ) -> tuple[Call, Generator[Step, Any, None]]:
+        """Have the replies to a request reach its caller; return the call and its flow."""
+        call = Call(document["sn"], wake)
+        self._calls[call.conversation.sn] = call
+        return call, flow(
+            call,
+            document,
+            str(address),
+            options,
+            encode=lambda ttl: self._encode(document, options, ttl, call.ahead),
+            state=lambda: self.link.state,
+        )
+
+    def _end_call(self, call: Call) -> None:
+        del self._calls[call.conversation.sn]
+        self.link.forget(call.token)
 
     def _encode(self, document: dict[str, Any], options: Options, ttl: float | None, ahead: float = 0.0) -> bytes:
         """Write a document. ``ahead``: by how many seconds the agent's clock is known to be ahead of ours."""
@@ -156,16 +176,7 @@ class Session(SessionBase):
             Exception: what the method raised, or how else the request ended (see :mod:`gofer.errors`).
         """
         waiter = Waiter()
-        call = Call(document["sn"], waiter.wake)
-        steps = flow(
-            call,
-            document,
-            str(address),
-            options,
-            encode=lambda ttl: self._encode(document, options, ttl, call.ahead),
-            state=lambda: self.link.state,
-        )
-        self._calls[call.conversation.sn] = call
+        call, steps = self._start_call(document, address, options, waiter.wake)
         try:
             step = advance(steps)
             while step is not None:
@@ -181,8 +192,7 @@ class Session(SessionBase):
                 else:
                     step = advance(steps, came)
         finally:
-            del self._calls[call.conversation.sn]
-            self.link.forget(call.token)
+            self._end_call(call)
         return call.conversation.outcome()
 
     def _take(self, step: Step, call: Call, waiter: Waiter, address: Address) -> Any:

@@ -74,6 +74,11 @@ class Base:
         """Give the connector for the broker's TLS port; a subclass may override this."""
         pytest.skip(self.limits.get("tls", "its test does not say where the broker listens for TLS"))
 
+    @pytest.fixture
+    def frozen(self) -> Callable[[], AbstractContextManager[object]]:
+        """Give a function whose context is a broker that stands still (SIGSTOP); a subclass may override this."""
+        pytest.skip("its test does not say how to freeze this broker")
+
     def connector(self, url: URL, **more: Any) -> Connector:
         """Return the connector for a URL."""
         return Connector(url, **{**self.options, **more})
