@@ -484,6 +484,19 @@ class TestReceiving:
             settle(held[0])
         assert peer.sent() == []
 
+    def test_more_ranges_than_a_command_takes_go_in_several(self, peer: Peer) -> None:
+        peer.ask(Subscribe(7, "q", 65535))
+        channel, fields = only(peer.sent(), "message.subscribe")
+        completed(peer, channel, fields["number"])
+        peer.events()
+        peer.hear(message(channel, b"") * 40_000)
+        for event in peer.events()[::2]:
+            assert isinstance(event, Delivery)
+            peer.adapter.accept(event)
+        ranges = [fields["transfers"] for _, name, fields in peer.sent() if name == "message.accept"]
+        assert [len(each) for each in ranges] == [8000, 8000, 4000]
+        assert [low for each in ranges for low, _ in each] == list(range(0, 40_000, 2))
+
     def test_release_and_reject_are_told_at_once(self, peer: Peer) -> None:
         channel = subscribed(peer)
         for body in (b"1", b"2"):
@@ -581,6 +594,10 @@ class TestSessions:
         peer.say(1, "session.known-completed", commands=[(0, 0)])
         assert peer.say(1, "session.flush", completed=True) == []
         assert peer.say(1, "execution.sync", sync=True) == [(1, "session.completed", {"commands": [(1, 1)]})]
+
+    def test_a_broker_that_wants_a_timeout_gets_none(self, peer: Peer) -> None:
+        subscribed(peer)
+        assert peer.say(1, "session.request-timeout", timeout=300) == [(1, "session.timeout", {"timeout": 0})]
 
     def test_a_report_that_wants_an_answer_is_known(self, peer: Peer) -> None:
         publish(peer, 1)
