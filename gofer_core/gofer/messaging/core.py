@@ -286,13 +286,6 @@ class Core:
             self.adapter.close(self.now)
             self._drain()
 
-    def abandon(self) -> None:
-        """Forget the parent's connection in a forked child. No callback is called."""
-        self.adapter, self.state = None, State.CLOSED
-        self._final = True
-        self.unconfirmed.clear()
-        self._pending.clear()
-
     def describe(self) -> str:
         """Tell in a few words how the connection is: open, blocked, or why it is not there."""
         if self._final:
