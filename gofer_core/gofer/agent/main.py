@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 
 from gofer.agent import logs
+from gofer.agent.certificates import CertificateWatch
 from gofer.agent.check import check
 from gofer.agent.config import AgentConfig, Descriptor, Problem, check_company, read_agent, read_descriptors
 from gofer.agent.container import PluginContainer
 from gofer.agent.lock import AgentLock
 from gofer.agent.management import Management, Operations
-from gofer.agent.notify import notify
+from gofer.agent.notify import notify, watchdog_interval
 from gofer.agent.signals import Signals
 from gofer.errors import ConfigError
 from gofer.root import Root
@@ -76,6 +77,7 @@ class _Daemon:
         self.container = PluginContainer(root, config, imported=self._repair_logging)
         self.operations = Operations(self.container)
         self.management = Management(root, config.management, self.operations)
+        self.certificates = CertificateWatch(self.container.clock, lambda: list(self.container.plugins.values()))
         self.failed = False
 
     def run(self, problems: Sequence[Problem]) -> int:
@@ -112,9 +114,21 @@ class _Daemon:
         self._repair_logging()
         self.container.clock.call_after(_LOOK, self._watch_logging)
 
+    def _feed_watchdog(self, interval: float, complained: bool = False) -> None:
+        """Tell the service manager that the agent works, unless it is deaf and does not know it; and again."""
+        deaf = self.container.links.deaf()
+        if deaf is None:
+            notify(os.environ, "WATCHDOG=1")
+        elif not complained:
+            log.error("the agent is deaf, so the watchdog is not fed: %s", deaf)
+        self.container.clock.call_after(interval, lambda: self._feed_watchdog(interval, deaf is not None))
+
     def _start(self) -> None:
+        if (interval := watchdog_interval(os.environ)) is not None:
+            self._feed_watchdog(interval)
         self.container.clock.call_after(_LOOK, self._watch_logging)
         self.container.start(*self._read())
+        self.certificates.start()
         if self.operations.phase == "starting":
             self.operations.phase = "running"
         notify(os.environ, "READY=1")

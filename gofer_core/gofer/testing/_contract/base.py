@@ -29,6 +29,10 @@ class Base:
     #: Attributes of the connectors but for url, heartbeat and max_message: TLS files and so on.
     options: ClassVar[dict[str, object]] = {}
 
+    #: What the broker cannot do, in a sentence each: by the name of a test, which must fail then, or of one of the
+    #: capabilities below that is False.
+    limits: ClassVar[dict[str, str]] = {}
+
     #: The broker asks who connects: a wrong password is refused.
     has_logins: ClassVar[bool] = True
     #: Queues can be exclusive to a connection.
@@ -45,8 +49,23 @@ class Base:
     reports_ttl: ClassVar[bool] = True
     #: A released message comes back marked redelivered. (One whose consumer died is, if the adapter tells at all.)
     release_marks: ClassVar[bool] = True
+    #: Deliveries report a true ``redelivered`` flag; None: as the adapter's class says.
+    tells_redelivered: ClassVar[bool | None] = None
+    #: Queues can be deleted, and purged.
+    has_deletes: ClassVar[bool] = True
+    #: Exchanges can be declared and deleted, and queues bound to them.
+    has_exchanges: ClassVar[bool] = True
+    #: Without heartbeats of ours there are none: the protocol lets no peer ask for them.
+    has_no_heartbeats_of_peers: ClassVar[bool] = True
     #: There are exchanges amq.direct, amq.topic and amq.fanout from the start.
     has_amq_exchanges: ClassVar[bool] = True
+
+    @pytest.fixture(autouse=True)
+    def expected(self, request: pytest.FixtureRequest) -> None:
+        """Expect the failure of a test that is about one of the broker's limits."""
+        for name in (request.node.originalname, request.node.name):
+            if name in self.limits:
+                request.node.add_marker(pytest.mark.xfail(reason=self.limits[name], strict=True))
 
     @pytest.fixture
     def bad_login(self, url: URL) -> URL:
@@ -56,7 +75,17 @@ class Base:
     @pytest.fixture
     def alarm(self) -> Callable[[], AbstractContextManager[object]]:
         """Give a function whose context is a broker that takes no messages; a subclass may override this."""
-        pytest.skip("this broker never blocks, or its test does not say how")
+        pytest.skip(self.limits.get("alarm", "this broker never blocks, or its test does not say how"))
+
+    @pytest.fixture
+    def frozen(self) -> Callable[[], AbstractContextManager[object]]:
+        """Give a function whose context is a broker that stands still (SIGSTOP); a subclass may override this."""
+        pytest.skip("its test does not say how to freeze this broker")
+
+    @pytest.fixture
+    def tls(self) -> Connector:
+        """Give the connector for the broker's TLS port; a subclass may override this."""
+        pytest.skip(self.limits.get("tls", "its test does not say where the broker listens for TLS"))
 
     def connector(self, url: URL, **more: Any) -> Connector:
         """Return the connector for a URL."""
@@ -65,11 +94,12 @@ class Base:
     def needs(self, capability: str) -> None:
         """Skip a test where the broker cannot do what it is about."""
         if not getattr(self, capability):
-            pytest.skip(f"{capability} is False for this broker")
+            pytest.skip(self.limits.get(capability, f"{capability} is False for this broker"))
 
     def flag(self, redelivered: bool) -> bool | None:
         """Return what a delivery's ``redelivered`` must be."""
-        return redelivered if self.adapter.tells_redelivered else None
+        told = self.adapter.tells_redelivered if self.tells_redelivered is None else self.tells_redelivered
+        return redelivered if told else None
 
     @pytest.fixture
     def connect(self, url: URL) -> Iterator[Connect]:
@@ -79,6 +109,7 @@ class Base:
 
         def connect(url: URL | None = None, calls: list[Call] | None = None, **more: Any) -> Driver:
             opened.append(Driver(self.adapter(self.connector(url or home, **more)), calls))
+            opened[-1].deletes = self.has_deletes
             return opened[-1].open()
 
         yield connect
@@ -86,7 +117,8 @@ class Base:
         for driver in opened:
             driver.close()
         last = Driver(self.adapter(self.connector(home))).open()
-        for operation in [kind(name) for kind in (DeleteQueue, DeleteExchange) for name in names]:
+        kinds = [DeleteQueue] * self.has_deletes + [DeleteExchange] * self.has_exchanges
+        for operation in [kind(name) for kind in kinds for name in names]:
             try:
                 last.ask(operation)
             except NotFound:
