@@ -112,6 +112,7 @@ class TestRequests:
     @classmethod
     def serving(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         with served(tmp_path_factory.mktemp("served"), threads=1) as serving:
+            serving.store.call(lambda file: None)  # its thread is there before and after each test
             yield serving
 
     @settings(max_examples=60)
