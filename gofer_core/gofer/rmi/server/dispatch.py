@@ -29,7 +29,7 @@ def find(service: Service, request: Received) -> Target:
         Exception: whatever a hook raised.
     """
     route = service.hook.gofer_route
-    if len(route.get_hookimpls()) == 1:  # the agent's own: what a plugin has, it answers itself
+    if _is_ours(route):  # what a plugin has, it answers itself
         found = service.api.look_up(request.classname, request.method)
         if found is not None:
             return found
@@ -50,7 +50,7 @@ def invoke(service: Service, request: Received, target: Target) -> Any:
     request.api = target
     authorize(target, request)
     hook = service.hook.gofer_call
-    if len(getattr(hook, "get_hookimpls", tuple)()) == 1:  # the agent's own, which calls the method
+    if _is_ours(hook):  # it calls the method
         return _run(service, target, request)
     once = _Once(lambda: _run(service, target, request))
     try:
@@ -59,6 +59,12 @@ def invoke(service: Service, request: Received, target: Target) -> Any:
         return once() if value is None else value
     finally:
         once.forget()
+
+
+def _is_ours(hook: Any) -> bool:
+    """Tell whether no plugin implements a hook: the agent's own implementation, called last, is the only one."""
+    found = getattr(hook, "get_hookimpls", tuple)()
+    return len(found) == 1 and bool(found[0].trylast)
 
 
 def _run(service: Service, target: Target, request: Received) -> Any:

@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from gofer.limit import Limit
@@ -49,12 +48,7 @@ class Nonce(NamedTuple):
     @property
     def realm(self) -> bytes:
         """What stands for the signer in memory and in the ledger."""
-        return _realm(self.signer) if self.signer else b""
-
-
-@lru_cache(256)
-def _realm(signer: str) -> bytes:
-    return hashlib.sha256(signer.encode("utf-8", "surrogatepass")).digest()[:_REALM]
+        return hashlib.sha256(self.signer.encode("utf-8", "surrogatepass")).digest()[:_REALM] if self.signer else b""
 
 
 class Seen(enum.Enum):

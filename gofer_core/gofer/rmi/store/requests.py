@@ -121,7 +121,7 @@ def settle(sn: str, result: bytes, file: sqlite3.Connection, *, whole: bool = Fa
     if not whole:
         file.execute("DELETE FROM requests WHERE sn = ? AND tries < 2 AND NOT once AND state <> ?", (sn, INTERRUPTED))
     file.execute(
-        f"UPDATE requests SET state = ?, result = ?, reason = NULL, updated = ?, body = {body}"  # noqa: S608 - ours
+        f"UPDATE requests SET state = ?, result = ?, reason = NULL, updated = ?, body = {body}"  # noqa: S608 - our own words
         " WHERE sn = ? AND state <> ?",
         (INTERRUPTED if whole else DONE, result, time.time(), sn, INTERRUPTED),
     )
@@ -152,7 +152,7 @@ def pull(plugin: str, most: int, size: int, mine: set[str], file: sqlite3.Connec
     found: list[Row] = []
     left = size
     which = "WHERE plugin = ? AND state = ? ORDER BY number"
-    for number, sn in file.execute(f"SELECT number, sn FROM requests {which}", (plugin, QUEUED)):  # noqa: S608
+    for number, sn in file.execute(f"SELECT number, sn FROM requests {which}", (plugin, QUEUED)):  # noqa: S608 - our own words
         if len(found) >= most or left <= 0:
             break
         if sn not in mine:
@@ -194,7 +194,7 @@ def kept(plugin: str | None, states: Sequence[str], most: int, file: sqlite3.Con
     which = f"WHERE state IN ({_marks(states)}) AND (? IS NULL OR plugin = ?)"
     values = (*states, plugin, plugin)
     found = file.execute(f"{_SELECT} {which} ORDER BY updated DESC LIMIT ?", (*values, max(0, most))).fetchall()
-    total: int = file.execute(f"SELECT count(*) FROM requests {which}", values).fetchone()[0]  # noqa: S608
+    total: int = file.execute(f"SELECT count(*) FROM requests {which}", values).fetchone()[0]  # noqa: S608 - our own words
     return [Row(*row) for row in found], total
 
 
@@ -207,7 +207,7 @@ def absent(
         away: tells by its number whether a request is not in memory.
     """
     which = f"WHERE state IN ({_marks(states)}) AND (? IS NULL OR plugin = ?) ORDER BY number"
-    all_found = file.execute(f"SELECT sn FROM requests {which}", (*states, plugin, plugin)).fetchall()  # noqa: S608
+    all_found = file.execute(f"SELECT sn FROM requests {which}", (*states, plugin, plugin)).fetchall()  # noqa: S608 - our own words
     found = [sn for (sn,) in all_found if away(sn)]
     return [row for sn in found[: max(0, most)] if (row := find(sn, file)) is not None], len(found)
 
