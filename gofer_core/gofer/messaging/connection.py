@@ -298,7 +298,7 @@ class Connection(ABC):
         """Drop the parent's connection in a forked child; the broker hears nothing. Takes no lock: it may be held."""
         self.abandoned = self.closed = True
         self._sharing = threading.RLock()
-        self.core.abandon()
+        self.core.state, self.core.adapter = State.CLOSED, None
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.close()

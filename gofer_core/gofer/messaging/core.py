@@ -297,13 +297,6 @@ class Core:
             self.adapter.close(self.now)
             self._drain()
 
-    def abandon(self) -> None:
-        """Forget the parent's connection in a forked child. No callback is called."""
-        self.adapter, self.state = None, State.CLOSED
-        self._final = True
-        self.unconfirmed.clear()
-        self._pending.clear()
-
     def describe(self) -> str:
         """Tell in a few words how the connection is: open, blocked, or why it is not there."""
         if self._final:
@@ -514,7 +507,13 @@ class Core:
     def _handle(self, event: Event) -> None:
         match event:
             case Delivery():
-                self._deliver(event)
+                self.used_at = self.now
+                self.deliveries += 1
+                subscription = self._by_number.get(event.subscription)
+                if subscription is None:
+                    self.release(event)
+                else:
+                    self._call(subscription.on_delivery, event)
             case Confirmed():
                 self._call(self.unconfirmed.pop(event.token, None), event.outcome, event.reason)
             case Done():
@@ -529,15 +528,6 @@ class Core:
                 self._opened()
             case Closed():
                 self._down(event.error or ConnectionLost("closed"))
-
-    def _deliver(self, delivery: Delivery) -> None:
-        self.used_at = self.now
-        self.deliveries += 1
-        subscription = self._by_number.get(delivery.subscription)
-        if subscription is None:
-            self.release(delivery)
-        else:
-            self._call(subscription.on_delivery, delivery)
 
     def _answered(self, event: Done) -> None:
         pending = self._pending.pop(event.id, None)
