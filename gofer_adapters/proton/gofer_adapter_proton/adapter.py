@@ -175,8 +175,8 @@ class ProtonAdapter(api.Adapter):
         isolated: bool = False,
     ) -> None:
         """Publish. The broker confirms every message, so that what has no route is told."""
-        if any(len(name.encode()) > 255 for name in address):
-            raise ValueError(f"longer than 255 bytes: {address.exchange[:60]!r} or {address.key[:60]!r}")
+        if any(len(name.encode()) > 255 or "\0" in name for name in address):
+            raise ValueError(f"longer than 255 bytes, or one is 0: {address.exchange[:60]!r} or {address.key[:60]!r}")
         if self._open:
             self._home.urgent = True
             self._publishers.publish(token, address, body, ttl=ttl, durable=durable, alone=isolated)
