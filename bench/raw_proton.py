@@ -1,4 +1,4 @@
-"""The floor over AMQP 1.0: proton's BlockingConnection, as its users write it: transient messages, each accepted by hand.
+"""The floor over AMQP 1.0: proton's BlockingConnection as its users write it, transient messages, accepted by hand.
 
 ``python raw_proton.py URL QUEUE`` serves ping-pong. The queues are there already; messages name where to answer.
 """

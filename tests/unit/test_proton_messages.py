@@ -22,7 +22,12 @@ def read(data: bytes, limit: int | None = None, piece: int = 1 << 20) -> Incomin
     return incoming
 
 
-@given(_BODIES, st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=300), st.none() | st.floats(0.001, 1e6), st.booleans())
+@given(
+    _BODIES,
+    st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=300),
+    st.none() | st.floats(0.001, 1e6),
+    st.booleans(),
+)
 def test_proton_reads_what_is_encoded(body: bytes, to: str | None, ttl: float | None, durable: bool) -> None:
     message = proton.Message()
     message.decode(encode(body, to, ttl, durable))
