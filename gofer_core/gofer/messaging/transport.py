@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from gofer.errors import AdapterError, ConnectionLost
+from gofer.errors import AdapterError, ConnectionLost, MessagingError
 from gofer.messaging.connector import Connector
 from gofer.messaging.proxies import find_proxy, tunnel
 from gofer.messaging.url import place
@@ -49,17 +49,18 @@ def open_socket(connector: Connector, timeout: float, tried: int = 0) -> socket.
     url = connector.url
     context = _tls_context(connector) if url.tls else None
     hosts = url.hosts[tried % len(url.hosts) :] + url.hosts[: tried % len(url.hosts)]
-    failures: list[str] = []
+    failures: list[MessagingError] = []
     for position, (host, port) in enumerate(hosts):
         # One that swallows everything must leave time for those after it.
         share = time.monotonic() + (deadline - time.monotonic()) / (len(hosts) - position)
         try:
             return _open_host(connector, host, port, context, deadline=share, timeout=timeout)
-        except AdapterError:
-            raise
-        except ConnectionLost as error:
-            failures.append(str(error))
-    raise ConnectionLost("; ".join(failures))
+        except (AdapterError, ConnectionLost) as error:
+            if len(hosts) == 1:
+                raise
+            failures.append(error)
+    refused = any(isinstance(error, AdapterError) for error in failures)
+    raise (AdapterError if refused else ConnectionLost)("; ".join(map(str, failures)))
 
 
 def _open_host(
@@ -85,8 +86,7 @@ def _open_host(
             sock.settimeout(share)
             sock.connect(address)
             if proxy is not None:
-                sock.settimeout(max(0.001, deadline - time.monotonic()))
-                tunnel(sock, proxy, where)
+                tunnel(sock, proxy, where, deadline)
             if context is not None:
                 sock = _handshake(sock, context, host, where, deadline)
             sock.setblocking(False)
