@@ -193,7 +193,7 @@ def test_a_first_login_that_is_refused_is_told_at_once(connector: Connector, mon
 def test_a_connection_of_agents_that_are_gone_is_closed_soon(
     broker: LocalBroker, connector: Connector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gofer.messaging.connection._LINGER", 0.2)
+    monkeypatch.setattr("gofer.messaging.connection._IDLE_UNUSED", 0.2)
     with EchoAgent(broker.url):
         assert Agent(connector, "agent", wait=5).Dog().bark(1) == 1
         link = pool._connections[connector, None]

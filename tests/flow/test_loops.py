@@ -64,11 +64,11 @@ def test_calls_that_wait_for_the_first_connection_together_do_not_wake_each_othe
 def test_a_loop_with_nothing_to_do_takes_no_turns(
     broker: LocalBroker, connector: Connector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turns, go_on = [0], AsyncioConnection._go_on
+    turns, take_turn = [0], AsyncioConnection._take_turn
 
     def counted(connection: AsyncioConnection) -> None:
         turns[0] += 1
-        go_on(connection)
+        take_turn(connection)
 
     async def main() -> None:
         async with Agent(connector, "agent", wait=20) as agent:
@@ -80,7 +80,7 @@ def test_a_loop_with_nothing_to_do_takes_no_turns(
             assert turns[0] - before < 50
 
     with EchoAgent(broker.url):
-        monkeypatch.setattr(AsyncioConnection, "_go_on", counted)
+        monkeypatch.setattr(AsyncioConnection, "_take_turn", counted)
         asyncio.run(main())
 
 

@@ -78,7 +78,7 @@ def test_where_the_broker_is_may_change_from_one_connection_to_the_next(broker: 
         link.open(time.monotonic() + 10)
         urls.pop(0)
         broker.kill()
-        link.want()
+        link.connect_nowait()
         link.wait(lambda: "it is empty" in link.state, time.monotonic() + 10)
         assert "it is empty" in link.state
         urls.pop(0)

@@ -28,7 +28,7 @@ class ServerPrograms:
         """Close the connections that nobody uses any more; they would be kept for some seconds."""
         yield
         for connection in list(pool._connections.values()):
-            if pool._retire(connection):
+            if pool._may_close(connection):
                 connection.close()
 
     @pytest.fixture

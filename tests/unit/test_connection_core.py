@@ -126,7 +126,7 @@ class Broker:
 @pytest.fixture
 def broker() -> Broker:
     broker = Broker()
-    broker.core.want()
+    broker.core.connect()
     broker.connect()
     return broker
 
@@ -252,7 +252,7 @@ def test_a_subscription_that_is_answered_late_is_cancelled_and_made_anew(broker:
 
 def test_a_login_that_is_refused_is_told_as_it_is() -> None:
     broker = Broker()
-    broker.core.want()
+    broker.core.connect()
     broker.connect(opened=False)
     broker.put(Closed(AdapterError("login refused for user 'x'")))
     assert str(broker.core.error) == "login refused for user 'x'"
@@ -263,7 +263,7 @@ def test_a_login_that_is_refused_is_told_as_it_is() -> None:
 
 def test_a_login_that_gets_no_answer_ends() -> None:
     broker = Broker()
-    broker.core.want()
+    broker.core.connect()
     broker.connect(opened=False)
     broker.pass_time(31.0)
     assert broker.core.state is State.DOWN
@@ -274,7 +274,7 @@ def test_pauses_before_a_reconnect_grow_to_the_limit_and_are_spread() -> None:
     pauses: list[list[float]] = []
     for _ in range(50):
         broker = Broker()
-        broker.core.want()
+        broker.core.connect()
         mine = []
         for _ in range(12):
             broker.now = max(broker.now, broker.core.connect_at)
@@ -316,7 +316,7 @@ def test_a_connection_closed_while_idle_comes_back_when_it_is_wanted(broker: Bro
     broker.put(Closed(None))
     assert broker.core.state is State.DOWN
     assert broker.core.deadline == float("inf")
-    broker.core.want()
+    broker.core.connect()
     broker.connect()
     assert broker.core.state is State.OPEN
 
@@ -367,7 +367,7 @@ class Connections(RuleBasedStateMachine):
         super().__init__()
         self.broker = Broker()
         self.core = self.broker.core
-        self.core.want()
+        self.core.connect()
         self.answers: dict[int, int] = {}
         self.outcomes: dict[int, int] = {}
         self.subscriptions: list[Subscription] = []

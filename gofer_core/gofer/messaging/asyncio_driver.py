@@ -1,7 +1,7 @@
 """A connection that an event loop drives: for callers with ``async`` and ``await``.
 
-Everything runs in the loop's thread but opening a socket, which blocks and has a thread of its own. All output of one
-turn of the loop is one write: it is written after the tasks that the turn has woken.
+Everything runs in the loop's thread, except the opening of a socket, which blocks and has a thread of its own. All
+output of one turn of the loop is one write: it is written after the tasks that the turn has woken.
 """
 
 from __future__ import annotations
@@ -15,22 +15,19 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from gofer.errors import ConnectionLost, MessagingError
 from gofer.messaging.connection import Connection
 from gofer.messaging.connector import Connector
-from gofer.messaging.core import State, fresh
+from gofer.messaging.core import State
 from gofer.messaging.subscription import Subscription
 
 __all__ = ["AsyncioConnection", "AsyncioWaiter"]
 
-#: A turn that comes this many seconds late: the process stood still, and what the broker has sent is read first.
-_LATE = 1.0
 #: Seconds that ``aclose`` waits for the broker.
 _CLOSE = 5.0
 
 
 class AsyncioWaiter:
-    """One waiting task's alarm clock. ``wake`` may be called by any thread."""
+    """The alarm clock of one waiting task. Any thread may call ``wake``."""
 
     __slots__ = ("_loop", "_sleeper", "_thread")
 
@@ -40,19 +37,17 @@ class AsyncioWaiter:
         self._sleeper: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
-        """Have the task look again."""
+        """End the sleep of the task."""
         if threading.get_ident() == self._thread:
-            self._ring()
+            self._end_sleep()
         else:
-            try:
-                self._loop.call_soon_threadsafe(self._ring)
-            except RuntimeError:
-                pass  # the loop is closed: nobody sleeps there any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no task sleeps there
+                self._loop.call_soon_threadsafe(self._end_sleep)
 
     async def sleep(self, deadline: float | None) -> None:
         """Sleep until woken, at most to the deadline (``time.monotonic()``)."""
         self._sleeper = self._loop.create_future()
-        timer = None if deadline is None else self._loop.call_later(max(0.0, deadline - monotonic()), self._ring)
+        timer = None if deadline is None else self._loop.call_later(max(0.0, deadline - monotonic()), self._end_sleep)
         try:
             await self._sleeper
         finally:
@@ -60,32 +55,33 @@ class AsyncioWaiter:
             if timer is not None:
                 timer.cancel()
 
-    def _ring(self) -> None:
+    def _end_sleep(self) -> None:
         sleeper = self._sleeper
         if sleeper is not None and not sleeper.done():
             sleeper.set_result(None)
 
 
 class AsyncioConnection(Connection):
-    """See :class:`Connection`. Used in its loop's thread; ``users_changed`` and ``close`` from any."""
+    """See :class:`Connection`. Used in its loop's thread; any thread may call ``users_changed`` and ``close``."""
+
+    loop: asyncio.AbstractEventLoop
 
     def __init__(
-        self, connector: Connector, retire: Callable[[Connection], bool], loop: asyncio.AbstractEventLoop
+        self, connector: Connector, may_close: Callable[[Connection], bool], loop: asyncio.AbstractEventLoop
     ) -> None:
-        super().__init__(connector, company=0.0, retire=retire)
+        super().__init__(connector, ack_delay=0.0, may_close=may_close)
         self.loop = loop
         self._thread = threading.get_ident()
-        self._watchers: dict[AsyncioWaiter, None] = {}
+        self._watchers: dict[AsyncioWaiter, None] = {}  # woken after each turn
         self._waiting = 0
         self._scheduled = self._writing = False
-        self._watched = -1
+        self._polled = -1
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
-        self._housekeeping_at = monotonic() + 1.0
-        self._outliving: threading.Thread | None = None
+        self._finisher: threading.Thread | None = None
         self._end = self._at_end_of_loop()
         with contextlib.suppress(StopIteration):
-            self._end.__anext__().__await__().send(None)  # it is begun, which makes it known to the loop
+            self._end.__anext__().__await__().send(None)  # started: only then the loop knows of it
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -95,7 +91,7 @@ class AsyncioConnection(Connection):
         """Wait until ``ready()`` is true or the deadline has passed; return whether it is.
 
         Args:
-            waiter: a callback wakes it when ``ready`` may have become true. None: look after each turn.
+            waiter: a callback wakes it when ``ready`` may have become true. None: check after each turn.
 
         Raises:
             ConnectionLost: the connection was closed.
@@ -120,11 +116,8 @@ class AsyncioConnection(Connection):
     async def open(self, deadline: float | None) -> None:
         """Wait for the connection. See :meth:`ThreadConnection.open`."""
         if self.core.state is not State.OPEN:
-            self.check_usable()
-            tries = self.core.tries
-            self.want()
-            await self.wait(lambda: self.connect_outcome(tries), deadline)
-            self.raise_down()
+            await self.wait(self._start_opening(), deadline)
+            self._check_open()
 
     async def wait_sendable(self, deadline: float | None) -> None:
         """Wait until a message can be sent.
@@ -134,41 +127,42 @@ class AsyncioConnection(Connection):
         """
         while not self.sendable:
             await self.open(deadline)
-            if not await self.wait(lambda: self.sendable, deadline):
-                raise ConnectionLost(f"cannot send to {self.connector.url}: {self.state}")
+            self._check_sendable(await self.wait(lambda: self.sendable, deadline))
 
     async def subscribe(self, subscription: Subscription, deadline: float | None) -> None:
-        """Have a queue's messages delivered from now on; one that fails stays wanted.
+        """Have a queue's messages delivered from now on; after an error the connection goes on trying.
 
         Raises:
             MessagingError: the broker refused, or did not answer by the deadline.
         """
-        made = subscription.made
-        if not subscription.active:
-            subscription.error = None  # of an earlier try
-        self.subscribe_nowait(subscription)
+        answered = self.subscribe_nowait(subscription)
         await self.open(deadline)
-        if not await self.wait(lambda: subscription.made > made or subscription.active or subscription.error, deadline):
-            raise ConnectionLost(f"the broker did not answer for the queue {subscription.queue!r}: {self.state}")
-        if not subscription.active and subscription.error is not None:
-            raise fresh(subscription.error)
+        self._check_subscribed(subscription, await self.wait(answered, deadline))
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits on it at the moment."""
+        return self._waiting > 0
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Close for good; the goodbye is said by the loop, if it still runs."""
-        if self._closing:
-            return
-        self._closing = True
-        if self.loop.is_closed():
-            self.core.close()
-            self.abandon()
-        else:
-            self._submit(0, self.core.close)
+    def start_closing(self) -> bool:
+        """Start to close for good; the loop does the rest, if it still runs."""
+        if not self.closed:
+            self.closed = True
+            if self.loop.is_closed():
+                self.core.close()
+                self.abandon()
+            else:
+                self._submit(0, self.core.close)
+        return False
+
+    def wait_closed(self, deadline: float) -> None:
+        """Do nothing: only a task can wait for it, by ``aclose``."""
 
     async def aclose(self) -> None:
-        """Close for good, and wait for the goodbye, some seconds at most."""
-        self.close()
+        """Close for good, and wait for the broker's answer, some seconds at most."""
+        self.start_closing()
         deadline, watcher = monotonic() + _CLOSE, AsyncioWaiter(self.loop)
         self._watchers[watcher] = None
         while self._wire is not None and monotonic() < deadline:
@@ -178,87 +172,79 @@ class AsyncioConnection(Connection):
     async def _at_end_of_loop(self) -> AsyncIterator[None]:
         """Close when the loop ends: ``asyncio.run`` ends the asynchronous generators of its loop.
 
-        What the broker has not confirmed by then goes on in a thread.
+        A thread waits for what the broker has not confirmed by then.
         """
         try:
             yield
         finally:
             if self.core.unconfirmed or self.backlog:
                 self._detach()
-                self._outliving = threading.Thread(target=self._outlive, name="gofer-io", daemon=True)
-                self._outliving.start()
-            elif not self._closing:
+                self._finisher = threading.Thread(target=self._drive, name="gofer-io", daemon=True)
+                self._finisher.start()
+            elif not self.closed:
                 await self.aclose()
 
-    def _outlive(self, ready: Callable[[], object] = lambda: False, deadline: float = inf) -> None:
+    def _drive(self, ready: Callable[[], object] = lambda: False, deadline: float = inf) -> None:
         """Drive the connection without its loop until the broker has answered for everything, and close it."""
         self._thread = threading.get_ident()
-        readable = False
-        while not (self.core.closed or ready() or monotonic() >= deadline):
+        while not (ready() or monotonic() >= deadline):
             if not self.core.unconfirmed and not self.backlog:
                 self.core.close()
-            self._turn(readable)
+            self._turn()
             wire = self._wire
             if wire is None:
                 break
             poll = select.poll()
             poll.register(wire.fileno(), select.POLLIN | (select.POLLOUT if wire.unsent else 0))
-            readable = bool(poll.poll(100)) or wire.pending
-        self._closing = True
+            if poll.poll(100) or wire.pending:
+                self._read()
+        self.closed = True
 
     def finish(self, ready: Callable[[], object], deadline: float) -> None:
         """Drive the connection until ``ready()``, at the end of the process: its loop does not run any more."""
-        if self._outliving is None:
-            self._outlive(ready, deadline)
-        while not ready() and self._outliving is not None and self._outliving.is_alive() and monotonic() < deadline:
-            self._outliving.join(0.02)
+        if self._finisher is None:
+            self._drive(ready, deadline)
+        while not ready() and self._finisher is not None and self._finisher.is_alive() and monotonic() < deadline:
+            self._finisher.join(0.02)
 
     # -- in the loop --------------------------------------------------------------------------------------------------
 
     def _submit(self, size: int, command: Callable[..., None], *arguments: Any) -> None:
         if threading.get_ident() == self._thread:
-            now = monotonic()
-            if now - self.core.now > _LATE:
-                while self._read():
-                    pass  # to the end: the broker may have hung up while this process stood still
-            self.core.now = now
+            self._read_after_silence()
+            self.core.now = monotonic()
             self._guard(command, *arguments)
-            self._soon()
+            self._schedule_turn()
         elif not self.loop.is_closed():
-            try:
+            with contextlib.suppress(RuntimeError):  # it was closed at this moment
                 self.loop.call_soon_threadsafe(self._submit, size, command, *arguments)
-            except RuntimeError:
-                pass  # closed at this moment: nobody drives it any more
 
-    def _soon(self) -> None:
-        if not self._scheduled and self._outliving is None and not self.loop.is_closed():
+    def _schedule_turn(self) -> None:
+        if not self._scheduled and self._finisher is None and not self.loop.is_closed():
             self._scheduled = True
             self.loop.call_soon(self._take_turn)
 
-    def _take_turn(self) -> None:
-        self._scheduled = False
-        self._go_on()
-
     def _readable(self) -> None:
-        # What is read wakes tasks. They run before what is then scheduled, and their output goes with it.
+        # The messages wake tasks. These run before the turn that is then scheduled, which writes their output.
         self._read()
-        self._soon()
+        self._schedule_turn()
 
     def _on_timer(self) -> None:
-        self._timer, at, self._timer_at = None, self._timer_at, inf
-        if monotonic() - at > _LATE and self._wire is not None:
-            self._read()
-        self._go_on()
+        self._timer, self._timer_at = None, inf
+        self._read_after_silence()
+        self._take_turn()
 
-    def _go_on(self) -> None:
-        self._turn(False)
+    def _take_turn(self) -> None:
+        self._scheduled = False
+        self._turn()
         core = self.core
         if core.state is State.DOWN and core.now >= core.connect_at:
-            self._connect()
+            core.connecting()
+            threading.Thread(target=self._connect, name="gofer-connect", daemon=True).start()
         self._watch()
         for watcher in list(self._watchers):
             watcher.wake()
-        due = min(core.deadline, self._housekeeping_at) if core.state is not State.CLOSED else inf
+        due = min(core.deadline, self._housekeeping_at) if not core.closed else inf
         if due < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
@@ -270,8 +256,8 @@ class AsyncioConnection(Connection):
         if wire is None:
             return
         descriptor = wire.fileno()
-        if self._watched != descriptor:
-            self._watched = descriptor
+        if self._polled != descriptor:
+            self._polled = descriptor
             self.loop.add_reader(descriptor, self._readable)
         if (wire.unsent > 0) != self._writing:
             self._writing = wire.unsent > 0
@@ -280,43 +266,24 @@ class AsyncioConnection(Connection):
             else:
                 self.loop.remove_writer(descriptor)
         if wire.pending:
-            self._soon_readable()
-
-    def _soon_readable(self) -> None:
-        self.loop.call_soon(self._readable)
+            self.loop.call_soon(self._readable)
 
     def _detach(self) -> None:
-        # Before the descriptor is closed, and given out anew: that one would be taken from this loop.
-        if self._watched >= 0 and not self.loop.is_closed():
-            self.loop.remove_reader(self._watched)
+        # Before the descriptor is closed: the next socket may have the same number.
+        if self._polled >= 0 and not self.loop.is_closed():
+            self.loop.remove_reader(self._polled)
             if self._writing:
-                self.loop.remove_writer(self._watched)
-        self._watched, self._writing = -1, False
+                self.loop.remove_writer(self._polled)
+        self._polled, self._writing = -1, False
 
     def _connect(self) -> None:
-        self.core.connecting()
+        opened = self._open()
+        try:
+            self.loop.call_soon_threadsafe(self._opened, opened)
+        except RuntimeError:  # the loop was closed meanwhile
+            if isinstance(opened, tuple):
+                opened[1].close()
 
-        def work() -> None:
-            try:
-                outcome: Any = self._open()
-            except MessagingError as error:
-                outcome = error
-            try:
-                self.loop.call_soon_threadsafe(self._connected, outcome)
-            except RuntimeError:  # the loop was closed meanwhile
-                if isinstance(outcome, tuple):
-                    outcome[1].close()
-
-        threading.Thread(target=work, name="gofer-connect", daemon=True).start()
-
-    def _connected(self, outcome: Any) -> None:
-        if isinstance(outcome, tuple):
-            self._opened(*outcome)
-        else:
-            self._guard(self.core.connect_failed, outcome, monotonic())
-        self._go_on()
-
-    @property
-    def waited_for(self) -> bool:
-        """Whether somebody waits on it at the moment."""
-        return self._waiting > 0
+    def _opened(self, opened: Any) -> None:
+        super()._opened(opened)
+        self._take_turn()

@@ -1,7 +1,7 @@
-"""Connections: one per broker and process, shared by everybody in it.
+"""Connections: one per broker and process, shared by all its users.
 
-This is what a caller's session, a consumer and an agent hold. It owns the state (:mod:`gofer.messaging.core`) and the
-socket; its two subclasses drive it: :mod:`gofer.messaging.thread_driver` by a thread of its own,
+A caller's session, a consumer and an agent hold one. It owns the state (:mod:`gofer.messaging.core`) and the socket.
+Two subclasses drive it: :mod:`gofer.messaging.thread_driver` by a thread of its own, and
 :mod:`gofer.messaging.asyncio_driver` in an event loop. Callbacks run in the driver's thread: they are quick and never
 wait.
 """
@@ -15,17 +15,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gofer.errors import AdapterError, ConnectionLost, GoferError, MessagingError
 from gofer.messaging.adapter import Adapter, Delivery, Operation
 from gofer.messaging.adapters import find
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.core import OPERATION, Answer, Core, Settle, State, fresh
+from gofer.messaging.core import OPERATION, Answer, Core, Settle, State, copy_error
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.transport import open_socket
 from gofer.messaging.wire import Wire
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 __all__ = ["Connection"]
 
@@ -33,44 +36,54 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-#: Seconds to open a socket.
+#: Seconds to open a socket, and to close the connection.
 _OPEN = 15.0
+_CLOSE = 5.0
 #: Bytes that may wait for the socket before publishers wait, too.
 _OUTBOX = 8 * 1024 * 1024
-#: Seconds after which a connection is closed that has users and no use, and one that has neither.
+#: Seconds without use after which a connection is closed, and the same for a connection without users.
 _IDLE = 300.0
-_LINGER = 5.0
+_IDLE_UNUSED = 5.0
+#: After this many seconds without a read the socket is read before anything else happens: the process may have stood
+#: still (SIGSTOP, a suspended machine), and the broker may have hung up meanwhile.
+_SILENCE = 1.0
 
 
 class Connection(ABC):
-    """A connection that outlives its sockets. Made by the pool, not by hand.
+    """A connection that outlives its sockets. The pool makes it.
 
-    Any thread may use it (of the asyncio one: the loop's), a signal handler too.
+    Any thread may use it (for the asyncio one: the loop's thread), and so may signal handlers.
     """
 
-    def __init__(self, connector: Connector, *, company: float, retire: Callable[[Connection], bool]) -> None:
+    #: The event loop that drives it; None: a thread does.
+    loop: AbstractEventLoop | None = None
+
+    def __init__(self, connector: Connector, *, ack_delay: float, may_close: Callable[[Connection], bool]) -> None:
         """Open nothing yet.
 
         Args:
             connector: where, and how.
-            company: seconds that an acknowledgement may wait for other output.
-            retire: asked when it has been idle without users: whether it is to close for good.
+            ack_delay: seconds that an acknowledgement may wait for other output.
+            may_close: asked when the connection has no users and was idle: whether it is to close for good.
         """
         find(connector.url, connector.adapter)  # an adapter that is not installed is an error now
         self.connector = connector
-        self.core = Core(connector, company=company)
+        self.core = Core(connector, ack_delay=ack_delay)
         #: How many users it has; the pool counts.
         self.users = 0
+        #: Whether it was closed for good.
+        self.closed = False
         self.abandoned = False
-        self._retire = retire
+        #: Called at the end of the process, before the connection is closed, with the time (``time.monotonic()``) by
+        #: which the call should end.
+        self.exit_callbacks: list[Callable[[float], None]] = []
+        self._may_close = may_close
         self._wire: Wire | None = None
-        self._closing = False
         self._tokens = itertools.count(1)
-        self._housekeeping_at = inf
+        self._housekeeping_at = monotonic() + 1.0
         self._read_at = 0.0
         self._shared: dict[object, Any] = {}
-        self._sharing = threading.RLock()  # a signal handler may come to it in the thread that has it
-        self._at_exit: list[Callable[[float], None]] = []
+        self._sharing = threading.RLock()  # a signal handler may run in the thread that holds it
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.connector.url} {self.state}>"
@@ -79,8 +92,8 @@ class Connection(ABC):
 
     @property
     def state(self) -> str:
-        """Tell in a few words how the connection is: open, blocked, or why it is not there."""
-        return "closed" if self._closing else self.core.describe()
+        """Describe the connection in a few words: open, blocked, or why there is none."""
+        return "closed" if self.closed else self.core.describe()
 
     @property
     def up_since(self) -> float | None:
@@ -91,11 +104,6 @@ class Connection(ABC):
     def is_open(self) -> bool:
         """Whether the broker has accepted our login."""
         return self.core.state is State.OPEN
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed for good."""
-        return self._closing
 
     @property
     def sendable(self) -> bool:
@@ -112,28 +120,16 @@ class Connection(ABC):
         """Raise ConnectionLost if it was closed, or belongs to the parent process."""
         if self.abandoned:
             raise ConnectionLost("this connection belongs to the parent process")
-        if self._closing:
+        if self.closed:
             raise ConnectionLost(f"the connection to {self.connector.url} was closed")
 
     def shared(self, key: object, make: Callable[[], _T]) -> _T:
-        """Return what all users of this connection share under a key, made on first use."""
+        """Return what all users of this connection share under a key. The first use makes it."""
         with self._sharing:
             if key not in self._shared:
                 self._shared.setdefault(key, make())  # a signal handler may have made it meanwhile
             found: _T = self._shared[key]
             return found
-
-    def on_exit(self, callback: Callable[[float], None]) -> None:
-        """Have something done at the end of the process, before the connection is closed.
-
-        ``callback`` is called with the time (``time.monotonic()``) by which it should have ended.
-        """
-        self._at_exit.append(callback)
-
-    def run_exit_callbacks(self, deadline: float) -> None:
-        """Do what ``on_exit`` asked for."""
-        for callback in self._at_exit:
-            callback(deadline)
 
     # -- commands that never wait -------------------------------------------------------------------------------------
 
@@ -159,128 +155,165 @@ class Connection(ABC):
             room: False: send it also when the broker is blocked or the outbox is full.
 
         Returns:
-            The message's token, for ``forget``; 0 when it is not possible to send at the moment: nothing was sent.
+            The message's token, for ``forget``; 0: it cannot be sent at the moment, and nothing was sent.
         """
-        if not (self.sendable if room else self.core.state is State.OPEN) or self._closing:
+        if not (self.sendable if room else self.core.state is State.OPEN) or self.closed:
             return 0
         token = next(self._tokens)
         self._submit(len(body), self.core.publish, token, address, body, ttl, durable, confirm, isolated, settled)
         return token
 
     def forget(self, token: int) -> None:
-        """Have the outcome of a message sent without ``confirm`` told no more. An unknown token is ignored."""
+        """Drop the callback of a message that was sent without ``confirm``. An unknown token is ignored."""
         if token:
             self._submit(-1, self.core.forget, token)
 
     def accept(self, delivery: Delivery) -> None:
-        """Acknowledge a delivery; it may wait some milliseconds for company. A stale one is ignored."""
+        """Acknowledge a delivery; that may wait some milliseconds for other output. A stale delivery is ignored."""
         self._submit(0, self.core.accept, delivery)
 
     def release(self, delivery: Delivery) -> None:
-        """Give a delivery back to its queue. A stale one is ignored."""
+        """Give a delivery back to its queue. A stale delivery is ignored."""
         self._submit(0, self.core.release, delivery)
 
     def reject(self, delivery: Delivery) -> None:
-        """Have the broker drop or dead-letter a delivery. A stale one is ignored."""
+        """Have the broker drop or dead-letter a delivery. A stale delivery is ignored."""
         self._submit(0, self.core.reject, delivery)
 
-    def want(self) -> None:
-        """Have a connection; one that could never be made is tried at once, whatever an earlier try said."""
-        self._submit(0, self.core.want)
+    def connect_nowait(self) -> None:
+        """Start to connect. If no connection was ever made, the next try is now."""
+        self._submit(0, self.core.connect)
 
-    def subscribe_nowait(self, subscription: Subscription) -> None:
-        """Have a queue's messages delivered as soon as that is possible, over every reconnect."""
+    def subscribe_nowait(self, subscription: Subscription) -> Callable[[], object]:
+        """Have a queue's messages delivered as soon as that is possible, over every reconnect.
+
+        Returns:
+            A function that tells whether the broker has answered.
+        """
         self.check_usable()
+        made = subscription.made
+        if not subscription.active:
+            subscription.error = None  # of an earlier try
         self._submit(0, self.core.subscribe, subscription)
+        return lambda: subscription.made > made or subscription.active or subscription.error
 
     def ask_nowait(self, operation: Operation | Steps, answer: Answer, timeout: float = OPERATION) -> None:
         """Ask the broker for something; ``answer`` is called in the driver's thread with the value, or the error."""
         ask = self.core.run if hasattr(operation, "send") else self.core.ask
         self._submit(0, ask, operation, answer, timeout)
 
+    def users_changed(self) -> None:
+        """Have the driver check whether the connection is still used."""
+        self._submit(0, setattr, self, "_housekeeping_at", 0.0)
+
     # -- for waiting users --------------------------------------------------------------------------------------------
 
-    def connect_outcome(self, tries: int) -> bool:
-        """Whether there is a connection, or a first one could not be made since ``core.tries`` was this."""
-        core = self.core
-        return core.state is State.OPEN or (core.tries > tries and not core.opened_before)
+    def _start_opening(self) -> Callable[[], bool]:
+        """Connect; return a function that tells whether there is a connection, or a first one could not be made."""
+        self.check_usable()
+        core, tries = self.core, self.core.tries
+        self.connect_nowait()
+        return lambda: core.state is State.OPEN or (core.tries > tries and not core.opened_before)
 
-    def raise_down(self) -> None:
+    def _check_open(self) -> None:
         """Raise why there is no connection, if there is none.
 
-        What a first connection was refused for is raised as it is: a wrong password is told at once. One that was there
-        before may come back, so this is about the time that is over, and names what the last try was refused for.
+        The error of a first connection is raised as it is: a wrong password is reported at once. A connection that was
+        there before may come back: then the error is that the time is over, and names the reason of the last try.
         """
         self.check_usable()
         if self.core.state is not State.OPEN:
             error = self.core.error
             if error is not None and not self.core.opened_before:
-                raise fresh(error)
+                raise copy_error(error)
             raise ConnectionLost(f"no connection to {self.connector.url} in time" + (f": {error}" if error else ""))
 
-    # -- for the drivers ----------------------------------------------------------------------------------------------
+    def _check_sendable(self, sendable: bool) -> None:
+        if not sendable:
+            raise ConnectionLost(f"cannot send to {self.connector.url}: {self.state}")
 
-    @abstractmethod
-    def _submit(self, size: int, command: Callable[..., None], *arguments: Any) -> None:
-        """Have a command of the core run in the driver's thread.
+    def _check_subscribed(self, subscription: Subscription, answered: bool) -> None:
+        if not answered:
+            raise ConnectionLost(f"the broker did not answer for the queue {subscription.queue!r}: {self.state}")
+        if not subscription.active and subscription.error is not None:
+            raise copy_error(subscription.error)
 
-        ``size``: bytes that it holds; -1: it can wait until the driver has something else to do.
-        """
+    # -- the end ------------------------------------------------------------------------------------------------------
 
-    @abstractmethod
     def close(self) -> None:
-        """Close for good: subscriptions clean up, and the broker hears a goodbye. Idempotent, never raises."""
+        """Close for good: subscriptions clean up, and the broker hears of it. Idempotent, never raises."""
+        if self.start_closing():
+            self.wait_closed(monotonic() + _CLOSE)
+
+    @abstractmethod
+    def start_closing(self) -> bool:
+        """Start to close for good; return whether a thread can wait for the end."""
+
+    @abstractmethod
+    def wait_closed(self, deadline: float) -> None:
+        """Wait until the broker has answered the close, at most to the deadline."""
 
     @abstractmethod
     def finish(self, ready: Callable[[], object], deadline: float) -> None:
         """Go on until ``ready()`` or the deadline, at the end of the process; starts no thread, raises nothing."""
 
-    def users_changed(self) -> None:
-        """Have the driver look whether the connection is still used."""
-        self._submit(0, self._look)
-
-    def _look(self) -> None:
-        self._housekeeping_at = 0.0
-
     def abandon(self) -> None:
-        """Drop the connection in a forked child, without a word to the broker. No lock is taken: it may be held."""
-        self.abandoned = self._closing = True
+        """Drop the parent's connection in a forked child; the broker hears nothing. Takes no lock: it may be held."""
+        self.abandoned = self.closed = True
         self._sharing = threading.RLock()
         self.core.abandon()
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.close()
 
-    def _open(self) -> tuple[Adapter, Wire]:
-        """Open a socket; blocks. The URL, the certificates and the name are read at each try.
+    # -- for the drivers ----------------------------------------------------------------------------------------------
 
-        Raises:
-            MessagingError: it cannot be opened.
+    @abstractmethod
+    def _submit(self, size: int, command: Callable[..., None], *arguments: Any) -> None:
+        """Run a command of the core in the driver's thread.
+
+        ``size``: bytes that it holds; -1: it can wait until the driver has something else to do.
         """
+
+    @abstractmethod
+    def _detach(self) -> None:
+        """Note that the socket is about to be closed."""
+
+    @property
+    @abstractmethod
+    def waited_for(self) -> bool:
+        """Whether somebody waits on it at the moment."""
+
+    def _open(self) -> tuple[Adapter, Wire] | MessagingError:
+        """Open a socket, or return why that failed; blocks. Reads the URL, the certificates and the name anew."""
         try:
             connector = self.connector.current()
             adapter = find(connector.url, connector.adapter)(connector)
             return adapter, Wire(open_socket(connector, _OPEN, self.core.tries))
-        except MessagingError:
-            raise
+        except MessagingError as error:
+            return error
         except GoferError as error:  # a URL's file that cannot be read
-            raise AdapterError(str(error)) from error
+            return AdapterError(str(error))
         except Exception as error:
             log.exception("%s: cannot be opened", self.connector.url)
-            raise AdapterError(f"{self.connector.url}: {type(error).__name__}: {error}") from error
+            return AdapterError(f"{self.connector.url}: {type(error).__name__}: {error}")
 
-    def _opened(self, adapter: Adapter, wire: Wire) -> None:
-        """Log in on a new socket."""
-        self._guard(self.core.connected, adapter, monotonic())
+    def _opened(self, opened: tuple[Adapter, Wire] | MessagingError) -> None:
+        """Log in on a new socket, or note that there is none."""
+        now = monotonic()
+        if isinstance(opened, MessagingError):
+            self._guard(self.core.connect_failed, opened, now)
+            return
+        adapter, wire = opened
+        self._guard(self.core.connected, adapter, now)
         if self.core.adapter is adapter:
             self._wire = wire
+            self._write(now)
         else:
             wire.close()
 
-    def _turn(self, readable: bool) -> None:
-        """Read what is there, do what is due, and write. Never waits, never raises."""
-        if readable:
-            self._read()
+    def _turn(self) -> None:
+        """Do what is due, and write. Never waits, never raises."""
         core, now = self.core, monotonic()
         if now >= core.deadline:
             self._guard(core.tick, now)
@@ -289,7 +322,7 @@ class Connection(ABC):
         self._write(now)
 
     def _read(self) -> bool:
-        """Take what was sent to us; return whether there was something, and there may be more."""
+        """Read what the broker has sent; return whether there may be more."""
         wire, now = self._wire, monotonic()
         self._read_at = now
         if wire is None or self.core.adapter is None:
@@ -303,6 +336,13 @@ class Connection(ABC):
             self._guard(self.core.receive, data, now)
         return bool(data)
 
+    def _read_after_silence(self) -> bool:
+        """Read to the end if nothing was read for long, and return whether that was so."""
+        silent = monotonic() - self._read_at > _SILENCE
+        while silent and self._read():
+            pass
+        return silent
+
     def _write(self, now: float) -> None:
         wire = self._wire
         if wire is None:
@@ -312,41 +352,30 @@ class Connection(ABC):
             if data or wire.unsent:
                 wire.write(data)
         except OSError as error:
-            self._last_words(wire, error, now)
-        except Exception as error:  # noqa: BLE001 - told by _fault
+            while self._read():
+                pass  # what the broker sent before it hung up: confirmations, or its reason
+            self._guard(self.core.lost, error.strerror or str(error), now)
+        except Exception as error:  # noqa: BLE001 - _fault logs it
             self._fault(error)
         if self.core.adapter is None:
             self._wire = None
             self._detach()
             wire.close()
 
-    def _last_words(self, wire: Wire, error: OSError, now: float) -> None:
-        """Read what the broker has sent before it hung up: settlements, or why it did."""
-        try:
-            while data := wire.read():
-                self._guard(self.core.receive, data, now)
-        except OSError:
-            pass  # that it has ended is known
-        self._guard(self.core.lost, error.strerror or str(error), now)
-
-    @abstractmethod
-    def _detach(self) -> None:
-        """Note that the socket is about to be closed."""
-
     def _guard(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
             work(*arguments)
-        except Exception as error:  # noqa: BLE001 - told by _fault
+        except Exception as error:  # noqa: BLE001 - _fault logs it
             self._fault(error)
 
     def _fault(self, error: Exception) -> None:
-        # A fault of an adapter's, or of ours. A connection that nobody reads would be the worst answer to it.
+        # A fault of the adapter, or of ours. A connection that nobody reads would be the worst outcome.
         log.error("%s: the connection is dropped", self.connector.url, exc_info=error)
         self.core.failed(error)
 
     def _housekeep(self, now: float) -> float:
         """Close a connection that is not used; return when to look again."""
-        limit = _IDLE if self.users else _LINGER
+        limit = _IDLE if self.users else _IDLE_UNUSED
         if self.waited_for or not self.core.idle:
             return now + limit
         due = self.core.used_at + limit
@@ -354,12 +383,7 @@ class Connection(ABC):
             return due
         if self.users:
             self.core.suspend()
-        elif self._retire(self):
-            self.close()
+        elif self._may_close(self):
+            self.start_closing()
             return inf
         return now + limit
-
-    @property
-    @abstractmethod
-    def waited_for(self) -> bool:
-        """Whether somebody waits on it at the moment."""

@@ -2,12 +2,12 @@
 
 A driver opens the socket, hands in what it reads and the time, and writes what ``take`` returns::
 
-    DOWN -- connect_at has come --> CONNECTING -- socket open --> LOGIN -- Opened --> OPEN
-      ^                                 |                          |                   |
-      +--------- pause, full jitter ----+--------------------------+-------------------+-- close --> CLOSING --> CLOSED
+    DOWN -- at connect_at --> CONNECTING -- socket open --> LOGIN -- Opened --> OPEN
+      ^                           |                           |                   |
+      +--- pause, full jitter ----+---------------------------+-------------------+-- close --> CLOSING --> CLOSED
 
-All of it is called by one thread at a time. Callbacks run inside these calls, one at a time and in the order in which
-the broker sent what they are about; they may call anything here.
+One thread at a time calls it. Callbacks run inside these calls, one at a time and in the order in which the broker sent
+the events; a callback may call every method here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -41,27 +42,27 @@ from gofer.messaging.backoff import Backoff
 from gofer.messaging.connector import Connector
 from gofer.messaging.subscription import Steps, Subscription
 
-__all__ = ["OPERATION", "Answer", "Core", "Settle", "State", "fresh"]
+__all__ = ["OPERATION", "Answer", "Core", "Settle", "State", "copy_error"]
 
 log = logging.getLogger(__name__)
 
-#: Called with what became of a published message, and the broker's reason.
+#: Called with the outcome of a published message, and the broker's reason.
 Settle = Callable[[Outcome, str], None]
-#: Called with an operation's value, or the error that it failed with.
+#: Called with an operation's value, or its error.
 Answer = Callable[[Any, Exception | None], None]
 
-#: Seconds for the broker to answer one operation, and to log us in.
+#: Seconds for the broker to answer one operation, and the login.
 OPERATION = 10.0
 _LOGIN = 30.0
-#: Seconds to clean up when the connection is closed, and for the broker to answer the goodbye.
+#: Seconds for subscriptions to clean up before the connection closes, and for the broker to answer the close.
 _DISPOSE = 1.0
-_GOODBYE = 1.0
-#: Seconds that a connection must have lasted for the next pause to be short again.
-_LASTING = 5.0
+_CLOSE = 1.0
+#: After a connection of this many seconds the next pause is short again.
+_STABLE = 5.0
 
 
 class State(enum.Enum):
-    """Where a connection is between nothing and open."""
+    """The states of a connection."""
 
     DOWN = "down"
     CONNECTING = "connecting"
@@ -71,26 +72,13 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-class _Pending:
-    """An operation that the broker has not answered. ``late``: called with a value that came after the deadline."""
+@dataclass(slots=True)
+class _PendingOperation:
+    """An operation that the broker has not answered. ``answer`` is None after the deadline."""
 
-    __slots__ = ("answer", "deadline", "late", "operation")
-
-    def __init__(self, operation: Operation, answer: Answer, deadline: float, late: Callable[[], None] | None) -> None:
-        self.operation = operation
-        self.answer: Answer | None = answer
-        self.deadline = deadline
-        self.late = late
-
-
-class _Wanted:
-    """A subscription that is wanted: when it is tried again, and whether it is being made now."""
-
-    __slots__ = ("making", "retry")
-
-    def __init__(self, retry: Backoff) -> None:
-        self.retry = retry
-        self.making = False
+    operation: Operation
+    answer: Answer | None
+    deadline: float
 
 
 class Core:
@@ -98,10 +86,10 @@ class Core:
 
     Args:
         connector: where, and how.
-        company: seconds that an acknowledgement may wait for other output.
+        ack_delay: seconds that an acknowledgement may wait for other output.
     """
 
-    def __init__(self, connector: Connector, *, company: float = 0.0) -> None:
+    def __init__(self, connector: Connector, *, ack_delay: float = 0.0) -> None:
         self.connector = connector
         self.state = State.DOWN
         self.adapter: Adapter | None = None
@@ -112,33 +100,33 @@ class Core:
         #: How many tries to connect have ended, with a connection or without.
         self.tries = 0
         self.opened_before = False
-        #: Why there is no connection, as the last try or loss said.
+        #: Why there is no connection: the error of the last try, or of the loss.
         self.error: MessagingError | None = None
         #: Why the broker takes no messages for now, in its words.
         self.blocked: str | None = None
         self.up_since: float | None = None
         #: When something was last published or delivered.
         self.used_at = 0.0
-        #: Messages that the broker has not answered for, by token.
+        #: Messages whose outcome is not known yet, by token.
         self.unconfirmed: dict[int, Settle | None] = {}
-        self._company = company
+        self._ack_delay = ack_delay
         self._flush_at = 0.0
-        self._until = inf  # of logging in, or closing
-        self._wanted = self._final = self._draining = False
+        self._deadline = inf  # of the login, or of the close
+        self._reconnect = self._final = self._draining = False
         self._events: deque[Event] = deque()
-        self._last_words = b""
-        # Messages that were on their way here when the connection was lost; they go with the next one.
+        self._last_output = b""
+        # Messages that were published just after the connection was lost. The next connection sends them.
         self._unsent: dict[int, tuple[Any, ...]] = {}
         self._blocked_at = 0.0
-        self._retry = Backoff(connector.reconnect_max)
+        self._backoff = Backoff(connector.reconnect_max)
         self._ids = itertools.count(1)
-        # Never used again, not by the next socket either: a stale delivery cannot be taken for another's.
+        # The numbers of subscriptions are unique over all sockets: a stale delivery never matches a newer subscription.
         self._numbers = itertools.count(1)
-        self._pending: dict[int, _Pending] = {}
-        self._subscriptions: dict[Subscription, _Wanted] = {}
+        self._pending: dict[int, _PendingOperation] = {}
+        self._subscriptions: dict[Subscription, Backoff] = {}
         self._by_number: dict[int, Subscription] = {}
 
-    # -- for the driver ---------------------------------------------------------------------------------------------
+    # -- for the driver -----------------------------------------------------------------------------------------------
 
     @property
     def closed(self) -> bool:
@@ -150,19 +138,15 @@ class Core:
         """When ``tick`` is wanted."""
         if self.state is State.DOWN:
             return self.connect_at
-        adapter = self.adapter
-        if adapter is None:
+        if self.adapter is None:
             return inf
-        due = min(adapter.deadline, self._until)
-        if self._flush_at:
-            due = min(due, self._flush_at)
+        due = min(self.adapter.deadline, self._deadline, self._flush_at or inf)
         if self.blocked is None:
             for pending in self._pending.values():
                 due = min(due, pending.deadline)
             if self.state is State.OPEN:
-                for subscription, wanted in self._subscriptions.items():
-                    if subscription.number is None and not wanted.making:
-                        due = min(due, wanted.retry.due)
+                for backoff in self._to_subscribe().values():
+                    due = min(due, backoff.due)
         return due
 
     def connecting(self) -> None:
@@ -174,7 +158,7 @@ class Core:
         self.now = now
         if self.state is not State.CONNECTING:
             return  # closed meanwhile
-        self.state, self.adapter, self._until = State.LOGIN, adapter, now + _LOGIN
+        self.state, self.adapter, self._deadline = State.LOGIN, adapter, now + _LOGIN
         adapter.begin(now)
         self._drain()
 
@@ -199,9 +183,9 @@ class Core:
             self._drain()
 
     def failed(self, error: Exception) -> None:
-        """Drop the connection after an adapter's own fault."""
+        """Drop the connection after a fault of the adapter."""
         if self.adapter is not None:
-            self.adapter = None  # it is not asked for anything any more
+            self.adapter = None  # no method of it is called any more
             self._down(AdapterError(f"the adapter failed: {type(error).__name__}: {error}"))
 
     def tick(self, now: float) -> None:
@@ -213,11 +197,9 @@ class Core:
         if now >= adapter.deadline:
             adapter.tick(now)
             self._drain()
-        if now >= self._until and self.adapter is adapter:
-            if self.state is State.CLOSING:
-                self._say_goodbye()
-            else:
-                self._down(ConnectionLost(f"no answer to the login within {_LOGIN:g} s"))
+        if now >= self._deadline and self.adapter is adapter:
+            closing = self.state is State.CLOSING
+            self._down(ConnectionLost("closed" if closing else f"no answer to the login within {_LOGIN:g} s"))
         if self.blocked is None:
             self._expire()
             self._make_subscriptions()
@@ -226,18 +208,18 @@ class Core:
         """Return what is to be written now."""
         adapter = self.adapter
         if adapter is None:
-            words, self._last_words = self._last_words, b""
-            return words
+            output, self._last_output = self._last_output, b""
+            return output
         if now < self._flush_at and not adapter.urgent:
             return b""
         self._flush_at = 0.0
         return adapter.take(now)
 
-    # -- wanting a connection -----------------------------------------------------------------------------------------
+    # -- open and close -----------------------------------------------------------------------------------------------
 
-    def want(self) -> None:
-        """Have a connection. One that was never made is tried at once, whatever an earlier try said."""
-        self._wanted = True
+    def connect(self) -> None:
+        """Connect, and reconnect after a loss. If no connection was ever made, the next try is now."""
+        self._reconnect = True
         self.used_at = self.now
         if self.state is State.DOWN and (self.connect_at == inf or not self.opened_before):
             self.connect_at = self.now
@@ -253,42 +235,41 @@ class Core:
         )
 
     def suspend(self) -> None:
-        """Close the connection until it is wanted again."""
-        self._wanted = False
+        """Close the connection until the next use."""
+        self._reconnect = False
         if self.state is State.OPEN:
             self.state = State.CLOSING
-            self._say_goodbye(polite=True)
+            self._close_adapter()
         elif self.state is State.DOWN:
             self.connect_at = inf
 
     def close(self) -> None:
-        """Close for good: subscriptions clean up, and the broker hears a goodbye."""
+        """Close for good: subscriptions clean up, then the adapter closes its connection."""
         if self._final:
             return
-        self._final, self._wanted = True, False
-        if self.state is not State.OPEN:
-            if self.state is not State.CLOSING:
-                self._down(ConnectionLost(f"the connection to {self.connector.url} was closed"))
-            return
-        self.state, self._until = State.CLOSING, self.now + _DISPOSE
-        disposals = [s.dispose() for s in self._subscriptions if s.dispose is not None and s.active]
-        left = len(disposals)
+        self._final, self._reconnect = True, False
+        if self.state is State.OPEN:
+            self.state, self._deadline = State.CLOSING, self.now + _DISPOSE
+            self.run(self._dispose(), lambda _, __: self._close_adapter(), _DISPOSE)
+        elif self.state is not State.CLOSING:
+            self._down(ConnectionLost(f"the connection to {self.connector.url} was closed"))
 
-        def disposed(_: object, error: Exception | None) -> None:
-            nonlocal left
-            left -= 1
-            if error is not None:
-                log.debug("%s: not cleaned up: %s", self.connector.url, error)
-            if left == 0:
-                self._say_goodbye(polite=True)
+    def _dispose(self) -> Steps:
+        for subscription in list(self._subscriptions):
+            if subscription.dispose is not None and subscription.active:
+                try:
+                    yield from subscription.dispose()
+                except MessagingError as error:
+                    log.debug("%s: not cleaned up: %s", self.connector.url, error)
 
-        for steps in disposals:
-            self.run(steps, disposed, _DISPOSE)
-        if not disposals:
-            self._say_goodbye(polite=True)
+    def _close_adapter(self) -> None:
+        if self.adapter is not None:
+            self._deadline = self.now + _CLOSE
+            self.adapter.close(self.now)
+            self._drain()
 
     def abandon(self) -> None:
-        """Forget the connection in a forked child: it is the parent's. Nobody is told anything."""
+        """Forget the parent's connection in a forked child. No callback is called."""
         self.adapter, self.state = None, State.CLOSED
         self._final = True
         self.unconfirmed.clear()
@@ -318,10 +299,10 @@ class Core:
         """Send a message; ``settle`` is called once (without ``confirm`` perhaps never, and never after ``forget``)."""
         adapter = self.adapter
         if adapter is None or self.state is not State.OPEN:
-            if self._final or not self._wanted:
+            if self._final or not self._reconnect:
                 if settle is not None:
                     self._call(settle, Outcome.UNKNOWN, self.describe())
-            else:  # it was lost at this moment: nothing was sent, so nothing is unknown
+            else:  # the connection was lost just now: nothing was sent, so nothing is unknown
                 self._unsent[token] = (address, body, ttl, durable, confirm, isolated, settle)
             return
         self.used_at = self.now
@@ -336,19 +317,19 @@ class Core:
         self._drain()
 
     def forget(self, token: int) -> None:
-        """Have the outcome of a message told no more."""
+        """Forget a message: its outcome is not reported any more."""
         self._unsent.pop(token, None)
         if self.unconfirmed.pop(token, None) is not None and self.adapter is not None:
             self.adapter.forget(token)
 
     def accept(self, delivery: Delivery) -> None:
-        """Acknowledge a delivery; it may wait for company."""
+        """Acknowledge a delivery. The acknowledgement may wait for other output."""
         if self.adapter is not None:
             self.adapter.accept(delivery)
-            self._flush_at = self._flush_at or self.now + self._company
+            self._flush_at = self._flush_at or self.now + self._ack_delay
 
     def flush(self) -> None:
-        """Have what waits for company written now."""
+        """Write waiting acknowledgements in this turn."""
         self._flush_at = 0.0
 
     def release(self, delivery: Delivery) -> None:
@@ -363,16 +344,11 @@ class Core:
             self.adapter.reject(delivery)
             self._flush_at = 0.0
 
-    def ask(
-        self, operation: Operation, answer: Answer, timeout: float = OPERATION, late: Callable[[], None] | None = None
-    ) -> None:
+    def ask(self, operation: Operation, answer: Answer, timeout: float = OPERATION) -> None:
         """Ask the broker for something; ``answer`` is called once.
 
-        A deadline that passes costs this operation alone: the connection stays. While the broker has blocked it,
-        deadlines stand still.
-
-        Args:
-            late: called when the operation succeeds after its deadline.
+        A missed deadline fails this operation alone: the connection stays. Deadlines stand still while the broker has
+        blocked the connection.
         """
         adapter = self.adapter
         if adapter is None or self.state not in (State.OPEN, State.CLOSING):
@@ -380,7 +356,7 @@ class Core:
             return
         self.used_at = self.now
         number = next(self._ids)
-        self._pending[number] = _Pending(operation, answer, self.now + timeout, late)
+        self._pending[number] = _PendingOperation(operation, answer, self.now + timeout)
         try:
             adapter.ask(number, operation)
         except (ValueError, TypeError) as wrong:
@@ -389,12 +365,11 @@ class Core:
         self._drain()
 
     def run(self, steps: Steps, answer: Answer, timeout: float = OPERATION) -> None:
-        """Ask what a generator yields, one operation after another; ``answer`` gets what it returns or raises.
+        """Run the operations of a generator one after another; ``answer`` gets its return value or its error.
 
         Args:
-            timeout: seconds for all of it.
+            timeout: seconds for each operation.
         """
-        until = self.now + timeout
 
         def advance(value: Any, error: Exception | None) -> None:
             try:
@@ -404,96 +379,89 @@ class Core:
             except (MessagingError, ValueError, TypeError) as failed:
                 self._call(answer, None, failed)
             else:
-                self.ask(operation, advance, max(0.001, until - self.now))
+                self.ask(operation, advance, timeout)
 
         advance(None, None)
 
     # -- subscriptions ------------------------------------------------------------------------------------------------
 
-    @property
-    def subscriptions(self) -> list[Subscription]:
-        """All that are wanted."""
-        return list(self._subscriptions)
-
     def subscribe(self, subscription: Subscription) -> None:
-        """Have a queue's messages delivered from now on. One that waits to be tried again is tried at once."""
-        wanted = self._subscriptions.setdefault(subscription, _Wanted(Backoff(self.connector.reconnect_max)))
-        wanted.retry.hurry()
-        if not wanted.making:
-            subscription.error = None
-        self.want()
+        """Subscribe to a queue now and after each reconnect. A subscription that waits for its retry is tried now."""
+        self._subscriptions.setdefault(subscription, Backoff(self.connector.reconnect_max)).hurry()
+        self.connect()
         self._make_subscriptions()
 
     def unsubscribe(self, subscription: Subscription, answer: Answer, timeout: float = OPERATION) -> None:
-        """End a subscription. Deliveries that are on their way are released. An unknown one is no error."""
+        """End a subscription. Deliveries on their way are released. An unknown subscription is ignored."""
         self._subscriptions.pop(subscription, None)
         number, subscription.number = subscription.number, None
+        self._by_number.pop(number or subscription.making or 0, None)
         if number is None:
             self._call(answer, None, None)
         else:
-            self._by_number.pop(number, None)
             self.ask(Cancel(number), answer, timeout)
 
-    def _make_subscriptions(self) -> None:
-        if self.state is not State.OPEN:
-            return
-        for subscription, wanted in list(self._subscriptions.items()):
-            if subscription.number is None and not wanted.making and wanted.retry.due <= self.now:
-                wanted.making = True
-                self._make(subscription, wanted, self.adapter)
+    def _to_subscribe(self) -> dict[Subscription, Backoff]:
+        """Return the subscriptions that the broker has not got, and is not being asked for."""
+        return {
+            subscription: backoff
+            for subscription, backoff in self._subscriptions.items()
+            if subscription.number is None and subscription.making is None
+        }
 
-    def _make(self, subscription: Subscription, wanted: _Wanted, adapter: Adapter | None) -> None:
-        number = next(self._numbers)
+    def _make_subscriptions(self) -> None:
+        if self.state is State.OPEN:
+            for subscription, backoff in self._to_subscribe().items():
+                if backoff.due <= self.now:
+                    self._make_subscription(subscription)
+
+    def _make_subscription(self, subscription: Subscription) -> None:
+        number = subscription.making = next(self._numbers)
 
         def steps() -> Steps:
             if subscription.prepare is not None:
                 yield from subscription.prepare()
-
-        def subscribe(_: Any, error: Exception | None) -> None:
-            if error is None and self._subscriptions.get(subscription) is wanted:
-                # Registered before it is asked for: its first deliveries may come with the answer.
-                self._by_number[number] = subscription
-                operation = Subscribe(
-                    number, subscription.queue, subscription.prefetch, subscription.exclusive, subscription.limit
-                )
-                self.ask(operation, made, late=lambda: self.ask(Cancel(number), _ignore))
-            else:
-                made(None, error)
+            if subscription not in self._subscriptions:
+                return  # it was unsubscribed meanwhile
+            # Registered before the broker is asked: the first deliveries may come with its answer.
+            self._by_number[number] = subscription
+            yield Subscribe(
+                number, subscription.queue, subscription.prefetch, subscription.exclusive, subscription.limit
+            )
 
         def made(_: Any, error: Exception | None) -> None:
-            wanted.making = False
-            if self._subscriptions.get(subscription) is not wanted:  # unwanted meanwhile
-                if self._by_number.pop(number, None) is not None and error is None:
+            if subscription.making != number:
+                return  # it was lost with its connection
+            subscription.making = None
+            if subscription not in self._subscriptions:  # it was unsubscribed meanwhile
+                self._by_number.pop(number, None)
+                if error is None:
                     self.ask(Cancel(number), _ignore)
-                if subscription in self._subscriptions:  # and wanted again
-                    self._make_subscriptions()
             elif error is not None:
                 self._by_number.pop(number, None)
-                if adapter is self.adapter:
-                    self._subscription_failed(subscription, error)
+                self._subscription_failed(subscription, error)
             else:
+                self._by_number[number] = subscription  # again, if it was unsubscribed and subscribed meanwhile
                 subscription.number, subscription.error = number, None
                 subscription.made += 1
-                wanted.retry.reset()
+                self._subscriptions[subscription].reset()
                 if subscription.on_made is not None:
                     self._call(subscription.on_made)
 
-        self.run(steps(), subscribe)
+        self.run(steps(), made)
 
     def _subscription_failed(self, subscription: Subscription, why: Exception) -> None:
         error = why if isinstance(why, MessagingError) else AdapterError(str(why))
-        news = subscription.active or subscription.error is None
-        if subscription.number is not None:
-            self._by_number.pop(subscription.number, None)
-        subscription.number, subscription.error = None, fresh(error)
-        self._subscriptions[subscription].retry.failed(self.now)
-        if news and subscription.on_lost is not None:
+        first = subscription.active or subscription.error is None
+        subscription.number, subscription.error = None, copy_error(error)
+        self._subscriptions[subscription].failed(self.now)
+        if first and subscription.on_lost is not None:
             self._call(subscription.on_lost, str(error))
 
     # -- events -------------------------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        """Handle what the adapter has to tell. Callbacks may get here again: order is kept by the outermost."""
+        """Handle the adapter's events. A callback may call this again: the outermost call keeps the order."""
         if self._draining:
             return
         self._draining = True
@@ -518,7 +486,7 @@ class Core:
             case Done():
                 self._answered(event)
             case SubscriptionLost():
-                subscription = self._by_number.get(event.number)
+                subscription = self._by_number.pop(event.number, None)
                 if subscription is not None and subscription.number == event.number:
                     self._subscription_failed(subscription, NotFound(event.reason))
             case Blocked():
@@ -542,16 +510,16 @@ class Core:
             return
         if pending.answer is not None:
             self._call(pending.answer, event.value, event.error)
-        elif event.error is None and pending.late is not None:
-            self._call(pending.late)
+        elif event.error is None and isinstance(pending.operation, Subscribe):  # too late: another try was started
+            self.ask(Cancel(pending.operation.number), _ignore)
 
     def _expire(self) -> None:
         for pending in list(self._pending.values()):
             if pending.deadline <= self.now:
                 answer, pending.answer, pending.deadline = pending.answer, None, inf
                 if answer is not None:
-                    what = type(pending.operation).__name__
-                    error = ConnectionLost(f"{self.connector.url}: the broker did not answer {what} in time")
+                    asked = type(pending.operation).__name__
+                    error = ConnectionLost(f"{self.connector.url}: the broker did not answer {asked} in time")
                     self._call(answer, None, error)
 
     def _block(self, reason: str | None) -> None:
@@ -564,7 +532,7 @@ class Core:
 
     def _opened(self) -> None:
         log.info("%s: connected", self.connector.url)
-        self.state, self._until = State.OPEN, inf
+        self.state, self._deadline = State.OPEN, inf
         self.tries += 1
         self.error, self.opened_before = None, True
         self.up_since = self.used_at = self.now
@@ -573,41 +541,30 @@ class Core:
         for token, message in unsent.items():
             self.publish(token, *message)
 
-    def _say_goodbye(self, *, polite: bool = False) -> None:
-        adapter = self.adapter
-        if adapter is None:
-            return
-        if polite:
-            self._until = self.now + _GOODBYE
-            adapter.close(self.now)
-            self._drain()
-        else:
-            self._down(ConnectionLost("closed"))
-
     def _down(self, error: MessagingError) -> None:
-        """Go on without a connection: what is unanswered fails, what was subscribed waits for the next one."""
-        quiet = self.state is State.CLOSING or self._final
+        """End the connection: unanswered operations fail, subscriptions wait for the next connection."""
+        intended = self.state is State.CLOSING or self._final
         if self.state is State.OPEN and not self._final:
             log.warning("%s: connection lost: %s", self.connector.url, error)
         if self.state in (State.CONNECTING, State.LOGIN):
             self.tries += 1
-            level = logging.INFO if self._retry.failures else logging.WARNING
+            level = logging.INFO if self._backoff.failures else logging.WARNING
             log.log(level, "%s: cannot connect: %s", self.connector.url, error)
-        if quiet or (self.up_since is not None and self.now - self.up_since >= _LASTING):
-            self._retry.reset()
+        if intended or (self.up_since is not None and self.now - self.up_since >= _STABLE):
+            self._backoff.reset()
+        if not intended:
+            self._backoff.failed(self.now)
         if self.adapter is not None:
-            self._last_words = self.adapter.take(self.now)
-        self.adapter, self.up_since, self.blocked, self._until, self._flush_at = None, None, None, inf, 0.0
+            self._last_output = self.adapter.take(self.now)
+        self.adapter, self.up_since, self.blocked, self._deadline, self._flush_at = None, None, None, inf, 0.0
         self._events.clear()
-        self.error = None if quiet and not self._final else fresh(error)
+        self.error = None if intended and not self._final else copy_error(error)
         self.state = State.CLOSED if self._final else State.DOWN
-        if not quiet:
-            self._retry.failed(self.now)
-        self.connect_at = self._retry.due if self._wanted and not self._final else inf
+        self.connect_at = self._backoff.due if self._reconnect and not self._final else inf
         self._by_number.clear()
-        for subscription, wanted in self._subscriptions.items():
-            subscription.number, wanted.making = None, False
-            wanted.retry.reset()
+        for subscription, backoff in self._subscriptions.items():
+            subscription.number = subscription.making = None
+            backoff.reset()
         unconfirmed, self.unconfirmed = self.unconfirmed, {}
         if self._final:
             unconfirmed |= {token: message[-1] for token, message in self._unsent.items()}
@@ -618,12 +575,12 @@ class Core:
                 self._call(settle, Outcome.UNKNOWN, str(error))
         for operation in pending.values():
             if operation.answer is not None:
-                self._call(operation.answer, None, fresh(error))
+                self._call(operation.answer, None, copy_error(error))
 
     def _call(self, callback: Callable[..., object], *arguments: Any) -> None:
         try:
             callback(*arguments)
-        except Exception:  # a callback's fault must not become everybody's
+        except Exception:  # a callback's fault harms no other user
             log.exception("%s: a callback failed", self.connector.url)
 
 
@@ -631,9 +588,9 @@ def _ignore(_: object, __: Exception | None) -> None:
     """Take an answer that nobody waits for."""
 
 
-def fresh(error: MessagingError) -> MessagingError:
-    """Return an error that says the same: one that is raised twice grows, and keeps the frames of who raised it."""
+def copy_error(error: MessagingError) -> MessagingError:
+    """Copy an error before it is raised: each raise adds its frames to the error, and keeps them alive."""
     try:
         return type(error)(*error.args)
-    except TypeError:  # an adapter's own class, made in its own way
+    except TypeError:  # a class of an adapter, with arguments of its own
         return AdapterError(str(error))

@@ -1,7 +1,7 @@
 """The connections of a process: counted, shared by equal connectors, closed when nobody uses them.
 
-Each connection looks after itself (heartbeats, and whether it is idle) in its driver's thread. In a forked child the
-pool starts empty; the parent's connections are dropped there without a word.
+Each connection does its own housekeeping (heartbeats, the idle timeout) in its driver's thread. In a forked child the
+pool starts empty, and the parent's connections are dropped: their brokers hear nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from gofer.messaging.connection import Connection
 from gofer.messaging.connector import Connector
@@ -27,7 +28,9 @@ __all__ = ["Pool", "pool"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds that requests which nobody waited for may take at the end of the process.
+_C = TypeVar("_C", bound=Connection)
+
+#: Seconds for the last messages at the end of the process, and again for closing the connections.
 _EXIT = 5.0
 
 
@@ -38,11 +41,11 @@ class Pool:
         self._start()
 
     def _start(self) -> None:
-        self._lock = threading.RLock()  # the collector may release a connection while this thread is in here
-        #: For users to guard what they keep of connections; made anew in a forked child, as all of this is.
-        self.guard = threading.RLock()  # a signal handler may come to it in the thread that has it
+        self._lock = threading.RLock()  # the garbage collector may release a connection while this thread holds it
+        #: For users to guard what they keep of connections; made anew in a forked child.
+        self.guard = threading.RLock()  # a signal handler may run in the thread that holds it
         self._connections: dict[tuple[Connector, AbstractEventLoop | None], Connection] = {}
-        self._at_end = False
+        self._finalized = False
 
     def acquire(self, connector: Connector) -> ThreadConnection:
         """Return the connection for a connector and count one more user. Nothing is opened yet.
@@ -50,13 +53,7 @@ class Pool:
         Raises:
             AdapterError: no adapter serves the URL.
         """
-        with self._lock:
-            found = self._connections.get((connector, None))
-            if not isinstance(found, ThreadConnection) or found.closed:
-                found = ThreadConnection(connector, self._retire)
-                self._add(found, None)
-            found.users += 1
-            return found
+        return self._acquire(connector, None, lambda: ThreadConnection(connector, self._may_close))
 
     def acquire_asyncio(self, connector: Connector, loop: AbstractEventLoop) -> AsyncioConnection:
         """Return the connection that an event loop drives; called in its thread. See ``acquire``."""
@@ -67,20 +64,20 @@ class Pool:
                 if key[1] is not None and key[1].is_closed():
                     del self._connections[key]
                     other.close()
-            found = self._connections.get((connector, loop))
-            if not isinstance(found, AsyncioConnection) or found.closed:
-                found = AsyncioConnection(connector, self._retire, loop)
-                self._add(found, loop)
+            return self._acquire(connector, loop, lambda: AsyncioConnection(connector, self._may_close, loop))
+
+    def _acquire(self, connector: Connector, loop: AbstractEventLoop | None, make: Callable[[], _C]) -> _C:
+        with self._lock:
+            found = cast("_C | None", self._connections.get((connector, loop)))
+            if found is None or found.closed:
+                found = self._connections[connector, loop] = make()
+                # A process that multiprocessing has forked ends by os._exit, without atexit.
+                process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
+                if not self._finalized and process is not None and util is not None and process.parent_process():
+                    self._finalized = True
+                    util.Finalize(None, self.close, exitpriority=0)
             found.users += 1
             return found
-
-    def _add(self, connection: Connection, loop: AbstractEventLoop | None) -> None:
-        self._connections[connection.connector, loop] = connection
-        # What multiprocessing forks ends by os._exit, and calls none of atexit's.
-        process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
-        if not self._at_end and process is not None and util is not None and process.parent_process() is not None:
-            self._at_end = True
-            util.Finalize(None, self.close, exitpriority=0)
 
     def release(self, connection: Connection, *, linger: bool = False) -> None:
         """Count one user less. The last one closes the connection, at once or (``linger``) after some idle seconds."""
@@ -88,17 +85,18 @@ class Pool:
             connection.close()
 
     def leave(self, connection: Connection, *, linger: bool = False) -> bool:
-        """Count one user less; return whether the connection is the caller's to close: nobody else gets it any more."""
+        """Count one user less; return whether the caller must close the connection: nobody else gets it any more."""
         with self._lock:
-            if connection.abandoned or connection not in self._connections.values():
+            if connection.abandoned or not self._has(connection):
                 return False
             connection.users -= 1
-            last = connection.users == 0
-            if last and not linger:
-                self._remove(connection)
-        if last and linger:
-            connection.users_changed()
-        return last and not linger
+            if connection.users:
+                return False
+            if not linger:
+                del self._connections[connection.connector, connection.loop]
+                return True
+        connection.users_changed()
+        return False
 
     def close(self) -> None:
         """Flush and close every connection: at the end of the process. Starts no thread."""
@@ -107,17 +105,15 @@ class Pool:
             self._connections.clear()
         deadline = monotonic() + _EXIT
         for connection in connections:
-            try:
-                connection.run_exit_callbacks(deadline)
-            except Exception:  # whatever it is, the others must be closed, too
-                log.exception("%r: its last messages were not looked after", connection)
-        closing = [c for c in connections if not isinstance(c, ThreadConnection) or c.start_closing()]
+            for callback in connection.exit_callbacks:
+                try:
+                    callback(deadline)
+                except Exception:  # the others must be closed, too
+                    log.exception("%r: its last messages were not looked after", connection)
+        closing = [connection for connection in connections if connection.start_closing()]
         deadline = monotonic() + _EXIT
         for connection in closing:
-            if isinstance(connection, ThreadConnection):
-                connection.wait_closed(deadline)
-            else:
-                connection.close()
+            connection.wait_closed(deadline)
 
     def abandon(self) -> None:
         """Start again in a forked child, where no other thread lives and the locks may be held for ever."""
@@ -126,20 +122,20 @@ class Pool:
         for connection in connections:
             try:
                 connection.abandon()
-            except Exception:  # whatever it is, the others must be dropped, too
+            except Exception:  # the others must be dropped, too
                 log.exception("%r was not dropped in a child", connection)
 
-    def _retire(self, connection: Connection) -> bool:
+    def _has(self, connection: Connection) -> bool:
+        return self._connections.get((connection.connector, connection.loop)) is connection
+
+    def _may_close(self, connection: Connection) -> bool:
+        """Remove a connection from the pool, unless it has users again."""
         with self._lock:
             if connection.users:
                 return False
-            self._remove(connection)
+            if self._has(connection):
+                del self._connections[connection.connector, connection.loop]
             return True
-
-    def _remove(self, connection: Connection) -> None:
-        for key, found in list(self._connections.items()):
-            if found is connection:
-                del self._connections[key]
 
 
 #: The process's connections.

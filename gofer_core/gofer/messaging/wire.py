@@ -9,9 +9,9 @@ from typing import Any
 
 __all__ = ["Wakeup", "Wire"]
 
-#: Bytes to read at a time, and how often in a row before others get their turn.
+#: Bytes to read at a time, and TLS records (of 16 KiB at most) in a row before others get their turn.
 _CHUNK = 256 * 1024
-_ROUNDS = 8
+_RECORDS = 8
 
 
 class Wire:
@@ -44,17 +44,9 @@ class Wire:
         Raises:
             OSError: the connection has ended; what came before that has been returned.
         """
-        if not self._secure:
-            try:
-                data: bytes = self._sock.recv(_CHUNK)
-            except BlockingIOError:
-                return b""
-            if not data:
-                raise ConnectionResetError("closed by the peer")
-            return data
         parts: list[bytes] = []
         try:
-            for _ in range(_ROUNDS):
+            for _ in range(_RECORDS if self._secure else 1):
                 data = self._sock.recv(_CHUNK)
                 if not data:
                     raise ConnectionResetError("closed by the peer")
@@ -63,7 +55,7 @@ class Wire:
             pass
         except OSError:
             if not parts:
-                raise  # else it is raised again by the next call, after this was taken
+                raise  # else the next call raises it again
         return b"".join(parts)
 
     @property

@@ -80,7 +80,7 @@ class Posts:
         self._posts: dict[str, Post] = {}
         self._failures: dict[str, tuple[Owner, str]] = {}
         self._unheard = self._largest = 0
-        link.on_exit(self._goodbye)
+        link.exit_callbacks.append(self._goodbye)
 
     def __bool__(self) -> bool:
         """Whether there are any on their way."""
