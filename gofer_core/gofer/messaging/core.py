@@ -145,8 +145,9 @@ class Core:
             for pending in self._pending.values():
                 due = min(due, pending.deadline)
             if self.state is State.OPEN:
-                for backoff in self._to_subscribe().values():
-                    due = min(due, backoff.due)
+                for subscription in self._subscriptions:  # a cheap test: this runs in each turn, and they are many
+                    if subscription.number is None and subscription.making is None:
+                        due = min(due, self._subscriptions[subscription].due)
         return due
 
     def connecting(self) -> None:

@@ -1,0 +1,16 @@
+"""Interrupts and signals at random instants of a caller, over RabbitMQ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from gofer.testing.rabbitmq import RabbitMQ
+from support.interrupts import InterruptScenarios
+
+
+class TestRabbitMQ(InterruptScenarios):
+    @pytest.fixture
+    def url(self, rabbitmq: RabbitMQ) -> Iterator[str]:
+        yield rabbitmq.url()
+        rabbitmq.ctl("delete_queue", "interrupted")
