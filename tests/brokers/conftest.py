@@ -1,4 +1,7 @@
-"""Real brokers for the tests of this folder. One that is missing is a failure with the line to run, never a skip."""
+"""Real brokers for the tests of this folder. One that is missing is a failure with the line to run, never a skip.
+
+``GOFER_BROKERS=rabbitmq,rabbitmq4,brokerj,artemis`` says on which brokers they run (``make brokers`` sets it).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gofer.testing.rabbitmq import RabbitMQ
+from support.brokers import Artemis, BrokerJ, RabbitMQ3, RabbitMQ4, ServerTLS
+from support.brokers.chosen import choose_tests
 from support.certificates import Certificates
 
 pytest.register_assert_rewrite("gofer.testing._contract")  # whose driver some tests here use without the suite
@@ -16,19 +20,24 @@ MESSAGE_LIMIT = 10 * 1024 * 1024
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a broker; all that use the session's RabbitMQ are run by one process, so that there is one."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs a broker, and leave out what needs one that was not chosen."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.broker)
-            if "rabbitmq" in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group("rabbitmq"))
+    choose_tests(config, items)
 
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """An authority, what it signed for the broker and a client, and another authority."""
     return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def server_tls(certificates: Certificates) -> ServerTLS:
+    """The files that the brokers listen for TLS with."""
+    return ServerTLS(certificates.server, certificates.server_key, certificates.authority)
 
 
 @pytest.fixture
@@ -38,24 +47,38 @@ def message_limit() -> int:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[RabbitMQ]:
-    """A RabbitMQ for the whole session, with management, TLS, and a limit on the size of messages."""
-    with RabbitMQ(
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory, server_tls: ServerTLS) -> Iterator[RabbitMQ3]:
+    """The system's RabbitMQ for the whole session: AMQP 0-9-1 and 1.0, management, TLS, a limit on messages."""
+    with RabbitMQ3(
         tmp_path_factory.mktemp("rabbitmq") / "node",
         management=True,
-        plugins=["rabbitmq_auth_mechanism_ssl"],
-        config=f"""
-            max_message_size = {MESSAGE_LIMIT}
-            auth_mechanisms.1 = PLAIN
-            auth_mechanisms.2 = AMQPLAIN
-            auth_mechanisms.3 = EXTERNAL
-        """,
-        tls_config=f"""
-            ssl_options.cacertfile = {certificates.authority}
-            ssl_options.certfile = {certificates.server}
-            ssl_options.keyfile = {certificates.server_key}
-            ssl_options.verify = verify_peer
-            ssl_options.fail_if_no_peer_cert = false
-        """,
+        config=f"max_message_size = {MESSAGE_LIMIT}",
+        tls=server_tls,
     ) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def rabbitmq4(tmp_path_factory: pytest.TempPathFactory, server_tls: ServerTLS) -> Iterator[RabbitMQ4]:
+    """A RabbitMQ 4 for the whole session: AMQP 0-9-1 and 1.0, management, TLS, a limit on messages."""
+    with RabbitMQ4(
+        tmp_path_factory.mktemp("rabbitmq4") / "node",
+        management=True,
+        config=f"max_message_size = {MESSAGE_LIMIT}",
+        tls=server_tls,
+    ) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def brokerj(tmp_path_factory: pytest.TempPathFactory, server_tls: ServerTLS) -> Iterator[BrokerJ]:
+    """A Broker-J for the whole session: AMQP 0-9-1, 0-10 and 1.0, management, TLS."""
+    with BrokerJ(tmp_path_factory.mktemp("brokerj") / "broker", tls=server_tls, management=True) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def artemis(tmp_path_factory: pytest.TempPathFactory, server_tls: ServerTLS) -> Iterator[Artemis]:
+    """An Artemis for the whole session: AMQP 1.0, TLS."""
+    with Artemis(tmp_path_factory.mktemp("artemis") / "broker", tls=server_tls) as broker:
         yield broker

@@ -98,8 +98,9 @@ gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofe
     hookimpl hookspec
 gofer.limit: Limit LimitedLog
 gofer.messaging: Connector Consumer Document Exchange NotFound Producer Queue Reader URL
-gofer.messaging.adapter: Adapter Bind Blocked Cancel Closed Confirmed DeclareExchange DeclareQueue DeleteExchange
-    DeleteQueue Delivery Done Event HEAD Opened Operation Outcome PurgeQueue Subscribe SubscriptionLost TAIL Unbind
+gofer.messaging.adapter: Adapter Bind Blocked Cancel CheckQueue Closed Confirmed DeclareExchange DeclareQueue
+    DeleteExchange DeleteQueue Delivery Done Event HEAD Opened Operation Outcome PurgeQueue Subscribe
+    SubscriptionLost TAIL Unbind
 gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from math import inf
-from typing import cast
+from typing import ClassVar, cast
 
 from amqp import spec
 from amqp.serialization import loads
@@ -32,6 +32,8 @@ class AmqpAdapter(api.Adapter):
     A subscription has a channel of its own, and so has publishing. What may fail (an operation, a message to an
     exchange not seen before) never runs on either.
     """
+
+    checks_queues: ClassVar[bool] = True
 
     def __init__(self, connector: Connector) -> None:
         super().__init__(connector)

@@ -65,6 +65,9 @@ def _ask(operation: api.Operation, dialect: Dialect, proven: set[str]) -> _Steps
             if (if_unused or if_empty) and dialect.checks_classic_only:
                 yield from _check_classic(name)
             yield spec.Queue.Delete, "Bsbbb", (0, name, if_unused, if_empty, False)
+        case api.CheckQueue(name):
+            (_, _, consumers), _ = loads("sll", (yield _queue(name)), 4)
+            return None if consumers else f"queue {name!r} has no consumer"
         case api.PurgeQueue(name):
             yield spec.Queue.Purge, "Bsb", (0, name, False)
         case api.DeclareExchange(name, kind, durable, auto_delete):

@@ -51,6 +51,7 @@ __all__ = [
     "Bind",
     "Blocked",
     "Cancel",
+    "CheckQueue",
     "Closed",
     "Confirmed",
     "DeclareExchange",
@@ -101,6 +102,17 @@ class DeleteQueue(msgspec.Struct, frozen=True, tag=True):
     name: str
     if_unused: bool = False
     if_empty: bool = False
+
+
+class CheckQueue(msgspec.Struct, frozen=True, tag=True):
+    """Look at a queue; nothing is declared, and nothing changes. Asked only where ``Adapter.checks_queues`` is True.
+
+    Value: None, or a sentence: the queue has no consumer. One whose prefetch window is full is a consumer. Errors:
+    NotFound: no such queue; AdapterError: not permitted, another connection's exclusive queue, or this broker cannot
+    tell.
+    """
+
+    name: str
 
 
 class PurgeQueue(msgspec.Struct, frozen=True, tag=True):
@@ -174,7 +186,16 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
 
 
 Operation = (
-    DeclareQueue | DeleteQueue | PurgeQueue | DeclareExchange | DeleteExchange | Bind | Unbind | Subscribe | Cancel
+    DeclareQueue
+    | DeleteQueue
+    | CheckQueue
+    | PurgeQueue
+    | DeclareExchange
+    | DeleteExchange
+    | Bind
+    | Unbind
+    | Subscribe
+    | Cancel
 )
 
 # -- events ---------------------------------------------------------------------------------------------------------
@@ -266,6 +287,8 @@ class Adapter(ABC):
     tells_redelivered: ClassVar[bool] = True
     #: Messages survive a restart of the broker; False: ``Opened.instance`` says when they did not.
     durable: ClassVar[bool] = True
+    #: ``CheckQueue`` works; False: it is never asked.
+    checks_queues: ClassVar[bool] = False
 
     #: When ``tick`` is wanted (on the clock of ``now``); ``inf``: never. The driver looks after each call.
     deadline: float = inf

@@ -22,6 +22,7 @@ class LocalAdapter(Adapter):
     """A connection to the local broker. Messages live as long as the broker's process does."""
 
     durable: ClassVar[bool] = False
+    checks_queues: ClassVar[bool] = True
 
     def __init__(self, connector: Connector) -> None:
         super().__init__(connector)

@@ -129,6 +129,8 @@ class Model:
                 if if_empty and not queue.drop(expired=True):
                     raise AdapterError(f"queue {name!r} is not empty")
                 self.drop(queue, "was deleted")
+            case api.CheckQueue(name):
+                return None if self.queue(name, who).consumers else f"queue {name!r} has no consumer"
             case api.PurgeQueue(name):
                 self.queue(name, who).drop()
             case DeclareExchange():

@@ -17,7 +17,7 @@ from gofer.messaging.adapter import Closed, Confirmed, Delivery, Done, Opened, O
 
 __all__ = ["MAX_BODY", "VERSION", "Ask", "Beat", "Bye", "Frame", "Hello", "Publish", "Reader", "Settle", "Wrong", "put"]
 
-VERSION = 2
+VERSION = 3
 #: Bytes that a frame takes at most beside a body. (Names have up to 255, and reasons are cut.)
 _ROOM = 4096
 #: What the broker takes at most as a body.

@@ -102,6 +102,27 @@ class Nodes(Base):
         driver.accept(*held)
         assert driver.hold(queue, b"used")[0].body == b"used"
 
+    def test_a_look_at_a_queue_tells_whether_it_is_there_and_has_a_consumer(
+        self, connect: Connect, driver: Driver, queue: str
+    ) -> None:
+        if not self.adapter.checks_queues:
+            pytest.skip("the adapter's checks_queues is False")
+        check, other = api.CheckQueue(queue), connect()
+        driver.fails(NotFound, api.CheckQueue(driver.name("missing")))
+        assert str(driver.ask(check) or "").strip()
+        full = driver.subscribe(queue, prefetch=1)
+        held = driver.hold(queue, b"held")
+        driver.give(queue, b"waits: the prefetch window is full")
+        assert (driver.ask(check), other.ask(check)) == (None, None)
+        driver.cancel(full)
+        assert str(other.ask(check) or "").strip()
+        driver.accept(*held)
+        other.subscribe(queue)
+        assert driver.ask(check) is None
+        assert other.one().body.startswith(b"waits")
+        driver.ask(DeleteQueue(queue))
+        driver.fails(NotFound, check)
+
     def test_purging_drops_what_waits_but_not_what_is_delivered(self, driver: Driver, queue: str) -> None:
         driver.subscribe(queue, prefetch=1)
         driver.give(queue, b"1", b"2", b"3")
