@@ -160,7 +160,7 @@ def test_both_sides_fail_over_and_back(first: Relay, second: Relay, goferd: Agen
                 gone.start()
 
 
-def test_a_file_of_the_url_is_read_at_each_try(
+def test_a_file_of_the_url_is_read_at_each_try(  # noqa: PLR0917 - all are fixtures
     rabbitmq: RabbitMQ, first: Relay, second: Relay, goferd: AgentProcess, caller: Agent, root: Path
 ) -> None:
     file = root / "etc/gofer/broker.url"

@@ -14,3 +14,10 @@ class TestRabbitMQ(InterruptScenarios):
     def url(self, rabbitmq: RabbitMQ) -> Iterator[str]:
         yield rabbitmq.url()
         rabbitmq.ctl("delete_queue", "interrupted")
+
+
+class TestRabbitMQ4(InterruptScenarios):
+    @pytest.fixture
+    def url(self, rabbitmq4: RabbitMQ) -> Iterator[str]:
+        yield rabbitmq4.url()
+        rabbitmq4.ctl("delete_queue", "interrupted")

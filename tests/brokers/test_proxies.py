@@ -86,7 +86,7 @@ def test_an_agents_environment_does_not_count(
     assert not proxy.asked
 
 
-def test_a_callers_environment_counts_for_tls(
+def test_a_callers_environment_counts_for_tls(  # noqa: PLR0917 - all are fixtures
     rabbitmq: RabbitMQ,
     proxy: ConnectProxy,
     caller: Agent,
@@ -111,10 +111,11 @@ def test_a_callers_environment_counts_for_tls(
             proxy.cut()
             assert agent.Probe().echo("again") == "again"
             assert proxy.asked == [TLS, TLS]
-        with Agent(Connector(secure.url, host_validation=False), QUEUE, wait=40) as strict:
-            with pytest.raises(AdapterError, match="does not verify"):
-                strict.Probe().echo("no authority knows it")
+        strict = Agent(Connector(secure.url, host_validation=False), QUEUE, wait=40)
+        with strict, pytest.raises(AdapterError, match="does not verify"):
+            strict.Probe().echo("no authority knows it")
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        with Agent(Connector(secure.url, heartbeat=20.0), QUEUE, wait=40) as refused:
-            with pytest.raises(AdapterError, match=r"broker\.example:5671: the proxy .* refuses the connection: '407"):
-                refused.Probe().echo("without a login")
+        refused = Agent(Connector(secure.url, heartbeat=20.0), QUEUE, wait=40)
+        words = r"broker\.example:5671: the proxy .* refuses the connection: '407"
+        with refused, pytest.raises(AdapterError, match=words):
+            refused.Probe().echo("without a login")

@@ -135,7 +135,11 @@ class InterruptScenarios:
     @pytest.mark.slow
     def test_300_interrupts_of_calls(self, url: str, connector: Connector, threads: ThreadPoolExecutor) -> None:
         """The calls of two other threads go on, and so do this one's."""
-        with EchoAgent(url, "interrupted"), Agent(connector, "interrupted", wait=60) as agent, Interrupts() as interrupts:
+        with (
+            EchoAgent(url, "interrupted"),
+            Agent(connector, "interrupted", wait=60) as agent,
+            Interrupts() as interrupts,
+        ):
             assert agent.Dog().bark(0) == 0
             (connection,) = pool._connections.values()
             up_since = connection.up_since

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from gofer.errors import AdapterError, ConfigError, ConnectionLost
@@ -130,7 +129,12 @@ class TestAnswers:
 
     @pytest.mark.parametrize(
         "words",
-        [b"SSH-2.0-OpenSSH_9.2p1\r\n", b"AMQP\x00\x00\x09\x01", b"\x15\x03\x01\x00\x02\x02\x46", b"http/1.1 200\r\n\r\n"],
+        [
+            b"SSH-2.0-OpenSSH_9.2p1\r\n",
+            b"AMQP\x00\x00\x09\x01",
+            b"\x15\x03\x01\x00\x02\x02\x46",
+            b"http/1.1 200\r\n\r\n",
+        ],
     )
     def test_what_is_no_proxy_is_told_at_once(self, proxy: ConnectProxy, words: bytes) -> None:
         proxy.says, proxy.stays = words, True
@@ -173,7 +177,9 @@ class TestAnswers:
 
     def test_a_proxy_that_is_not_there_is_lost_and_named(self, proxy: ConnectProxy) -> None:
         proxy.stop()
-        with pytest.raises(ConnectionLost, match=rf"broker\.example:5672 by the proxy 127\.0\.0\.1:{proxy.port}: .*refus"):
+        with pytest.raises(
+            ConnectionLost, match=rf"broker\.example:5672 by the proxy 127\.0\.0\.1:{proxy.port}: .*refus"
+        ):
             greeting(through(proxy.url))
 
     def test_a_name_of_a_proxy_that_is_none_is_told(self) -> None:
@@ -192,7 +198,9 @@ class TestTls:
         with greeter(context) as port, ConnectProxy(dict.fromkeys(names, port)) as proxy:
             yield proxy
 
-    def test_the_brokers_name_is_verified_not_the_proxys(self, secure: ConnectProxy, certificates: Certificates) -> None:
+    def test_the_brokers_name_is_verified_not_the_proxys(
+        self, secure: ConnectProxy, certificates: Certificates
+    ) -> None:
         trusted = {"scheme": "amqps", "cacert": str(certificates.authority)}
         assert greeting(through(secure.url, "elsewhere.example", **trusted)) == b"hello"
         with pytest.raises(AdapterError, match=r"other\.example:5671.*does not verify"):
