@@ -187,12 +187,12 @@ def threaded(agent: Agent, calls: int) -> Measure:
     return len(times) / (perf_counter() - start), times
 
 
-def in_flight(url: str, calls: int, width: int) -> Measure:
+def in_flight(url: str, calls: int, width: int, queue: str = "bench") -> Measure:
     """Measure one event loop that keeps so many calls in flight."""
     times: list[float] = []
 
     async def main() -> float:
-        async with aio.Agent(url, "bench", wait=30) as agent:
+        async with aio.Agent(url, queue, wait=30) as agent:
             bench, left = agent.Bench(), iter(range(calls))
 
             async def run() -> None:

@@ -21,7 +21,7 @@ from gofer.messaging.address import Address
 from gofer.messaging.asyncio_driver import AsyncioConnection, AsyncioWaiter
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
-from gofer.rmi.calling import INTERRUPTED, Call, Hear, Listen, Send, Step, Tell, advance, flow
+from gofer.rmi.calling import INTERRUPTED, Call, Hear, Listen, Send, Step, Tell, advance
 from gofer.rmi.options import Options
 from gofer.rmi.posts import Owner
 from gofer.rmi.remote import Line, Remote, seam
@@ -108,16 +108,7 @@ class _Session(SessionBase):
     async def call(self, document: dict[str, Any], address: Address, options: Options) -> Any:
         """Send a request and wait for its end."""
         waiter = AsyncioWaiter(self.link.loop)
-        call = Call(document["sn"], waiter.wake)
-        steps = flow(
-            call,
-            document,
-            str(address),
-            options,
-            encode=lambda ttl: self._encode(document, options, ttl, call.ahead),
-            state=lambda: self.link.state,
-        )
-        self._calls[call.conversation.sn] = call
+        call, steps = self._start_call(document, address, options, waiter.wake)
         try:
             step = advance(steps)
             while step is not None:
@@ -134,8 +125,7 @@ class _Session(SessionBase):
                 else:
                     step = advance(steps, came)
         finally:
-            del self._calls[call.conversation.sn]
-            self.link.forget(call.token)
+            self._end_call(call)
         try:
             return call.conversation.outcome()
         except StopIteration as stop:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,3 +83,13 @@ def artemis(tmp_path_factory: pytest.TempPathFactory, server_tls: ServerTLS) -> 
     """An Artemis for the whole session: AMQP 1.0, TLS."""
     with Artemis(tmp_path_factory.mktemp("artemis") / "broker", tls=server_tls) as broker:
         yield broker
+
+
+@pytest.fixture
+def vhost(rabbitmq: RabbitMQ3) -> Iterator[str]:
+    """A virtual host of this test's own, so that all of its queues are this test's."""
+    name = f"test-{time.monotonic_ns()}"
+    rabbitmq.api("PUT", f"/vhosts/{name}")
+    rabbitmq.api("PUT", f"/permissions/{name}/guest", {"configure": ".*", "write": ".*", "read": ".*"})
+    yield name
+    rabbitmq.api("DELETE", f"/vhosts/{name}")

@@ -33,6 +33,7 @@ from gofer.messaging.url import URL
 from gofer.testing._contract.driver import WAIT, Connect, Driver, new_number
 from gofer.testing.rabbitmq import RabbitMQ
 from gofer_adapter_amqp import AmqpAdapter
+from support.brokers import RabbitMQ3
 from support.certificates import Certificates
 from support.connections import connection_to
 from support.waiting import eventually
@@ -89,12 +90,12 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @pytest.fixture
-def certified(rabbitmq: RabbitMQ, certificates: Certificates) -> Iterator[str]:
-    """The user at the broker that belongs to the client's certificate: RabbitMQ goes by its whole subject."""
+def uncertified(rabbitmq: RabbitMQ, certificates: Certificates) -> Iterator[None]:
+    """Take away the user at the broker that belongs to the client's certificate, for one test."""
     name = f"CN={certificates.client_name}"
-    rabbitmq.add_user(name, "never used")
-    yield name
     rabbitmq.api("DELETE", f"/users/{quote(name)}")
+    yield
+    rabbitmq.add_user(name, "never used")
 
 
 class TestLogin:
@@ -155,10 +156,11 @@ class TestTls:
             connect(URL.parse(rabbitmq.url(tls=True)), cacert=str(certificates.other_authority))
 
     def test_a_client_certificate_is_a_login(
-        self, rabbitmq: RabbitMQ, certificates: Certificates, certified: str, connect: Connect
+        self, rabbitmq: RabbitMQ3, certificates: Certificates, connect: Connect
     ) -> None:
+        certified = f"CN={certificates.client_name}"
         driver = connect(
-            URL.parse(rabbitmq.url(tls=True)),
+            URL.parse(rabbitmq.url(external=True)),
             cacert=str(certificates.authority),
             clientcert=str(certificates.client_both),
         )
@@ -168,19 +170,20 @@ class TestTls:
             "the certificate's user at the broker",
         )
 
+    @pytest.mark.usefixtures("uncertified")
     def test_a_client_certificate_without_a_user_at_the_broker_is_refused(
-        self, rabbitmq: RabbitMQ, certificates: Certificates, connect: Connect
+        self, rabbitmq: RabbitMQ3, certificates: Certificates, connect: Connect
     ) -> None:
         certificate = str(certificates.client_both)
         with pytest.raises(AdapterError, match=f"login refused for the certificate {certificate}"):
-            connect(URL.parse(rabbitmq.url(tls=True)), cacert=str(certificates.authority), clientcert=certificate)
+            connect(URL.parse(rabbitmq.url(external=True)), cacert=str(certificates.authority), clientcert=certificate)
 
     def test_a_client_certificate_of_nobody_is_refused(
-        self, rabbitmq: RabbitMQ, certificates: Certificates, stranger: Certificates, connect: Connect
+        self, rabbitmq: RabbitMQ3, certificates: Certificates, stranger: Certificates, connect: Connect
     ) -> None:
         with pytest.raises((AdapterError, ConnectionLost)):
             connect(
-                URL.parse(rabbitmq.url(tls=True)),
+                URL.parse(rabbitmq.url(external=True)),
                 cacert=str(certificates.authority),
                 clientcert=str(stranger.client_both),
             )

@@ -47,7 +47,7 @@ def test_queues_are_classic_all_the_same(rabbitmq: RabbitMQ, vhost: str, goferd:
         found = dict(line.split("\t") for line in rabbitmq.ctl("list_queues", "-p", vhost, "name", "type").splitlines())
     found.pop("name", None)  # the table's head
     assert {"first", "second"} < set(found)
-    assert len(found) == 3  # and the one for replies
+    assert len(found) == 4  # and the one for replies, and the agent's own
     assert set(found.values()) == {"classic"}
 
 

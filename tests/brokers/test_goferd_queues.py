@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,22 +37,17 @@ def goferd(root: Path, tmp_path: Path) -> Iterator[AgentProcess]:
 
 
 @pytest.fixture
-def vhost(rabbitmq: RabbitMQ) -> Iterator[str]:
-    """A virtual host of this test's own, so that all of its queues are this test's."""
-    name = f"goferd-{time.monotonic_ns()}"
-    rabbitmq.api("PUT", f"/vhosts/{name}")
-    rabbitmq.api("PUT", f"/permissions/{name}/guest", {"configure": ".*", "write": ".*", "read": ".*"})
-    yield name
-    rabbitmq.api("DELETE", f"/vhosts/{name}")
-
-
-@pytest.fixture
 def broker(rabbitmq: RabbitMQ, vhost: str) -> tuple[RabbitMQ, str]:
     return rabbitmq, vhost
 
 
 def plain(root: Path, url: str, model: str, name: str = "plain") -> None:
     describe(root, name, f"[main]\nenabled=1\nplugin=plain\n[messaging]\nurl={url}\n[model]\n{model}\n")
+
+
+def queues(rabbitmq: RabbitMQ, vhost: str) -> list[dict[str, Any]]:
+    """The queues of a virtual host, but for those that agents probe their connections with."""
+    return [one for one in rabbitmq.queues(vhost) if not one["name"].startswith("gofer.probe.")]
 
 
 def queue(rabbitmq: RabbitMQ, vhost: str, name: str) -> dict[str, Any]:
@@ -106,7 +100,7 @@ def test_a_queue_is_declared_as_gofer_2_did_but_never_auto_delete(
     assert queue(rabbitmq, vhost, name) == {**usual, **expected}
 
     goferd.stop()
-    assert [one["name"] for one in rabbitmq.queues(vhost)] == [name]  # stopping deletes nothing
+    assert [one["name"] for one in queues(rabbitmq, vhost)] == [name]  # stopping deletes nothing
 
 
 @pytest.mark.parametrize("model", ["", "type=quorum\n"], ids=["classic", "quorum"])
@@ -166,7 +160,7 @@ def test_an_unmanaged_queue_is_not_declared_but_waited_for(
     plain(root, url, "queue=agent\nmanaged=0")
     goferd.start()
     eventually(lambda: "plugin plain: no requests from queue 'agent'" in goferd.tail())
-    assert rabbitmq.queues(vhost) == []
+    assert queues(rabbitmq, vhost) == []
 
     link = pool.acquire(Connector.of(url))
     link.ask(DeclareQueue("agent"))
@@ -214,7 +208,7 @@ def test_an_exclusive_plugin_is_the_only_one(
         other.start()
 
         eventually(lambda: "plugin plain: no requests from queue 'agent'" in other.tail())
-        (found,) = rabbitmq.queues(vhost)
+        (found,) = queues(rabbitmq, vhost)
         assert found["consumers"] == 1
 
 
@@ -228,7 +222,7 @@ def test_plugins_of_one_broker_share_a_connection_and_another_heartbeat_has_its_
     goferd.start()
 
     def consumers() -> int:
-        return sum(one.get("consumers", 0) for one in rabbitmq.queues(vhost))
+        return sum(one.get("consumers", 0) for one in queues(rabbitmq, vhost))
 
     eventually(lambda: consumers() == 4)
     ports = {

@@ -41,8 +41,14 @@ def url(rabbitmq: RabbitMQ, root: Path) -> Iterator[str]:
 
 
 def queues(rabbitmq: RabbitMQ, url: str) -> list[str]:
-    """The agent's queues; those of callers have a uuid for a name."""
+    """The agent's queues; others have a uuid in their names: those for replies, and the agent's for its probes."""
     return [str(one["name"]) for one in rabbitmq.queues(url.rpartition("/")[2]) if len(str(one["name"])) < 30]
+
+
+def consumers(rabbitmq: RabbitMQ, url: str) -> int:
+    """Return how many consumers the agent's queues have."""
+    found = rabbitmq.queues(url.rpartition("/")[2])
+    return sum(one.get("consumers", 0) for one in found if len(str(one["name"])) < 30)
 
 
 def test_of_a_thousand_calls_in_flight_each_has_one_outcome(
@@ -124,7 +130,7 @@ def test_a_queue_that_another_agent_reads_is_left_to_that(
         describe(other.root, "plain", text)
         goferd.start()
         other.start()
-        eventually(lambda: sum(one.get("consumers", 0) for one in rabbitmq.queues(url.rpartition("/")[2])) == 2)
+        eventually(lambda: consumers(rabbitmq, url) == 2)
 
         manage(root, do="unload", which="plain")
 

@@ -14,7 +14,7 @@ from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from gofer.testing.rabbitmq import RabbitMQ
-from support.amqp_proxy import SlowAnswer
+from support.amqp_proxy import HoldingProxy, declare_ok
 from support.company import linked
 from support.presence import answers
 from support.probe import PROBE, descriptor
@@ -26,8 +26,7 @@ QUEUE, SLOW = "probe-slow-answers", "slow-to-declare"
 @pytest.mark.slow
 def test_64_calls_in_flight_go_on_while_one_queue_is_declared_for_eight_seconds(rabbitmq: RabbitMQ, root: Path) -> None:
     """Eight seconds are four heartbeats of the connection."""
-    declared = bytes((0, 50, 0, 11, len(SLOW))) + SLOW.encode()
-    with AgentProcess(root) as goferd, SlowAnswer(URL.parse(rabbitmq.url()), declared) as proxy:
+    with AgentProcess(root) as goferd, HoldingProxy(URL.parse(rabbitmq.url()), declare_ok(SLOW)) as proxy:
         connector = Connector(proxy.url, heartbeat=2.0)
         goferd.plugin("probe", PROBE, descriptor(rabbitmq.url(), QUEUE, threads=4))
         goferd.start()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from gofer.testing.rabbitmq import RabbitMQ
-from support.holding import HoldingProxy
+from support.amqp_proxy import HoldingProxy, declare_ok
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor
 from support.reloads import manage
@@ -20,32 +20,30 @@ from support.reloads import manage
 HELD, ENOUGH = 8.0, 4.0
 
 
-@pytest.fixture
-def proxy(rabbitmq: RabbitMQ) -> Iterator[HoldingProxy]:
-    with HoldingProxy(rabbitmq.port) as proxy:
-        yield proxy
-
-
 @pytest.mark.slow
 def test_calls_are_answered_while_the_declaration_of_another_plugins_queue_takes_long(
-    rabbitmq: RabbitMQ, proxy: HoldingProxy, root: Path
+    rabbitmq: RabbitMQ, root: Path
 ) -> None:
-    url = re.sub(r":\d+$", f":{proxy.port}", rabbitmq.url())
-    with AgentProcess(root) as goferd, Agent(rabbitmq.url(), "quick-probe", wait=20) as agent:
+    with (
+        HoldingProxy(URL.parse(rabbitmq.url()), declare_ok("slow-probe")) as proxy,
+        AgentProcess(root) as goferd,
+        Agent(rabbitmq.url(), "quick-probe", wait=20) as agent,
+    ):
+        url = proxy.url.text
         goferd.plugin("quick", PROBE, descriptor(url, "quick-probe"))
         goferd.start()
         until_it_answers(agent, goferd.tail())
 
-        proxy.hold("slow-probe", HELD)
         goferd.plugin("slow", PROBE, descriptor(url, "slow-probe"))
         with ThreadPoolExecutor(1) as threads:
             loaded = threads.submit(manage, root, do="load", path="slow.conf")
             assert proxy.held.wait(20)
-            answered = 0
-            while not proxy.released.is_set():
+            answered, end = 0, time.monotonic() + HELD
+            while time.monotonic() < end:
                 assert agent(wait=ENOUGH).Probe().echo(answered) == answered
                 answered += 1
             assert answered
+            proxy.release()
             loaded.result(30)
 
         with Agent(rabbitmq.url(), "slow-probe", wait=20) as slow:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,12 +32,30 @@ class TestLocalAdapter(AdapterContract):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def url(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
-        """Give the URL of a broker that runs as long as the class."""
+    def process(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+        """Give a broker that runs as long as the class."""
         path: Path = tmp_path_factory.mktemp("run") / "broker.sock"
         with subprocess.Popen([sys.executable, "-c", _BROKER, str(path)], stdout=subprocess.PIPE, text=True) as broker:
             assert broker.stdout is not None
             assert broker.stdout.readline() == "ready\n"
-            yield URL.parse(f"local://{path}")
+            yield broker
             assert broker.poll() is None, "the broker died under its tests"
             broker.kill()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def url(cls, process: subprocess.Popen[str]) -> URL:
+        """Give the URL of that broker."""
+        return URL.parse(f"local://{process.args[-1]}")  # type: ignore[index]  # a list, as it was given one
+
+    @pytest.fixture
+    def frozen(self, process: subprocess.Popen[str]) -> Callable[[], AbstractContextManager[object]]:
+        @contextmanager
+        def frozen() -> Iterator[None]:
+            process.send_signal(signal.SIGSTOP)
+            try:
+                yield
+            finally:
+                process.send_signal(signal.SIGCONT)
+
+        return frozen

@@ -119,7 +119,8 @@ class TestShow:
         assert "├── broken quarantined  gofer-plugin-broken 1.0\n" in text
         assert "RuntimeError: no such luck" in text
         assert "├── kennel running  gofer-plugin-kennel 1.0\n" in text
-        assert f"├── queue kennel at {site.broker.url}: open, reading\n" in text
+        queue = re.escape(f"├── queue kennel at {site.broker.url}: open, reading, probe came back ")
+        assert re.search(rf"{queue}[0-9.]+ s ago\n", text)
         assert "class Dog(name: str = 'Rover') -> None  Barks.\n" in text
         assert "bark(words: str, times: int = 1) -> str  Bark some words.\n" in text
         assert "fetch() @secret @fork @user(root)\n" in text

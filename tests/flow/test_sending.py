@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from gofer.errors import ConfigError
+from gofer.messaging.adapter import Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.local.adapter import LocalAdapter
@@ -60,6 +62,23 @@ def test_what_a_thread_sends_keeps_its_order_whatever_is_asked_meanwhile(
         agent.flush(10)
         eventually(lambda: len(echo.seen) == len(sent))
         assert [document["sn"] for document in echo.seen] == sent
+
+
+def test_a_large_message_behind_other_commands_leaves_the_connection_as_it_is(link: ThreadConnection) -> None:
+    """The connection counts the bytes that wait for the I/O thread, and commands without arguments are among them."""
+    declare(link, "sink")
+    outcomes: list[Outcome] = []
+    busy, go_on = threading.Event(), threading.Event()
+    link._submit(0, lambda: (busy.set(), go_on.wait(30)))
+    assert busy.wait(10)
+    for _ in range(3):
+        link.connect_nowait()
+        link.publish_nowait(Address("", "sink"), bytes(3 << 20), settled=lambda outcome, _: outcomes.append(outcome))
+    assert not link.sendable  # more than 8 MiB wait
+    go_on.set()
+    assert link.wait(lambda: len(outcomes) == 3, time.monotonic() + 30)
+    assert outcomes == [Outcome.CONFIRMED] * 3
+    assert link.sendable
 
 
 def test_where_the_broker_is_may_change_from_one_connection_to_the_next(broker: LocalBroker, root: Path) -> None:

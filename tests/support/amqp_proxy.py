@@ -1,97 +1,102 @@
-"""A proxy before a broker that can hold back one of its answers, as a slow broker would."""
+"""A network between a client and an AMQP 0-9-1 broker that knows frames: it holds one back, or loses some."""
 
 from __future__ import annotations
 
-import socket
 import threading
-from dataclasses import replace
+from collections.abc import Callable
 
 from gofer.messaging.url import URL
+from gofer.testing.proxy import Filter, Proxy
 
-__all__ = ["SlowAnswer"]
+__all__ = ["DeafeningProxy", "HoldingProxy", "declare_ok"]
+
+_CANCEL, _DELIVER = bytes((0, 60, 0, 30)), bytes((0, 60, 0, 60))
 
 
-class SlowAnswer:
-    """Passes on what both sides say, frame by frame, but for one answer of the broker. A context manager.
+def declare_ok(queue: str) -> bytes:
+    """Return what stands in the answer to the declaration of a queue."""
+    return bytes((0, 50, 0, 11, len(queue))) + queue.encode()
 
-    ``held`` is set when a frame with these bytes in it came from the broker; it is passed on by ``release``. All other
-    frames pass it by, as they may: those of other channels.
+
+class HoldingProxy(Proxy):
+    """Holds back the first frame from the broker with these bytes in it; all other frames pass it by.
+
+    ``held`` is set when it came; it is passed on by ``release``.
     """
 
     def __init__(self, target: URL, answer: bytes) -> None:
+        super().__init__(target, to_client=self._make)
         self.held = threading.Event()
         self._released = threading.Event()
-        self._target = target
         self._answer = answer
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._sockets: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept)]
-        self.url = replace(target, host="127.0.0.1", port=self._listener.getsockname()[1])
-
-    def __enter__(self) -> SlowAnswer:
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-        for sock in (self._listener, *self._sockets):
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # its peer has hung up
-        for thread in self._threads:
-            thread.join(10)
-        for sock in (self._listener, *self._sockets):
-            sock.close()
 
     def release(self) -> None:
-        """Pass the answer on."""
+        """Pass the frame on."""
         self._released.set()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return  # closed
-            far = socket.create_connection((self._target.host, self._target.port or 5672), 10)
-            far.settimeout(None)
-            self._sockets += [near, far]
-            lock = threading.Lock()
-            for work, *ends in ((self._pass_on, near, far), (self._filter, far, near, lock)):
-                self._threads.append(threading.Thread(target=work, args=ends))
-                self._threads[-1].start()
+    def _make(self) -> Filter:
+        kept = b""
 
-    def _pass_on(self, source: socket.socket, to: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                to.sendall(data)
-            to.shutdown(socket.SHUT_WR)
-        except OSError:
-            return  # cut
+        def passes(frame: bytes) -> bool:
+            nonlocal kept
+            if self.held.is_set() or self._answer not in frame:
+                return True
+            kept = frame
+            self.held.set()
+            return False
 
-    def _filter(self, source: socket.socket, to: socket.socket, lock: threading.Lock) -> None:
-        rest = b""
-        try:
-            while data := source.recv(65536):
-                rest += data
-                while len(rest) >= 8 and len(rest) >= (end := 8 + int.from_bytes(rest[3:7])):
-                    frame, rest = rest[:end], rest[end:]
-                    if self._answer in frame and not self.held.is_set():
-                        self._threads.append(threading.Thread(target=self._hold, args=(frame, to, lock)))
-                        self._threads[-1].start()
-                    else:
-                        with lock:
-                            to.sendall(frame)
-            to.shutdown(socket.SHUT_WR)
-        except OSError:
-            return  # cut
+        frames = _by_frames(passes)
 
-    def _hold(self, frame: bytes, to: socket.socket, lock: threading.Lock) -> None:
-        self.held.set()
-        self._released.wait()
-        try:
-            with lock:
-                to.sendall(frame)
-        except OSError:
-            return  # nobody is there any more
+        def filter(data: bytes) -> bytes:
+            nonlocal kept
+            passed = frames(data)
+            if kept and self._released.is_set():
+                passed, kept = passed + kept, b""
+            return passed
+
+        return filter
+
+
+class DeafeningProxy(Proxy):
+    """Loses what the broker delivers while ``deaf``, and that a consumer was cancelled while ``hides_cancels``.
+
+    All else passes: heartbeats, answers and confirms.
+    """
+
+    def __init__(self, target: URL) -> None:
+        super().__init__(target, to_client=self._make)
+        self.deaf = self.hides_cancels = False
+        #: How many deliveries and cancellations it has lost.
+        self.lost = 0
+
+    def _make(self) -> Filter:
+        inside: set[bytes] = set()  # the channels whose message is being lost
+
+        def passes(frame: bytes) -> bool:
+            kind, channel, method = frame[0], frame[1:3], frame[7:11]
+            if kind == 1:
+                inside.discard(channel)
+                if (self.deaf and method == _DELIVER) or (self.hides_cancels and method == _CANCEL):
+                    self.lost += 1
+                    inside.add(channel)
+                    return False
+                return True
+            return channel not in inside or kind not in (2, 3)
+
+        return _by_frames(passes)
+
+
+def _by_frames(passes: Callable[[bytes], bool]) -> Filter:
+    """Make a filter of what says of each frame whether it passes."""
+    rest = b""
+
+    def filter(data: bytes) -> bytes:
+        nonlocal rest
+        rest, passed = rest + data, b""
+        while len(rest) >= 8 and len(rest) >= (end := 8 + int.from_bytes(rest[3:7])):
+            frame, rest = rest[:end], rest[end:]
+            if passes(frame):
+                passed += frame
+        return passed
+
+    return filter

@@ -82,13 +82,13 @@ class Rude:
         while data := sock.recv(65536):
             for frame in reader.feed(data):
                 said = frame.operation if isinstance(frame, wire.Ask) else frame
-                if isinstance(said, self._on | wire.Bye):
+                if isinstance(said, self._on | wire.Close):
                     return True
                 out = bytearray()
                 if isinstance(frame, wire.Hello):
-                    wire.put(out, Opened("rude"))
+                    wire.write(out, Opened("rude"))
                 elif isinstance(frame, wire.Ask):
-                    wire.put(out, Done(frame.id))
+                    wire.write(out, Done(frame.id))
                 sock.sendall(out)
         return False
 

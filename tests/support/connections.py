@@ -26,7 +26,8 @@ def declaring(*operations: Operation) -> Callable[[], Steps]:
     """Return what prepares a subscription by these operations."""
 
     def prepare() -> Steps:
-        yield from operations
+        for operation in operations:  # noqa: UP028 - an iterator takes no values, and a difference is one
+            yield operation
 
     return prepare
 

@@ -19,7 +19,7 @@ WAIT = 30.0
 
 
 class Raw:
-    """A client that says exactly what the test wants, and reads only when it is told to."""
+    """A client that sends exactly what the test wants, and reads only when the test asks for it."""
 
     def __init__(self, path: str) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
@@ -28,13 +28,13 @@ class Raw:
         self._reader = wire.Reader()
         self._frames: list[Any] = []
 
-    def say(self, *frames: wire.Frame) -> None:
+    def send(self, *frames: wire.Frame) -> None:
         out = bytearray()
         for frame in frames:
-            wire.put(out, frame)
+            wire.write(out, frame)
         self.sock.sendall(out)
 
-    def hear(self) -> Any:
+    def receive(self) -> Any:
         """Return the next frame, None at the end."""
         while not self._frames:
             try:
@@ -46,8 +46,8 @@ class Raw:
             self._frames += self._reader.feed(data)
         return self._frames.pop(0)
 
-    def hear_until(self, wanted: type) -> Any:
-        while not isinstance(frame := self.hear(), wanted):
+    def receive_until(self, wanted: type) -> Any:
+        while not isinstance(frame := self.receive(), wanted):
             assert frame is not None, f"the end came before {wanted.__name__}"
         return frame
 

@@ -98,7 +98,8 @@ def test_nothing_installed_says_what_to_install(only: Install) -> None:
     ("scheme", "says"),
     [
         ("rabbitmq+amqp", "installed: more, some. To install it: pip install gofer-adapter-amqp"),
-        ("qpid+amqp", "write 'amqp://' in place of 'qpid+amqp://', and: pip install gofer-adapter-amqp"),
+        ("qpid+amqp", "installed: more, some. To install it: pip install gofer-adapter-qpid"),
+        ("amqp-0-10+tcp", "installed: more, some. To install it: pip install gofer-adapter-qpid"),
         ("proton+amqps", "write 'amqps://' in place of 'proton+amqps://', and: pip install gofer-adapter-amqp"),
         ("amqp-1-0+tcp", "write 'tcp://' in place of 'amqp-1-0+tcp://', and: pip install gofer-adapter-amqp"),
         ("mroe+amqp", "is not installed (did you mean 'more'?); installed: more, some"),

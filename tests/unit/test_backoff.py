@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from gofer.messaging.backoff import Backoff
 
 
@@ -22,6 +23,18 @@ def test_waits_are_spread_and_grow_up_to_a_ceiling() -> None:
         most = min(30.0, 0.25 * 2**n)
         assert 0 <= min(one[n] for one in many) < 0.1 * most
         assert 0.9 * most < max(one[n] for one in many) <= most
+
+
+@pytest.mark.parametrize(("first", "growth"), [(5.0, 4.0), (1.0, 1.0), (100.0, 2.0)])
+def test_the_first_limit_and_its_growth_may_be_chosen(first: float, growth: float) -> None:
+    many = [Backoff(30.0, first, growth) for _ in range(300)]
+    for n in range(6):
+        most = min(30.0, first * growth**n)
+        for one in many:
+            one.failed(1000.0)
+        pauses = [one.due - 1000.0 for one in many]
+        assert 0 <= min(pauses) < 0.1 * most
+        assert 0.9 * most < max(pauses) <= most
 
 
 def test_a_program_that_seeds_does_not_bring_its_fleet_back_together() -> None:

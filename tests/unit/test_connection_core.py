@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -287,6 +288,86 @@ def test_pauses_before_a_reconnect_grow_to_the_limit_and_are_spread() -> None:
     assert max(last) <= 30.0
     assert max(last) > 20.0
     assert min(last) < 10.0
+
+
+def seconds_back(agents: int, away: float) -> Counter[int]:
+    """Return in which second how many of a fleet come back to a broker that serves again after so many seconds."""
+    back: Counter[int] = Counter()
+    for _ in range(agents):
+        broker = Broker()
+        broker.core.spread()
+        broker.core.connect()
+        broker.connect()
+        start = broker.now = broker.now + 60.0
+        broker.core.lost("the broker restarts", start)
+        while (at := broker.core.connect_at) < start + away:
+            broker.now = at
+            broker.core.connecting()
+            broker.core.connect_failed(ConnectionLost("refused"), at)
+        assert at <= start + away + 30.0
+        back[int(at - start)] += 1
+    return back
+
+
+@pytest.mark.parametrize("away", [5.0, 6.0, 8.0, 12.0, 20.0, 30.0, 90.0])
+def test_a_fleet_comes_back_to_a_restarted_broker_in_no_crowd(away: float) -> None:
+    """Spread over the seconds, and all within the longest pause."""
+    agents = 3000
+    back = seconds_back(agents, away)
+    assert max(back.values()) < 0.15 * agents
+    assert len(back) > 15
+
+
+def test_a_fleet_that_was_cut_for_a_moment_is_spread_over_the_first_pause() -> None:
+    back = seconds_back(3000, 0.0)
+    assert set(back) == {0, 1, 2, 3, 4}
+    assert max(back.values()) < 0.25 * 3000  # a fifth, and chance
+
+
+def test_an_open_connection_that_does_not_work_is_given_up_and_made_again(broker: Broker) -> None:
+    outcomes: list[Outcome] = []
+    subscription = Subscription("q", 10, lambda _: None)
+    subscribed(broker, subscription)
+    broker.core.publish(1, ADDRESS, b"x", None, True, True, False, lambda outcome, _: outcomes.append(outcome))
+    broker.core.drop("nothing comes through it")
+    assert broker.core.state is State.DOWN
+    assert "nothing comes through it" in str(broker.core.error)
+    assert outcomes == [Outcome.UNKNOWN]
+    broker.core.drop("nothing comes through it")  # it is down already
+    broker.connect()
+    broker.answer(Subscribe)
+    assert subscription.active
+
+
+def test_a_subscription_that_the_broker_has_forgotten_is_cancelled_and_made_again(broker: Broker) -> None:
+    lost: list[str] = []
+    came: list[Delivery] = []
+    subscription = Subscription("q", 10, came.append, on_lost=lost.append)
+    number = subscribed(broker, subscription)
+    broker.core.resubscribe(subscription, "it has no consumer")
+    broker.core.resubscribe(subscription, "it has no consumer")  # is not active, and left alone
+    assert lost == ["it has no consumer"]
+    late = Delivery(number, b"late", False, None, None)
+    broker.put(late)
+    broker.answer(Cancel)
+    assert (came, broker.adapter.settled) == ([], [("release", late)])
+    broker.pass_time(1.0)
+    broker.answer(Subscribe)
+    assert subscription.active
+    assert subscription.number != number
+
+
+def test_what_is_received_without_an_event_is_counted(broker: Broker) -> None:
+    before = broker.core.unfinished
+    broker.core.receive(b"half a message", broker.now)
+    assert broker.core.unfinished == before + 14
+    broker.adapter.queue.append(Blocked(None))
+    broker.core.receive(b"an event", broker.now)
+    assert broker.core.unfinished == before + 14
+    assert broker.core.deliveries == 0
+    subscription = Subscription("q", 10, lambda _: None)
+    broker.put(Delivery(subscribed(broker, subscription), b"", False, None, None))
+    assert broker.core.deliveries == 1
 
 
 def test_closing_cleans_up_says_goodbye_and_ends(broker: Broker) -> None:

@@ -13,10 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gofer.agent.links import Links
 from gofer.agent.lock import AgentLock, AlreadyRunning
-from gofer.agent.notify import notify
+from gofer.agent.notify import notify, watchdog_interval
 from gofer.agent.signals import Signals
-from gofer.errors import ConfigError
+from gofer.errors import ConfigError, ConnectionLost
+from gofer.messaging.connector import Connector
+from gofer.messaging.pool import Pool
+from gofer.rmi.clock import Clock
 from gofer.root import Root
 
 
@@ -151,3 +155,41 @@ class TestNotify:
         assert not notify({}, "READY=1")
         assert not notify({"NOTIFY_SOCKET": "relative"}, "READY=1")
         assert not notify({"NOTIFY_SOCKET": str(tmp_path / "nothing")}, "READY=1")
+
+    @pytest.mark.parametrize(
+        ("limit", "process", "interval"),
+        [
+            ("1000000", "", 0.5),
+            ("30000000", "ours", 15.0),
+            ("30000000", "1", None),  # another process is watched
+            ("0", "", None),
+            ("", "", None),
+            ("-5", "", None),
+            ("soon", "", None),
+        ],
+    )
+    def test_a_watchdog_is_fed_at_half_of_its_limit(self, limit: str, process: str, interval: float | None) -> None:
+        pid = process.replace("ours", str(os.getpid()))
+        assert watchdog_interval({"WATCHDOG_USEC": limit, "WATCHDOG_PID": pid}) == interval
+
+    def test_without_a_service_manager_there_is_no_watchdog(self) -> None:
+        assert watchdog_interval({}) is None
+
+
+class TestLinks:
+    def pauses(self, url: str) -> list[float]:
+        """Return the pauses after the first failures of connections of agents."""
+        found = []
+        for _ in range(100):
+            links = Links(Pool(), Clock(), 0.0)
+            connection = links.acquire(Connector.of(url))
+            connection.core.connecting()
+            connection.core.connect()
+            connection.core.connect_failed(ConnectionLost("refused"), 0.0)
+            found.append(connection.core.connect_at)
+            links.release(connection)
+        return found
+
+    def test_agents_come_back_to_a_broker_one_after_the_other(self, root: Path) -> None:
+        assert 2.5 < max(self.pauses("amqp://127.0.0.1:1")) <= 5.0
+        assert max(self.pauses(f"local://{root}/broker.sock")) <= 0.25

@@ -73,7 +73,6 @@ def test_it_can_be_opened_again_but_not_twice(path: str) -> None:
         with broker:
             with pytest.raises(MessagingError, match=rf"held by process {os.getpid()}$"), broker:
                 pass
-            broker.step(0.0)
             connected_socket(path).close()
 
 
@@ -188,7 +187,6 @@ def test_another_run_is_another_instance_without_the_messages(path: str) -> None
 
 def test_stop_wakes_it_from_another_thread(path: str) -> None:
     with Broker(path) as broker:
-        broker.step(0.0)
         thread = threading.Thread(target=broker.serve_forever)
         thread.start()
         start = time.monotonic()
@@ -202,14 +200,6 @@ def test_a_stop_before_it_serves_counts(path: str) -> None:
     with Broker(path) as broker:
         broker.stop()
         broker.serve_forever()
-
-
-def test_a_step_waits_no_longer_than_it_is_told(path: str) -> None:
-    with Broker(path) as broker:
-        broker.step(0.0)
-        start = time.monotonic()
-        broker.step(0.2)
-        assert 0.1 < time.monotonic() - start < WAIT / 2
 
 
 def test_it_rests_when_there_is_nothing_to_do(driver: Driver) -> None:

@@ -22,7 +22,7 @@ FRAMES: list[wire.Frame] = [
     Done(4),
     Done(5, None, NotFound("missing")),
     SubscriptionLost(1, "deleted"),
-    wire.Beat(),
+    wire.Heartbeat(),
     Closed(AdapterError("enough")),
     Closed(ConnectionLost("for now")),
     Closed(None),
@@ -32,7 +32,7 @@ FRAMES: list[wire.Frame] = [
 def encoded(frames: list[wire.Frame]) -> bytes:
     out = bytearray()
     for frame in frames:
-        wire.put(out, frame)
+        wire.write(out, frame)
     return bytes(out)
 
 
@@ -66,14 +66,14 @@ def test_frames_before_the_first_wrong_one_are_given() -> None:
     came = wire.Reader().feed(encoded(FRAMES[:3]) + framed(b"\xc1\xc1", 6) + encoded(FRAMES[:3]))
     assert shown(came[:3]) == shown(FRAMES[:3])
     (last,) = came[3:]
-    assert isinstance(last, wire.Wrong)
+    assert isinstance(last, wire.BadFrame)
     assert "cannot be read" in last.reason
 
 
 def malformed(text: bytes) -> str:
     """Return what a reader says of something that is no frame."""
     (only,) = wire.Reader().feed(text)
-    assert isinstance(only, wire.Wrong)
+    assert isinstance(only, wire.BadFrame)
     return only.reason
 
 
@@ -93,7 +93,7 @@ def test_deep_nesting_is_malformed() -> None:
 def test_what_cannot_be_sent_leaves_the_buffer_as_it_was(frame: wire.Publish) -> None:
     out = bytearray(b"before")
     with pytest.raises((ValueError, TypeError)):
-        wire.put(out, frame)
+        wire.write(out, frame)
     assert out == b"before"
 
 
@@ -107,8 +107,8 @@ def test_the_largest_body_fits_a_frame_in_both_directions() -> None:
     ]
     for frame in frames:
         out = bytearray()
-        wire.put(out, frame)
-        assert not isinstance(wire.Reader().feed(out)[0], wire.Wrong)
+        wire.write(out, frame)
+        assert not isinstance(wire.Reader().feed(out)[0], wire.BadFrame)
 
 
 def test_a_later_version_may_add_fields() -> None:

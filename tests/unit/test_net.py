@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import random
+import select
 import socket
 import ssl
 import subprocess
@@ -17,6 +21,7 @@ from gofer.errors import AdapterError, ConnectionLost
 from gofer.messaging.connector import Connector
 from gofer.messaging.transport import open_socket
 from gofer.messaging.url import URL
+from gofer.messaging.wire import Wire
 from support.certificates import Certificates
 
 pytestmark = pytest.mark.xdist_group("net")  # one process makes what the module shares
@@ -101,7 +106,13 @@ def served(serve: Callable[[socket.socket], None], host: str = "127.0.0.1") -> I
 
 @contextmanager
 def tls(
-    certificate: Path, key: Path, *, clients: Path | None = None, seen: list[object] | None = None, old: bool = False
+    certificate: Path,
+    key: Path,
+    *,
+    clients: Path | None = None,
+    seen: list[object] | None = None,
+    old: bool = False,
+    host: str = "127.0.0.1",
 ) -> Iterator[int]:
     """Serve TLS: greet, note the client's certificate in ``seen``. ``old``: nothing later than TLS 1.1."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -121,11 +132,11 @@ def tls(
             secure.sendall(b"hello")
             secure.recv(1)
 
-    with served(serve) as port:
+    with served(serve, host) as port:
         yield port
 
 
-def greeting(sock: socket.socket) -> bytes:
+def greeting(sock: Any) -> bytes:
     sock.settimeout(WAIT)
     return sock.recv(5)
 
@@ -271,7 +282,9 @@ class TestTls:
     def test_a_peer_that_speaks_no_tls_is_told_so(self) -> None:
         with (
             served(lambda sock: sock.sendall(b"AMQP\x00\x00\x09\x01")) as port,
-            pytest.raises(AdapterError, match=f"localhost:{port}: the TLS handshake failed"),
+            pytest.raises(
+                AdapterError, match=f"localhost:{port}: the peer speaks no TLS .*: it answers with plain AMQP. Use "
+            ),
         ):
             open_socket(connector(port, "localhost", "amqps"), WAIT)
 
@@ -288,6 +301,141 @@ class TestTls:
             with pytest.raises(ConnectionLost, match=r"no answer within 0\.4 s"):
                 open_socket(connector(port, scheme="amqps"), 0.4)
             assert 0.3 < time.monotonic() - start < WAIT / 2
+
+
+class TestNames:
+    """Which hosts a certificate is for."""
+
+    @pytest.mark.parametrize(
+        ("names", "host"),
+        [
+            (("localhost",), "localhost"),
+            (("LocalHost",), "localhost"),
+            (("localhost",), "LOCALHOST"),
+            (("localhost",), "localhost."),
+            (("127.0.0.1",), "127.0.0.1"),
+            (("other.example", "127.0.0.1"), "127.0.0.1"),
+            (("::1",), "::1"),
+            (("[::1]",), "0:0:0:0:0:0:0:1"),
+            (("*.broker.example",), "one.broker.example"),
+            (("bücher.example",), "bücher.example"),
+            (("xn--bcher-kva.example",), "bücher.example"),
+        ],
+    )
+    def test_it_is_for_this_one(
+        self, certificates: Certificates, resolver: Resolver, names: tuple[str, ...], host: str
+    ) -> None:
+        files = certificates.broker(f"for-{abs(hash((names, host)))}", *names)
+        where = "::1" if ":" in host else "127.0.0.1"
+        with tls(*files, host=where) as port:
+            if not host[-1].isdigit():
+                resolver((where, port))
+            with open_socket(connector(port, host, "amqps", cacert=str(certificates.authority)), WAIT) as sock:
+                assert greeting(sock) == b"hello"
+
+    @pytest.mark.parametrize(
+        ("names", "host", "kind"),
+        [
+            (("other.example",), "localhost", "DNS:localhost"),
+            (("localhost",), "127.0.0.1", "IP:127.0.0.1"),  # a name is no address
+            (("127.0.0.1",), "localhost", "DNS:localhost"),  # nor the reverse
+            (("127.0.0.2",), "127.0.0.1", "IP:127.0.0.1"),
+            (("*.broker.example",), "broker.example", "DNS:broker.example"),
+            (("*.broker.example",), "one.two.broker.example", "DNS:one.two.broker.example"),
+            (("localhost",), "::1", "IP:::1"),
+        ],
+    )
+    def test_it_is_for_others(
+        self, certificates: Certificates, resolver: Resolver, names: tuple[str, ...], host: str, kind: str
+    ) -> None:
+        files = certificates.broker(f"for-{abs(hash((names, host)))}", *names)
+        where = "::1" if ":" in host else "127.0.0.1"
+        trusted = {"cacert": str(certificates.authority)}
+        with tls(*files, host=where) as port:
+            if not host[-1].isdigit():
+                resolver((where, port))
+            with pytest.raises(AdapterError, match="does not verify") as caught:
+                open_socket(connector(port, host, "amqps", **trusted), WAIT)
+        assert f"have it issued for {kind} (subjectAltName)" in str(caught.value)
+        assert "host_validation = 0" in str(caught.value)
+        with tls(*files, host=where) as port:
+            if not host[-1].isdigit():
+                resolver((where, port))
+            with open_socket(connector(port, host, "amqps", host_validation=False, **trusted), WAIT) as sock:
+                assert greeting(sock) == b"hello"
+
+
+class TestTimes:
+    @pytest.mark.parametrize("host_validation", [True, False])
+    @pytest.mark.parametrize(
+        ("days", "said"), [((-9, -1), "has expired. Renew it"), ((2, 9), "not yet valid. This machine's clock says 20")]
+    )
+    def test_a_certificate_counts_in_its_time_only(
+        self, certificates: Certificates, host_validation: bool, days: tuple[int, int], said: str
+    ) -> None:
+        files = certificates.broker(f"time-{days[0]}-{host_validation}", "localhost", days=days)
+        trusted = {"cacert": str(certificates.authority), "host_validation": host_validation}
+        with tls(*files) as port, pytest.raises(AdapterError, match="does not verify") as caught:
+            open_socket(connector(port, "localhost", "amqps", **trusted), WAIT)
+        assert said in str(caught.value)
+        assert f"localhost:{port}" in str(caught.value)
+
+
+class TestTransfers:
+    """What is sent over TLS comes whole, whatever the sockets take at a time."""
+
+    def test_much_both_ways_at_once_through_narrow_sockets(self, certificates: Certificates) -> None:
+        size = 3_000_000
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificates.server, certificates.server_key)
+        data = random.Random(7).randbytes(size)
+        heard = bytearray()
+
+        def serve(sock: socket.socket) -> None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            with context.wrap_socket(sock, server_side=True) as secure:
+                while len(heard) < size:
+                    piece = secure.recv(30_000)
+                    heard.extend(piece)
+                    secure.sendall(piece)
+                secure.recv(1)
+
+        with served(serve) as port:
+            wire = Wire(open_socket(connector(port, "localhost", "amqps", cacert=str(certificates.authority)), WAIT))
+            back, pieces, position = bytearray(), itertools.cycle([1, 100, 70_000, 16_384, 16_385]), 0
+            deadline = time.monotonic() + WAIT
+            while len(back) < size:
+                assert time.monotonic() < deadline
+                if position < size and wire.unsent < 500_000:
+                    piece = data[position : position + next(pieces)]
+                    wire.write(piece)
+                    position += len(piece)
+                    continue
+                poll = select.poll()
+                poll.register(wire.fileno(), select.POLLIN | (select.POLLOUT if wire.unsent else 0))
+                if not wire.pending:
+                    poll.poll(1000)
+                wire.write()
+                back += wire.read()
+            assert wire.unsent == 0
+            assert not wire.read()
+            assert not wire.pending  # nothing is there: who polls it must not spin
+            wire.close()
+        assert bytes(back) == data == bytes(heard)
+
+    def test_the_end_of_the_connection_is_told_after_what_came_before(self, certificates: Certificates) -> None:
+        with tls(certificates.server, certificates.server_key) as port:
+            wire = Wire(open_socket(connector(port, "localhost", "amqps", cacert=str(certificates.authority)), WAIT))
+            came = bytearray()
+            wire.write(b"x")  # the peer hangs up on that
+            while len(came) < 5 and select.select([wire], [], [], WAIT)[0]:
+                came += wire.read()
+            assert bytes(came) == b"hello"
+            assert wire.pending or select.select([wire], [], [], WAIT)[0]
+            with pytest.raises(OSError, match="closed by the peer"):
+                wire.read()
+            wire.close()
 
 
 class TestFiles:
@@ -318,9 +466,9 @@ class TestFiles:
         assert option in text
 
     def test_a_key_of_another_certificate(self, certificates: Certificates) -> None:
-        text = self.refused(clientcert=str(certificates.client), clientkey=str(certificates.server_key))
-        assert str(certificates.client) in text
-        assert str(certificates.server_key) in text
+        _, key = certificates.user("somebody")
+        text = self.refused(clientcert=str(certificates.client), clientkey=str(key))
+        assert f"the key in clientkey {key} is not that of the certificate in clientcert {certificates.client}" in text
 
     def test_a_certificate_without_its_key(self, certificates: Certificates) -> None:
         assert str(certificates.client) in self.refused(clientcert=str(certificates.client))
@@ -337,4 +485,32 @@ class TestFiles:
             check=True,
         )
         text = self.refused(clientcert=str(certificates.client), clientkey=str(encrypted))
-        assert str(encrypted) in text
+        assert f"the key in clientkey {encrypted} is encrypted" in text
+        assert f"openssl pkey -in {encrypted} -out NEW" in text
+
+    @pytest.mark.parametrize("mode", [0o644, 0o604, 0o660, 0o602])
+    def test_a_key_that_others_can_read_or_change(self, certificates: Certificates, mode: int) -> None:
+        _, key = certificates.user(f"open-{mode:o}")
+        key.chmod(mode)
+        text = self.refused(clientcert=str(certificates.client), clientkey=str(key))
+        assert f"clientkey {key} holds a private key, and its mode {mode:04o} lets other users" in text
+        assert f"chmod 600 {key}" in text
+
+    @pytest.mark.parametrize("option", ["cacert", "clientcert"])
+    @pytest.mark.parametrize("mode", [0o664, 0o646])
+    def test_a_certificate_that_others_can_change(self, certificates: Certificates, option: str, mode: int) -> None:
+        certificate, key = certificates.user(f"changed-{option}-{mode:o}")
+        certificate.chmod(mode)
+        options = {option: str(certificate)} | ({"clientkey": str(key)} if option == "clientcert" else {})
+        assert f"{option} {certificate}: its mode {mode:04o} lets other users change it" in self.refused(**options)
+
+    def test_one_file_for_both_is_as_secret_as_the_key(self, certificates: Certificates, tmp_path: Path) -> None:
+        both = tmp_path / "both.pem"
+        both.write_bytes(certificates.client_both.read_bytes())
+        both.chmod(0o644)
+        assert f"chmod 600 {both}" in self.refused(clientcert=str(both))
+
+    def test_a_fifo_does_not_hold_it_up(self, tmp_path: Path) -> None:
+        fifo = tmp_path / "fifo"
+        os.mkfifo(fifo)
+        assert f"cacert {fifo} is no regular file" in self.refused(cacert=str(fifo))

@@ -164,7 +164,7 @@ def test_the_core_gives_two_commands(command: str, site: Path) -> None:
 
 
 def test_goferd_and_its_adapters_load_neither_click_nor_rich_nor_cryptography(site: Path) -> None:
-    modules = ["gofer.agent.main", "gofer.messaging.local.adapter", "gofer_adapter_amqp"]
+    modules = ["gofer.agent.main", "gofer.messaging.local.adapter", "gofer_adapter_amqp", "gofer_adapter_qpid"]
     code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
 
     loaded = set(run(site, "-c", code).split())

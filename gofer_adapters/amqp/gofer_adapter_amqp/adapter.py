@@ -15,7 +15,7 @@ from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 
 from gofer_adapter_amqp import wire
-from gofer_adapter_amqp.broker import REFUSED, Closed, Dialect, ProtocolError, failure, logins
+from gofer_adapter_amqp.broker import OPENED, REFUSED, Closed, Dialect, ProtocolError, failure, logins
 from gofer_adapter_amqp.channel import Channels, Task
 from gofer_adapter_amqp.messages import Consumer, Publisher
 from gofer_adapter_amqp.operations import check, steps
@@ -23,7 +23,6 @@ from gofer_adapter_amqp.operations import check, steps
 __all__ = ["AmqpAdapter"]
 
 _CAPABILITIES = ("authentication_failure_close", "basic.nack", "connection.blocked", "consumer_cancel_notify")
-_DONE = (0, 0)
 
 
 class AmqpAdapter(api.Adapter):
@@ -115,7 +114,7 @@ class AmqpAdapter(api.Adapter):
         match operation:
             case api.Subscribe(number):
                 self._consumers = {other: consumer for other, consumer in self._consumers.items() if consumer.usable}
-                self._consumers[number] = Consumer(self._channels, id, operation)
+                self._consumers[number] = Consumer(self._channels, id, operation, self._dialect.refuses_loudly)
             case api.Cancel(number) if number in self._consumers and not self._consumers[number].ended:
                 self._consumers[number].cancel(id)
             case api.Cancel():
@@ -136,7 +135,7 @@ class AmqpAdapter(api.Adapter):
     ) -> None:
         """Publish, mandatory, and persistent if it is durable."""
         if self._open:
-            message = wire.Message(*address, token, self._dialect.expiration(ttl), body, durable)
+            message = wire.Message(*address, token, *self._dialect.expiration(ttl), body, durable)
             self._publisher.publish(message, isolated=isolated, confirm=confirm)
 
     def forget(self, token: int) -> None:
@@ -153,7 +152,7 @@ class AmqpAdapter(api.Adapter):
 
     def reject(self, delivery: api.Delivery) -> None:
         """Reject, to be dropped or dead-lettered."""
-        self._settle(delivery, False)
+        self._settle(delivery, None if self._dialect.requeues_rejected else False)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -174,7 +173,7 @@ class AmqpAdapter(api.Adapter):
         if not self._ended:
             self._ended, self._open, self.deadline = True, False, inf
             self._channels.output.clear()
-            told = None if error is None or self._closing else failure(self.connector, self._due == _DONE, error)
+            told = None if error is None or self._closing else failure(self.connector, self._due, error)
             self._channels.events.append(api.Closed(told))
 
     def _receive_frames(self, data: bytes) -> int:
@@ -203,25 +202,36 @@ class AmqpAdapter(api.Adapter):
     def _receive_method(self, method: tuple[int, int], payload: bytes) -> None:
         match method:
             case spec.Connection.Close:
+                self._fail_culprit(payload)
                 raise Closed(*wire.reply(payload))
             case spec.Connection.Start if method == self._due:
                 self._start(*loads("ooFSS", payload, 4)[0])
             case spec.Connection.Tune if method == self._due:
                 self._tune(*loads("BlB", payload, 4)[0])
             case spec.Connection.OpenOk if method == self._due:
-                self._due, self._open = _DONE, True
+                self._due, self._open = OPENED, True
                 self._channels.events.append(api.Opened())
-            case spec.Connection.Blocked if self._due == _DONE:
+            case spec.Connection.Blocked if self._due == OPENED:
                 self._channels.events.append(api.Blocked(payload[5:].decode(errors="replace")))
-            case spec.Connection.Unblocked if self._due == _DONE:
+            case spec.Connection.Unblocked if self._due == OPENED:
                 self._channels.events.append(api.Blocked(None))
             case spec.Connection.CloseOk if self._closing:
                 self._end(None)
             case _:
                 raise ProtocolError(f"unexpected method {method}")
 
+    def _fail_culprit(self, payload: bytes) -> None:
+        """Have the operation fail that the broker closes the connection for: the first of those with its method."""
+        *_, kind, number = loads("BsBB", payload, 4)[0]
+        for channel in (*self._channels.running, *self._channels.open.values()):
+            if channel.asking == (kind, number) != (0, 0):
+                channel.on_closed(Closed(*wire.reply(payload)))
+                break
+
     def _start(self, major: int, minor: int, properties: dict[str, object], mechanisms: str, locales: str) -> None:
         self._dialect = Dialect(properties)
+        if self._dialect.nacks_unroutable:
+            self._channels.nacked = (api.Outcome.RETURNED, "no queue is bound for it")
         offered = mechanisms.encode().split()
         login = next((login for login in logins(self.connector) if login.mechanism in offered), None)
         if login is None:

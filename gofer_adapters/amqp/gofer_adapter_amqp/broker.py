@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from time import time
 
-from amqp import sasl
+from amqp import sasl, spec
 from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
 from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import place
 
-__all__ = ["DIFFERS", "LOCKED", "NOT_FOUND", "REFUSED", "Closed", "Dialect", "ProtocolError", "failure", "logins"]
+from gofer_adapter_amqp.wire import LONGEST
+
+__all__ = [
+    "DIFFERS",
+    "LOCKED",
+    "NOT_FOUND",
+    "OPENED",
+    "REFUSED",
+    "Closed",
+    "Dialect",
+    "ProtocolError",
+    "failure",
+    "logins",
+]
 
 # The protocol's reply codes.
 REFUSED, NOT_FOUND, LOCKED, DIFFERS, _NOT_ALLOWED = 403, 404, 405, 406, 530
-# RabbitMQ takes no longer time than this (49 days), and refuses a message or a queue that asks for one.
-_LONGEST = 4_294_967_295
+#: The login is done: no method of it is awaited.
+OPENED = (0, 0)
 
 
 class Closed(Exception):
@@ -37,7 +51,8 @@ class Dialect:
     """The ways of one broker, as its server properties tell. The default is the protocol's text."""
 
     def __init__(self, properties: Mapping[str, object]) -> None:
-        capabilities, rabbitmq = properties.get("capabilities"), properties.get("product") == "RabbitMQ"
+        capabilities, product = properties.get("capabilities"), properties.get("product")
+        rabbitmq, broker_j = product == "RabbitMQ", product == "Apache Qpid Broker-J Core"
         major = str(properties.get("version")).partition(".")[0]
         #: It says so when it refuses a login; others just hang up.
         self.says_refused = isinstance(capabilities, dict) and bool(capabilities.get("authentication_failure_close"))
@@ -47,22 +62,44 @@ class Dialect:
         self.has_delivery_limit = rabbitmq and major.isdecimal() and int(major) >= 4
         #: ``if_unused`` and ``if_empty`` close the whole connection where the queue is not a classic one.
         self.checks_classic_only = rabbitmq
+        #: What it refuses closes the whole connection in many cases, so look first.
+        self.refuses_loudly = broker_j
+        #: basic.nack means that a message had no route; basic.return comes after it.
+        self.nacks_unroutable = broker_j
+        #: basic.reject without requeue puts a message back into its queue; only basic.ack gets rid of it.
+        self.requeues_rejected = broker_j
+        #: A message expires at a point in time, in milliseconds since 1970, not after some of them.
+        self.has_expiry_dates = broker_j
 
     def queue_arguments(self, queue: DeclareQueue) -> dict[str, object]:
-        """Return the arguments of a queue's declaration."""
+        """Return the arguments of a queue's declaration.
+
+        Raises:
+            AdapterError: the broker has no queues of that kind.
+        """
         arguments: dict[str, object] = {}
+        if self.refuses_loudly:
+            if queue.kind != "classic":
+                raise AdapterError(f"this broker has no {queue.kind} queues; allowed: classic")
+            return arguments
         if self.has_queue_types or queue.kind != "classic":
             arguments["x-queue-type"] = queue.kind
         if self.has_delivery_limit and queue.kind == "quorum":
             # A message that is released or whose agent was killed counts, too: 25 kills in a row must not lose it.
             arguments["x-delivery-limit"] = -1
         if queue.expires is not None:
-            arguments["x-expires"] = round(max(1, min(_LONGEST, queue.expires * 1000)))
+            arguments["x-expires"] = round(max(1, min(LONGEST, queue.expires * 1000)))
         return arguments
 
-    def expiration(self, ttl: float | None) -> int | None:
-        """Return a message's time to live in milliseconds. One that is too long is none: the message is kept."""
-        return round(max(1, ttl * 1000)) if ttl is not None and ttl * 1000 <= _LONGEST else None
+    def expiration(self, ttl: float | None) -> tuple[int | None, int | None]:
+        """Return a message's time to live in milliseconds; or when it expires, and the present, both since 1970.
+
+        One that is too long is none: the message is kept.
+        """
+        if ttl is None or ttl * 1000 > LONGEST:
+            return None, None
+        live, now = round(max(1, ttl * 1000)), round(time() * 1000)
+        return (now + live, now) if self.has_expiry_dates else (live, None)
 
 
 def logins(connector: Connector) -> list[sasl.SASL]:
@@ -73,18 +110,18 @@ def logins(connector: Connector) -> list[sasl.SASL]:
     return [*certificate, sasl.PLAIN(*login), sasl.AMQPLAIN(*login)]
 
 
-def failure(connector: Connector, opened: bool, error: Exception) -> MessagingError:
-    """Say what ended a connection, during the login or after it was ``opened``."""
-    url = connector.url
+def failure(connector: Connector, stage: tuple[int, int], error: Exception) -> MessagingError:
+    """Say what ended a connection; ``stage``: the method of the login that was awaited, ``OPENED`` after that."""
+    url, opened = connector.url, stage == OPENED
     where = "" if opened else ",".join(place(host, port) for host, port in url.hosts) + ": "
     if isinstance(error, ConnectionLost):
         return ConnectionLost(f"{where}{error}")
     if not isinstance(error, Closed):
         words = str(error) if isinstance(error, ProtocolError) else f"{type(error).__name__}: {error}"
         return ConnectionLost(f"protocol error: {words}") if opened else AdapterError(f"{where}not AMQP 0-9-1: {words}")
-    if not opened and error.code == _NOT_ALLOWED:
+    if stage == spec.Connection.OpenOk and error.code == _NOT_ALLOWED:
         return AdapterError(f"{where}virtual host {url.path or '/'!r}: {error.text}")
-    if not opened and error.code == REFUSED:
+    if not opened and error.code in (REFUSED, _NOT_ALLOWED):
         certificate = connector.clientcert if url.user is None else None
         who = f"user {url.user or 'guest'!r}" if certificate is None else f"the certificate {certificate}"
         return AdapterError(f"{where}login refused for {who}: {error.text}")

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Generator
 
 from amqp import spec
-from gofer.messaging.adapter import HEAD, TAIL, Event
+from gofer.messaging.adapter import HEAD, TAIL, Event, Outcome
 
 from gofer_adapter_amqp import wire
 from gofer_adapter_amqp.broker import Closed, ProtocolError
@@ -36,8 +36,9 @@ class Channels:
         self.events: list[Event] = []
         self.open: dict[int, Channel] = {}
         self.waiting: deque[Task] = deque()
-        self.running: set[Task] = set()
+        self.running: dict[Task, None] = {}  # in the order of their questions
         self.channel_max, self.frame_max, self.last_number = 65_535, 131_072, 0
+        self.nacked = (Outcome.REFUSED, "the broker refused it")  # what basic.nack means for a message that we sent
 
     def start_waiting(self) -> None:
         """Start tasks, as many as may run side by side."""
@@ -52,6 +53,7 @@ class Channel:
     """
 
     limit: int | None = None
+    asking = (0, 0)  # the method that is to be answered
 
     def __init__(self, home: Channels) -> None:
         self.home = home
@@ -161,7 +163,7 @@ class Task(Channel):
             try:
                 question = self._steps.throw(outcome) if isinstance(outcome, Closed) else self._steps.send(outcome)  # type: ignore[arg-type] # None begins it
             except StopIteration:
-                self.home.running.discard(self)
+                self.home.running.pop(self, None)
                 self.close()
                 return
             if self.usable or (outcome := self.open()) is None:
@@ -169,12 +171,14 @@ class Task(Channel):
         if isinstance(question, wire.Message):
             self.send(spec.Confirm.Select, "b", True)
             self.home.output.append(wire.publish_frames(self.number, self.home.frame_max, question))
-            self._answers, self._returned = (spec.Basic.Ack, spec.Basic.Nack), b""
+            self.asking, self._returned = spec.Basic.Publish, b""
+            self._answers = (spec.Basic.Ack, spec.Basic.Nack)
         else:
             method, format, arguments = question
             self.send(method, format, *arguments)
-            self._answers = ((method[0], method[1] + 1),)
-        self.home.running.add(self)
+            self.asking, self._answers = method, ((method[0], method[1] + 1),)
+        self.home.running.pop(self, None)
+        self.home.running[self] = None
 
     def on_method(self, method: tuple[int, int], payload: bytes) -> None:
         """Take the answer."""

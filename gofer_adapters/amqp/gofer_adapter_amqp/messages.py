@@ -9,13 +9,13 @@ from amqp import spec
 from gofer.messaging.adapter import Confirmed, Delivery, Done, Outcome, Subscribe, SubscriptionLost
 
 from gofer_adapter_amqp import wire
-from gofer_adapter_amqp.broker import NOT_FOUND, Closed, ProtocolError
+from gofer_adapter_amqp.broker import NOT_FOUND, REFUSED, Closed, ProtocolError
 from gofer_adapter_amqp.channel import Channel, Channels, Steps, Task
 
 __all__ = ["Consumer", "Publisher"]
 
 _PREDECLARED = ("", "amq.direct", "amq.fanout", "amq.topic")
-_OUTCOMES = {spec.Basic.Ack: (Outcome.CONFIRMED, ""), spec.Basic.Nack: (Outcome.REFUSED, "the broker refused it")}
+_CONFIRMED = (Outcome.CONFIRMED, "")
 
 
 class Consumer(Channel):
@@ -25,9 +25,9 @@ class Consumer(Channel):
     deliveries cannot be taken for those of another. After its end it lives until all are settled.
     """
 
-    def __init__(self, home: Channels, id: int, asked: Subscribe) -> None:
+    def __init__(self, home: Channels, id: int, asked: Subscribe, look_first: bool) -> None:
         super().__init__(home)
-        self.ended, self.limit, self._subscription = False, asked.limit, asked.number
+        self.ended, self.limit, self._asked = False, asked.limit, asked
         self._subscribing: int | None = id
         self._cancelling: list[int] = []
         self._unsettled: dict[int, bool] = {}  # tag -> whether it is accepted, in the order of delivery
@@ -35,14 +35,22 @@ class Consumer(Channel):
         if (closed := self.open()) is not None:
             self.on_closed(closed)
             return
-        queue, tag, exclusive = asked.queue, str(asked.number), asked.exclusive
         self.send(spec.Basic.Qos, "lBb", 0, asked.prefetch, False)
-        self.send(spec.Basic.Consume, "BssbbbbF", 0, queue, tag, False, False, exclusive, False, {})
+        if asked.exclusive and look_first:
+            self.asking = spec.Queue.Declare
+            self.send(self.asking, "BsbbbbbF", 0, asked.queue, True, False, False, False, False, {})
+        else:
+            self._consume()
+
+    def _consume(self) -> None:
+        queue, tag, exclusive = self._asked.queue, str(self._asked.number), self._asked.exclusive
+        self.asking = spec.Basic.Consume
+        self.send(self.asking, "BssbbbbF", 0, queue, tag, False, False, exclusive, False, {})
 
     def cancel(self, *ids: int) -> None:
         """End the subscription; the channel stays for what is not settled."""
         if ids and self._subscribing is None and not self._cancelling:
-            self.send(spec.Basic.Cancel, "sb", str(self._subscription), False)
+            self.send(spec.Basic.Cancel, "sb", str(self._asked.number), False)
         self._cancelling += ids
 
     def settle(self, tag: int, requeue: bool | None) -> None:
@@ -75,14 +83,19 @@ class Consumer(Channel):
         tag, redelivered = wire.tag_and_flag(method)
         self._unsettled[tag] = False
         ttl, cut = wire.expiration(header), wire.body_size(header) - len(body)
-        self.home.events.append(Delivery(self._subscription, body, redelivered, ttl, (self, tag), cut))
+        self.home.events.append(Delivery(self._asked.number, body, redelivered, ttl, (self, tag), cut))
 
     def on_method(self, method: tuple[int, int], payload: bytes) -> None:
         """Take the answers to our questions, and the broker's own cancel."""
         match method:
+            case spec.Queue.DeclareOk if self.asking == spec.Queue.Declare:
+                if wire.consumers(payload):
+                    self.on_closed(Closed(REFUSED, f"queue {self._asked.queue!r} has another consumer"))
+                else:
+                    self._consume()
             case spec.Basic.ConsumeOk if self._subscribing is not None:
                 self.home.events.append(Done(self._subscribing))
-                waiting, self._subscribing, self._cancelling = self._cancelling, None, []
+                waiting, self._subscribing, self._cancelling, self.asking = self._cancelling, None, [], (0, 0)
                 self.cancel(*waiting)  # not before: RabbitMQ 3.10 would close the connection (INTERNAL_ERROR)
             case spec.Basic.Cancel | spec.Basic.CancelOk:  # or both, when the broker's own crosses ours
                 self._end("the broker cancelled the consumer: its queue was deleted, or is not available")
@@ -99,7 +112,7 @@ class Consumer(Channel):
 
     def _end(self, reason: str) -> None:
         if not self.ended and not self._cancelling:
-            self.home.events.append(SubscriptionLost(self._subscription, reason))
+            self.home.events.append(SubscriptionLost(self._asked.number, reason))
         self.home.events += [Done(id) for id in self._cancelling]
         self._cancelling = []
         self.ended = True
@@ -142,21 +155,23 @@ class _SharedChannel(Channel):
             raise ProtocolError(f"a message with the id {id[:40]!r}, which we did not send, on channel {self.number}")
         token, reason = int(id), wire.reply(method)[1]
         if self._confirms:
-            self._returned[token] = reason
+            if self.home.nacked[0] is not Outcome.RETURNED:  # else it is told already
+                self._returned[token] = reason
         elif self.unconfirmed.pop(token, None) is not None:
             self.home.events.append(Confirmed(token, Outcome.RETURNED, reason))
 
     def on_method(self, method: tuple[int, int], payload: bytes) -> None:
         """Take a confirm of a message, or of all up to it."""
-        if method not in _OUTCOMES:
+        if method not in (spec.Basic.Ack, spec.Basic.Nack):
             super().on_method(method, payload)
+        outcome, reason = _CONFIRMED if method == spec.Basic.Ack else self.home.nacked
         count, multiple = wire.tag_and_flag(payload)
         unconfirmed = self.unconfirmed
         if multiple:
             for number in list(takewhile(lambda number: number <= count, unconfirmed) if count else unconfirmed):
-                self._confirm(unconfirmed.pop(number), *_OUTCOMES[method])
+                self._confirm(unconfirmed.pop(number), outcome, reason)
         elif count in unconfirmed:
-            self._confirm(unconfirmed.pop(count), *_OUTCOMES[method])
+            self._confirm(unconfirmed.pop(count), outcome, reason)
 
     def on_closed(self, closed: Closed) -> None:
         """Tell that the outcome of all is unknown that the broker had not confirmed."""
@@ -215,7 +230,13 @@ class Publisher:
     def _send_alone(self, message: wire.Message) -> Steps:
         try:
             answer = yield message
-            outcome, reason = _OUTCOMES.get(wire.signature(answer)) or (Outcome.RETURNED, wire.reply(answer)[1])
+            match wire.signature(answer):
+                case spec.Basic.Return:
+                    outcome, reason = Outcome.RETURNED, wire.reply(answer)[1]
+                case spec.Basic.Nack:
+                    outcome, reason = self._home.nacked
+                case _:
+                    outcome, reason = _CONFIRMED
             self.proven.add(message.exchange)
         except Closed as closed:
             outcome, reason = Outcome.RETURNED if closed.code == NOT_FOUND else Outcome.REFUSED, closed.text

@@ -53,8 +53,12 @@ def steps(home: Channels, id: int, operation: api.Operation, dialect: Dialect, p
 def _ask(operation: api.Operation, dialect: Dialect, proven: set[str]) -> _Steps:
     match operation:
         case api.DeclareQueue(name, durable, exclusive, auto_delete):
-            flags, arguments = (False, durable, exclusive, auto_delete), dialect.queue_arguments(operation)
-            return (yield from _declare(_queue(name, *flags, arguments=arguments), _queue(name)))
+            # Broker-J keeps an exclusive queue that is durable after its connection has gone.
+            lasting = durable and not (exclusive and dialect.refuses_loudly)
+            flags, arguments = (False, lasting, exclusive, auto_delete), dialect.queue_arguments(operation)
+            difference = yield from _declare(_queue(name, *flags, arguments=arguments), _queue(name))
+            cannot_expire = operation.expires is not None and "x-expires" not in arguments
+            return difference or (api.NO_EXPIRY if cannot_expire else None)
         case api.DeleteQueue(name, if_unused, if_empty):
             # RabbitMQ deletes a queue that does not exist without a word.
             (_, messages, consumers), _ = loads("sll", (yield _queue(name)), 4)
@@ -71,6 +75,8 @@ def _ask(operation: api.Operation, dialect: Dialect, proven: set[str]) -> _Steps
         case api.PurgeQueue(name):
             yield spec.Queue.Purge, "Bsb", (0, name, False)
         case api.DeclareExchange(name, kind, durable, auto_delete):
+            if dialect.refuses_loudly and (yield from _exists(_exchange(name))):
+                return None  # nor does it tell what is different
             difference = yield from _declare(_exchange(name, kind, False, durable, auto_delete), _exchange(name))
             proven.add(name)
             return difference
@@ -85,7 +91,7 @@ def _ask(operation: api.Operation, dialect: Dialect, proven: set[str]) -> _Steps
             # RabbitMQ says nothing of a queue or an exchange that does not exist.
             yield _queue(queue)
             yield _exchange(exchange)
-            yield spec.Queue.Unbind, "BsssF", (0, queue, exchange, key, {})
+            yield from _exists((spec.Queue.Unbind, "BsssF", (0, queue, exchange, key, {})))
     return None
 
 
@@ -94,8 +100,19 @@ def _queue(name: str, *flags: bool, arguments: dict[str, object] | None = None) 
     return spec.Queue.Declare, "BsbbbbbF", (0, name, *(flags or (True, False, False, False)), False, arguments or {})
 
 
-def _exchange(name: str, kind: str = "direct", *flags: bool) -> Question:
+def _exchange(name: str, kind: str = "", *flags: bool) -> Question:
     return spec.Exchange.Declare, "BssbbbbbF", (0, name, kind, *(flags or (True, False, False)), False, False, {})
+
+
+def _exists(question: Question) -> Generator[Question, bytes, bool]:
+    """Ask, and return whether what is asked about was found."""
+    try:
+        yield question
+    except Closed as closed:
+        if closed.code != NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 def _declare(declare: Question, look: Question) -> _Steps:
@@ -103,7 +120,7 @@ def _declare(declare: Question, look: Question) -> _Steps:
     try:
         yield declare
     except Closed as closed:
-        if closed.code != DIFFERS:
+        if closed.code not in (DIFFERS, LOCKED):
             raise
         try:
             yield look

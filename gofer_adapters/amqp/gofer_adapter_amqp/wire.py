@@ -12,8 +12,17 @@ from typing import NamedTuple
 
 from amqp.serialization import dumps
 
-__all__ = ["FRAME_ENDS", "HEARTBEAT", "PROTOCOL_HEADER", "Message", "body_size", "expiration", "frame_head"]
-__all__ += ["message_id", "method_frame", "publish_frames", "reply", "settle_frame", "signature", "tag_and_flag"]
+__all__ = ["FRAME_ENDS", "HEARTBEAT", "LONGEST", "PROTOCOL_HEADER", "Message", "body_size", "expiration", "frame_head"]
+__all__ += [
+    "consumers",
+    "message_id",
+    "method_frame",
+    "publish_frames",
+    "reply",
+    "settle_frame",
+    "signature",
+    "tag_and_flag",
+]
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 FRAME_ENDS = (b"\xce", b"")  # what ends a frame, and what stands there when it has not come yet
@@ -25,16 +34,19 @@ _method = Struct(">HH").pack
 _head = Struct(">BHI").pack
 _header = Struct(">HHQH").pack
 _short = Struct(">H").unpack_from
+_long = Struct(">Q").pack
 _tag_and_bits = Struct(">QB").unpack_from
 _settle = Struct(">BHIHHQBB").pack
 
+#: The longest time to live that RabbitMQ takes, in milliseconds (49 days): it refuses a message or a queue with more.
+LONGEST = 4_294_967_295
 _DELIVER = 60  # after whose number comes the consumer's tag
 _PUBLISH = b"\x00\x3c\x00\x28\x00\x00"
 _MANDATORY = b"\x01"
 _END = b"\xce"
 _ENCODING = (b"\x05utf-8\x01", b"\x05utf-8\x02")  # and the delivery mode: transient, persistent
-# Which properties a header has. Those that we send: content encoding, delivery mode, message id; and expiration.
-_EXPIRATION, _MESSAGE_ID = 0x0100, 0x0080
+# Which properties a header has. We send content encoding, delivery mode, message id; and expiration and timestamp.
+_EXPIRATION, _MESSAGE_ID, _TIMESTAMP = 0x0100, 0x0080, 0x0040
 _PROPERTIES = 0x4000 | 0x1000 | _MESSAGE_ID
 _HEADERS, _OCTETS = 0x2000, 0x1000 | 0x0800  # a table; delivery mode and priority; all others before those are texts
 
@@ -46,12 +58,16 @@ def method_frame(channel: int, method: tuple[int, int], format: str = "", *argum
 
 
 class Message(NamedTuple):
-    """A message as it is published; ``token`` is its sender's number, and the message id on the wire."""
+    """A message as it is published; ``token`` is its sender's number, and the message id on the wire.
+
+    It expires after some ``milliseconds``; or, where it tells when it was ``sent``, at that point in time.
+    """
 
     exchange: str
     key: str
     token: int
     milliseconds: int | None
+    sent: int | None
     body: bytes
     durable: bool
 
@@ -62,7 +78,7 @@ def publish_frames(channel: int, frame_max: int, message: Message) -> bytes:
     Raises:
         ValueError: a name longer than 255 bytes.
     """
-    exchange, key, token, milliseconds, body, durable = message
+    exchange, key, token, milliseconds, sent, body, durable = message
     where, to, identity = exchange.encode(), key.encode(), b"%d" % token
     if len(where) > 255 or len(to) > 255:
         raise ValueError(f"longer than 255 bytes: {exchange[:60]!r} or {key[:60]!r}")
@@ -72,9 +88,9 @@ def publish_frames(channel: int, frame_max: int, message: Message) -> bytes:
         header = _header(60, 0, size, _PROPERTIES) + _ENCODING[durable]
     else:
         expires = b"%d" % milliseconds
-        flags = _header(60, 0, size, _PROPERTIES | _EXPIRATION)
+        flags = _header(60, 0, size, _PROPERTIES | _EXPIRATION | (_TIMESTAMP if sent else 0))
         header = b"".join((flags, _ENCODING[durable], bytes((len(expires),)), expires))
-    header = b"".join((header, bytes((len(identity),)), identity))
+    header = b"".join((header, bytes((len(identity),)), identity, _long(sent) if sent else b""))
     frames = [_head(1, channel, len(method)), method, _END, _head(2, channel, len(header)), header, _END]
     for start in range(0, size, frame_max - 8):
         part = body[start : start + frame_max - 8]  # the body itself, where it fits
@@ -107,9 +123,20 @@ def body_size(header: bytes) -> int:
 
 
 def expiration(header: bytes) -> float | None:
-    """Read a message's time to live from its content header, in seconds. None: it has none that is a number."""
-    text = _text(header, _EXPIRATION)
-    return int(text) / 1000 if text.isdigit() else None
+    """Read a message's time to live from its content header, in seconds. None: it has none that is a number.
+
+    A number that is too large for a time to live is a point in time, like the timestamp beside it.
+    """
+    text, offset = _text(header, _EXPIRATION), _offset(header, _TIMESTAMP)
+    if not text.isdigit():
+        return None
+    sent = int.from_bytes(header[offset : offset + 8]) if offset and int(text) > LONGEST else 0
+    return max(0, int(text) - sent) / 1000
+
+
+def consumers(declared: bytes) -> int:
+    """Read the number of a queue's consumers from queue.declare-ok."""
+    return int.from_bytes(declared[-4:])
 
 
 def message_id(header: bytes) -> bytes:
@@ -119,9 +146,15 @@ def message_id(header: bytes) -> bytes:
 
 def _text(header: bytes, wanted: int) -> bytes:
     """Read one of the properties that are texts; empty: there is none, or the header is cut off."""
+    offset = _offset(header, wanted)
+    return header[offset + 1 : offset + 1 + header[offset]] if 0 < offset < len(header) else b""
+
+
+def _offset(header: bytes, wanted: int) -> int:
+    """Find one of the properties; 0: there is none, or the header is cut off."""
     (flags,) = _short(header, 12)
     if not flags & wanted:
-        return b""
+        return 0
     offset, flag = 14, 0x8000
     try:
         while flag > wanted:
@@ -131,6 +164,6 @@ def _text(header: bytes, wanted: int) -> bytes:
                 else:
                     offset += 1 if flag & _OCTETS else 1 + header[offset]
             flag >>= 1
-        return header[offset + 1 : offset + 1 + header[offset]]
     except IndexError:
-        return b""
+        return 0
+    return offset

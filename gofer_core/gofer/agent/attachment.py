@@ -192,6 +192,7 @@ class Attachment:
             on_lost=self._lost,
         )
         self._binding.start()
+        self._links.watch(self.link)
 
     def serves(self, plugin: Plugin) -> bool:
         """Tell whether it can go on for a plugin that was loaded again: the broker, the queue and its use are the same.

@@ -75,7 +75,7 @@ class PluginContainer:
         self.root = root
         self.config = config
         self.clock = Clock()
-        self.links = Links(pool)
+        self.links = Links(pool, self.clock, config.messaging.probe_interval)
         self.plugins: dict[str, Plugin] = {}
         self.hooks = pluggy.PluginManager("gofer")
         self.hooks.add_hookspecs(specifications)

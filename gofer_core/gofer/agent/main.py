@@ -18,7 +18,7 @@ from gofer.agent.config import AgentConfig, Descriptor, Problem, check_company, 
 from gofer.agent.container import PluginContainer
 from gofer.agent.lock import AgentLock
 from gofer.agent.management import Management, Operations
-from gofer.agent.notify import notify
+from gofer.agent.notify import notify, watchdog_interval
 from gofer.agent.signals import Signals
 from gofer.errors import ConfigError
 from gofer.root import Root
@@ -112,7 +112,18 @@ class _Daemon:
         self._repair_logging()
         self.container.clock.call_after(_LOOK, self._watch_logging)
 
+    def _feed_watchdog(self, interval: float, complained: bool = False) -> None:
+        """Tell the service manager that the agent works, unless it is deaf and does not know it; and again."""
+        deaf = self.container.links.deaf()
+        if deaf is None:
+            notify(os.environ, "WATCHDOG=1")
+        elif not complained:
+            log.error("the agent is deaf, so the watchdog is not fed: %s", deaf)
+        self.container.clock.call_after(interval, lambda: self._feed_watchdog(interval, deaf is not None))
+
     def _start(self) -> None:
+        if (interval := watchdog_interval(os.environ)) is not None:
+            self._feed_watchdog(interval)
         self.container.clock.call_after(_LOOK, self._watch_logging)
         self.container.start(*self._read())
         if self.operations.phase == "starting":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping
 
-__all__ = ["notify"]
+__all__ = ["notify", "watchdog_interval"]
 
 
 def notify(environ: Mapping[str, str], state: str) -> bool:
@@ -25,3 +26,15 @@ def notify(environ: Mapping[str, str], state: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def watchdog_interval(environ: Mapping[str, str]) -> float | None:
+    """Return how often the service manager wants to be told ``WATCHDOG=1``, in seconds: half of its limit.
+
+    Returns:
+        None where it has no watchdog, or has one for another process.
+    """
+    limit, process = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not (limit.isascii() and limit.isdigit() and int(limit)) or process not in ("", str(os.getpid())):
+        return None
+    return int(limit) / 2e6

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from gofer.agent.config import Descriptor
-from gofer.messaging.adapter import Bind, DeclareQueue
+from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareQueue
 from gofer.messaging.address import Address
 from gofer.messaging.subscription import Steps
 
@@ -51,12 +51,12 @@ class QueueModel:
         """Why the queue is not deleted when it is empty; None: it is."""
         if self.spec.kind == "quorum":
             return "brokers do not delete quorum queues only if they are empty"
-        return None if self._told is None else "somebody else has declared it"
+        return None if self._told in (None, NO_EXPIRY) else "somebody else has declared it"
 
     @property
     def volatile(self) -> bool:
         """Whether the queue may go with its last reader: gofer 2.12 may have declared it."""
-        return self.spec.expires is not None and self._told is not None
+        return self.spec.expires is not None and self._told not in (None, NO_EXPIRY)
 
     def prepare(self) -> Steps:
         """Make sure that the queue is there: the operations before each (re)subscribing.

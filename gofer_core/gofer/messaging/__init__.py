@@ -1,6 +1,6 @@
 """Brokers and messages: addresses, documents, connections, adapters, and the broker of one machine.
 
-``NotFound`` is at home in :mod:`gofer.errors`, the others in modules of their own; here are their documented names.
+The documented names stand here. They are defined in modules of their own, and ``NotFound`` in :mod:`gofer.errors`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
     "Reader",
 ]
 
-#: What programs of gofer 2 import from here, and what to write instead.
+#: Names that programs of gofer 2 import from here, and their replacements.
 _GONE = {
     "Node": "from gofer.messaging import Queue",
     "Destination": "an address is text, like <exchange>/<queue>",
@@ -41,6 +41,6 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module("gofer.messaging.model"), name)
     instead = _GONE.get(name)
     if instead is not None:
-        # Not an AttributeError: of that, an import would tell nothing but the name.
+        # Not an AttributeError: an import would then show nothing but the name.
         raise ImportError(f"gofer.messaging has no {name} in this version of gofer: {instead}", name=__name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

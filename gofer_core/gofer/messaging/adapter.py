@@ -17,14 +17,16 @@ Promises of every adapter:
 
 - One thread at a time calls it. It needs no lock and is not told which thread.
 - It never waits, sleeps, opens or reads a socket or a file, starts a thread, retries, calls a handler, reads a clock or
-  logs. All times are seconds as float on one monotonic clock, handed in as ``now``.
+  logs. All times are seconds as float on one monotonic clock, handed in as ``now``. (Where a broker's messages expire
+  at a date, the date is read from the wall clock.)
 - It raises nothing but ValueError and TypeError, for a command that is wrong in itself (a name that is too long); such
   a command has no effect and no event. Whatever a peer sends becomes events, at worst ``Closed``.
 - ``Opened`` is the first event, unless the connection fails before; ``Closed`` is the last and comes exactly once.
   After ``Closed`` every call is ignored, but ``take`` may return last words once (an answer to the broker's goodbye).
 - Until ``Opened`` only ``receive``, ``tick``, ``lost``, ``close``, ``events`` and ``take`` are called.
 - What belongs to one operation, message or subscription costs that one alone: a refused declaration, a message to an
-  exchange that does not exist, or a queue that was deleted never disturbs another's delivery or confirmation.
+  exchange that does not exist, or a queue that was deleted never disturbs another's delivery or confirmation. Where a
+  broker closes the whole connection for one operation, that operation is answered with the error before ``Closed``.
 - A message larger than its subscription's ``limit`` is never buffered whole: only its ends are kept.
 
 Third parties register a class by an entry point of the group ``gofer.adapters``, named by what stands before ``+`` in a
@@ -46,6 +48,7 @@ from gofer.messaging.connector import Connector
 
 __all__ = [
     "HEAD",
+    "NO_EXPIRY",
     "TAIL",
     "Adapter",
     "Bind",
@@ -73,6 +76,9 @@ __all__ = [
 #: Bytes that are kept of the beginning and of the end of a message that is over its subscription's limit.
 HEAD, TAIL = 65536, 4096
 
+#: What DeclareQueue answers on a broker that cannot delete a queue after ``expires``, if nothing else is different.
+NO_EXPIRY = "the queue does not expire: this broker cannot do that, and the queue stays until somebody deletes it"
+
 # -- operations: each is answered by exactly one Done. Tagged, so that they can be sent as they are --------------------
 
 
@@ -81,8 +87,10 @@ class DeclareQueue(msgspec.Struct, frozen=True, tag=True):
 
     The sentence says how the queue that is there differs from this; it is used as it is. Errors: AdapterError: not
     permitted, or another connection's exclusive queue. ``expires``: seconds without a consumer after which the broker
-    deletes it; None: never. The defaults are those of gofer 2.12: durable, shared, kept. ``kind`` is ``classic`` or
-    ``quorum``, and is declared explicitly: a virtual host's default does not count.
+    deletes it; None: never. Where the broker cannot do that, the queue is declared without, and the value is
+    ``NO_EXPIRY``: whoever asked deletes the queue when it is not needed any more. The defaults are those of gofer 2.12:
+    durable, shared, kept. ``kind`` is ``classic`` or ``quorum``, and is declared explicitly: a virtual host's default
+    does not count.
     """
 
     name: str

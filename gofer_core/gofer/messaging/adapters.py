@@ -19,8 +19,9 @@ _OURS = {
     "proton": ("amqp-1-0",),
     "qpid": ("amqp-0-10", "qpid.messaging"),
 }
-#: What the others of them speak.
-_SPEAKS = {"proton": "AMQP 1.0", "qpid": "AMQP 0-10"}
+#: Those that have a distribution, and what the others of them speak.
+_PUBLISHED = ("amqp", "qpid")
+_SPEAKS = {"proton": "AMQP 1.0"}
 
 
 def installed() -> list[Installed]:
@@ -59,24 +60,24 @@ def find(url: URL, preferred: str | None = None) -> type[Adapter]:
 
 def _choose(url: URL, preferred: str | None, names: set[str]) -> str:
     """Return the name of the adapter to use; it need not be installed."""
-    wanted = "local" if url.adapter is None and url.protocol == "local" else url.adapter or preferred
-    if wanted is None:
-        return next((name for name in _OURS if name in names), next(iter(_OURS)))
-    if wanted not in names and wanted in ("qpid", *_OURS["qpid"]) and "proton" in names:
+    name = "local" if url.adapter is None and url.protocol == "local" else url.adapter or preferred
+    if name is None:
+        return next((own for own in _OURS if own in names), next(iter(_OURS)))
+    if name not in names and name in ("qpid", *_OURS["qpid"]) and "proton" in names:
         return "proton"
-    return wanted
+    return name
 
 
 def _instead(name: str, protocol: str, names: set[str]) -> str:
-    """Say what to do about an adapter that is not installed; nothing for a name that is not ours.
+    """Return what to do about one of our adapters that is not installed; "" for any other name.
 
-    Anybody may publish a distribution under a name that somebody has mistyped: none is made from a name here.
+    Never suggest a distribution made from the given name: anybody may have published one under a mistyped name.
     """
     ours = next((own for own, others in _OURS.items() if name == own or name in others), None)
     if name == "local":
         return ". It is part of gofer-core; to repair that: pip install --force-reinstall gofer-core"
-    if ours == "amqp":
-        return ". To install it: pip install gofer-adapter-amqp"
+    if ours in _PUBLISHED:
+        return f". To install it: pip install gofer-adapter-{ours}"
     if ours is not None:
         install = "" if "amqp" in names else ", and: pip install gofer-adapter-amqp"
         return (

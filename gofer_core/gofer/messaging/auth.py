@@ -22,12 +22,12 @@ _SENTENCE = "SECURITY: message authentication failed"
 
 
 class ValidationFailed(Exception):
-    """A signature is not valid. The text says why; it goes into the rejection, as ``code`` does.
+    """A signature is not valid. The text is the reason; it goes into the rejection, and so does ``code``.
 
-    ``document`` is the one that was not valid, if whoever raises this says which; it goes nowhere.
+    ``document``: the document that is not valid, for the code that catches this. It is not sent.
     """
 
-    code: object = _CODE  # one of ours; what subclasses of others have there counts for nothing
+    code: object = _CODE  # a code of another form is ignored
     details: object = None  # for subclasses that never call __init__
     document: object = None
 
@@ -38,13 +38,13 @@ class ValidationFailed(Exception):
 
 
 class Authenticator(ABC):
-    """Signs what is sent, and validates what is received. Must be usable from many threads.
+    """Signs documents that are sent, and validates documents that are received. Many threads use it.
 
-    A descriptor, or a caller, may name it by its dotted path or by an entry point of ``gofer.authenticators``. It is
-    then made by its classmethod ``from_settings(settings, folder)`` if it has one, of the section that is named like it
-    (relative paths in there are relative to ``folder``), else without arguments.
+    A descriptor, or a caller, may name it by its dotted path or by an entry point of ``gofer.authenticators``. Then its
+    classmethod ``from_settings(settings, folder)`` makes it, from the section of its name; relative paths in there are
+    relative to ``folder``. Without such a classmethod it is made without arguments.
 
-    One whose signatures have a time and a nonce derives from :class:`gofer.messaging.stamped.StampedAuthenticator`.
+    Signatures with a time and a nonce: subclass :class:`gofer.messaging.stamped.StampedAuthenticator`.
     """
 
     @abstractmethod
@@ -53,17 +53,17 @@ class Authenticator(ABC):
 
     @abstractmethod
     def validate(self, document: Any, digest: str, signature: Any) -> str | None:
-        """Return who signed (or None where nobody is named); raise ValidationFailed for a signature that is not valid.
+        """Return the signer's identity (None: it has none); raise ValidationFailed for a signature that is not valid.
 
         Args:
             document: the document, not verified yet, as a mapping.
-            signature: what the signer's ``sign`` returned, as text, whether that was text or bytes; as bytes only where
-                these are no UTF-8. So an authenticator of raw bytes has its ``sign`` return them in hex or base64.
+            signature: the value that the signer's ``sign`` returned, as text; as bytes only if it is not UTF-8. So
+                ``sign`` should return raw bytes in hex or base64.
         """
 
 
 def sign(body: bytes, authenticator: Authenticator) -> bytes:
-    """Wrap a document with its signature. What the authenticator raises goes through: cannot sign means not sent."""
+    """Wrap a document with its signature. Exceptions of the authenticator pass: cannot sign means not sent."""
     digest = hashlib.sha256(body).hexdigest()
     signature = authenticator.sign(digest)
     if isinstance(signature, str):
@@ -78,8 +78,8 @@ def verify(body: bytes, authenticator: Authenticator | None, document: Any = Non
         The document's own text, and the signer's identity. Without an authenticator a wrapper is only taken off.
 
     Raises:
-        DocumentError: not signed, or not validly; code ``security.authentication``. Whatever an authenticator raises is
-            that too: it fails closed.
+        DocumentError: not signed, or not validly; code ``security.authentication``. So is every exception of an
+            authenticator: it fails closed.
     """
     signed = unwrap(body)
     inner = body if signed is None else signed.message.encode("utf-8", "surrogatepass")
@@ -100,13 +100,13 @@ def verify(body: bytes, authenticator: Authenticator | None, document: Any = Non
         raise DocumentError(_CODE, _SENTENCE, f"authenticator failed: {type(broken).__name__}") from broken
     if not isinstance(identity, str):
         return inner, None
-    if not identity.isprintable():  # it stands in logs, and is compared: what cannot be seen makes it look like another
+    if not identity.isprintable():  # it is logged and compared: invisible characters make it look like another
         raise DocumentError(_CODE, _SENTENCE, f"the identity {identity[:60]!r} has control characters in it")
     return inner, identity
 
 
 def _text(signature: bytes) -> str | bytes:
-    """Give a signature as gofer 2.12 did: authenticators compare it with the text that they sign with."""
+    """Pass a signature as gofer 2.12 did: authenticators compare it with their own text."""
     try:
         return signature.decode()
     except UnicodeDecodeError:

@@ -74,7 +74,7 @@ def missing_authenticator(name: str) -> str | None:
         return f"{name!r} is neither a name nor the dotted path of a class"
     known = {one.name for one in listed(GROUP)}
     hint = did_you_mean(name, known)
-    # Only of a name that is ours: anybody may publish a distribution under a name that somebody has mistyped.
+    # Only for our own names: anybody may publish a distribution under a mistyped name.
     install = f". To install it: pip install gofer-authenticator-{name}" if name in _OURS else ""
     return f"no authenticator {name!r} is installed{hint}; installed: {available(known)}{install}"
 

@@ -6,29 +6,35 @@ from random import SystemRandom
 
 __all__ = ["Backoff"]
 
-#: The first pause is at most this many seconds; the limit doubles with each failure.
+#: The first pause is at most this many seconds.
 _FIRST = 0.25
 
 
 class Backoff:
-    """The times of one thing's tries. ``due`` is when the next one may be made, on the clock of ``now``.
+    """When to try again. ``due`` is the time of the next try, on the clock of ``now``.
 
     Pauses are drawn evenly between nothing and the limit: clients that lost a broker together must not come back
     together.
+
+    Args:
+        most: the highest limit, in seconds.
+        first: the first limit, in seconds.
+        growth: by how much each failure multiplies the limit.
     """
 
-    __slots__ = ("_first", "_most", "due", "failures")
+    __slots__ = ("_first", "_growth", "_most", "due", "failures")
 
-    def __init__(self, most: float, first: float = _FIRST) -> None:
+    def __init__(self, most: float, first: float = _FIRST, growth: float = 2.0) -> None:
         self._most = most
         self._first = first
+        self._growth = growth
         self.failures = 0
         self.due = 0.0
 
     def failed(self, now: float) -> None:
         """Note a failure, and set ``due``."""
         # Not the generator of the module: a program that seeds it would have its fleet come back together.
-        limit = min(self._most, self._first * 2.0 ** min(self.failures, 20))
+        limit = min(self._most, self._first * self._growth ** min(self.failures, 20))
         self.failures += 1
         self.due = now + SystemRandom().uniform(0, limit)
 

@@ -15,7 +15,7 @@ from gofer.suggest import available, did_you_mean
 
 __all__ = ["PROFILE_KEYS", "caller_conf", "profile", "profiles", "read_section"]
 
-#: What a profile may hold.
+#: The keys of a profile.
 PROFILE_KEYS = ("url", "address", "authenticator", "cacert", "clientcert", "clientkey", "host_validation", "user")
 _FILES = ("cacert", "clientcert", "clientkey")
 _PREFIX = "profile "
@@ -28,7 +28,7 @@ def caller_conf() -> Path:
 
 
 def read_section(name: str) -> dict[str, str]:
-    """Return the settings of a section; none when there is no such section, or no file that nobody asked for.
+    """Return the settings of a section; none if there is no such section, or no file and none was asked for.
 
     Raises:
         ConfigError: the file cannot be read, or others may write to it.
@@ -64,7 +64,7 @@ def profile(name: str | None) -> dict[str, str]:
             hint = did_you_mean(key, PROFILE_KEYS)
             raise ConfigError(f"{path}: [{section}] {key}: unknown{hint}; allowed: {', '.join(PROFILE_KEYS)}")
     if "url" in settings and URL.parse(settings["url"]).password is not None:
-        read_secret(path)  # what it holds is not for others' eyes
+        read_secret(path)  # raises if others may read it
     for key in _FILES:
         if key in settings:
             settings[key] = str(path.absolute().parent / settings[key])

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gofer.errors import AdapterError, ConnectionLost, GoferError, MessagingError
 from gofer.messaging.adapter import Adapter, Delivery, Operation
@@ -30,7 +30,7 @@ from gofer.messaging.wire import Wire
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "Traffic"]
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,20 @@ _IDLE_UNUSED = 5.0
 #: After this many seconds without a read the socket is read before anything else happens: the process may have stood
 #: still (SIGSTOP, a suspended machine), and the broker may have hung up meanwhile.
 _SILENCE = 1.0
+
+
+class Traffic(NamedTuple):
+    """What has moved on a connection.
+
+    ``deliveries``: messages delivered. ``unfinished``: bytes received that made no event, as those of a large message
+    do until it is complete. ``acknowledged``: bytes that the peer's system has taken. ``waiting``: bytes that it has
+    not.
+    """
+
+    deliveries: int
+    unfinished: int
+    acknowledged: int
+    waiting: int
 
 
 class Connection(ABC):
@@ -115,6 +129,13 @@ class Connection(ABC):
         """How many bytes wait for the socket."""
         wire = self._wire
         return 0 if wire is None else wire.unsent
+
+    def traffic(self) -> Traffic:
+        """Tell what has moved on this connection so far. Any thread."""
+        wire = self._wire
+        unacknowledged = 0 if wire is None else wire.unacknowledged
+        unsent, taken = (0, 0) if wire is None else (wire.unsent, wire.taken)
+        return Traffic(self.core.deliveries, self.core.unfinished, taken - unacknowledged, unacknowledged + unsent)
 
     def check_usable(self) -> None:
         """Raise ConnectionLost if it was closed, or belongs to the parent process."""
@@ -196,6 +217,22 @@ class Connection(ABC):
             subscription.error = None  # of an earlier try
         self._submit(0, self.core.subscribe, subscription)
         return lambda: subscription.made > made or subscription.active or subscription.error
+
+    def unsubscribe_nowait(self, subscription: Subscription) -> None:
+        """End a subscription; what comes of that is not told. An unknown one is ignored."""
+        self._submit(0, self.core.unsubscribe, subscription, lambda value, error: None)
+
+    def resubscribe(self, subscription: Subscription, reason: str) -> None:
+        """Make a subscription again that the broker seems to have forgotten."""
+        self._submit(0, self.core.resubscribe, subscription, reason)
+
+    def reconnect(self, reason: str) -> None:
+        """Give up the present connection, which seems open and does not work, and make another one."""
+        self._submit(0, self.core.drop, reason)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Have something called in the driver's thread, whatever the connection's state: it must be quick."""
+        self._submit(0, callback)
 
     def ask_nowait(self, operation: Operation | Steps, answer: Answer, timeout: float = OPERATION) -> None:
         """Ask the broker for something; ``answer`` is called in the driver's thread with the value, or the error."""
@@ -307,7 +344,10 @@ class Connection(ABC):
         adapter, wire = opened
         self._guard(self.core.connected, adapter, now)
         if self.core.adapter is adapter:
-            self._wire = wire
+            old, self._wire = self._wire, wire
+            if old is not None:  # lost, and connected anew in the same turn
+                self._detach()
+                old.close()
             self._write(now)
         else:
             wire.close()
@@ -330,11 +370,22 @@ class Connection(ABC):
         try:
             data = wire.read()
         except OSError as error:
-            self._guard(self.core.lost, error.strerror or str(error), now)
+            self._guard(self.core.lost, self._why_lost(wire, error), now)
             return False
         if data:
             self._guard(self.core.receive, data, now)
         return bool(data)
+
+    def _why_lost(self, wire: Wire, error: OSError) -> str:
+        """Say why the socket has ended; for one that has never said a word of AMQP, what may be wrong with the port."""
+        if wire.secure:
+            from gofer.messaging.tls import explain
+
+            return explain(error, self.connector)
+        reason = error.strerror or str(error)
+        if not wire.heard and self.connector.url.protocol != "local":
+            reason += " before it said anything. Does the port expect TLS? Then write amqps://"
+        return reason
 
     def _read_after_silence(self) -> bool:
         """Read to the end if nothing was read for long, and return whether that was so."""
@@ -354,7 +405,7 @@ class Connection(ABC):
         except OSError as error:
             while self._read():
                 pass  # what the broker sent before it hung up: confirmations, or its reason
-            self._guard(self.core.lost, error.strerror or str(error), now)
+            self._guard(self.core.lost, self._why_lost(wire, error), now)
         except Exception as error:  # noqa: BLE001 - _fault logs it
             self._fault(error)
         if self.core.adapter is None:

@@ -1,10 +1,10 @@
-"""What shapes a connection: the URL, TLS files, the heartbeat, and how patient it is."""
+"""Connectors: the settings of a connection. The URL, TLS files, the heartbeat, and limits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from gofer.messaging.url import URL
 
@@ -13,66 +13,52 @@ __all__ = ["SSL", "Connector"]
 Source = Callable[[], URL]
 
 
+def _alias(name: str) -> Any:
+    """Make a property that reads and sets an attribute of the connector."""
+    return property(lambda ssl: getattr(ssl._connector, name), lambda ssl, value: setattr(ssl._connector, name, value))
+
+
 class SSL:
     """The TLS files of a connector, by the names that they had in gofer 2: ``connector.ssl.ca_certificate``."""
 
     __slots__ = ("_connector",)
 
+    ca_certificate = _alias("cacert")
+    client_certificate = _alias("clientcert")
+    client_key = _alias("clientkey")
+    host_validation = _alias("host_validation")
+
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
 
-    @property
-    def ca_certificate(self) -> str | None:
-        """The connector's ``cacert``."""
-        return self._connector.cacert
 
-    @ca_certificate.setter
-    def ca_certificate(self, file: str | None) -> None:
-        self._connector.cacert = file
+class _ParsedURL:
+    """An attribute that is set to a URL or its text, and is a URL."""
 
-    @property
-    def client_certificate(self) -> str | None:
-        """The connector's ``clientcert``."""
-        return self._connector.clientcert
+    def __get__(self, connector: Connector | None, owner: type) -> URL:
+        if connector is None:
+            raise AttributeError("a connector has no URL of its own")  # so it is an argument without a default
+        url: URL = connector.__dict__["url"]
+        return url
 
-    @client_certificate.setter
-    def client_certificate(self, file: str | None) -> None:
-        self._connector.clientcert = file
-
-    @property
-    def client_key(self) -> str | None:
-        """The connector's ``clientkey``."""
-        return self._connector.clientkey
-
-    @client_key.setter
-    def client_key(self, file: str | None) -> None:
-        self._connector.clientkey = file
-
-    @property
-    def host_validation(self) -> bool:
-        """The connector's ``host_validation``."""
-        return self._connector.host_validation
-
-    @host_validation.setter
-    def host_validation(self, wanted: bool) -> None:
-        self._connector.host_validation = bool(wanted)
+    def __set__(self, connector: Connector, url: URL | str) -> None:
+        connector.__dict__["url"] = URL.parse(url)
 
 
 @dataclass
 class Connector:
     """How to connect to a broker. Hashable: equal connectors share one connection in a process.
 
-    Its values may be set until it is used: until it is hashed, which is how its connection is found, or added.
+    Values can be set until its first use: until it is hashed, to find its connection, or added.
 
-    ``heartbeat`` is in seconds; a peer silent for two of them is dead; 0 turns heartbeats off. The files are PEM and
-    are read at each (re)connect, so renewed ones are taken up. ``clientcert`` may hold the key too.
+    ``heartbeat`` is in seconds; a peer silent for two of them is dead; 0 turns heartbeats off. The files are PEM. Each
+    (re)connect reads them again, so renewed ones come into use. ``clientcert`` may hold the key too.
     ``adapter`` is the one to use for a URL that names none. Reconnecting waits at most ``reconnect_max`` seconds
-    between two attempts. A document is at most ``max_message`` bytes. ``source`` tells the URL of the moment, and is
-    asked before each connection, in place of ``url``: where a file holds it, say. It may raise GoferError;
-    connectors that differ in nothing else are equal.
+    between two attempts. A document is at most ``max_message`` bytes. ``source`` returns the current URL, from a file
+    for instance; it is called before each connection, and may raise GoferError. It does not count in comparisons.
     """
 
-    url: URL
+    url: _ParsedURL = _ParsedURL()
     cacert: str | None = None
     clientcert: str | None = None
     clientkey: str | None = None
@@ -84,39 +70,17 @@ class Connector:
     proxy: str | None = field(default=None, repr=False)
     source: Source | None = field(default=None, compare=False, repr=False)
 
-    if TYPE_CHECKING:  # what it takes is more than what it has: a dataclass cannot say so
-
-        def __init__(  # noqa: PLR0917 - as many as a dataclass makes
-            self,
-            url: URL | str,
-            cacert: str | None = None,
-            clientcert: str | None = None,
-            clientkey: str | None = None,
-            host_validation: bool = True,
-            heartbeat: float = 10.0,
-            adapter: str | None = None,
-            reconnect_max: float = 30.0,
-            max_message: int = 16 * 1024 * 1024,
-            proxy: str | None = None,
-            source: Source | None = None,
-        ) -> None: ...
-
-    def __post_init__(self) -> None:
-        self.url = URL.parse(self.url)
-
     def __setattr__(self, name: str, value: object) -> None:
         if "_used" in self.__dict__:
             raise AttributeError(f"{name} of {self!r} cannot be set: it is used; make another connector")
         object.__setattr__(self, name, value)
 
     def __hash__(self) -> int:
-        object.__setattr__(self, "_used", True)  # found by what it is now, it must stay that
+        object.__setattr__(self, "_used", True)  # a key of a dict must not change
         return hash((self.url, self.cacert, self.clientcert, self.clientkey, self.host_validation, self.heartbeat))
 
     def __reduce__(self) -> tuple[object, ...]:
-        values = (self.url, self.cacert, self.clientcert, self.clientkey, self.host_validation, self.heartbeat)
-        more = (self.adapter, self.reconnect_max, self.max_message, self.proxy, self.source)
-        return Connector, (*values, *more)
+        return Connector, tuple(getattr(self, each.name) for each in fields(self))  # without its use
 
     @property
     def ssl(self) -> SSL:
@@ -124,14 +88,15 @@ class Connector:
         return SSL(self)
 
     def add(self) -> None:
-        """Have whoever gives this URL alone in this process mean this connector: its TLS files, its heartbeat."""
-        added.put(self)
+        """Use this connector, with its TLS files and its heartbeat, wherever this process gives only its URL."""
+        hash(self)  # it cannot be changed any more
+        added[self.url] = self
 
     def current(self) -> Connector:
-        """Return the connector with the URL of the moment.
+        """Return the connector with its current URL.
 
         Raises:
-            GoferError: what ``source`` raised.
+            GoferError: as ``source`` does.
         """
         return self if self.source is None else replace(self, url=self.source())
 
@@ -148,24 +113,5 @@ class Connector:
         return added.get(parsed) or cls(parsed)
 
 
-class Added:
-    """The connectors that were added, by their URLs. Any thread."""
-
-    def __init__(self) -> None:
-        self._connectors: dict[URL, Connector] = {}
-
-    def put(self, connector: Connector) -> None:
-        """Keep a connector, in place of one with the same URL; it cannot be changed any more."""
-        hash(connector)
-        self._connectors[connector.url] = connector
-
-    def get(self, url: URL) -> Connector | None:
-        """Return the one with a URL."""
-        return self._connectors.get(url)
-
-    def clear(self) -> None:
-        """Forget all: for tests."""
-        self._connectors.clear()
-
-
-added = Added()
+#: The connectors that were added, by their URLs.
+added: dict[URL, Connector] = {}

@@ -59,6 +59,9 @@ _DISPOSE = 1.0
 _CLOSE = 1.0
 #: After a connection of this many seconds the next pause is short again.
 _STABLE = 5.0
+#: The first limit of the pauses of one of many, in seconds, and its growth. With smaller values a restarted broker gets
+#: more than 15 % of a fleet in one second.
+_FLEET = (5.0, 4.0)
 
 
 class State(enum.Enum):
@@ -107,6 +110,10 @@ class Core:
         self.up_since: float | None = None
         #: When something was last published or delivered.
         self.used_at = 0.0
+        #: How many messages were delivered.
+        self.deliveries = 0
+        #: Bytes received that made no event: of a large message on its way, and heartbeats.
+        self.unfinished = 0
         #: Messages whose outcome is not known yet, by token.
         self.unconfirmed: dict[int, Settle | None] = {}
         self._ack_delay = ack_delay
@@ -145,9 +152,9 @@ class Core:
             for pending in self._pending.values():
                 due = min(due, pending.deadline)
             if self.state is State.OPEN:
-                for subscription in self._subscriptions:  # a cheap test: this runs in each turn, and they are many
-                    if subscription.number is None and subscription.making is None:
-                        due = min(due, self._subscriptions[subscription].due)
+                for subscription, backoff in self._subscriptions.items():
+                    if subscription.waiting:
+                        due = min(due, backoff.due)
         return due
 
     def connecting(self) -> None:
@@ -174,7 +181,13 @@ class Core:
         self.now = now
         if self.adapter is not None:
             self.adapter.receive(data, now)
-            self._drain()
+            if not self._drain():
+                self.unfinished += len(data)
+
+    def drop(self, reason: str) -> None:
+        """Give up an open connection that does not work, and make another one."""
+        if self.state is State.OPEN:
+            self.lost(reason, self.now)
 
     def lost(self, reason: str, now: float) -> None:
         """Note that the socket has ended."""
@@ -224,6 +237,10 @@ class Core:
         self.used_at = self.now
         if self.state is State.DOWN and (self.connect_at == inf or not self.opened_before):
             self.connect_at = self.now
+
+    def spread(self) -> None:
+        """Come back as one of many: with longer first pauses, so that the broker gets few of them in each second."""
+        self._backoff = Backoff(self.connector.reconnect_max, *_FLEET)
 
     @property
     def idle(self) -> bool:
@@ -301,8 +318,7 @@ class Core:
         adapter = self.adapter
         if adapter is None or self.state is not State.OPEN:
             if self._final or not self._reconnect:
-                if settle is not None:
-                    self._call(settle, Outcome.UNKNOWN, self.describe())
+                self._call(settle, Outcome.UNKNOWN, self.describe())
             else:  # the connection was lost just now: nothing was sent, so nothing is unknown
                 self._unsent[token] = (address, body, ttl, durable, confirm, isolated, settle)
             return
@@ -313,8 +329,7 @@ class Core:
             adapter.publish(token, address, body, ttl=ttl, durable=durable, confirm=confirm, isolated=isolated)
         except (ValueError, TypeError) as wrong:
             self.unconfirmed.pop(token, None)
-            if settle is not None:
-                self._call(settle, Outcome.REFUSED, str(wrong))
+            self._call(settle, Outcome.REFUSED, str(wrong))
         self._drain()
 
     def forget(self, token: int) -> None:
@@ -402,18 +417,23 @@ class Core:
         else:
             self.ask(Cancel(number), answer, timeout)
 
-    def _to_subscribe(self) -> dict[Subscription, Backoff]:
-        """Return the subscriptions that the broker has not got, and is not being asked for."""
-        return {
-            subscription: backoff
-            for subscription, backoff in self._subscriptions.items()
-            if subscription.number is None and subscription.making is None
-        }
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        """All subscriptions. Any thread."""
+        return list(self._subscriptions)
+
+    def resubscribe(self, subscription: Subscription, reason: str) -> None:
+        """Make a subscription again that the broker seems to have forgotten. One that is not active is left alone."""
+        number = subscription.number
+        if number is not None and subscription in self._subscriptions:
+            self._by_number.pop(number, None)
+            self._subscription_failed(subscription, NotFound(reason))
+            self.ask(Cancel(number), _ignore)
 
     def _make_subscriptions(self) -> None:
         if self.state is State.OPEN:
-            for subscription, backoff in self._to_subscribe().items():
-                if backoff.due <= self.now:
+            for subscription, backoff in list(self._subscriptions.items()):
+                if subscription.waiting and backoff.due <= self.now:
                     self._make_subscription(subscription)
 
     def _make_subscription(self, subscription: Subscription) -> None:
@@ -446,8 +466,7 @@ class Core:
                 subscription.number, subscription.error = number, None
                 subscription.made += 1
                 self._subscriptions[subscription].reset()
-                if subscription.on_made is not None:
-                    self._call(subscription.on_made)
+                self._call(subscription.on_made)
 
         self.run(steps(), made)
 
@@ -456,34 +475,37 @@ class Core:
         first = subscription.active or subscription.error is None
         subscription.number, subscription.error = None, copy_error(error)
         self._subscriptions[subscription].failed(self.now)
-        if first and subscription.on_lost is not None:
+        if first:
             self._call(subscription.on_lost, str(error))
 
     # -- events -------------------------------------------------------------------------------------------------------
 
-    def _drain(self) -> None:
-        """Handle the adapter's events. A callback may call this again: the outermost call keeps the order."""
+    def _drain(self) -> bool:
+        """Handle the adapter's events; return whether there were any.
+
+        A callback may call this again: the outermost call keeps the order.
+        """
         if self._draining:
-            return
-        self._draining = True
+            return False
+        self._draining, found = True, False
         try:
             while True:
                 while self._events:
                     self._handle(self._events.popleft())
                 if self.adapter is None or not (events := self.adapter.events()):
                     break
+                found = True
                 self._events.extend(events)
         finally:
             self._draining = False
+        return found
 
     def _handle(self, event: Event) -> None:
         match event:
             case Delivery():
                 self._deliver(event)
             case Confirmed():
-                settle = self.unconfirmed.pop(event.token, None)
-                if settle is not None:
-                    self._call(settle, event.outcome, event.reason)
+                self._call(self.unconfirmed.pop(event.token, None), event.outcome, event.reason)
             case Done():
                 self._answered(event)
             case SubscriptionLost():
@@ -499,6 +521,7 @@ class Core:
 
     def _deliver(self, delivery: Delivery) -> None:
         self.used_at = self.now
+        self.deliveries += 1
         subscription = self._by_number.get(delivery.subscription)
         if subscription is None:
             self.release(delivery)
@@ -518,10 +541,9 @@ class Core:
         for pending in list(self._pending.values()):
             if pending.deadline <= self.now:
                 answer, pending.answer, pending.deadline = pending.answer, None, inf
-                if answer is not None:
-                    asked = type(pending.operation).__name__
-                    error = ConnectionLost(f"{self.connector.url}: the broker did not answer {asked} in time")
-                    self._call(answer, None, error)
+                asked = type(pending.operation).__name__
+                error = ConnectionLost(f"{self.connector.url}: the broker did not answer {asked} in time")
+                self._call(answer, None, error)
 
     def _block(self, reason: str | None) -> None:
         if self.blocked is None and reason is not None:
@@ -572,15 +594,14 @@ class Core:
             self._unsent.clear()
         pending, self._pending = self._pending, {}
         for settle in unconfirmed.values():
-            if settle is not None:
-                self._call(settle, Outcome.UNKNOWN, str(error))
+            self._call(settle, Outcome.UNKNOWN, str(error))
         for operation in pending.values():
-            if operation.answer is not None:
-                self._call(operation.answer, None, copy_error(error))
+            self._call(operation.answer, None, copy_error(error))
 
-    def _call(self, callback: Callable[..., object], *arguments: Any) -> None:
+    def _call(self, callback: Callable[..., object] | None, *arguments: Any) -> None:
         try:
-            callback(*arguments)
+            if callback is not None:
+                callback(*arguments)
         except Exception:  # a callback's fault harms no other user
             log.exception("%s: a callback failed", self.connector.url)
 

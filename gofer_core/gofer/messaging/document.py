@@ -1,8 +1,8 @@
-"""Documents: what travels in a message's body.
+"""Documents: the bodies of messages.
 
 JSON in UTF-8, as gofer 2.12 writes and reads it. A :class:`Request` goes to an agent; a :class:`Reply` (a status or a
-result) comes back. Unknown fields are ignored. What does not fit is a :class:`~gofer.errors.DocumentError` with a code
-and a sentence, never another exception.
+result) comes back. Unknown fields are ignored. Every other deviation raises :class:`~gofer.errors.DocumentError` with a
+code and a sentence, never another exception.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ __all__ = [
 ]
 
 VERSION = "2.0"
-#: The code of the rejection of a request that came too late.
+#: The rejection code of a request that arrived after its time to live.
 EXPIRED = "request.expired"
 
-#: What a request may hold, beside its bytes: the agent decodes in a thread that all plugins share. Lists and objects
-#: cost far more than their bytes (16 MiB of empty lists took 12 s and 1 GB); so do integers of thousands of digits.
+#: Limits of a request, beside its bytes: the agent decodes in a thread that all plugins share. Lists and objects cost
+#: far more than their bytes (16 MiB of empty lists took 12 s and 1 GB); so do integers of thousands of digits.
 MAX_CONTAINERS = 500_000
 _MAX_DIGITS = 100_000  # of all integers of more than 200 digits together
 _MAX_NAME = 255  # characters of a class or a method
@@ -60,7 +60,7 @@ _T = TypeVar("_T")
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
-    """What to call: ``cntr`` holds the constructor's [[args], {keywords}], None when the stub was not called.
+    """The method to call. ``cntr`` holds the constructor's [[args], {keywords}], None when the stub was not called.
 
     Keyword arguments are read from ``kws`` and from ``kwargs``: old agents know only the second, old callers the first.
     """
@@ -84,9 +84,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A request's envelope.
 
     ``wait`` is how long its caller waits, in seconds: statuses are then held back so that a fast call is two messages.
-    ``again`` says that it may have been published before. ``timeout`` bounds its execution, in seconds. ``timestamp``
-    is when it was sent, ``ttl`` how many seconds later it expires, and ``expires`` when that is, in seconds since 1970
-    by its caller's clock. Callers of gofer 2.12 say none of these.
+    ``again``: it may have been published before. ``timeout`` limits its execution, in seconds. ``timestamp`` is when it
+    was sent, ``ttl`` the seconds until it expires, and ``expires`` that time, in seconds since 1970 by the caller's
+    clock. Callers of gofer 2.12 send none of these.
     """
 
     sn: str | None = None
@@ -146,7 +146,7 @@ class Signed(msgspec.Struct, frozen=True):
 
 
 class Head(NamedTuple):
-    """What can be told of a document that is otherwise unreadable: each field None unless it has the right shape."""
+    """The readable fields of a document that was refused: each is None unless it has the right shape."""
 
     sn: str | None
     replyto: str | None
@@ -175,10 +175,7 @@ def decode_request(body: bytes) -> Request:
         DocumentError: ``model.invalid``, with what does not fit and where; ``model.version`` for another version.
     """
     check_size(body)
-    try:
-        request = _request.decode(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as bad:
-        request = _decode_leniently(body, Request, bad)
+    request = _decode(_request, body)
     if request.sn is not None and _SN.fullmatch(request.sn) is None:
         raise _invalid("sn is not a serial number", shown(request.sn))
     for name, text in (("classname", request.request.classname), ("method", request.request.method)):
@@ -189,7 +186,6 @@ def decode_request(body: bytes) -> Request:
             raise _invalid(f"{name} is not a number of seconds, 0 or more", str(seconds))
     if request.expires is not None and not math.isfinite(request.expires):
         raise _invalid("expires is not a time in seconds since 1970", str(request.expires))
-    _check_depth(body)
     if request.version != VERSION:
         found = str(request.version)
         raise DocumentError(
@@ -206,12 +202,7 @@ def decode_reply(body: bytes) -> Reply:
     Raises:
         DocumentError: ``model.invalid``, with what does not fit and where.
     """
-    try:
-        reply = _reply.decode(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as bad:
-        reply = _decode_leniently(body, Reply, bad)
-    _check_depth(body)
-    return reply
+    return _decode(_reply, body)
 
 
 def unwrap(body: bytes) -> Signed | None:
@@ -225,7 +216,7 @@ def unwrap(body: bytes) -> Signed | None:
 
 
 def head(body: bytes) -> Head:
-    """Read what a rejection needs from a document that was refused. Never raises."""
+    """Read from a refused document the fields that a rejection needs. Never raises."""
     sn: Any
     replyto: Any
     try:
@@ -248,12 +239,12 @@ def head(body: bytes) -> Head:
 
 
 def _text(raw: msgspec.Raw) -> str | None:
-    """Read a field if it is text: nothing is made of it if it is anything else."""
+    """Read a field if it is text. Other values are not decoded."""
     return msgspec.json.decode(raw, type=str) if bytes(raw).startswith(b'"') else None
 
 
 def check_size(body: bytes) -> None:
-    """Refuse a document before anything is made of it that would cost far more than its bytes tell.
+    """Refuse a document whose values would cost far more than its bytes. Nothing is decoded.
 
     Raises:
         DocumentError: ``model.invalid``.
@@ -273,7 +264,7 @@ def _digits(body: bytes) -> int:
 
 
 def _outside_text(body: bytes, without: bytes = b"") -> bytes:
-    """Return what of a document stands outside of its texts, but for the bytes in ``without``."""
+    """Return the bytes of a document outside of its texts, except those in ``without``."""
     bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # now each quote begins or ends a text
     return b"".join(bare.translate(None, without).split(b'"')[::2])
 
@@ -284,7 +275,7 @@ def timestamp() -> str:
 
 
 def seconds_of(text: object) -> float | None:
-    """Read a timestamp, in seconds since 1970. None: it is none."""
+    """Read a timestamp, in seconds since 1970. None: it is not a timestamp."""
     try:
         return float(calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))) if isinstance(text, str) else None
     except ValueError:
@@ -292,14 +283,23 @@ def seconds_of(text: object) -> float | None:
 
 
 def shown(text: object, most: int = 200) -> str:
-    """Return text from the wire as it may stand in a log or an error: its repr, cut to ``most`` characters."""
+    """Return text from the wire for a log or an error: its repr, cut to ``most`` characters."""
     cut = text[: most + 1] if isinstance(text, str) else text
     rendered = repr(cut) if isinstance(text, str) else str(text)
     return rendered if len(rendered) <= most else rendered[: most - 3] + "..."
 
 
+def _decode(decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
+    try:
+        document = decoder.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as bad:
+        document = _decode_leniently(body, decoder.type, bad)
+    _check_depth(body)
+    return document
+
+
 def _decode_leniently(body: bytes, kind: type[_T], bad: Exception) -> _T:
-    """Read what only the original's encoder writes (NaN, lone surrogates), or say what was wrong in the first place."""
+    """Read what only the encoder of gofer 2 writes (NaN, lone surrogates), or raise the first error."""
     if isinstance(bad, msgspec.ValidationError) and "out of range" not in str(bad):
         raise _invalid(str(bad)) from None
     try:
@@ -318,7 +318,7 @@ def _check_depth(body: bytes) -> None:
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return
     try:
-        # What stands in unknown fields was only skipped so far: it may be no JSON. No number is too long for len.
+        # The decoder has skipped unknown fields: they may be no JSON. len reads numbers of any length.
         layer: list[Any] = [json.loads(body.decode(), parse_int=len)]
     except (ValueError, RecursionError) as bad:
         raise _invalid(str(bad)) from None

@@ -31,7 +31,7 @@ def read_secret(path: Path) -> bytes:
 
 
 def read_public(path: Path) -> bytes:
-    """Read a file that decides who is believed.
+    """Read a file of public keys or settings, which decides whom to trust.
 
     Raises:
         ConfigError: it cannot be read; belongs to neither root nor this process's user; or others may write to it.
@@ -55,14 +55,14 @@ def files_in(place: Path, suffixes: Iterable[str]) -> list[Path]:
 
 
 class Watched(Generic[T]):
-    """Something that is made of files, and made again when one of them has changed. Any thread.
+    """A value that is read from files, and read again when one of them has changed. Any thread.
 
-    Files are looked at once a second at most. What cannot be made again is an error until it can: keys that cannot be
-    read sign and validate nothing.
+    The files are checked once a second at most. If reading again fails, ``get`` raises until it works: unreadable keys
+    sign and validate nothing.
 
     Args:
-        make: makes it.
-        places: the files and directories that it is made of.
+        make: reads the value.
+        places: the files and directories that it is read from.
     """
 
     def __init__(self, make: Callable[[], T], *places: Path) -> None:
@@ -74,7 +74,7 @@ class Watched(Generic[T]):
         self._looked = time.monotonic()
 
     def get(self) -> T:
-        """Return it as it is now.
+        """Return the current value.
 
         Raises:
             ConfigError: as ``make`` does.
@@ -85,7 +85,7 @@ class Watched(Generic[T]):
             seen = self._look()
             if seen != self._seen:
                 self._made = self._make()
-                self._seen = seen  # after that: what failed is tried again
+                self._seen = seen  # only now: after a failure the next call tries again
             self._looked = time.monotonic()
             return self._made
 

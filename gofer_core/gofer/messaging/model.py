@@ -1,4 +1,4 @@
-"""Queues, exchanges and plain documents, for programs that manage the queues of agents or speak to them by themselves::
+"""Queues, exchanges and plain documents, for programs that manage agents' queues, or exchange documents with agents::
 
     from gofer.messaging import NotFound, Queue
 
@@ -8,10 +8,10 @@
         queue.purge()
         queue.delete()
     except NotFound:
-        pass  # somebody else has deleted it
+        pass  # another program has deleted it
 
-Each waits for the broker's answer, some seconds at most. All use the connections of the process, and any thread may use
-them. A ``url`` may be a :class:`~gofer.messaging.Connector`; without one it is ``amqp://localhost``.
+Each method waits for the broker's answer, some seconds at most. All objects use the connections of the process. Any
+thread may use them. A ``url`` may be a :class:`~gofer.messaging.Connector`; the default is ``amqp://localhost``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ log = logging.getLogger(__name__)
 
 _URL = "amqp://localhost"
 #: Seconds for the broker to answer.
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
+
+_Where = str | URL | Connector | None
 
 
 class Document(dict[str, Any]):
@@ -67,19 +69,19 @@ class Document(dict[str, Any]):
 
 
 class _Node:
-    """What has a name at a broker."""
+    """A queue or an exchange."""
 
-    def __init__(self, name: str | None, url: str | URL | Connector | None) -> None:
+    def __init__(self, name: str | None = None, url: _Where = None) -> None:
         self.name = name or str(uuid.uuid4())
         self.url = url
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
-    def _ask(self, operation: Operation, url: str | URL | Connector | None) -> None:
+    def _ask(self, operation: Operation, url: _Where) -> None:
         connection = pool.acquire(Connector.of(url or self.url or _URL))
         try:
-            differs = connection.ask(operation, _PATIENCE)
+            differs = connection.ask(operation, _TIMEOUT)
         finally:
             pool.release(connection, linger=True)
         if differs:
@@ -90,17 +92,14 @@ class Queue(_Node):
     """A queue. Set ``durable``, ``auto_delete``, ``exclusive`` or ``expiration`` (seconds) before ``declare``.
 
     Args:
-        name: None: one that nobody else has.
+        name: None: a new, unique name.
     """
 
     durable, auto_delete, exclusive = True, False, False
     expiration: float | None = None
 
-    def __init__(self, name: str | None = None, url: str | URL | Connector | None = None) -> None:
-        super().__init__(name, url)
-
-    def declare(self, url: str | URL | Connector | None = None) -> Self:
-        """Make sure that it exists; one that is there is used as it is.
+    def declare(self, url: _Where = None) -> Self:
+        """Make sure that it exists. An existing queue is used as it is.
 
         Raises:
             MessagingError: no connection, or the broker refuses.
@@ -108,12 +107,12 @@ class Queue(_Node):
         self._ask(DeclareQueue(self.name, self.durable, self.exclusive, self.auto_delete, self.expiration), url)
         return self
 
-    def delete(self, url: str | URL | Connector | None = None) -> None:
-        """Delete it, and what waits in it. Raises NotFound, and as ``declare``."""
+    def delete(self, url: _Where = None) -> None:
+        """Delete it, and the messages that wait in it. Raises NotFound, and as ``declare``."""
         self._ask(DeleteQueue(self.name), url)
 
-    def purge(self, url: str | URL | Connector | None = None) -> None:
-        """Drop what waits in it. Raises NotFound, and as ``declare``."""
+    def purge(self, url: _Where = None) -> None:
+        """Drop the messages that wait in it. Raises NotFound, and as ``declare``."""
         self._ask(PurgeQueue(self.name), url)
 
 
@@ -122,44 +121,44 @@ class Exchange(_Node):
 
     durable, auto_delete = True, False
 
-    def __init__(self, name: str, policy: str = "direct", url: str | URL | Connector | None = None) -> None:
+    def __init__(self, name: str, policy: str = "direct", url: _Where = None) -> None:
         super().__init__(name, url)
         self.policy = policy
 
-    def declare(self, url: str | URL | Connector | None = None) -> Self:
+    def declare(self, url: _Where = None) -> Self:
         """Make sure that it exists. Raises as ``Queue.declare``."""
         self._ask(DeclareExchange(self.name, self.policy, self.durable, self.auto_delete), url)
         return self
 
-    def delete(self, url: str | URL | Connector | None = None) -> None:
+    def delete(self, url: _Where = None) -> None:
         """Delete it. Raises NotFound, and as ``declare``."""
         self._ask(DeleteExchange(self.name), url)
 
-    def bind(self, queue: Queue, url: str | URL | Connector | None = None) -> None:
+    def bind(self, queue: Queue, url: _Where = None) -> None:
         """Have it route messages for the queue's name to the queue. Raises NotFound: one of both is missing."""
         self._ask(Bind(queue.name, self.name, queue.name), url)
 
-    def unbind(self, queue: Queue, url: str | URL | Connector | None = None) -> None:
+    def unbind(self, queue: Queue, url: _Where = None) -> None:
         """Undo ``bind``."""
         self._ask(Unbind(queue.name, self.name, queue.name), url)
 
 
 class _Endpoint:
-    """What uses a connection between ``open`` and ``close``, or in a ``with``."""
+    """It has a connection between ``open`` and ``close``, or inside a ``with`` block."""
 
-    #: Signs what is sent, and verifies what is read; None: nothing does.
+    #: Signs documents that are sent, and verifies those that are read. None: no signatures.
     authenticator: Authenticator | None = None
 
-    def __init__(self, url: str | URL | Connector | None) -> None:
+    def __init__(self, url: _Where = None) -> None:
         self._connector = Connector.of(url or _URL)
         self._connection: ThreadConnection | None = None
 
     def open(self) -> None:
-        """Connect. May be repeated. Raises MessagingError: that is not possible."""
+        """Connect. May be repeated. Raises MessagingError: there is no connection."""
         if self._connection is None:
             self._connection = pool.acquire(self._connector)
             try:
-                self._begin(self._connection)
+                self._start(self._connection)
             except BaseException:
                 self.close()
                 raise
@@ -168,7 +167,7 @@ class _Endpoint:
         """Give back the connection. May be repeated."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._end(connection)
+            self._stop(connection)
             pool.release(connection, linger=True)
 
     def __enter__(self) -> Self:
@@ -178,11 +177,11 @@ class _Endpoint:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _begin(self, connection: ThreadConnection) -> None:
-        connection.open(monotonic() + _PATIENCE)
+    def _start(self, connection: ThreadConnection) -> None:
+        connection.open(monotonic() + _TIMEOUT)
 
-    def _end(self, connection: ThreadConnection) -> None:
-        """Undo what ``_begin`` did."""
+    def _stop(self, connection: ThreadConnection) -> None:
+        """Undo ``_start``."""
 
     @property
     def _open(self) -> ThreadConnection:
@@ -193,9 +192,6 @@ class _Endpoint:
 
 class Producer(_Endpoint):
     """Sends documents."""
-
-    def __init__(self, url: str | URL | Connector | None = None) -> None:
-        super().__init__(url)
 
     def send(self, address: str, ttl: float | None = None, **body: Any) -> str:
         """Send a document with these fields, and wait until the broker has it.
@@ -216,7 +212,7 @@ class Producer(_Endpoint):
         if self.authenticator is not None:
             data = sign(data, self.authenticator)
         outcomes: list[tuple[Outcome, str]] = []
-        deadline, waiter = monotonic() + _PATIENCE, Waiter()
+        deadline, waiter = monotonic() + _TIMEOUT, Waiter()
 
         def settled(outcome: Outcome, reason: str) -> None:
             outcomes.append((outcome, reason))
@@ -236,7 +232,7 @@ class Producer(_Endpoint):
 
 
 class Message:
-    """A message that was read. The broker holds it until ``ack`` or ``reject``, or until its reader is closed."""
+    """A message that was read. The broker holds it until ``ack``, ``reject``, or the end of its reader."""
 
     def __init__(self, connection: ThreadConnection, delivery: Delivery, held: dict[Delivery, None]) -> None:
         self._connection, self._delivery, self._held = connection, delivery, held
@@ -244,17 +240,17 @@ class Message:
 
     @property
     def body(self) -> bytes:
-        """What was sent."""
+        """The bytes of the message."""
         return self._delivery.body
 
     def ack(self) -> None:
-        """Tell the broker that the message is done with."""
+        """Acknowledge the message."""
         self._held.pop(self._delivery, None)
         self._connection.accept(self._delivery)
-        self._connection.wait_written(_PATIENCE)
+        self._connection.wait_written(_TIMEOUT)
 
     def reject(self, requeue: bool = True) -> None:
-        """Give it back to the queue, or drop it."""
+        """Requeue the message, or drop it."""
         self._held.pop(self._delivery, None)
         (self._connection.release if requeue else self._connection.reject)(self._delivery)
 
@@ -265,25 +261,25 @@ class Reader(_Endpoint):
     Raises NotFound when it is opened and there is no such queue.
     """
 
-    def __init__(self, queue: Queue | str, url: str | URL | Connector | None = None) -> None:
+    def __init__(self, queue: Queue | str, url: _Where = None) -> None:
         self.queue = Queue(queue) if isinstance(queue, str) else queue
         super().__init__(url or self.queue.url)
         self._inbox: deque[Delivery] = deque()
-        self._held: dict[Delivery, None] = {}  # handed out and not settled
+        self._held: dict[Delivery, None] = {}  # returned by get, and not settled
         self._waiter = Waiter()
         self._subscription: Subscription | None = None
 
-    def _begin(self, connection: ThreadConnection) -> None:
+    def _start(self, connection: ThreadConnection) -> None:
         self._subscription = Subscription(self.queue.name, 1, self._take, on_made=self._inbox.clear)
-        connection.subscribe(self._subscription, _PATIENCE)
+        connection.subscribe(self._subscription, _TIMEOUT)
 
-    def _end(self, connection: ThreadConnection) -> None:
+    def _stop(self, connection: ThreadConnection) -> None:
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             try:
-                connection.unsubscribe(subscription, _PATIENCE)
+                connection.unsubscribe(subscription, _TIMEOUT)
             except MessagingError as gone:
-                log.debug("%r: %s", subscription, gone)  # the broker takes back what was not acknowledged
+                log.debug("%r: %s", subscription, gone)  # the broker requeues unacknowledged messages
         for delivery in (*self._held, *self._inbox):
             connection.release(delivery)
         self._held.clear()
@@ -301,7 +297,7 @@ class Reader(_Endpoint):
         return Message(connection, self._inbox.popleft(), self._held) if self._inbox else None
 
     def next(self, timeout: float | None = 90.0) -> tuple[Document | None, Any]:
-        """Wait for a document; return it and what acknowledges it, or (None, None).
+        """Wait for a document; return it and the function that acknowledges it, or (None, None).
 
         Raises:
             DocumentError: it cannot be read or verified; it has been dropped.
@@ -320,7 +316,7 @@ class Reader(_Endpoint):
         return document, message.ack
 
     def search(self, sn: str, timeout: float = 90.0) -> Document | None:
-        """Wait for the document with a serial number, and acknowledge it. Others that come before are dropped."""
+        """Wait for the document with a serial number, and acknowledge it. Documents before it are dropped."""
         deadline = monotonic() + timeout
         while (left := deadline - monotonic()) > 0:
             document, ack = self.next(left)
@@ -332,12 +328,12 @@ class Reader(_Endpoint):
 
 
 class Consumer:
-    """Reads a queue in a thread of its own, and hands each document to ``dispatch``, which a subclass has.
+    """Reads a queue in a thread of its own, and calls ``dispatch`` of a subclass with each document.
 
-    A document is acknowledged when ``dispatch`` has returned. What that raises is logged, and the next one comes.
+    A document is acknowledged when ``dispatch`` has returned. Its exceptions are logged, and the next document follows.
     """
 
-    def __init__(self, queue: Queue | str, url: str | URL | Connector | None = None) -> None:
+    def __init__(self, queue: Queue | str, url: _Where = None) -> None:
         self.reader = Reader(queue, url)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -374,7 +370,7 @@ class Consumer:
                 if document is not None:
                     try:
                         self.dispatch(document)
-                    except Exception:  # whatever it does, the next one is handed on
+                    except Exception:  # the next document follows
                         log.exception("%r: dispatch failed", self.reader.queue)
                     ack()
         except ConnectionLost as closed:

@@ -1,4 +1,4 @@
-"""What signatures have in common that are safe against being sent again: a time, a nonce, and an age limit.
+"""Signatures that are safe against replay: they have a time, a nonce, and an age limit.
 
 The text of such a signature is ``scheme.key.time.nonce.seal``: the name of the scheme; the key's id, or a certificate,
 in base64url; the time in milliseconds since 1970; 16 random bytes in hex; and the MAC or signature, in base64url, over
@@ -24,8 +24,8 @@ from gofer.suggest import did_you_mean
 
 __all__ = ["MAX_AGE", "SKEW", "Expired", "Stamp", "StampedAuthenticator", "read_limits"]
 
-#: Seconds that a document may be old unless its request says a ``ttl``: agents that were offline are the point of a
-#: broker. And seconds that two clocks may differ.
+#: The greatest age of a document in seconds, unless its request has a ``ttl``: days, as agents may be offline. And the
+#: seconds that two clocks may differ.
 MAX_AGE, SKEW = 7 * 86400.0, 300.0
 
 _MOST = 32768  # characters of a signature; a certificate of a long chain of names fits
@@ -40,7 +40,7 @@ class Expired(ValidationFailed):
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What a signature says of itself. ``time`` is in seconds since 1970; ``head`` is all of its text but the seal."""
+    """The parts of a signature. ``time`` is in seconds since 1970; ``head`` is its text without the seal."""
 
     head: str
     key: bytes
@@ -49,7 +49,7 @@ class Stamp:
     seal: bytes
 
     def sealed(self, digest: str) -> bytes:
-        """Return what the seal is over."""
+        """Return the bytes that the seal covers."""
         return _sealed(self.head, digest)
 
 
@@ -57,8 +57,8 @@ class StampedAuthenticator(Authenticator):
     """Signs with a time and a nonce, and validates these. Subclasses bring the keys. Any thread.
 
     Args:
-        max_age: seconds that a document may be old; a request's own ``ttl`` shortens that.
-        peers: the identities whose signatures are taken; None: all that the keys vouch for.
+        max_age: the greatest age of a document in seconds; a request's own ``ttl`` shortens it.
+        peers: the identities whose signatures are accepted; None: all that have a valid key.
     """
 
     #: The name of the scheme and its version, as it stands in signatures: small letters, digits and hyphens.
@@ -74,18 +74,18 @@ class StampedAuthenticator(Authenticator):
 
     @abstractmethod
     def signer(self) -> bytes:
-        """Return what names the key to sign with: its id, or its certificate."""
+        """Return the name of the key to sign with: its id, or its certificate."""
 
     @abstractmethod
     def check(self, key: bytes, data: bytes, seal: bytes) -> str:
-        """Return whose key it is.
+        """Return the identity of the key's owner.
 
         Raises:
             ValidationFailed: the key is not known, not valid now, or the seal is not its own over ``data``.
         """
 
     def sign(self, digest: str) -> str:
-        """Do as Authenticator says."""
+        """See Authenticator."""
         return self.sign_at(digest, time.time())
 
     def sign_at(self, digest: str, seconds: float) -> str:
@@ -95,7 +95,7 @@ class StampedAuthenticator(Authenticator):
         return f"{head}.{_text(self.seal(_sealed(head, digest), key))}"
 
     def validate(self, document: Any, digest: str, signature: str | bytes) -> str:
-        """Do as Authenticator says."""
+        """See Authenticator."""
         stamp = self.stamp(signature)
         identity = self.check(stamp.key, stamp.sealed(digest), stamp.seal)
         if self.peers is not None and identity not in self.peers:
@@ -104,10 +104,10 @@ class StampedAuthenticator(Authenticator):
         return identity
 
     def stamp(self, signature: str | bytes) -> Stamp:
-        """Read a signature, without a look at its seal.
+        """Read a signature. The seal is not checked.
 
         Raises:
-            ValidationFailed: it is none of this scheme.
+            ValidationFailed: it is not a signature of this scheme.
         """
         text = signature if isinstance(signature, str) else signature.decode("latin-1")
         found = _SHAPE.fullmatch(text) if len(text) <= _MOST else None

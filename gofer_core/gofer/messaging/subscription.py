@@ -57,5 +57,10 @@ class Subscription:
         """Whether messages are coming."""
         return self.number is not None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits for its next try."""
+        return self.number is None and self.making is None
+
     def __repr__(self) -> str:
         return f"<Subscription {self.queue!r} {'active' if self.active else 'waiting'}>"

@@ -40,26 +40,14 @@ _CHECK_INTERVAL = 1.0
 class Waiter:
     """The alarm clock of one waiting thread. Any thread may call ``wake``, any number of times."""
 
-    __slots__ = ("_alarm", "connection")
+    __slots__ = ("_alarm",)
 
     def __init__(self) -> None:
         self._alarm = threading.Lock()
         self._alarm.acquire()
-        #: The connection that is waited on.
-        self.connection: ThreadConnection | None = None
 
     def wake(self) -> None:
-        """End the sleep, or the next one if its thread does not sleep at the moment.
-
-        The I/O thread does so right before it sleeps: else the two would fight for the interpreter's lock.
-        """
-        if self.connection is not None and self.connection.in_driver:
-            self.connection.woken.append(self)
-        else:
-            self.ring()
-
-    def ring(self) -> None:
-        """Do it now."""
+        """End the sleep, or the next one if its thread does not sleep at the moment."""
         try:
             self._alarm.release()
         except RuntimeError:
@@ -85,7 +73,6 @@ class ThreadConnection(Connection):
         self._io = 0  # the ident of the I/O thread
         self._owner: dict[str, threading.Thread] = {}  # at most one I/O thread, however many were started
         self._done = False
-        self.woken: list[Waiter] = []  # what the I/O thread wakes at the end of its turn
         self._watchers: dict[Waiter, None] = {}  # woken after each turn
         self._waiters: dict[Waiter, None] = {}  # woken by a callback
 
@@ -111,7 +98,6 @@ class ThreadConnection(Connection):
             raise RuntimeError("cannot wait for a message in the thread that reads them (a hook or a callback)")
         waiters = self._watchers if waiter is None else self._waiters
         waiter = waiter or Waiter()
-        waiter.connection = self
         waiters[waiter] = None
         try:
             while not ready():
@@ -120,8 +106,6 @@ class ThreadConnection(Connection):
                 timeout = _CHECK_INTERVAL if deadline is None else deadline - monotonic()
                 if timeout <= 0:
                     return False
-                if self._asleep and self._commands:
-                    self._wakeup.set()
                 waiter.sleep(min(timeout, _CHECK_INTERVAL))
             return True
         finally:
@@ -310,8 +294,7 @@ class ThreadConnection(Connection):
                 self._read()
             self._run_commands()
             if core.state is State.DOWN and core.now >= core.connect_at:
-                self._write(core.now)  # the last words to the old socket, which is then closed
-                self._ring()
+                self._write(core.now)  # last words to the old socket, which is closed then
                 core.connecting()
                 self._opened(self._open())
             else:
@@ -323,7 +306,6 @@ class ThreadConnection(Connection):
         self._done = True
         self._run_commands()  # late callers learn that it is closed
         self._wake(self._watchers, self._waiters)
-        self._ring()
 
     def _run_commands(self) -> None:
         self.core.now = monotonic()
@@ -345,8 +327,6 @@ class ThreadConnection(Connection):
                 self._polled, self._mask = descriptor, mask
         due = min(self.core.deadline, self._housekeeping_at)
         timeout = None if due == inf else max(0, ceil((due - monotonic()) * 1000))
-        if self.woken:
-            self._ring()
         self._asleep = True  # set before the check of the commands: a later one sets the wakeup
         ready = self._poll.poll(0 if self._commands or pending else timeout)
         self._asleep = False
@@ -361,11 +341,6 @@ class ThreadConnection(Connection):
         if self._polled >= 0:
             self._poll.unregister(self._polled)
         self._polled = -1
-
-    def _ring(self) -> None:
-        woken, self.woken = self.woken, []
-        for waiter in woken:
-            waiter.ring()
 
     @staticmethod
     def _wake(*groups: dict[Waiter, None]) -> None:

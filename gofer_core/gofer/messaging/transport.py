@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -10,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError
 from gofer.messaging.connector import Connector
+from gofer.messaging.handshake import Stalled
 from gofer.messaging.proxies import find_proxy, tunnel
 from gofer.messaging.url import place
 
 if TYPE_CHECKING:
     import ssl
+
+    from gofer.messaging.tls import SecureSocket
 
 __all__ = ["open_socket"]
 
@@ -22,7 +24,7 @@ __all__ = ["open_socket"]
 _KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
 
-def open_socket(connector: Connector, timeout: float, tried: int = 0) -> socket.socket:
+def open_socket(connector: Connector, timeout: float, tried: int = 0) -> socket.socket | SecureSocket:
     """Open a connection to one of the connector's hosts: TCP, and TLS when its URL says so; or a Unix socket.
 
     Every host, and every address of it, is tried in turn. TLS is 1.2 or later, verified against ``cacert``, or the
@@ -47,7 +49,11 @@ def open_socket(connector: Connector, timeout: float, tried: int = 0) -> socket.
         return open_local(connector, timeout)
     deadline = time.monotonic() + timeout
     url = connector.url
-    context = _tls_context(connector) if url.tls else None
+    context = None
+    if url.tls:
+        from gofer.messaging.tls import make_context  # two megabytes that plain connections do not need
+
+        context = make_context(connector)
     hosts = url.hosts[tried % len(url.hosts) :] + url.hosts[: tried % len(url.hosts)]
     failures: list[MessagingError] = []
     for position, (host, port) in enumerate(hosts):
@@ -55,17 +61,15 @@ def open_socket(connector: Connector, timeout: float, tried: int = 0) -> socket.
         share = time.monotonic() + (deadline - time.monotonic()) / (len(hosts) - position)
         try:
             return _open_host(connector, host, port, context, deadline=share, timeout=timeout)
-        except (AdapterError, ConnectionLost) as error:
-            if len(hosts) == 1:
-                raise
+        except (AdapterError, ConnectionLost) as error:  # another host may be as it should
             failures.append(error)
-    refused = any(isinstance(error, AdapterError) for error in failures)
-    raise (AdapterError if refused else ConnectionLost)("; ".join(map(str, failures)))
+    kind = AdapterError if any(isinstance(error, AdapterError) for error in failures) else ConnectionLost
+    raise kind("; ".join(map(str, failures))) from failures[-1]
 
 
 def _open_host(
     connector: Connector, host: str, port: int, context: ssl.SSLContext | None, *, deadline: float, timeout: float
-) -> socket.socket:
+) -> socket.socket | SecureSocket:
     where = place(host, port)
     proxy = find_proxy(connector, host)
     target = (host, port) if proxy is None else (proxy.host, proxy.port or 0)
@@ -88,11 +92,14 @@ def _open_host(
             if proxy is not None:
                 tunnel(sock, proxy, where, deadline)
             if context is not None:
-                sock = _handshake(sock, context, host, where, deadline)
+                from gofer.messaging.tls import shake_hands
+
+                return shake_hands(sock, context, connector, (host, port), deadline)
             sock.setblocking(False)
-        except TimeoutError:
+        except TimeoutError as error:
             sock.close()
-            refusals.append(f"no answer within {timeout:g} s")
+            step = f": {error}" if isinstance(error, Stalled) else ""
+            refusals.append(f"no answer within {timeout:g} s{step}")
         except OSError as error:
             sock.close()
             refusals.append(_reason(error))
@@ -137,69 +144,6 @@ def _set_options(sock: socket.socket) -> None:
     for name, value in _KEEPALIVE:
         if hasattr(socket, name):  # not every system has them
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _handshake(sock: socket.socket, context: ssl.SSLContext, host: str, where: str, deadline: float) -> socket.socket:
-    """Shake hands on a connected socket, which is closed when that fails."""
-    import ssl
-
-    wrapped: socket.socket = sock
-    try:
-        wrapped = secure = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-        # Python holds this time against the whole handshake, not each read.
-        secure.settimeout(max(0.001, deadline - time.monotonic()))
-        secure.do_handshake()
-    except ssl.SSLCertVerificationError as error:
-        wrapped.close()
-        raise AdapterError(f"{where}: the broker's certificate does not verify: {error.verify_message}") from error
-    except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
-        wrapped.close()
-        raise ConnectionResetError("closed by the peer during the TLS handshake") from error
-    except ssl.SSLError as error:
-        wrapped.close()
-        raise AdapterError(f"{where}: the TLS handshake failed: {error.reason or error}") from error
-    except BaseException:
-        wrapped.close()
-        raise
-    return wrapped
-
-
-def _tls_context(connector: Connector) -> ssl.SSLContext:
-    import ssl
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = connector.host_validation
-    if connector.clientkey is not None and connector.clientcert is None:
-        raise AdapterError(f"clientkey {connector.clientkey} is given without a clientcert")
-    for option in ("cacert", "clientcert", "clientkey"):
-        path = getattr(connector, option)
-        if path is not None:
-            _readable(option, path)
-    if connector.cacert is None:
-        context.load_default_certs()
-    else:
-        try:
-            context.load_verify_locations(connector.cacert)
-        except (ssl.SSLError, OSError) as error:
-            raise AdapterError(f"cacert {connector.cacert} has no PEM certificate: {_reason(error)}") from error
-    if connector.clientcert is not None:
-        key = "" if connector.clientkey is None else f" with clientkey {connector.clientkey}"
-        try:
-            # Without a password at hand OpenSSL would ask for one on the terminal.
-            context.load_cert_chain(connector.clientcert, connector.clientkey, password="")
-        except (ssl.SSLError, OSError) as error:
-            text = f"clientcert {connector.clientcert}{key} is not a PEM certificate and its unencrypted key"
-            raise AdapterError(f"{text}: {_reason(error)}") from error
-    return context
-
-
-def _readable(option: str, path: str) -> None:
-    try:
-        with open(os.fspath(path), "rb") as file:
-            file.read(1)
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{option} {path} cannot be read: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -74,33 +74,20 @@ class URL:
         if protocol == "local":
             if hosts != [("", None)] or found["user"] is not None:
                 raise ConfigError(f"{_masked(text)!r}: local takes only a path: local:// or local:///path/to.sock")
-            return cls(
-                "",
-                protocol,
-                found["adapter"] or "local",
-                None,
-                None,
-                None,
-                unquote(path) if path and path != "/" else None,
-            )
+            socket = unquote(path) if path and path != "/" else None
+            return cls("", protocol, found["adapter"] or "local", path=socket)
         if path is not None and "@" in path:
             raise ConfigError(f"not a URL: {_masked(text)!r}; write '/' in a user or password as %2F, and '@' as %40")
         (host, port), *others = hosts
+        password = None if found["password"] is None else unquote(found["password"])
+        user = None if not found["user"] and password is None else unquote(found["user"])
         vhost = unquote(path[1:]) if path is not None and len(path) > 1 else None
-        return cls(
-            host,
-            protocol,
-            found["adapter"],
-            port,
-            None if not found["user"] and found["password"] is None else unquote(found["user"]),
-            None if found["password"] is None else unquote(found["password"]),
-            vhost,
-            tuple((name, number or 0) for name, number in others),
-        )
+        more = tuple((name, number or 0) for name, number in others)
+        return cls(host, protocol, found["adapter"], port, user, password, vhost, more)
 
     @property
     def hosts(self) -> tuple[tuple[str, int], ...]:
-        """All hosts with their ports, in the order in which they stand."""
+        """All hosts with their ports, in their order in the URL."""
         return ((self.host, self.port or 0), *self.others)
 
     @property
@@ -117,10 +104,9 @@ class URL:
         return self._format(None if self.password is None else "***")
 
     def _format(self, password: str | None) -> str:
-        adapter = "" if self.adapter is None or self.protocol == "local" else f"{self.adapter}+"
+        adapter = "" if self.adapter is None else f"{self.adapter}+"
         if self.protocol == "local":
-            adapter = "" if self.adapter in (None, "local") else f"{self.adapter}+"
-            return f"{adapter}local://{quote(self.path or '', safe='/')}"
+            return f"{'' if adapter == 'local+' else adapter}local://{quote(self.path or '', safe='/')}"
         login = "" if self.user is None else quote(self.user, safe="")
         if password is not None:
             login += f":{password}"
@@ -159,7 +145,7 @@ def _masked(text: str) -> str:
     if at:
         user, colon, _ = login.partition(":")
         login = f"{user}:***" if colon else user
-    else:  # what stands in a port's place may be the password of somebody who forgot the host
+    else:  # without a host, the password may stand in the place of the port
         host, colon, port = place.partition("]:" if place.startswith("[") else ":")
         if colon and _PORT.fullmatch(port) is None:
             place = f"{host}{colon}***"

@@ -2,77 +2,110 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
+import termios
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gofer.messaging.tls import SecureSocket
 
 __all__ = ["Wakeup", "Wire"]
 
 #: Bytes to read at a time, and TLS records (of 16 KiB at most) in a row before others get their turn.
 _CHUNK = 256 * 1024
 _RECORDS = 8
+#: What the system counts with.
+_COUNT = struct.Struct("i")
 
 
 class Wire:
-    """A socket with a buffer for what it has not taken. One thread at a time."""
+    """A socket with a buffer for unsent bytes. One thread at a time."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket | SecureSocket) -> None:
         """Own a connected, non-blocking socket."""
         self._sock: Any = sock
-        self._secure = type(sock) is not socket.socket
-        self._later: tuple[type[OSError], ...] = (BlockingIOError,)
-        if self._secure:
-            import ssl  # two megabytes that plain connections do not need
-
-            self._later = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+        #: Whether it speaks TLS.
+        self.secure = type(sock) is not socket.socket
+        #: Whether the peer has said anything.
+        self.heard = False
+        self._ended: OSError | None = None
         self._unsent = bytearray()
+        #: How many bytes the socket has taken.
+        self.taken = 0
 
     def fileno(self) -> int:
-        """Return what to wait on: for reading always, for writing while ``unsent`` is not 0; -1 when closed."""
+        """Return the descriptor to poll: for reading always, for writing while ``unsent`` is not 0; -1 when closed."""
         descriptor: int = self._sock.fileno()
         return descriptor
 
     @property
     def unsent(self) -> int:
         """How many bytes wait for the socket."""
-        return len(self._unsent)
+        return len(self._unsent) + (self._sock.unsent if self.secure else 0)
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many bytes the socket has taken and the peer has not, as far as this system tells."""
+        try:
+            count: int = _COUNT.unpack(fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(_COUNT.size)))[0]
+        except (OSError, ValueError):  # not of this kind of socket; closed meanwhile
+            return 0
+        return count
 
     def read(self) -> bytes:
-        """Return what is there; b"": nothing for now.
+        """Return the bytes that have arrived; b"": none for now.
 
         Raises:
-            OSError: the connection has ended; what came before that has been returned.
+            OSError: the connection has ended, and all its bytes have been returned.
         """
+        if self._ended is not None:
+            raise self._ended
         parts: list[bytes] = []
         try:
-            for _ in range(_RECORDS if self._secure else 1):
+            for _ in range(_RECORDS if self.secure else 1):
                 data = self._sock.recv(_CHUNK)
                 if not data:
                     raise ConnectionResetError("closed by the peer")
+                if not self.heard:
+                    self._hear(data)
                 parts.append(data)
-        except self._later:
+        except BlockingIOError:
             pass
-        except OSError:
+        except OSError as error:
             if not parts:
-                raise  # else the next call raises it again
+                raise
+            self._ended = error  # raised by the next call, after this was taken
         return b"".join(parts)
+
+    def _hear(self, data: bytes) -> None:
+        """Look at the first bytes: no protocol of a broker begins as an answer of TLS does."""
+        self.heard = True
+        if not self.secure and data[0] in (0x15, 0x16) and data[1:2] == b"\x03":
+            raise ConnectionResetError("the peer expects TLS on this port. Write amqps://, or use the port without TLS")
 
     @property
     def pending(self) -> bool:
-        """Whether there is something to read that the descriptor does not show."""
-        return self._secure and self._sock.pending() > 0
+        """Whether there are bytes to read that a poll does not show."""
+        return bool(self.secure and (self._sock.pending or self._ended))
 
     def write(self, data: bytes = b"") -> None:
-        """Write what the socket takes of what it has not taken yet, and of ``data``; keep the rest.
+        """Write unsent bytes and ``data``, as far as the socket takes them; keep the rest.
 
         Raises:
             OSError: the connection has ended.
         """
         unsent = self._unsent
+        if self.secure and not self._sock.flush():
+            unsent += data
+            return
         try:
             if not unsent:
                 sent = self._sock.send(data) if data else 0
+                self.taken += sent
                 if sent < len(data):
                     unsent += memoryview(data)[sent:]
                 return
@@ -80,13 +113,14 @@ class Wire:
             while unsent:
                 with memoryview(unsent) as view:
                     sent = self._sock.send(view[:_CHUNK])
+                self.taken += sent
                 del unsent[:sent]
-        except self._later:
+        except BlockingIOError:
             if not unsent:
                 unsent += data
 
     def close(self) -> None:
-        """Give back the descriptor, without a word to the peer. Idempotent."""
+        """Close the socket. Idempotent."""
         self._sock.close()
 
 
@@ -116,15 +150,15 @@ class Wakeup:
                     pass  # set often enough already
 
     def clear(self) -> None:
-        """Take it back: its reason is about to be looked at."""
+        """Reset it, before its reason is handled."""
         try:
             os.read(self._read, 4096)
         except BlockingIOError:
             pass  # it was not set
 
     def close(self) -> None:
-        """Give back the descriptors. Idempotent."""
-        with self._lock:  # a thread that is about to set it must not write to a descriptor that was given out anew
+        """Close the descriptors. Idempotent."""
+        with self._lock:  # else a thread could write to a file that was opened under the same number
             self.abandon()
 
     def abandon(self) -> None:

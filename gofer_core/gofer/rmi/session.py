@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable, Generator
 from functools import partial
 from time import monotonic, time
 from typing import Any
 
 from gofer.errors import ConnectionLost, DocumentError, MessagingError
 from gofer.limit import LimitedLog
-from gofer.messaging.adapter import Bind, DeclareQueue, DeleteQueue, Delivery
+from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareQueue, DeleteQueue, Delivery
 from gofer.messaging.address import Address
 from gofer.messaging.auth import sign
 from gofer.messaging.connection import Connection
@@ -48,6 +49,7 @@ class SessionBase:
         self.replyto = f"{exchange}/{self.queue}" if exchange else self.queue
         self.posts = link.shared(Posts, lambda: Posts(link))
         self._exchange = exchange
+        self._expires = True  # as far as is known: the broker can delete the queue after some time
         self._calls: dict[str, Call] = {}
         self._complain = LimitedLog(log)
         self._subscription = Subscription(
@@ -72,6 +74,25 @@ class SessionBase:
         )
 
     # -- the way of one call ------------------------------------------------------------------------------------
+
+    def _start_call(
+        self, document: dict[str, Any], address: Address, options: Options, wake: Callable[[], None]
+    ) -> tuple[Call, Generator[Step, Any, None]]:
+        """Have the replies to a request reach its caller; return the call and its flow."""
+        call = Call(document["sn"], wake)
+        self._calls[call.conversation.sn] = call
+        return call, flow(
+            call,
+            document,
+            str(address),
+            options,
+            encode=lambda ttl: self._encode(document, options, ttl, call.ahead),
+            state=lambda: self.link.state,
+        )
+
+    def _end_call(self, call: Call) -> None:
+        del self._calls[call.conversation.sn]
+        self.link.forget(call.token)
 
     def _encode(self, document: dict[str, Any], options: Options, ttl: float | None, ahead: float = 0.0) -> bytes:
         """Write a document. ``ahead``: by how many seconds the agent's clock is known to be ahead of ours."""
@@ -98,7 +119,14 @@ class SessionBase:
     # -- replies ------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> Steps:
-        yield DeclareQueue(self.queue, expires=_REPLY_EXPIRES)
+        if self._expires:
+            # Nobody deletes it for a caller that was killed, so where it cannot expire it goes with the connection:
+            # a caller asks again after a reconnect, and replies that have no queue then are sent again, too.
+            self._expires = (yield DeclareQueue(self.queue, expires=_REPLY_EXPIRES)) != NO_EXPIRY
+            if not self._expires:
+                yield DeleteQueue(self.queue)
+        if not self._expires:
+            yield DeclareQueue(self.queue, auto_delete=True)
         if self._exchange:
             yield Bind(self.queue, self._exchange, self.queue)
 
@@ -148,16 +176,7 @@ class Session(SessionBase):
             Exception: what the method raised, or how else the request ended (see :mod:`gofer.errors`).
         """
         waiter = Waiter()
-        call = Call(document["sn"], waiter.wake)
-        steps = flow(
-            call,
-            document,
-            str(address),
-            options,
-            encode=lambda ttl: self._encode(document, options, ttl, call.ahead),
-            state=lambda: self.link.state,
-        )
-        self._calls[call.conversation.sn] = call
+        call, steps = self._start_call(document, address, options, waiter.wake)
         try:
             step = advance(steps)
             while step is not None:
@@ -173,8 +192,7 @@ class Session(SessionBase):
                 else:
                     step = advance(steps, came)
         finally:
-            del self._calls[call.conversation.sn]
-            self.link.forget(call.token)
+            self._end_call(call)
         return call.conversation.outcome()
 
     def _take(self, step: Step, call: Call, waiter: Waiter, address: Address) -> Any:

@@ -31,6 +31,7 @@ class AgentProcess:
         path: directories that its Python looks for modules in, first.
         environ: more environment, over this process's own.
         wrapper: a command that becomes it, as ``setpriv`` with its options does.
+        watchdog: the limit of its service manager's watchdog, in seconds; ``notified`` tells what it has said.
     """
 
     def __init__(
@@ -40,8 +41,11 @@ class AgentProcess:
         path: tuple[Path, ...] = (),
         environ: Mapping[str, str] | None = None,
         wrapper: tuple[str, ...] = (),
+        watchdog: float | None = None,
     ) -> None:
         self.root = root
+        self._watchdog = watchdog
+        self._notices: socket.socket | None = None
         self._wrapper = wrapper
         self.log = root / "goferd.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -73,15 +77,18 @@ class AgentProcess:
         Raises:
             RuntimeError: it ended, or was not ready in time; the text holds the end of its log.
         """
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, self.log.open("ab") as log:
+        with self.log.open("ab") as log:
+            self._close_notices()
+            ready = self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             # An abstract address: the root's path may be too long for a socket's.
             address = f"\0gofer-test-{os.getpid()}-{id(self)}"
             ready.bind(address)
+            told = {} if self._watchdog is None else {"WATCHDOG_USEC": str(round(self._watchdog * 1e6))}
             self._release_guard()  # of one that has ended by itself
             self._guard = Guard()
             self.process = subprocess.Popen(  # noqa: S603 - this Python, with our own words
                 [*self._wrapper, sys.executable, "-c", _GOFERD, "-f"],
-                env={**self._environ, "NOTIFY_SOCKET": "@" + address[1:]},
+                env={**self._environ, **told, "NOTIFY_SOCKET": "@" + address[1:]},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -92,10 +99,30 @@ class AgentProcess:
             while monotonic() < deadline and self.process.poll() is None:
                 try:
                     if ready.recv(4096).startswith(b"READY=1"):
+                        if self._watchdog is None:
+                            self._close_notices()
                         return self
                 except TimeoutError:
                     continue
+            self._close_notices()
         raise RuntimeError(f"goferd is not ready (exit status {self.process.poll()}):\n{self.tail()}")
+
+    def notified(self) -> list[str]:
+        """Return what it has told the service manager since the last look; with ``watchdog`` only."""
+        if self._notices is None:
+            raise RuntimeError("goferd was started without a watchdog")
+        told = []
+        self._notices.setblocking(False)
+        try:
+            while True:
+                told.append(self._notices.recv(4096).decode())
+        except BlockingIOError:
+            return told
+
+    def _close_notices(self) -> None:
+        if self._notices is not None:
+            self._notices.close()
+            self._notices = None
 
     @property
     def pid(self) -> int:
@@ -147,3 +174,4 @@ class AgentProcess:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._close_notices()

@@ -23,7 +23,18 @@ __all__ = ["main"]
 _COMMANDS = MappingProxyType(
     {
         name: f"gofer.tools.{name}:{name}"
-        for name in ("rmi", "mgt", "broker", "demo", "plugins", "adapters", "authenticators", "new", "completion")
+        for name in (
+            "rmi",
+            "mgt",
+            "broker",
+            "demo",
+            "plugins",
+            "adapters",
+            "authenticators",
+            "certs",
+            "new",
+            "completion",
+        )
     }
 )
 

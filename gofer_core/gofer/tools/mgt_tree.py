@@ -96,7 +96,16 @@ def _queue(plugin: Mapping[str, Any]) -> str:
     if connection["state"] == "open":
         error = f" ({connection['error']})" if connection["error"] else ""
         reading = ", reading" if connection["reading"] else f", not reading{error}"
-    return f"queue {plugin['queue']} at {plugin['url']}: {connection['state']}{reading}"
+    return f"queue {plugin['queue']} at {plugin['url']}: {connection['state']}{reading}{_probe(connection['probe'])}"
+
+
+def _probe(probe: Mapping[str, Any] | None) -> str:
+    if probe is None:
+        return ""
+    if probe["error"]:
+        return f", not probed ({probe['error']})"
+    age = probe["returned"]
+    return ", probe not back yet" if age is None else f", probe came back {age:g} s ago"
 
 
 def _member(name: str, signature: str, doc: str, marks: Iterable[str] = ()) -> Text:

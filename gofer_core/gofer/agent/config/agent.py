@@ -66,14 +66,15 @@ class PamConfig:
 class MessagingConfig:
     """``[messaging]``. ``adapter``: preferred where a URL names none, None: nothing was said.
 
-    ``reconnect_max`` is in seconds, ``max_message`` in bytes. ``proxy``: an HTTP proxy, None: brokers are reached
-    directly.
+    ``reconnect_max`` and ``probe_interval`` are in seconds (no interval: no probes), ``max_message`` in bytes.
+    ``proxy``: an HTTP proxy, None: brokers are reached directly.
     """
 
     adapter: str | None = Agent.ADAPTER.default
     reconnect_max: float = Agent.RECONNECT_MAX.default
     max_message: int = Agent.MAX_MESSAGE.default
     proxy: str | None = field(default=None, repr=False)
+    probe_interval: float = Agent.PROBE_INTERVAL.default
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,11 @@ def read_agent(root: Root) -> tuple[AgentConfig, list[Problem]]:
         ),
         PamConfig(values[Agent.PAM_SERVICE]),
         MessagingConfig(
-            values[Agent.ADAPTER], values[Agent.RECONNECT_MAX], values[Agent.MAX_MESSAGE], values[Agent.PROXY]
+            values[Agent.ADAPTER],
+            values[Agent.RECONNECT_MAX],
+            values[Agent.MAX_MESSAGE],
+            values[Agent.PROXY],
+            values[Agent.PROBE_INTERVAL],
         ),
     )
     return config, problems

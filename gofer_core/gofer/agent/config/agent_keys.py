@@ -55,6 +55,13 @@ class Agent:
         30.0,
         "The longest pause between two attempts to connect to a broker.",
     )
+    PROBE_INTERVAL = Key(
+        "messaging",
+        "probe_interval",
+        v.Seconds(high=86400),
+        60.0,
+        "How often the agent checks that messages reach it: it sends one to itself. 0 turns this off.",
+    )
     MAX_MESSAGE = Key(
         "messaging",
         "max_message",
@@ -89,6 +96,7 @@ AGENT = Schema(
         Agent.PAM_SERVICE,
         Agent.ADAPTER,
         Agent.RECONNECT_MAX,
+        Agent.PROBE_INTERVAL,
         Agent.MAX_MESSAGE,
         Agent.PROXY,
     ),

@@ -105,12 +105,14 @@ def _connection(container: PluginContainer, plugin: Plugin) -> dict[str, Any] | 
     link = attachment.link
     up_since = link.up_since
     subscription = attachment.receiver.subscription
+    probe = container.links.probe(link)
     return {
         "state": link.state,
         "up": None if up_since is None else round(time.monotonic() - up_since, 1),
         "reading": subscription is not None and subscription.active,
         "error": None if subscription is None else _text(subscription.error),
         "open": attachment.receiver.open,
+        "probe": None if probe is None else probe.describe(),
     }
 
 

@@ -1,8 +1,8 @@
 """The broker of one machine and its adapter: messages in the memory of one process, reached by a Unix socket.
 
-Nothing needs to be installed for it, and nothing survives it. ``adapter`` is what ``local://`` is served by; ``server``
-is the broker's loop, ``client`` its side of a connection, ``model`` and ``queues`` what it keeps; ``wire`` is what is
-said over the socket, and ``paths`` where that is.
+It needs no installation, and its messages end with its process. ``adapter`` serves ``local://``; ``server`` is the
+broker, ``client`` its side of a connection, ``state`` and ``queues`` what it holds; ``wire`` is the protocol on the
+socket, and ``paths`` the place of the socket.
 """
 
 from __future__ import annotations

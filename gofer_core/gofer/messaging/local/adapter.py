@@ -28,28 +28,27 @@ class LocalAdapter(Adapter):
         super().__init__(connector)
         self._where = f"local broker at {path_of(connector.url)}"
         self._reader = wire.Reader()
-        self._out = bytearray()
+        self._output = bytearray()
         self._events: list[Event] = []
         self._opened = self._closing = self._closed = False
-        self._heard_at = self._spoke_at = 0.0
-        # What may still be answered. The numbers of subscriptions stay: they tell our deliveries from an earlier one's.
-        self._asked: set[int] = set()
-        self._published: set[int] = set()
+        self._received_at = self._sent_at = 0.0
+        self._unanswered: set[tuple[type, int]] = set()
+        # Numbers stay here for good: they tell our deliveries from those of an earlier connection.
         self._subscribed: set[int] = set()
 
     # -- bytes -----------------------------------------------------------------------------------------------
 
     def begin(self, now: float) -> None:
-        self._heard_at = self._spoke_at = now
-        self._put(wire.Hello(wire.VERSION, self.connector.heartbeat))
-        self._plan()
+        self._received_at = self._sent_at = now
+        self._send(wire.Hello(wire.VERSION, self.connector.heartbeat))
+        self._set_deadline()
 
     def receive(self, data: bytes, now: float) -> None:
-        self._heard_at = now
+        self._received_at = now
         for frame in () if self._closed else self._reader.feed(data):
             if not self._closed:
-                self._keep(frame)
-        self._plan()
+                self._handle(frame)
+        self._set_deadline()
 
     def lost(self, reason: str, now: float) -> None:
         self._end(None if self._closing else ConnectionLost(f"{self._where}: {reason}"))
@@ -58,74 +57,64 @@ class LocalAdapter(Adapter):
         heartbeat = self.connector.heartbeat
         if not heartbeat or self._closed:
             return
-        silent = now - self._heard_at
+        silent = now - self._received_at
         if silent >= 2 * heartbeat:
             self._end(ConnectionLost(f"{self._where}: silent for {silent:.1f} s, two heartbeats"))
-        elif now - self._spoke_at >= heartbeat / 2 and not self._out:
-            self._put(wire.Beat())
+        elif now - self._sent_at >= heartbeat / 2 and not self._output:
+            self._send(wire.Heartbeat())
 
     def events(self) -> list[Event]:
         events, self._events = self._events, []
         return events
 
     def take(self, now: float) -> bytes:
-        if not self._out:
+        if not self._output:
             return b""
-        out, self._out = self._out, bytearray()
+        out, self._output = self._output, bytearray()
         self.urgent = False
-        self._spoke_at = now
-        self._plan()
+        self._sent_at = now
+        self._set_deadline()
         return bytes(out)
 
     def close(self, now: float) -> None:
         self._closing = True
-        self._put(wire.Bye())
+        self._send(wire.Close())
 
-    def _plan(self) -> None:
+    def _set_deadline(self) -> None:
         if self.connector.heartbeat and not self._closed:
             half = self.connector.heartbeat / 2
-            self.deadline = min(self._spoke_at + half, self._heard_at + 4 * half)
+            self.deadline = min(self._sent_at + half, self._received_at + 4 * half)
 
-    def _put(self, frame: wire.Frame) -> None:
+    def _send(self, frame: wire.Frame) -> None:
         if not self._closed:
-            wire.put(self._out, frame)
+            wire.write(self._output, frame)
             self.urgent |= not isinstance(frame, wire.Settle)
 
     def _end(self, error: MessagingError | None) -> None:
         if not self._closed:
             self._events.append(Closed(error))
             self._closed = True
-            self._out, self.urgent, self.deadline = bytearray(), False, inf
+            self._output, self.urgent, self.deadline = bytearray(), False, inf
 
-    def _keep(self, frame: Any) -> None:
-        """Keep what the broker says, if it may say that."""
+    def _handle(self, frame: Any) -> None:
+        """Turn a frame of the broker into an event."""
         broken = ConnectionLost if self._opened else AdapterError
-        fits = self._opened
         match frame:
+            case wire.Heartbeat():
+                return  # it has come: that is all
             case Closed(error):
                 self._end(None if self._closing else broken(f"{self._where}: {error or 'it hung up'}"))
-                return
-            case wire.Beat():
-                return  # that it came is all it says
-            case Opened():
-                fits, self._opened = not self._opened, True
-            case Done(id):
-                fits &= id in self._asked
-                self._asked.discard(id)
-            case Confirmed(token):
-                fits &= token in self._published
-                self._published.discard(token)
-            case Delivery(number):
-                fits &= number in self._subscribed
-            case SubscriptionLost(number):
-                fits &= number in self._subscribed
+            case Opened() if not self._opened:
+                self._opened = True
+                self._events.append(frame)
+            case Done(number) | Confirmed(number) if (type(frame), number) in self._unanswered:
+                self._unanswered.discard((type(frame), number))
+                self._events.append(frame)
+            case Delivery(number) | SubscriptionLost(number) if number in self._subscribed:
+                self._events.append(frame)
             case _:
-                fits = False
-        if fits:
-            self._events.append(frame)
-        else:
-            why = getattr(frame, "reason", "") or f"{type(frame).__name__} was not awaited"
-            self._end(broken(f"{self._where}: it breaks the protocol: {why}"))
+                why = getattr(frame, "reason", "") or f"{type(frame).__name__} is not what a broker sends here"
+                self._end(broken(f"{self._where}: it breaks the protocol: {why}"))
 
     # -- commands --------------------------------------------------------------------------------------------
 
@@ -135,8 +124,8 @@ class LocalAdapter(Adapter):
             if not 1 <= operation.prefetch <= 65535:
                 raise ValueError(f"a prefetch of {operation.prefetch} is not between 1 and 65535")
             self._subscribed.add(operation.number)
-        self._asked.add(id)
-        self._put(wire.Ask(id, operation))
+        self._unanswered.add((Done, id))
+        self._send(wire.Ask(id, operation))
 
     def publish(
         self,
@@ -154,24 +143,24 @@ class LocalAdapter(Adapter):
             reason = f"a body of {len(body)} bytes is over the local broker's limit of {wire.MAX_BODY}"
             self._events.append(Confirmed(token, api.Outcome.REFUSED, reason))
             return
-        self._put(wire.Publish(token, address.exchange, address.key, body, ttl))
-        self._published.add(token)
+        self._unanswered.add((Confirmed, token))
+        self._send(wire.Publish(token, address.exchange, address.key, body, ttl))
 
     def forget(self, token: int) -> None:
         """Do nothing: this broker answers every message, and quickly."""
 
     def accept(self, delivery: Delivery) -> None:
-        self._settle(delivery, back=False)
+        self._settle(delivery, requeue=False)
 
     def release(self, delivery: Delivery) -> None:
-        self._settle(delivery, back=True)
+        self._settle(delivery, requeue=True)
 
     def reject(self, delivery: Delivery) -> None:
-        self._settle(delivery, back=False)  # there are no dead letters
+        self._settle(delivery, requeue=False)  # there are no dead letters
 
-    def _settle(self, delivery: Delivery, *, back: bool) -> None:
+    def _settle(self, delivery: Delivery, *, requeue: bool) -> None:
         if delivery.subscription in self._subscribed and isinstance(delivery.tag, int):
-            self._put(wire.Settle(delivery.tag, back))
+            self._send(wire.Settle(delivery.tag, requeue))
 
 
 def _check_names(*fields: object) -> None:

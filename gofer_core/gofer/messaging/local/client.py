@@ -1,132 +1,135 @@
-"""A client of the local broker: its socket, its buffers, whether it is alive, and the messages that it holds."""
+"""A client of the local broker: its connection, its subscriptions, and the messages that it holds."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import socket
-from math import inf
+import struct
+from typing import Any
 
 from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import HEAD, TAIL, Closed, Confirmed, Delivery, Done, Opened, SubscriptionLost
 from gofer.messaging.local import wire
-from gofer.messaging.local.model import Model
 from gofer.messaging.local.queues import Consumer, Message
+from gofer.messaging.local.state import State
 
 __all__ = ["Client"]
 
-#: Bytes that wait for a client: with more it gets no deliveries, and with much more it is not read from either.
-_ENOUGH = 1 << 20
-_TOO_MUCH = 8 << 20
+#: Bytes that may wait for a client: with more it gets no deliveries, and nothing is read from it. And bytes that are
+#: collected before they are written in the middle of a turn.
+_FULL = 1 << 20
+_COLLECTED = 1 << 16
 
-#: Seconds for a new client to say hello, and for one that is sent away to read why.
-_GREETING = 10.0
-_FAREWELL = 1.0
+#: Seconds for a new client to say hello, and for a refused one to read the reason.
+_HELLO = 10.0
+_LAST_WORDS = 1.0
 
 
-class Client:
-    """One connection. It neither blocks nor raises; ``over`` says that it must be closed.
+class Client(asyncio.Protocol):
+    """One connection; the event loop calls it. All output of one turn of the loop is one write."""
 
-    Who has something to be written is put into ``dirty``.
-    """
-
-    def __init__(self, sock: socket.socket, model: Model, instance: str, dirty: dict[Client, None]) -> None:
-        """Take over a non-blocking socket."""
-        self.sock = sock
-        self.out = bytearray()
-        self.over = self._leaving = self._starved = False
-        self.mask = 0
-        self._heard_at = self._spoke_at = self._since = model.clock()
-        self._model = model
+    def __init__(self, state: State, instance: str) -> None:
+        self._state = state
+        self._instance = instance
         self._consumers: dict[int, Consumer] = {}
         self._held: dict[int, tuple[Consumer, Message]] = {}
         self._tags = 0
-        self._instance = instance
-        self._dirty = dirty
         self._reader = wire.Reader()
+        self._output = bytearray()
+        self._full = self._leaving = False
         self._heartbeat: float | None = None  # until it has said hello
+        self._received_at = 0.0
+        self._waiting = 0  # bytes that waited for it at the last heartbeat
 
     # -- for the loop ----------------------------------------------------------------------------------------
 
-    @property
-    def reads(self) -> bool:
-        """Whether it wants to be read from."""
-        return not self._leaving and len(self.out) < _TOO_MUCH
+    def connection_made(self, transport: Any) -> None:
+        """Wait for its hello, unless it belongs to another user."""
+        self._transport: asyncio.Transport = transport
+        self._loop = asyncio.get_running_loop()
+        transport.set_write_buffer_limits(high=_FULL)
+        self._timer = self._loop.call_later(_HELLO, self.abort)
+        credentials = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        _, user, _ = struct.unpack("3i", credentials)
+        if user not in (0, os.geteuid()):
+            self.leave(AdapterError(f"user {user} may not use this broker: it belongs to user {os.geteuid()}"))
 
-    def receive(self) -> bool:
-        """Read once, and do what is asked. Returns whether that may have set new deadlines."""
-        try:
-            data = self.sock.recv(65536)
-        except BlockingIOError:
-            return False
-        except OSError:
-            data = b""
-        self.over |= not data
-        self._heard_at = self._model.clock()
-        deadlines = not data
+    def data_received(self, data: bytes) -> None:
+        """Handle its frames."""
+        self._received_at = self._loop.time()
         for frame in self._reader.feed(data):
             if not self._leaving:
-                deadlines |= not isinstance(frame, wire.Publish | wire.Settle | wire.Beat)
-                self._obey(frame)
-        return deadlines
+                self._handle(frame)
 
-    def write(self) -> None:
-        """Write what the socket takes, and take deliveries again if it took enough."""
-        try:
-            while self.out:
-                del self.out[: self.sock.send(self.out)]
-                self._spoke_at = self._model.clock()
-        except BlockingIOError:
-            pass  # the rest when it takes more
-        except OSError:
-            self.over = True
-        if self._leaving:
-            self.over |= not self.out
-        elif self._starved and len(self.out) < _ENOUGH // 2:
-            self._starved = False
+    def pause_writing(self) -> None:
+        """Stop deliveries and reading: the client does not read."""
+        self._full = True
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on with both."""
+        self._full = False
+        if not self._leaving:
+            self._transport.resume_reading()
             self.ready()
 
-    def check(self, now: float) -> float:
-        """See to heartbeats and deadlines; all that came until ``now`` has been read. Returns when to come again."""
-        if self._leaving or self._heartbeat is None:
-            end = self._since + (_FAREWELL if self._leaving else _GREETING)
-            self.over |= now >= end
-            return end
-        if not self._heartbeat:
-            return inf
-        # What it takes is a sign of life as well: with a full buffer we do not read from it.
-        dead_at = max(self._heard_at, self._spoke_at if not self.reads else 0.0) + 2 * self._heartbeat
-        self.over |= now >= dead_at
-        beat_at = self._spoke_at + self._heartbeat / 2
-        if now >= beat_at:
-            beat_at = now + self._heartbeat / 2
-            if not self.out:
-                self.say(wire.Beat())
-        return min(beat_at, dead_at)
+    def connection_lost(self, error: Exception | None) -> None:
+        """Requeue the messages that it held."""
+        self._timer.cancel()
+        self.close()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._transport.abort()
 
     def leave(self, error: MessagingError | None) -> None:
-        """Say goodbye, with the reason why it is sent away. What it holds goes back at once."""
-        if not self._leaving:
-            self._leaving = True
-            self._since = self._model.clock()
-            self.close()
-            self.say(Closed(error))
+        """Close the connection when the client has read the reason. Its messages are requeued at once."""
+        self._leaving = True
+        self.close()
+        self.send(Closed(error))
+        self._write()
+        self._transport.close()
+        self._timer.cancel()
+        self._timer = self._loop.call_later(_LAST_WORDS, self.abort)
 
-    # -- its buffer ------------------------------------------------------------------------------------------
+    def _beat(self, heartbeat: float) -> None:
+        """Send a heartbeat, or end a client that was silent for two of them."""
+        waiting, before = self._transport.get_write_buffer_size(), self._waiting
+        self._waiting = waiting
+        if waiting < before:
+            self._received_at = self._loop.time()  # nothing is read from a full one: that it reads is its sign of life
+        if self._loop.time() - self._received_at >= 2 * heartbeat:
+            self.abort()
+            return
+        if not waiting:
+            self.send(wire.Heartbeat())
+        self._timer = self._loop.call_later(heartbeat / 2, self._beat, heartbeat)
+
+    # -- its output ------------------------------------------------------------------------------------------
 
     @property
-    def takes(self) -> bool:
-        """Whether deliveries may be put into its buffer."""
-        self._starved |= len(self.out) >= _ENOUGH
-        return not self._starved
+    def receives(self) -> bool:
+        """Whether it receives deliveries now; ``ready`` follows when it does again."""
+        return not self._full
 
-    def say(self, frame: wire.Frame) -> None:
-        """Put a frame into its buffer."""
-        wire.put(self.out, frame)
-        self._dirty[self] = None
+    def send(self, frame: wire.Frame) -> None:
+        """Send a frame."""
+        if not self._output:
+            self._loop.call_soon(self._write)
+        wire.write(self._output, frame)
+        if len(self._output) > _COLLECTED:
+            self._write()
+
+    def _write(self) -> None:
+        if self._output:
+            output, self._output = self._output, bytearray()
+            self._transport.write(output)
 
     # -- frames ----------------------------------------------------------------------------------------------
 
-    def _obey(self, frame: object) -> None:
+    def _handle(self, frame: object) -> None:
         match frame:
             case wire.Hello(version) if version != wire.VERSION:
                 self._refuse(
@@ -137,21 +140,24 @@ class Client:
                 self._refuse(f"a heartbeat of {heartbeat} s is not between 0 and 86400")
             case wire.Hello(heartbeat=heartbeat) if self._heartbeat is None:
                 self._heartbeat = heartbeat
-                self.say(Opened(self._instance))
-            case wire.Wrong(reason):
+                self._timer.cancel()
+                self.send(Opened(self._instance))
+                if heartbeat:
+                    self._timer = self._loop.call_later(heartbeat / 2, self._beat, heartbeat)
+            case wire.BadFrame(reason):
                 self._refuse(reason)
             case wire.Publish(token, exchange, key, body, ttl) if self._heartbeat is not None:
-                self.say(Confirmed(token, *self._model.publish(exchange, key, body, ttl)))
-            case wire.Settle(tag, back) if self._heartbeat is not None:
-                self.settle(tag, back=back)
+                self.send(Confirmed(token, *self._state.publish(exchange, key, body, ttl)))
+            case wire.Settle(tag, requeue) if self._heartbeat is not None:
+                self.settle(tag, requeue=requeue)
             case wire.Ask(id, operation) if self._heartbeat is not None:
                 self.ask(id, operation)
-            case wire.Beat() if self._heartbeat is not None:
-                pass  # that it came is all it says
-            case wire.Bye():
+            case wire.Heartbeat() if self._heartbeat is not None:
+                pass  # it has come: that is all
+            case wire.Close():
                 self.leave(None)
             case _:
-                self._refuse(f"{type(frame).__name__} is not what a client says here")
+                self._refuse(f"{type(frame).__name__} is not what a client sends here")
 
     def _refuse(self, reason: str) -> None:
         self.leave(AdapterError(reason))
@@ -159,7 +165,7 @@ class Client:
     # -- subscriptions and deliveries ------------------------------------------------------------------------
 
     def ask(self, id: int, operation: api.Operation) -> None:
-        """Do an operation, and tell what came of it."""
+        """Do an operation, and send its value or its error."""
         value: str | None = None
         try:
             match operation:
@@ -167,71 +173,72 @@ class Client:
                     self._subscribe(operation)
                 case api.Cancel(number):
                     if number in self._consumers:
-                        self._leave(self._consumers.pop(number))
+                        self._cancel(self._consumers.pop(number))
                 case _:
-                    value = self._model.do(operation, self)
+                    value = self._state.do(operation, self)
         except (NotFound, AdapterError) as error:
-            self.say(Done(id, None, error))
+            self.send(Done(id, None, error))
         else:
-            self.say(Done(id, value))
+            self.send(Done(id, value))
             self.ready()
 
-    def settle(self, tag: int, *, back: bool) -> None:
-        """Settle a delivery: it goes back to its queue, or is done with. An unknown tag is ignored."""
+    def settle(self, tag: int, *, requeue: bool) -> None:
+        """Settle a delivery: put it back into its queue, or drop it. An unknown tag is ignored."""
         if tag in self._held:
             consumer, message = self._held.pop(tag)
-            if back:
-                consumer.queue.put_back(message)
+            if requeue:
+                consumer.queue.requeue(message)
             else:
                 consumer.queue.forget(message)
             consumer.credit += 1
             consumer.queue.ready(consumer)
 
     def ready(self) -> None:
-        """Have messages delivered again, after the client took none for a while, or after a subscription."""
+        """Go on with deliveries, after the client took none for a while, or after a subscription."""
         for consumer in tuple(self._consumers.values()):
             consumer.queue.ready(consumer)
 
     def close(self) -> None:
-        """End it: what is held goes back, what is the session's own is deleted. Idempotent."""
+        """Requeue the messages that it holds, and delete its exclusive queues. Idempotent."""
         held, self._held = self._held, {}
         for consumer, message in held.values():
-            consumer.queue.put_back(message)
+            consumer.queue.requeue(message)
         while self._consumers:
-            self._leave(self._consumers.popitem()[1])
-        self._model.disown(self)
+            self._cancel(self._consumers.popitem()[1])
+        self._state.disown(self)
         for queue in {consumer.queue: None for consumer, _ in held.values()}:
             queue.dispatch()
 
-    def _subscribe(self, wanted: api.Subscribe) -> None:
-        queue = self._model.queue(wanted.queue, self)
-        if wanted.number in self._consumers:
-            raise AdapterError(f"there is a subscription {wanted.number} already")
-        if queue.sole:
-            raise AdapterError(f"queue {wanted.queue!r} has an exclusive subscriber")
-        if wanted.exclusive and queue.consumers:
-            raise AdapterError(f"queue {wanted.queue!r} has other subscribers, so none can be exclusive")
-        consumer = self._consumers[wanted.number] = Consumer(wanted.number, queue, self, wanted.prefetch, wanted.limit)
+    def _subscribe(self, operation: api.Subscribe) -> None:
+        queue = self._state.queue(operation.queue, self)
+        if operation.number in self._consumers:
+            raise AdapterError(f"there is a subscription {operation.number} already")
+        if queue.exclusive:
+            raise AdapterError(f"queue {operation.queue!r} has an exclusive subscriber")
+        if operation.exclusive and queue.consumers:
+            raise AdapterError(f"queue {operation.queue!r} has other subscribers, so none can be exclusive")
+        consumer = Consumer(operation.number, queue, self, operation.prefetch, operation.limit)
+        self._consumers[operation.number] = consumer
         queue.consumers[consumer] = None
-        queue.sole = wanted.exclusive
+        queue.exclusive = operation.exclusive
 
-    def _leave(self, consumer: Consumer) -> None:
-        consumer.queue.leave(consumer)
+    def _cancel(self, consumer: Consumer) -> None:
+        consumer.queue.remove(consumer)
         if consumer.queue.spec.auto_delete and not consumer.queue.consumers:
-            self._model.drop(consumer.queue, "went with its last subscriber")
+            self._state.drop(consumer.queue, "went with its last subscriber")
 
-    # -- for the queues: see Taker ---------------------------------------------------------------------------
+    # -- for the queues: see Receiver ---------------------------------------------------------------------------
 
-    def take(self, consumer: Consumer, message: Message) -> None:
-        """Hold a message and hand it on."""
+    def deliver(self, consumer: Consumer, message: Message) -> None:
+        """Hold a message and deliver it."""
         self._tags += 1
         self._held[self._tags] = (consumer, message)
         body, cut = message.body, 0
         if consumer.limit is not None and len(body) > max(consumer.limit, HEAD + TAIL):
             body, cut = body[:HEAD] + body[-TAIL:], len(body) - HEAD - TAIL
-        self.say(Delivery(consumer.number, body, message.redelivered, message.ttl, self._tags, cut))
+        self.send(Delivery(consumer.number, body, message.redelivered, message.ttl, self._tags, cut))
 
-    def lose(self, consumer: Consumer, reason: str) -> None:
+    def subscription_lost(self, consumer: Consumer, reason: str) -> None:
         """Forget a subscription whose queue is gone, and tell the client."""
         del self._consumers[consumer.number]
-        self.say(SubscriptionLost(consumer.number, reason))
+        self.send(SubscriptionLost(consumer.number, reason))

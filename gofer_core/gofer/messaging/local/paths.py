@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError
 from gofer.messaging.connector import Connector
@@ -66,46 +66,46 @@ def open_socket(connector: Connector, timeout: float) -> socket.socket:
         AdapterError: the system does not let us in.
     """
     path = path_of(connector.url)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        with reachable(path) as name, ExitStack() as opened:
-            sock = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+        with reachable(path) as name:
             sock.connect(name)
-            opened.pop_all()
-            return sock
     except PermissionError as error:
+        sock.close()
         raise AdapterError(f"not permitted to use the local broker's socket {path}") from error
     except OSError as error:
+        sock.close()
         why = _WHY.get(error.errno or 0) or error.strerror or str(error)
         raise ConnectionLost(f"local broker at {path}: {why}") from error
+    return sock
 
 
 @contextmanager
 def locked(path: str) -> Iterator[None]:
     """Hold a lock file inside the ``with`` block, or to the death of the process. The file goes with the lock.
 
+    The socket that it guards must go before it: then a process that still holds the file's old name replaces nothing.
+
     Raises:
-        MessagingError: somebody has it; the text says who.
+        MessagingError: another process has the lock; the text names it.
         OSError: the file cannot be made.
     """
-    while True:
-        with ExitStack() as opened:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            opened.callback(os.close, descriptor)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Who releases a lock unlinks its file: one opened before that is nobody's lock any more.
-                if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    continue
-            except FileNotFoundError:
-                continue
-            except BlockingIOError as error:
-                holder = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip() or "another process"
-                raise MessagingError(f"{path} is held by {holder}") from error
-            opened.callback(_unlink, path)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()}\n".encode(), 0)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip() or "another process"
+            raise MessagingError(f"{path} is held by {holder}") from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()}\n".encode(), 0)
+        try:
             yield
-            return
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -127,15 +127,8 @@ def listening(path: str) -> Iterator[socket.socket]:
             sock.listen(128)
             yield sock
         finally:
-            with reachable(path) as name:
-                _unlink(name)
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass  # somebody cleaned up before us
+            with reachable(path) as name, suppress(FileNotFoundError):
+                os.unlink(name)
 
 
 def _check_dead(path: str, name: str) -> None:
@@ -148,7 +141,7 @@ def _check_dead(path: str, name: str) -> None:
         try:
             probe.connect(name)
         except ConnectionRefusedError:
-            _unlink(name)
+            os.unlink(name)
             return
         except BlockingIOError:
             pass  # its backlog is full, so it lives

@@ -1,4 +1,4 @@
-"""Queues of the local broker: what waits, who takes it, and how it comes back. Pure state, no input or output."""
+"""Queues of the local broker: waiting messages, and the consumers that get them. Pure state, no input or output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 
 from gofer.messaging.adapter import DeclareQueue
 
-__all__ = ["Consumer", "Message", "Queue", "Taker", "Usage", "cost"]
+__all__ = ["Consumer", "Message", "Queue", "Receiver", "Usage", "cost"]
 
 #: What a message takes beside its body, in bytes, roughly.
 _OVERHEAD = 256
@@ -24,7 +24,7 @@ def cost(body: bytes) -> int:
 
 
 class Usage(msgspec.Struct):
-    """Bytes used by somebody, of so many allowed."""
+    """Used bytes, and the limit. ``who`` names what uses them."""
 
     who: str
     limit: int
@@ -46,60 +46,59 @@ class Message(msgspec.Struct):
     redelivered: bool = False
 
 
-class Taker(Protocol):
-    """Who stands behind a consumer, and may own queues."""
+class Receiver(Protocol):
+    """The client behind a consumer. It may own queues."""
 
     @property
-    def takes(self) -> bool:
-        """Whether it can take a message now."""
+    def receives(self) -> bool:
+        """Whether it can receive a message now."""
 
-    def take(self, consumer: Consumer, message: Message) -> None:
-        """Take a message, to be settled later."""
+    def deliver(self, consumer: Consumer, message: Message) -> None:
+        """Receive a message, to be settled later."""
 
-    def lose(self, consumer: Consumer, reason: str) -> None:
-        """Learn that the queue is gone."""
+    def subscription_lost(self, consumer: Consumer, reason: str) -> None:
+        """Note that the queue is gone."""
 
 
 class Consumer(msgspec.Struct, eq=False):
     """A subscription to a queue. ``credit``: how many more messages it may hold unsettled.
 
-    ``limit``: of a larger body it gets only the ends.
+    ``limit``: of a larger body it gets only the ends. ``waiting``: it is in the queue's line of consumers.
     """
 
     number: int
     queue: Queue
-    taker: Taker
+    receiver: Receiver
     credit: int
     limit: int | None = None
-    live: bool = True
     waiting: bool = False
 
 
 class Queue:
-    """Messages in their order, and the consumers that take them in turn. A message that comes back goes to its place.
+    """Messages in their order, delivered to the consumers in turn. A message that is requeued returns to its place.
 
-    ``used_at``: when it last had a use that is over. ``sole``: its consumer is the only one that it may have.
-    ``usages`` are its own and those that it is a part of.
+    ``used_at``: when it last had a use that is over. ``exclusive``: it may have no other consumer. ``usages``: its own,
+    and those that include it.
     """
 
     def __init__(
-        self, spec: DeclareQueue, owner: Taker | None, usages: tuple[Usage, ...], clock: Callable[[], float]
+        self, spec: DeclareQueue, owner: Receiver | None, usages: tuple[Usage, ...], clock: Callable[[], float]
     ) -> None:
         self.spec = spec
         self.owner = owner
         self.usages = usages
-        self.deleted = self.sole = False
+        self.deleted = self.exclusive = False
         self.used_at = clock()
         self.consumers: dict[Consumer, None] = {}
         self._clock = clock
-        self._turn: deque[Consumer] = deque()
+        self._line: deque[Consumer] = deque()  # of consumers that may get a message
         self._waiting: list[tuple[int, Message]] = []  # a heap
         self._count = 0
 
     # -- messages --------------------------------------------------------------------------------------------
 
     def put(self, body: bytes, ttl: float | None) -> None:
-        """Put a message at the end, and hand out what can be handed out."""
+        """Put a message at the end, and deliver what can be delivered."""
         self._count += 1
         for usage in self.usages:
             usage.used += cost(body)
@@ -107,8 +106,8 @@ class Queue:
         heapq.heappush(self._waiting, (self._count, message))
         self.dispatch()
 
-    def put_back(self, message: Message) -> None:
-        """Put a delivered message back in its place, marked redelivered. ``dispatch`` is the caller's to do."""
+    def requeue(self, message: Message) -> None:
+        """Put a delivered message back in its place, marked redelivered. The caller calls ``dispatch``."""
         message.redelivered = True
         if self.deleted:
             self.forget(message)
@@ -116,53 +115,53 @@ class Queue:
             heapq.heappush(self._waiting, (message.number, message))
 
     def forget(self, message: Message) -> None:
-        """Let go of a message that is in the queue no more."""
+        """Give back the room of a message that has left the queue."""
         for usage in self.usages:
             usage.used -= cost(message.body)
 
     def drop(self, *, expired: bool = False) -> bool:
-        """Drop all that waits, or only what has expired. Returns whether nothing is left."""
+        """Drop the waiting messages, or only the expired ones. Returns whether none is left."""
         now = self._clock()
+        left = [entry for entry in self._waiting if expired and entry[1].deadline > now]
         for _, message in self._waiting:
             if not expired or message.deadline <= now:
                 self.forget(message)
-        self._waiting = [entry for entry in self._waiting if expired and entry[1].deadline > now]
-        heapq.heapify(self._waiting)
-        return not self._waiting
+        heapq.heapify(left)
+        self._waiting = left
+        return not left
 
     # -- consumers -------------------------------------------------------------------------------------------
 
-    def leave(self, consumer: Consumer) -> None:
-        """Remove a consumer. What it holds stays its holder's."""
-        consumer.live = False
+    def remove(self, consumer: Consumer) -> None:
+        """Remove a consumer. Its client keeps the messages that it holds."""
         self.consumers.pop(consumer, None)
         if not self.consumers:
-            self.sole = False
+            self.exclusive = False
             self.used_at = self._clock()
 
     def ready(self, consumer: Consumer) -> None:
-        """Have a consumer take its turn again, if it may hold more, and hand out what can be handed out."""
-        self._queue_up(consumer)
+        """Put a consumer in line again, if it may hold more, and deliver what can be delivered."""
+        self._line_up(consumer)
         self.dispatch()
 
     def dispatch(self) -> None:
-        """Hand out what waits to those who take it, one each in turn."""
-        now = self._clock() if self._turn and self._waiting else 0.0
-        while self._turn and self._waiting:
+        """Deliver waiting messages to the consumers, one each in turn."""
+        now = self._clock() if self._line and self._waiting else 0.0
+        while self._line and self._waiting:
             message = self._waiting[0][1]
             if message.deadline <= now:
                 heapq.heappop(self._waiting)
                 self.forget(message)
                 continue
-            consumer = self._turn.popleft()
-            consumer.waiting = False  # who takes nothing now is made ready again when it does
-            if consumer.live and consumer.taker.takes:
+            consumer = self._line.popleft()
+            consumer.waiting = False  # one that receives nothing now calls ready later
+            if consumer in self.consumers and consumer.receiver.receives:
                 heapq.heappop(self._waiting)
                 consumer.credit -= 1
-                self._queue_up(consumer)
-                consumer.taker.take(consumer, message)
+                self._line_up(consumer)
+                consumer.receiver.deliver(consumer, message)
 
-    def _queue_up(self, consumer: Consumer) -> None:
-        if consumer.live and not consumer.waiting and consumer.credit > 0:
+    def _line_up(self, consumer: Consumer) -> None:
+        if consumer in self.consumers and not consumer.waiting and consumer.credit > 0:
             consumer.waiting = True
-            self._turn.append(consumer)
+            self._line.append(consumer)

@@ -1,8 +1,8 @@
-"""What the local adapter and the local broker say to each other: the operations and events of adapters themselves.
+"""The protocol between the local adapter and the local broker: it carries the operations and events of adapters.
 
-A frame is four bytes of length, most significant first, a byte that tells its kind, and so many bytes of MessagePack:
-a map of a struct's fields. The client begins with ``Hello``, and the broker answers with ``Opened``, or with ``Closed``
-and hangs up. Every ``Ask`` is answered by ``Done``, every ``Publish`` by ``Confirmed``, ``Bye`` by ``Closed``.
+A frame is four bytes of length, most significant first, a byte for its kind, and so many bytes of MessagePack: a map of
+a struct's fields. The client begins with ``Hello``. The broker answers ``Opened``, or ``Closed`` before it hangs up.
+``Done`` answers ``Ask``, ``Confirmed`` answers ``Publish``, and ``Closed`` answers ``Close``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,20 @@ import msgspec
 from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
 from gofer.messaging.adapter import Closed, Confirmed, Delivery, Done, Opened, Operation, SubscriptionLost
 
-__all__ = ["MAX_BODY", "VERSION", "Ask", "Beat", "Bye", "Frame", "Hello", "Publish", "Reader", "Settle", "Wrong", "put"]
+__all__ = [
+    "MAX_BODY",
+    "VERSION",
+    "Ask",
+    "BadFrame",
+    "Close",
+    "Frame",
+    "Heartbeat",
+    "Hello",
+    "Publish",
+    "Reader",
+    "Settle",
+    "write",
+]
 
 VERSION = 3
 #: Bytes that a frame takes at most beside a body. (Names have up to 255, and reasons are cut.)
@@ -27,7 +40,7 @@ MAX_BODY = 32 * 1024 * 1024 - _ROOM
 class Hello(msgspec.Struct, frozen=True):
     """The first frame of a client. ``heartbeat``: seconds, 0 for none.
 
-    Its fields keep their names in all versions, so that another one can be told.
+    Its fields keep their names in all versions: each side can read the version of the other.
     """
 
     version: int
@@ -35,14 +48,14 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """Have an operation done."""
+    """Ask for an operation."""
 
     id: int
     operation: Operation
 
 
 class Publish(msgspec.Struct, frozen=True):
-    """Put a message to an exchange, ``""`` for the default one."""
+    """Publish a message at an exchange, ``""`` for the default one."""
 
     token: int
     exchange: str
@@ -52,31 +65,32 @@ class Publish(msgspec.Struct, frozen=True):
 
 
 class Settle(msgspec.Struct, frozen=True):
-    """Settle a delivery: it goes back to its queue, or is done with. An unknown tag is ignored."""
+    """Settle a delivery: requeue it, or drop it. An unknown tag is ignored."""
 
     tag: int
-    back: bool
+    requeue: bool
 
 
-class Bye(msgspec.Struct, frozen=True):
-    """The last frame of a client."""
+class Close(msgspec.Struct, frozen=True):
+    """Close the connection: the last frame of a client."""
 
 
-class Beat(msgspec.Struct, frozen=True):
-    """Nothing but a sign of life, from either side."""
+class Heartbeat(msgspec.Struct, frozen=True):
+    """A sign of life, from either side."""
 
 
-class Wrong(msgspec.Struct, frozen=True):
-    """Stands for what is no frame, and says why. It is never sent."""
+class BadFrame(msgspec.Struct, frozen=True):
+    """Stands for bytes that are no frame, with the reason. It is never sent."""
 
     reason: str
 
 
-#: What the client says, and what the broker says; either sends ``Beat``.
-Frame = Hello | Ask | Publish | Settle | Bye | Beat | Opened | Done | Delivery | Confirmed | SubscriptionLost | Closed
+_ClientFrame = Hello | Ask | Publish | Settle | Close
+_BrokerFrame = Opened | Done | Delivery | Confirmed | SubscriptionLost | Closed
+Frame = _ClientFrame | _BrokerFrame | Heartbeat  # either side sends heartbeats
 
 #: A frame's kind is its place here.
-_KINDS = (Beat, Hello, Ask, Publish, Settle, Bye, Opened, Done, Delivery, Confirmed, SubscriptionLost, Closed)
+_KINDS = (Heartbeat, Hello, Ask, Publish, Settle, Close, Opened, Done, Delivery, Confirmed, SubscriptionLost, Closed)
 _NUMBERS: dict[type, int] = {kind: number for number, kind in enumerate(_KINDS)}
 _HEAD = struct.Struct(">IB")
 _ERRORS: dict[str, type[MessagingError]] = {error.__name__: error for error in (AdapterError, ConnectionLost, NotFound)}
@@ -99,7 +113,7 @@ _encode = msgspec.msgpack.Encoder(enc_hook=_write_error).encode
 _DECODERS = [msgspec.msgpack.Decoder(kind, dec_hook=_read_error) for kind in _KINDS]
 
 
-def put(out: bytearray, frame: Frame) -> None:
+def write(out: bytearray, frame: Frame) -> None:
     """Append a frame to a buffer.
 
     Raises:
@@ -111,14 +125,14 @@ def put(out: bytearray, frame: Frame) -> None:
 
 
 class Reader:
-    """Cut what was read into frames, of at most some bytes beside a body of at most ``MAX_BODY``."""
+    """Cuts what was read into frames. A body has at most ``MAX_BODY`` bytes."""
 
     def __init__(self) -> None:
         self._limit = MAX_BODY + _ROOM
         self._rest = bytearray()
 
     def feed(self, data: bytes | memoryview) -> list[Any]:
-        """Return the frames that are complete with this data. ``Wrong`` is the last, if what follows is none."""
+        """Return the frames that are complete with this data. ``BadFrame`` is the last, if what follows is none."""
         frames: list[Any] = []
         self._rest += data
         at, total = 0, len(self._rest)
@@ -133,7 +147,7 @@ class Reader:
                         break
                     frames.append(_DECODERS[kind].decode(view[start:end]))
                 except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                    frames.append(Wrong(f"a frame that cannot be read: {error}"))
+                    frames.append(BadFrame(f"a frame that cannot be read: {error}"))
                     end = total
                 at = end
         del self._rest[:at]

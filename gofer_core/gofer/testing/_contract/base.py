@@ -29,6 +29,10 @@ class Base:
     #: Attributes of the connectors but for url, heartbeat and max_message: TLS files and so on.
     options: ClassVar[dict[str, object]] = {}
 
+    #: What the broker cannot do, in a sentence each: by the name of a test, which must fail then, or of one of the
+    #: capabilities below that is False.
+    limits: ClassVar[dict[str, str]] = {}
+
     #: The broker asks who connects: a wrong password is refused.
     has_logins: ClassVar[bool] = True
     #: Queues can be exclusive to a connection.
@@ -48,6 +52,13 @@ class Base:
     #: There are exchanges amq.direct, amq.topic and amq.fanout from the start.
     has_amq_exchanges: ClassVar[bool] = True
 
+    @pytest.fixture(autouse=True)
+    def expected(self, request: pytest.FixtureRequest) -> None:
+        """Expect the failure of a test that is about one of the broker's limits."""
+        for name in (request.node.originalname, request.node.name):
+            if name in self.limits:
+                request.node.add_marker(pytest.mark.xfail(reason=self.limits[name], strict=True))
+
     @pytest.fixture
     def bad_login(self, url: URL) -> URL:
         """Give the URL with a login that the broker must refuse."""
@@ -56,7 +67,12 @@ class Base:
     @pytest.fixture
     def alarm(self) -> Callable[[], AbstractContextManager[object]]:
         """Give a function whose context is a broker that takes no messages; a subclass may override this."""
-        pytest.skip("this broker never blocks, or its test does not say how")
+        pytest.skip(self.limits.get("alarm", "this broker never blocks, or its test does not say how"))
+
+    @pytest.fixture
+    def frozen(self) -> Callable[[], AbstractContextManager[object]]:
+        """Give a function whose context is a broker that stands still (SIGSTOP); a subclass may override this."""
+        pytest.skip("its test does not say how to freeze this broker")
 
     def connector(self, url: URL, **more: Any) -> Connector:
         """Return the connector for a URL."""
@@ -65,7 +81,7 @@ class Base:
     def needs(self, capability: str) -> None:
         """Skip a test where the broker cannot do what it is about."""
         if not getattr(self, capability):
-            pytest.skip(f"{capability} is False for this broker")
+            pytest.skip(self.limits.get(capability, f"{capability} is False for this broker"))
 
     def flag(self, redelivered: bool) -> bool | None:
         """Return what a delivery's ``redelivered`` must be."""

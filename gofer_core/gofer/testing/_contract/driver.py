@@ -7,8 +7,6 @@ import functools
 import itertools
 import random
 import select
-import socket
-import ssl
 import time
 import uuid
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from gofer.messaging import adapter as api
 from gofer.messaging.adapter import Adapter, Closed, Delivery, Event, Opened, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.transport import open_socket
+from gofer.messaging.wire import Wire
 
 __all__ = ["WAIT", "Call", "Connect", "Driver", "Heard", "Watched", "new_number"]
 
@@ -130,7 +129,7 @@ class Driver(Heard):
         self.adapter = cast(Adapter, Watched(adapter, self, calls))
         self.ahead = 0.0
         self.names: list[str] = []
-        self._sock: socket.socket | None = None
+        self._sock: Wire | None = None
         self._out = bytearray()
         self._numbers = itertools.count(1)
 
@@ -143,7 +142,7 @@ class Driver(Heard):
 
     def open(self, timeout: float = WAIT) -> Driver:
         """Open the socket and log in. Raises what ``Closed`` tells."""
-        self._sock = open_socket(self.adapter.connector, timeout)
+        self._sock = Wire(open_socket(self.adapter.connector, timeout))
         try:
             self.adapter.begin(self.now)
             self.until(lambda: self.opened is not None, "the login", timeout)
@@ -155,16 +154,17 @@ class Driver(Heard):
     def turn(self, timeout: float) -> None:
         """Wait for the socket at most ``timeout`` seconds, then write and read, or tick when that is due."""
         self.pump()
-        sock, left = self._sock, self.adapter.deadline - self.now
-        if sock is None:
+        wire, left = self._sock, self.adapter.deadline - self.now
+        if wire is None:
             return
         poll = select.poll()
-        poll.register(sock, select.POLLIN | (select.POLLOUT if self._out else 0))
-        ready = sum(mask for _, mask in poll.poll(max(min(timeout, left), 0.0) * 1000))
+        poll.register(wire, select.POLLIN | (select.POLLOUT if self._out or wire.unsent else 0))
+        seconds = 0.0 if wire.pending else max(min(timeout, left), 0.0)
+        ready = sum(mask for _, mask in poll.poll(seconds * 1000))
         if ready & select.POLLOUT:
-            self._write(sock)
-        if ready & ~select.POLLOUT:
-            self._read(sock)
+            self._write(wire)
+        if ready & ~select.POLLOUT or wire.pending:
+            self._read(wire)
         elif self.now >= self.adapter.deadline:
             self.adapter.tick(self.now)
         self.pump()
@@ -195,7 +195,7 @@ class Driver(Heard):
 
     def written(self) -> None:
         """Drive until all is written."""
-        self.until(lambda: not self._out, "all to be written")
+        self.until(lambda: not self._out and (self._sock is None or not self._sock.unsent), "all to be written")
 
     def ended(self) -> Closed:
         """Drive until ``Closed``, and return it."""
@@ -221,28 +221,24 @@ class Driver(Heard):
                 pass  # it was broken before, or the peer does not answer
             self.cut()
 
-    def _write(self, sock: socket.socket) -> None:
+    def _write(self, wire: Wire) -> None:
+        data = bytes(self._out)
+        self._out.clear()
         try:
-            del self._out[: sock.send(self._out)]
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            pass  # when it takes more
+            wire.write(data)
         except OSError:
-            self._out.clear()  # reading tells why
+            pass  # reading tells why
 
-    def _read(self, sock: socket.socket) -> None:
+    def _read(self, wire: Wire) -> None:
         try:
-            while data := sock.recv(65536):
+            while data := wire.read():
                 self.adapter.receive(data, self.now)
-                if not isinstance(sock, ssl.SSLSocket):
+                if not wire.pending:
                     return
-            why = "it closed the connection"
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return
         except OSError as error:
-            why = error.strerror or str(error)
-        sock.close()
-        self._sock = None
-        self.adapter.lost(why, self.now)
+            wire.close()
+            self._sock = None
+            self.adapter.lost(error.strerror or str(error), self.now)
 
     # -- operations ------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What the local broker keeps: queues, exchanges, and a message's way among them. Pure state, no input or output.
+"""The state of the local broker: queues, exchanges, and the routing of messages. No input or output.
 
 Operations raise NotFound when a queue or an exchange does not exist, and AdapterError when they are not allowed.
 """
@@ -6,16 +6,15 @@ Operations raise NotFound when a queue or an exchange does not exist, and Adapte
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from math import inf
 
 from msgspec.structs import asdict
 
 from gofer.errors import AdapterError, NotFound
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import DeclareExchange, DeclareQueue, Outcome
-from gofer.messaging.local.queues import Queue, Taker, Usage, cost
+from gofer.messaging.local.queues import Queue, Receiver, Usage, cost
 
-__all__ = ["Exchange", "Model", "matches"]
+__all__ = ["Exchange", "State", "matches"]
 
 _EXCHANGES = ("direct", "topic", "fanout")
 _QUEUES = ("classic", "quorum")
@@ -70,11 +69,11 @@ def matches(pattern: list[str], words: list[str]) -> bool:
     return end in reached
 
 
-class Model:
-    """Queues and exchanges, and the way of a message from one to the other.
+class State:
+    """Queues, exchanges, and the routing of messages.
 
-    ``clock`` tells the time in seconds; ``total_limit`` and ``queue_limit`` are in bytes. ``total`` is what all
-    messages take.
+    ``clock`` returns the time in seconds; ``total_limit`` and ``queue_limit`` are in bytes. ``total`` counts the bytes
+    of all messages.
     """
 
     def __init__(self, clock: Callable[[], float], *, total_limit: int, queue_limit: int) -> None:
@@ -88,7 +87,7 @@ class Model:
     # -- messages --------------------------------------------------------------------------------------------
 
     def publish(self, exchange: str, key: str, body: bytes, ttl: float | None) -> tuple[Outcome, str]:
-        """Put a message into every queue it is routed to, or into none. Returns what became of it, and why."""
+        """Put a message into every queue it is routed to, or into none. Returns the outcome and its reason."""
         if exchange:
             found = self._exchanges.get(exchange)
             targets = tuple(found.route(key)) if found else ()
@@ -117,8 +116,8 @@ class Model:
 
     # -- operations ------------------------------------------------------------------------------------------
 
-    def do(self, operation: api.Operation, who: Taker | None) -> str | None:
-        """Do an operation on queues and exchanges (not on subscriptions) for somebody, and return its value."""
+    def do(self, operation: api.Operation, who: Receiver | None) -> str | None:
+        """Do an operation on queues and exchanges (not on subscriptions) for a client, and return its value."""
         match operation:
             case DeclareQueue():
                 return self._declare_queue(operation, who)
@@ -146,8 +145,8 @@ class Model:
                 self._unbind(self._exchange(exchange), self.queue(name, who), (key,))
         return None
 
-    def queue(self, name: str, who: Taker | None) -> Queue:
-        """Return a queue that somebody may use."""
+    def queue(self, name: str, who: Receiver | None) -> Queue:
+        """Return a queue, if this client may use it."""
         queue = self._queues.get(name)
         if queue is None:
             raise NotFound(f"there is no queue {name!r}")
@@ -155,7 +154,7 @@ class Model:
             raise AdapterError(f"queue {name!r} is exclusive to another connection")
         return queue
 
-    def _declare_queue(self, spec: DeclareQueue, who: Taker | None) -> str | None:
+    def _declare_queue(self, spec: DeclareQueue, who: Receiver | None) -> str | None:
         if spec.name in self._queues:
             queue = self.queue(spec.name, who)
             queue.used_at = self.clock()
@@ -168,7 +167,7 @@ class Model:
         return None
 
     def drop(self, queue: Queue, why: str) -> None:
-        """Delete a queue whatever is in it, and tell its subscribers: it ``was deleted``, say."""
+        """Delete a queue with its messages. Its subscribers hear why, for instance that it ``was deleted``."""
         if queue.deleted:
             return
         queue.deleted = True
@@ -177,25 +176,22 @@ class Model:
         for exchange in tuple(self._exchanges.values()):
             self._unbind(exchange, queue)
         for consumer in tuple(queue.consumers):
-            queue.leave(consumer)
-            consumer.taker.lose(consumer, f"queue {queue.spec.name!r} {why}")
+            queue.remove(consumer)
+            consumer.receiver.subscription_lost(consumer, f"queue {queue.spec.name!r} {why}")
 
-    def disown(self, who: Taker) -> None:
-        """Delete the queues that are exclusive to somebody who is gone."""
+    def disown(self, who: Receiver) -> None:
+        """Delete the exclusive queues of a client that is gone."""
         for queue in tuple(self._queues.values()):
             if queue.owner is who:
                 self.drop(queue, "was exclusive to a connection that ended")
 
-    def expire(self) -> float:
-        """Delete queues that were not used for their time. Returns when the next one is due, or ``inf``."""
-        now, due = self.clock(), inf
+    def expire(self) -> None:
+        """Delete queues that were not used for their time."""
+        now = self.clock()
         for queue in tuple(self._queues.values()):
-            if queue.spec.expires is not None and not queue.consumers:
-                if queue.used_at + queue.spec.expires <= now:
-                    self.drop(queue, "expired")
-                else:
-                    due = min(due, queue.used_at + queue.spec.expires)
-        return due
+            expires = queue.spec.expires
+            if expires is not None and not queue.consumers and queue.used_at + expires <= now:
+                self.drop(queue, "expired")
 
     def _exchange(self, name: str) -> Exchange:
         if not name:
