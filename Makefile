@@ -2,14 +2,14 @@
 #   PYTHON=python3.12      the Python to use (3.11 or newer; found by itself otherwise)
 #   VENV=/some/directory   another place for the virtual environment
 #   ARGS="-k links -x"     more arguments for pytest, gofer demo, the bench or the soak
-#   BROKERS=rabbitmq4      which brokers `make brokers` tests with; names with commas
+#   BROKERS=rabbitmq4      which brokers `make brokers` and `make pairs` use; names with commas
 #   JOBS=4                 how many processes share the tests; 0: the one that pytest runs in
 
 PYTHON ?=
 VENV ?= .venv
 ARGS ?=
 JOBS ?= 3
-BROKERS ?= rabbitmq,rabbitmq4
+BROKERS ?= rabbitmq,rabbitmq4,brokerj,artemis
 
 # The distributions of this repository, the core first: the others require it.
 FOUND := $(patsubst %/pyproject.toml,%,$(wildcard gofer_*/pyproject.toml gofer_*/*/pyproject.toml))
@@ -24,13 +24,14 @@ pytest := $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 pip := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test brokers check unit flow docs reference bench soak clean
+.PHONY: help demo test brokers pairs check unit flow docs reference bench soak clean
 .NOTPARALLEL:
 
 help:
 	@echo "make demo    install gofer into $(VENV) and watch an agent, a plugin and a few calls"
 	@echo "make test    everything: the checks below and all tests, brokers included"
-	@echo "make brokers the tests that need a broker, on the system's RabbitMQ and on RabbitMQ 4, made under build/ (as root)"
+	@echo "make brokers the tests of brokers, on RabbitMQ 3 and 4, Broker-J and Artemis, which it makes under build/ (as root)"
+	@echo "make pairs   the same flows over all pairs of adapters, on the same brokers"
 	@echo "make check   ruff, mypy --strict, import-linter and the pinned public names"
 	@echo "make unit    the tests that need nothing but Python and a C compiler"
 	@echo "make flow    the tests of whole processes, on the broker that gofer brings along"
@@ -48,7 +49,11 @@ test: $(TOOLS) check
 
 brokers: $(TOOLS)
 	@scripts/need $(VENV)/bin/python broker compiler
-	scripts/brokers/run build/brokers $(BROKERS) $(pytest) tests/brokers $(ARGS)
+	GOFER_CONTRACT_TABLE=1 scripts/brokers/run build/brokers $(BROKERS) $(pytest) tests/brokers tests/contract $(ARGS)
+
+pairs: $(TOOLS)
+	@scripts/need $(VENV)/bin/python broker
+	GOFER_PAIRS=all scripts/brokers/run build/brokers $(BROKERS) $(pytest) tests/brokers/test_pairs.py $(ARGS)
 
 check: $(TOOLS)
 	$(VENV)/bin/ruff check .
@@ -91,6 +96,7 @@ $(VENV)/bin/python: ;
 
 $(INSTALLED): $(VENV)/bin/python $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
 	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || scripts/make-venv $(VENV) $(PYTHON)
+	@scripts/need $(VENV)/bin/python proton
 	@echo "Installing gofer into $(VENV)"
 	@$(pip) $(addprefix --editable ./,$(DISTRIBUTIONS))
 	@touch $@

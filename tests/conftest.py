@@ -16,6 +16,10 @@ from hypothesis import HealthCheck, settings
 # What stands there asserts for the tests, and its failures are to be as clear as theirs.
 pytest.register_assert_rewrite("support", "gofer.testing._contract")
 
+from support.contract_table import pytest_runtest_logreport, pytest_terminal_summary  # noqa: E402 - the line above must come first
+
+__all__ = ["pytest_runtest_logreport", "pytest_terminal_summary"]  # hooks
+
 # What a shell has put into the background ignores SIGINT, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,17 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have tests that share what a module or a class makes once run by one process, or each would make it, too."""
     for item in items:
         definitions = getattr(item, "_fixtureinfo", None)
-        if definitions is None or item.get_closest_marker("xdist_group") is not None or "rabbitmq" in _names(item):
+        if definitions is None or item.get_closest_marker("xdist_group") is not None:
             continue
         scopes = {one[-1].scope for one in definitions.name2fixturedefs.values() if one}
         if "module" in scopes:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
         elif "class" in scopes:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.rpartition("::")[0]))
-
-
-def _names(item: pytest.Item) -> list[str]:
-    return getattr(item, "fixturenames", [])
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from support.brokers import Artemis, BrokerJ, RabbitMQ3, RabbitMQ4, ServerTLS
-from support.brokers.chosen import choose_tests
+from support.brokers.chosen import FIXTURES, choose_tests, chosen_brokers
+from support.brokers.server import made_by
 from support.certificates import Certificates
 
 pytest.register_assert_rewrite("gofer.testing._contract")  # whose driver some tests here use without the suite
@@ -27,6 +28,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.broker)
     choose_tests(config, items)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is about RabbitMQ on each one that was chosen."""
+    chosen = [name for name in chosen_brokers() if name.startswith("rabbitmq")]
+    for fixture in ("rabbitmq", "programs"):
+        if fixture in metafunc.fixturenames and chosen not in ([], ["rabbitmq"]):
+            metafunc.parametrize(fixture, chosen, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -48,10 +57,10 @@ def message_limit() -> int:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq(tmp_path_factory: pytest.TempPathFactory, server_tls: ServerTLS) -> Iterator[RabbitMQ3]:
+def rabbitmq3(tmp_path_factory: pytest.TempPathFactory, server_tls: ServerTLS) -> Iterator[RabbitMQ3]:
     """The system's RabbitMQ for the whole session: AMQP 0-9-1 and 1.0, management, TLS, a limit on messages."""
     with RabbitMQ3(
-        tmp_path_factory.mktemp("rabbitmq") / "node",
+        tmp_path_factory.mktemp("rabbitmq3") / "node",
         management=True,
         config=f"max_message_size = {MESSAGE_LIMIT}",
         tls=server_tls,
@@ -69,6 +78,19 @@ def rabbitmq4(tmp_path_factory: pytest.TempPathFactory, server_tls: ServerTLS) -
         tls=server_tls,
     ) as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(request: pytest.FixtureRequest) -> RabbitMQ3 | RabbitMQ4:
+    """Each RabbitMQ that was chosen: a test that uses this runs on all of them."""
+    broker: RabbitMQ3 | RabbitMQ4 = request.getfixturevalue(FIXTURES[getattr(request, "param", "rabbitmq")])
+    return broker
+
+
+@pytest.fixture(scope="session")
+def programs(request: pytest.FixtureRequest) -> Path | None:
+    """Where the programs of each RabbitMQ are that was chosen, for a test that starts one of its own."""
+    return made_by("rabbitmq4", "GOFER_RABBITMQ4", None) if getattr(request, "param", "") == "rabbitmq4" else None
 
 
 @pytest.fixture(scope="session")

@@ -535,8 +535,10 @@ class TestBroker:
             connection.close()
 
     @pytest.mark.slow
-    def test_a_broker_that_is_killed_and_started_again_keeps_what_it_took(self, tmp_path: Path) -> None:
-        with RabbitMQ(tmp_path / "node") as broker:
+    def test_a_broker_that_is_killed_and_started_again_keeps_what_it_took(
+        self, programs: Path | None, tmp_path: Path
+    ) -> None:
+        with RabbitMQ(tmp_path / "node", programs=programs) as broker:
             connector = Connector(URL.parse(broker.url()))
             before = Driver(AmqpAdapter(connector)).open()
             before.queue("kept")

@@ -14,9 +14,10 @@ from support.probe import descriptor
 
 
 @pytest.mark.slow
-def test_a_result_of_50_mb_crosses_where_messages_may_be_that_large(tmp_path: Path) -> None:
+def test_a_result_of_50_mb_crosses_where_messages_may_be_that_large(programs: Path | None, tmp_path: Path) -> None:
     with ExitStack() as stack:
-        url = stack.enter_context(RabbitMQ(tmp_path / "rabbitmq", config="max_message_size = 134217728")).url()
+        config = "max_message_size = 134217728"
+        url = stack.enter_context(RabbitMQ(tmp_path / "rabbitmq", config=config, programs=programs)).url()
         process = stack.enter_context(AgentProcess(tmp_path / "agent"))
         agent = stack.enter_context(Agent(url, "large-forks", wait=60))
         process.configure("[messaging]\nmax_message = 64M\n")

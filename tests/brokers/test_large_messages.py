@@ -10,6 +10,6 @@ from support.large import large_ones_cost_only_themselves
 
 
 @pytest.mark.slow
-def test_large_messages_over_rabbitmq(root: Path, tmp_path: Path) -> None:
-    with RabbitMQ(tmp_path / "rabbitmq", config="max_message_size = 134217728") as rabbitmq:
+def test_large_messages_over_rabbitmq(root: Path, programs: Path | None, tmp_path: Path) -> None:
+    with RabbitMQ(tmp_path / "node", config="max_message_size = 134217728", programs=programs) as rabbitmq:
         large_ones_cost_only_themselves(rabbitmq.url(), root, tmp_path / "trace", size=100 << 20, count=4)

@@ -29,6 +29,11 @@ class TestLocalAdapter(AdapterContract):
 
     adapter = LocalAdapter
     has_logins = False
+    limits = {  # noqa: RUF012 - as it is in the contract
+        "has_logins": "The local broker asks for no password: the socket's mode and the peer's user are the login.",
+        "tls": "The local broker listens on a Unix socket, which needs no TLS.",
+        "alarm": "The local broker keeps its messages in memory and never blocks.",
+    }
 
     @pytest.fixture(scope="class")
     @classmethod

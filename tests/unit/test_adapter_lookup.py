@@ -99,9 +99,9 @@ def test_nothing_installed_says_what_to_install(only: Install) -> None:
     [
         ("rabbitmq+amqp", "installed: more, some. To install it: pip install gofer-adapter-amqp"),
         ("qpid+amqp", "installed: more, some. To install it: pip install gofer-adapter-qpid"),
-        ("amqp-0-10+tcp", "installed: more, some. To install it: pip install gofer-adapter-qpid"),
-        ("proton+amqps", "write 'amqps://' in place of 'proton+amqps://', and: pip install gofer-adapter-amqp"),
-        ("amqp-1-0+tcp", "write 'tcp://' in place of 'amqp-1-0+tcp://', and: pip install gofer-adapter-amqp"),
+        ("qpid.messaging+amqp", "installed: more, some. To install it: pip install gofer-adapter-qpid"),
+        ("proton+amqps", "installed: more, some. To install it: pip install gofer-adapter-proton"),
+        ("amqp-1-0+tcp", "installed: more, some. To install it: pip install gofer-adapter-proton"),
         ("mroe+amqp", "is not installed (did you mean 'more'?); installed: more, some"),
         ("strange+amqp", "is not installed; installed: more, some"),
     ],

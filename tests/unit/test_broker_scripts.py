@@ -27,27 +27,52 @@ def run(*command: object, path: Path | None = None) -> subprocess.CompletedProce
     )
 
 
-def test_a_command_runs_once_with_each_broker_and_who_failed_is_named(tmp_path: Path) -> None:
+@pytest.fixture
+def scripts(tmp_path: Path) -> Path:
+    """The script that runs a command, beside two that make brokers, or not."""
     scripts = tmp_path / "brokers"
     scripts.mkdir()
     shutil.copy(SCRIPTS / "run", scripts)
-    program(scripts / "other", 'echo GOFER_RABBITMQ="$1/bin"')
+    program(scripts / "other", 'echo GOFER_OTHER="$1/bin"')
     program(scripts / "away", "echo away is not here >&2; exit 1")
-    test = "echo tested with ${GOFER_RABBITMQ-the usual}; [ -z ${GOFER_RABBITMQ-} ]"
-    done = run(scripts / "run", "/made", "other,away,nosuch,rabbitmq", "sh", "-c", test)
-    assert done.returncode == 1
-    assert done.stdout.splitlines() == [
-        "== other",
-        "tested with /made/other/bin",
-        "== away",
-        "== nosuch",
-        "== rabbitmq",
-        "tested with the usual",
-    ]
+    return scripts
+
+
+@pytest.mark.parametrize("ci", [False, True])
+def test_a_command_runs_once_with_all_brokers_and_who_is_missing_is_named(
+    scripts: Path, monkeypatch: pytest.MonkeyPatch, ci: bool
+) -> None:
+    monkeypatch.setenv("CI", "true" if ci else "")
+    done = run(scripts / "run", "/made", "other,away,rabbitmq", "sh", "-c", "echo $GOFER_BROKERS at $GOFER_OTHER")
+    assert done.stdout.splitlines() == ["== with other,rabbitmq", "other,rabbitmq at /made/other/bin"]
     assert "away is not here" in done.stderr
-    assert "There is no broker 'nosuch'; scripts/brokers has: rabbitmq away other" in done.stderr
-    assert done.stderr.splitlines()[-1] == "Failed with: other away nosuch"
+    assert done.stderr.splitlines()[-1] == "Not tested, because they are not here (see above): away"
+    assert done.returncode == int(ci)
+
+
+def test_a_command_that_fails_has_failed(scripts: Path) -> None:
     assert run(scripts / "run", "/made", "rabbitmq", "true").returncode == 0
+    assert run(scripts / "run", "/made", "rabbitmq,away", "sh", "-c", "exit 3").returncode == 3
+
+
+def test_an_unknown_broker_is_named_before_anything_runs(scripts: Path) -> None:
+    done = run(scripts / "run", "/made", "rabbitmq,nosuch", "echo", "ran")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "There is no broker 'nosuch'; scripts/brokers has: rabbitmq away other" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["brokerj", "artemis"])
+def test_a_broker_that_maven_cannot_fetch_says_why_and_is_made_anew_the_next_time(script: str, tmp_path: Path) -> None:
+    programs, home = tmp_path / "programs", tmp_path / "home"
+    programs.mkdir()
+    program(programs / "java", "echo 'openjdk version \"17.0.1\"' >&2")
+    program(programs / "mvn", "echo '[ERROR] Unknown host registry.invalid'; exit 1")
+    for _ in range(2):
+        done = run(SCRIPTS / script, home, path=programs)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "[ERROR] Unknown host registry.invalid" in done.stderr
+        assert f"Maven failed; is its registry reachable? All it said: {home}/maven.log" in done.stderr
+        assert not (home / "made").exists()
 
 
 @pytest.mark.parametrize(

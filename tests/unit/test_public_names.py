@@ -28,6 +28,7 @@ gofer.agent.attachments: Attachments
 gofer.agent.barrier: Barrier
 gofer.agent.bounded: within
 gofer.agent.builtin: admin_api help_text started
+gofer.agent.certificates: CertificateWatch InUse certificates_in_use files_of read_in_use
 gofer.agent.check: check
 gofer.agent.choosing: chosen usable
 gofer.agent.config: AgentConfig Descriptor LiveSection LiveSettings LoggingConfig Machine MainConfig
@@ -214,6 +215,8 @@ gofer.testing.authenticators: AuthenticatorContract
 gofer.testing.contract: AdapterContract
 gofer.testing.guard: Guard
 gofer.testing.mock: Call install register uninstall
+gofer.testing.own_broker: Finding check_login run_contract
+gofer.testing.own_broker_suite: TestOwnBroker
 gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
 gofer.testing.proxy: Direction Filter Proxy
 gofer.testing.rabbitmq: BrokerError RabbitMQ
@@ -250,6 +253,15 @@ gofer_adapter_amqp.messages: Consumer Publisher
 gofer_adapter_amqp.operations: check steps
 gofer_adapter_amqp.wire: FRAME_ENDS HEARTBEAT LONGEST Message PROTOCOL_HEADER body_size consumers expiration
     frame_head message_id method_frame publish_frames reply settle_frame signature tag_and_flag
+gofer_adapter_proton: ProtonAdapter
+gofer_adapter_proton.adapter: ProtonAdapter
+gofer_adapter_proton.brokers: Ask Broker Question broker_of
+gofer_adapter_proton.errors: NOT_FOUND Refused
+gofer_adapter_proton.links: Home Lane Steps Task
+gofer_adapter_proton.login: Login ProtocolError REFUSED
+gofer_adapter_proton.messages: Incoming encode
+gofer_adapter_proton.operations: check steps
+gofer_adapter_proton.traffic: Consumer Publishers
 gofer_adapter_qpid: QpidAdapter
 gofer_adapter_qpid.adapter: QpidAdapter
 gofer_adapter_qpid.amqp_0_10: AmqpError Connection ConnectionClosed Ends Fields Login LoginRefused Message Outcomes

@@ -19,9 +19,6 @@ _OURS = {
     "proton": ("amqp-1-0",),
     "qpid": ("amqp-0-10", "qpid.messaging"),
 }
-#: Those that have a distribution, and what the others of them speak.
-_PUBLISHED = ("amqp", "qpid")
-_SPEAKS = {"proton": "AMQP 1.0"}
 
 
 def installed() -> list[Installed]:
@@ -46,7 +43,7 @@ def find(url: URL, preferred: str | None = None) -> type[Adapter]:
     if name not in names:
         asked = f"the adapter {name!r} of {url}" if url.adapter or not preferred else f"the preferred adapter {name!r}"
         hint = did_you_mean(name, names)
-        instead = _instead(name, url.protocol, names)
+        instead = _instead(name)
         raise AdapterError(f"{asked} is not installed{hint}; installed: {available(names)}{instead}")
     try:
         found = load(GROUP, name)
@@ -68,7 +65,7 @@ def _choose(url: URL, preferred: str | None, names: set[str]) -> str:
     return name
 
 
-def _instead(name: str, protocol: str, names: set[str]) -> str:
+def _instead(name: str) -> str:
     """Return what to do about one of our adapters that is not installed; "" for any other name.
 
     Never suggest a distribution made from the given name: anybody may have published one under a mistyped name.
@@ -76,12 +73,4 @@ def _instead(name: str, protocol: str, names: set[str]) -> str:
     ours = next((own for own, others in _OURS.items() if name == own or name in others), None)
     if name == "local":
         return ". It is part of gofer-core; to repair that: pip install --force-reinstall gofer-core"
-    if ours in _PUBLISHED:
-        return f". To install it: pip install gofer-adapter-{ours}"
-    if ours is not None:
-        install = "" if "amqp" in names else ", and: pip install gofer-adapter-amqp"
-        return (
-            f". This version of gofer has no adapter for {_SPEAKS[ours]}. If the broker speaks AMQP 0-9-1 too, as "
-            f"RabbitMQ does, write '{protocol}://' in place of '{name}+{protocol}://'{install}"
-        )
-    return ""
+    return "" if ours is None else f". To install it: pip install gofer-adapter-{ours}"

@@ -299,7 +299,8 @@ class ThreadConnection(Connection):
                 self._opened(self._open())
             else:
                 self._turn()
-            self._wake(self._watchers)
+            if self._watchers:
+                self._wake(self._watchers)
             readable = not core.closed and self._sleep()
         self._write(monotonic())
         self._wakeup.close()

@@ -7,4 +7,7 @@ from support.brokers.brokerj import BrokerJ
 from support.brokers.rabbitmq import RabbitMQ3, RabbitMQ4
 from support.brokers.server import Server, ServerTLS
 
-__all__ = ["Artemis", "BrokerJ", "RabbitMQ3", "RabbitMQ4", "Server", "ServerTLS"]
+#: Any of them.
+Broker = RabbitMQ3 | RabbitMQ4 | BrokerJ | Artemis
+
+__all__ = ["Artemis", "Broker", "BrokerJ", "RabbitMQ3", "RabbitMQ4", "Server", "ServerTLS"]

@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
-__all__ = ["BROKERS", "chosen_brokers", "choose_tests"]
+__all__ = ["FIXTURES", "choose_tests", "chosen_brokers"]
 
-#: The fixtures of brokers, and the broker that each is when nothing else is said.
-BROKERS = ("rabbitmq", "rabbitmq4", "brokerj", "artemis")
+#: The brokers, and the fixture of each.
+FIXTURES = {"rabbitmq": "rabbitmq3", "rabbitmq4": "rabbitmq4", "brokerj": "brokerj", "artemis": "artemis"}
 
 
 def chosen_brokers() -> list[str]:
     """Return the names of the brokers to test on; without the variable: the one that every developer has."""
     names = [name.strip() for name in os.environ.get("GOFER_BROKERS", "rabbitmq").split(",") if name.strip()]
-    unknown = sorted(set(names) - set(BROKERS))
+    unknown = sorted(set(names) - set(FIXTURES))
     if unknown or not names:
-        raise pytest.UsageError(f"GOFER_BROKERS names {unknown or 'no broker'}; allowed: {', '.join(BROKERS)}")
+        raise pytest.UsageError(f"GOFER_BROKERS names {unknown or 'no broker'}; allowed: {', '.join(FIXTURES)}")
     return names
 
 
 def choose_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of brokers that were not chosen. All that use one broker are run by one process."""
+    """Leave out the tests of brokers that were not chosen. All that use one broker are run by one process.
+
+    A test that uses none of them belongs to the one that every developer has.
+    """
     chosen = set(chosen_brokers())
     left_out = []
     for item in list(items):
-        used = [name for name in BROKERS if name in getattr(item, "fixturenames", ())]
-        if not set(used) <= chosen:
+        used = list(_brokers(item))
+        if not set(used or ["rabbitmq"]) <= chosen:
             left_out.append(item)
             items.remove(item)
         elif used:
             item.add_marker(pytest.mark.xdist_group(used[0]))
     if left_out:
         config.hook.pytest_deselected(items=left_out)
+
+
+def _brokers(item: pytest.Item) -> Iterator[str]:
+    """Yield the brokers that a test uses, by its fixtures or their parameters."""
+    names = getattr(item, "fixturenames", ())
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    for fixture in ("rabbitmq", "programs"):
+        if fixture in names:
+            yield given.get(fixture, "rabbitmq")
+    if "pair" in names:
+        yield getattr(given["pair"], "broker", "none")  # where no pair was chosen there is no broker either
+    yield from (broker for broker, fixture in FIXTURES.items() if fixture in names)

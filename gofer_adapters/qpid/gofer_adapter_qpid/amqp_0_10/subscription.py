@@ -10,6 +10,7 @@ __all__ = ["Subscription"]
 
 _DESTINATION = "0"  # a session has one subscription, so all may have one name
 _EXPLICIT = _PRE_ACQUIRED = 0  # accept-mode and acquire-mode
+_MOST_RANGES = 8000  # of 8 bytes each, in a sequence-set, whose size is told by 16 bits
 _WINDOW = 1  # flow-mode
 _MESSAGES, _BYTES, _ALL_BYTES = 0, 1, 0xFFFFFFFF  # credit-unit; and no limit
 
@@ -62,9 +63,9 @@ class Subscription(Session):
     def flush(self) -> None:
         """Accept what is accepted, by one command, and make room for as many messages."""
         self.due = False
-        if self._accepted:
-            self.send("message.accept", transfers=to_ranges(sorted(self._accepted)))
-            self._accepted = []
+        ranges, self._accepted = to_ranges(sorted(self._accepted)), []
+        for start in range(0, len(ranges), _MOST_RANGES):
+            self.send("message.accept", transfers=ranges[start : start + _MOST_RANGES])
         self.report()
 
     def on_transfer(self, transfer: Transfer) -> None:

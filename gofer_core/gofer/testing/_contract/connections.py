@@ -10,8 +10,9 @@ from math import inf
 import pytest
 
 from gofer.errors import AdapterError, ConnectionLost
-from gofer.messaging.adapter import DeclareQueue, Delivery
+from gofer.messaging.adapter import DeclareQueue, DeleteQueue, Delivery
 from gofer.messaging.address import Address
+from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.testing._contract.base import Base, Left
 from gofer.testing._contract.driver import WAIT, Connect, Driver
@@ -32,14 +33,20 @@ class Connections(Base):
         assert (adapter.take(0.0), adapter.events(), adapter.urgent) == (b"", [], False)
 
     def test_a_bad_login_is_refused_without_telling_the_password(self, bad_login: URL) -> None:
-        if not self.has_logins:
-            pytest.skip("this broker has none")
+        self.needs("has_logins")
         driver = Driver(self.adapter(self.connector(bad_login)))
         with pytest.raises(AdapterError) as caught:
             driver.open()
         driver.close()
         assert str(bad_login.user) in str(caught.value)
         assert str(bad_login.password) not in repr(caught.value)
+
+    def test_it_works_over_tls(self, tls: Connector) -> None:
+        driver = Driver(self.adapter(tls)).open()
+        name = driver.queue()
+        driver.accept(*driver.hold(name, b"x" * 100_000))
+        driver.ask(DeleteQueue(name))
+        driver.close()
 
     def test_it_tells_whose_memory_it_is(self, connect: Connect, driver: Driver) -> None:
         assert driver.opened is not None
@@ -159,7 +166,8 @@ class Connections(Base):
     def test_without_heartbeats_silence_is_no_sign_of_death(self, connect: Connect) -> None:
         driver = connect(heartbeat=0.0)
         driver.settle_down()
-        assert driver.adapter.deadline == inf
+        if self.has_no_heartbeats_of_peers:
+            assert driver.adapter.deadline == inf
         driver.ahead = 100_000.0
         driver.adapter.tick(driver.now)
         driver.settle_down()

@@ -1,0 +1,128 @@
+"""The contract of adapters on a broker of one's own: what gofer can do there. ``gofer adapters --test URL`` runs it.
+
+It makes queues and exchanges with names of its own (``contract-`` and random digits), and deletes them. Nothing else at
+the broker is read, changed or deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gofer.messaging.adapters import find
+from gofer.messaging.connector import Connector
+from gofer.testing import own_broker_suite
+from gofer.testing._contract.driver import Driver
+
+__all__ = ["Finding", "check_login", "run_contract"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One promise of the contract: ``kept``, or not, and ``why``; None: it was not tried."""
+
+    promise: str
+    kept: bool | None
+    why: str
+
+
+def check_login(connector: Connector) -> None:
+    """Connect once, and close.
+
+    Raises:
+        GoferError: there is no such adapter, or no such broker, or it lets nobody in like this.
+    """
+    driver = Driver(find(connector.url, connector.adapter)(connector)).open()
+    driver.close()
+
+
+def run_contract(connector: Connector, heard: Callable[[Finding], None] = lambda _: None) -> list[Finding]:
+    """Run the contract over a connector's broker, in this process and thread.
+
+    Takes half a minute where all is kept, and up to ten seconds more for each promise that is not.
+
+    Args:
+        heard: called with each finding when it is known.
+
+    Returns:
+        One finding for each promise, in the order in which they were tried.
+    """
+    suite, findings = own_broker_suite.TestOwnBroker, _Findings(heard)
+    suite.adapter, suite.options, suite.broker = find(connector.url, connector.adapter), _options(connector), connector
+    with tempfile.TemporaryDirectory() as folder, _alone() as output:
+        arguments = ["-q", "-c", os.devnull, "--rootdir", folder, "--noconftest", "-p", "no:cacheprovider"]
+        status = pytest.main([*arguments, str(Path(own_broker_suite.__file__))], plugins=[findings])
+    if status == pytest.ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise RuntimeError(f"pytest {pytest.__version__} did not run the contract:\n{output.getvalue()}")
+    return findings.all()
+
+
+class _Findings:
+    """A plugin of pytest: gathers what comes of the tests."""
+
+    def __init__(self, heard: Callable[[Finding], None]) -> None:
+        self._heard = heard
+        self._found: dict[str, Finding] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a phase of a test. What fails for one parameter fails."""
+        promise = report.nodeid.rpartition("::test_")[2].partition("[")[0].replace("_", " ")
+        before = self._found.get(promise)
+        if report.failed:
+            found = Finding(promise, False, _reason(report))
+        elif report.skipped:
+            found = Finding(promise, None, str(report.longrepr[2]).removeprefix("Skipped: "))  # type: ignore[index] # file, line, reason
+        elif report.when == "call":
+            found = Finding(promise, True, "")
+        else:
+            return
+        if before is None or (before.kept is not False and found.kept is not True):
+            self._found[promise] = found
+        if report.when != "setup":
+            self._heard(self._found[promise])
+
+    def all(self) -> list[Finding]:
+        """Return what was found."""
+        return list(self._found.values())
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Return the line that says what failed, or the statement that did."""
+    crash, entries = getattr(report.longrepr, "reprcrash", None), getattr(report.longrepr, "reprtraceback", None)
+    words = str(crash.message if crash is not None else report.longrepr).strip().splitlines()
+    if words and words[0] != "AssertionError":
+        return words[0]
+    lines = entries.reprentries[-1].lines if entries is not None else []
+    return next((line[1:].strip() for line in lines if line.startswith(">")), "it failed")
+
+
+def _options(connector: Connector) -> dict[str, object]:
+    names = ("cacert", "clientcert", "clientkey", "host_validation", "proxy")
+    return {name: getattr(connector, name) for name in names}
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[io.StringIO]:
+    """Keep pytest's words, and other people's plugins and options of pytest, out of it."""
+    kept = {name: os.environ.pop(name, None) for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
+    kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    try:
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            yield output
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

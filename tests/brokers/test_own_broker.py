@@ -1,0 +1,55 @@
+"""``gofer adapters --test URL``: what gofer can do on somebody's own broker, which is left as it was."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from support.brokers import BrokerJ, RabbitMQ3
+from support.certificates import Certificates
+from support.commands import gofer
+
+
+def findings(*arguments: str, status: int) -> dict[str, dict[str, Any]]:
+    done = gofer("adapters", "--json", "--test", *arguments, timeout=300)
+    assert done.returncode == status, done.stderr
+    return {one["promise"]: one for one in json.loads(done.stdout)}
+
+
+def test_a_rabbitmq_supports_everything_and_is_left_as_it_was(rabbitmq3: RabbitMQ3, certificates: Certificates) -> None:
+    rabbitmq3.api("PUT", "/queues/%2F/somebody-elses", {"durable": True})
+    try:
+        before = {queue["name"] for queue in rabbitmq3.queues()}
+        found = findings(rabbitmq3.url(tls=True), "--cacert", str(certificates.authority), status=0)
+        assert {one["kept"] for one in found.values()} == {True, None}
+        assert [one["why"] for one in found.values() if one["kept"] is None] == ["only who runs the broker can do that"]
+        assert found["it works over tls"]["kept"]
+        assert len(found) > 50
+        assert {queue["name"] for queue in rabbitmq3.queues()} == before
+    finally:
+        rabbitmq3.api("DELETE", "/queues/%2F/somebody-elses")
+
+
+def test_what_a_broker_does_not_support_is_said(brokerj: BrokerJ) -> None:
+    before = {queue["name"] for queue in brokerj.queues()}
+    done = gofer("adapters", "--test", brokerj.url(adapter="amqp"), timeout=300)
+    assert done.returncode == 1, done.stderr
+    lines = {line[:60].strip(): line[60:].split(None, 1) for line in done.stdout.splitlines()}
+    assert lines["an expiring queue goes when nobody uses it"][0] == "no"
+    assert "still waiting for queue" in lines["an expiring queue goes when nobody uses it"][1]
+    assert "guest:***@" in done.stdout.splitlines()[-1]
+    assert " of " in done.stdout.splitlines()[-1]
+    assert {queue["name"] for queue in brokerj.queues()} == before
+
+
+def test_a_broker_that_lets_nobody_in_is_told_at_once(rabbitmq3: RabbitMQ3) -> None:
+    done = gofer("adapters", "--test", rabbitmq3.url(password="certainly-wrong"))
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "login refused for user 'guest'" in done.stderr
+    assert "certainly-wrong" not in done.stderr
+
+
+def test_an_adapter_that_is_not_installed_is_told_at_once() -> None:
+    done = gofer("adapters", "--test", "nonsense+amqp://localhost")
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "the adapter 'nonsense'" in done.stderr
