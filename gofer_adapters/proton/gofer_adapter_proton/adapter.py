@@ -343,10 +343,11 @@ def _failure(connector: Connector, opened: bool, error: Exception) -> MessagingE
     if not isinstance(error, Refused):
         words = str(error) if isinstance(error, ProtocolError) else f"{type(error).__name__}: {error}"
         return ConnectionLost(f"protocol error: {words}") if opened else AdapterError(f"{where}not AMQP 1.0: {words}")
-    if not opened and error.condition == REFUSED:
+    if error.condition == REFUSED:  # RabbitMQ 3 tells of a virtual host when it is first used
         certificate = connector.clientcert if url.user is None else None
         who = f"user {url.user or 'guest'!r}" if certificate is None else f"the certificate {certificate}"
-        return AdapterError(f"{where}login refused for {who}: {error.text}")
+        vhost = f" at virtual host {url.path!r}" if url.path is not None else ""
+        return AdapterError(f"{where}login refused for {who}{vhost}: {error.text}")
     if not opened and error.condition in (NOT_FOUND, "amqp:not-allowed", "amqp:invalid-field"):
         return AdapterError(f"{where}virtual host {url.path or '/'!r}: {error.text}")
     return ConnectionLost(f"{where}closed by the broker: {error.text}")
