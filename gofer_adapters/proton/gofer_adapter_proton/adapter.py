@@ -238,7 +238,8 @@ class ProtonAdapter(api.Adapter):
         connection.container = f"gofer-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         # RabbitMQ has virtual hosts, as 'vhost:NAME', and no other broker has AMQPLAIN.
         rabbitmq = "AMQPLAIN" in self._login.offered and not (url.path or "vhost:").startswith("vhost:")
-        connection.hostname = url.host if url.path is None else f"vhost:{url.path}" if rabbitmq else url.path
+        host = None if url.others else url.host  # which of several it is, nobody tells us
+        connection.hostname = host if url.path is None else f"vhost:{url.path}" if rabbitmq else url.path
         connection.properties = {symbol("product"): "gofer", symbol("process"): f"{socket.gethostname()} {os.getpid()}"}
         connection.collect(self._collector)
         transport = self._transport
