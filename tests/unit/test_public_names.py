@@ -28,6 +28,7 @@ gofer.agent.attachments: Attachments
 gofer.agent.barrier: Barrier
 gofer.agent.bounded: within
 gofer.agent.builtin: admin_api help_text started
+gofer.agent.certificates: CertificateWatch InUse certificates_in_use files_of read_in_use
 gofer.agent.check: check
 gofer.agent.choosing: chosen usable
 gofer.agent.config: AgentConfig Descriptor LiveSection LiveSettings LoggingConfig Machine MainConfig

@@ -66,7 +66,7 @@ def _choose(url: URL, preferred: str | None, names: set[str]) -> str:
 
 
 def _instead(name: str) -> str:
-    """Say what to do about an adapter that is not installed; nothing for a name that is not ours.
+    """Return what to do about one of our adapters that is not installed; "" for any other name.
 
     Never suggest a distribution made from the given name: anybody may have published one under a mistyped name.
     """

@@ -170,7 +170,9 @@ class Assembler:
             self._reset()
             self.whole = False
         first = bool(flags & _FIRST_FRAME)
-        fits = kind > self._last_kind if first else kind == self._kind
+        fits = kind == self._kind
+        if first:
+            fits = kind <= COMMAND if self._last_kind < 0 else kind > max(self._last_kind, COMMAND)
         if first == (self._kind >= 0) or not fits or bool(flags & _FIRST_SEGMENT) != (kind <= COMMAND):
             raise ProtocolError(f"a frame with the flags {flags:#x} of a segment {kind} where none can come")
         if kind == BODY:

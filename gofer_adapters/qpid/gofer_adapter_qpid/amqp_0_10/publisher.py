@@ -99,8 +99,8 @@ class Publisher:
 
     def _send(self, sent: Sent) -> None:
         if not self._shared.usable:
-            for exchange in list(self._proven):
-                self.forget_exchange(exchange)  # it may be one of these that ended the session
+            for exchange in list(self._proven) if self._shared.channel else []:
+                self.forget_exchange(exchange)  # one that was deleted may have ended the session
             self._shared = _SharedSession(self._home, self._outcomes)
             if (closed := self._shared.open()) is not None:
                 self._outcomes.on_outcome(sent.token, REFUSED, closed.text)
