@@ -238,8 +238,10 @@ class ProtonAdapter(api.Adapter):
         connection.container = f"gofer-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         # RabbitMQ has virtual hosts, as 'vhost:NAME', and no other broker has AMQPLAIN.
         rabbitmq = "AMQPLAIN" in self._login.offered and not (url.path or "vhost:").startswith("vhost:")
-        host = None if url.others else url.host  # which of several it is, nobody tells us
-        connection.hostname = host if url.path is None else f"vhost:{url.path}" if rabbitmq else url.path
+        if url.path is not None:
+            connection.hostname = f"vhost:{url.path}" if rabbitmq else url.path
+        elif not url.others:  # nobody tells us which of several hosts it is
+            connection.hostname = url.host
         connection.properties = {symbol("product"): "gofer", symbol("process"): f"{socket.gethostname()} {os.getpid()}"}
         connection.collect(self._collector)
         transport = self._transport
