@@ -25,7 +25,7 @@ from support.waiting import eventually
 
 QUEUE = "hearing"
 #: Seconds between two probes here; after two and a bit a deaf connection is given up.
-INTERVAL = 1.0
+INTERVAL = 1.5
 
 
 @pytest.fixture
