@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--disk", action="store_true", help="have persistent messages on disk (default: in memory)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, 3 or more (default: 5)")
     parser.add_argument("--calls", type=int, default=2000, help="calls of each measure in each round (default: 2000)")
+    parser.add_argument("--only", default="", help="only measures with this in their names, like 'one caller'")
     options = parser.parse_args()
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gofer-bench-")))
@@ -74,6 +75,7 @@ def main() -> None:
                 f"in flight: gofer.aio over {name}, 64 calls": partial(run.in_flight, url, options.calls, 64, queue),
                 f"one way: gofer over {name}": partial(run.one_way, agent, options.calls),
             }
+        measures = {name: measure for name, measure in measures.items() if options.only in name}
         results: dict[str, list[run.Measure]] = {name: [] for name in measures}
         for number in range(max(3, options.rounds)):
             for name, measure in measures.items():

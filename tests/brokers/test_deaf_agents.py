@@ -13,8 +13,11 @@ import pytest
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
+from gofer.testing.proxy import Proxy
 from gofer.testing.rabbitmq import RabbitMQ
 from support.amqp_proxy import DeafeningProxy
+from support.brokers import BrokerJ, RabbitMQ3
+from support.certificates import Certificates
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor
 from support.reloads import manage
@@ -139,6 +142,39 @@ def test_a_broker_that_stands_still_is_found_without_heartbeats_too(rabbitmq: Ra
         eventually(lambda: connection(goferd)["probe"]["returned"] is not None)
 
 
+# -- another broker: no queue expires there ----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["amqp", "qpid"])
+def test_on_broker_j_a_private_queue_is_probed_and_goes_with_an_agent_that_is_killed(
+    brokerj: BrokerJ, root: Path, adapter: str
+) -> None:
+    def probes() -> list[str]:
+        return [one["name"] for one in brokerj.queues() if one["name"].startswith("gofer.probe.")]
+
+    url = brokerj.url(adapter=adapter)
+    with serving(root, url) as goferd, Agent(url, QUEUE, wait=40) as caller:
+        until_it_answers(caller)
+        eventually(lambda: connection(goferd)["probe"]["returned"] is not None)
+        busy_for(4 * INTERVAL, goferd)
+        assert connection(goferd)["probe"]["returned"] < 3 * INTERVAL
+        assert len(probes()) == 1
+        goferd.kill()
+        eventually(lambda: not probes())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["amqp", "qpid"])
+def test_on_broker_j_a_queue_that_was_deleted_is_declared_again(brokerj: BrokerJ, root: Path, adapter: str) -> None:
+    url = brokerj.url(adapter=adapter)
+    with serving(root, url) as goferd, Agent(url, QUEUE, wait=40) as caller:
+        until_it_answers(caller)
+        brokerj.api("DELETE", f"/queue/default/default/{QUEUE}")
+        until_it_answers(caller)
+        assert f"no requests from queue '{QUEUE}'" in goferd.tail()
+
+
 # -- busy -----------------------------------------------------------------------------------------------------------
 
 
@@ -179,27 +215,41 @@ def test_an_agent_that_the_broker_has_blocked_is_not_deaf(
     assert caller.Probe().echo(1) == 1
 
 
+def carry_slowly(proxy: Proxy, goferd: AgentProcess, caller: Agent, way: str) -> None:
+    """Have a large message take longer than two probes, which wait behind it."""
+    until_it_answers(caller)
+    direction, size = getattr(proxy, way), 3 << 20
+    direction.piece, direction.pause = size // 60, INTERVAL / 10
+    start = time.monotonic()
+    if way == "to_client":
+        assert len(caller.Probe().echo("x" * size)) == size
+    else:
+        assert caller.Probe().twice("x" * (size // 2)) == "x" * size
+    assert time.monotonic() - start > 4 * INTERVAL
+    direction.piece = 0
+    assert proxy.connections == 1
+    assert "connection lost" not in goferd.tail(500)
+    eventually(lambda: connection(goferd)["probe"]["returned"] is not None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["to_client", "to_broker"])
 def test_an_agent_to_which_or_from_which_a_large_message_is_on_its_way_is_not_deaf(
     proxy: DeafeningProxy, goferd: AgentProcess, caller: Agent, way: str
 ) -> None:
-    """It takes longer than two probes, and these wait behind it."""
-    until_it_answers(caller)
-    direction, size = getattr(proxy, way), 3 << 20
-    direction.piece, direction.pause = size // 60, INTERVAL / 10
-    first = connection(goferd)["probe"]["returned"]
-    start = time.monotonic()
-    if way == "to_client":
-        number = len(caller.Probe().echo("x" * size))
-        assert number == size
-    else:
-        assert caller.Probe().twice("x" * (size // 2)) == "x" * size
-    assert time.monotonic() - start > 4 * INTERVAL
-    direction.piece = 0
-    assert first is not None
-    assert proxy.connections == 1
-    assert "connection lost" not in goferd.tail(500)
+    carry_slowly(proxy, goferd, caller, way)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["to_client", "to_broker"])
+def test_nor_is_it_when_the_large_message_goes_over_tls(
+    rabbitmq: RabbitMQ3, vhost: str, certificates: Certificates, root: Path, way: str
+) -> None:
+    plain, secure = rabbitmq.url(vhost=vhost), URL.parse(rabbitmq.url(vhost=vhost, tls=True))
+    with Proxy(secure) as proxy:
+        more = f"{proxy.url.text}\n        cacert = {certificates.authority}"
+        with serving(root, more) as goferd, Agent(plain, QUEUE, wait=40) as caller:
+            carry_slowly(proxy, goferd, caller, way)
 
 
 # -- what cannot be probed ------------------------------------------------------------------------------------------

@@ -133,9 +133,8 @@ class Connection(ABC):
     def traffic(self) -> Traffic:
         """Tell what has moved on this connection so far. Any thread."""
         wire = self._wire
-        unacknowledged = 0 if wire is None else wire.unacknowledged
-        unsent, taken = (0, 0) if wire is None else (wire.unsent, wire.taken)
-        return Traffic(self.core.deliveries, self.core.unfinished, taken - unacknowledged, unacknowledged + unsent)
+        acknowledged, waiting = (0, 0) if wire is None else wire.progress()
+        return Traffic(self.core.deliveries, self.core.unfinished, acknowledged, waiting)
 
     def check_usable(self) -> None:
         """Raise ConnectionLost if it was closed, or belongs to the parent process."""

@@ -243,16 +243,10 @@ class Session:
                 pass
             case _ if not self.usable:
                 pass
+            case "session.request-timeout":
+                self.control("session.timeout", timeout=0)  # a session that lost its connection is not wanted any more
             case "session.completed":
-                ids = self._among(commands)
-                if ids:
-                    self.on_completed(ids)
-                self._reports += 1
-                if not self.usable:
-                    pass  # that was all it was for
-                elif fields.get("timely_reply") or self._reports >= _UNREPORTED:
-                    self._reports = 0
-                    self.control("session.known-completed", commands=commands)
+                self._receive_report(commands, answer=bool(fields.get("timely_reply")))
             case "session.known-completed":
                 highest = max((self._theirs(high) for _, high in commands), default=-1)
                 self._known = max(self._known, min(highest + 1, self._received))
@@ -262,6 +256,15 @@ class Session:
                 self._received = self._known = fields.get("command_id", 0)
             case _:
                 raise ProtocolError(f"unexpected control {layout.name}")
+
+    def _receive_report(self, commands: Ranges, *, answer: bool) -> None:
+        ids = self._among(commands)
+        if ids:
+            self.on_completed(ids)
+        self._reports += 1
+        if self.usable and (answer or self._reports >= _UNREPORTED):  # else that was all it was for
+            self._reports = 0
+            self.control("session.known-completed", commands=commands)
 
     def _end(self, closed: SessionClosed) -> None:
         """End a session that the peer ends, once."""
