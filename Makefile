@@ -96,6 +96,7 @@ $(VENV)/bin/python: ;
 
 $(INSTALLED): $(VENV)/bin/python $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
 	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || scripts/make-venv $(VENV) $(PYTHON)
+	@scripts/need $(VENV)/bin/python proton
 	@echo "Installing gofer into $(VENV)"
 	@$(pip) $(addprefix --editable ./,$(DISTRIBUTIONS))
 	@touch $@

@@ -13,8 +13,11 @@ import pytest
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
+from gofer.testing.proxy import Proxy
 from gofer.testing.rabbitmq import RabbitMQ
 from support.amqp_proxy import DeafeningProxy
+from support.brokers import BrokerJ, RabbitMQ3
+from support.certificates import Certificates
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor
 from support.reloads import manage
@@ -139,6 +142,39 @@ def test_a_broker_that_stands_still_is_found_without_heartbeats_too(rabbitmq: Ra
         eventually(lambda: connection(goferd)["probe"]["returned"] is not None)
 
 
+# -- another broker: no queue expires there ----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["amqp", "qpid"])
+def test_on_broker_j_a_private_queue_is_probed_and_goes_with_an_agent_that_is_killed(
+    brokerj: BrokerJ, root: Path, adapter: str
+) -> None:
+    def probes() -> list[str]:
+        return [one["name"] for one in brokerj.queues() if one["name"].startswith("gofer.probe.")]
+
+    url = brokerj.url(adapter=adapter)
+    with serving(root, url) as goferd, Agent(url, QUEUE, wait=40) as caller:
+        until_it_answers(caller)
+        eventually(lambda: connection(goferd)["probe"]["returned"] is not None)
+        busy_for(4 * INTERVAL, goferd)
+        assert connection(goferd)["probe"]["returned"] < 3 * INTERVAL
+        assert len(probes()) == 1
+        goferd.kill()
+        eventually(lambda: not probes())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["amqp", "qpid"])
+def test_on_broker_j_a_queue_that_was_deleted_is_declared_again(brokerj: BrokerJ, root: Path, adapter: str) -> None:
+    url = brokerj.url(adapter=adapter)
+    with serving(root, url) as goferd, Agent(url, QUEUE, wait=40) as caller:
+        until_it_answers(caller)
+        brokerj.api("DELETE", f"/queue/default/default/{QUEUE}")
+        until_it_answers(caller)
+        assert f"no requests from queue '{QUEUE}'" in goferd.tail()
+
+
 # -- busy -----------------------------------------------------------------------------------------------------------
 
 
@@ -175,7 +211,25 @@ def test_an_agent_that_the_broker_has_blocked_is_not_deaf(
         busy_for(5 * INTERVAL, goferd)
     finally:
         rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
+    busy_for(3 * INTERVAL, goferd)
     assert caller.Probe().echo(1) == 1
+
+
+def carry_slowly(proxy: Proxy, goferd: AgentProcess, caller: Agent, way: str) -> None:
+    """Have a large message take longer than two probes, which wait behind it."""
+    until_it_answers(caller)
+    direction, size = getattr(proxy, way), 3 << 20
+    direction.piece, direction.pause = size // 60, INTERVAL / 10
+    start = time.monotonic()
+    if way == "to_client":
+        assert len(caller.Probe().echo("x" * size)) == size
+    else:
+        assert caller.Probe().twice("x" * (size // 2)) == "x" * size
+    assert time.monotonic() - start > 4 * INTERVAL
+    direction.piece = 0
+    assert proxy.connections == 1
+    assert "connection lost" not in goferd.tail(500)
+    eventually(lambda: connection(goferd)["probe"]["returned"] is not None)
 
 
 @pytest.mark.slow
@@ -183,45 +237,47 @@ def test_an_agent_that_the_broker_has_blocked_is_not_deaf(
 def test_an_agent_to_which_or_from_which_a_large_message_is_on_its_way_is_not_deaf(
     proxy: DeafeningProxy, goferd: AgentProcess, caller: Agent, way: str
 ) -> None:
-    """It takes longer than two probes, and these wait behind it."""
-    until_it_answers(caller)
-    direction, size = getattr(proxy, way), 3 << 20
-    direction.piece, direction.pause = size // 60, INTERVAL / 10
-    first = connection(goferd)["probe"]["returned"]
-    start = time.monotonic()
-    if way == "to_client":
-        number = len(caller.Probe().echo("x" * size))
-        assert number == size
-    else:
-        assert caller.Probe().twice("x" * (size // 2)) == "x" * size
-    assert time.monotonic() - start > 4 * INTERVAL
-    direction.piece = 0
-    assert first is not None
-    assert proxy.connections == 1
-    assert "connection lost" not in goferd.tail(500)
+    carry_slowly(proxy, goferd, caller, way)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["to_client", "to_broker"])
+def test_nor_is_it_when_the_large_message_goes_over_tls(
+    rabbitmq: RabbitMQ3, vhost: str, certificates: Certificates, root: Path, way: str
+) -> None:
+    plain, secure = rabbitmq.url(vhost=vhost), URL.parse(rabbitmq.url(vhost=vhost, tls=True))
+    with Proxy(secure) as proxy:
+        more = f"{proxy.url.text}\n        cacert = {certificates.authority}"
+        with serving(root, more) as goferd, Agent(plain, QUEUE, wait=40) as caller:
+            carry_slowly(proxy, goferd, caller, way)
 
 
 # -- what cannot be probed ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_an_agent_that_may_not_have_a_private_queue_says_so_and_goes_on(
-    rabbitmq: RabbitMQ, vhost: str, root: Path, caller: Agent
+@pytest.mark.parametrize(
+    ("rights", "why"),
+    [
+        ({"configure": QUEUE, "write": ".*", "read": QUEUE}, "gofer.probe."),  # no queue of its own
+        ({"configure": ".*", "write": QUEUE, "read": ".*"}, "amq.default"),  # nothing to write into it
+    ],
+)
+def test_an_agent_that_may_not_probe_says_so_and_goes_on(
+    rabbitmq: RabbitMQ, vhost: str, root: Path, rights: dict[str, str], why: str
 ) -> None:
     rabbitmq.api("PUT", "/users/narrow", {"password": "narrow", "tags": ""})
-    rights = {"configure": QUEUE, "write": ".*", "read": QUEUE}
     rabbitmq.api("PUT", f"/permissions/{quote(vhost)}/narrow", rights)
     try:
         with serving(root, rabbitmq.url("narrow", "narrow", vhost)) as goferd:
-            until_it_answers(caller)
             eventually(lambda: "the connection cannot be probed" in goferd.tail())
             busy = connection(goferd)["up"]
             until = time.monotonic() + 5 * INTERVAL
             eventually(lambda: time.monotonic() >= until)
             shown = connection(goferd)
-            assert "gofer.probe." in shown["probe"]["error"]
+            assert why in shown["probe"]["error"]
             assert shown["up"] >= busy + 4 * INTERVAL
             assert goferd.tail(500).count("the connection cannot be probed") == 1
-            assert caller.Probe().echo(1) == 1
+            assert (shown["state"], shown["reading"]) == ("open", True)
     finally:
         rabbitmq.api("DELETE", "/users/narrow")

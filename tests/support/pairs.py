@@ -12,7 +12,7 @@ from gofer.messaging.adapters import installed
 from support.brokers import Broker
 from support.brokers.chosen import chosen_brokers
 
-__all__ = ["Pair", "chosen_pairs"]
+__all__ = ["Pair", "chosen_pairs", "spoken"]
 
 #: The adapters that each broker is spoken to by.
 _SPOKEN = {
@@ -55,3 +55,8 @@ def chosen_pairs() -> list[Pair]:
         if {caller, agent} <= here
     ]
     return [pair for pair in pairs if how == "all" or pair in _FEW]
+
+
+def spoken(broker: str) -> tuple[str, ...]:
+    """Return the adapters that a broker is spoken to by."""
+    return _SPOKEN[broker]

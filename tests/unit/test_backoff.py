@@ -25,6 +25,18 @@ def test_waits_are_spread_and_grow_up_to_a_ceiling() -> None:
         assert 0.9 * most < max(one[n] for one in many) <= most
 
 
+@pytest.mark.parametrize("failures", [0, 2, 5, 9])
+def test_a_pause_is_anything_between_nothing_and_its_limit_equally_often(failures: int) -> None:
+    """Full jitter. A tenth is missed by so much once in a thousand million runs."""
+    most, tenths = min(30.0, 0.25 * 2**failures), [0] * 10
+    for _ in range(5000):
+        backoff = Backoff(30.0)
+        backoff.failures = failures
+        backoff.failed(0.0)
+        tenths[min(9, int(10 * backoff.due / most))] += 1
+    assert all(0.07 * 5000 < count < 0.13 * 5000 for count in tenths), tenths
+
+
 @pytest.mark.parametrize(("first", "growth"), [(5.0, 4.0), (1.0, 1.0), (100.0, 2.0)])
 def test_the_first_limit_and_its_growth_may_be_chosen(first: float, growth: float) -> None:
     many = [Backoff(30.0, first, growth) for _ in range(300)]

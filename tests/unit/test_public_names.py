@@ -28,6 +28,7 @@ gofer.agent.attachments: Attachments
 gofer.agent.barrier: Barrier
 gofer.agent.bounded: within
 gofer.agent.builtin: admin_api help_text started
+gofer.agent.certificates: CertificateWatch InUse certificates_in_use files_of read_in_use
 gofer.agent.check: check
 gofer.agent.choosing: chosen usable
 gofer.agent.config: AgentConfig Descriptor LiveSection LiveSettings LoggingConfig Machine MainConfig
@@ -252,6 +253,15 @@ gofer_adapter_amqp.messages: Consumer Publisher
 gofer_adapter_amqp.operations: check steps
 gofer_adapter_amqp.wire: FRAME_ENDS HEARTBEAT LONGEST Message PROTOCOL_HEADER body_size consumers expiration
     frame_head message_id method_frame publish_frames reply settle_frame signature tag_and_flag
+gofer_adapter_proton: ProtonAdapter
+gofer_adapter_proton.adapter: ProtonAdapter
+gofer_adapter_proton.brokers: Ask Broker Question broker_of
+gofer_adapter_proton.errors: NOT_FOUND Refused
+gofer_adapter_proton.links: Home Lane Steps Task
+gofer_adapter_proton.login: Login ProtocolError REFUSED
+gofer_adapter_proton.messages: Incoming encode
+gofer_adapter_proton.operations: check steps
+gofer_adapter_proton.traffic: Consumer Publishers
 gofer_adapter_qpid: QpidAdapter
 gofer_adapter_qpid.adapter: QpidAdapter
 gofer_adapter_qpid.amqp_0_10: AmqpError Connection ConnectionClosed Ends Fields Login LoginRefused Message Outcomes

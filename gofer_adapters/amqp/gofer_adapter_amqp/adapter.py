@@ -114,7 +114,7 @@ class AmqpAdapter(api.Adapter):
         match operation:
             case api.Subscribe(number):
                 self._consumers = {other: consumer for other, consumer in self._consumers.items() if consumer.usable}
-                self._consumers[number] = Consumer(self._channels, id, operation, self._dialect.refuses_loudly)
+                self._consumers[number] = Consumer(self._channels, id, operation, self._dialect.broker_j)
             case api.Cancel(number) if number in self._consumers and not self._consumers[number].ended:
                 self._consumers[number].cancel(id)
             case api.Cancel():
@@ -152,7 +152,7 @@ class AmqpAdapter(api.Adapter):
 
     def reject(self, delivery: api.Delivery) -> None:
         """Reject, to be dropped or dead-lettered."""
-        self._settle(delivery, None if self._dialect.requeues_rejected else False)
+        self._settle(delivery, None if self._dialect.broker_j else False)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -230,8 +230,8 @@ class AmqpAdapter(api.Adapter):
 
     def _start(self, major: int, minor: int, properties: dict[str, object], mechanisms: str, locales: str) -> None:
         self._dialect = Dialect(properties)
-        if self._dialect.nacks_unroutable:
-            self._channels.nacked = (api.Outcome.RETURNED, "no queue is bound for it")
+        if self._dialect.broker_j:
+            self._channels.outcomes[spec.Basic.Nack] = (api.Outcome.RETURNED, "no queue is bound for it")
         offered = mechanisms.encode().split()
         login = next((login for login in logins(self.connector) if login.mechanism in offered), None)
         if login is None:

@@ -51,25 +51,18 @@ class Dialect:
     """The ways of one broker, as its server properties tell. The default is the protocol's text."""
 
     def __init__(self, properties: Mapping[str, object]) -> None:
-        capabilities, product = properties.get("capabilities"), properties.get("product")
-        rabbitmq, broker_j = product == "RabbitMQ", product == "Apache Qpid Broker-J Core"
-        major = str(properties.get("version")).partition(".")[0]
+        capabilities, major = properties.get("capabilities"), str(properties.get("version")).partition(".")[0]
         #: It says so when it refuses a login; others just hang up.
         self.says_refused = isinstance(capabilities, dict) and bool(capabilities.get("authentication_failure_close"))
-        #: A queue's type can be declared; without that it is the virtual host's default.
-        self.has_queue_types = rabbitmq
+        #: RabbitMQ. A queue's type can be declared; without that it is the virtual host's default. ``if_unused`` and
+        #: ``if_empty`` close the whole connection where the queue is not a classic one.
+        self.rabbitmq = properties.get("product") == "RabbitMQ"
         #: A quorum queue drops what was delivered too often, unless it is declared without a limit.
-        self.has_delivery_limit = rabbitmq and major.isdecimal() and int(major) >= 4
-        #: ``if_unused`` and ``if_empty`` close the whole connection where the queue is not a classic one.
-        self.checks_classic_only = rabbitmq
-        #: What it refuses closes the whole connection in many cases, so look first.
-        self.refuses_loudly = broker_j
-        #: basic.nack means that a message had no route; basic.return comes after it.
-        self.nacks_unroutable = broker_j
-        #: basic.reject without requeue puts a message back into its queue; only basic.ack gets rid of it.
-        self.requeues_rejected = broker_j
-        #: A message expires at a point in time, in milliseconds since 1970, not after some of them.
-        self.has_expiry_dates = broker_j
+        self.has_delivery_limit = self.rabbitmq and major.isdecimal() and int(major) >= 4
+        #: Broker-J. What it refuses closes the whole connection in many cases, so look first. basic.nack means that a
+        #: message had no route; basic.return comes after it. basic.reject without requeue puts a message back into its
+        #: queue; only basic.ack gets rid of it. A message expires at a point in time, in milliseconds since 1970.
+        self.broker_j = properties.get("product") == "Apache Qpid Broker-J Core"
 
     def queue_arguments(self, queue: DeclareQueue) -> dict[str, object]:
         """Return the arguments of a queue's declaration.
@@ -78,16 +71,14 @@ class Dialect:
             AdapterError: the broker has no queues of that kind.
         """
         arguments: dict[str, object] = {}
-        if self.refuses_loudly:
-            if queue.kind != "classic":
-                raise AdapterError(f"this broker has no {queue.kind} queues; allowed: classic")
-            return arguments
-        if self.has_queue_types or queue.kind != "classic":
+        if self.broker_j and queue.kind != "classic":
+            raise AdapterError(f"this broker has no {queue.kind} queues; allowed: classic")
+        if self.rabbitmq or queue.kind != "classic":
             arguments["x-queue-type"] = queue.kind
         if self.has_delivery_limit and queue.kind == "quorum":
             # A message that is released or whose agent was killed counts, too: 25 kills in a row must not lose it.
             arguments["x-delivery-limit"] = -1
-        if queue.expires is not None:
+        if queue.expires is not None and not self.broker_j:
             arguments["x-expires"] = round(max(1, min(LONGEST, queue.expires * 1000)))
         return arguments
 
@@ -99,7 +90,7 @@ class Dialect:
         if ttl is None or ttl * 1000 > LONGEST:
             return None, None
         live, now = round(max(1, ttl * 1000)), round(time() * 1000)
-        return (now + live, now) if self.has_expiry_dates else (live, None)
+        return (now + live, now) if self.broker_j else (live, None)
 
 
 def logins(connector: Connector) -> list[sasl.SASL]:

@@ -13,6 +13,8 @@ from gofer_adapter_amqp.broker import Closed, ProtocolError
 
 __all__ = ["Channel", "Channels", "Question", "Steps", "Task"]
 
+OUTCOMES = {spec.Basic.Ack: (Outcome.CONFIRMED, ""), spec.Basic.Nack: (Outcome.REFUSED, "the broker refused it")}
+
 _MOST_TASKS = 64
 _DELIVER, _RETURN = spec.Basic.Deliver, spec.Basic.Return
 
@@ -38,7 +40,7 @@ class Channels:
         self.waiting: deque[Task] = deque()
         self.running: dict[Task, None] = {}  # in the order of their questions
         self.channel_max, self.frame_max, self.last_number = 65_535, 131_072, 0
-        self.nacked = (Outcome.REFUSED, "the broker refused it")  # what basic.nack means for a message that we sent
+        self.outcomes = dict(OUTCOMES)  # what basic.ack and basic.nack say of a message that we sent
 
     def start_waiting(self) -> None:
         """Start tasks, as many as may run side by side."""

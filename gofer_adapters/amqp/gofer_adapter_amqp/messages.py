@@ -15,7 +15,6 @@ from gofer_adapter_amqp.channel import Channel, Channels, Steps, Task
 __all__ = ["Consumer", "Publisher"]
 
 _PREDECLARED = ("", "amq.direct", "amq.fanout", "amq.topic")
-_CONFIRMED = (Outcome.CONFIRMED, "")
 
 
 class Consumer(Channel):
@@ -155,23 +154,22 @@ class _SharedChannel(Channel):
             raise ProtocolError(f"a message with the id {id[:40]!r}, which we did not send, on channel {self.number}")
         token, reason = int(id), wire.reply(method)[1]
         if self._confirms:
-            if self.home.nacked[0] is not Outcome.RETURNED:  # else it is told already
+            if token in self.unconfirmed.values():  # Broker-J nacks it first: then it is told already
                 self._returned[token] = reason
         elif self.unconfirmed.pop(token, None) is not None:
             self.home.events.append(Confirmed(token, Outcome.RETURNED, reason))
 
     def on_method(self, method: tuple[int, int], payload: bytes) -> None:
         """Take a confirm of a message, or of all up to it."""
-        if method not in (spec.Basic.Ack, spec.Basic.Nack):
+        if method not in self.home.outcomes:
             super().on_method(method, payload)
-        outcome, reason = _CONFIRMED if method == spec.Basic.Ack else self.home.nacked
         count, multiple = wire.tag_and_flag(payload)
         unconfirmed = self.unconfirmed
         if multiple:
             for number in list(takewhile(lambda number: number <= count, unconfirmed) if count else unconfirmed):
-                self._confirm(unconfirmed.pop(number), outcome, reason)
+                self._confirm(unconfirmed.pop(number), *self.home.outcomes[method])
         elif count in unconfirmed:
-            self._confirm(unconfirmed.pop(count), outcome, reason)
+            self._confirm(unconfirmed.pop(count), *self.home.outcomes[method])
 
     def on_closed(self, closed: Closed) -> None:
         """Tell that the outcome of all is unknown that the broker had not confirmed."""
@@ -230,13 +228,8 @@ class Publisher:
     def _send_alone(self, message: wire.Message) -> Steps:
         try:
             answer = yield message
-            match wire.signature(answer):
-                case spec.Basic.Return:
-                    outcome, reason = Outcome.RETURNED, wire.reply(answer)[1]
-                case spec.Basic.Nack:
-                    outcome, reason = self._home.nacked
-                case _:
-                    outcome, reason = _CONFIRMED
+            returned = (Outcome.RETURNED, wire.reply(answer)[1])
+            outcome, reason = self._home.outcomes.get(wire.signature(answer), returned)
             self.proven.add(message.exchange)
         except Closed as closed:
             outcome, reason = Outcome.RETURNED if closed.code == NOT_FOUND else Outcome.REFUSED, closed.text

@@ -54,7 +54,7 @@ def _ask(operation: api.Operation, dialect: Dialect, proven: set[str]) -> _Steps
     match operation:
         case api.DeclareQueue(name, durable, exclusive, auto_delete):
             # Broker-J keeps an exclusive queue that is durable after its connection has gone.
-            lasting = durable and not (exclusive and dialect.refuses_loudly)
+            lasting = durable and not (exclusive and dialect.broker_j)
             flags, arguments = (False, lasting, exclusive, auto_delete), dialect.queue_arguments(operation)
             difference = yield from _declare(_queue(name, *flags, arguments=arguments), _queue(name))
             cannot_expire = operation.expires is not None and "x-expires" not in arguments
@@ -66,7 +66,7 @@ def _ask(operation: api.Operation, dialect: Dialect, proven: set[str]) -> _Steps
                 raise AdapterError(f"queue {name!r} is in use: it has {consumers} consumer(s)")
             if if_empty and messages:
                 raise AdapterError(f"queue {name!r} is not empty: {messages} message(s) wait in it")
-            if (if_unused or if_empty) and dialect.checks_classic_only:
+            if (if_unused or if_empty) and dialect.rabbitmq:
                 yield from _check_classic(name)
             yield spec.Queue.Delete, "Bsbbb", (0, name, if_unused, if_empty, False)
         case api.CheckQueue(name):
@@ -75,7 +75,7 @@ def _ask(operation: api.Operation, dialect: Dialect, proven: set[str]) -> _Steps
         case api.PurgeQueue(name):
             yield spec.Queue.Purge, "Bsb", (0, name, False)
         case api.DeclareExchange(name, kind, durable, auto_delete):
-            if dialect.refuses_loudly and (yield from _exists(_exchange(name))):
+            if dialect.broker_j and (yield from _exists(_exchange(name))):
                 return None  # nor does it tell what is different
             difference = yield from _declare(_exchange(name, kind, False, durable, auto_delete), _exchange(name))
             proven.add(name)

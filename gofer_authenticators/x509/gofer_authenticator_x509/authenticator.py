@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from gofer.errors import ConfigError
 from gofer.messaging.auth import ValidationFailed
-from gofer.messaging.keyfiles import Watched, read_secret
+from gofer.messaging.keyfiles import Watched, files_in, read_secret
 from gofer.messaging.stamped import MAX_AGE, StampedAuthenticator, read_limits
 
 from gofer_authenticator_x509.trust import (
@@ -66,7 +66,7 @@ class X509Authenticator(StampedAuthenticator):
         super().__init__(max_age=max_age, peers=peers)
         own, private, authorities = Path(certificate), Path(key), Path(ca)
         revocations = None if crl is None else Path(crl)
-        self._own_path = own
+        self._own_path, self._authorities = own, authorities
         wanted = read_purpose(purpose)
         self._own = Watched(lambda: _load(own, private), own, private)
         self._trust = Watched(
@@ -88,6 +88,14 @@ class X509Authenticator(StampedAuthenticator):
         certificate, key, ca = (folder / str(settings[name]) for name in ("certificate", "key", "ca"))
         crl = settings.get("crl")
         return cls(certificate=certificate, key=key, ca=ca, crl=folder / str(crl) if crl else None, **limits)
+
+    def certificate_files(self) -> list[Path]:
+        """Return the files of its certificate and its authorities': the agent warns before one of them ends.
+
+        Raises:
+            ConfigError: the directory of the authorities cannot be used.
+        """
+        return [self._own_path, *files_in(self._authorities, (".pem", ".crt"))]
 
     def signer(self) -> bytes:
         """Do as StampedAuthenticator says."""

@@ -5,9 +5,12 @@ Plugins are imported, and their authenticators made, in processes of their own; 
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Iterable
 
+from gofer.agent.certificates import files_of, read_in_use
 from gofer.agent.config import AgentConfig, Descriptor, Problem, check_company, read_descriptors
 from gofer.agent.import_check import import_problems
 from gofer.agent.loading import locate, unused_files
@@ -61,5 +64,27 @@ def _missing(root: Root, config: AgentConfig, descriptor: Descriptor) -> Iterabl
             find(descriptor.url, config.messaging.adapter)
         except AdapterError as error:
             yield Problem("error", str(descriptor.file), "messaging", "url", str(error))
+        yield from _tls(config, descriptor)
     if descriptor.authenticator is not None and (missing := missing_authenticator(descriptor.authenticator)):
         yield Problem("error", str(descriptor.file), "messaging", "authenticator", missing)
+
+
+def _tls(config: AgentConfig, descriptor: Descriptor) -> Iterable[Problem]:
+    """Read the TLS files as a connection would. One that is missing was told before: it may come later."""
+    named = list(files_of(descriptor, descriptor.url))
+    if descriptor.url is None or not descriptor.url.tls:
+        return
+    files = [path for _, path in named] + ([] if descriptor.clientkey is None else [descriptor.clientkey])
+    if not all(os.path.exists(path) for path in files):
+        return
+    from gofer.messaging.tls import make_context
+
+    try:
+        make_context(descriptor.connector(config.messaging))
+    except AdapterError as error:
+        yield Problem("error", str(descriptor.file), "messaging", None, str(error))
+        return
+    for option, path in named:
+        for one in read_in_use(path, (f"{option} of plugin {descriptor.name}",)):
+            if warning := one.warning(time.time()):
+                yield Problem("warning", str(descriptor.file), "messaging", option, warning)

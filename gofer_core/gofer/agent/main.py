@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 
 from gofer.agent import logs
+from gofer.agent.certificates import CertificateWatch
 from gofer.agent.check import check
 from gofer.agent.config import AgentConfig, Descriptor, Problem, check_company, read_agent, read_descriptors
 from gofer.agent.container import PluginContainer
@@ -76,6 +77,7 @@ class _Daemon:
         self.container = PluginContainer(root, config, imported=self._repair_logging)
         self.operations = Operations(self.container)
         self.management = Management(root, config.management, self.operations)
+        self.certificates = CertificateWatch(self.container.clock, lambda: list(self.container.plugins.values()))
         self.failed = False
 
     def run(self, problems: Sequence[Problem]) -> int:
@@ -126,6 +128,7 @@ class _Daemon:
             self._feed_watchdog(interval)
         self.container.clock.call_after(_LOOK, self._watch_logging)
         self.container.start(*self._read())
+        self.certificates.start()
         if self.operations.phase == "starting":
             self.operations.phase = "running"
         notify(os.environ, "READY=1")

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gofer.errors import AdapterError, NotFound
-from gofer.messaging.adapter import CheckQueue, DeclareQueue, DeleteQueue, Delivery, Outcome
+from gofer.messaging.adapter import NO_EXPIRY, CheckQueue, DeclareQueue, DeleteQueue, Delivery, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.subscription import Steps, Subscription
 
@@ -50,6 +50,7 @@ class Probe:
         self._connection = connection
         self._clock = clock
         self._interval = interval
+        self._expires = True  # until the broker says that it cannot do that
         self._queue = f"gofer.probe.{uuid.uuid4()}"
         self._subscription = Subscription(
             self._queue,
@@ -107,29 +108,46 @@ class Probe:
     # -- the private queue: in the I/O thread --------------------------------------------------------------------------
 
     def _prepare(self) -> Steps:
-        yield DeclareQueue(self._queue, expires=_EXPIRES)
+        if self._expires:
+            self._expires = (yield DeclareQueue(self._queue, expires=_EXPIRES)) != NO_EXPIRY
+            if not self._expires:
+                yield DeleteQueue(self._queue)
+        if not self._expires:  # nobody deletes it for an agent that was killed: it goes with the connection
+            yield DeclareQueue(self._queue, auto_delete=True)
 
     def _dispose(self) -> Steps:
         yield DeleteQueue(self._queue)
 
     def _send(self) -> None:
-        self._refused = ""
-        address, lives = Address("", self._queue), _SILENT * self._interval
-        self._connection.publish_nowait(address, b"probe", ttl=lives, durable=False, settled=self._on_settled)
+        self._connection.publish_nowait(
+            Address("", self._queue),
+            b"probe",
+            ttl=_SILENT * self._interval,
+            durable=False,
+            isolated=True,  # a broker that does not permit it may close a channel for it
+            settled=self._on_settled,
+        )
 
     def _on_settled(self, outcome: Outcome, reason: str) -> None:
         if outcome is Outcome.RETURNED:  # the queue is gone, and the broker has not said so
             self._connection.resubscribe(self._subscription, reason)
+        elif outcome is Outcome.REFUSED:
+            self._note_refusal(reason)
 
     def _on_delivery(self, delivery: Delivery) -> None:
         self._connection.accept(delivery)
         self._returned_at = monotonic()
+        self._refused = ""
 
     def _on_lost(self, why: str) -> None:
         if isinstance(self._subscription.error, AdapterError):
-            self._refused = why
+            self._note_refusal(why)
+
+    def _note_refusal(self, why: str) -> None:
+        if not self._refused:
             text = "%s: the connection cannot be probed: %s. Allow the agent to declare, write and read queues named %s"
             log.warning(text, self._connection.connector.url, why, "gofer.probe.*")
+        self._refused = why
 
     # -- the judgement: in the clock's thread -------------------------------------------------------------------------
 
@@ -165,8 +183,7 @@ class Probe:
             return True
         if min(before.waiting, now.waiting) >= _LARGE and now.acknowledged - before.acknowledged >= _LARGE:
             return True
-        # Where the broker does not let us probe, it answers that, at least.
-        return isinstance(self._subscription.error, AdapterError)
+        return bool(self._refused)  # without a probe nothing can come back
 
     def _note_answer(self) -> None:
         self._asked_at = None

@@ -133,9 +133,8 @@ class Connection(ABC):
     def traffic(self) -> Traffic:
         """Tell what has moved on this connection so far. Any thread."""
         wire = self._wire
-        unacknowledged = 0 if wire is None else wire.unacknowledged
-        unsent, taken = (0, 0) if wire is None else (wire.unsent, wire.taken)
-        return Traffic(self.core.deliveries, self.core.unfinished, taken - unacknowledged, unacknowledged + unsent)
+        acknowledged, waiting = (0, 0) if wire is None else wire.progress()
+        return Traffic(self.core.deliveries, self.core.unfinished, acknowledged, waiting)
 
     def check_usable(self) -> None:
         """Raise ConnectionLost if it was closed, or belongs to the parent process."""
@@ -298,7 +297,7 @@ class Connection(ABC):
         """Drop the parent's connection in a forked child; the broker hears nothing. Takes no lock: it may be held."""
         self.abandoned = self.closed = True
         self._sharing = threading.RLock()
-        self.core.abandon()
+        self.core.state, self.core.adapter = State.CLOSED, None
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.close()

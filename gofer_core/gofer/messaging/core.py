@@ -117,6 +117,7 @@ class Core:
         #: Messages whose outcome is not known yet, by token.
         self.unconfirmed: dict[int, Settle | None] = {}
         self._ack_delay = ack_delay
+        self._silent = True  # the broker, on this connection
         self._flush_at = 0.0
         self._deadline = inf  # of the login, or of the close
         self._reconnect = self._final = self._draining = False
@@ -167,6 +168,7 @@ class Core:
         if self.state is not State.CONNECTING:
             return  # closed meanwhile
         self.state, self.adapter, self._deadline = State.LOGIN, adapter, now + _LOGIN
+        self._silent = True
         adapter.begin(now)
         self._drain()
 
@@ -179,6 +181,7 @@ class Core:
     def receive(self, data: bytes, now: float) -> None:
         """Take what was read."""
         self.now = now
+        self._silent = False
         if self.adapter is not None:
             self.adapter.receive(data, now)
             if not self._drain():
@@ -213,10 +216,18 @@ class Core:
             self._drain()
         if now >= self._deadline and self.adapter is adapter:
             closing = self.state is State.CLOSING
-            self._down(ConnectionLost("closed" if closing else f"no answer to the login within {_LOGIN:g} s"))
+            self._down(ConnectionLost("closed" if closing else self._no_login()))
         if self.blocked is None:
             self._expire()
             self._make_subscriptions()
+
+    def _no_login(self) -> str:
+        """Say that the broker did not answer, and what may be wrong if it has said nothing at all."""
+        text = f"no answer to the login within {_LOGIN:g} s"
+        if not self._silent or self.connector.url.protocol == "local":
+            return text
+        hint = "" if self.connector.url.tls else ". Does the port expect TLS? Then write amqps://"
+        return f"{text}, not a byte{hint}"
 
     def take(self, now: float) -> bytes:
         """Return what is to be written now."""
@@ -285,13 +296,6 @@ class Core:
             self._deadline = self.now + _CLOSE
             self.adapter.close(self.now)
             self._drain()
-
-    def abandon(self) -> None:
-        """Forget the parent's connection in a forked child. No callback is called."""
-        self.adapter, self.state = None, State.CLOSED
-        self._final = True
-        self.unconfirmed.clear()
-        self._pending.clear()
 
     def describe(self) -> str:
         """Tell in a few words how the connection is: open, blocked, or why it is not there."""
@@ -503,7 +507,13 @@ class Core:
     def _handle(self, event: Event) -> None:
         match event:
             case Delivery():
-                self._deliver(event)
+                self.used_at = self.now
+                self.deliveries += 1
+                subscription = self._by_number.get(event.subscription)
+                if subscription is None:
+                    self.release(event)
+                else:
+                    self._call(subscription.on_delivery, event)
             case Confirmed():
                 self._call(self.unconfirmed.pop(event.token, None), event.outcome, event.reason)
             case Done():
@@ -518,15 +528,6 @@ class Core:
                 self._opened()
             case Closed():
                 self._down(event.error or ConnectionLost("closed"))
-
-    def _deliver(self, delivery: Delivery) -> None:
-        self.used_at = self.now
-        self.deliveries += 1
-        subscription = self._by_number.get(delivery.subscription)
-        if subscription is None:
-            self.release(delivery)
-        else:
-            self._call(subscription.on_delivery, delivery)
 
     def _answered(self, event: Done) -> None:
         pending = self._pending.pop(event.id, None)

@@ -169,7 +169,7 @@ class ThreadConnection(Connection):
             self._check_subscribed(subscription, self.wait(answered, deadline))
         except BaseException:
             if not stay:
-                self._submit(0, self.core.unsubscribe, subscription, lambda value, error: None)
+                self.unsubscribe_nowait(subscription)
             raise
 
     def unsubscribe(self, subscription: Subscription, timeout: float) -> None:
@@ -298,7 +298,8 @@ class ThreadConnection(Connection):
                 self._opened(self._open())
             else:
                 self._turn()
-            self._wake(self._watchers)
+            if self._watchers:
+                self._wake(self._watchers)
             readable = not core.closed and self._sleep()
         self._write(monotonic())
         self._wakeup.close()

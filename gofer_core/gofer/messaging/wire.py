@@ -47,14 +47,14 @@ class Wire:
         """How many bytes wait for the socket."""
         return len(self._unsent) + (self._sock.unsent if self.secure else 0)
 
-    @property
-    def unacknowledged(self) -> int:
-        """How many bytes the socket has taken and the peer has not, as far as this system tells."""
+    def progress(self) -> tuple[int, int]:
+        """Return how many bytes the peer's system has taken, as far as this one tells, and how many have to wait."""
+        waiting = self._sock.unsent if self.secure else 0
         try:
-            count: int = _COUNT.unpack(fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(_COUNT.size)))[0]
+            waiting += _COUNT.unpack(fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(_COUNT.size)))[0]
         except (OSError, ValueError):  # not of this kind of socket; closed meanwhile
-            return 0
-        return count
+            pass
+        return self.taken - waiting, waiting + len(self._unsent)
 
     def read(self) -> bytes:
         """Return the bytes that have arrived; b"": none for now.

@@ -357,7 +357,8 @@ def _file_name(names: Sequence[str]) -> str:
     """Name the files of a broker like its first name: without what a file's name should not have."""
     if not names:
         raise ConfigError("a broker needs a name: a DNS name or an IP address, as URLs have it")
-    return names[0].strip("[].").replace("*", "wildcard").replace(":", "-").lower()
+    name = names[0].strip("[].").replace("*", "wildcard").lower()
+    return f"ip6-{name.replace(':', '-')}" if ":" in name else name
 
 
 def _one(store: Store, kind: Kind, name: str | None, option: str) -> Entry:

@@ -34,6 +34,9 @@ def print_agent(told: Mapping[str, Any]) -> None:
         tree.add(_line(("ledger: ", ""), (agent["ledger"]["error"], "red")))
     for reason in agent.get("closed", ()):
         tree.add(_line(("no plugin takes requests: ", "bold"), (reason, "red")))
+    for certificate in agent.get("certificates", ()):
+        if certificate["warning"]:
+            tree.add(_line((certificate["warning"], "red")))
     for plugin in told["plugins"]:
         _plugin(tree, plugin)
     for name in agent["waiting"]:

@@ -300,7 +300,7 @@ class Store:
         replace: bool,
     ) -> None:
         self._refuse(file, *([] if private is None else [key_file]), replace=replace)
-        _make_folder(self.folder, file.parent)
+        _make_folder(file.parent)
         if private is not None:
             _write(key_file, _pem(private), 0o600, replace=replace)
         _write(file, b"".join(one.public_bytes(Encoding.PEM) for one in certificates), 0o644, replace=replace)
@@ -443,10 +443,12 @@ def _check_place(folder: Path) -> None:
             raise ConfigError(f"{place} is above {folder}, and every user may write there. Fix: chmod o-w {place}")
 
 
-def _make_folder(top: Path, folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
+    """Make a directory, and those above it, that others may not write to, whatever the umask."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        top.mkdir(mode=0o755, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for place in reversed(missing):  # not parents=True, which makes those above with other rights
+            place.mkdir(mode=0o755, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{folder} cannot be made: {error.strerror}") from None
 

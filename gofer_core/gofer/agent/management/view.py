@@ -8,10 +8,12 @@ import socket
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.builtin import started
+from gofer.agent.certificates import InUse, certificates_in_use
 from gofer.agent.loading import one_line
 from gofer.rmi.overview import OVERDUE
 
@@ -40,6 +42,7 @@ def show(container: PluginContainer, phase: str) -> dict[str, Any]:
             "ledger": {"error": _text(container.ledger.error)},
             "waiting": sorted(container.pending),
             "closed": container.gate.reasons() if container.attachments.closed else [],
+            "certificates": [_certificate(one) for one in certificates_in_use(plugins)],
         },
         "plugins": [_plugin(container, plugin) for plugin in sorted(plugins, key=lambda plugin: plugin.name)],
     }
@@ -113,6 +116,18 @@ def _connection(container: PluginContainer, plugin: Plugin) -> dict[str, Any] | 
         "error": None if subscription is None else _text(subscription.error),
         "open": attachment.receiver.open,
         "probe": None if probe is None else probe.describe(),
+    }
+
+
+def _certificate(one: InUse) -> dict[str, Any]:
+    now = time.time()
+    return {
+        "file": one.file,
+        "uses": list(one.uses),
+        "name": one.name,
+        "ends": None if one.ends is None else datetime.fromtimestamp(one.ends, UTC).isoformat().replace("+00:00", "Z"),
+        "days_left": None if one.ends is None else int((one.ends - now) // 86400),
+        "warning": one.warning(now),
     }
 
 

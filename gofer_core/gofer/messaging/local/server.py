@@ -82,7 +82,8 @@ class Broker:
             self._clients.add(client)
             return client
 
-        server = await self._loop.create_unix_server(connected, sock=self._listener)
+        # Not create_unix_server: on Python 3.13 it looks for the file by the socket's name, which may be a short one.
+        server = await self._loop.create_server(connected, sock=self._listener)
         while not self._stopping.is_set():
             self._state.expire()
             with suppress(TimeoutError):

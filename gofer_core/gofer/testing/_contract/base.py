@@ -49,6 +49,14 @@ class Base:
     reports_ttl: ClassVar[bool] = True
     #: A released message comes back marked redelivered. (One whose consumer died is, if the adapter tells at all.)
     release_marks: ClassVar[bool] = True
+    #: Deliveries report a true ``redelivered`` flag; None: as the adapter's class says.
+    tells_redelivered: ClassVar[bool | None] = None
+    #: Queues can be deleted, and purged.
+    has_deletes: ClassVar[bool] = True
+    #: Exchanges can be declared and deleted, and queues bound to them.
+    has_exchanges: ClassVar[bool] = True
+    #: Without heartbeats of ours there are none: the protocol lets no peer ask for them.
+    has_no_heartbeats_of_peers: ClassVar[bool] = True
     #: There are exchanges amq.direct, amq.topic and amq.fanout from the start.
     has_amq_exchanges: ClassVar[bool] = True
 
@@ -90,7 +98,8 @@ class Base:
 
     def flag(self, redelivered: bool) -> bool | None:
         """Return what a delivery's ``redelivered`` must be."""
-        return redelivered if self.adapter.tells_redelivered else None
+        told = self.adapter.tells_redelivered if self.tells_redelivered is None else self.tells_redelivered
+        return redelivered if told else None
 
     @pytest.fixture
     def connect(self, url: URL) -> Iterator[Connect]:
@@ -100,6 +109,7 @@ class Base:
 
         def connect(url: URL | None = None, calls: list[Call] | None = None, **more: Any) -> Driver:
             opened.append(Driver(self.adapter(self.connector(url or home, **more)), calls))
+            opened[-1].deletes = self.has_deletes
             return opened[-1].open()
 
         yield connect
@@ -107,7 +117,8 @@ class Base:
         for driver in opened:
             driver.close()
         last = Driver(self.adapter(self.connector(home))).open()
-        for operation in [kind(name) for kind in (DeleteQueue, DeleteExchange) for name in names]:
+        kinds = [DeleteQueue] * self.has_deletes + [DeleteExchange] * self.has_exchanges
+        for operation in [kind(name) for kind in kinds for name in names]:
             try:
                 last.ask(operation)
             except NotFound:

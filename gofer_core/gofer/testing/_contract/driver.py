@@ -121,13 +121,15 @@ class Watched:
 class Driver(Heard):
     """An adapter under test, its socket, and all it has said.
 
-    The adapter's clock is this machine's and ``ahead`` seconds, which a test may change.
+    The adapter's clock is this machine's and ``ahead`` seconds, which a test may change. ``deletes``: the broker can
+    delete queues.
     """
 
     def __init__(self, adapter: Adapter, calls: list[Call] | None = None) -> None:
         super().__init__()
         self.adapter = cast(Adapter, Watched(adapter, self, calls))
         self.ahead = 0.0
+        self.deletes = True
         self.names: list[str] = []
         self._sock: Wire | None = None
         self._out = bytearray()
@@ -260,7 +262,7 @@ class Driver(Heard):
         """Have an operation done; return its value, or raise its error."""
         return self.done(self.start(operation), timeout)
 
-    def fails(self, error: type[Exception], *operations: api.Operation) -> None:
+    def fails(self, error: type[Exception] | tuple[type[Exception], ...], *operations: api.Operation) -> None:
         """Check that operations end with an error that says something."""
         for operation in operations:
             with pytest.raises(error, match=r"."):
@@ -349,7 +351,8 @@ class Driver(Heard):
         subscription = self.subscribe(name)
         self.accept(self.one(subscription))
         self.cancel(subscription)
-        self.ask(api.DeleteQueue(name))
+        if self.deletes:
+            self.ask(api.DeleteQueue(name))
 
     def hold(self, queue: str, *bodies: bytes) -> list[Delivery]:
         """Subscribe to a queue, unless that is done, publish messages there, and take them."""

@@ -30,6 +30,8 @@ OPERATIONS: dict[str, On] = {
     "unbind from an exchange": lambda queue, missing: Unbind(queue, missing, "key"),
     "subscribe": lambda queue, missing: api.Subscribe(new_number(), missing, 1),
 }
+# What a broker must have for them, by a word of their names.
+_NEEDS = {"delete a queue": "has_deletes", "purge": "has_deletes", "bind": "has_exchanges", "exchange": "has_exchanges"}
 _ALL = "all exact middle star tail twin word"
 _BINDINGS = {"star": "a.*.c", "tail": "a.#", "middle": "a.#.z", "all": "#", "word": "*", "exact": "a.b", "twin": "a.b"}
 _REACHED = {
@@ -53,12 +55,17 @@ class Nodes(Base):
 
     # -- operations ------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
-    def test_a_missing_node_is_not_found_and_nothing_else_fails(
-        self, driver: Driver, queue: str, operation: On
-    ) -> None:
+    def can(self, operation: str) -> bool:
+        """Tell whether the broker can do one of these operations."""
+        return all(getattr(self, capability) for word, capability in _NEEDS.items() if word in operation)
+
+    @pytest.mark.parametrize("name", OPERATIONS)
+    def test_a_missing_node_is_not_found_and_nothing_else_fails(self, driver: Driver, queue: str, name: str) -> None:
+        operation = OPERATIONS[name]
+        # What the broker cannot do at all is told as well as it can.
+        error = NotFound if self.can(name) else (NotFound, AdapterError)
         held = driver.hold(queue, b"held")
-        driver.fails(NotFound, *(operation(queue, driver.name("missing")) for _ in range(2)))
+        driver.fails(error, *(operation(queue, driver.name("missing")) for _ in range(2)))
         driver.accept(*held, *driver.hold(queue, b"still usable"))
         assert driver.lost == []
 
@@ -68,7 +75,8 @@ class Nodes(Base):
         good, bad, sent, new = [], [], [], [driver.name() for _ in range(10)]
         for name in new:
             good.append(driver.start(DeclareQueue(name)))
-            bad += [driver.start(operation(queue, driver.name("missing"))) for operation in OPERATIONS.values()]
+            wrong = [operation for operation in OPERATIONS if self.can(operation)]
+            bad += [driver.start(OPERATIONS[operation](queue, driver.name("missing"))) for operation in wrong]
             sent.append(driver.post(queue, name.encode()))
         for id in bad:
             with pytest.raises(NotFound):
@@ -115,15 +123,17 @@ class Nodes(Base):
         driver.give(queue, b"waits: the prefetch window is full")
         assert (driver.ask(check), other.ask(check)) == (None, None)
         driver.cancel(full)
-        assert str(other.ask(check) or "").strip()
-        driver.accept(*held)
+        driver.accept(*held)  # what is not settled may keep a subscriber
+        driver.until(lambda: bool(str(other.ask(check) or "").strip()), "the end of the subscription to be seen")
         other.subscribe(queue)
         assert driver.ask(check) is None
         assert other.one().body.startswith(b"waits")
-        driver.ask(DeleteQueue(queue))
-        driver.fails(NotFound, check)
+        if self.has_deletes:
+            driver.ask(DeleteQueue(queue))
+            driver.fails(NotFound, check)
 
     def test_purging_drops_what_waits_but_not_what_is_delivered(self, driver: Driver, queue: str) -> None:
+        self.needs("has_deletes")
         driver.subscribe(queue, prefetch=1)
         driver.give(queue, b"1", b"2", b"3")
         held = driver.one()
@@ -135,19 +145,25 @@ class Nodes(Base):
         driver.nothing_comes()
 
     def test_a_deleted_queue_is_gone_with_its_messages_and_bindings(self, driver: Driver, queue: str) -> None:
-        exchange = driver.exchange()
-        driver.bind(queue, exchange, "key")
-        driver.give("key", b"lost", exchange=exchange)
+        self.needs("has_deletes")
+        if self.has_exchanges:
+            exchange = driver.exchange()
+            driver.bind(queue, exchange, "key")
+            driver.give("key", b"lost", exchange=exchange)
+        else:
+            driver.give(queue, b"lost")
         driver.ask(DeleteQueue(queue))
         assert driver.send(queue) is Outcome.RETURNED
         driver.subscribe(driver.queue(queue))
-        assert driver.send("key", exchange=exchange) is Outcome.RETURNED
+        if self.has_exchanges:
+            assert driver.send("key", exchange=exchange) is Outcome.RETURNED
         driver.nothing_comes()
 
     @pytest.mark.parametrize("condition", ["if_unused", "if_empty"])
     def test_a_queue_in_use_or_not_empty_is_kept_on_demand(
         self, connect: Connect, driver: Driver, queue: str, condition: str
     ) -> None:
+        self.needs("has_deletes")
         operation = DeleteQueue(queue, condition == "if_unused", condition == "if_empty")
         other = connect()
         if condition == "if_unused":
@@ -184,6 +200,7 @@ class Nodes(Base):
         first.ask(DeclareQueue(name, auto_delete=True))
         first.give(name)
         subscription = first.subscribe(name)
+        first.accept(first.one())  # what is not settled may keep a subscriber
         second.subscribe(name)
         first.cancel(subscription)
         first.give(name)
@@ -208,6 +225,7 @@ class Nodes(Base):
     # -- exchanges and bindings ------------------------------------------------------------------------------
 
     def test_declaring_an_exchange_again_or_otherwise_uses_it_as_it_is(self, driver: Driver, queue: str) -> None:
+        self.needs("has_exchanges")
         exchange = driver.exchange("topic")
         driver.bind(queue, exchange, "a.*")
         assert driver.ask(DeclareExchange(exchange, "topic")) is None
@@ -218,6 +236,7 @@ class Nodes(Base):
 
     @pytest.mark.parametrize("kind", _REACHED)
     def test_an_exchange_reaches_the_queues_bound_for_a_key(self, driver: Driver, kind: str) -> None:
+        self.needs("has_exchanges")
         exchange = driver.exchange(kind)
         labels: dict[int, str] = {}
         for label, pattern in _BINDINGS.items():
@@ -234,6 +253,7 @@ class Nodes(Base):
 
     @pytest.mark.parametrize("exchange", ["amq.direct", "amq.topic", "amq.fanout"])
     def test_the_brokers_own_exchanges_are_there(self, driver: Driver, queue: str, exchange: str) -> None:
+        self.needs("has_exchanges")
         self.needs("has_amq_exchanges")
         driver.bind(queue, exchange, queue)
         driver.subscribe(queue)
@@ -241,6 +261,7 @@ class Nodes(Base):
         assert driver.one().body == b"through"
 
     def test_a_message_reaches_a_queue_once_by_two_bindings(self, driver: Driver, queue: str) -> None:
+        self.needs("has_exchanges")
         exchange = driver.exchange("topic")
         driver.bind(queue, exchange, "a.*", "*.b", "a.*")
         driver.subscribe(queue)
@@ -249,6 +270,7 @@ class Nodes(Base):
         driver.nothing_comes()
 
     def test_unbinding_undoes_binding(self, driver: Driver, queue: str) -> None:
+        self.needs("has_exchanges")
         exchange = driver.exchange()
         driver.bind(queue, exchange, "one", "two", "one")
         for key in ("one", "one", "never bound"):

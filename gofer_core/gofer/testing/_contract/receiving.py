@@ -171,6 +171,7 @@ class Receiving(Base):
         driver.give(queue)
 
     def test_a_queue_deleted_under_its_subscriber_is_told(self, connect: Connect, driver: Driver) -> None:
+        self.needs("has_deletes")
         doomed, safe = driver.queue(), driver.queue()
         subscription, other = driver.subscribe(doomed), driver.subscribe(safe)
         held = driver.hold(doomed, b"held")

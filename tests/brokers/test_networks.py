@@ -1,0 +1,13 @@
+"""Calls over a network that misbehaves, on RabbitMQ."""
+
+from __future__ import annotations
+
+import pytest
+from gofer.testing.rabbitmq import RabbitMQ
+from support.networks import NetworkScenarios
+
+
+class TestRabbitMQNetworks(NetworkScenarios):
+    @pytest.fixture
+    def url(self, rabbitmq: RabbitMQ, vhost: str) -> str:
+        return rabbitmq.url(vhost=vhost)
