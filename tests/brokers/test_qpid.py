@@ -114,15 +114,15 @@ def cancelled(agent: Agent, group: str) -> Any:
 @contextmanager
 def driven(url: str, **options: Any) -> Iterator[Driver]:
     """Open a connection by the adapter that a URL names; what its names name is deleted at the end."""
-    driver = Driver(find(URL.parse(url))(Connector(URL.parse(url), **options)))
+    driver = Driver(find(URL.parse(url))(Connector(URL.parse(url), **options))).open()
     try:
-        yield driver.open()
-    finally:
+        yield driver
         for operation in [kind(name) for kind in (DeleteQueue, DeleteExchange) for name in driver.names]:
             try:
                 driver.ask(operation)
             except NotFound:
                 pass  # of the other kind
+    finally:
         driver.close()
 
 
