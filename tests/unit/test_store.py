@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -352,3 +353,39 @@ def test_after_stop_everything_is_refused_and_the_thread_has_ended(store: Databa
     assert "gofer-store" not in [thread.name for thread in threading.enumerate()]
     with pytest.raises(Unavailable, match="stopping"):
         store.call(partial(requests.take, [record("b")]))
+
+
+def test_the_time_in_which_a_process_stands_still_does_not_count(tmp_path: Path) -> None:
+    """It is stopped in the middle of a write, for longer than anybody waits for one."""
+    code = """
+        import sys, time
+        from pathlib import Path
+        from gofer.rmi.store import database
+
+        database._WAIT = 3
+        place = Path(sys.argv[1])
+        store = database.Database(place, lambda: None)
+
+        def work(connection):
+            (place / "begun").touch()
+            while not (place / "go").exists():
+                time.sleep(0.001)
+            time.sleep(0.2)
+            return "written"
+
+        print(store.call(work))
+        store.stop()
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        eventually((tmp_path / "begun").exists)
+        child.send_signal(signal.SIGSTOP)
+        threading.Event().wait(4.0)
+        (tmp_path / "go").touch()
+        child.send_signal(signal.SIGCONT)
+        assert child.communicate(timeout=40) == (b"written\n", b"")
+    finally:
+        child.kill()
+        child.communicate()
