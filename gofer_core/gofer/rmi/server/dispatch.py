@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hmac import compare_digest, digest
 from secrets import token_bytes
 from typing import Any
@@ -63,7 +63,7 @@ def invoke(service: Service, request: Received, target: Target) -> Any:
 
 def _is_ours(hook: Any) -> bool:
     """Tell whether no plugin implements a hook: the agent's own implementation, called last, is the only one."""
-    found = getattr(hook, "get_hookimpls", tuple)()
+    found: Sequence[Any] = getattr(hook, "get_hookimpls", tuple)()
     return len(found) == 1 and bool(found[0].trylast)
 
 
