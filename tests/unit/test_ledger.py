@@ -260,7 +260,7 @@ def test_the_time_in_which_a_process_stands_still_does_not_count(tmp_path: Path)
         [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     try:
-        eventually(lambda: (tmp_path / "begun").exists())
+        eventually((tmp_path / "begun").exists)
         child.send_signal(signal.SIGSTOP)
         threading.Event().wait(4.0)
         (tmp_path / "go").touch()
