@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from support.brokers import BrokerJ, RabbitMQ3
 from support.certificates import Certificates
 from support.commands import gofer
 
 
 def findings(*arguments: str, status: int) -> dict[str, dict[str, Any]]:
-    done = gofer("adapters", "--json", "--test", *arguments, timeout=300)
+    done = gofer("adapters", "--json", "--test", *arguments, timeout=580)
     assert done.returncode == status, done.stderr
     return {one["promise"]: one for one in json.loads(done.stdout)}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_rabbitmq_supports_everything_and_is_left_as_it_was(rabbitmq3: RabbitMQ3, certificates: Certificates) -> None:
     rabbitmq3.api("PUT", "/queues/%2F/somebody-elses", {"durable": True})
     try:
@@ -30,9 +33,11 @@ def test_a_rabbitmq_supports_everything_and_is_left_as_it_was(rabbitmq3: RabbitM
         rabbitmq3.api("DELETE", "/queues/%2F/somebody-elses")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_what_a_broker_does_not_support_is_said(brokerj: BrokerJ) -> None:
     before = {queue["name"] for queue in brokerj.queues()}
-    done = gofer("adapters", "--test", brokerj.url(adapter="amqp"), timeout=300)
+    done = gofer("adapters", "--test", brokerj.url(adapter="amqp"), timeout=580)
     assert done.returncode == 1, done.stderr
     lines = {line[:60].strip(): line[60:].split(None, 1) for line in done.stdout.splitlines()}
     assert lines["an expiring queue goes when nobody uses it"][0] == "no"

@@ -21,7 +21,7 @@ Frozen = Callable[[], AbstractContextManager[object]]
 _LIMITS = {
     "has_exclusive_subscriptions": "AMQP 1.0 has no exclusive subscriptions; asking for one is an error.",
     "has_no_heartbeats_of_peers": "In AMQP 1.0 a broker's own heartbeats cannot be turned off.",
-    "alarm": "Over AMQP 1.0 a broker does not tell that it takes no messages; it gives no credit, and messages wait.",
+    "alarm": "Over AMQP 1.0 a broker does not tell that it takes no messages; it confirms none, and they wait.",
 }
 
 
@@ -114,7 +114,6 @@ class TestProtonOnBrokerJ(Proton):
 
 class TestProtonOnArtemis(Proton):
     has_exclusive_queues = has_auto_delete = has_expiring_queues = has_exchanges = False
-    tells_redelivered = False
     limits: ClassVar[dict[str, str]] = {
         **_LIMITS,
         "has_exclusive_queues": "Artemis has no queues that are exclusive to a connection.",

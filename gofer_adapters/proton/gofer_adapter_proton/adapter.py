@@ -90,8 +90,13 @@ class ProtonAdapter(api.Adapter):
 
     def lost(self, reason: str, now: float) -> None:
         """Note the end of the socket."""
-        refused = self._login.offered and not self._login.done
-        self._end(Refused(REFUSED, "the broker closed the connection") if refused else ConnectionLost(reason))
+        hung_up = "the broker closed the connection"
+        if self._login.offered and not self._login.done:
+            self._end(Refused(REFUSED, hung_up))
+        elif self._login.done and not self._opened and self.connector.url.path is not None:
+            self._end(Refused(NOT_FOUND, hung_up))  # as RabbitMQ 4 does when there is none
+        else:
+            self._end(ConnectionLost(reason))
 
     def tick(self, now: float) -> None:
         """Send an empty frame when nothing was sent for half a heartbeat, and see whether the broker is alive."""
@@ -137,6 +142,8 @@ class ProtonAdapter(api.Adapter):
         if self._opened and not self._ended and not self._closing:
             for consumer in list(self._consumers.values()):
                 consumer.flush()
+                if self._home.broker.release_fails:
+                    consumer.give_back()
             self._closing, self._open = True, False
             self._say_goodbye()
         elif not self._closing:
@@ -175,8 +182,8 @@ class ProtonAdapter(api.Adapter):
         isolated: bool = False,
     ) -> None:
         """Publish. The broker confirms every message, so that what has no route is told."""
-        if any(len(name.encode()) > 255 for name in address):
-            raise ValueError(f"longer than 255 bytes: {address.exchange[:60]!r} or {address.key[:60]!r}")
+        if any(len(name.encode()) > 255 or "\0" in name for name in address):
+            raise ValueError(f"longer than 255 bytes, or one is 0: {address.exchange[:60]!r} or {address.key[:60]!r}")
         if self._open:
             self._home.urgent = True
             self._publishers.publish(token, address, body, ttl=ttl, durable=durable, alone=isolated)
@@ -231,7 +238,10 @@ class ProtonAdapter(api.Adapter):
         connection.container = f"gofer-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         # RabbitMQ has virtual hosts, as 'vhost:NAME', and no other broker has AMQPLAIN.
         rabbitmq = "AMQPLAIN" in self._login.offered and not (url.path or "vhost:").startswith("vhost:")
-        connection.hostname = url.host if url.path is None else f"vhost:{url.path}" if rabbitmq else url.path
+        if url.path is not None:
+            connection.hostname = f"vhost:{url.path}" if rabbitmq else url.path
+        elif not url.others:  # nobody tells us which of several hosts it is
+            connection.hostname = url.host
         connection.properties = {symbol("product"): "gofer", symbol("process"): f"{socket.gethostname()} {os.getpid()}"}
         connection.collect(self._collector)
         transport = self._transport
@@ -318,10 +328,11 @@ def _failure(connector: Connector, opened: bool, error: Exception) -> MessagingE
     if not isinstance(error, Refused):
         words = str(error) if isinstance(error, ProtocolError) else f"{type(error).__name__}: {error}"
         return ConnectionLost(f"protocol error: {words}") if opened else AdapterError(f"{where}not AMQP 1.0: {words}")
-    if not opened and error.condition == REFUSED:
+    if error.condition == REFUSED:  # RabbitMQ 3 tells of a virtual host when it is first used
         certificate = connector.clientcert if url.user is None else None
         who = f"user {url.user or 'guest'!r}" if certificate is None else f"the certificate {certificate}"
-        return AdapterError(f"{where}login refused for {who}: {error.text}")
+        vhost = f" at virtual host {url.path!r}" if url.path is not None else ""
+        return AdapterError(f"{where}login refused for {who}{vhost}: {error.text}")
     if not opened and error.condition in (NOT_FOUND, "amqp:not-allowed", "amqp:invalid-field"):
         return AdapterError(f"{where}virtual host {url.path or '/'!r}: {error.text}")
     return ConnectionLost(f"{where}closed by the broker: {error.text}")

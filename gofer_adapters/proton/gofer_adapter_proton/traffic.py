@@ -73,7 +73,7 @@ class Consumer(Lane):
     def forget(self) -> None:
         """Drop the session, the link and what was delivered."""
         super().forget()
-        self._receiver, self.ended = None, True
+        self._receiver = None
         self._unsettled.clear()
         self._accepted.clear()
 
@@ -104,6 +104,11 @@ class Consumer(Lane):
             transfer.settle()
             self._settled += 1
             self.flush()
+
+    def give_back(self) -> None:
+        """Give back all that is not settled, as delivered before: Artemis does not mark it at a goodbye."""
+        for number in list(self._unsettled):
+            self.settle(number, Transfer.MODIFIED, failed=True)
 
     def flush(self) -> None:
         """Accept what is to be accepted, in the order in which it came: so one frame tells all of it; give credit."""
@@ -167,7 +172,6 @@ class Consumer(Lane):
 
     def on_lost(self, refused: Refused) -> None:
         """End the subscription. The broker has taken back what was not settled."""
-        self.ended = False
         if self._subscribing is not None:
             self.home.events.append(Done(self._subscribing, error=refused.error()))
             self._subscribing, self.ended = None, True

@@ -78,14 +78,14 @@ class Base:
         pytest.skip(self.limits.get("alarm", "this broker never blocks, or its test does not say how"))
 
     @pytest.fixture
-    def frozen(self) -> Callable[[], AbstractContextManager[object]]:
-        """Give a function whose context is a broker that stands still (SIGSTOP); a subclass may override this."""
-        pytest.skip("its test does not say how to freeze this broker")
-
-    @pytest.fixture
     def tls(self) -> Connector:
         """Give the connector for the broker's TLS port; a subclass may override this."""
         pytest.skip(self.limits.get("tls", "its test does not say where the broker listens for TLS"))
+
+    @pytest.fixture
+    def frozen(self) -> Callable[[], AbstractContextManager[object]]:
+        """Give a function whose context is a broker that stands still (SIGSTOP); a subclass may override this."""
+        pytest.skip("its test does not say how to freeze this broker")
 
     def connector(self, url: URL, **more: Any) -> Connector:
         """Return the connector for a URL."""

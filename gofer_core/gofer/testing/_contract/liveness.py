@@ -112,20 +112,22 @@ class Liveness(Base):
     def test_a_connection_may_be_cut_after_any_byte(self, connect: Connect, proxy: Proxy, queue: str) -> None:
         """During the login, or with a message half here."""
         whole = self.session(connect, proxy, queue)
-        for end in (*range(1, 9), *range(9, whole, max(1, whole // 25))):
+        most = whole - whole // 8  # a broker need not say the same twice
+        for end in (*range(1, 9), *range(9, most, max(1, most // 25))):
             proxy.to_client.limit = end
             with pytest.raises(MessagingError, match=r"."):
                 self.session(connect, proxy, queue)
         proxy.to_client.limit = None
         self.session(connect, proxy, queue)
 
-    def session(self, connect: Connect, proxy: Proxy, queue: str) -> int:
+    def session(self, connect: Connect, proxy: Proxy, queue: str, body: bytes = b"x" * 2000) -> int:
         """Log in, and send a message round; return how many bytes came to us."""
         before = proxy.to_client.passed
         driver = connect(url=proxy.url)
-        driver.ask(PurgeQueue(queue))
+        if self.has_deletes:
+            driver.ask(PurgeQueue(queue))
         driver.subscribe(queue)
-        driver.accept(*driver.hold(queue, b"x" * 2000))
+        driver.accept(*driver.hold(queue, body))
         came = proxy.to_client.passed - before
         driver.close()
         return came
@@ -134,8 +136,8 @@ class Liveness(Base):
 
     def test_a_network_may_drip(self, connect: Connect, proxy: Proxy, queue: str) -> None:
         for direction in (proxy.to_client, proxy.to_broker):
-            direction.piece, direction.pause = 1, 0.0001
-        self.session(connect, proxy, queue)
+            direction.piece = 3
+        self.session(connect, proxy, queue, b"x" * 200)
 
     @pytest.mark.parametrize("way", ["to_client", "to_broker"])
     def test_a_message_that_takes_longer_than_two_heartbeats_is_a_sign_of_life(
