@@ -49,7 +49,7 @@ class SessionBase:
         self.replyto = f"{exchange}/{self.queue}" if exchange else self.queue
         self.posts = link.shared(Posts, lambda: Posts(link))
         self._exchange = exchange
-        self._expires = True  # as far as is known: the broker can delete the queue after some time
+        self._declaration = DeclareQueue(self.queue, expires=_REPLY_EXPIRES)
         self._calls: dict[str, Call] = {}
         self._complain = LimitedLog(log)
         self._subscription = Subscription(
@@ -119,14 +119,17 @@ class SessionBase:
     # -- replies ------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> Steps:
-        if self._expires:
-            # Nobody deletes it for a caller that was killed, so where it cannot expire it goes with the connection:
-            # a caller asks again after a reconnect, and replies that have no queue then are sent again, too.
-            self._expires = (yield DeclareQueue(self.queue, expires=_REPLY_EXPIRES)) != NO_EXPIRY
-            if not self._expires:
+        answer = yield self._declaration
+        if answer == NO_EXPIRY and self._declaration.expires is not None:
+            # Nobody deletes it for a caller that was killed. So where it cannot expire, it goes with the connection: a
+            # caller repeats its request after a reconnect, and an agent repeats a reply that had no queue.
+            try:
                 yield DeleteQueue(self.queue)
-        if not self._expires:
-            yield DeclareQueue(self.queue, auto_delete=True)
+            except MessagingError:
+                self._declaration = DeclareQueue(self.queue)  # nor can the broker delete it: it is used as it is
+            else:
+                self._declaration = DeclareQueue(self.queue, auto_delete=True)
+                yield self._declaration
         if self._exchange:
             yield Bind(self.queue, self._exchange, self.queue)
 
