@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gofer.errors import ConnectionLost, MessagingError
+from gofer.errors import ConnectionLost, MessagingError, NotFound
 from gofer.messaging.connector import Connector
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
@@ -164,6 +166,26 @@ class TestRabbitMQ:
             assert agent.plain.hello() == "hello"
         with Agent(connector, "renewed") as agent:
             assert agent.plain.hello() == "hello"
+
+    def test_the_broker_takes_a_renewed_certificate_when_it_is_told_to(
+        self, place: Place, rabbit: tuple[RabbitMQ, int]
+    ) -> None:
+        def shown() -> int:
+            context = ssl.create_default_context(cafile=str(place.folder / "ca.pem"))
+            context.load_cert_chain(place.folder / "clients/ops.pem", place.folder / "clients/ops.key")
+            with (
+                socket.create_connection(("127.0.0.1", rabbit[1]), 10) as sock,
+                context.wrap_socket(sock, server_hostname="localhost") as secure,
+            ):
+                return int(dict(secure.getpeercert() or {})["serialNumber"], 16)
+
+        before = shown()
+        place.certs("renew", "brokers/localhost")
+        rabbit[0].ctl("eval", "ssl:clear_pem_cache().")
+        assert shown() != before
+        connected = place.connector(f"amqps://localhost:{rabbit[1]}", "ops")
+        with Agent(connected, "nobody") as agent, pytest.raises(NotFound):
+            agent.Admin().hello()
 
 
 class _BrokerJ(BrokerJ):

@@ -32,6 +32,7 @@ from support.connections import connection_to
 from support.pairs import Pair, spoken
 from support.presence import until_it_answers
 from support.probe import PROBE
+from support.tls_peer import Answers, peer, server_context
 from support.waiting import eventually
 
 
@@ -225,23 +226,24 @@ class TestHandshakes:
 
 
 class TestHosts:
-    def test_a_host_that_cannot_be_believed_does_not_keep_from_the_next(self, place: Place) -> None:
-        """The first is called by a name that its certificate does not have, the next one is not there."""
-        url = replace(
-            place.url,
-            host="localhost.localdomain",
-            others=(("localhost", free_port()), ("localhost", place.url.port or 0)),
-        )
-        with named("localhost.localdomain"):
-            connected(place.connector(url))
+    """Several hosts of one name, whose ports differ: one has a certificate that has ended, one is not there."""
 
-    def test_all_are_named_when_none_will_do(self, place: Place) -> None:
+    @pytest.fixture
+    def ended(self, place: Place, pair: Pair) -> Iterator[int]:
+        name = f"ended-{pair.agent}-{pair.broker}-{time.monotonic_ns()}"
+        files = place.certificates.broker(name, "localhost", days=(-9, -1))
+        with peer(server_context(*files), Answers()) as port:
+            yield port
+
+    def test_a_host_that_cannot_be_believed_does_not_keep_from_the_next(self, place: Place, ended: int) -> None:
+        more = (("localhost", free_port()), ("localhost", place.url.port or 0))
+        connected(place.connector(replace(place.url, port=ended, others=more)))
+
+    def test_all_are_named_when_none_will_do(self, place: Place, ended: int) -> None:
         closed = free_port()
-        url = replace(place.url, host="localhost.localdomain", others=(("localhost", closed),))
-        with named("localhost.localdomain"):
-            error = refused(place.connector(url))
+        error = refused(place.connector(replace(place.url, port=ended, others=(("localhost", closed),))))
         assert isinstance(error, AdapterError)
-        assert f"localhost.localdomain:{place.url.port}: " in str(error)
+        assert f"localhost:{ended}: the broker's certificate does not verify: certificate has expired" in str(error)
         assert f"localhost:{closed}: " in str(error)
 
 

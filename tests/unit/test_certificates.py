@@ -17,7 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 _EC = ec.generate_private_key(ec.SECP256R1())
-_YEARS = st.datetimes(min_value=datetime(1950, 1, 1), max_value=datetime(9999, 12, 31, 23, 59, 59))  # noqa: DTZ001
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: Seconds since 1970, of the years from 1950 to 9999.
+_TIMES = st.integers(
+    (datetime(1950, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(seconds=1),
+    (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) // timedelta(seconds=1),
+)
 _NAMES = st.text(st.characters(min_codepoint=32, codec="utf-8"), min_size=1, max_size=20)
 
 
@@ -46,17 +51,15 @@ def pem(*certificates: x509.Certificate) -> bytes:
     return b"".join(one.public_bytes(Encoding.PEM) for one in certificates)
 
 
-@given(_YEARS, _YEARS, st.lists(_NAMES, max_size=3), st.integers(1, 2**159 - 1))
-def test_times_and_names_are_those_of_the_library(
-    one: datetime, other: datetime, names: list[str], serial: int
-) -> None:
-    starts, ends = sorted((one.replace(microsecond=0), other.replace(microsecond=0)))
+@given(_TIMES, _TIMES, st.lists(_NAMES, max_size=3), st.integers(1, 2**159 - 1))
+def test_times_and_names_are_those_of_the_library(one: int, other: int, names: list[str], serial: int) -> None:
+    starts, ends = (_EPOCH + timedelta(seconds=seconds) for seconds in sorted((one, other)))
     subject = [(NameOID.ORGANIZATION_NAME, "gofer"), *[(NameOID.COMMON_NAME, name) for name in names]]
     made = certificate(subject, starts, ends, serial=serial)
     (read,) = read_certificates(pem(made))
     assert read.name == (names[-1] if names else "")
-    assert datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=read.starts) == made.not_valid_before_utc
-    assert datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=read.ends) == made.not_valid_after_utc
+    assert _EPOCH + timedelta(seconds=read.starts) == made.not_valid_before_utc
+    assert _EPOCH + timedelta(seconds=read.ends) == made.not_valid_after_utc
 
 
 @pytest.mark.parametrize(
@@ -70,12 +73,14 @@ def test_times_and_names_are_those_of_the_library(
 def test_the_kind_of_key_does_not_matter(
     key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey,
 ) -> None:
-    made = certificate([(NameOID.COMMON_NAME, "web-42")], datetime(2026, 1, 1), datetime(2027, 1, 1), key)  # noqa: DTZ001
+    made = certificate(
+        [(NameOID.COMMON_NAME, "web-42")], datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC), key
+    )
     assert [(one.name, day(one.ends)) for one in read_certificates(pem(made))] == [("web-42", "2027-01-01")]
 
 
 def test_all_of_a_file_are_read_and_what_is_between_is_not() -> None:
-    starts = datetime(2026, 1, 1)  # noqa: DTZ001
+    starts = datetime(2026, 1, 1, tzinfo=UTC)
     several = [certificate([(NameOID.COMMON_NAME, f"n{n}")], starts, starts + timedelta(days=n)) for n in range(1, 4)]
     text = b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
     text += b"subject: somebody\n" + pem(several[0]) + b"# between\n" + pem(*several[1:]).replace(b"\n", b"\r\n")
@@ -84,9 +89,9 @@ def test_all_of_a_file_are_read_and_what_is_between_is_not() -> None:
 
 
 def test_every_damage_is_a_value_error() -> None:
-    der = certificate([(NameOID.COMMON_NAME, "x")], datetime(2026, 1, 1), datetime(2027, 1, 1)).public_bytes(  # noqa: DTZ001
-        Encoding.DER
-    )
+    der = certificate(
+        [(NameOID.COMMON_NAME, "x")], datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
+    ).public_bytes(Encoding.DER)
     good = read_certificates(as_pem(der))
     damaged = [der[:size] for size in range(0, len(der), 3)]
     damaged += [der[:place] + bytes([der[place] ^ 0xFF]) + der[place + 1 :] for place in range(len(der))]

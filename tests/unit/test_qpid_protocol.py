@@ -69,11 +69,14 @@ def result(name: str, **fields: Any) -> bytes:
     return encode_struct(STRUCTS[name], fields)[4:]
 
 
-def subscribed(peer: Peer, number: int = 7, queue: str = "queue", **more: Any) -> int:
-    """Make a subscription, and return its channel."""
+def subscribed(peer: Peer, number: int = 7, queue: str = "queue", consumers: int = 1, **more: Any) -> int:
+    """Make a subscription, and return its channel. ``consumers``: so many has the queue, with us."""
     peer.ask(Subscribe(number, queue, 100, **more))
-    channel, fields = only(peer.sent(), "message.subscribe")
+    heard = peer.sent()
+    channel, fields = only(heard, "message.subscribe")
     completed(peer, channel, fields["number"])
+    answer = result("queue.queue-query-result", queue=queue, subscriber_count=consumers)
+    peer.say(channel, "execution.result", command_id=only(heard, "queue.query")[1]["number"], value=answer)
     peer.events()
     return channel
 
@@ -467,6 +470,38 @@ class TestReceiving:
         assert (first.subscription, first.body, first.redelivered, first.ttl) == (7, b"1", False, 1.5)
         assert (second.subscription, second.body, second.redelivered, second.ttl) == (7, b"", True, None)
 
+    @pytest.mark.parametrize(
+        ("product", "consumers", "told"), [("Broker-J", 1, False), ("Broker-J", 2, None), ("qpid-cpp", 2, False)]
+    )
+    def test_beside_other_consumers_broker_j_cannot_tell_what_is_delivered_for_the_first_time(
+        self, product: str, consumers: int, told: bool | None
+    ) -> None:
+        peer = Peer().log_in(product)
+        if product == "qpid-cpp":
+            peer.ask(Subscribe(7, "queue", 10))
+            heard = peer.sent()
+            channel = only(heard, "message.subscribe")[0]
+            assert "queue.query" not in names(heard)
+        else:
+            channel = subscribed(peer, consumers=consumers)
+        for redelivered in (False, True):
+            peer.deliver(channel, b"x", redelivered=redelivered)
+        assert [event.redelivered for event in peer.events() if isinstance(event, Delivery)] == [told, True]
+
+    def test_a_consumer_that_has_gone_may_have_left_something(self, peer: Peer) -> None:
+        channel = subscribed(peer, consumers=2)
+        told = []
+        for count in (2, 1, 1, 3, 1, 1):
+            peer.now += 5.0
+            peer.say(0, "connection.heartbeat")
+            peer.adapter.tick(peer.now)
+            looking, fields = only(peer.sent(), "queue.query")
+            answer = result("queue.queue-query-result", queue="queue", subscriber_count=count)
+            peer.say(looking, "execution.result", command_id=fields["number"], value=answer)
+            peer.deliver(channel, b"x")
+            told += [event.redelivered for event in peer.events() if isinstance(event, Delivery)]
+        assert told == [None, None, False, None, None, False]
+
     def test_what_is_accepted_goes_in_one_command_and_makes_room(self, peer: Peer) -> None:
         channel = subscribed(peer)
         for n in range(6):
@@ -477,9 +512,10 @@ class TestReceiving:
         assert not peer.adapter.urgent
         heard = peer.sent()
         assert names(heard) == ["message.accept", "session.completed"]
-        assert heard[0][2]["transfers"] == [(0, 2), (4, 5)]
-        # The first five are reported: the window counts, and has no holes.
-        assert heard[1][2] == {"commands": [(0, 4)]}
+        # The broker's first command was a result; the messages are 1 to 6.
+        assert heard[0][2]["transfers"] == [(1, 3), (5, 6)]
+        # The result and the first five are reported: the window counts, and has no holes.
+        assert heard[1][2] == {"commands": [(0, 5)]}
         for settle in (peer.adapter.accept, peer.adapter.release, peer.adapter.reject):
             settle(held[0])
         assert peer.sent() == []
@@ -508,7 +544,7 @@ class TestReceiving:
         heard = peer.sent()
         assert names(heard) == ["message.release", "message.reject", "session.completed"]
         assert heard[0][2]["set_redelivered"] is True
-        assert heard[2][2] == {"commands": [(0, 1)]}
+        assert heard[2][2] == {"commands": [(0, 2)]}
 
     def test_after_a_cancel_what_has_come_can_be_settled_and_then_the_session_ends(self, peer: Peer) -> None:
         channel = subscribed(peer)

@@ -28,6 +28,8 @@ __all__ = ["ProtonAdapter"]
 _EMPTY_FRAME = b"\x00\x00\x00\x08\x02\x00\x00\x00"
 _FRAME_MAX = 65_536
 _MOST_SESSIONS = 1024
+#: Seconds without credit after which the broker is said to take no messages.
+_STUCK = 1.0
 #: Seconds after which a session that the broker has ended is answered.
 _BURIED_AFTER = 1.0
 
@@ -51,6 +53,8 @@ class ProtonAdapter(api.Adapter):
         self._open = self._opened = self._closing = self._said_goodbye = self._ended = False
         self._begun, self._goodbye, self._last_words = False, b"", b""
         self._last_read = self._last_write = self._peer_deadline = 0.0
+        self._stuck_since: float | None = None
+        self._blocked = False
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 
@@ -90,8 +94,13 @@ class ProtonAdapter(api.Adapter):
 
     def lost(self, reason: str, now: float) -> None:
         """Note the end of the socket."""
-        refused = self._login.offered and not self._login.done
-        self._end(Refused(REFUSED, "the broker closed the connection") if refused else ConnectionLost(reason))
+        hung_up = "the broker closed the connection"
+        if self._login.offered and not self._login.done:
+            self._end(Refused(REFUSED, hung_up))
+        elif self._login.done and not self._opened and self.connector.url.path is not None:
+            self._end(Refused(NOT_FOUND, hung_up))  # as RabbitMQ 4 does when there is none
+        else:
+            self._end(ConnectionLost(reason))
 
     def tick(self, now: float) -> None:
         """Send an empty frame when nothing was sent for half a heartbeat, and see whether the broker is alive."""
@@ -125,6 +134,8 @@ class ProtonAdapter(api.Adapter):
         if self._begun:
             output += self._login.take() + (self._drain() if self._login.done else b"")
         self._home.urgent = False
+        if self._opened:
+            self._see_credit(now)
         if not output and self._opened and now - self._last_write >= self.connector.heartbeat / 2 > 0:
             output = _EMPTY_FRAME
         if output:
@@ -175,8 +186,8 @@ class ProtonAdapter(api.Adapter):
         isolated: bool = False,
     ) -> None:
         """Publish. The broker confirms every message, so that what has no route is told."""
-        if any(len(name.encode()) > 255 for name in address):
-            raise ValueError(f"longer than 255 bytes: {address.exchange[:60]!r} or {address.key[:60]!r}")
+        if any(len(name.encode()) > 255 or "\0" in name for name in address):
+            raise ValueError(f"longer than 255 bytes, or one is 0: {address.exchange[:60]!r} or {address.key[:60]!r}")
         if self._open:
             self._home.urgent = True
             self._publishers.publish(token, address, body, ttl=ttl, durable=durable, alone=isolated)
@@ -201,6 +212,19 @@ class ProtonAdapter(api.Adapter):
         if (found := self._find(delivery)) is not None:
             found[0].settle(found[1], Transfer.REJECTED if self._home.broker.rejects else Transfer.ACCEPTED)
 
+    def _see_credit(self, now: float) -> None:
+        """Tell when the broker takes no messages for a while, and when it takes them again."""
+        if not self._publishers.stuck:
+            if self._blocked:
+                self._home.events.append(api.Blocked(None))
+            self._stuck_since, self._blocked = None, False
+        elif self._stuck_since is None:
+            self._stuck_since = now
+            self.deadline = min(self.deadline, now + _STUCK)
+        elif not self._blocked and now - self._stuck_since >= _STUCK:
+            self._blocked = True
+            self._home.events.append(api.Blocked("it gives no credit to send"))
+
     def _say_goodbye(self) -> None:
         """Close the connection, when the broker has confirmed all that was published: it may read no more then."""
         if self._closing and not self._ended and not self._said_goodbye and not self._publishers.busy:
@@ -224,7 +248,8 @@ class ProtonAdapter(api.Adapter):
 
     def _set_deadline(self, now: float) -> None:
         ours = now + self.connector.heartbeat / 4 if self.connector.heartbeat else inf
-        self.deadline = min(ours, self._peer_deadline or inf)
+        credit = now + _STUCK if self._stuck_since is not None else inf
+        self.deadline = min(ours, credit, self._peer_deadline or inf)
 
     def _open_connection(self) -> None:
         url, connection = self.connector.url, self._connection

@@ -270,7 +270,7 @@ class Task(Lane):
     def _ask(self) -> None:
         """Send the request, when both links are there."""
         sender, receiver, request = self._sender, self._receiver, self._request
-        if request is None or sender is None or receiver is None or sender.credit <= 0:
+        if request is None or sender is None or receiver is None or min(sender.credit, receiver.credit) <= 0:
             return
         if self.home.broker.dynamic:
             if not receiver.remote_source.address:

@@ -27,8 +27,8 @@ def check(operation: api.Operation) -> None:
             raise ValueError(f"prefetch is between 1 and 65535, not {value}")
         if field == "kind" and value not in (kinds := _KINDS[type(operation)]):
             raise ValueError(f"the kind is one of {', '.join(kinds)}, not {value!r}")
-        if isinstance(value, str) and (len(value.encode()) > 255 or (not value and field != "key")):
-            raise ValueError(f"{field} has 1 to 255 bytes, unlike {value[:60]!r}")
+        if isinstance(value, str) and (len(value.encode()) > 255 or "\0" in value or (not value and field != "key")):
+            raise ValueError(f"{field} has 1 to 255 bytes, none of them 0, unlike {value[:60]!r}")
 
 
 def steps(home: Home, id: int, operation: api.Operation, deleted: Callable[[], None]) -> Steps:

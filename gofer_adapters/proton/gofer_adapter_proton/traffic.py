@@ -73,7 +73,7 @@ class Consumer(Lane):
     def forget(self) -> None:
         """Drop the session, the link and what was delivered."""
         super().forget()
-        self._receiver, self.ended = None, True
+        self._receiver = None
         self._unsettled.clear()
         self._accepted.clear()
 
@@ -167,7 +167,6 @@ class Consumer(Lane):
 
     def on_lost(self, refused: Refused) -> None:
         """End the subscription. The broker has taken back what was not settled."""
-        self.ended = False
         if self._subscribing is not None:
             self.home.events.append(Done(self._subscribing, error=refused.error()))
             self._subscribing, self.ended = None, True
@@ -216,6 +215,14 @@ class _Publisher(Lane):
         """Drop the session and the link."""
         super().forget()
         self._sender = None
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the broker lets nothing through: there is no credit, or its window for frames is full."""
+        session = self._session
+        if not self._attached or session is None or not (self.waiting or self.sent):
+            return False
+        return (bool(self.waiting) and not self.checking) or session.outgoing_bytes > 0
 
     def pump(self) -> None:
         """Send what waits, as far as there is credit."""
@@ -354,6 +361,11 @@ class Publishers:
     def busy(self) -> bool:
         """Whether there are messages that the broker has not confirmed."""
         return any(lane.waiting or lane.sent for lane in (*self._lanes.values(), *self._alone))
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the broker takes no messages."""
+        return any(lane.stuck for lane in self._lanes.values())
 
     def look_again(self) -> None:
         """Take no queue to exist any more: one was deleted."""

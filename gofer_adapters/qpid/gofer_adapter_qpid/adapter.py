@@ -18,8 +18,6 @@ from gofer_adapter_qpid.sessions import Consumer, Home
 
 __all__ = ["QpidAdapter"]
 
-_INVALID_PATH = 402
-_LONGEST = 10**15  # milliseconds; what lives longer lives for ever
 # Broker-J does not tell that a queue was deleted, so those that are subscribed to are looked at, in seconds.
 _LOOK = 5.0
 
@@ -139,7 +137,8 @@ class QpidAdapter(api.Adapter):
         """Publish, to be rejected if it has no route."""
         if self._home.open:
             exchange, key = address
-            milliseconds = None if ttl is None or ttl * 1000 > _LONGEST else round(max(1, ttl * 1000))
+            # What lives for 30,000 years lives for ever.
+            milliseconds = None if ttl is None or ttl > 1e12 else round(max(1, ttl * 1000))
             header = amqp.encode_header(key, len(body), durable=durable, ttl=milliseconds)
             self._home.publisher.publish(token, exchange, header, body, confirm, isolated)
 
@@ -177,6 +176,7 @@ class QpidAdapter(api.Adapter):
             for consumer in [each for each in self._consumers.values() if each.active]:
                 found = yield "queue.query", {"queue": consumer.queue}
                 # One that was made anew meanwhile does not have us as a subscriber.
+                consumer.note_consumers(found.get("subscriber_count", 0))
                 if consumer.active and not found.get("subscriber_count"):
                     consumer.end(f"queue {consumer.queue!r} was deleted")
                     consumer.close()
@@ -201,7 +201,7 @@ class QpidAdapter(api.Adapter):
             who = f"user {url.user or 'guest'!r}" if certificate is None else f"the certificate {certificate}"
             return AdapterError(f"{where}login refused for {who}: {error}")
         if isinstance(error, amqp.ConnectionClosed):
-            if error.code == _INVALID_PATH and not self._opened:
+            if error.code == 402 and not self._opened:  # invalid-path
                 return AdapterError(f"{where}virtual host {url.path or '/'!r}: {error.text}")
             return ConnectionLost(f"{where}closed by the broker: {error.text}")
         if isinstance(error, ConnectionLost | amqp.PeerSilent):

@@ -13,7 +13,6 @@ from gofer_adapter_qpid.sessions import Home, error_of
 __all__ = ["check", "steps"]
 
 _KINDS = {api.DeclareQueue: ("classic", "quorum"), api.DeclareExchange: ("direct", "topic", "fanout")}
-_BROKER_J, _QPIDD = "Broker-J", "qpid-cpp"  # in the product that a broker names
 
 _Asking = Generator[Question, Fields, str | None]
 
@@ -44,10 +43,9 @@ def steps(home: Home, id: int, operation: api.Operation) -> Steps:
 
 
 def _ask(home: Home, operation: api.Operation) -> _Asking:
-    product = str(home.server.get("product"))
     match operation:
         case api.DeclareQueue():
-            return (yield from _declare_queue(operation, product))
+            return (yield from _declare_queue(home, operation))
         case api.DeclareExchange():
             return (yield from _declare_exchange(operation))
         case api.CheckQueue(name):
@@ -64,7 +62,7 @@ def _ask(home: Home, operation: api.Operation) -> _Asking:
         case api.DeleteQueue(name, if_unused, if_empty):
             yield "queue.delete", {"queue": name, "if_unused": if_unused, "if_empty": if_empty}
         case api.PurgeQueue(name):
-            yield from drain(name) if _BROKER_J in product else [("queue.purge", {"queue": name})]
+            yield from drain(name) if home.is_broker_j else [("queue.purge", {"queue": name})]
     return None
 
 
@@ -78,15 +76,15 @@ def _unbind(asked: api.Unbind) -> Generator[Question, Fields, None]:
         yield "exchange.unbind", binding
 
 
-def _declare_queue(asked: api.DeclareQueue, product: str) -> _Asking:
+def _declare_queue(home: Home, asked: api.DeclareQueue) -> _Asking:
     """Declare a queue; brokers use one that is there without a word, so look what it is like."""
     name, durable, exclusive, auto_delete, expires, kind = (getattr(asked, each) for each in asked.__struct_fields__)
     if kind != "classic":
         raise AdapterError(f"queue {name!r}: this broker has no {kind} queues; declare it as classic")
     arguments, told = dict[str, object](), None
-    if exclusive and _BROKER_J in product:  # without these it is the declaring session's, and the session ends
+    if exclusive and home.is_broker_j:  # without these it is the declaring session's, and the session ends
         arguments = {"qpid.exclusivity_policy": "CONNECTION", "qpid.lifetime_policy": "DELETE_ON_CONNECTION_CLOSE"}
-    if expires is not None and product == _QPIDD:
+    if expires is not None and home.server.get("product") == "qpid-cpp":  # qpidd
         auto_delete, arguments = True, {"qpid.auto_delete_timeout": max(1, round(expires))}
     elif expires is not None:
         told = api.NO_EXPIRY

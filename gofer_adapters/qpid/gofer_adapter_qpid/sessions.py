@@ -27,6 +27,11 @@ class Home(Connection):
         self.tasks = Tasks(self)
         self.publisher = Publisher(self, self.tasks, self)
 
+    @property
+    def is_broker_j(self) -> bool:
+        """Whether the broker is Broker-J, by the name that it tells."""
+        return "Broker-J" in str(self.server.get("product"))
+
     def on_outcome(self, token: int, outcome: str, text: str) -> None:
         """Tell what became of a message."""
         self.events.append(api.Confirmed(token, api.Outcome(outcome), text))
@@ -53,7 +58,7 @@ class Consumer(Subscription):
         if (closed := self.open()) is not None:
             self.on_closed(closed)
         else:
-            self.subscribe(asked.queue, asked.prefetch, exclusive=asked.exclusive)
+            self.subscribe(asked.queue, asked.prefetch, exclusive=asked.exclusive, look=home.is_broker_j)
 
     def cancel_for(self, id: int) -> None:
         """End the subscription; the session stays for what is not settled."""
@@ -91,8 +96,8 @@ class Consumer(Subscription):
         """Hand the message on as an event."""
         super().on_transfer(transfer)
         id, _, body, cut, redelivered, ttl, _ = transfer
-        seconds = None if ttl is None else ttl / 1000
-        self.home.events.append(api.Delivery(self._number, body, redelivered, seconds, (self, id), cut))
+        told, seconds = redelivered or (False if self.alone else None), None if ttl is None else ttl / 1000
+        self.home.events.append(api.Delivery(self._number, body, told, seconds, (self, id), cut))
 
     def on_closed(self, closed: SessionClosed) -> None:
         """End the subscription. The broker has taken back what was not settled."""

@@ -22,7 +22,7 @@ Promises of every adapter:
 - It raises nothing but ValueError and TypeError, for a command that is wrong in itself (a name that is too long); such
   a command has no effect and no event. Whatever a peer sends becomes events, at worst ``Closed``.
 - ``Opened`` is the first event, unless the connection fails before; ``Closed`` is the last and comes exactly once.
-  After ``Closed`` every call is ignored, but ``take`` may return last words once (an answer to the broker's goodbye).
+  After ``Closed`` every call is ignored, but ``take`` may return output once more (the answer to the broker's close).
 - Until ``Opened`` only ``receive``, ``tick``, ``lost``, ``close``, ``events`` and ``take`` are called.
 - What belongs to one operation, message or subscription costs that one alone: a refused declaration, a message to an
   exchange that does not exist, or a queue that was deleted never disturbs another's delivery or confirmation. Where a
@@ -174,7 +174,7 @@ class Subscribe(msgspec.Struct, frozen=True, tag=True):
 
     ``number`` is the connection's name for the subscription: it is new, and no later adapter of the same connection
     uses it. Deliveries may follow in the same batch of events as the Done. Errors: NotFound: no such queue;
-    AdapterError: the queue is somebody's alone, or ``exclusive`` is asked and it has another consumer.
+    AdapterError: another consumer is exclusive, or ``exclusive`` is asked and the queue has another consumer.
     """
 
     number: int
@@ -229,7 +229,7 @@ class Opened(msgspec.Struct, frozen=True):
 
 
 class Done(msgspec.Struct, frozen=True):
-    """The answer to one ``ask``: ``id`` is the one given there; either ``value`` or ``error`` says what came of it."""
+    """The answer to one ``ask``, with its ``id``: either ``value`` or ``error`` is the result."""
 
     id: int
     value: str | None = None
@@ -300,7 +300,7 @@ class Adapter(ABC):
 
     #: When ``tick`` is wanted (on the clock of ``now``); ``inf``: never. The driver looks after each call.
     deadline: float = inf
-    #: What ``take`` would return must not wait for company. An acknowledgement alone may wait some milliseconds.
+    #: The output of ``take`` must be written now. An acknowledgement alone may wait some milliseconds for more output.
     urgent: bool = False
 
     def __init__(self, connector: Connector) -> None:
@@ -339,7 +339,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def close(self, now: float) -> None:
-        """Say goodbye. ``Closed`` follows when the broker has answered; the driver does not wait long for that.
+        """Close the connection. ``Closed`` follows when the broker has answered; the driver waits a second for that.
 
         The broker takes back every delivery that was not settled.
         """
@@ -398,7 +398,7 @@ class Adapter(ABC):
     def accept(self, delivery: Delivery) -> None:
         """Tell the broker that the message is done with. Here and below, a settled or stale delivery is ignored.
 
-        Stale is what came with an earlier connection, or whose channel is gone.
+        A stale delivery came with an earlier connection, or its channel is gone.
         """
 
     @abstractmethod

@@ -169,7 +169,7 @@ class ThreadConnection(Connection):
             self._check_subscribed(subscription, self.wait(answered, deadline))
         except BaseException:
             if not stay:
-                self._submit(0, self.core.unsubscribe, subscription, lambda value, error: None)
+                self.unsubscribe_nowait(subscription)
             raise
 
     def unsubscribe(self, subscription: Subscription, timeout: float) -> None:

@@ -123,7 +123,8 @@ class Liveness(Base):
         """Log in, and send a message round; return how many bytes came to us."""
         before = proxy.to_client.passed
         driver = connect(url=proxy.url)
-        driver.ask(PurgeQueue(queue))
+        if self.has_deletes:
+            driver.ask(PurgeQueue(queue))
         driver.subscribe(queue)
         driver.accept(*driver.hold(queue, b"x" * 2000))
         came = proxy.to_client.passed - before

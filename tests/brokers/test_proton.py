@@ -1,0 +1,114 @@
+"""What the proton adapter does beside the contract: virtual hosts, two protocols on one broker, who cannot do what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from gofer.errors import AdapterError, NotFound
+from gofer.messaging import adapter as api
+from gofer.messaging.connector import Connector
+from gofer.messaging.url import URL
+from gofer.testing._contract.driver import Driver
+from gofer_adapter_amqp import AmqpAdapter
+from gofer_adapter_proton import ProtonAdapter
+from support.brokers import Artemis, BrokerJ, RabbitMQ3, RabbitMQ4
+from support.certificates import Certificates
+
+
+def opened(url: str, adapter: type[api.Adapter] = ProtonAdapter, **more: str) -> Driver:
+    """Open a connection, by proton unless another adapter is given."""
+    return Driver(adapter(Connector(URL.parse(url), **more))).open()  # type: ignore[arg-type] # names of files
+
+
+@pytest.fixture(params=["rabbitmq4", "brokerj"])
+def both(request: pytest.FixtureRequest, rabbitmq4: RabbitMQ4, brokerj: BrokerJ) -> Iterator[tuple[Driver, Driver]]:
+    """Two connections to one broker: by AMQP 0-9-1, and by 1.0."""
+    broker = {"rabbitmq4": rabbitmq4, "brokerj": brokerj}[request.param]
+    old, new = opened(broker.url(adapter="amqp"), AmqpAdapter), opened(broker.url(adapter="proton"))
+    yield old, new
+    for driver in (old, new):
+        for name in driver.names:
+            for operation in (api.DeleteQueue(name), api.DeleteExchange(name)):
+                try:
+                    new.ask(operation)
+                except NotFound:
+                    pass  # it is of the other kind
+    old.close()
+    new.close()
+
+
+class TestVirtualHosts:
+    def test_the_path_of_the_url_names_it(self, rabbitmq: RabbitMQ3 | RabbitMQ4, vhost: str) -> None:
+        inside, outside = opened(rabbitmq.url(vhost=vhost)), opened(rabbitmq.url())
+        name = inside.queue()
+        outside.fails(NotFound, api.Subscribe(1, name, 1))
+        inside.subscribe(name)
+        inside.close()
+        outside.close()
+
+    def test_one_that_is_not_there_is_a_refusal(self, rabbitmq: RabbitMQ3 | RabbitMQ4) -> None:
+        driver = Driver(ProtonAdapter(Connector(URL.parse(rabbitmq.url(vhost="nowhere")))))
+        with pytest.raises(AdapterError, match="nowhere"):
+            driver.open()
+        driver.close()
+
+
+class TestTwoProtocols:
+    @pytest.mark.parametrize("size", [0, 3, 100_000])
+    def test_a_message_arrives_as_it_was_sent(self, both: tuple[Driver, Driver], size: int) -> None:
+        for sender, receiver in (both, both[::-1]):
+            queue = receiver.queue()
+            receiver.subscribe(queue)
+            body = bytes(range(256)) * (size // 256 + 1)
+            sender.give(queue, body[:size], ttl=90.0)
+            delivery = receiver.one()
+            assert (delivery.body, delivery.redelivered) == (body[:size], False)
+            assert delivery.ttl == pytest.approx(90.0, abs=5.0)
+            receiver.accept(delivery)
+
+    def test_exchanges_of_the_one_route_for_the_other(self, both: tuple[Driver, Driver]) -> None:
+        for sender, receiver in (both, both[::-1]):
+            exchange, queue = receiver.exchange("topic"), receiver.queue()
+            receiver.bind(queue, exchange, "a.*")
+            receiver.subscribe(queue)
+            sender.give("a.b", b"routed", exchange=exchange)
+            assert receiver.one().body == b"routed"
+        # Broker-J drops what has no route at an exchange that was declared over 0-9-1, and confirms it over 1.0.
+        exchange = both[1].exchange("topic")
+        for sender in both:
+            assert sender.send("b", exchange=exchange) is api.Outcome.RETURNED
+
+    def test_what_was_declared_by_the_one_is_no_other_for_the_other(self, both: tuple[Driver, Driver]) -> None:
+        old, new = both
+        name = old.queue()
+        assert new.ask(api.DeclareQueue(name)) is None
+
+
+class TestWhatABrokerCannotDo:
+    def test_an_error_names_the_broker_and_the_operation(self, rabbitmq3: RabbitMQ3, artemis: Artemis) -> None:
+        for broker, name in ((rabbitmq3, "RabbitMQ 3"), (artemis, "ActiveMQ Artemis")):
+            driver = opened(broker.url())
+            with pytest.raises(AdapterError, match=f"{name} cannot declare exchange 'x' over AMQP 1.0; use"):
+                driver.ask(api.DeclareExchange("x"))
+            with pytest.raises(AdapterError, match=f"{name} cannot subscribe exclusively over AMQP 1.0"):
+                driver.ask(api.Subscribe(1, "x", 1, exclusive=True))
+            driver.close()
+
+
+class TestCertificates:
+    @pytest.mark.parametrize("name", ["rabbitmq3", "rabbitmq4", "brokerj", "artemis"])
+    def test_a_client_certificate_is_a_login(  # noqa: PLR0917 - each broker is a fixture, by name
+        self,
+        name: str,
+        rabbitmq3: RabbitMQ3,
+        rabbitmq4: RabbitMQ4,
+        brokerj: BrokerJ,
+        artemis: Artemis,
+        certificates: Certificates,
+    ) -> None:
+        broker = {"rabbitmq3": rabbitmq3, "rabbitmq4": rabbitmq4, "brokerj": brokerj, "artemis": artemis}[name]
+        files = {"clientcert": str(certificates.client), "clientkey": str(certificates.client_key)}
+        driver = opened(broker.url(external=True), cacert=str(certificates.authority), **files)
+        driver.queue()
+        driver.close()
