@@ -50,8 +50,8 @@ class TestVirtualHosts:
     def test_one_that_is_not_there_is_a_refusal(self, rabbitmq: RabbitMQ3 | RabbitMQ4) -> None:
         driver = Driver(ProtonAdapter(Connector(URL.parse(rabbitmq.url(vhost="nowhere")))))
         with pytest.raises(AdapterError, match="nowhere"):
-            driver.open()
-        driver.close()
+            driver.open().queue()
+        driver.cut()
 
 
 class TestTwoProtocols:

@@ -21,7 +21,7 @@ Frozen = Callable[[], AbstractContextManager[object]]
 _LIMITS = {
     "has_exclusive_subscriptions": "AMQP 1.0 has no exclusive subscriptions; asking for one is an error.",
     "has_no_heartbeats_of_peers": "In AMQP 1.0 a broker's own heartbeats cannot be turned off.",
-    "alarm": "Over AMQP 1.0 a broker does not tell that it takes no messages. Its test does not say how to make it.",
+    "alarm": "Over AMQP 1.0 a broker does not tell that it takes no messages; it confirms none, and they wait.",
 }
 
 
@@ -37,20 +37,6 @@ def _frozen(broker: RabbitMQ | Server) -> Frozen:
             broker.thaw()
 
     return frozen
-
-
-def _alarm(broker: RabbitMQ) -> Frozen:
-    """Return a function whose context is a RabbitMQ that takes no messages."""
-
-    @contextmanager
-    def alarm() -> Iterator[None]:
-        broker.ctl("set_vm_memory_high_watermark", "0.00001")
-        try:
-            yield
-        finally:
-            broker.ctl("set_vm_memory_high_watermark", "0.4")
-
-    return alarm
 
 
 class Proton(AdapterContract):
@@ -96,10 +82,6 @@ class TestProtonOnRabbitMQ4(Proton):
         return URL.parse(rabbitmq4.url(adapter="proton"))
 
     @pytest.fixture
-    def alarm(self, rabbitmq4: RabbitMQ4) -> Frozen:
-        return _alarm(rabbitmq4)
-
-    @pytest.fixture
     def frozen(self, rabbitmq4: RabbitMQ4) -> Frozen:
         return _frozen(rabbitmq4)
 
@@ -132,7 +114,6 @@ class TestProtonOnBrokerJ(Proton):
 
 class TestProtonOnArtemis(Proton):
     has_exclusive_queues = has_auto_delete = has_expiring_queues = has_exchanges = False
-    tells_redelivered = False
     limits: ClassVar[dict[str, str]] = {
         **_LIMITS,
         "has_exclusive_queues": "Artemis has no queues that are exclusive to a connection.",

@@ -284,3 +284,35 @@ def test_requests_are_run_in_their_order_also_where_a_hook_is_asked(serving: Ser
             dog(wait=0).Probe().note(str(trace), str(n))
         assert dog.Probe().echo("last") == "last"
         assert trace.read_text().split() == [str(n) for n in range(100)]
+
+
+def test_one_that_refuses_with_an_exception_without_words_refuses_that_request(serving: Serving) -> None:
+    """Its ``str()`` is the plugin's code, too: it may raise, or return what is no text."""
+    refuses = """
+    class Mute(Exception):
+        def __str__(self):
+            if self.args[0] == "raises":
+                raise RuntimeError("no words")
+            if self.args[0] == "exits":
+                raise SystemExit(3)
+            return None if self.args[0] == "nothing" else chr(0xd800)
+
+        __repr__ = __str__
+
+    @hookimpl
+    def gofer_accept(request):
+        write("asked", request.method)
+        if request.data is not None:
+            raise Mute(request.data)
+    """
+    serving.plugin("guard", WRITE, refuses)
+    serving.plugin("dog", DANGER, queue=True)
+    with started(serving, "dog") as (dog,):
+        for data in ("raises", "exits", "nothing", "surrogate"):
+            for _ in range(3):
+                with pytest.raises(Rejected, match="Mute: ") as refused:
+                    dog(data=data).Probe().echo("x")
+                assert refused.value.code == "hook.refused"
+            assert dog.Probe().echo("the next") == "the next"
+        assert serving.lines("asked").count("echo") == 16
+        assert serving.process.log.read_text().count("Mute") >= 12

@@ -7,10 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from random import Random
 from types import FrameType
 from typing import Any
 
@@ -26,6 +24,7 @@ from gofer.proxy import Agent
 from support.company import linked
 from support.connections import declaring
 from support.echo import EchoAgent
+from support.interrupts import InterruptScenarios
 from support.localbroker import LocalBroker
 from support.waiting import eventually
 
@@ -81,23 +80,10 @@ def test_an_interrupt_anywhere_in_a_call_leaves_the_link_to_others(broker: Local
         assert n > 50
 
 
-@contextmanager
-def at_random(handler: Callable[[], object], enough: Callable[[], bool], most: float) -> Iterator[None]:
-    """Have something done by a signal handler, again and again, at random instants of the main thread."""
-    random = Random(20261123)
-
-    def strike(*_: object) -> None:
-        handler()
-        if not enough():
-            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, most))
-
-    before = signal.signal(signal.SIGALRM, strike)
-    signal.setitimer(signal.ITIMER_REAL, 0.001)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+class TestLocal(InterruptScenarios):
+    @pytest.fixture
+    def url(self, broker: LocalBroker) -> str:
+        return broker.url
 
 
 def test_an_interrupt_as_the_io_thread_is_started_holds_up_nobody(
@@ -123,54 +109,6 @@ def test_an_interrupt_as_the_io_thread_is_started_holds_up_nobody(
         late[0].join(10)
         assert not late[0].is_alive()
         assert link.is_open
-
-
-def test_a_signal_handler_may_send_at_any_instant(broker: LocalBroker, connector: Connector) -> None:
-    sent: list[str] = []
-    with EchoAgent(broker.url) as echo, Agent(connector, "agent", wait=10) as agent:
-        last = agent(wait=0)
-        assert agent.Dog().bark(0) == 0
-        with at_random(lambda: sent.append(last.Dog().bark("signal")), lambda: len(sent) > 100, 0.004):
-            while len(sent) <= 100:
-                assert agent.Dog().bark(len(sent)) >= 0
-                agent(wait=0).Dog().bark("post")
-        agent.flush(10)
-        eventually(lambda: len({document["sn"] for document in echo.seen}.intersection(sent)) == len(sent))
-
-
-def test_a_signal_handler_that_calls_is_answered_or_told_that_it_cannot(
-    broker: LocalBroker, connector: Connector
-) -> None:
-    told: list[object] = []
-
-    def call() -> None:
-        try:
-            told.append(agent.Dog().bark("signal"))
-        except RuntimeError as refused:
-            told.append(refused)
-
-    with (
-        EchoAgent(broker.url),
-        Agent(connector, "agent", wait=10) as agent,
-        ThreadPoolExecutor(2) as threads,
-    ):
-        assert agent.Dog().bark(0) == 0
-        going = [True]
-
-        def busy() -> int:
-            done = 0
-            while going:
-                assert agent.Dog().bark(done) == done
-                done += 1
-            return done
-
-        others = [threads.submit(busy) for _ in range(2)]
-        with at_random(call, lambda: told.count("signal") > 40, 0.02):
-            while told.count("signal") <= 40:
-                assert agent.Dog().bark("main") == "main"
-        going.clear()
-        assert all(other.result(10) > 0 for other in others)
-    assert all(isinstance(one, RuntimeError) for one in told if one != "signal")
 
 
 def test_a_call_that_waits_lets_a_signal_handler_call(broker: LocalBroker, connector: Connector) -> None:

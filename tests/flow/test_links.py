@@ -24,7 +24,8 @@ from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
-from support.connections import declaring, suspend
+from support.company import declare, linked
+from support.connections import cut, declaring, suspend
 from support.localbroker import LocalBroker
 from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually
@@ -386,3 +387,25 @@ def test_a_handler_that_fails_is_its_own_problem(
     link.subscribe(reader.subscription, 10)
     assert send(link, "good", b"fine") is Outcome.CONFIRMED
     assert reader.wait_for(1) == [b"fine"]
+
+
+def test_a_connection_that_is_made_again_at_once_leaves_no_socket_behind(
+    broker: LocalBroker, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Nor is the old one polled any more, which would be reported as ready for ever."""
+    with linked(Connector(URL.parse(broker.url), reconnect_max=0.0)) as link:
+        declare(link, "q")
+        descriptors = len(os.listdir("/proc/self/fd"))
+        for _ in range(20):
+            cut(link)
+            declare(link, "q")
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert link._wire is not None
+        assert link._polled == link._wire.fileno()
+        cleared: list[float] = []
+        clear = link._wakeup.clear
+        link._wakeup.clear = lambda: (cleared.append(time.monotonic()), clear())  # type: ignore[method-assign,func-returns-value]
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(threading.Event().wait, 0.3).result()
+        assert len(cleared) < 20
+    assert not [str(warning.message) for warning in recwarn]

@@ -14,6 +14,7 @@ from gofer.errors import NotFound, RequestTimeout
 from support.company import connected
 from support.echo import EchoAgent
 from support.localbroker import LocalBroker
+from support.uvloops import many_calls
 
 
 @pytest.fixture
@@ -79,3 +80,9 @@ def test_a_restarted_broker_costs_no_answer(broker: LocalBroker) -> None:
 
     with EchoAgent(broker.url):
         run(main)
+
+
+@pytest.mark.slow
+def test_ten_thousand_calls_256_at_a_time_leave_stderr_empty(broker: LocalBroker) -> None:
+    with EchoAgent(broker.url):
+        many_calls(broker.url, "agent", ("Dog", "bark"))

@@ -36,6 +36,11 @@ class Danger:
         os._exit(9)
 
     @remote
+    def kill(self, path):
+        leave(path, "kill")
+        os.kill(os.getpid(), 9)
+
+    @remote
     @once
     def reboot(self, path):
         leave(path, "reboot")

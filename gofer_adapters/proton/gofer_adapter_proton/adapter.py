@@ -28,8 +28,6 @@ __all__ = ["ProtonAdapter"]
 _EMPTY_FRAME = b"\x00\x00\x00\x08\x02\x00\x00\x00"
 _FRAME_MAX = 65_536
 _MOST_SESSIONS = 1024
-#: Seconds without credit after which the broker is said to take no messages.
-_STUCK = 1.0
 #: Seconds after which a session that the broker has ended is answered.
 _BURIED_AFTER = 1.0
 
@@ -53,8 +51,6 @@ class ProtonAdapter(api.Adapter):
         self._open = self._opened = self._closing = self._said_goodbye = self._ended = False
         self._begun, self._goodbye, self._last_words = False, b"", b""
         self._last_read = self._last_write = self._peer_deadline = 0.0
-        self._stuck_since: float | None = None
-        self._blocked = False
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 
@@ -134,8 +130,6 @@ class ProtonAdapter(api.Adapter):
         if self._begun:
             output += self._login.take() + (self._drain() if self._login.done else b"")
         self._home.urgent = False
-        if self._opened:
-            self._see_credit(now)
         if not output and self._opened and now - self._last_write >= self.connector.heartbeat / 2 > 0:
             output = _EMPTY_FRAME
         if output:
@@ -148,6 +142,8 @@ class ProtonAdapter(api.Adapter):
         if self._opened and not self._ended and not self._closing:
             for consumer in list(self._consumers.values()):
                 consumer.flush()
+                if self._home.broker.release_fails:
+                    consumer.give_back()
             self._closing, self._open = True, False
             self._say_goodbye()
         elif not self._closing:
@@ -212,19 +208,6 @@ class ProtonAdapter(api.Adapter):
         if (found := self._find(delivery)) is not None:
             found[0].settle(found[1], Transfer.REJECTED if self._home.broker.rejects else Transfer.ACCEPTED)
 
-    def _see_credit(self, now: float) -> None:
-        """Tell when the broker takes no messages for a while, and when it takes them again."""
-        if not self._publishers.stuck:
-            if self._blocked:
-                self._home.events.append(api.Blocked(None))
-            self._stuck_since, self._blocked = None, False
-        elif self._stuck_since is None:
-            self._stuck_since = now
-            self.deadline = min(self.deadline, now + _STUCK)
-        elif not self._blocked and now - self._stuck_since >= _STUCK:
-            self._blocked = True
-            self._home.events.append(api.Blocked("it gives no credit to send"))
-
     def _say_goodbye(self) -> None:
         """Close the connection, when the broker has confirmed all that was published: it may read no more then."""
         if self._closing and not self._ended and not self._said_goodbye and not self._publishers.busy:
@@ -248,15 +231,17 @@ class ProtonAdapter(api.Adapter):
 
     def _set_deadline(self, now: float) -> None:
         ours = now + self.connector.heartbeat / 4 if self.connector.heartbeat else inf
-        credit = now + _STUCK if self._stuck_since is not None else inf
-        self.deadline = min(ours, credit, self._peer_deadline or inf)
+        self.deadline = min(ours, self._peer_deadline or inf)
 
     def _open_connection(self) -> None:
         url, connection = self.connector.url, self._connection
         connection.container = f"gofer-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         # RabbitMQ has virtual hosts, as 'vhost:NAME', and no other broker has AMQPLAIN.
         rabbitmq = "AMQPLAIN" in self._login.offered and not (url.path or "vhost:").startswith("vhost:")
-        connection.hostname = url.host if url.path is None else f"vhost:{url.path}" if rabbitmq else url.path
+        if url.path is not None:
+            connection.hostname = f"vhost:{url.path}" if rabbitmq else url.path
+        elif not url.others:  # nobody tells us which of several hosts it is
+            connection.hostname = url.host
         connection.properties = {symbol("product"): "gofer", symbol("process"): f"{socket.gethostname()} {os.getpid()}"}
         connection.collect(self._collector)
         transport = self._transport
@@ -343,10 +328,11 @@ def _failure(connector: Connector, opened: bool, error: Exception) -> MessagingE
     if not isinstance(error, Refused):
         words = str(error) if isinstance(error, ProtocolError) else f"{type(error).__name__}: {error}"
         return ConnectionLost(f"protocol error: {words}") if opened else AdapterError(f"{where}not AMQP 1.0: {words}")
-    if not opened and error.condition == REFUSED:
+    if error.condition == REFUSED:  # RabbitMQ 3 tells of a virtual host when it is first used
         certificate = connector.clientcert if url.user is None else None
         who = f"user {url.user or 'guest'!r}" if certificate is None else f"the certificate {certificate}"
-        return AdapterError(f"{where}login refused for {who}: {error.text}")
+        vhost = f" at virtual host {url.path!r}" if url.path is not None else ""
+        return AdapterError(f"{where}login refused for {who}{vhost}: {error.text}")
     if not opened and error.condition in (NOT_FOUND, "amqp:not-allowed", "amqp:invalid-field"):
         return AdapterError(f"{where}virtual host {url.path or '/'!r}: {error.text}")
     return ConnectionLost(f"{where}closed by the broker: {error.text}")

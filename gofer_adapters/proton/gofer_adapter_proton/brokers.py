@@ -47,7 +47,7 @@ class Broker:
     makes_queues = False
     #: It gives credit back when it is asked to.
     drains = True
-    #: Whether a message is told to be delivered again; None: it does not say.
+    #: It says of a message whether that was delivered before.
     tells_redelivered = True
 
     def cannot(self, what: api.Operation | str, hint: str = "use its own tools, or another adapter") -> AdapterError:
@@ -284,7 +284,7 @@ class _Artemis(Broker):
     """ActiveMQ Artemis: requests to ``activemq.management``; a queue has an address of the same name."""
 
     name, management, dynamic, makes_queues = "ActiveMQ Artemis", "activemq.management", True, True
-    tells_redelivered = False  # its count does not grow when a message is released, or its connection closed
+    release_fails = True
 
     def target(self, address: Address) -> str:
         if address.exchange:

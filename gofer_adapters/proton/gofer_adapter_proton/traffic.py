@@ -105,6 +105,11 @@ class Consumer(Lane):
             self._settled += 1
             self.flush()
 
+    def give_back(self) -> None:
+        """Give back all that is not settled, as delivered before: Artemis does not mark it at a goodbye."""
+        for number in list(self._unsettled):
+            self.settle(number, Transfer.MODIFIED, failed=True)
+
     def flush(self) -> None:
         """Accept what is to be accepted, in the order in which it came: so one frame tells all of it; give credit."""
         accepted, self._accepted = self._accepted, {}
@@ -215,14 +220,6 @@ class _Publisher(Lane):
         """Drop the session and the link."""
         super().forget()
         self._sender = None
-
-    @property
-    def stuck(self) -> bool:
-        """Whether the broker lets nothing through: there is no credit, or its window for frames is full."""
-        session = self._session
-        if not self._attached or session is None or not (self.waiting or self.sent):
-            return False
-        return (bool(self.waiting) and not self.checking) or session.outgoing_bytes > 0
 
     def pump(self) -> None:
         """Send what waits, as far as there is credit."""
@@ -361,11 +358,6 @@ class Publishers:
     def busy(self) -> bool:
         """Whether there are messages that the broker has not confirmed."""
         return any(lane.waiting or lane.sent for lane in (*self._lanes.values(), *self._alone))
-
-    @property
-    def stuck(self) -> bool:
-        """Whether the broker takes no messages."""
-        return any(lane.stuck for lane in self._lanes.values())
 
     def look_again(self) -> None:
         """Take no queue to exist any more: one was deleted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["find_proxy", "parse_proxy", "tunnel"]
 
 _LONGEST_ANSWER = 8192
+_HTTP = b"HTTP/"
 
 
 def parse_proxy(text: str) -> URL:
@@ -59,11 +61,11 @@ def find_proxy(connector: Connector, host: str) -> URL | None:
         raise AdapterError(f"no connection to {host}: {error}") from None
 
 
-def tunnel(sock: socket.socket, proxy: URL, where: str) -> None:
-    """Ask a proxy for a tunnel, on a connected socket with a timeout.
+def tunnel(sock: socket.socket, proxy: URL, where: str, deadline: float) -> None:
+    """Ask a proxy for a tunnel, on a connected socket, no longer than to the deadline (``time.monotonic()``).
 
     Raises:
-        OSError: the connection ended, or no answer in time.
+        OSError: the connection ended, no answer in time, or the proxy cannot reach the broker (5xx).
         AdapterError: the proxy refuses, or is no HTTP proxy.
     """
     name = f"{proxy.host}:{proxy.port}"
@@ -74,15 +76,16 @@ def tunnel(sock: socket.socket, proxy: URL, where: str) -> None:
     sock.sendall(f"{request}\r\n".encode())
     answer = bytearray()
     while not answer.endswith(b"\r\n\r\n"):
+        sock.settimeout(max(0.001, deadline - monotonic()))  # for all of it: the socket's own is for each byte
         byte = sock.recv(1)  # no more: what follows the answer is the broker's
         if not byte:
             raise ConnectionResetError(f"closed by the proxy {name}")
         answer += byte
-        if len(answer) > _LONGEST_ANSWER:
+        if not answer.startswith(_HTTP[: len(answer)]) or len(answer) > _LONGEST_ANSWER:
             raise AdapterError(f"{where}: {name} does not answer like an HTTP proxy")
     status = bytes(answer).split(b"\r\n", 1)[0].decode("latin-1")
-    protocol, _, code = status.partition(" ")
-    if not protocol.startswith("HTTP/"):
-        raise AdapterError(f"{where}: {name} does not answer like an HTTP proxy")
+    code = status.partition(" ")[2].strip()
+    if code.startswith("5"):
+        raise ConnectionError(f"the proxy has no connection to it: {code[:200]!r}")
     if not code.startswith("2"):
         raise AdapterError(f"{where}: the proxy {name} refuses the connection: {code[:200]!r}")

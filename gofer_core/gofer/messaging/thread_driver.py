@@ -294,6 +294,7 @@ class ThreadConnection(Connection):
                 self._read()
             self._run_commands()
             if core.state is State.DOWN and core.now >= core.connect_at:
+                self._write(core.now)  # last words to the old socket, which is closed then
                 core.connecting()
                 self._opened(self._open())
             else:

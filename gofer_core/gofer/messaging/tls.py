@@ -26,6 +26,10 @@ __all__ = ["SecureSocket", "explain", "make_context", "shake_hands"]
 
 #: Bytes to read at a time.
 _CHUNK = 256 * 1024
+#: Bytes of the largest record.
+_RECORD = 16 * 1024
+#: Bytes to encrypt at a time: what is encrypted is soon sent, and its memory used again.
+_PIECE = 64 * 1024
 
 _UNUSED = "no TLS version or cipher is common to both. gofer speaks TLS 1.2 and 1.3: allow one of them at the broker"
 #: What OpenSSL's reasons mean, by parts of their names; the first that fits. Alerts are what the peer has sent.
@@ -159,8 +163,6 @@ class SecureSocket:
         self._want_read = ssl.SSLWantReadError
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self._left = bytearray()  # encrypted, and not yet taken by the socket
-        #: Whether there may be something to read that the descriptor does not show.
-        self.pending = True
 
     def shake_hands(self, deadline: float, progress: Progress) -> None:
         """Do the handshake, on a socket that does not block; ``progress`` hears all that the peer sends.
@@ -196,29 +198,36 @@ class SecureSocket:
         except OSError:
             pass  # it has gone; what is wrong is raised
 
+    @property
+    def pending(self) -> bool:
+        """Whether there may be something to read that the descriptor does not show."""
+        return self._incoming.pending > 0 or self._tls.pending() > 0
+
     def recv(self, size: int) -> bytes:
-        """Read at most so many bytes; b"": the peer has closed the connection.
+        """Read at most so many bytes, and at most one record; b"": the peer has closed the connection.
 
         Raises:
             BlockingIOError: there is nothing for now.
             OSError: the connection has ended.
         """
         while True:
-            try:
-                data = self._tls.read(size)
-            except self._want_read:
-                self.pending = False
+            if self.pending:
                 try:
-                    self.flush()  # an answer of TLS's own to what it has read
-                except OSError:
-                    pass  # what the peer has sent before it went may say why
-                data = self._sock.recv(_CHUNK)
-                if not data:
-                    return b""
-                self._incoming.write(data)
-                continue
-            self.pending = True
-            return data
+                    return self._tls.read(min(size, _RECORD))
+                except self._want_read:
+                    self._answer()
+            data = self._sock.recv(_CHUNK)
+            if not data:
+                return b""
+            self._incoming.write(data)
+
+    def _answer(self) -> None:
+        """Write what TLS itself answers to what it has read."""
+        if self._outgoing.pending:
+            try:
+                self.flush()
+            except OSError:
+                pass  # what the peer has sent before it went may say why
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Take some of the data; return how many bytes. What the socket does not take is ``unsent``.
@@ -227,9 +236,9 @@ class SecureSocket:
             BlockingIOError: it takes no more for now.
             OSError: the connection has ended.
         """
-        if not self.flush():
+        if self._left and not self.flush():
             raise BlockingIOError(errno.EAGAIN, "the socket takes no more")
-        sent = self._tls.write(data)
+        sent = self._tls.write(data if len(data) <= _PIECE else memoryview(data)[:_PIECE])
         self.flush()
         return sent
 
@@ -240,13 +249,24 @@ class SecureSocket:
 
     def flush(self) -> bool:
         """Write what is encrypted; return whether the socket has taken all of it."""
-        self._left += self._outgoing.read()
-        while self._left:
+        left = self._left
+        if self._outgoing.pending:
+            data = self._outgoing.read()
+            if not left:
+                try:
+                    sent = self._sock.send(data)
+                except BlockingIOError:
+                    sent = 0
+                if sent == len(data):
+                    return True
+                data = data[sent:]
+            left += data
+        while left:
             try:
-                sent = self._sock.send(self._left)
+                sent = self._sock.send(left)
             except BlockingIOError:
                 return False
-            del self._left[:sent]
+            del left[:sent]
         return True
 
     def fileno(self) -> int:

@@ -90,8 +90,7 @@ def _open_host(
             sock.settimeout(share)
             sock.connect(address)
             if proxy is not None:
-                sock.settimeout(max(0.001, deadline - time.monotonic()))
-                tunnel(sock, proxy, where)
+                tunnel(sock, proxy, where, deadline)
             if context is not None:
                 from gofer.messaging.tls import shake_hands
 

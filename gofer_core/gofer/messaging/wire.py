@@ -73,6 +73,8 @@ class Wire:
                 if not self.heard:
                     self._hear(data)
                 parts.append(data)
+                if self.secure and not self._sock.pending:
+                    break
         except BlockingIOError:
             pass
         except OSError as error:

@@ -1,0 +1,23 @@
+"""Interrupts and signals at random instants of a caller, over RabbitMQ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from gofer.testing.rabbitmq import RabbitMQ
+from support.interrupts import InterruptScenarios
+
+
+class TestRabbitMQ(InterruptScenarios):
+    @pytest.fixture
+    def url(self, rabbitmq: RabbitMQ) -> Iterator[str]:
+        yield rabbitmq.url()
+        rabbitmq.ctl("delete_queue", "interrupted")
+
+
+class TestRabbitMQ4(InterruptScenarios):
+    @pytest.fixture
+    def url(self, rabbitmq4: RabbitMQ) -> Iterator[str]:
+        yield rabbitmq4.url()
+        rabbitmq4.ctl("delete_queue", "interrupted")
