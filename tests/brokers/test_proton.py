@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +21,16 @@ from support.certificates import Certificates
 def opened(url: str, adapter: type[api.Adapter] = ProtonAdapter, **more: str) -> Driver:
     """Open a connection, by proton unless another adapter is given."""
     return Driver(adapter(Connector(URL.parse(url), **more))).open()  # type: ignore[arg-type] # names of files
+
+
+#: Calls, and ends without closing anything.
+CALLER = """
+import sys
+from gofer.proxy import Agent
+from gofer.rmi.reply import ReplyConsumer
+ReplyConsumer(sys.argv[2], sys.argv[1]).start(print)
+Agent(sys.argv[1], sys.argv[3])(wait=0, confirm=True).Dog().bark()
+"""
 
 
 @pytest.fixture(params=["rabbitmq4", "brokerj"])
@@ -112,3 +124,15 @@ class TestCertificates:
         driver = opened(broker.url(external=True), cacert=str(certificates.authority), **files)
         driver.queue()
         driver.close()
+
+
+class TestTheEndOfTheProcess:
+    def test_a_program_that_closes_nothing_ends_well(self, brokerj: BrokerJ) -> None:
+        driver = opened(brokerj.url())
+        replies, requests = driver.queue(), driver.queue()
+        command = [sys.executable, "-c", CALLER, brokerj.url(), replies, requests]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        for name in (replies, requests):
+            driver.ask(api.DeleteQueue(name))
+        driver.close()
+        assert done.returncode == 0, done.stderr
