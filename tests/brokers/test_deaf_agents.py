@@ -15,7 +15,7 @@ from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from gofer.testing.proxy import Proxy
 from gofer.testing.rabbitmq import RabbitMQ
-from support.amqp_proxy import DeafeningProxy
+from support.amqp_proxy import DeafeningProxy, HoldingProxy
 from support.brokers import BrokerJ, RabbitMQ3
 from support.certificates import Certificates
 from support.presence import until_it_answers
@@ -25,7 +25,7 @@ from support.waiting import eventually
 
 QUEUE = "hearing"
 #: Seconds between two probes here; after two and a bit a deaf connection is given up.
-INTERVAL = 1.0
+INTERVAL = 1.5
 
 
 @pytest.fixture
@@ -250,6 +250,20 @@ def test_nor_is_it_when_the_large_message_goes_over_tls(
         more = f"{proxy.url.text}\n        cacert = {certificates.authority}"
         with serving(root, more) as goferd, Agent(plain, QUEUE, wait=40) as caller:
             carry_slowly(proxy, goferd, caller, way)
+
+
+@pytest.mark.slow
+def test_an_agent_whose_private_queue_takes_long_to_declare_is_not_deaf(
+    rabbitmq: RabbitMQ, vhost: str, root: Path, caller: Agent
+) -> None:
+    declared = bytes((0, 50, 0, 11, 48)) + b"gofer.probe."
+    with HoldingProxy(URL.parse(rabbitmq.url(vhost=vhost)), declared) as proxy, serving(root, proxy.url.text) as goferd:
+        assert proxy.held.wait(20)
+        until_it_answers(caller)
+        busy_for(3 * INTERVAL, goferd)
+        assert connection(goferd)["probe"]["returned"] is None
+        proxy.release()
+        eventually(lambda: connection(goferd)["probe"]["returned"] is not None)
 
 
 # -- what cannot be probed ------------------------------------------------------------------------------------------

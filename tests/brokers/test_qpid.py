@@ -63,7 +63,7 @@ class Job:
 """
 
 #: Adapters whose protocol Broker-J speaks, too.
-OTHERS = ["amqp"]
+OTHERS = ["amqp", "proton"]
 
 
 class TestQpidCalls(CallScenarios):
@@ -114,15 +114,15 @@ def cancelled(agent: Agent, group: str) -> Any:
 @contextmanager
 def driven(url: str, **options: Any) -> Iterator[Driver]:
     """Open a connection by the adapter that a URL names; what its names name is deleted at the end."""
-    driver = Driver(find(URL.parse(url))(Connector(URL.parse(url), **options)))
+    driver = Driver(find(URL.parse(url))(Connector(URL.parse(url), **options))).open()
     try:
-        yield driver.open()
-    finally:
+        yield driver
         for operation in [kind(name) for kind in (DeleteQueue, DeleteExchange) for name in driver.names]:
             try:
                 driver.ask(operation)
             except NotFound:
                 pass  # of the other kind
+    finally:
         driver.close()
 
 
@@ -159,10 +159,11 @@ class TestOtherProtocols:
                 agent(wait=0, ttl=60).Probe().note(str(trace), f"n{n}")
             agent.flush(30)
             eventually(lambda: len(runs(trace)) == 20)
-            process.kill()
+            assert set(runs(trace).values()) == {1}
+            process.kill()  # one whose end the broker has not been told may run once more
             process.start()
             assert agent.Probe().echo("again") == "again"
-        assert set(runs(trace).values()) == {1}
+        assert set(runs(trace).values()) <= {1, 2}
 
     @pytest.mark.parametrize("other", OTHERS)
     @pytest.mark.parametrize("body", [b"", b"\xff\xfe\x00", "ключ".encode(), random.Random(1).randbytes(200_000)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -232,3 +233,39 @@ def test_after_stop_everything_is_refused_and_the_thread_has_ended(ledger: Ledge
     assert "gofer-ledger" not in [thread.name for thread in threading.enumerate()]
     with pytest.raises(Unavailable, match="stopping"):
         ledger.call(records.take(record("b")))
+
+
+def test_the_time_in_which_a_process_stands_still_does_not_count(tmp_path: Path) -> None:
+    """It is stopped in the middle of a write, for longer than anybody waits for one."""
+    code = """
+        import sys, time
+        from pathlib import Path
+        from gofer.rmi import ledger
+
+        ledger._WAIT = 3
+        place = Path(sys.argv[1])
+        book = ledger.Ledger(place, lambda: None)
+
+        def work(connection):
+            (place / "begun").touch()
+            while not (place / "go").exists():
+                time.sleep(0.001)
+            time.sleep(0.2)
+            return "written"
+
+        print(book.call(work))
+        book.stop()
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        eventually((tmp_path / "begun").exists)
+        child.send_signal(signal.SIGSTOP)
+        threading.Event().wait(4.0)
+        (tmp_path / "go").touch()
+        child.send_signal(signal.SIGCONT)
+        assert child.communicate(timeout=40) == (b"written\n", b"")
+    finally:
+        child.kill()
+        child.communicate()

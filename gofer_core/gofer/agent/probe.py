@@ -162,8 +162,8 @@ class Probe:
         up_since, before, now = connection.up_since, self._traffic, connection.traffic()
         if up_since is None or up_since != self._up_since or before is None or self._is_alive(before, now):
             self._silent = 0
-        else:
-            self._silent += 1
+        elif self._subscription.active or self._subscription.error is not None:
+            self._silent += 1  # else it is being made, for which the broker has the time of any operation
         self._up_since, self._traffic = up_since, now
         if up_since is None or connection.core.blocked is not None:
             return

@@ -45,7 +45,7 @@ _GROUP = 500  # most pieces of work in one transaction
 _BUSY = 1.0  # seconds to wait for somebody who has locked the file
 _QUIET = 60.0  # seconds after a line in the log in which no other is written for the same failure
 _PAUSE = 2.0  # seconds after a failure in which nothing is tried
-_WAIT = 15.0  # seconds that ``call`` waits
+_WAIT = 15  # seconds that ``call`` waits
 _MOST_KEPT = 20_000  # pieces of work that wait for a file that cannot be written
 
 
@@ -133,8 +133,9 @@ class Ledger:
             ended.set()
 
         self.post(work, done)
-        if not ended.wait(_WAIT):
-            raise Unavailable(f"{self.path}: no answer within {_WAIT:g} s")
+        # Second by second: one in which the whole process stood still (SIGSTOP, a suspended machine) counts as one.
+        if not any(ended.wait(1.0) for _ in range(_WAIT)):
+            raise Unavailable(f"{self.path}: no answer within {_WAIT} s")
         if found[1] is not None:
             raise found[1]
         value: _T = found[0]
