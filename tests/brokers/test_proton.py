@@ -130,6 +130,6 @@ class TestCertificates:
 
 class TestTheEndOfTheProcess:
     def test_a_program_that_closes_nothing_ends_well(self, brokerj: BrokerJ) -> None:
-        command = [sys.executable, "-c", CALLER, brokerj.url()]
+        command = [sys.executable, "-c", CALLER, brokerj.url(adapter="proton")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stdout) == (0, "not found\n"), done.stderr
