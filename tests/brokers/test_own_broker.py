@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from typing import Any
 
 import pytest
 from support.brokers import BrokerJ, RabbitMQ3
 from support.certificates import Certificates
-from support.commands import gofer
+from support.commands import GOFER, gofer
+from support.waiting import eventually
 
 
 def findings(*arguments: str, status: int) -> dict[str, dict[str, Any]]:
@@ -58,3 +61,20 @@ def test_an_adapter_that_is_not_installed_is_told_at_once() -> None:
     done = gofer("adapters", "--test", "nonsense+amqp://localhost")
     assert (done.returncode, done.stdout) == (6, "")
     assert "the adapter 'nonsense'" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_an_interrupted_test_leaves_nothing_behind(brokerj: BrokerJ, number: signal.Signals) -> None:
+    def made() -> set[str]:
+        return {queue["name"] for queue in brokerj.queues() if queue["name"].startswith("contract-")}
+
+    before = made()
+    command = [GOFER, "adapters", "--test", brokerj.url(adapter="amqp")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        try:
+            eventually(lambda: made() - before)
+            running.send_signal(number)
+            assert running.wait(60) == 130
+        finally:
+            running.kill()
+    assert made() == before

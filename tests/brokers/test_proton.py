@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +21,18 @@ from support.certificates import Certificates
 def opened(url: str, adapter: type[api.Adapter] = ProtonAdapter, **more: str) -> Driver:
     """Open a connection, by proton unless another adapter is given."""
     return Driver(adapter(Connector(URL.parse(url), **more))).open()  # type: ignore[arg-type] # names of files
+
+
+#: Calls, and ends without closing anything.
+CALLER = """
+import sys
+from gofer.errors import NotFound
+from gofer.proxy import Agent
+try:
+    Agent(sys.argv[1], "no-such-queue", wait=30).Dog().bark()
+except NotFound:
+    print("not found")
+"""
 
 
 @pytest.fixture(params=["rabbitmq4", "brokerj"])
@@ -112,3 +126,10 @@ class TestCertificates:
         driver = opened(broker.url(external=True), cacert=str(certificates.authority), **files)
         driver.queue()
         driver.close()
+
+
+class TestTheEndOfTheProcess:
+    def test_a_program_that_closes_nothing_ends_well(self, brokerj: BrokerJ) -> None:
+        command = [sys.executable, "-c", CALLER, brokerj.url(adapter="proton")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (0, "not found\n"), done.stderr
