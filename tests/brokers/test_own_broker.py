@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 from typing import Any
 
@@ -78,3 +79,13 @@ def test_an_interrupted_test_leaves_nothing_behind(brokerj: BrokerJ, number: sig
         finally:
             running.kill()
     assert made() == before
+
+
+@pytest.mark.parametrize("adapter", ["amqp", "proton", "qpid"])
+def test_a_peer_that_says_nothing_is_told(adapter: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        done = gofer("adapters", "--test", f"{adapter}+amqp://guest:secret@127.0.0.1:{silent.getsockname()[1]}")
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "still waiting for the login" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "secret" not in done.stderr

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from gofer.errors import ConnectionLost
 from gofer.messaging.adapters import find
 from gofer.messaging.connector import Connector
 from gofer.testing import own_broker_suite
@@ -40,7 +41,11 @@ def check_login(connector: Connector) -> None:
     Raises:
         GoferError: there is no such adapter, or no such broker, or it lets nobody in like this.
     """
-    driver = Driver(find(connector.url, connector.adapter)(connector)).open()
+    driver = Driver(find(connector.url, connector.adapter)(connector))
+    try:
+        driver.open()
+    except AssertionError as late:  # it says what was waited for
+        raise ConnectionLost(f"{connector.url}: {late}. Does a broker with this protocol listen there?") from None
     driver.close()
 
 
