@@ -5,17 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from gofer.errors import AdapterError, NotFound
+from gofer.errors import AdapterError, DispatchError, NotFound
 from gofer.messaging import adapter as api
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
+from gofer.proxy import Agent
 from gofer.testing._contract.driver import Driver
+from gofer.testing.agents import AgentProcess
 from gofer_adapter_amqp import AmqpAdapter
 from gofer_adapter_proton import ProtonAdapter
 from support.brokers import Artemis, BrokerJ, RabbitMQ3, RabbitMQ4
 from support.certificates import Certificates
+from support.danger import DANGER
+from support.presence import until_it_answers
+from support.probe import descriptor
 
 
 def opened(url: str, adapter: type[api.Adapter] = ProtonAdapter, **more: str) -> Driver:
@@ -133,3 +139,21 @@ class TestTheEndOfTheProcess:
         command = [sys.executable, "-c", CALLER, brokerj.url(adapter="proton")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stdout) == (0, "not found\n"), done.stderr
+
+
+class TestMethodsThatRunOnce:
+    def test_their_calls_are_refused_and_all_other_methods_work(
+        self, brokerj: BrokerJ, root: Path, tmp_path: Path
+    ) -> None:
+        """No broker reads a queue exclusively over AMQP 1.0, so nothing else keeps a second agent from it."""
+        url = brokerj.url(adapter="proton")
+        with AgentProcess(root) as process, Agent(url, "proton-once", wait=30) as agent:
+            process.plugin("danger", DANGER, descriptor(url, "proton-once"))
+            process.start()
+            until_it_answers(agent, process.tail())
+            agent.Danger().sized(str(tmp_path / "trace"), "four")
+            assert (tmp_path / "trace").read_text() == "4\n"
+            with pytest.raises(DispatchError, match=r"Danger.single\(\): marked @once.*Over AMQP 1.0"):
+                agent.Danger().single(str(tmp_path / "once"))
+            assert not (tmp_path / "once").exists()
+            assert "plugin danger: calls of its @once methods are refused" in process.tail()
