@@ -17,7 +17,7 @@ from gofer.testing._contract.driver import Driver
 from gofer.testing.agents import AgentProcess
 from gofer_adapter_amqp import AmqpAdapter
 from gofer_adapter_proton import ProtonAdapter
-from support.brokers import Artemis, BrokerJ, RabbitMQ3, RabbitMQ4
+from support.brokers import BrokerJ, RabbitMQ3, RabbitMQ4
 from support.certificates import Certificates
 from support.danger import DANGER
 from support.presence import until_it_answers
@@ -106,30 +106,26 @@ class TestTwoProtocols:
 
 
 class TestWhatABrokerCannotDo:
-    def test_an_error_names_the_broker_and_the_operation(self, rabbitmq3: RabbitMQ3, artemis: Artemis) -> None:
-        for broker, name in ((rabbitmq3, "RabbitMQ 3"), (artemis, "ActiveMQ Artemis")):
-            driver = opened(broker.url())
-            with pytest.raises(AdapterError, match=f"{name} cannot declare exchange 'x' over AMQP 1.0; use"):
-                driver.ask(api.DeclareExchange("x"))
-            with pytest.raises(AdapterError, match=f"{name} cannot subscribe exclusively over AMQP 1.0"):
-                driver.ask(api.Subscribe(1, "x", 1, exclusive=True))
-            driver.close()
+    @pytest.mark.parametrize(("broker", "name"), [("rabbitmq3", "RabbitMQ 3"), ("artemis", "ActiveMQ Artemis")])
+    def test_an_error_names_the_broker_and_the_operation(
+        self, broker: str, name: str, request: pytest.FixtureRequest
+    ) -> None:
+        driver = opened(request.getfixturevalue(broker).url(adapter="proton"))
+        with pytest.raises(AdapterError, match=f"{name} cannot declare exchange 'x' over AMQP 1.0; use"):
+            driver.ask(api.DeclareExchange("x"))
+        with pytest.raises(AdapterError, match=f"{name} cannot subscribe exclusively over AMQP 1.0"):
+            driver.ask(api.Subscribe(1, "x", 1, exclusive=True))
+        driver.close()
 
 
 class TestCertificates:
-    @pytest.mark.parametrize("name", ["rabbitmq3", "rabbitmq4", "brokerj", "artemis"])
-    def test_a_client_certificate_is_a_login(  # noqa: PLR0917 - each broker is a fixture, by name
-        self,
-        name: str,
-        rabbitmq3: RabbitMQ3,
-        rabbitmq4: RabbitMQ4,
-        brokerj: BrokerJ,
-        artemis: Artemis,
-        certificates: Certificates,
+    @pytest.mark.parametrize("broker", ["rabbitmq3", "rabbitmq4", "brokerj", "artemis"])
+    def test_a_client_certificate_is_a_login(
+        self, broker: str, certificates: Certificates, request: pytest.FixtureRequest
     ) -> None:
-        broker = {"rabbitmq3": rabbitmq3, "rabbitmq4": rabbitmq4, "brokerj": brokerj, "artemis": artemis}[name]
         files = {"clientcert": str(certificates.client), "clientkey": str(certificates.client_key)}
-        driver = opened(broker.url(external=True), cacert=str(certificates.authority), **files)
+        url = request.getfixturevalue(broker).url(external=True)
+        driver = opened(url, cacert=str(certificates.authority), **files)
         driver.queue()
         driver.close()
 

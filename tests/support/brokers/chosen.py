@@ -41,7 +41,7 @@ def choose_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def _brokers(item: pytest.Item) -> Iterator[str]:
-    """Yield the brokers that a test uses, by its fixtures or their parameters."""
+    """Yield the brokers that a test uses, by its fixtures, or by parameters that are names of these."""
     names = getattr(item, "fixturenames", ())
     given = item.callspec.params if hasattr(item, "callspec") else {}
     for fixture in ("rabbitmq", "programs"):
@@ -49,4 +49,6 @@ def _brokers(item: pytest.Item) -> Iterator[str]:
             yield given.get(fixture, "rabbitmq")
     if "pair" in names:
         yield getattr(given["pair"], "broker", "none")  # where no pair was chosen there is no broker either
-    yield from (broker for broker, fixture in FIXTURES.items() if fixture in names)
+    for broker, fixture in FIXTURES.items():
+        if fixture in names or fixture in given.values():
+            yield broker
