@@ -23,7 +23,7 @@ def chosen_brokers() -> list[str]:
 
 
 def choose_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of brokers that were not chosen. All that use one broker are run by one process.
+    """Leave out the tests of brokers that were not chosen. All that use one broker are run by one process, or by two.
 
     A test that uses none of them belongs to the one that every developer has.
     """
@@ -35,7 +35,9 @@ def choose_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
             left_out.append(item)
             items.remove(item)
         elif used:
-            item.add_marker(pytest.mark.xdist_group(used[0]))
+            # Where there is one broker, the contract's tests are half of all: they get a process of their own.
+            half = "-contract" if used[0] == "rabbitmq" and item.path.name.endswith("contract.py") else ""
+            item.add_marker(pytest.mark.xdist_group(used[0] + half))
     if left_out:
         config.hook.pytest_deselected(items=left_out)
 
