@@ -14,6 +14,8 @@ BROKERS ?= rabbitmq,rabbitmq4,brokerj,artemis
 # The distributions of this repository, the core first: the others require it.
 FOUND := $(patsubst %/pyproject.toml,%,$(wildcard gofer_*/pyproject.toml gofer_*/*/pyproject.toml))
 DISTRIBUTIONS := gofer_core $(sort $(filter-out gofer_core,$(FOUND)))
+# Those whose libraries pip compiles. Only the tests need them: a first look must not ask for a compiler.
+COMPILED := gofer_adapters/proton
 
 # The marks that remember what is installed already.
 INSTALLED := $(VENV)/.gofer-installed
@@ -96,12 +98,12 @@ $(VENV)/bin/python: ;
 
 $(INSTALLED): $(VENV)/bin/python $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
 	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || scripts/make-venv $(VENV) $(PYTHON)
-	@scripts/need $(VENV)/bin/python proton
 	@echo "Installing gofer into $(VENV)"
-	@$(pip) $(addprefix --editable ./,$(DISTRIBUTIONS))
+	@$(pip) $(addprefix --editable ./,$(filter-out $(COMPILED),$(DISTRIBUTIONS)))
 	@touch $@
 
 $(TOOLS): $(INSTALLED) tests/requirements.txt
+	@scripts/need $(VENV)/bin/python proton
 	@echo "Installing what the tests need into $(VENV)"
-	@$(pip) --requirement tests/requirements.txt
+	@$(pip) $(addprefix --editable ./,$(COMPILED)) --requirement tests/requirements.txt
 	@touch $@

@@ -44,7 +44,9 @@ def test_a_published_message_is_what_py_amqp_would_send(  # noqa: PLR0917 - hypo
     exchange: str, key: str, token: int, ttl: int | None, durable: bool, body: bytes
 ) -> None:
     # What py-amqp reads are messages that come back; a published one differs by its method alone.
-    method, *content = frames(wire.publish_frames(7, FRAME_MAX, wire.Message(exchange, key, token, ttl, body, durable)))
+    method, *content = frames(
+        wire.publish_frames(7, FRAME_MAX, wire.Message(exchange, key, token, ttl, None, body, durable))
+    )
     arguments, _ = loads("Bssbb", method[2], 4)
     assert (method[:2], method[2][:4]) == ((1, 7), bytes((0, 60, 0, 40)))
     assert arguments == [0, exchange, key, True, False]

@@ -65,8 +65,10 @@ def placed(rabbitmq: RabbitMQ, root: Path, kind: str) -> Iterator[Place]:
     rabbitmq.ctl("delete_queue", QUEUE)
 
 
-class Scenarios:
-    """Subclasses have a fixture ``node``."""
+class TestOnEachRabbitMQ:
+    @pytest.fixture
+    def node(self, rabbitmq: RabbitMQ) -> RabbitMQ:
+        return rabbitmq
 
     @pytest.fixture(params=["classic", "quorum"])
     def place(self, node: RabbitMQ, root: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
@@ -205,15 +207,3 @@ def waiting(rabbitmq: RabbitMQ) -> int:
     """How many messages wait in the queue."""
     lines = rabbitmq.ctl("list_queues", "--silent", "name", "messages").splitlines()
     return int(dict(line.split("\t") for line in lines).get(QUEUE, 0))
-
-
-class TestRabbitMQ(Scenarios):
-    @pytest.fixture
-    def node(self, rabbitmq: RabbitMQ) -> RabbitMQ:
-        return rabbitmq
-
-
-class TestRabbitMQ4(Scenarios):
-    @pytest.fixture
-    def node(self, rabbitmq4: RabbitMQ) -> RabbitMQ:
-        return rabbitmq4

@@ -1,4 +1,4 @@
-"""Interrupts and signals at random instants of a caller, over RabbitMQ."""
+"""Interrupts and signals at random instants of a caller, over each RabbitMQ."""
 
 from __future__ import annotations
 
@@ -14,10 +14,3 @@ class TestRabbitMQ(InterruptScenarios):
     def url(self, rabbitmq: RabbitMQ) -> Iterator[str]:
         yield rabbitmq.url()
         rabbitmq.ctl("delete_queue", "interrupted")
-
-
-class TestRabbitMQ4(InterruptScenarios):
-    @pytest.fixture
-    def url(self, rabbitmq4: RabbitMQ) -> Iterator[str]:
-        yield rabbitmq4.url()
-        rabbitmq4.ctl("delete_queue", "interrupted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -231,7 +232,7 @@ def test_a_fleet_comes_back_to_a_restarted_broker_in_no_crowd(own: RabbitMQ) -> 
             agent.start_closing()
         for agent in agents:
             agent.wait_closed(time.monotonic() + 10)
-    seconds = Counter(int(at - serves) for at in made)
+    seconds = Counter(math.floor(at - serves) for at in made)  # some come before start() has returned
     fullest = max(seconds.values()) / AGENTS
     print(f"away {serves - lost:.1f} s; fullest second {fullest:.1%}; 99 % after {late:.1f} s")
     assert fullest <= 0.15, sorted(seconds.items())

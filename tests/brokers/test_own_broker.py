@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
+import subprocess
 from typing import Any
 
 import pytest
 from support.brokers import BrokerJ, RabbitMQ3
 from support.certificates import Certificates
-from support.commands import gofer
+from support.commands import GOFER, gofer
+from support.waiting import eventually
 
 
 def findings(*arguments: str, status: int) -> dict[str, dict[str, Any]]:
@@ -25,7 +29,8 @@ def test_a_rabbitmq_supports_everything_and_is_left_as_it_was(rabbitmq3: RabbitM
         before = {queue["name"] for queue in rabbitmq3.queues()}
         found = findings(rabbitmq3.url(tls=True), "--cacert", str(certificates.authority), status=0)
         assert {one["kept"] for one in found.values()} == {True, None}
-        assert [one["why"] for one in found.values() if one["kept"] is None] == ["only who runs the broker can do that"]
+        assert {one["why"] for one in found.values() if one["kept"] is None} == {"only who runs the broker can do that"}
+        assert [one["kept"] for one in found.values()].count(None) == 2  # the alarm, and a broker that stands still
         assert found["it works over tls"]["kept"]
         assert len(found) > 50
         assert {queue["name"] for queue in rabbitmq3.queues()} == before
@@ -58,3 +63,30 @@ def test_an_adapter_that_is_not_installed_is_told_at_once() -> None:
     done = gofer("adapters", "--test", "nonsense+amqp://localhost")
     assert (done.returncode, done.stdout) == (6, "")
     assert "the adapter 'nonsense'" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_an_interrupted_test_leaves_nothing_behind(brokerj: BrokerJ, number: signal.Signals) -> None:
+    def made() -> set[str]:
+        return {queue["name"] for queue in brokerj.queues() if queue["name"].startswith("contract-")}
+
+    before = made()
+    command = [GOFER, "adapters", "--test", brokerj.url(adapter="amqp")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        try:
+            eventually(lambda: made() - before)
+            running.send_signal(number)
+            assert running.wait(60) == 130
+        finally:
+            running.kill()
+    assert made() == before
+
+
+@pytest.mark.parametrize("adapter", ["amqp", "proton", "qpid"])
+def test_a_peer_that_says_nothing_is_told(adapter: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        done = gofer("adapters", "--test", f"{adapter}+amqp://guest:secret@127.0.0.1:{silent.getsockname()[1]}")
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "still waiting for the login" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "secret" not in done.stderr

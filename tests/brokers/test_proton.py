@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from gofer.errors import AdapterError, NotFound
+from gofer.errors import AdapterError, DispatchError, NotFound
 from gofer.messaging import adapter as api
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
+from gofer.proxy import Agent
 from gofer.testing._contract.driver import Driver
+from gofer.testing.agents import AgentProcess
 from gofer_adapter_amqp import AmqpAdapter
 from gofer_adapter_proton import ProtonAdapter
-from support.brokers import Artemis, BrokerJ, RabbitMQ3, RabbitMQ4
+from support.brokers import BrokerJ, RabbitMQ3, RabbitMQ4
 from support.certificates import Certificates
+from support.danger import DANGER
+from support.presence import until_it_answers
+from support.probe import descriptor
 
 
 def opened(url: str, adapter: type[api.Adapter] = ProtonAdapter, **more: str) -> Driver:
     """Open a connection, by proton unless another adapter is given."""
     return Driver(adapter(Connector(URL.parse(url), **more))).open()  # type: ignore[arg-type] # names of files
+
+
+#: Calls, and ends without closing anything.
+CALLER = """
+import sys
+from gofer.errors import NotFound
+from gofer.proxy import Agent
+try:
+    Agent(sys.argv[1], "no-such-queue", wait=30).Dog().bark()
+except NotFound:
+    print("not found")
+"""
 
 
 @pytest.fixture(params=["rabbitmq4", "brokerj"])
@@ -86,29 +106,50 @@ class TestTwoProtocols:
 
 
 class TestWhatABrokerCannotDo:
-    def test_an_error_names_the_broker_and_the_operation(self, rabbitmq3: RabbitMQ3, artemis: Artemis) -> None:
-        for broker, name in ((rabbitmq3, "RabbitMQ 3"), (artemis, "ActiveMQ Artemis")):
-            driver = opened(broker.url())
-            with pytest.raises(AdapterError, match=f"{name} cannot declare exchange 'x' over AMQP 1.0; use"):
-                driver.ask(api.DeclareExchange("x"))
-            with pytest.raises(AdapterError, match=f"{name} cannot subscribe exclusively over AMQP 1.0"):
-                driver.ask(api.Subscribe(1, "x", 1, exclusive=True))
-            driver.close()
+    @pytest.mark.parametrize(("broker", "name"), [("rabbitmq3", "RabbitMQ 3"), ("artemis", "ActiveMQ Artemis")])
+    def test_an_error_names_the_broker_and_the_operation(
+        self, broker: str, name: str, request: pytest.FixtureRequest
+    ) -> None:
+        driver = opened(request.getfixturevalue(broker).url(adapter="proton"))
+        with pytest.raises(AdapterError, match=f"{name} cannot declare exchange 'x' over AMQP 1.0; use"):
+            driver.ask(api.DeclareExchange("x"))
+        with pytest.raises(AdapterError, match=f"{name} cannot subscribe exclusively over AMQP 1.0"):
+            driver.ask(api.Subscribe(1, "x", 1, exclusive=True))
+        driver.close()
 
 
 class TestCertificates:
-    @pytest.mark.parametrize("name", ["rabbitmq3", "rabbitmq4", "brokerj", "artemis"])
-    def test_a_client_certificate_is_a_login(  # noqa: PLR0917 - each broker is a fixture, by name
-        self,
-        name: str,
-        rabbitmq3: RabbitMQ3,
-        rabbitmq4: RabbitMQ4,
-        brokerj: BrokerJ,
-        artemis: Artemis,
-        certificates: Certificates,
+    @pytest.mark.parametrize("broker", ["rabbitmq3", "rabbitmq4", "brokerj", "artemis"])
+    def test_a_client_certificate_is_a_login(
+        self, broker: str, certificates: Certificates, request: pytest.FixtureRequest
     ) -> None:
-        broker = {"rabbitmq3": rabbitmq3, "rabbitmq4": rabbitmq4, "brokerj": brokerj, "artemis": artemis}[name]
         files = {"clientcert": str(certificates.client), "clientkey": str(certificates.client_key)}
-        driver = opened(broker.url(external=True), cacert=str(certificates.authority), **files)
+        url = request.getfixturevalue(broker).url(external=True)
+        driver = opened(url, cacert=str(certificates.authority), **files)
         driver.queue()
         driver.close()
+
+
+class TestTheEndOfTheProcess:
+    def test_a_program_that_closes_nothing_ends_well(self, brokerj: BrokerJ) -> None:
+        command = [sys.executable, "-c", CALLER, brokerj.url(adapter="proton")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (0, "not found\n"), done.stderr
+
+
+class TestMethodsThatRunOnce:
+    def test_their_calls_are_refused_and_all_other_methods_work(
+        self, brokerj: BrokerJ, root: Path, tmp_path: Path
+    ) -> None:
+        """No broker reads a queue exclusively over AMQP 1.0, so nothing else keeps a second agent from it."""
+        url = brokerj.url(adapter="proton")
+        with AgentProcess(root) as process, Agent(url, "proton-once", wait=30) as agent:
+            process.plugin("danger", DANGER, descriptor(url, "proton-once"))
+            process.start()
+            until_it_answers(agent, process.tail())
+            agent.Danger().sized(str(tmp_path / "trace"), "four")
+            assert (tmp_path / "trace").read_text() == "4\n"
+            with pytest.raises(DispatchError, match=r"Danger.single\(\): marked @once.*Over AMQP 1.0"):
+                agent.Danger().single(str(tmp_path / "once"))
+            assert not (tmp_path / "once").exists()
+            assert "plugin danger: calls of its @once methods are refused" in process.tail()

@@ -134,6 +134,8 @@ class TestTrust:
 
     def test_a_name_that_the_certificate_does_not_have_counts_only_without_validation(self, place: Place) -> None:
         url = replace(place.url, host="localhost.localdomain")
+        if place.broker.name == "Broker-J" and place.adapter == "proton":
+            url = replace(url, path="default")  # else Broker-J looks for a virtual host of the host's name
         with named("localhost.localdomain"):
             error = refused(place.connector(url))
             assert "have it issued for DNS:localhost.localdomain (subjectAltName)" in str(error)

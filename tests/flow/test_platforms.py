@@ -20,7 +20,7 @@ POOR = """
 """
 
 THREADS = """
-    import threading
+    import threading, warnings
     from concurrent.futures import ThreadPoolExecutor
     from gofer.messaging.pool import pool
     from gofer.proxy import Agent
@@ -34,6 +34,7 @@ THREADS = """
         for n in range(400):
             agent(wait=0).Dog().bark(n)
         agent.flush(20)
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         child = os.fork()
         if not child:
             os._exit(0 if agent.Dog().bark("child") == "child" else 1)

@@ -414,3 +414,9 @@ class TestProcess:
             "signing": [ExtendedKeyUsageOID.CLIENT_AUTH],
             "brokers": [ExtendedKeyUsageOID.SERVER_AUTH],
         }
+
+
+class TestTheDirectoryThatIsMeant:
+    @pytest.mark.parametrize("command", [["init"], ["client", "x"], ["list"]])
+    def test_an_empty_name_is_not_the_default(self, command: list[str]) -> None:
+        assert "--dir is empty" in refusal(*command, "--dir", "", status=2)

@@ -523,8 +523,6 @@ def test_6_no_adapter_for_the_url() -> None:
     line = only_line(rmi("nope+amqp://127.0.0.1", "-t", "Dog.bark", "x"), 6)
     assert re.search(r"the adapter 'nope' of \S+ is not installed; installed: amqp, .*local", line)
     assert "pip" not in line
-    line = only_line(rmi("qpid+amqp://127.0.0.1", "-t", "Dog.bark", "x"), 6)
-    assert "write 'amqp://' in place of 'qpid+amqp://'" in line
 
 
 def test_130_interrupted(url: str, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_an_adapter_that_breaks_a_promise_fails_its_test(fresh: Fresh, tmp_path:
     fresh.run("gofer", "new", "adapter", "broken", cwd=tmp_path)
     module = tmp_path / "broken/gofer_adapter_broken/adapter.py"
     text = module.read_text()
-    settle = "def accept(self, delivery: Delivery) -> None:\n        self._settle(delivery, back="
+    settle = "def accept(self, delivery: Delivery) -> None:\n        self._settle(delivery, requeue="
     assert f"{settle}False)" in text
     module.write_text(text.replace(f"{settle}False)", f"{settle}True)"))
     fresh.pip_install("./broken", cwd=tmp_path)

@@ -1,6 +1,6 @@
 """The table of adapters, brokers and tests in docs/brokers.md, written by the run of the contract on all of them.
 
-``make brokers`` sets ``GOFER_CONTRACT_TABLE``; a run that was whole and green writes the table anew.
+``make brokers`` sets ``GOFER_CONTRACT_TABLE``. It writes the columns that ran as a whole and did not fail; others stay.
 """
 
 from __future__ import annotations
@@ -53,29 +53,39 @@ class ContractTable:
         elif report.when == "call":
             self._cells.setdefault(cell, "")
 
+    def keep(self, page: str) -> None:
+        """Take from the page's table what did not run, or not as a whole, or failed."""
+        tests = _tests()
+        text = page.partition(BEGIN)[2].partition(END)[0]
+        sentences = dict(re.findall(r"^(\d+)\. (.+)$", text, re.MULTILINE))
+        rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+        for place, column in enumerate(COLUMNS, 1):
+            if column in self._failed or any((test, column) not in self._cells for test in tests):
+                for test in tests:
+                    self._cells.pop((test, column), None)
+                for row in rows[1:]:
+                    test = row[0].replace(" ", "_")
+                    if rows[0][place : place + 1] == [COLUMNS[column]] and test in tests:
+                        self._cells[test, column] = sentences.get(row[place], "")
+
     def why_not(self) -> str | None:
-        """Say why the table is not written; None: it is."""
-        missing = [COLUMNS[each] for each in COLUMNS if each not in {column for _, column in self._cells}]
-        tests = {test for test, _ in self._cells}
-        partly = [each for each in COLUMNS if not missing and any((test, each) not in self._cells for test in tests)]
-        if self._failed:
-            return f"these failed: {', '.join(COLUMNS[each] for each in COLUMNS if each in self._failed)}"
-        if missing:
-            return f"these did not run: {', '.join(missing)}"
-        return f"these ran in part: {', '.join(COLUMNS[each] for each in partly)}" if partly else None
+        """Say what the table lacks; None: nothing."""
+        columns = {column for _, column in self._cells}
+        missing = [name for column, name in COLUMNS.items() if column not in columns]
+        return f"these failed, or did not run: {', '.join(missing)}" if missing else None
 
     def text(self) -> str:
         """Return the table, and the sentences that its numbers stand for."""
         sentences: dict[str, int] = {}
         lines = [f"| the contract | {' | '.join(COLUMNS.values())} |", f"|---{'|:-:' * len(COLUMNS)}|"]
-        for test in sorted({test for test, _ in self._cells}):
+        for test in sorted(_tests()):
             cells = []
             for column in COLUMNS:
-                why = self._cells[test, column]
+                why = self._cells.get((test, column), "It was not tested.")
                 cells.append(str(sentences.setdefault(why, len(sentences) + 1)) if why else _PASS)
             lines.append(f"| {test.replace('_', ' ')} | {' | '.join(cells)} |")
-        passed = sum(not why for why in self._cells.values())
-        lines += ["", f"{passed} of {len(self._cells)} cells pass. The numbers say why the others do not:", ""]
+        passed, all_of_them = sum(not why for why in self._cells.values()), len(_tests()) * len(COLUMNS)
+        lines += ["", f"{passed} of {all_of_them} cells pass. The numbers say why the others do not:", ""]
         return "\n".join([*lines, *(f"{number}. {sentence}" for sentence, number in sentences.items())]) + "\n"
 
     def write(self, page: Path = PAGE) -> None:
@@ -83,6 +93,13 @@ class ContractTable:
         before, begin, rest = page.read_text("utf-8").partition(BEGIN)
         _, end, after = rest.partition(END)
         page.write_text(f"{before}{begin}\n{self.text()}\n{end}{after}", "utf-8")
+
+
+def _tests() -> set[str]:
+    """Return the names of the contract's tests."""
+    from gofer.testing import AdapterContract
+
+    return {name.removeprefix("test_") for name in dir(AdapterContract) if name.startswith("test_")}
 
 
 _table = ContractTable()
@@ -96,8 +113,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Write the table, at the end of a run that is to do it."""
     if os.environ.get("GOFER_CONTRACT_TABLE"):
+        _table.keep(PAGE.read_text("utf-8"))
         why_not = _table.why_not()
-        if why_not is None:
-            _table.write()
-        became = "written" if why_not is None else f"as it was: {why_not}"
+        _table.write()
+        became = "whole" if why_not is None else f"not whole: {why_not}"
         terminalreporter.write_line(f"docs/{PAGE.name}: the contract's table is {became}")

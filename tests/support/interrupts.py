@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from random import Random
+from typing import Any
 
 import pytest
 from gofer.errors import RequestTimeout
@@ -84,11 +85,11 @@ def at_random(handler: Callable[[], object], enough: Callable[[], bool], most: f
 def check_locks(threads: ThreadPoolExecutor) -> None:
     """Fail if this thread has left a lock of the pool's, or of a connection's: another thread tries to take each."""
 
-    def free(lock: threading.RLock) -> bool:  # type: ignore[valid-type] # a function, says typeshed
-        taken = lock.acquire(timeout=10)  # type: ignore[attr-defined]
+    def free(lock: Any) -> bool:
+        taken: bool = lock.acquire(timeout=10)
         if taken:
-            lock.release()  # type: ignore[attr-defined]
-        return bool(taken)
+            lock.release()
+        return taken
 
     locks = {"pool": pool._lock, "guard": pool.guard}
     for connection in list(pool._connections.values()):

@@ -42,6 +42,7 @@ from gofer.root import Root
 from gofer.testing.agents import AgentProcess
 
 from support.commands import left_behind
+from support.contract_table import BEGIN, END
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.waiting import eventually
@@ -86,6 +87,8 @@ def read_page(text: str) -> list[Block | Note]:
     lines = iter(enumerate(text.splitlines(), 1))
     for number, line in lines:
         comment, fence = _COMMENT.match(line), _FENCE.match(line)
+        if comment is not None and f"{line}\n" in {BEGIN, END}:
+            continue  # between them stands the table that the contract's run writes
         if comment is not None and _DOING.match(comment[1]):
             items.append(Note(number, comment[1]))
         elif comment is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import Any
 
@@ -260,6 +261,27 @@ def test_a_login_that_is_refused_is_told_as_it_is() -> None:
     assert broker.core.tries == 1
     assert not broker.core.opened_before
     assert broker.core.connect_at <= broker.now + 0.25
+
+
+def test_who_sees_that_a_try_has_ended_sees_its_error() -> None:
+    """Another thread may look in the middle: as here, when the try is logged."""
+    broker = Broker()
+    broker.connect(opened=False)
+    seen: list[tuple[int, MessagingError | None]] = []
+
+    class Look(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append((broker.core.tries, broker.core.error))
+
+    look, log = Look(), logging.getLogger("gofer.messaging.core")
+    log.addHandler(look)
+    try:
+        broker.put(Closed(AdapterError("refused")))
+    finally:
+        log.removeHandler(look)
+    seen.append((broker.core.tries, broker.core.error))
+    assert len(seen) == 2
+    assert all(bool(tries) == bool(error) for tries, error in seen), seen
 
 
 def test_a_login_that_gets_no_answer_ends() -> None:

@@ -39,6 +39,7 @@ class ProtonAdapter(api.Adapter):
     """
 
     checks_queues: ClassVar[bool] = True
+    subscribes_exclusively: ClassVar[bool] = False
 
     def __init__(self, connector: Connector) -> None:
         super().__init__(connector)

@@ -15,6 +15,8 @@ from gofer.agent.plugin import Plugin, State, current
 from gofer.agent.queues import Binding, QueueModel
 from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.messaging.adapter import DeleteQueue
+from gofer.messaging.adapters import find
+from gofer.messaging.connector import Connector
 from gofer.messaging.document import shown
 from gofer.rmi.api import API, Target
 from gofer.rmi.model.fork import Forks
@@ -68,7 +70,12 @@ class Attachment:
         self.workers = plugin.workers
         self._take(plugin)
         self.max_message = container.config.messaging.max_message
-        self._exclusive = _exclusive(plugin)
+        self._exclusive = _exclusive(plugin, connector)
+        if not self._exclusive and _has_once(plugin):
+            text = (
+                "plugin %s: calls of its @once methods are refused: the adapter for %s cannot read a queue exclusively"
+            )
+            log.warning(text, plugin.name, connector.url)
         self._prefetch = plugin.described.prefetch
         self._over = False
         self._spared = False
@@ -202,7 +209,7 @@ class Attachment:
             connector == self.link.connector
             and QueueModel(plugin.described, plugin.identify()) == self.queue
             and plugin.described.prefetch == self._prefetch
-            and _exclusive(plugin) == self._exclusive
+            and _exclusive(plugin, connector) == self._exclusive
         )
 
     def has_queue_of(self, other: Attachment) -> bool:
@@ -389,8 +396,15 @@ class Attachment:
         log.warning("plugin %s: no requests from queue %r: %s", self.name, self.queue.spec.name, why)
 
 
-def _exclusive(plugin: Plugin) -> bool:
-    return plugin.described.exclusive or any(target.mark.once for target in plugin.api)
+def _has_once(plugin: Plugin) -> bool:
+    return any(target.mark.once for target in plugin.api)
+
+
+def _exclusive(plugin: Plugin, connector: Connector) -> bool:
+    """Tell whether to subscribe exclusively: as the descriptor says, or for @once methods where the adapter can."""
+    if plugin.described.exclusive:
+        return True
+    return _has_once(plugin) and find(connector.url, connector.adapter).subscribes_exclusively
 
 
 class _RequestHooks:

@@ -297,6 +297,8 @@ class Adapter(ABC):
     durable: ClassVar[bool] = True
     #: ``CheckQueue`` works; False: it is never asked.
     checks_queues: ClassVar[bool] = False
+    #: ``Subscribe.exclusive`` works; False: it is an error.
+    subscribes_exclusively: ClassVar[bool] = True
 
     #: When ``tick`` is wanted (on the clock of ``now``); ``inf``: never. The driver looks after each call.
     deadline: float = inf

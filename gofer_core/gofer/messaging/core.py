@@ -570,8 +570,8 @@ class Core:
         intended = self.state is State.CLOSING or self._final
         if self.state is State.OPEN and not self._final:
             log.warning("%s: connection lost: %s", self.connector.url, error)
-        if self.state in (State.CONNECTING, State.LOGIN):
-            self.tries += 1
+        tried = self.state in (State.CONNECTING, State.LOGIN)
+        if tried:
             level = logging.INFO if self._backoff.failures else logging.WARNING
             log.log(level, "%s: cannot connect: %s", self.connector.url, error)
         if intended or (self.up_since is not None and self.now - self.up_since >= _STABLE):
@@ -585,6 +585,7 @@ class Core:
         self.error = None if intended and not self._final else copy_error(error)
         self.state = State.CLOSED if self._final else State.DOWN
         self.connect_at = self._backoff.due if self._reconnect and not self._final else inf
+        self.tries += tried  # after the error: a waiting thread that sees the number looks at the error next
         self._by_number.clear()
         for subscription, backoff in self._subscriptions.items():
             subscription.number = subscription.making = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from gofer.errors import ConnectionLost
 from gofer.messaging.adapters import find
 from gofer.messaging.connector import Connector
 from gofer.testing import own_broker_suite
@@ -39,24 +41,32 @@ def check_login(connector: Connector) -> None:
     Raises:
         GoferError: there is no such adapter, or no such broker, or it lets nobody in like this.
     """
-    driver = Driver(find(connector.url, connector.adapter)(connector)).open()
+    driver = Driver(find(connector.url, connector.adapter)(connector))
+    try:
+        driver.open()
+    except AssertionError as late:  # it says what was waited for
+        raise ConnectionLost(f"{connector.url}: {late}. Does a broker with this protocol listen there?") from None
     driver.close()
 
 
 def run_contract(connector: Connector, heard: Callable[[Finding], None] = lambda _: None) -> list[Finding]:
-    """Run the contract over a connector's broker, in this process and thread.
+    """Run the contract over a connector's broker, in this process and its main thread.
 
-    Takes half a minute where all is kept, and up to ten seconds more for each promise that is not.
+    SIGTERM and SIGHUP end it like SIGINT: what it has made is deleted first. Takes half a minute where all is kept, and
+    up to ten seconds more for each promise that is not.
 
     Args:
         heard: called with each finding when it is known.
 
     Returns:
         One finding for each promise, in the order in which they were tried.
+
+    Raises:
+        KeyboardInterrupt: one of these signals came.
     """
     suite, findings = own_broker_suite.TestOwnBroker, _Findings(heard)
     suite.adapter, suite.options, suite.broker = find(connector.url, connector.adapter), _options(connector), connector
-    with tempfile.TemporaryDirectory() as folder, _alone() as output:
+    with tempfile.TemporaryDirectory() as folder, _interruptible(), _alone() as output:
         arguments = ["-q", "-c", os.devnull, "--rootdir", folder, "--noconftest", "-p", "no:cacheprovider"]
         status = pytest.main([*arguments, str(Path(own_broker_suite.__file__))], plugins=[findings])
     if status == pytest.ExitCode.INTERRUPTED:
@@ -108,6 +118,20 @@ def _reason(report: pytest.TestReport) -> str:
 def _options(connector: Connector) -> dict[str, object]:
     names = ("cacert", "clientcert", "clientkey", "host_validation", "proxy")
     return {name: getattr(connector, name) for name in names}
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP interrupt this process, as SIGINT does, which pytest tidies up after."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, signal.default_int_handler)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ __all__ = ["TestOwnBroker"]
 class TestOwnBroker(AdapterContract):
     """The contract. ``adapter``, ``options`` and ``broker`` are set before it runs."""
 
-    limits = {"alarm": "only who runs the broker can do that"}  # noqa: RUF012 - as it is in the contract
+    limits = dict.fromkeys(("alarm", "frozen"), "only who runs the broker can do that")
 
     #: How to connect.
     broker: ClassVar[Connector]

@@ -164,8 +164,10 @@ class RabbitMQ(Management):
         host = "localhost" if tls else self.host
         return f"{'amqps' if tls else 'amqp'}://{login}{at}{host}:{self.tls_port if tls else self.port}{path}"
 
-    def ctl(self, *arguments: str, timeout: float = 30.0) -> str:
-        """Run ``rabbitmqctl`` against this server and return what it prints. Takes a second or two.
+    def ctl(self, *arguments: str, timeout: float = 120.0) -> str:
+        """Run ``rabbitmqctl`` against this server and return what it prints.
+
+        It takes a second or two, on a busy machine much longer.
 
         Raises:
             BrokerError: it failed; the text is its output.

@@ -318,8 +318,10 @@ def _with_store(folder: str | None, work: Callable[[Store], int | None]) -> int:
         return _FAILED
     from gofer.root import Root
 
+    if folder == "":
+        raise click.UsageError("--dir is empty; allowed: the path of a directory")
     try:
-        place = Path(folder) if folder else Root.from_environ(os.environ).etc / "pki"
+        place = Path(folder) if folder is not None else Root.from_environ(os.environ).etc / "pki"
         return work(pki.Store(place)) or 0
     except pki.Exists as there:
         complain("gofer certs", there)

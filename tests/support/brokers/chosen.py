@@ -23,7 +23,7 @@ def chosen_brokers() -> list[str]:
 
 
 def choose_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of brokers that were not chosen. All that use one broker are run by one process.
+    """Leave out the tests of brokers that were not chosen. All that use one broker are run by one process, or by two.
 
     A test that uses none of them belongs to the one that every developer has.
     """
@@ -35,13 +35,15 @@ def choose_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
             left_out.append(item)
             items.remove(item)
         elif used:
-            item.add_marker(pytest.mark.xdist_group(used[0]))
+            # Where there is one broker, the contract's tests are half of all: they get a process of their own.
+            half = "-contract" if used[0] == "rabbitmq" and item.path.name.endswith("contract.py") else ""
+            item.add_marker(pytest.mark.xdist_group(used[0] + half))
     if left_out:
         config.hook.pytest_deselected(items=left_out)
 
 
 def _brokers(item: pytest.Item) -> Iterator[str]:
-    """Yield the brokers that a test uses, by its fixtures or their parameters."""
+    """Yield the brokers that a test uses, by its fixtures, or by parameters that are names of these."""
     names = getattr(item, "fixturenames", ())
     given = item.callspec.params if hasattr(item, "callspec") else {}
     for fixture in ("rabbitmq", "programs"):
@@ -49,4 +51,6 @@ def _brokers(item: pytest.Item) -> Iterator[str]:
             yield given.get(fixture, "rabbitmq")
     if "pair" in names:
         yield getattr(given["pair"], "broker", "none")  # where no pair was chosen there is no broker either
-    yield from (broker for broker, fixture in FIXTURES.items() if fixture in names)
+    for broker, fixture in FIXTURES.items():
+        if fixture in names or fixture in given.values():
+            yield broker

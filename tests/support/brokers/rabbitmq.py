@@ -67,8 +67,8 @@ class _Both(RabbitMQ):
         super().__enter__()
         if self.tls is not None:
             try:
-                self.ctl("add_user", self.certificate_user, "unused")
-                self.ctl("set_permissions", self.certificate_user, ".*", ".*", ".*")
+                self.ctl("add_user", self.certificate_user, "unused", timeout=120)
+                self.ctl("set_permissions", self.certificate_user, ".*", ".*", ".*", timeout=120)
             except BaseException:
                 self.__exit__()
                 raise

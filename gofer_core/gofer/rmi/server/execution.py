@@ -104,7 +104,8 @@ class Execution:
         if not request.channel.exclusive:
             raise DispatchError(
                 f"{target.name}(): marked @once, which needs a queue that is read by this agent alone: "
-                "set [model] exclusive=1 for the plugin whose queue this is"
+                "set [model] exclusive=1 for the plugin whose queue this is. Over AMQP 1.0 no broker can do that: "
+                "use another protocol for this plugin, such as amqp+amqp://"
             )
         self._persistence.claim(request, once=True)
 

@@ -23,7 +23,7 @@ _HEARTBEAT = 1.0
 #: What a connection is doing when its peer falls silent.
 _DOING: dict[str, Callable[[Driver, str], object]] = {
     "nothing": lambda driver, queue: None,
-    "asking": lambda driver, queue: driver.start(PurgeQueue(queue)),
+    "asking": lambda driver, queue: driver.start(DeclareQueue(queue)),
     "publishing": lambda driver, queue: driver.post(queue, b"x" * 100),
     "publishing more than the network holds": lambda driver, queue: [
         driver.post(queue, bytes(1 << 20)) for _ in range(8)
@@ -136,7 +136,7 @@ class Liveness(Base):
 
     def test_a_network_may_drip(self, connect: Connect, proxy: Proxy, queue: str) -> None:
         for direction in (proxy.to_client, proxy.to_broker):
-            direction.piece = 3
+            direction.piece, direction.pause = 5, 0.0001  # each takes a millisecond on a busy machine
         self.session(connect, proxy, queue, b"x" * 200)
 
     @pytest.mark.parametrize("way", ["to_client", "to_broker"])
