@@ -70,6 +70,7 @@ class Execution:
                 if target.mark.once:
                     self._once(request, target)
                 self._limit(request, target)
+                self._persistence.begin(request)
                 value = dispatch.invoke(service, request, target)
                 if type(value) not in _PLAIN:
                     if type(value) is Pending:

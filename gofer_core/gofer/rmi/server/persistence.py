@@ -23,7 +23,7 @@ from gofer.rmi.server.backlog import Backlogs, decode
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.nonces import Nonces
 from gofer.rmi.server.registry import Registry
-from gofer.rmi.store import Database, Unavailable, requests
+from gofer.rmi.store import Database, Unavailable, requests, schema
 from gofer.rmi.store.requests import Record, Row
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Persistence:
         self._backlogs = Backlogs(registry, store, self._mine, window, window_bytes)
         self._known: dict[int, None] = {}  # hashes of the numbers of requests that stand in the store
         self._tidied = time.monotonic()
+        self._boot = schema.boot()
         store.lost.append(self._rewrite)
 
     # -- a request arrives -----------------------------------------------------------------------------------------
@@ -197,13 +198,23 @@ class Persistence:
         """
         if not once and (request.claimed or not request.tries):
             return
-        work = partial(requests.claim, _record(request)._replace(tries=request.tries), once=once, again=request.claimed)
+        record = _record(request)._replace(tries=request.tries)
+        work = partial(requests.claim, record, once=once, again=request.claimed, boot=self._boot)
         before = self._store.call(work)
         request.claimed = True
         if before is not None:
             request.kept = STORED
             raise AlreadyStarted(before.result)
         self._is_stored(request)
+
+    def begin(self, request: Received) -> None:
+        """Write that a request begins now, if it was claimed: else the next agent takes the claim for no run.
+
+        Raises:
+            Unavailable: it cannot be written, and so the request must not run.
+        """
+        if request.claimed:
+            self._store.mark(partial(requests.begin, request.key))
 
     def keep_result(self, request: Received, result: bytes, send: Callable[[], object]) -> None:
         """Write the result of a stored request beside it, so that a death before it is taken does not lose it.
