@@ -199,9 +199,9 @@ gofer.rmi.shell: LIMIT Shell
 gofer.rmi.store: Database Unavailable
 gofer.rmi.store.database: Database Unavailable Work
 gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUEUED RUNNING Record Row UNDELIVERABLE
-    absent buried bury claim clean count drop find keep kept known load pull pull_one remove revive rows settle take
-    trim
-gofer.rmi.store.schema: VERSION prepare recover version_of
+    absent begin buried bury claim clean count drop find keep kept known load pull pull_one remove revive rows
+    settle take trim
+gofer.rmi.store.schema: VERSION boot prepare recover version_of
 gofer.rmi.stub: Invoke Method Stub Trigger fixed new_request
 gofer.root: Root
 gofer.streams: open_missing
