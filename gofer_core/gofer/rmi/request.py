@@ -56,7 +56,6 @@ class Received:
     __slots__ = (
         "_digest",
         "address",
-        "again",
         "api",
         "arrived",
         "asked_again",
@@ -72,7 +71,6 @@ class Received:
         "document",
         "due",
         "expires_at",
-        "final",
         "identity",
         "interrupted",
         "keep_at",
@@ -138,10 +136,9 @@ class Received:
         # When the sweep has to look at it (``due``), and for what: to tell its status, to write it down, because its
         # method takes too long, to have it begin.
         self.due = self.tell_at = self.keep_at = self.expires_at = self.begin_at = inf
-        # Statuses: which was told, whether one is being told, what is to be told after that, what is sent last.
+        # Statuses: which was told last, and whether one may be on its way.
+        self.told = 0
         self.telling = False
-        self.told = self.again = 0
-        self.final: Callable[[], object] | None = None
         # Where it is kept, how often a run of it may have started, whether this run is noted; and whether it is not
         # run again because one of these was cut short.
         self.kept = self.tries = 0

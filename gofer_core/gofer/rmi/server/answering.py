@@ -53,7 +53,7 @@ class Answering:
         self._backlogs = persistence.backlogs
         self._hooks = hooks or HookCalls()
         self._log = request_log or RequestLog()
-        self._statuses = Statuses(registry)
+        self.statuses = Statuses()
         self._channels: dict[Channel, None] = {}
 
     def attach(self, channel: Channel) -> None:
@@ -141,7 +141,8 @@ class Answering:
                 body = failed
         self._has_result(request, _COUNTED[outcome])
         send = partial(self._publish, request, body, partial(self._settled, request, result))
-        self._statuses.after(request, lambda: self._persistence.keep_result(request, result, send))
+        self.statuses.wait(request)
+        self._persistence.keep_result(request, result, send)
         self._finished(request, outcome, why, result)  # after the result, which its caller waits for
         return True
 
@@ -158,15 +159,16 @@ class Answering:
                 body = request.channel.encoder.rejected(request.sn, str(request.replyto), request.data, refusal)
             except CannotSign as failed:
                 body = failed
-        self._statuses.after(request, lambda: self._publish(request, body, partial(self._rejected, request, body)))
+        self.statuses.wait(request)
+        self._publish(request, body, partial(self._rejected, request, body))
 
     def answer_again(self, request: Received, result: bytes) -> None:
         """Answer a request that was delivered again after its end."""
         if request.state < ANSWERING and not self._registry.answer(request):
             return
         body = self._reply(request, result)
-        send = partial(self._publish, request, body, partial(self._settled, request, result))
-        self._statuses.after(request, send)
+        self.statuses.wait(request)
+        self._publish(request, body, partial(self._settled, request, result))
 
     def cancel(self, request: Received) -> bool:
         """Cancel one request; tell whether there was something to cancel.

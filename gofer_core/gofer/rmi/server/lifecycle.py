@@ -20,7 +20,6 @@ from gofer.rmi.server.persistence import Persistence
 from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.replies import Refusal
 from gofer.rmi.server.serial import Outcome, SerialThread
-from gofer.rmi.server.statuses import Statuses
 from gofer.rmi.server.sweep import Sweep
 from gofer.rmi.server.tombstones import Tombstones
 from gofer.rmi.store import Unavailable
@@ -64,7 +63,7 @@ class Lifecycle:
         self._answering = answering
         self._clock = clock
         self._hooks = hooks or HookCalls()
-        self._statuses = Statuses(registry)
+        self._statuses = answering.statuses
         self._channels: dict[Channel, None] = {}
         self._sweep = Sweep(self.look)
         self._execution = Execution(registry, persistence, logins or Logins(), self._answering.returned)
