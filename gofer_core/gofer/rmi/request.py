@@ -13,6 +13,7 @@ import msgspec
 
 from gofer.messaging.address import Address
 from gofer.messaging.document import Request, shown
+from gofer.rmi.model import DIRECT
 
 if TYPE_CHECKING:
     from gofer.messaging.adapter import Delivery
@@ -71,6 +72,7 @@ class Received:
         "document",
         "due",
         "expires_at",
+        "for_admin",
         "identity",
         "interrupted",
         "keep_at",
@@ -84,6 +86,7 @@ class Received:
         "overdue",
         "progress",
         "redelivered",
+        "refusal",
         "replyto",
         "returned",
         "sn",
@@ -122,11 +125,13 @@ class Received:
         self.state = RECEIVED
         self.api: Target | None = None
         self.authenticated: Target | None = None
+        self.for_admin = False  # it is for Admin: answered without a worker, and without the disk
         self.progress: Any = None
         self._digest: bytes | None = None
         # What somebody has asked of it.
         self.cancelled = self.called_off = self.asked_again = False
         self.late: str | None = None
+        self.refusal: Any = None  # why it is rejected
         self.limit: float | None = None  # seconds that its method may take
         self.on_cancel: Callable[[], object] | None = None
         self.on_expire: Callable[[], object] | None = None
@@ -190,6 +195,18 @@ class Received:
         if self._digest is None:
             self._digest = digest_of(self.document)
         return self._digest
+
+    @property
+    def way_out(self) -> str:
+        """What can be done about its method, which goes on for longer than it may."""
+        if self.on_expire is not None or (self.api is not None and self.api.model != DIRECT):
+            return "Its process is being ended."
+        if self.api is not None and self.api.is_async:
+            return f"It holds no thread; gofer mgt --cancel {self.key} ends it where it awaits something."
+        return (
+            "It holds one of the plugin's threads until it returns; nothing but a restart of goferd ends it. "
+            "Mark the method @fork: a process of its own is ended when it takes too long."
+        )
 
     def get_progress(self) -> Any:
         """Return what its method reports its progress by."""

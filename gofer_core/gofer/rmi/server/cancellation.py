@@ -15,10 +15,9 @@ from gofer.messaging.document import shown
 from gofer.rmi import criteria as conditions
 from gofer.rmi.clock import Clock
 from gofer.rmi.request import QUEUED, Received
-from gofer.rmi.server.answering import Answering
 from gofer.rmi.server.backlog import Backlogs, decode
 from gofer.rmi.server.channel import Channel
-from gofer.rmi.server.execution import Pending
+from gofer.rmi.server.lifecycle import Lifecycle, Pending
 from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.serial import SerialThread
 from gofer.rmi.server.tombstones import Owner, Tombstones
@@ -51,7 +50,7 @@ class Cancellation:
         registry: Registry,
         store: Database,
         backlogs: Backlogs,
-        answering: Answering,
+        lifecycle: Lifecycle,
         tombstones: Tombstones,
         clock: Clock,
         find: Callable[[str], Channel | None],
@@ -59,7 +58,7 @@ class Cancellation:
         self._registry = registry
         self._store = store
         self._backlogs = backlogs
-        self._answering = answering
+        self._lifecycle = lifecycle
         self._tombstones = tombstones
         self._clock = clock
         self._find = find
@@ -208,7 +207,7 @@ class Cancellation:
     # -- any thread ----------------------------------------------------------------------------------------------------
 
     def _cancel(self, request: Received) -> bool:
-        if not self._answering.cancel(request):
+        if not self._lifecycle.cancel(request):
             return False
         if request.sn is not None:
             self._tombstones.write(request.plugin.name, request.sn)

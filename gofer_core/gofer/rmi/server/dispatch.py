@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from hmac import compare_digest, digest
 from secrets import token_bytes
 from typing import Any
@@ -16,7 +17,7 @@ from gofer.rmi.request import Received
 from gofer.rmi.server.logins import Attempt, attempt
 from gofer.rmi.server.service import Service
 
-__all__ = ["authorize", "find", "invoke", "login_of"]
+__all__ = ["authorize", "coroutine_of", "find", "invoke", "login_of"]
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,6 @@ def invoke(service: Service, request: Received, target: Target) -> Any:
         DispatchError: it cannot be run here.
         BaseException: whatever the method or a hook raised.
     """
-    request.api = target
     authorize(target, request)
     hook = service.hook.gofer_call
     if _is_ours(hook):  # it calls the method
@@ -75,6 +75,24 @@ def _run(service: Service, target: Target, request: Received) -> Any:
     if forks is None:
         raise DispatchError(f"{target.name}(): marked @{target.model}, and there is nothing that forks here")
     return forks.call(target, request, service.max_message)
+
+
+def coroutine_of(request: Received, value: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
+    """Return what a method has returned as a coroutine.
+
+    Raises:
+        TypeError: it is no ``async def``: nobody will await that.
+    """
+    if request.api is None or not request.api.is_async:
+        close = getattr(value, "close", None)
+        if callable(close):
+            close()
+        raise TypeError(f"{request.target}() returned a {type(value).__name__}: declare the method `async def`")
+
+    async def wait() -> Any:
+        return await value
+
+    return value if inspect.iscoroutine(value) else wait()
 
 
 class _Once:
