@@ -174,7 +174,7 @@ gofer.rmi.server.cancellation: Cancellation
 gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
 gofer.rmi.server.counters: Counters
-gofer.rmi.server.dispatch: authorize coroutine_of find invoke login_of
+gofer.rmi.server.dispatch: authorize coroutine_of find invoke login_of way_out
 gofer.rmi.server.hooks: HookCalls Only Raised call_each named
 gofer.rmi.server.inspection: ANSWERING Entry INTERRUPTED Inspection Listing OVERDUE STATES UNDELIVERABLE WAITING
 gofer.rmi.server.lifecycle: Lifecycle Pending

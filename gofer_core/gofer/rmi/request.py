@@ -13,7 +13,6 @@ import msgspec
 
 from gofer.messaging.address import Address
 from gofer.messaging.document import Request, shown
-from gofer.rmi.model import DIRECT
 
 if TYPE_CHECKING:
     from gofer.messaging.adapter import Delivery
@@ -195,18 +194,6 @@ class Received:
         if self._digest is None:
             self._digest = digest_of(self.document)
         return self._digest
-
-    @property
-    def way_out(self) -> str:
-        """What can be done about its method, which goes on for longer than it may."""
-        if self.on_expire is not None or (self.api is not None and self.api.model != DIRECT):
-            return "Its process is being ended."
-        if self.api is not None and self.api.is_async:
-            return f"It holds no thread; gofer mgt --cancel {self.key} ends it where it awaits something."
-        return (
-            "It holds one of the plugin's threads until it returns; nothing but a restart of goferd ends it. "
-            "Mark the method @fork: a process of its own is ended when it takes too long."
-        )
 
     def get_progress(self) -> Any:
         """Return what its method reports its progress by."""

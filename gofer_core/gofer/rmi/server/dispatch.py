@@ -17,7 +17,7 @@ from gofer.rmi.request import Received
 from gofer.rmi.server.logins import Attempt, attempt
 from gofer.rmi.server.service import Service
 
-__all__ = ["authorize", "coroutine_of", "find", "invoke", "login_of"]
+__all__ = ["authorize", "coroutine_of", "find", "invoke", "login_of", "way_out"]
 
 log = logging.getLogger(__name__)
 
@@ -183,3 +183,15 @@ def _check_secret(target: Target, given: Any) -> None:
         matched |= compare_digest(digest(key, one.encode("utf-8", "surrogatepass"), "sha256"), mine)
     if not matched:
         raise SecretNotMatched(f"{target.name}(): wrong secret")
+
+
+def way_out(request: Received) -> str:
+    """Tell what can be done about a method that goes on for longer than it may."""
+    if request.on_expire is not None or (request.api is not None and request.api.model != DIRECT):
+        return "Its process is being ended."
+    if request.api is not None and request.api.is_async:
+        return f"It holds no thread; gofer mgt --cancel {request.key} ends it where it awaits something."
+    return (
+        "It holds one of the plugin's threads until it returns; nothing but a restart of goferd ends it. "
+        "Mark the method @fork: a process of its own is ended when it takes too long."
+    )

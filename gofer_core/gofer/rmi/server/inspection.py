@@ -13,6 +13,7 @@ from gofer.rmi.request import Received
 from gofer.rmi.server.backlog import Backlogs, decode
 from gofer.rmi.server.cancellation import Cancellation
 from gofer.rmi.server.channel import Channel
+from gofer.rmi.server.dispatch import way_out
 from gofer.rmi.server.lifecycle import Lifecycle
 from gofer.rmi.server.persistence import silenced
 from gofer.rmi.server.registry import Registry
@@ -235,7 +236,7 @@ def _of_memory(request: Received) -> Entry:
         request.data,
         time.time() - seconds,
         seconds,
-        f"{request.late}. {request.way_out}" if state == OVERDUE else None,
+        f"{request.late}. {way_out(request)}" if state == OVERDUE else None,
     )
 
 

@@ -538,7 +538,7 @@ class Lifecycle:
             if request.due <= now:
                 request.due = inf
                 text = "%s %s %s. It is still running. %s"
-                log.warning(text, request.sn, request.channel.service.name, request.late, request.way_out)
+                log.warning(text, request.sn, request.channel.service.name, request.late, dispatch.way_out(request))
             due = min(due, request.due)
         for channel in list(self._channels):
             due = min(due, channel.publisher.look(now), channel.asking.look(now), channel.admin.look(now))
