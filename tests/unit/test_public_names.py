@@ -169,17 +169,15 @@ gofer.rmi.remote: Double Line Remote seam
 gofer.rmi.replies: Replies aside
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
 gofer.rmi.request: ANSWERING BROKER ENDED QUEUED RECEIVED RUNNING Received STATES STORED WRITING digest_of
-gofer.rmi.server.answering: Answering
 gofer.rmi.server.backlog: Backlogs decode
-gofer.rmi.server.cancellation: Cancellation joined
+gofer.rmi.server.cancellation: Cancellation
 gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
 gofer.rmi.server.counters: Counters
-gofer.rmi.server.dispatch: authorize find invoke login_of
-gofer.rmi.server.execution: Execution Pending way_out
+gofer.rmi.server.dispatch: authorize coroutine_of find invoke login_of way_out
 gofer.rmi.server.hooks: HookCalls Only Raised call_each named
 gofer.rmi.server.inspection: ANSWERING Entry INTERRUPTED Inspection Listing OVERDUE STATES UNDELIVERABLE WAITING
-gofer.rmi.server.lifecycle: Lifecycle
+gofer.rmi.server.lifecycle: Lifecycle Pending
 gofer.rmi.server.logins: Attempt Logins attempt pam_service
 gofer.rmi.server.nonces: Nonce Nonces Seen
 gofer.rmi.server.persistence: AlreadyStarted Persistence silenced
@@ -187,6 +185,7 @@ gofer.rmi.server.registry: Arrival Known Registry
 gofer.rmi.server.rejections: Rejections start_of
 gofer.rmi.server.replies: CannotSign Encoder GIVE_UP Publisher Refusal Settled
 gofer.rmi.server.request_log: RequestLog
+gofer.rmi.server.results: of_error of_value
 gofer.rmi.server.serial: Outcome SerialThread
 gofer.rmi.server.service: Service
 gofer.rmi.server.statuses: MOST_HELD Statuses

@@ -96,7 +96,6 @@ class Attachment:
             registry=container.registry,
             persistence=container.persistence,
             nonces=container.nonces,
-            answering=container.answering,
             lifecycle=container.lifecycle,
             counters=plugin.counters,
             prefetch=self._prefetch,

@@ -33,7 +33,6 @@ from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
 from gofer.rmi.clock import Clock
-from gofer.rmi.server.answering import Answering
 from gofer.rmi.server.cancellation import Cancellation
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.hooks import HookCalls, call_each
@@ -90,21 +89,14 @@ class PluginContainer:
         self.nonces = Nonces(self.store, self.clock)
         self.persistence = Persistence(self.registry, self.store, self.nonces)
         self.tombstones = Tombstones(self.store)
-        self.answering = Answering(self.registry, self.persistence, hooks=self.hook_calls)
         self.lifecycle = Lifecycle(
-            self.registry,
-            self.persistence,
-            self.tombstones,
-            self.answering,
-            self.clock,
-            logins=self.logins,
-            hooks=self.hook_calls,
+            self.registry, self.persistence, self.tombstones, self.clock, logins=self.logins, hooks=self.hook_calls
         )
         self.cancellation = Cancellation(
             registry=self.registry,
             store=self.store,
             backlogs=self.persistence.backlogs,
-            answering=self.answering,
+            lifecycle=self.lifecycle,
             tombstones=self.tombstones,
             clock=self.clock,
             find=self._channel_of,
@@ -367,7 +359,6 @@ class PluginContainer:
             self.hook_calls.stop()
             self.cancellation.stop()
             self.lifecycle.stop()
-            self.answering.stop()
         finally:
             if held:
                 self.changes.release()

@@ -23,6 +23,7 @@ from gofer.rmi.server.backlog import Backlogs, decode
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.nonces import Nonces
 from gofer.rmi.server.registry import Registry
+from gofer.rmi.server.replies import Settled
 from gofer.rmi.store import Database, Unavailable, requests, schema
 from gofer.rmi.store.requests import Record, Row
 
@@ -162,14 +163,14 @@ class Persistence:
                     request.keep_at = time.monotonic() + _RETRY
                     request.due = 0.0
                 if waited:
-                    request.channel.put(request)
+                    request.channel.service.workers.put(request)
                 continue
             self._is_stored(request)
             if request.state == QUEUED and not request.beside:
                 if not self._backlogs.enter(request):
                     self._backlogs.evict(request)
                 elif waited:
-                    request.channel.put(request)
+                    request.channel.service.workers.put(request)
 
     def _is_stored(self, request: Received) -> None:
         if request.kept == STORED:
@@ -233,24 +234,35 @@ class Persistence:
 
     # -- a request has ended ---------------------------------------------------------------------------------------
 
-    def settled(self, request: Received, result: bytes) -> None:
-        """Remember the result that was taken, in the store too if the request stands there, and acknowledge."""
-        stands = request.kept != BROKER or hash(request.key) in self._known
-        if stands:
-            self._mine.add(request.key)  # first: it is not pulled before this is written
-        self._registry.end(request, result)
-        if stands:
-            work = partial(requests.settle, request.key, result, whole=request.interrupted)
-            self._store.post(work, lambda _, failed: self._mine.discard(request.key), kept=True)
-        self.acknowledge(request)
+    def ended(self, request: Received, result: bytes | None, settled: Settled, reason: str) -> None:
+        """Keep what became of the end of a request, and let go of its delivery.
 
-    def unsent(self, request: Received, result: bytes) -> None:
-        """Keep a result in the store, to be sent when its plugin is at its queue again."""
-        self._keep(request, result, requests.ANSWERING, None)
-
-    def given_up(self, request: Received, result: bytes, reason: str) -> None:
-        """Keep a result in the store as undeliverable, and acknowledge then."""
-        self._keep(request, result, requests.UNDELIVERABLE, reason)
+        Args:
+            result: None for a rejection: that is not remembered.
+            settled: a result that was taken is remembered; one that was given up is kept as undeliverable; what was not
+                sent is kept, too, to be sent when its plugin is at its queue again.
+        """
+        if result is None:
+            if settled is Settled.UNSENT:  # the broker delivers it again
+                self._nonces.forget(request.nonce)
+                self._registry.forget(request)
+                return
+            if request.kept != BROKER:
+                self._remove(request.key)
+            self._registry.forget(request)
+            self.acknowledge(request)
+        elif settled is Settled.CONFIRMED:
+            stands = request.kept != BROKER or hash(request.key) in self._known
+            if stands:
+                self._mine.add(request.key)  # first: it is not pulled before this is written
+            self._registry.end(request, result)
+            if stands:
+                work = partial(requests.settle, request.key, result, whole=request.interrupted)
+                self._store.post(work, lambda _, failed: self._mine.discard(request.key), kept=True)
+            self.acknowledge(request)
+        else:
+            unsent = settled is Settled.UNSENT
+            self._keep(request, result, requests.ANSWERING if unsent else requests.UNDELIVERABLE, reason or None)
 
     def _keep(self, request: Received, result: bytes, state: str, reason: str | None) -> None:
         self._mine.add(request.key)
@@ -269,21 +281,9 @@ class Persistence:
         kept = request.kept != BROKER
         self._store.post(partial(requests.keep, _light_record(request), result, state, reason), done, kept=kept)
 
-    def rejected(self, request: Received) -> None:
-        """Forget a request whose rejection is settled, and acknowledge."""
-        if request.kept != BROKER:
-            self._remove(request.key)
-        self._registry.forget(request)
-        self.acknowledge(request)
-
     def _remove(self, sn: str) -> None:
         self._mine.add(sn)
         self._store.post(partial(requests.remove, sn), lambda _, failed: self._mine.discard(sn), kept=True)
-
-    def left_unsent(self, request: Received) -> None:
-        """Forget a request whose rejection was not sent: the broker delivers it again."""
-        self._nonces.forget(request.nonce)
-        self._registry.forget(request)
 
     def held_by_row(self, request: Received) -> None:
         """Forget a delivery of a request that waits on the disk, and acknowledge it."""

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANSWERING", "CANCELLED", "DAY", "DONE", "INTERRUPTED", "MOST_KEPT", "QUEUED", "RUNNING", "UNDELIVERABLE",
-    "Record", "Row", "absent", "begin", "bury", "buried", "claim", "clean", "count", "drop", "find", "keep", "known", "kept",
-    "load", "pull", "pull_one", "remove", "revive", "rows", "settle", "take", "trim",
+    "Record", "Row", "absent", "begin", "bury", "buried", "claim", "clean", "count", "drop", "find", "keep", "known",
+    "kept", "load", "pull", "pull_one", "remove", "revive", "rows", "settle", "take", "trim",
 ]  # fmt: skip
 
 DAY = 86_400.0  # seconds

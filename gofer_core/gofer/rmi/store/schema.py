@@ -19,12 +19,13 @@ VERSION = 3
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _MOST_CLAIMS = 5  # a request that was claimed so often and never began is interrupted
 #: ``sn`` is the request's serial number (or what stands for one); that of a tombstone is told by requests.tombstone.
-#: ``boot``: in which boot of the machine a run was claimed that has not begun since; NULL: it has begun, or no one runs.
+#: ``boot``: the boot of the machine in which a run was claimed that has not begun since; NULL: it has, or none runs.
 _TABLES = """
     CREATE TABLE requests (
         number INTEGER PRIMARY KEY AUTOINCREMENT, sn TEXT NOT NULL UNIQUE, plugin TEXT NOT NULL, digest BLOB,
         identity TEXT, state TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0, once INTEGER NOT NULL DEFAULT 0,
-        boot BLOB, body BLOB NOT NULL DEFAULT x'', result BLOB, reason TEXT, created REAL NOT NULL, updated REAL NOT NULL
+        boot BLOB, body BLOB NOT NULL DEFAULT x'', result BLOB, reason TEXT, created REAL NOT NULL,
+        updated REAL NOT NULL
     );
     CREATE INDEX requests_of ON requests (plugin, state, number);
     CREATE TABLE nonces (
@@ -108,7 +109,8 @@ def recover(file: sqlite3.Connection) -> None:
     file.execute("BEGIN")
     file.execute("UPDATE requests SET tries = 1 WHERE state IN ('queued', 'running') AND tries = 0")
     file.execute(
-        "UPDATE requests SET state = 'queued', once = 0, boot = NULL WHERE state = 'running' AND boot = ? AND tries < ?",
+        "UPDATE requests SET state = 'queued', once = 0, boot = NULL"
+        " WHERE state = 'running' AND boot = ? AND tries < ?",
         (boot(), _MOST_CLAIMS),
     )
     file.execute("UPDATE requests SET state = 'queued' WHERE state = 'running' AND tries < 2 AND NOT once")
