@@ -219,9 +219,6 @@ gofer.testing.own_broker: Finding check_login run_contract
 gofer.testing.own_broker_suite: TestOwnBroker
 gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
 gofer.testing.proxy: Direction Filter Proxy
-gofer.testing.rabbitmq: BrokerError RabbitMQ
-gofer.testing.rabbitmq_management: BrokerError Management
-gofer.testing.rabbitmq_node: Node Ports find_program
 gofer.tools.adapters: adapters
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.authenticators: authenticators
