@@ -118,7 +118,7 @@ gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
     decode_reply decode_request encode head seconds_of shown timestamp unwrap
 gofer.messaging.handshake: Progress Stalled
-gofer.messaging.keyfiles: Watched files_in read_public read_secret
+gofer.messaging.keyfiles: Watched check_rights files_in read_public read_secret
 gofer.messaging.local: default_path open_socket
 gofer.messaging.local.adapter: LocalAdapter
 gofer.messaging.local.client: Client
@@ -215,15 +215,13 @@ gofer.testing.own_broker: Finding check_login run_contract
 gofer.testing.own_broker_suite: TestOwnBroker
 gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
 gofer.testing.proxy: Direction Filter Proxy
-gofer.testing.rabbitmq: BrokerError RabbitMQ
-gofer.testing.rabbitmq_management: BrokerError Management
-gofer.testing.rabbitmq_node: Node Ports find_program
 gofer.tools.adapters: adapters
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.authenticators: authenticators
 gofer.tools.broker: broker
 gofer.tools.certs: certs
-gofer.tools.certs_lines: Files TARGETS lines
+gofer.tools.certs_files: Exists check_directories write_files
+gofer.tools.certs_lines: Files TARGETS
 gofer.tools.completion: COMPLETE authenticator_names completion connector_of profile_names targets
 gofer.tools.demo: demo
 gofer.tools.listing: describe list_entry_points listing_options show
@@ -234,7 +232,7 @@ gofer.tools.mgt_client: NoAgent NoAnswer ask
 gofer.tools.mgt_tree: print_agent
 gofer.tools.new: new
 gofer.tools.output: complain harmless print_json print_table text_of
-gofer.tools.pki: BROKER CLIENT Entry Exists KEYS Kind SIGNING Store
+gofer.tools.pki: Entry Store
 gofer.tools.plugins: plugins
 gofer.tools.progress: Bar
 gofer.tools.rmi: rmi
