@@ -56,11 +56,10 @@ gofer.agent.config.values: Choice Dotted Flag Level Line Name Names Proxy Second
 gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
 gofer.agent.following: follow
-gofer.agent.forking: Greeting HELPER greeting read
+gofer.agent.forking: HELPER greeting
 gofer.agent.gate: Gate
 gofer.agent.helper: main
-gofer.agent.import_check: import_problems main
-gofer.agent.import_only: ImportOnly
+gofer.agent.import_check: import_problems
 gofer.agent.imports: Imports
 gofer.agent.links: Links
 gofer.agent.loading: Broken GROUP Source forget_module import_source locate one_line unused_files
@@ -156,9 +155,10 @@ gofer.rmi.exceptions: from_result sentence to_result trace_of
 gofer.rmi.model: DIRECT FORK
 gofer.rmi.model.coroutines: Loop Run
 gofer.rmi.model.direct: call
-gofer.rmi.model.fork: Forks
+gofer.rmi.model.fork: Forks HelperProcess
 gofer.rmi.model.helper: GRACE end_with_parent serve threads
-gofer.rmi.model.pipe: CALL KILL LineHandler Messages PROGRESS RAISED TERMINATE VALUE head log_line
+gofer.rmi.model.pipe: BEGUN CALL EXIT FAILED FORK IMPORT IMPORTED KILL LogHandler PROGRESS RAISED Sender TERMINATE
+    VALUE pair receive send
 gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Succeeded check_listener read_notice
     tell
 gofer.rmi.options: CallOptions OPTION_NAMES Options Report

@@ -89,7 +89,7 @@ class Plugin:
         #: Who runs its methods, and what became of its requests.
         self.workers = Workers(descriptor.name, descriptor.threads)
         self.loop = Loop(descriptor.name)
-        self.forks = Forks(descriptor.name, HELPER, lambda: greeting(self))
+        self.forks = Forks(descriptor.name, HELPER, self._greeting)
         #: What it does by itself.
         self.actions = Actions(self, container.clock)
         #: What is to be said of a queue whose name was made up on another machine; None: nothing.
@@ -168,6 +168,11 @@ class Plugin:
     def entered(self) -> AbstractContextManager[object]:
         """Have ``Plugin.find`` work within ``with``: what is done there is done by this plugin's code."""
         return _Entered(self)
+
+    def _greeting(self) -> bytes:
+        levels = self.container.config.logging.levels
+        described = [one.descriptor for one in list(self.container.plugins.values())]
+        return greeting(self.container.root, self.name, described, levels=levels)
 
     def has_name(self, name: str) -> bool:
         """Tell whether a name, or the ``__name__`` of a module, means this plugin."""
