@@ -80,7 +80,8 @@ def _read() -> Mapping[str, dict[str, str]]:
     except (Unreadable, UnicodeDecodeError) as wrong:
         raise ConfigError(f"{path}: is not an ini file of UTF-8: {wrong}") from None
     for section, key, text in content.remarks:  # an odd line may be one that decides whom to trust
-        raise ConfigError(f"{path}: {'' if section is None else f'[{section}] '}{'' if key is None else key} {text}")
+        place = "" if section is None else f"[{section}] {key or ''}: "
+        raise ConfigError(f"{path}: is not an ini file as it should be: {place}{text.partition(';')[0]}")
     return {
         " ".join(name.split()): {key.lower(): str(value) for key, value in keys.items()}
         for name, keys in content.sections.items()
