@@ -21,24 +21,9 @@ from gofer.messaging.url import URL
 from gofer.suggest import nearest
 
 __all__ = [
-    "ADDRESS",
-    "BROKER",
-    "EXCHANGE",
-    "FLAG",
-    "LEVEL",
-    "NAME",
-    "OWN_HOST",
-    "PROXY",
-    "Kind",
-    "Wrong",
-    "choice",
-    "dotted",
-    "line",
-    "names",
-    "seconds",
-    "size",
-    "whole",
-]
+    "ADDRESS", "BROKER", "EXCHANGE", "FLAG", "LEVEL", "NAME", "OWN_HOST", "PROXY", "Kind", "Wrong", "choice",
+    "dotted", "line", "names", "seconds", "size", "whole",
+]  # fmt: skip
 
 N = TypeVar("N", int, float)
 
