@@ -32,27 +32,22 @@ gofer.agent.certificates: CertificateWatch InUse certificates_in_use files_of re
 gofer.agent.check: check
 gofer.agent.choosing: chosen usable
 gofer.agent.config: AgentConfig Descriptor LiveSection LiveSettings LoggingConfig Machine MainConfig
-    ManagementConfig MessagingConfig PamConfig Problem Settings asks_to_be_required broker_of check_company distrust
+    ManagementConfig MessagingConfig PamConfig Problem asks_to_be_required broker_of check_together distrust
     find_plugin_dirs made_on not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe
     stable_uuid
-gofer.agent.config.agent: AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig read_agent
-gofer.agent.config.agent_keys: AGENT Agent
-gofer.agent.config.company: broker_of check_company not_trusted
-gofer.agent.config.descriptor: Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file redescribe
-gofer.agent.config.descriptor_keys: DESCRIPTOR Main Messaging Model
-gofer.agent.config.files: MAX_FILE distrust list_files list_unread read_sections read_text
-gofer.agent.config.identity: stable_uuid
-gofer.agent.config.ini: Content Protected Sections Unreadable parse_ini parse_json
+gofer.agent.config.agent: AGENT AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig
+    read_agent
+gofer.agent.config.descriptor: DESCRIPTOR Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
+    redescribe
+gofer.agent.config.files: MAX_FILE distrust distrusted list_files list_unread read_bytes read_text
+gofer.agent.config.identity: Machine made_on stable_uuid
+gofer.agent.config.keys: GUARD Key Reader Schema keys_of written
+gofer.agent.config.kinds: ADDRESS BROKER EXCHANGE FLAG Kind LEVEL NAME OWN_HOST PROXY Wrong choice dotted line names
+    seconds size whole
 gofer.agent.config.live: LiveSection LiveSettings
-gofer.agent.config.machine: Machine made_on
-gofer.agent.config.places: AddressText BrokerURL ExchangeName OwnHost
-gofer.agent.config.problem: Problem kind nearest plain shown
-gofer.agent.config.reading: Reader Values
+gofer.agent.config.problem: Problem plain shown
 gofer.agent.config.required: asks_to_be_required
-gofer.agent.config.schema: FreeKeys Key Schema
-gofer.agent.config.settings: Settings
-gofer.agent.config.values: Choice Dotted Flag Level Line Name Names Proxy Seconds SecondsOrNever Size Type Whole
-    Wrong
+gofer.agent.config.together: broker_of check_together not_trusted
 gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
 gofer.agent.following: follow
@@ -203,6 +198,7 @@ gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUE
 gofer.rmi.store.schema: VERSION boot prepare recover version_of
 gofer.rmi.stub: Invoke Method Stub Trigger fixed new_request
 gofer.root: Root
+gofer.sections: Content Guards Sections Unreadable parse_ini parse_json
 gofer.streams: open_missing
 gofer.suggest: available did_you_mean nearest
 gofer.testing: AdapterContract AuthenticatorContract

@@ -209,8 +209,8 @@ class Plugin:
             ConfigError: what the code has set cannot be used.
         """
         changes, found = self._described
-        if changes != self._cfg._changes:
-            changes = self._cfg._changes
+        if changes != self._cfg._changes[0]:
+            changes = self._cfg._changes[0]
             found, problems = redescribe(self.descriptor.file, _sections_of(self._cfg))
             written = LiveSettings(str(self.descriptor.file), self.descriptor.sections)
             known = redescribe(self.descriptor.file, _sections_of(written))[1]
