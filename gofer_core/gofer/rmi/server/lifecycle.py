@@ -528,7 +528,10 @@ class Lifecycle:
         due = inf
         taken: list[Received] = []
         in_flight = self._registry.in_flight()
+        crowded = self._persistence.is_crowded(in_flight, now)
         for request in in_flight:
+            if crowded and request.keep_at < inf:
+                request.keep_at = request.due = now
             if request.due <= now:
                 self._look_at(request, now, taken)
             due = min(due, request.due)

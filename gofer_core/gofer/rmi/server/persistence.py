@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 _TIDY = 3600.0  # seconds between two times that old entries are removed from the store
 _RETRY = 0.25  # seconds until a request is taken over that could not be
 _MOST_KNOWN = 100_000  # numbers of requests that stand in the store, remembered by their hashes
+_CROWD = 50  # requests that a broker holds are many
 _CHUNK = 20  # rows read at a time
 
 _encode = msgspec.json.Encoder().encode
@@ -180,6 +181,18 @@ class Persistence:
         self._mine.add(request.key)
         self._remember(request.key)
         self.acknowledge(request)
+
+    def is_crowded(self, in_flight: Sequence[Received], now: float) -> bool:
+        """Tell whether so many requests that a broker holds wait that they are to be taken over at once.
+
+        They are where the last of them would be due anyway before its turn comes, at the pace at which requests end
+        now: those behind them, which may be for Admin, need room in the prefetch window.
+        """
+        if len(in_flight) < _CROWD:
+            return False
+        held = [request.arrived for request in in_flight if request.keep_at < inf]
+        pace = now - max(self._registry.ended_at, held[0]) if held else 0.0
+        return len(held) >= _CROWD and len(held) * pace > self._patience
 
     def look(self, now: float) -> None:
         """Remove old entries from the store, from time to time."""
