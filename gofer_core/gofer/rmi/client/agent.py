@@ -1,4 +1,4 @@
-"""What agents have in common, be it those of threads or of coroutines: names, views, options, a share in a link."""
+"""What agents have in common, for threads and for coroutines: names, views, options, a share in a connection."""
 
 from __future__ import annotations
 
@@ -12,86 +12,96 @@ from gofer.messaging.connection import Connection
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
-from gofer.rmi.options import CallOptions, Options
-from gofer.rmi.posts import Owner, Posts
-from gofer.rmi.stub import Stub, Trigger, fixed, new_request
+from gofer.rmi.client.options import CallOptions, Options
+from gofer.rmi.client.session import SessionBase
+from gofer.rmi.client.stub import Stub, Trigger, fixed, new_request
+from gofer.rmi.client.unconfirmed import Owner, Unconfirmed
 
-__all__ = ["Double", "Line", "Remote", "seam"]
+__all__ = ["Double", "Lease", "RemoteAgent", "seam"]
+
+_S = TypeVar("_S", bound=SessionBase)
 
 
-_C = TypeVar("_C", bound=Connection)
+class Lease(Generic[_S]):
+    """An agent's share in a connection, for all its views: taken on first use, and again after a fork.
 
-
-class Line(Generic[_C]):
-    """One agent's share in a link, had by all its views; taken up on first use, and again after a fork.
-
-    It is given back when it is closed, or when the last view is gone.
+    It ends when it is closed, or when the last view is gone.
 
     Args:
         acquire: counts one more user of a connection.
+        new_session: makes the session of a connection and a reply exchange. All users of the connection share it.
     """
 
-    def __init__(self, connector: Connector, acquire: Callable[[Connector], _C]) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        acquire: Callable[[Connector], Connection],
+        new_session: Callable[[Any, str | None], _S],
+    ) -> None:
         self.connector = connector
-        self._acquire = acquire
         self.owner = Owner()
-        self._link: _C | None = None
+        self._acquire, self._new_session = acquire, new_session
+        self._connection: Connection | None = None
         self._closed = False
         self._release: weakref.finalize[Any, Any] | None = None
 
     @property
     def used(self) -> bool:
-        """Whether there may be something to flush: it has a link, or had one."""
-        return self._closed or self._link is not None
+        """Whether there may be something to flush: it has a connection, or had one."""
+        return self._closed or self._connection is not None
 
     def check(self) -> None:
         """Raise ConnectionLost if it was closed."""
         if self._closed:
             raise ConnectionLost(f"this agent was closed ({self.connector.url})")
 
-    def link(self) -> _C:
-        """Return the link.
+    def session(self, exchange: str | None = None) -> _S:
+        """Return the session for a reply exchange.
 
         Raises:
-            ConnectionLost: it was closed.
+            ConnectionLost: the lease was closed.
         """
-        link = self._link
-        return self._take() if link is None or link.abandoned else link
+        connection = self._connection
+        if connection is None or connection.abandoned:
+            connection = self._take()
+        return self._session_of(connection, exchange)
 
-    def _take(self) -> _C:
+    def _session_of(self, connection: Connection, exchange: str | None = None) -> _S:
+        return connection.shared((self._new_session, exchange), lambda: self._new_session(connection, exchange))
+
+    def _take(self) -> Connection:
         mine = self._acquire(self.connector)
         with pool.guard:
-            closed, link = self._closed, self._link
-            taken = not closed and (link is None or link.abandoned)  # else another thread was faster
+            connection = self._connection
+            taken = not self._closed and (connection is None or connection.abandoned)  # else a thread was faster
             if taken:
                 if self._release is not None:
                     self._release()
                 self.owner.gone = False
-                self._release = weakref.finalize(self, _let_go, mine, self.owner)
+                self._release = weakref.finalize(self, _release, mine, self.owner)
                 self._release.atexit = False
-                self._link = link = mine
+                self._connection = connection = mine
         if not taken:
             pool.release(mine)
-        if closed or link is None:
             self.check()
-        assert link is not None  # noqa: S101 - check has raised
-        return link
+        assert connection is not None  # noqa: S101 - check has raised
+        return connection
 
-    def leave(self) -> _C | None:
-        """Close it; return the link that is now the caller's to release, if there is one."""
+    def close(self) -> _S | None:
+        """End the lease. Returns its session, whose connection the caller must release; None: there is none."""
         with pool.guard:
-            link, self._link, self._closed = self._link, None, True
-        if link is None or link.abandoned:
+            connection, self._connection, self._closed = self._connection, None, True
+        if connection is None or connection.abandoned:
             return None
         if self._release is not None:
             self._release.detach()
-        return link
+        return self._session_of(connection)
 
 
-def _let_go(link: Connection, owner: Owner) -> None:
-    if not link.abandoned:  # else the parent tells
-        link.shared(Posts, lambda: Posts(link)).leave(owner)
-    pool.release(link, linger=True)
+def _release(connection: Connection, owner: Owner) -> None:
+    if not connection.abandoned:  # else the parent tells
+        connection.shared(Unconfirmed, lambda: Unconfirmed(connection)).leave(owner)
+    pool.release(connection, linger=True)
 
 
 class Double(Protocol):
@@ -114,23 +124,23 @@ class _Seam:
 seam = _Seam()
 
 
-class Remote:
+class RemoteAgent:
     """An agent at an address: all of it but how its requests are sent (``_send``).
 
     Remote names never start with ``_``, so whatever does is the object's own.
     """
 
-    _line: Line[Any]
+    _lease: Lease[Any]
 
     def __init__(self, url: str | URL | Connector, address: str, **options: Unpack[CallOptions]) -> None:
-        self._line = self._new_line(Connector.of(url))
+        self._lease = self._new_lease(Connector.of(url))
         self._address = Address.parse(address)
         self._options = Options().having(options)
 
     def __call__(self, **options: Unpack[CallOptions]) -> Self:
         """Return a view of this agent with other options in place of some."""
         view = object.__new__(type(self))
-        view._line, view._address = self._line, self._address
+        view._lease, view._address = self._lease, self._address
         view._options = self._options.having(options)
         return view
 
@@ -145,7 +155,7 @@ class Remote:
 
     def __getitem__(self, name: str) -> Stub:
         double = seam.double
-        return Stub(name, self._invoke) if double is None else double.stub(name, self._invoke, self._line)
+        return Stub(name, self._invoke) if double is None else double.stub(name, self._invoke, self._lease)
 
     def __copy__(self) -> Self:
         return self.__call__()
@@ -160,7 +170,7 @@ class Remote:
         )
 
     def __repr__(self) -> str:
-        return f"<Agent {str(self._address)!r} at {self._line.connector.url}>"
+        return f"<Agent {str(self._address)!r} at {self._lease.connector.url}>"
 
     def _invoke(
         self, classname: str, method: str, cntr: list[Any] | None, args: tuple[Any, ...], kws: dict[str, Any], /
@@ -171,7 +181,7 @@ class Remote:
             return Trigger(document["sn"], lambda: self._send(document, options))
         return self._send(document, options)
 
-    def _new_line(self, connector: Connector) -> Line[Any]:
+    def _new_lease(self, connector: Connector) -> Lease[Any]:
         """Make the share in a connection."""
         raise NotImplementedError
 
