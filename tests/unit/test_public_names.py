@@ -142,8 +142,8 @@ gofer.rmi.client.agent: Double Lease RemoteAgent seam
 gofer.rmi.client.call: Call Next Resubscribed no_agent
 gofer.rmi.client.consumer: ReplyConsumer
 gofer.rmi.client.options: CallOptions OPTION_NAMES Options Report
-gofer.rmi.client.replies: Accepted Failed Listener Notice Progress Received Rejected Started Succeeded check_listener
-    notify read_reply
+gofer.rmi.client.replies: Accepted Failed Listener Notice Progress Received Rejected Started Succeeded
+    check_listener notify read_reply
 gofer.rmi.client.session: Session SessionBase
 gofer.rmi.client.stub: Invoke Method Stub Trigger fixed new_request
 gofer.rmi.client.unconfirmed: Owner Unconfirmed UnconfirmedRequest
