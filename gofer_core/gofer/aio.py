@@ -13,19 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from time import monotonic
+from collections.abc import Coroutine
 from typing import Any, Self
 
-from gofer.errors import ConnectionLost
-from gofer.messaging.address import Address
 from gofer.messaging.asyncio_driver import AsyncioConnection, AsyncioWaiter
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
-from gofer.rmi.client.agent import Lease, RemoteAgent, seam
-from gofer.rmi.client.call import Call, Next
-from gofer.rmi.client.options import Options
-from gofer.rmi.client.session import SessionBase
-from gofer.rmi.client.unconfirmed import Owner
+from gofer.rmi.client.agent import Lease, RemoteAgent
+from gofer.rmi.client.session import Session
 
 __all__ = ["Agent"]
 
@@ -51,8 +46,7 @@ class Agent(RemoteAgent):
         Raises:
             NotTaken: some were not taken, or not within ``timeout`` seconds; ``reasons`` says which and why.
         """
-        if self._lease.used:
-            await self._session().flush(self._lease.owner, timeout)
+        await self._flush(timeout)
 
     async def close(self) -> None:
         """Flush, and give up the connection (the last one to do so closes it). Idempotent; the agent is done with.
@@ -73,83 +67,29 @@ class Agent(RemoteAgent):
     def _new_lease(self, connector: Connector) -> Lease[_Session]:
         return Lease(connector, lambda wanted: pool.acquire_asyncio(wanted, asyncio.get_running_loop()), _Session)
 
-    def _session(self, exchange: str | None = None) -> _Session:
-        session: _Session = self._lease.session(exchange)
+    def _session(self, exchange: str | None = None) -> Session:
+        session = super()._session(exchange)
         if session.connection.loop is not asyncio.get_running_loop():
             raise RuntimeError("this agent belongs to another event loop: make one in each")
         return session
 
-    async def _send(self, document: dict[str, Any], options: Options) -> Any:
-        lease = self._lease
-        if seam.double is not None:
-            lease.check()
-            return seam.double.answer(lease, document, options)
-        session = self._session()
-        session.unconfirmed.raise_failures(lease.owner)
-        if options.reply is None and options.wait != 0:
-            if options.exchange:
-                session = self._session(options.exchange)
-            return await session.call(document, self._address, options)
-        await session.publish(document, self._address, options, lease.owner)
-        return document["sn"]
+    async def _run(self, sending: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            return await sending
+        except RuntimeError as error:
+            stop = error.__cause__
+            if isinstance(stop, StopIteration):
+                raise RuntimeError(f"the method raised {stop!r}, which cannot be raised by a coroutine") from stop
+            raise
 
 
-class _Session(SessionBase):
-    """A session whose calls are driven by the loop. See :class:`gofer.rmi.client.session.Session`."""
+class _Session(Session):
+    """A session for the coroutines of one event loop."""
 
     connection: AsyncioConnection
 
-    async def call(self, document: dict[str, Any], address: Address, options: Options) -> Any:
-        """Send a request and wait for its end."""
-        waiter = AsyncioWaiter(self.connection.loop)
-        call = self._begin(document, options, waiter.wake)
-        step = Next.SEND
-        try:
-            while step is not Next.END:
-                if step is Next.REPORT and options.progress is not None:
-                    told = options.progress(call.report or {})
-                    if inspect.isawaitable(told):
-                        await told
-                try:
-                    if step is Next.SEND:
-                        await self._send(call, address)
-                    heard = await self.connection.wait(call.inbox.__len__, call.due, waiter)
-                except ConnectionLost as lost:
-                    if call.late:
-                        raise self._timeout(call, lost) from lost
-                    raise
-                step = self._take(call, call.inbox.popleft() if heard else None)
-        finally:
-            self._end(call)
-        try:
-            return call.outcome()
-        except StopIteration as stop:
-            raise RuntimeError(f"the method raised {stop!r}, which cannot be raised by a coroutine") from stop
+    def _new_waiter(self) -> AsyncioWaiter:
+        return AsyncioWaiter(self.connection.loop)
 
-    async def _send(self, call: Call, address: Address) -> None:
-        while True:
-            if not self._subscription.active:
-                await self.connection.subscribe(self._subscription, call.deadline)
-            if self._publish(call, address):
-                return
-            await self.connection.wait_sendable(call.deadline)
-
-    async def publish(self, document: dict[str, Any], address: Address, options: Options, owner: Owner) -> None:
-        """Send a request without waiting for a result."""
-        connection, unconfirmed = self.connection, self.unconfirmed
-        deadline = monotonic() + (options.wait or self.publish_wait)
-        if unconfirmed.full and not await connection.wait(lambda: unconfirmed.drained, deadline):
-            raise self._full()
-        request = self._request(document, address, options, owner)
-        while not unconfirmed.send(request):
-            await connection.wait_sendable(deadline)
-        if options.confirm:
-            await connection.wait(lambda: document["sn"] not in unconfirmed, deadline)
-            unconfirmed.raise_failure(request)
-
-    async def flush(self, owner: Owner, timeout: float | None) -> None:  # noqa: ASYNC109 - the word of gofer.proxy
-        """Wait until the broker has answered for all requests of this owner that were not waited for."""
-        deadline = None if timeout is None else monotonic() + timeout
-        if self.unconfirmed.of(owner):
-            await self.connection.wait(lambda: not self.unconfirmed.of(owner), deadline)
-        self.unconfirmed.raise_late(owner)
+    async def _done(self, doing: Any) -> Any:
+        return await doing if inspect.isawaitable(doing) else doing

@@ -9,14 +9,15 @@ print(agent.Dog().bark("hello"))
 from __future__ import annotations
 
 import warnings
+from collections.abc import Coroutine
 from typing import Any, Self, Unpack
 
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
 from gofer.rmi.client.agent import Double, Lease, RemoteAgent, seam
-from gofer.rmi.client.options import CallOptions, Options
-from gofer.rmi.client.session import Session
+from gofer.rmi.client.options import CallOptions
+from gofer.rmi.client.session import ThreadSession, complete
 
 __all__ = ["Agent", "Double", "agent", "seam"]
 
@@ -54,8 +55,7 @@ class Agent(RemoteAgent):
         Raises:
             NotTaken: some were not taken, or not within ``timeout`` seconds; ``reasons`` says which and why.
         """
-        if self._lease.used:
-            self._lease.session().flush(self._lease.owner, timeout)
+        complete(self._flush(timeout))
 
     def close(self) -> None:
         """Flush, and give up the connection (the last one to do so closes it). Idempotent; the agent is done with.
@@ -68,27 +68,16 @@ class Agent(RemoteAgent):
             return
         try:
             if not session.connection.in_driver:
-                session.flush(self._lease.owner, _CLOSE_WAIT)
+                complete(session.flush(self._lease.owner, _CLOSE_WAIT))
         finally:
             self._lease.owner.gone = True
             pool.release(session.connection)
 
-    def _new_lease(self, connector: Connector) -> Lease[Session]:
-        return Lease(connector, pool.acquire, Session)
+    def _new_lease(self, connector: Connector) -> Lease[ThreadSession]:
+        return Lease(connector, pool.acquire, ThreadSession)
 
-    def _send(self, document: dict[str, Any], options: Options) -> Any:
-        lease = self._lease
-        if seam.double is not None:
-            lease.check()
-            return seam.double.answer(lease, document, options)
-        session = lease.session()
-        session.unconfirmed.raise_failures(lease.owner)
-        if options.reply is None and options.wait != 0:
-            if options.exchange:
-                session = lease.session(options.exchange)
-            return session.call(document, self._address, options)
-        session.publish(document, self._address, options, lease.owner)
-        return document["sn"]
+    def _run(self, sending: Coroutine[Any, Any, Any]) -> Any:
+        return complete(sending)
 
 
 def agent(url: str | URL | Connector, address: str, **options: Unpack[CallOptions]) -> Agent:

@@ -12,7 +12,7 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.proxy import Agent
-from gofer.rmi.client.session import Session
+from gofer.rmi.client.session import ThreadSession
 from gofer.rmi.client.unconfirmed import Unconfirmed
 from support.company import declare
 from support.echo import EchoAgent
@@ -57,7 +57,7 @@ def test_failures_of_agents_that_are_gone_are_logged_and_hold_nothing(
 def test_so_many_without_an_answer_are_told_of_and_nothing_more_is_sent(
     broker: LocalBroker, link: ThreadConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Session, "publish_wait", 0.3)
+    monkeypatch.setattr(ThreadSession, "publish_wait", 0.3)
     declare(link, "sink")
     with Agent(link.connector, "sink", wait=0) as agent:
         broker.freeze()
@@ -74,7 +74,7 @@ def test_so_many_without_an_answer_are_told_of_and_nothing_more_is_sent(
 def test_few_but_large_ones_without_an_answer_are_many(
     broker: LocalBroker, link: ThreadConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Session, "publish_wait", 0.3)
+    monkeypatch.setattr(ThreadSession, "publish_wait", 0.3)
     monkeypatch.setattr(Unconfirmed, "most_bytes", 1 << 20)
     declare(link, "sink")
     with Agent(link.connector, "sink", wait=0) as agent:
@@ -89,7 +89,7 @@ def test_few_but_large_ones_without_an_answer_are_many(
 def test_one_that_somebody_waited_for_is_told_once(
     broker: LocalBroker, link: ThreadConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Session, "publish_wait", 0.3)
+    monkeypatch.setattr(ThreadSession, "publish_wait", 0.3)
     link.open(time.monotonic() + 10)
     with Agent(link.connector, "nowhere", wait=0) as agent:
         broker.freeze()

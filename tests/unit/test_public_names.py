@@ -144,7 +144,7 @@ gofer.rmi.client.consumer: ReplyConsumer
 gofer.rmi.client.options: CallOptions OPTION_NAMES Options Report
 gofer.rmi.client.replies: Accepted Failed Listener Notice Progress Received Rejected Started Succeeded
     check_listener notify read_reply
-gofer.rmi.client.session: Session SessionBase
+gofer.rmi.client.session: Session ThreadSession complete
 gofer.rmi.client.stub: Invoke Method Stub Trigger fixed new_request
 gofer.rmi.client.unconfirmed: Owner Unconfirmed UnconfirmedRequest
 gofer.rmi.clock: Clock Timer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Protocol, Self, TypeVar, Unpack
 
 from gofer.errors import ConnectionLost
@@ -13,13 +13,13 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
 from gofer.rmi.client.options import CallOptions, Options
-from gofer.rmi.client.session import SessionBase
+from gofer.rmi.client.session import Session
 from gofer.rmi.client.stub import Stub, Trigger, fixed, new_request
 from gofer.rmi.client.unconfirmed import Owner, Unconfirmed
 
 __all__ = ["Double", "Lease", "RemoteAgent", "seam"]
 
-_S = TypeVar("_S", bound=SessionBase)
+_S = TypeVar("_S", bound=Session)
 
 
 class Lease(Generic[_S]):
@@ -125,7 +125,7 @@ seam = _Seam()
 
 
 class RemoteAgent:
-    """An agent at an address: all of it but how its requests are sent (``_send``).
+    """An agent at an address: all of it but how its callers wait (``_run``).
 
     Remote names never start with ``_``, so whatever does is the object's own.
     """
@@ -178,13 +178,36 @@ class RemoteAgent:
         options = self._options
         document = new_request((classname, method, cntr), args, kws, str(self._address), options)
         if options.trigger:
-            return Trigger(document["sn"], lambda: self._send(document, options))
-        return self._send(document, options)
+            return Trigger(document["sn"], lambda: self._run(self._send(document, options)))
+        return self._run(self._send(document, options))
+
+    async def _send(self, document: dict[str, Any], options: Options) -> Any:
+        """Send a request; return what the call returns."""
+        lease = self._lease
+        if seam.double is not None:
+            lease.check()
+            return seam.double.answer(lease, document, options)
+        session = self._session()
+        session.unconfirmed.raise_failures(lease.owner)
+        if options.reply is None and options.wait != 0:
+            if options.exchange:
+                session = self._session(options.exchange)
+            return await session.call(document, self._address, options)
+        await session.publish(document, self._address, options, lease.owner)
+        return document["sn"]
+
+    async def _flush(self, timeout: float | None) -> None:  # noqa: ASYNC109 - the word of its callers
+        if self._lease.used:
+            await self._session().flush(self._lease.owner, timeout)
+
+    def _session(self, exchange: str | None = None) -> Session:
+        session: Session = self._lease.session(exchange)
+        return session
 
     def _new_lease(self, connector: Connector) -> Lease[Any]:
         """Make the share in a connection."""
         raise NotImplementedError
 
-    def _send(self, document: dict[str, Any], options: Options) -> Any:
-        """Send a request, and return (or have awaited) what the call returns."""
+    def _run(self, sending: Coroutine[Any, Any, Any]) -> Any:
+        """Run ``_send`` to its end, and return what the call returns; or a coroutine that does so."""
         raise NotImplementedError

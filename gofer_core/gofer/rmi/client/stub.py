@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from gofer.messaging.document import VERSION
 from gofer.messaging.value import plain
@@ -13,12 +13,8 @@ from gofer.rmi.client.options import OPTION_NAMES, Options
 __all__ = ["Invoke", "Method", "Stub", "Trigger", "fixed", "new_request"]
 
 
-class Invoke(Protocol):
-    """Does what a remote method's call asks for, and returns its value or the request's serial number."""
-
-    def __call__(
-        self, classname: str, method: str, cntr: list[Any] | None, args: tuple[Any, ...], kws: dict[str, Any], /
-    ) -> Any: ...
+#: Does what a remote method's call asks for: class, method, constructor's arguments, arguments, keyword arguments.
+Invoke = Callable[[str, str, list[Any] | None, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class Stub:
