@@ -161,9 +161,6 @@ gofer.rmi.model.fork: Forks HelperProcess
 gofer.rmi.model.helper: GRACE end_with_parent serve threads
 gofer.rmi.model.pipe: BEGUN CALL EXIT FAILED FORK IMPORT IMPORTED KILL LogHandler PROGRESS RAISED Sender TERMINATE
     VALUE pair receive send
-gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Succeeded check_listener read_notice
-    tell
-gofer.rmi.options: CallOptions OPTION_NAMES Options Report
 gofer.rmi.policy: RequestTimeout
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
@@ -199,7 +196,6 @@ gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUE
     absent begin buried bury claim clean count drop find keep kept known load pull pull_one remove revive rows
     settle take trim
 gofer.rmi.store.schema: VERSION boot prepare recover version_of
-gofer.rmi.stub: Invoke Method Stub Trigger fixed new_request
 gofer.root: Root
 gofer.sections: Content Guards Sections Unreadable parse_ini parse_json
 gofer.streams: open_missing
