@@ -7,9 +7,10 @@ from collections.abc import Generator
 
 from amqp import spec
 from gofer.messaging.adapter import HEAD, TAIL, Event, Outcome
+from gofer.messaging.endings import ProtocolError
 
 from gofer_adapter_amqp import wire
-from gofer_adapter_amqp.broker import Closed, ProtocolError
+from gofer_adapter_amqp.broker import Closed
 
 __all__ = ["Channel", "Channels", "Question", "Steps", "Task"]
 

@@ -7,9 +7,10 @@ from itertools import takewhile
 
 from amqp import spec
 from gofer.messaging.adapter import Confirmed, Delivery, Done, Outcome, Subscribe, SubscriptionLost
+from gofer.messaging.endings import ProtocolError
 
 from gofer_adapter_amqp import wire
-from gofer_adapter_amqp.broker import NOT_FOUND, REFUSED, Closed, ProtocolError
+from gofer_adapter_amqp.broker import NOT_FOUND, REFUSED, Closed
 from gofer_adapter_amqp.channel import Channel, Channels, Steps, Task
 
 __all__ = ["Consumer", "Publisher"]
