@@ -95,8 +95,8 @@ gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofe
 gofer.limit: Limit LimitedLog
 gofer.messaging: Connector Consumer Document Exchange NotFound Producer Queue Reader URL
 gofer.messaging.adapter: Adapter Bind Blocked Cancel CheckQueue Closed Confirmed DeclareExchange DeclareQueue
-    DeleteExchange DeleteQueue Delivery Done Event HEAD NO_EXPIRY Opened Operation Outcome PurgeQueue Subscribe
-    SubscriptionLost TAIL Unbind
+    DeleteExchange DeleteQueue Delivery Done Event HEAD NO_EXPIRY Opened Operation Outcome Outgoing PurgeQueue
+    Subscribe SubscriptionLost TAIL Unbind
 gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
@@ -111,6 +111,7 @@ gofer.messaging.core: Answer Core OPERATION Settle State copy_error
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
     decode_reply decode_request encode head seconds_of shown timestamp unwrap
+gofer.messaging.endings: BrokerClosed LoginRefused NoVirtualHost ProtocolError ending who_answers
 gofer.messaging.handshake: Progress Stalled
 gofer.messaging.keyfiles: Watched check_rights files_in read_public read_secret
 gofer.messaging.local: default_path open_socket
@@ -207,7 +208,7 @@ gofer.testing.contract: AdapterContract
 gofer.testing.guard: Guard
 gofer.testing.mock: Call install register uninstall
 gofer.testing.own_broker: Finding check_login run_contract
-gofer.testing.own_broker_suite: TestOwnBroker
+gofer.testing.own_broker_suite: CAPABILITIES TestOwnBroker
 gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
 gofer.testing.proxy: Direction Filter Proxy
 gofer.tools.adapters: adapters
@@ -236,21 +237,19 @@ gofer.tools.stage: Interrupts Stage StageError Told
 gofer.tools.trial: Trial main run_trials
 gofer_adapter_amqp: AmqpAdapter
 gofer_adapter_amqp.adapter: AmqpAdapter
-gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND OPENED ProtocolError REFUSED failure logins
+gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND OPENED REFUSED logins
 gofer_adapter_amqp.channel: Channel Channels Question Steps Task
 gofer_adapter_amqp.messages: Consumer Publisher
-gofer_adapter_amqp.operations: check steps
+gofer_adapter_amqp.operations: steps
 gofer_adapter_amqp.wire: FRAME_ENDS HEARTBEAT LONGEST Message PROTOCOL_HEADER body_size consumers expiration
     frame_head message_id method_frame publish_frames reply settle_frame signature tag_and_flag
 gofer_adapter_proton: ProtonAdapter
 gofer_adapter_proton.adapter: ProtonAdapter
-gofer_adapter_proton.brokers: Ask Broker Question broker_of
-gofer_adapter_proton.errors: NOT_FOUND Refused
-gofer_adapter_proton.links: Home Lane Steps Task
-gofer_adapter_proton.login: Login ProtocolError REFUSED
+gofer_adapter_proton.brokers: Ask Broker NOT_FOUND Question Refused broker_of
+gofer_adapter_proton.links: Hub Lane
+gofer_adapter_proton.login: Login
 gofer_adapter_proton.messages: Incoming encode
-gofer_adapter_proton.operations: check steps
-gofer_adapter_proton.traffic: Consumer Publishers
+gofer_adapter_proton.traffic: Consumer Publisher
 gofer_adapter_qpid: QpidAdapter
 gofer_adapter_qpid.adapter: QpidAdapter
 gofer_adapter_qpid.amqp_0_10: AmqpError Connection ConnectionClosed Ends Fields Login LoginRefused Message Outcomes
@@ -269,7 +268,7 @@ gofer_adapter_qpid.amqp_0_10.subscription: Subscription
 gofer_adapter_qpid.amqp_0_10.tables: CLOSE_CODES COMMANDS CONTROLS DETACH_CODES ERROR_CODES Layout STRUCTS TYPES
     Type
 gofer_adapter_qpid.amqp_0_10.tasks: Fields Question Steps Tasks drain
-gofer_adapter_qpid.operations: check steps
+gofer_adapter_qpid.operations: steps
 gofer_adapter_qpid.sessions: Consumer Home error_of
 gofer_authenticator_hmac: HmacAuthenticator
 gofer_authenticator_hmac.authenticator: HmacAuthenticator
