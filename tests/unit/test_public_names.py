@@ -103,6 +103,7 @@ gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
 gofer.messaging.auth: Authenticator ValidationFailed sign verify
 gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator missing_authenticator
 gofer.messaging.backoff: Backoff
+gofer.messaging.body: Body
 gofer.messaging.caller_conf: PROFILE_KEYS caller_conf profile profiles read_section
 gofer.messaging.certificates: Certificate day read_certificates read_file
 gofer.messaging.connection: Connection Traffic

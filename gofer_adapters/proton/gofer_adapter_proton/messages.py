@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import inf
 from struct import Struct
 
-from gofer.messaging.adapter import HEAD, TAIL
+from gofer.messaging.body import Body
 
 __all__ = ["Incoming", "encode"]
 
@@ -49,21 +49,14 @@ class Incoming:
     """A message that is being received. Of a body over the limit only the ends are kept.
 
     ``ttl``: seconds, as its sender set it. ``first``: nobody has had it, as its header says. ``count``: how often it
-    was given back. ``size``: of the whole body.
+    was given back.
     """
 
     def __init__(self, limit: int | None) -> None:
         self.ttl: float | None = None
-        self.first, self.count, self.size = False, 0, 0
-        self._limit = inf if limit is None else max(limit, HEAD + TAIL)
-        self._body = bytearray()
+        self.first, self.count, self.body = False, 0, Body(limit)
         self._rest = b""  # the beginning of a section, of the last piece
         self._left, self._keep = 0.0, False  # missing bytes of the section that is being read; it is the body, or not
-
-    @property
-    def body(self) -> bytes:
-        """The body, or its ends."""
-        return bytes(self._body)
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes."""
@@ -72,10 +65,7 @@ class Incoming:
             if self._left:
                 end = int(min(len(data), offset + self._left))
                 if self._keep:
-                    self.size += end - offset
-                    self._body += data[offset:end]
-                    if self.size > self._limit:
-                        del self._body[HEAD:-TAIL]
+                    self.body.add(data[offset:end])
                 self._left, offset = self._left - (end - offset), end
             else:
                 try:

@@ -108,8 +108,8 @@ class Consumer(Lane):
             transfer.settle()
             self._settled += 1
         else:
-            body, told = incoming.body, {"count": incoming.count > 0, "first": not incoming.first, None: None}
-            redelivered, cut = told[self.hub.broker.redelivery], incoming.size - len(body)
+            body, told = bytes(incoming.body), {"count": incoming.count > 0, "first": not incoming.first, None: None}
+            redelivered, cut = told[self.hub.broker.redelivery], incoming.body.size - len(body)
             tag = object()  # nothing of proton's, and of this connection alone
             self.unsettled[tag] = transfer
             self.hub.events.append(Delivery(self._asked.number, body, redelivered, incoming.ttl, tag, cut))
