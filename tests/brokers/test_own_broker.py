@@ -33,7 +33,9 @@ def test_a_rabbitmq_supports_everything_and_is_left_as_it_was(rabbitmq3: RabbitM
         assert [one["kept"] for one in found.values()].count(None) == 2  # the alarm, and a broker that stands still
         assert found["it works over tls"]["kept"]
         assert len(found) > 50
-        assert {queue["name"] for queue in rabbitmq3.queues()} == before
+        after = {queue["name"] for queue in rabbitmq3.queues()}
+        assert after <= before  # queues of earlier tests may expire meanwhile
+        assert "somebody-elses" in after
     finally:
         rabbitmq3.api("DELETE", "/queues/%2F/somebody-elses")
 
