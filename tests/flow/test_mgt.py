@@ -19,7 +19,7 @@ from gofer.agent.management.wire import socket_of, token_of
 from gofer.proxy import Agent
 from gofer.root import Root
 from gofer.testing.agents import AgentProcess
-from gofer.tools.mgt_client import ask
+from gofer.tools.agent_client import ask
 from support.commands import GOFER, gofer
 from support.managed import Site, free_port, managed
 from support.plugins import describe, install
@@ -273,7 +273,7 @@ def test_an_agent_by_tcp_and_one_that_is_still_loading(root: Path, tmp_path: Pat
 
 AS_NOBODY = """
 import os, sys
-import gofer.tools.main, gofer.tools.mgt, gofer.tools.mgt_client, gofer.tools.mgt_tree
+import gofer.tools.main, gofer.tools.mgt, gofer.tools.agent_client, gofer.tools.agent_tree
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 print([gofer.tools.main.main(["mgt", *arguments.split()]) for arguments in sys.argv[1:]])
 """

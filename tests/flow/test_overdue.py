@@ -12,7 +12,7 @@ from gofer.errors import ExecutionTimeout
 from gofer.proxy import Agent
 from gofer.root import Root
 from gofer.testing.agents import AgentProcess
-from gofer.tools.mgt_client import ask
+from gofer.tools.agent_client import ask
 from support.commands import gofer
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers

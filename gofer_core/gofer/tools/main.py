@@ -25,6 +25,7 @@ _COMMANDS = MappingProxyType(
         name: f"gofer.tools.{name}:{name}"
         for name in (
             "rmi",
+            "agent",
             "mgt",
             "broker",
             "demo",

@@ -1,65 +1,45 @@
-"""``gofer mgt``: look at an agent of this machine, and tell it what to do."""
+"""``gofer mgt``: the commands of ``gofer agent`` as flags, by which gofer 2 had them."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gofer.errors import ConfigError
-from gofer.tools.arguments import duration, json_value
-from gofer.tools.output import complain, harmless, print_json, print_table, text_of
+from gofer.tools.agent import STATES, answer, connection_options, criteria, place
+
+if TYPE_CHECKING:
+    from gofer.agent.management.wire import Request
 
 __all__ = ["mgt"]
 
-_FAILED, _USAGE, _NO_ANSWER, _NOT_FOUND, _REFUSED, _NO_AGENT = range(1, 7)
-_STATUSES = {"refused": _REFUSED, "not-found": _NOT_FOUND, "malformed": _USAGE}
-_STATES = ("waiting", "running", "overdue", "answering", "undeliverable", "interrupted")
-
-
-def _criteria(text: str) -> dict[str, Any]:
-    found = json_value(text)
-    if not isinstance(found, dict):
-        raise click.BadParameter(f"{text[:100]!r} is not a JSON object")
-    return found
+#: The options that may go with an action.
+_MORE: Mapping[str, tuple[str, ...]] = {"requests": ("states", "plugin", "most"), "cancel_where": ("plugin",)}
 
 
 @click.command()
-@click.option("-h", "--host", metavar="HOST", help="Connect by TCP to HOST (default: [management] host).")
-@click.option(
-    "-p",
-    "--port",
-    type=click.IntRange(1, 65535),
-    metavar="PORT",
-    help="Connect by TCP to PORT (default: [management] port).",
-)
 @click.option("-s", "--show", is_flag=True, help="Show the agent and its plugins.")
 @click.option("-l", "--load", metavar="PATH", help="Load the plugin of a descriptor.")
 @click.option("-r", "--reload", metavar="PATH|NAME", help="Reload a plugin: its code and its descriptor.")
 @click.option("-u", "--unload", metavar="PATH|NAME", help="Unload a plugin.")
 @click.option("--requests", is_flag=True, help="List the requests that the agent has.")
-@click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="With --requests: only this state.")
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="With --requests: only this state.")
 @click.option("--plugin", metavar="NAME", help="With --requests and --cancel-where: only requests of this plugin.")
 @click.option(
     "--most", type=click.IntRange(1, 100_000), metavar="N", help="With --requests: at most N (default: 1000)."
 )
 @click.option("--cancel", metavar="SN", help="Cancel the request with this serial number, even before it arrives.")
-@click.option("--cancel-where", type=_criteria, metavar="JSON", help="Cancel the requests whose data match criteria.")
+@click.option("--cancel-where", type=criteria, metavar="JSON", help="Cancel the requests whose data match criteria.")
 @click.option("--retry", metavar="SN", help="Send an undeliverable result again, or run an interrupted request again.")
 @click.option(
     "--drop", metavar="SN", help="Remove an undeliverable or interrupted request, or one of an unloaded plugin."
 )
-@click.option("-w", "--wait", type=duration, default=60.0, metavar="TIME", help="Wait for the answer (default: 60s).")
-@click.option("--root", metavar="DIR", help="Use the agent of the root DIR (default: GOFER_ROOT, else /).")
-@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
-def mgt(*, host: str | None, port: int | None, root: str | None, wait: float, as_json: bool, **asked: Any) -> int:
-    """Show the agent of this machine, load and unload its plugins, cancel requests: one action per command.
+@connection_options
+def mgt(*, host: str | None, port: int | None, wait: float, root: str | None, as_json: bool, **asked: Any) -> int:
+    """Do what "gofer agent" does, with the flags of gofer 2: one action per command.
 
-    Only root and the agent's user may do this. The command uses the agent's Unix socket, or TCP if [management] in
-    agent.conf enables it. A PATH that does not exist here is searched among the agent's descriptors.
+    "gofer agent --help" tells who may do this, and how the agent is found.
 
     \b
     Exit status:
@@ -71,119 +51,32 @@ def mgt(*, host: str | None, port: int | None, root: str | None, wait: float, as
       5    refused: not root, not the agent's user
       6    no agent is running
     """
-    from gofer.agent.management.wire import Unusable
-    from gofer.root import Root
-    from gofer.tools.mgt_client import NoAgent, NoAnswer, ask
-
-    request = _request(asked)
-    try:
-        place = Root.from_environ(os.environ, root)
-        value = ask(place, request, host=host, port=port, wait=wait)
-    except Unusable as refused:
-        complain("gofer mgt", refused)
-        return _STATUSES.get(refused.code, _FAILED)
-    except NoAnswer as late:
-        complain("gofer mgt", late)
-        return _NO_ANSWER
-    except NoAgent as gone:
-        complain("gofer mgt", gone)
-        return _NO_AGENT
-    except ConfigError as wrong:
-        complain("gofer mgt", wrong)
-        return _USAGE
-    if as_json:
-        print_json(value)
-    else:
-        _print(request, value)
-    return 0
+    return answer(_request(asked), host=host, port=port, wait=wait, root=root, as_json=as_json)
 
 
-def _request(asked: Mapping[str, Any]) -> dict[str, Any]:
+def _request(asked: Mapping[str, Any]) -> Request:
     """Make the request that the options mean."""
-    wanted = [name for name in _KNOWN if asked[name] not in (None, False)]
+    from gofer.agent.management import wire
+
+    actions: Mapping[str, Callable[[Any], Request]] = {
+        "show": lambda _: wire.Show(),
+        "load": lambda path: wire.Load(place(path)),
+        "reload": lambda which: wire.Reload(place(which)),
+        "unload": lambda which: wire.Unload(place(which)),
+        "requests": lambda _: wire.Requests(asked["plugin"], asked["states"] or None, asked["most"] or 1000),
+        "cancel": wire.Cancel,
+        "cancel_where": lambda where: wire.Cancel(None, where, asked["plugin"]),
+        "retry": wire.Retry,
+        "drop": wire.Drop,
+    }
+    wanted = [name for name in actions if asked[name] not in (None, False)]
     if len(wanted) != 1:
-        known = ", ".join(f"--{name.replace('_', '-')}" for name in _KNOWN)
+        known = ", ".join(f"--{name.replace('_', '-')}" for name in actions)
         raise click.UsageError(f"choose exactly one action: {known}")
     (name,) = wanted
-    fits = {"requests": ("states", "plugin", "most"), "cancel_where": ("plugin",)}.get(name, ())
     for option in ("states", "plugin", "most"):
-        if asked[option] and option not in fits:
+        if asked[option] and option not in _MORE.get(name, ()):
             raise click.UsageError(f"--{option.removesuffix('s')} does not go with --{name.replace('_', '-')}")
-    given = asked[name]
-    if given == "":
+    if asked[name] == "":
         raise click.UsageError(f"--{name} is empty")
-    more = {option: asked[option] for option in fits if asked[option]}
-    operation, argument = _KNOWN[name]
-    if argument in ("path", "which"):
-        given = _place(given)
-    fields = {} if argument is None else {argument: given}
-    return {"do": operation, **fields, **{key: list(one) if key == "states" else one for key, one in more.items()}}
-
-
-_KNOWN: Mapping[str, tuple[str, str | None]] = {
-    "show": ("show", None),
-    "load": ("load", "path"),
-    "reload": ("reload", "which"),
-    "unload": ("unload", "which"),
-    "requests": ("requests", None),
-    "cancel": ("cancel", "sn"),
-    "cancel_where": ("cancel", "criteria"),
-    "retry": ("retry", "sn"),
-    "drop": ("drop", "sn"),
-}
-
-
-def _place(text: str) -> str:
-    """Make a path whole: the agent has another working directory. A plugin's name stays as it is."""
-    is_path = "/" in text or (text.endswith((".conf", ".json")) and os.path.lexists(text))
-    return os.path.abspath(text) if is_path else text
-
-
-def _print(request: Mapping[str, Any], value: Any) -> None:
-    what = request["do"]
-    if what == "show":
-        from gofer.tools.mgt_tree import print_agent
-
-        print_agent(value)
-    elif what in ("load", "reload"):
-        source = " ".join(filter(None, (value["distribution"], value["version"])))
-        print(f"{value['name']}: {value['state']}{f' ({source})' if source else ''}")
-    elif what == "requests":
-        _print_requests(value)
-    elif what == "cancel":
-        for sn in value:
-            print(harmless(sn))
-        if not value and "sn" in request:
-            complain("gofer mgt", "no such request is here; if it comes within a day, it is cancelled then")
-
-
-def _print_requests(value: Mapping[str, Any]) -> None:
-    rows = [
-        [
-            one["sn"] or "-",
-            one["plugin"],
-            one["state"],
-            one["target"],
-            datetime.fromtimestamp(one["since"], UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            f"{one['seconds']:.1f}",
-            one["identity"] or one["replyto"] or "-",
-            "(large)" if one["data_left_out"] else _short(one["data"]),
-            one["reason"] or "",
-        ]
-        for one in value["entries"]
-    ]
-    if rows:
-        # Much of it came over the wire: a terminal would obey what it says, and lines would break.
-        cells = [[harmless(" ".join(cell.split())) for cell in row] for row in rows]
-        print_table(["SN", "PLUGIN", "STATE", "METHOD", "SINCE", "SECONDS", "CALLER", "DATA", "REASON"], cells)
-    if value["unavailable"]:
-        complain("gofer mgt", f"what the ledger holds is not listed: {value['unavailable']}")
-    if value["total"] > len(rows):
-        complain("gofer mgt", f"{len(rows)} of {value['total']} are listed; --most lists more")
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return ""
-    text = text_of(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return actions[name](asked[name])

@@ -1,0 +1,155 @@
+"""Where an agent listens for management, and who has connected."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gofer.agent.config import ManagementConfig
+from gofer.agent.management.wire import socket_of, token_of
+from gofer.errors import ConfigError
+from gofer.root import Root
+
+__all__ = ["loopback", "may_manage", "open_tcp", "open_unix", "peer_of", "write_token"]
+
+_PEER = struct.Struct("3i")  # process, user, group
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # what a machine without IPv6 says, or one without IPv4
+
+
+def peer_of(connection: socket.socket) -> tuple[int, str]:
+    """Ask the kernel which user has connected to a Unix socket; return its number, and process and user in words."""
+    process, user, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    try:
+        name = pwd.getpwuid(user).pw_name
+    except KeyError:
+        name = str(user)
+    return user, f"process {process} of user {name}"
+
+
+def may_manage(user: int) -> bool:
+    """Tell whether a user is root, or the agent's own."""
+    return user in (0, os.geteuid())
+
+
+def open_unix(root: Root) -> socket.socket:
+    """Listen on the Unix socket; one that an agent before this has left is replaced.
+
+    Whoever gets into the directory may connect, to be refused with a word in the log.
+
+    Raises:
+        ConfigError: the directory cannot be used, or something else has the socket's name.
+    """
+    path = socket_of(root)
+    root.ensure(root.run)
+    with _closed_on_error(socket.AF_UNIX) as listening:
+        try:
+            with _reachable(str(path)) as name:
+                if os.path.lexists(name):
+                    if not stat.S_ISSOCK(os.lstat(name).st_mode):
+                        raise ConfigError(f"{path} is there, and is not a socket")
+                    os.unlink(name)  # nobody listens there: the lock of the root is ours
+                listening.bind(name)
+                os.chmod(name, 0o666)  # noqa: S103 - whatever the umask; each caller is looked at
+            listening.listen(64)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot listen: {error.strerror}") from error
+    return listening
+
+
+@contextmanager
+def _closed_on_error(family: socket.AddressFamily) -> Iterator[socket.socket]:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        yield made
+    except BaseException:
+        made.close()
+        raise
+
+
+@contextmanager
+def _reachable(path: str) -> Iterator[str]:
+    if len(os.fsencode(path)) <= 107:  # bytes: what fits a socket's address
+        yield path
+        return
+    from gofer.messaging.local.paths import reachable  # for few, and it needs some more
+
+    with reachable(path) as name:
+        yield name
+
+
+def loopback(host: str) -> list[tuple[socket.AddressFamily, str]]:
+    """Return the addresses of a host, all of which are this machine's own.
+
+    Raises:
+        ConfigError: it has none, or others.
+    """
+    import ipaddress  # only who asks for TCP pays for it
+
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"[management] host: {host!r} has no address: {error}") from error
+    addresses: list[tuple[socket.AddressFamily, str]] = list(
+        dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found)
+    )
+    for _, text in addresses:
+        if not ipaddress.ip_address(text.partition("%")[0]).is_loopback:
+            allowed = "localhost, 127.0.0.1, ::1"
+            raise ConfigError(f"[management] host: {host!r} is {text}, which others can reach; allowed: {allowed}")
+    return addresses
+
+
+def open_tcp(config: ManagementConfig) -> list[socket.socket]:
+    """Listen on all addresses of the configured host.
+
+    Raises:
+        ConfigError: not on one of them: who listens there could be taken for the agent.
+    """
+    opened: list[socket.socket] = []
+    absent: OSError | None = None
+    for family, address in loopback(config.host):
+        try:
+            with _closed_on_error(family) as listening:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listening.bind((address, config.port))
+                listening.listen(64)
+            opened.append(listening)
+        except OSError as error:
+            absent = error
+            if error.errno not in _ABSENT:
+                break
+    if absent is not None and not (opened and absent.errno in _ABSENT):
+        for listening in opened:
+            listening.close()
+        raise ConfigError(
+            f"[management] port: cannot listen on {config.host} port {config.port}: {absent.strerror}"
+        ) from absent
+    return opened
+
+
+def write_token(root: Root, token: bytes) -> Path:
+    """Write the token where only the agent's user can read it.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    path = token_of(root)
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fresh.unlink(missing_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(token + b"\n")
+        os.replace(fresh, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    return path
