@@ -62,11 +62,12 @@ gofer.agent.lock: AgentLock AlreadyRunning
 gofer.agent.logs: JournalFormatter JsonFormatter LineFormatter LogSetup configure is_journal
 gofer.agent.main: main
 gofer.agent.management: Management Operations
-gofer.agent.management.doors: Caller Door caller_of loopback open_tcp open_unix write_token
+gofer.agent.management.listening: loopback may_manage open_tcp open_unix peer_of write_token
 gofer.agent.management.operations: Operations
 gofer.agent.management.server: Answering Management
 gofer.agent.management.view: plugin_line show
-gofer.agent.management.wire: CODES Channel MAX_ANSWER MAX_REQUEST Unusable decode encode proof socket_of token_of
+gofer.agent.management.wire: Answer CODES Cancel Channel Drop Error Load MAX_ANSWER MAX_REQUEST Reload Request
+    Requests Retry Show Unload Unusable decode decode_request encode proof socket_of token_of
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify watchdog_interval
 gofer.agent.plugin: Plugin State current
@@ -213,6 +214,9 @@ gofer.testing.own_broker_suite: CAPABILITIES TestOwnBroker
 gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
 gofer.testing.proxy: Direction Filter Proxy
 gofer.tools.adapters: adapters
+gofer.tools.agent: STATES agent answer connection_options criteria place
+gofer.tools.agent_client: NoAgent NoAnswer ask
+gofer.tools.agent_tree: print_agent
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.authenticators: authenticators
 gofer.tools.broker: broker
@@ -225,8 +229,6 @@ gofer.tools.listing: describe list_entry_points listing_options show
 gofer.tools.login: ask from_file
 gofer.tools.main: main
 gofer.tools.mgt: mgt
-gofer.tools.mgt_client: NoAgent NoAnswer ask
-gofer.tools.mgt_tree: print_agent
 gofer.tools.new: new
 gofer.tools.output: complain harmless print_json print_table text_of
 gofer.tools.pki: Entry Store
