@@ -214,7 +214,7 @@ gofer.testing.own_broker_suite: CAPABILITIES TestOwnBroker
 gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
 gofer.testing.proxy: Direction Filter Proxy
 gofer.tools.adapters: adapters
-gofer.tools.agent: STATES agent answer connection_options criteria place
+gofer.tools.agent: agent mgt
 gofer.tools.agent_client: NoAgent NoAnswer ask
 gofer.tools.agent_tree: print_agent
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
@@ -228,7 +228,6 @@ gofer.tools.demo: demo
 gofer.tools.listing: describe list_entry_points listing_options show
 gofer.tools.login: ask from_file
 gofer.tools.main: main
-gofer.tools.mgt: mgt
 gofer.tools.new: new
 gofer.tools.output: complain harmless print_json print_table text_of
 gofer.tools.pki: Entry Store

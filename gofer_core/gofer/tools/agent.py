@@ -1,12 +1,11 @@
-"""``gofer agent``: look at an agent of this machine, and tell it what to do."""
+"""``gofer agent``, and ``gofer mgt``: look at an agent of this machine, and tell it what to do."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import reduce
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
@@ -14,59 +13,153 @@ from gofer.errors import ConfigError
 from gofer.tools.arguments import duration, json_value
 from gofer.tools.output import complain, harmless, print_json, print_table, text_of
 
-if TYPE_CHECKING:
-    from gofer.agent.management.wire import Request
+__all__ = ["agent", "mgt"]
 
-__all__ = ["STATES", "agent", "answer", "connection_options", "criteria", "place"]
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-STATES = ("waiting", "running", "overdue", "answering", "undeliverable", "interrupted")
-
+_STATES = ("waiting", "running", "overdue", "answering", "undeliverable", "interrupted")
 _FAILED, _USAGE, _NO_ANSWER, _NOT_FOUND, _REFUSED, _NO_AGENT = range(1, 7)
 _STATUSES = {"refused": _REFUSED, "not-found": _NOT_FOUND, "malformed": _USAGE}
-_CONNECTION = (
-    click.option("-h", "--host", metavar="HOST", help="Connect by TCP to HOST (default: [management] host)."),
-    click.option(
-        "-p",
-        "--port",
-        type=click.IntRange(1, 65535),
-        metavar="PORT",
-        help="Connect by TCP to PORT (default: [management] port).",
-    ),
-    click.option(
-        "-w", "--wait", type=duration, default=60.0, metavar="TIME", help="Wait for the answer (default: 60s)."
-    ),
-    click.option("--root", metavar="DIR", help="Use the agent of the root DIR (default: GOFER_ROOT, else /)."),
-    click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON."),
-)
+_HELP = """Show the agent of this machine, load and unload its plugins, list and cancel its requests.
+
+Only root and the agent's user may do this. The command uses the agent's Unix socket, or TCP if [management] in
+agent.conf enables it. A PATH that does not exist here is searched among the agent's descriptors. A change lasts until
+goferd restarts; then the descriptors count again.
+
+\b
+Exit status:
+  0    done
+  1    the agent could not do it; the message says why
+  2    wrong arguments
+  3    no answer in time; the agent may still be working on it
+  4    no such request
+  5    refused: not root, not the agent's user
+  6    no agent is running
+"""
 
 
-def connection_options(command: F) -> F:
-    """Add the options that say which agent is asked, and how the answer is printed: the last arguments of answer."""
-    return reduce(lambda made, option: option(made), reversed(_CONNECTION), command)
-
-
-def criteria(text: str) -> dict[str, Any]:
-    """Read criteria for the data of requests: a JSON object."""
+def _criteria(text: str) -> dict[str, Any]:
     found = json_value(text)
     if not isinstance(found, dict):
         raise click.BadParameter(f"{text[:100]!r} is not a JSON object")
     return found
 
 
-def place(text: str) -> str:
+def _place(text: str) -> str:
     """Make a path whole: the agent has another working directory. A plugin's name stays as it is."""
-    if not text:
-        raise click.BadParameter("is empty; allowed: a plugin's name, or the path of a descriptor")
     is_path = "/" in text or (text.endswith((".conf", ".json")) and os.path.lexists(text))
     return os.path.abspath(text) if is_path else text
 
 
-def answer(
-    request: Request, *, host: str | None, port: int | None, wait: float, root: str | None, as_json: bool
+_PORT = click.IntRange(1, 65535)
+_CONNECTION: Sequence[click.Parameter] = (
+    click.Option(["-h", "--host"], metavar="HOST", help="Connect by TCP to HOST (default: [management] host)."),
+    click.Option(["-p", "--port"], type=_PORT, metavar="PORT", help="Connect by TCP to PORT (default: likewise)."),
+    click.Option(["-w", "--wait"], type=duration, default=60.0, metavar="TIME", help="Wait for the answer (60s)."),
+    click.Option(["--root"], metavar="DIR", help="Use the agent of the root DIR (default: GOFER_ROOT, else /)."),
+    click.Option(["--json", "as_json"], is_flag=True, help="Print the answer as JSON."),
+)
+_HOW = ("host", "port", "wait", "root", "as_json")
+_STATE = click.Option(["--state", "states"], multiple=True, type=click.Choice(_STATES), help="List only this state.")
+_MOST = click.Option(["--most"], type=click.IntRange(1, 100_000), metavar="N", help="List at most N (default: 1000).")
+_PLUGIN = click.Option(["--plugin"], metavar="NAME", help="List or cancel only requests of this plugin.")
+_WHERE = click.Option(["--where", "criteria"], type=_criteria, metavar="JSON", help="Cancel those whose data match.")
+
+#: By command: what it does, and the fields of its request.
+_COMMANDS: Mapping[str, tuple[str, Sequence[click.Parameter]]] = {
+    "show": ("Show the agent and its plugins.", ()),
+    "load": ("Load the plugin of a descriptor.", [click.Argument(["path"], type=_place)]),
+    "reload": (
+        "Reload a plugin: its code and its descriptor.",
+        [click.Argument(["which"], type=_place, metavar="PATH|NAME")],
+    ),
+    "unload": ("Unload a plugin.", [click.Argument(["which"], type=_place, metavar="PATH|NAME")]),
+    "requests": ("List the requests that the agent has.", [_STATE, _PLUGIN, _MOST]),
+    "cancel": (
+        "Cancel the request with this serial number, even before it arrives; or those whose data match criteria.",
+        [click.Argument(["sn"], required=False), _WHERE, _PLUGIN],
+    ),
+    "retry": ("Send an undeliverable result again, or run an interrupted request again.", [click.Argument(["sn"])]),
+    "drop": (
+        "Remove an undeliverable or interrupted request, or one of an unloaded plugin.",
+        [click.Argument(["sn"])],
+    ),
+}
+
+
+def _made(do: str) -> click.Command:
+    def run(**given: Any) -> int:
+        how = {name: given.pop(name) for name in _HOW}
+        return _answer({"do": do, **{name: value for name, value in given.items() if value not in (None, ())}}, **how)
+
+    text, parameters = _COMMANDS[do]
+    return click.Command(do, callback=run, params=[*parameters, *_CONNECTION], help=text)
+
+
+agent = click.Group("agent", commands=[_made(do) for do in _COMMANDS], help=_HELP, no_args_is_help=False)
+
+#: By flag of gofer mgt: the request, the field of the flag's value, and the options that may go with it.
+_FLAGS: Mapping[str, tuple[str, str | None, Sequence[str]]] = {
+    "show": ("show", None, ()),
+    "load": ("load", "path", ()),
+    "reload": ("reload", "which", ()),
+    "unload": ("unload", "which", ()),
+    "requests": ("requests", None, ("states", "plugin", "most")),
+    "cancel": ("cancel", "sn", ()),
+    "cancel_where": ("cancel", "criteria", ("plugin",)),
+    "retry": ("retry", "sn", ()),
+    "drop": ("drop", "sn", ()),
+}
+
+
+def _run_mgt(**asked: Any) -> int:
+    """Make the request that the flags mean, and have it answered."""
+    how = {name: asked.pop(name) for name in _HOW}
+    wanted = [name for name in _FLAGS if asked[name] not in (None, False)]
+    if len(wanted) != 1:
+        known = ", ".join(f"--{name.replace('_', '-')}" for name in _FLAGS)
+        raise click.UsageError(f"choose exactly one action: {known}")
+    (name,) = wanted
+    do, field, fits = _FLAGS[name]
+    more = {option: asked[option] for option in ("states", "plugin", "most") if asked[option]}
+    for option in more:
+        if option not in fits:
+            raise click.UsageError(f"--{option.removesuffix('s')} does not go with --{name.replace('_', '-')}")
+    if asked[name] == "":
+        raise click.UsageError(f"--{name} is empty")
+    request = {"do": do, **more} if field is None else {"do": do, field: asked[name], **more}
+    return _answer(request, **how)
+
+
+def _flag(name: str, *short: str, **how: Any) -> click.Option:
+    text = "Cancel the requests whose data match criteria." if name == "cancel-where" else _COMMANDS[name][0]
+    return click.Option([*short, f"--{name}"], help=text.replace("; or those whose data match criteria", ""), **how)
+
+
+mgt = click.Command(
+    "mgt",
+    callback=_run_mgt,
+    params=[
+        _flag("show", "-s", is_flag=True),
+        _flag("load", "-l", metavar="PATH", type=_place),
+        _flag("reload", "-r", metavar="PATH|NAME", type=_place),
+        _flag("unload", "-u", metavar="PATH|NAME", type=_place),
+        _flag("requests", is_flag=True),
+        _flag("cancel", metavar="SN"),
+        _flag("cancel-where", metavar="JSON", type=_criteria),
+        _flag("retry", metavar="SN"),
+        _flag("drop", metavar="SN"),
+        _STATE,
+        _PLUGIN,
+        _MOST,
+        *_CONNECTION,
+    ],
+    help=f'Do what "gofer agent" does, by the flags of gofer 2: one action per command.\n\n{_HELP}',
+)
+
+
+def _answer(
+    request: Mapping[str, Any], *, host: str | None, port: int | None, wait: float, root: str | None, as_json: bool
 ) -> int:
-    """Ask the agent, and print what it answers. Returns the exit status; see ``gofer agent --help`` for them."""
+    """Ask the agent, and print what it answers. Returns the exit status."""
     from gofer.agent.management.wire import Unusable
     from gofer.root import Root
     from gofer.tools.agent_client import NoAgent, NoAnswer, ask
@@ -86,127 +179,21 @@ def answer(
     return 0
 
 
-@click.group()
-def agent() -> None:
-    """Show the agent of this machine, load and unload its plugins, list and cancel its requests.
-
-    Only root and the agent's user may do this. The commands use the agent's Unix socket, or TCP if [management] in
-    agent.conf enables it. A PATH that does not exist here is searched among the agent's descriptors. What "gofer
-    agent" changes lasts until goferd restarts.
-
-    \b
-    Exit status of each command:
-      0    done
-      1    the agent could not do it; the message says why
-      2    wrong arguments
-      3    no answer in time; the agent may still be working on it
-      4    no such request
-      5    refused: not root, not the agent's user
-      6    no agent is running
-    """
-
-
-@agent.command()
-@connection_options
-def show(**how: Any) -> int:
-    """Show the agent and its plugins."""
-    from gofer.agent.management.wire import Show
-
-    return answer(Show(), **how)
-
-
-@agent.command()
-@click.argument("path", type=place)
-@connection_options
-def load(path: str, **how: Any) -> int:
-    """Load the plugin of the descriptor PATH."""
-    from gofer.agent.management.wire import Load
-
-    return answer(Load(path), **how)
-
-
-@agent.command()
-@click.argument("plugin", type=place)
-@connection_options
-def reload(plugin: str, **how: Any) -> int:
-    """Reload PLUGIN, a name or a descriptor's path: its code and its descriptor."""
-    from gofer.agent.management.wire import Reload
-
-    return answer(Reload(plugin), **how)
-
-
-@agent.command()
-@click.argument("plugin", type=place)
-@connection_options
-def unload(plugin: str, **how: Any) -> int:
-    """Unload PLUGIN, a name or a descriptor's path."""
-    from gofer.agent.management.wire import Unload
-
-    return answer(Unload(plugin), **how)
-
-
-@agent.command()
-@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only requests in this state.")
-@click.option("--plugin", metavar="NAME", help="Only requests of this plugin.")
-@click.option("--most", type=click.IntRange(1, 100_000), default=1000, metavar="N", help="At most N (default: 1000).")
-@connection_options
-def requests(states: tuple[str, ...], plugin: str | None, most: int, **how: Any) -> int:
-    """List the requests that the agent has accepted and not finished."""
-    from gofer.agent.management.wire import Requests
-
-    return answer(Requests(plugin, states or None, most), **how)
-
-
-@agent.command()
-@click.argument("sn", required=False)
-@click.option("--where", type=criteria, metavar="JSON", help="Cancel the requests whose data match criteria.")
-@click.option("--plugin", metavar="NAME", help="With --where: only requests of this plugin.")
-@connection_options
-def cancel(sn: str | None, where: dict[str, Any] | None, plugin: str | None, **how: Any) -> int:
-    """Cancel the request with the serial number SN, even before it arrives; or several by their data."""
-    from gofer.agent.management.wire import Cancel
-
-    if (sn is None) == (where is None) or (plugin and where is None):
-        raise click.UsageError("give SN, or --where JSON with or without --plugin NAME")
-    return answer(Cancel(sn, where, plugin), **how)
-
-
-@agent.command()
-@click.argument("sn")
-@connection_options
-def retry(sn: str, **how: Any) -> int:
-    """Send an undeliverable result again, or run an interrupted request again: that with the serial number SN."""
-    from gofer.agent.management.wire import Retry
-
-    return answer(Retry(sn), **how)
-
-
-@agent.command()
-@click.argument("sn")
-@connection_options
-def drop(sn: str, **how: Any) -> int:
-    """Remove the request SN: an undeliverable or interrupted one, or one of an unloaded plugin."""
-    from gofer.agent.management.wire import Drop
-
-    return answer(Drop(sn), **how)
-
-
-def _print(command: str, request: Request, value: Any) -> None:
-    from gofer.agent.management.wire import Cancel, Load, Reload, Requests, Show
-
-    if isinstance(request, Show):
+def _print(command: str, request: Mapping[str, Any], value: Any) -> None:
+    what = request["do"]
+    if what == "show":
         from gofer.tools.agent_tree import print_agent
 
         print_agent(value)
-    elif isinstance(request, Load | Reload):
+    elif what in ("load", "reload"):
         source = " ".join(filter(None, (value["distribution"], value["version"])))
         print(f"{value['name']}: {value['state']}{f' ({source})' if source else ''}")
-    elif isinstance(request, Requests):
+    elif what == "requests":
         _print_requests(command, value)
-    elif isinstance(request, Cancel):
+    elif what == "cancel":
         for sn in value:
             print(harmless(sn))
-        if not value and request.sn is not None:
+        if not value and "sn" in request:
             complain(command, "no such request is here; if it comes within a day, it is cancelled then")
 
 

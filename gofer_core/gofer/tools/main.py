@@ -22,7 +22,7 @@ __all__ = ["main"]
 
 _COMMANDS = MappingProxyType(
     {
-        name: f"gofer.tools.{name}:{name}"
+        name: f"gofer.tools.{'agent' if name == 'mgt' else name}:{name}"
         for name in (
             "rmi",
             "agent",

@@ -8,13 +8,12 @@ import pwd
 import socket
 import stat
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from gofer.agent.config import ManagementConfig
 from gofer.agent.management.wire import socket_of, token_of
 from gofer.errors import ConfigError
+from gofer.messaging.local.paths import reachable
 from gofer.root import Root
 
 __all__ = ["loopback", "may_manage", "open_tcp", "open_unix", "peer_of", "write_token"]
@@ -48,40 +47,23 @@ def open_unix(root: Root) -> socket.socket:
     """
     path = socket_of(root)
     root.ensure(root.run)
-    with _closed_on_error(socket.AF_UNIX) as listening:
-        try:
-            with _reachable(str(path)) as name:
-                if os.path.lexists(name):
-                    if not stat.S_ISSOCK(os.lstat(name).st_mode):
-                        raise ConfigError(f"{path} is there, and is not a socket")
-                    os.unlink(name)  # nobody listens there: the lock of the root is ours
-                listening.bind(name)
-                os.chmod(name, 0o666)  # noqa: S103 - whatever the umask; each caller is looked at
-            listening.listen(64)
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot listen: {error.strerror}") from error
-    return listening
-
-
-@contextmanager
-def _closed_on_error(family: socket.AddressFamily) -> Iterator[socket.socket]:
-    made = socket.socket(family, socket.SOCK_STREAM)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        yield made
-    except BaseException:
-        made.close()
+        with reachable(str(path)) as name:
+            if os.path.lexists(name):
+                if not stat.S_ISSOCK(os.lstat(name).st_mode):
+                    raise ConfigError(f"{path} is there, and is not a socket")
+                os.unlink(name)  # nobody listens there: the lock of the root is ours
+            listening.bind(name)
+            os.chmod(name, 0o666)  # noqa: S103 - whatever the umask; each caller is looked at
+        listening.listen(64)
+    except OSError as error:
+        listening.close()
+        raise ConfigError(f"{path}: cannot listen: {error.strerror}") from error
+    except ConfigError:
+        listening.close()
         raise
-
-
-@contextmanager
-def _reachable(path: str) -> Iterator[str]:
-    if len(os.fsencode(path)) <= 107:  # bytes: what fits a socket's address
-        yield path
-        return
-    from gofer.messaging.local.paths import reachable  # for few, and it needs some more
-
-    with reachable(path) as name:
-        yield name
+    return listening
 
 
 def loopback(host: str) -> list[tuple[socket.AddressFamily, str]]:
@@ -113,26 +95,19 @@ def open_tcp(config: ManagementConfig) -> list[socket.socket]:
         ConfigError: not on one of them: who listens there could be taken for the agent.
     """
     opened: list[socket.socket] = []
-    absent: OSError | None = None
+    failed: OSError | None = None
     for family, address in loopback(config.host):
         try:
-            with _closed_on_error(family) as listening:
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                listening.bind((address, config.port))
-                listening.listen(64)
-            opened.append(listening)
+            opened.append(socket.create_server((address, config.port), family=family, backlog=64))
         except OSError as error:
-            absent = error
+            failed = error
             if error.errno not in _ABSENT:
                 break
-    if absent is not None and not (opened and absent.errno in _ABSENT):
+    if failed is not None and (failed.errno not in _ABSENT or not opened):
         for listening in opened:
             listening.close()
-        raise ConfigError(
-            f"[management] port: cannot listen on {config.host} port {config.port}: {absent.strerror}"
-        ) from absent
+        why = os.strerror(failed.errno or 0)
+        raise ConfigError(f"[management] port: cannot listen on {config.host} port {config.port}: {why}") from failed
     return opened
 
 

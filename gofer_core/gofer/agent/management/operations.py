@@ -8,20 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gofer.agent.management import wire
 from gofer.agent.management.view import plugin_line, show
-from gofer.agent.management.wire import (
-    Cancel,
-    Drop,
-    Load,
-    Reload,
-    Request,
-    Requests,
-    Retry,
-    Show,
-    Unload,
-    Unusable,
-    encode,
-)
+from gofer.agent.management.wire import Unusable, encode
 from gofer.errors import GoferError
 from gofer.rmi.store import Unavailable
 
@@ -47,23 +36,23 @@ class Operations:
         self._container = container
         self.phase = "starting"
         self._known: Mapping[type, Callable[[Any], Any]] = {
-            Show: lambda _: show(container, self.phase),
-            Load: lambda asked: plugin_line(container.load(asked.path)),
-            Reload: lambda asked: plugin_line(container.reload(asked.which)),
-            Unload: lambda asked: container.unload(asked.which),
-            Requests: self._requests,
-            Cancel: self._cancel,
-            Retry: lambda asked: container.requests.retry(asked.sn),
-            Drop: lambda asked: container.requests.drop(asked.sn),
+            wire.Show: lambda _: show(container, self.phase),
+            wire.Load: lambda asked: plugin_line(container.load(asked.path)),
+            wire.Reload: lambda asked: plugin_line(container.reload(asked.which)),
+            wire.Unload: lambda asked: container.unload(asked.which),
+            wire.Requests: self._requests,
+            wire.Cancel: self._cancel,
+            wire.Retry: lambda asked: container.requests.retry(asked.sn),
+            wire.Drop: lambda asked: container.requests.drop(asked.sn),
         }
 
-    def do(self, request: Request, caller: str) -> Any:
+    def do(self, request: wire.Request, caller: str) -> Any:
         """Do what a request says, and return plain JSON.
 
         Raises:
             Unusable: it cannot be done; says why.
         """
-        if not isinstance(request, Show | Requests):
+        if not isinstance(request, wire.Show | wire.Requests):
             fields = msgspec.to_builtins(request)
             told = " ".join(f"{key}={value!r:.200}" for key, value in fields.items() if key != "do")
             log.info("management: %s: %s %s", caller, fields["do"], told)
@@ -74,11 +63,11 @@ class Operations:
         except (GoferError, Unavailable, RuntimeError, TimeoutError) as failed:
             raise Unusable("failed", str(failed)) from failed
         except LookupError as unknown:
-            if not isinstance(request, Retry | Drop):
+            if not isinstance(request, wire.Retry | wire.Drop):
                 raise
             raise Unusable("not-found", str(unknown.args[0] if unknown.args else unknown)) from unknown
 
-    def _requests(self, asked: Requests) -> Any:
+    def _requests(self, asked: wire.Requests) -> Any:
         states = {} if asked.states is None else {"states": asked.states}
         try:
             found = self._container.requests.listing(asked.plugin, most=min(asked.most, _MOST), **states)
@@ -92,7 +81,7 @@ class Operations:
             entries.append({**one._asdict(), "data": None if left_out else one.data, "data_left_out": left_out})
         return {"entries": entries, "total": found.total, "unavailable": found.unavailable}
 
-    def _cancel(self, asked: Cancel) -> list[str]:
+    def _cancel(self, asked: wire.Cancel) -> list[str]:
         requests, plugins = self._container.requests, self._container.plugins
         if (asked.sn is None) == (asked.criteria is None):
             raise Unusable("malformed", "cancel needs one of 'sn' and 'criteria'")

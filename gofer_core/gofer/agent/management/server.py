@@ -15,20 +15,9 @@ from time import monotonic
 from typing import Any, Protocol
 
 from gofer.agent.config import ManagementConfig
+from gofer.agent.management import wire
 from gofer.agent.management.listening import may_manage, open_tcp, open_unix, peer_of, write_token
-from gofer.agent.management.wire import (
-    MAX_REQUEST,
-    Answer,
-    Channel,
-    Request,
-    Unusable,
-    decode,
-    decode_request,
-    encode,
-    proof,
-    socket_of,
-    token_of,
-)
+from gofer.agent.management.wire import MAX_REQUEST, Channel, Unusable, encode, proof, socket_of, token_of
 from gofer.errors import ConfigError
 from gofer.limit import LimitedLog
 from gofer.root import Root
@@ -48,7 +37,7 @@ _END = 1.0  # seconds that a caller has to go when the agent stops
 class Answering(Protocol):
     """What answers requests: :class:`gofer.agent.management.operations.Operations`."""
 
-    def do(self, request: Request, caller: str) -> Any:
+    def do(self, request: wire.Request, caller: str) -> Any:
         """Do what a request says, and return plain JSON. May take its time.
 
         Raises:
@@ -173,10 +162,8 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
             return super().get_request()
-        except ConnectionError:
-            raise  # it has gone again
         except OSError as error:
-            if not self._stopping:
+            if not self._stopping and not isinstance(error, ConnectionError):  # else it has gone again
                 self._complain(logging.WARNING, "management: nobody can be let in: %s", error.strerror)
                 time.sleep(_PAUSE)  # descriptors are short: not again and again at once
             raise
@@ -223,7 +210,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         try:
             line = self._read(channel, nonce, deadline)
             shown = who  # is it from here on
-            written = self._do(decode_request(line), who)
+            written = self._do(wire.decode_request(line), who)
         except Unusable as refused:
             unread = refused.code in ("too-large", "refused", "malformed")
             self._complain(logging.WARNING, "management: %s: %s: %s", shown, refused.code, refused)
@@ -238,14 +225,14 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """Return the request, from somebody who may make one."""
         if self.token is None:
             return channel.receive(MAX_REQUEST, deadline)
-        said = decode(channel.receive(1024, deadline), Answer).proof
+        said = wire.decode(channel.receive(1024, deadline), wire.Answer).proof
         line = channel.receive(MAX_REQUEST, deadline)
         wanted = proof(self.token, "caller", nonce, line)
         if said is None or not hmac.compare_digest(said.encode(), wanted.encode()):
             raise Unusable("refused", "the proof is not that of who knows this agent's token")
         return line
 
-    def _do(self, request: Request, who: str) -> bytes:
+    def _do(self, request: wire.Request, who: str) -> bytes:
         try:
             return encode({"value": self._operations.do(request, who)})
         except Unusable:

@@ -64,16 +64,13 @@ def _plugin(container: PluginContainer, plugin: Plugin) -> dict[str, Any]:
     source, descriptor = plugin.source, plugin.descriptor
     told = {
         **plugin_line(plugin),
-        "trace": plugin.trace,
-        "enabled": plugin.enabled,
+        **{name: getattr(plugin, name) for name in ("trace", "enabled", "queue", "foreign")},
         "descriptor": str(descriptor.file),
         "module": None if source is None else source.module,
         "file": None if source is None or source.file is None else str(source.file),
         "extends": descriptor.extends,
         "forward": list(descriptor.forward),
         "accept": list(descriptor.accept),
-        "queue": plugin.queue,
-        "foreign": plugin.foreign,
         "url": None if plugin.url is None else str(plugin.url),
         "connection": _connection(container, plugin),
         "counters": plugin.counters.snapshot(),

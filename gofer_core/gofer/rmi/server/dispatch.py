@@ -190,7 +190,7 @@ def way_out(request: Received) -> str:
     if request.on_expire is not None or (request.api is not None and request.api.model != DIRECT):
         return "Its process is being ended."
     if request.api is not None and request.api.is_async:
-        return f"It holds no thread; gofer mgt --cancel {request.key} ends it where it awaits something."
+        return f"It holds no thread; gofer agent cancel {request.key} ends it where it awaits something."
     return (
         "It holds one of the plugin's threads until it returns; nothing but a restart of goferd ends it. "
         "Mark the method @fork: a process of its own is ended when it takes too long."
