@@ -284,7 +284,7 @@ def served(
         cancellation = Cancellation(
             registry=registry,
             store=store,
-            backlogs=persistence.backlogs,
+            persistence=persistence,
             lifecycle=lifecycle,
             tombstones=tombstones,
             clock=clock,
@@ -293,7 +293,7 @@ def served(
         inspection = Inspection(
             registry=registry,
             store=store,
-            backlogs=persistence.backlogs,
+            persistence=persistence,
             lifecycle=lifecycle,
             cancellation=cancellation,
             plugins=lambda: [plugin],

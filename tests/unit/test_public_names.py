@@ -167,7 +167,6 @@ gofer.rmi.policy: RequestTimeout
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
 gofer.rmi.request: ANSWERING BROKER ENDED QUEUED RECEIVED RUNNING Received STATES STORED WRITING digest_of
-gofer.rmi.server.backlog: Backlogs decode
 gofer.rmi.server.cancellation: Cancellation
 gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
@@ -178,7 +177,7 @@ gofer.rmi.server.inspection: ANSWERING Entry INTERRUPTED Inspection Listing OVER
 gofer.rmi.server.lifecycle: Lifecycle Pending
 gofer.rmi.server.logins: Attempt Logins attempt pam_service
 gofer.rmi.server.nonces: Nonce Nonces Seen
-gofer.rmi.server.persistence: AlreadyStarted Persistence silenced
+gofer.rmi.server.persistence: AlreadyStarted Persistence
 gofer.rmi.server.registry: Arrival Known Registry
 gofer.rmi.server.rejections: Rejections start_of
 gofer.rmi.server.replies: CannotSign Encoder GIVE_UP Publisher Refusal Settled
@@ -193,6 +192,7 @@ gofer.rmi.server.verification: ALLOWANCE Refused Verification Verified too_late
 gofer.rmi.server.workers: Task Workers
 gofer.rmi.shell: LIMIT Shell
 gofer.rmi.store: Database Unavailable
+gofer.rmi.store.bodies: decode light silenced
 gofer.rmi.store.database: Database Unavailable Work
 gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUEUED RUNNING Record Row UNDELIVERABLE
     absent begin buried bury claim clean count drop find keep kept known load pull pull_one remove revive rows

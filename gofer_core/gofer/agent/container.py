@@ -95,7 +95,7 @@ class PluginContainer:
         self.cancellation = Cancellation(
             registry=self.registry,
             store=self.store,
-            backlogs=self.persistence.backlogs,
+            persistence=self.persistence,
             lifecycle=self.lifecycle,
             tombstones=self.tombstones,
             clock=self.clock,
@@ -104,7 +104,7 @@ class PluginContainer:
         self.requests = Inspection(
             registry=self.registry,
             store=self.store,
-            backlogs=self.persistence.backlogs,
+            persistence=self.persistence,
             lifecycle=self.lifecycle,
             cancellation=self.cancellation,
             plugins=self._running,

@@ -15,13 +15,13 @@ from gofer.messaging.document import shown
 from gofer.rmi import criteria as conditions
 from gofer.rmi.clock import Clock
 from gofer.rmi.request import QUEUED, Received
-from gofer.rmi.server.backlog import Backlogs, decode
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.lifecycle import Lifecycle, Pending
+from gofer.rmi.server.persistence import Persistence
 from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.serial import SerialThread
 from gofer.rmi.server.tombstones import Owner, Tombstones
-from gofer.rmi.store import Database, Unavailable, requests
+from gofer.rmi.store import Database, Unavailable, bodies, requests
 
 __all__ = ["Cancellation"]
 
@@ -49,7 +49,7 @@ class Cancellation:
         *,
         registry: Registry,
         store: Database,
-        backlogs: Backlogs,
+        persistence: Persistence,
         lifecycle: Lifecycle,
         tombstones: Tombstones,
         clock: Clock,
@@ -57,7 +57,7 @@ class Cancellation:
     ) -> None:
         self._registry = registry
         self._store = store
-        self._backlogs = backlogs
+        self._persistence = persistence
         self._lifecycle = lifecycle
         self._tombstones = tombstones
         self._clock = clock
@@ -200,7 +200,7 @@ class Cancellation:
             self._answer(answer, [])
 
     def _cancel_row(self, channel: Channel, sn: str, *, pull: bool = True) -> bool:
-        request = self._backlogs.pull_one(sn, channel) if pull else None
+        request = self._persistence.pull_one(sn, channel) if pull else None
         request = request or self._registry.get(sn)  # it was pulled by another thread meanwhile
         return request is not None and self._cancel(request)
 
@@ -233,6 +233,6 @@ def _not_yours(sn: str) -> NotAuthorized:
 
 def _meets(criteria: Mapping[str, Any], body: bytes) -> bool:
     try:
-        return conditions.matches(criteria, decode(body).data)
+        return conditions.matches(criteria, bodies.decode(body).data)
     except DocumentError:
         return False

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 from gofer.errors import DocumentError
 from gofer.rmi import request as states
 from gofer.rmi.request import Received
-from gofer.rmi.server.backlog import Backlogs, decode
 from gofer.rmi.server.cancellation import Cancellation
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.dispatch import way_out
 from gofer.rmi.server.lifecycle import Lifecycle
-from gofer.rmi.server.persistence import silenced
+from gofer.rmi.server.persistence import Persistence
 from gofer.rmi.server.registry import Registry
-from gofer.rmi.store import Database, Unavailable, requests
+from gofer.rmi.store import Database, Unavailable, bodies, requests
 
 __all__ = [
     "ANSWERING",
@@ -88,7 +87,7 @@ class Inspection:
         *,
         registry: Registry,
         store: Database,
-        backlogs: Backlogs,
+        persistence: Persistence,
         lifecycle: Lifecycle,
         cancellation: Cancellation,
         plugins: Callable[[], Iterable[Any]],
@@ -96,7 +95,7 @@ class Inspection:
     ) -> None:
         self._registry = registry
         self._store = store
-        self._backlogs = backlogs
+        self._persistence = persistence
         self._lifecycle = lifecycle
         self._cancellation = cancellation
         self._plugins = plugins
@@ -173,15 +172,15 @@ class Inspection:
             LookupError: no request of that number is undeliverable or interrupted.
             Unavailable: the ledger cannot be used; the text says why.
         """
-        row = self._store.call(partial(requests.revive, sn, silenced)) if self._store.exists() else None
+        row = self._store.call(partial(requests.revive, sn, bodies.silenced)) if self._store.exists() else None
         if row is None:
             raise LookupError(self._why_not(sn))
         channel = self._find(row.plugin)
         if row.state == requests.QUEUED:
             self._registry.unlearn(sn)
-            request = None if channel is None else self._backlogs.pull_one(sn, channel)
+            request = None if channel is None else self._persistence.pull_one(sn, channel)
         else:
-            request = None if channel is None else self._backlogs.take_up(row, channel)
+            request = None if channel is None else self._persistence.take_up(row, channel)
         if request is not None:
             self._lifecycle.resume(request, row)
 
@@ -242,7 +241,7 @@ def _of_memory(request: Received) -> Entry:
 
 def _of_row(row: requests.Row) -> Entry:
     try:
-        document = decode(row.body)
+        document = bodies.decode(row.body)
     except DocumentError:
         target, replyto, data = "?", None, None
     else:

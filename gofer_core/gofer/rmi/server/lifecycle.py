@@ -76,7 +76,6 @@ class Lifecycle:
     ) -> None:
         self._registry = registry
         self._persistence = persistence
-        self._backlogs = persistence.backlogs
         self._tombstones = tombstones
         self._clock = clock
         self._logins = logins or Logins()
@@ -221,10 +220,10 @@ class Lifecycle:
 
     def run(self, request: Received) -> None:
         """Run a request to its end; an ``async def``, to where the plugin's event loop goes on with it. In a worker."""
-        if request.api is not None:
+        if request.resolved:
             self._go_on(request)
         elif not request.channel.over and self._registry.start(request):  # else it was cancelled, or is given back
-            self._backlogs.leave(request)
+            self._persistence.left(request)
             try:
                 self._persistence.claim(request)
             except Unavailable as failed:
@@ -254,7 +253,7 @@ class Lifecycle:
             with service.entered():
                 target = request.api = request.api or dispatch.find(service, request)
                 if request.beside and not target.holds_no_thread:  # a hook has sent it elsewhere
-                    request.beside = False
+                    request.beside, request.resolved = False, True
                     service.workers.put(request)
                     return
                 login = dispatch.login_of(target, request)
@@ -282,6 +281,7 @@ class Lifecycle:
 
     def _go_on(self, request: Received) -> None:
         """Go on with a request whose method is found: its password was checked, or it needs a worker after all."""
+        request.resolved = False
         if request.cancelled:
             self._returned(request, None, Cancelled("cancelled before it was started"))
         else:
@@ -291,7 +291,7 @@ class Lifecycle:
         if refused is not None:
             self._returned(request, None, refused)
             return
-        request.authenticated = target
+        request.authenticated, request.resolved = target, True
         request.channel.service.workers.put(request)
 
     def _once(self, request: Received, target: Target) -> None:
@@ -424,7 +424,7 @@ class Lifecycle:
         if request.started is not None:
             channel.counters.add("running", -1)
         channel.counters.add(_COUNTED[outcome])
-        self._backlogs.leave(request)
+        self._persistence.left(request)
         channel.notify()
         self._statuses.wait(request)
         send = partial(self._publish, request, body, partial(self._settled, request, result))
@@ -503,8 +503,8 @@ class Lifecycle:
         channel.service.workers.withdraw(
             lambda task: isinstance(task, Received) and task.channel is channel and task.state <= QUEUED
         )
-        rest = [] if refusal is None else self._backlogs.pull_all(channel)
-        self._backlogs.abandon(channel)
+        rest = [] if refusal is None else self._persistence.pull_all(channel)
+        self._persistence.abandon(channel)
         waiting = [request for request in channel.opened() if request.state <= QUEUED]
         waiting += [request for request in rest if request not in waiting]
         for request in waiting:
@@ -546,7 +546,7 @@ class Lifecycle:
         for channel in list(self._channels):
             due = min(due, channel.publisher.look(now), channel.asking.look(now), channel.admin.look(now))
             if channel.backlog.count:
-                self._backlogs.pull(channel)
+                self._persistence.pull(channel)
             if in_flight or channel.backlog.count or channel.publisher.pending:
                 due = min(due, now + _GLANCE)  # something may be due that was not when this has looked
         self._persistence.look(now)

@@ -41,7 +41,7 @@ class _Piece(NamedTuple):
     """Some work, what is called at its end, and whether it is tried again when it failed."""
 
     work: Work
-    done: Callable[[Any, Unavailable | None], None] | None
+    done: Callable[[Any, Unavailable | None], object] | None
     kept: bool
 
 
@@ -85,7 +85,7 @@ class Database:
         return os.path.lexists(self.path)
 
     def post(
-        self, work: Work, done: Callable[[Any, Unavailable | None], None] | None = None, *, kept: bool = False
+        self, work: Work, done: Callable[[Any, Unavailable | None], object] | None = None, *, kept: bool = False
     ) -> None:
         """Have work done, in the order of posting.
 
