@@ -264,7 +264,7 @@ def served(
     with serving(str(path)), driven(path) as far, driven(path) as link:
         caller = Caller(far)
         clock, registry, store = Clock(), Registry(), Database(folder, lambda: None)
-        nonces, tombstones = Nonces(store, clock), Tombstones(store)
+        nonces, tombstones = Nonces(store), Tombstones(store)
         persistence = Persistence(registry, store, nonces, patience=patience, window=window)
         hook_calls, request_log = HookCalls(), RequestLog()
         lifecycle = Lifecycle(

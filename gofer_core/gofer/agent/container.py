@@ -86,7 +86,7 @@ class PluginContainer:
         self.logins = Logins(config.pam.service)
         self.hook_calls = HookCalls()
         self.store = Database(root.lib / "ledger", lambda: root.ensure(root.lib / "ledger"))
-        self.nonces = Nonces(self.store, self.clock)
+        self.nonces = Nonces(self.store)
         self.persistence = Persistence(self.registry, self.store, self.nonces)
         self.tombstones = Tombstones(self.store)
         self.lifecycle = Lifecycle(
