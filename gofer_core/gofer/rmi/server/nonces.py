@@ -245,8 +245,8 @@ class Nonces:
         if failed is not None and self._store is not None:
             if self._complaints.allows():
                 log.error("signed requests sent again after a restart cannot be told: %s", failed)
-            if nonce in self._known:
-                self._store.post(partial(_write, rows), kept=True)
+            # Later, unless it shall pass once more by then.
+            self._store.post(lambda file: _write(rows if nonce in self._known else (), file), kept=True)
         for then in waiting:
             then()
 
