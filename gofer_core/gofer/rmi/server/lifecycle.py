@@ -45,6 +45,7 @@ _GLANCE = 0.25  # seconds between two looks, at most, while something is in flig
 _PLAIN = frozenset({type(None), bool, int, float, str, list, dict})
 _UNLIMITED = (None, None, None)
 _ENDS = (Cancelled, ExecutionTimeout)  # what says itself why a method did not go on
+_OUTCOMES = ((Cancelled, "cancelled"), (Interrupted, "interrupted"))
 _COUNTED = {"value": "done", "exception": "failed"}  # the others are counted as what they are
 
 
@@ -360,15 +361,12 @@ class Lifecycle:
                 raised = ExecutionTimeout(request.late)
         crossed, request.crossed = request.crossed, None  # it refers to its frames, and these to the request
         result = results.of_error(raised, crossed)
-        kind = type(raised)
-        outcome = "cancelled" if issubclass(kind, Cancelled) else "interrupted" if issubclass(kind, Interrupted) else ""
-        return self._end(request, outcome or "exception", result, sentence(raised), waiting=waiting)
+        outcome = next((name for kind, name in _OUTCOMES if issubclass(type(raised), kind)), "exception")
+        return self._end(request, outcome, result, sentence(raised), waiting=waiting)
 
     def reject(self, request: Received, refusal: Refusal) -> None:
         """End a request that is not accepted, or cannot be run."""
-        details = "" if refusal.details is None else f" ({refusal.details})"
-        why = shown(f"{refusal.code}: {refusal.description}{details}", 300)[1:-1]
-        self._end(request, "rejected", None, why, refusal=refusal)
+        self._end(request, "rejected", None, shown(str(refusal), 300)[1:-1], refusal=refusal)
 
     def conflict(self, request: Received) -> None:
         """Reject a request with the number of another one."""
@@ -526,6 +524,7 @@ class Lifecycle:
                 self._persistence.pull(channel)
             if in_flight or channel.backlog.count or channel.publisher.pending:
                 due = min(due, now + _GLANCE)  # something may be due that was not when this has looked
+        self._registry.tidy()
         self._persistence.look(now)
         return due
 
@@ -544,9 +543,8 @@ class Lifecycle:
             request.expires_at = inf
             self._expire(request)
         with self._registry.lock:
-            request.due = min(request.tell_at, request.begin_at, request.keep_at, request.expires_at)
-            if request.overdue:
-                request.due = now + _OVERDUE
+            due = min(request.tell_at, request.begin_at, request.keep_at, request.expires_at)
+            request.due = now + _OVERDUE if request.overdue else due
 
     def _expire(self, request: Received) -> None:
         # In this process nothing can stop a method: it is told, and its caller is. One in a process of its own ends.

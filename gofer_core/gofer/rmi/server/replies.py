@@ -52,6 +52,9 @@ class Refusal(msgspec.Struct, frozen=True):
     description: str
     details: Any = None
 
+    def __str__(self) -> str:
+        return f"{self.code}: {self.description}" + ("" if self.details is None else f" ({self.details})")
+
 
 class Settled(enum.Enum):
     """What became of a reply."""
