@@ -168,18 +168,17 @@ gofer.rmi.policy: RequestTimeout
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
 gofer.rmi.request: ANSWERING BROKER ENDED QUEUED RECEIVED RUNNING Received STATES STORED WRITING digest_of
-gofer.rmi.server.backlog: Backlogs decode
-gofer.rmi.server.cancellation: Cancellation
+gofer.rmi.server.administration: ANSWERING Administration Entry INTERRUPTED Listing OVERDUE STATES UNDELIVERABLE
+    WAITING
 gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
 gofer.rmi.server.counters: Counters
-gofer.rmi.server.dispatch: authorize coroutine_of find invoke login_of way_out
+gofer.rmi.server.dispatch: Pending authorize check_once coroutine_of find invoke login_of outcome_of way_out
 gofer.rmi.server.hooks: HookCalls Only Raised call_each named
-gofer.rmi.server.inspection: ANSWERING Entry INTERRUPTED Inspection Listing OVERDUE STATES UNDELIVERABLE WAITING
-gofer.rmi.server.lifecycle: Lifecycle Pending
+gofer.rmi.server.lifecycle: Lifecycle
 gofer.rmi.server.logins: Attempt Logins attempt pam_service
 gofer.rmi.server.nonces: Nonce Nonces Seen
-gofer.rmi.server.persistence: AlreadyStarted Persistence silenced
+gofer.rmi.server.persistence: AlreadyStarted Persistence
 gofer.rmi.server.registry: Arrival Known Registry
 gofer.rmi.server.rejections: Rejections start_of
 gofer.rmi.server.replies: CannotSign Encoder GIVE_UP Publisher Refusal Settled
@@ -194,6 +193,7 @@ gofer.rmi.server.verification: ALLOWANCE Refused Verification Verified too_late
 gofer.rmi.server.workers: Task Workers
 gofer.rmi.shell: LIMIT Shell
 gofer.rmi.store: Database Unavailable
+gofer.rmi.store.bodies: decode light silenced
 gofer.rmi.store.database: Database Unavailable Work
 gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUEUED RUNNING Record Row UNDELIVERABLE
     absent begin buried bury claim clean count drop find keep kept known load pull pull_one remove revive rows

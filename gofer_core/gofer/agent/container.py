@@ -33,10 +33,9 @@ from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
 from gofer.rmi.clock import Clock
-from gofer.rmi.server.cancellation import Cancellation
+from gofer.rmi.server.administration import Administration
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.hooks import HookCalls, call_each
-from gofer.rmi.server.inspection import Inspection
 from gofer.rmi.server.lifecycle import Lifecycle
 from gofer.rmi.server.logins import Logins
 from gofer.rmi.server.nonces import Nonces
@@ -86,27 +85,19 @@ class PluginContainer:
         self.logins = Logins(config.pam.service)
         self.hook_calls = HookCalls()
         self.store = Database(root.lib / "ledger", lambda: root.ensure(root.lib / "ledger"))
-        self.nonces = Nonces(self.store, self.clock)
+        self.nonces = Nonces(self.store)
         self.persistence = Persistence(self.registry, self.store, self.nonces)
         self.tombstones = Tombstones(self.store)
         self.lifecycle = Lifecycle(
             self.registry, self.persistence, self.tombstones, self.clock, logins=self.logins, hooks=self.hook_calls
         )
-        self.cancellation = Cancellation(
+        self.requests = Administration(
             registry=self.registry,
             store=self.store,
-            backlogs=self.persistence.backlogs,
+            persistence=self.persistence,
             lifecycle=self.lifecycle,
             tombstones=self.tombstones,
             clock=self.clock,
-            find=self._channel_of,
-        )
-        self.requests = Inspection(
-            registry=self.registry,
-            store=self.store,
-            backlogs=self.persistence.backlogs,
-            lifecycle=self.lifecycle,
-            cancellation=self.cancellation,
             plugins=self._running,
             find=self._channel_of,
         )
@@ -357,7 +348,7 @@ class PluginContainer:
             self.clock.stop()
             self.store.stop()
             self.hook_calls.stop()
-            self.cancellation.stop()
+            self.requests.stop()
             self.lifecycle.stop()
         finally:
             if held:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gofer.agent.builtin import started
 from gofer.agent.certificates import InUse, certificates_in_use
 from gofer.agent.loading import one_line
-from gofer.rmi.server.inspection import OVERDUE
+from gofer.rmi.server.administration import OVERDUE
 
 if TYPE_CHECKING:
     from gofer.agent.container import PluginContainer
