@@ -403,9 +403,9 @@ class Plugin:
     name = "x"
     api = API("x")
 Actions(Plugin(), Clock()).start()
-assert not {"apscheduler", "tzlocal", "zoneinfo", "gofer.agent.schedules"} & set(sys.modules)
+assert not {"apscheduler", "tzlocal", "zoneinfo"} & set(sys.modules)
 module = types.ModuleType("x")
-module.tick = action(hours=1)(lambda: None)
+module.tick = action(cron="0 4 * * *")(lambda: None)
 module.tick.__module__ = "x"
 Plugin.api = API.of_module(module)
 Actions(Plugin(), Clock()).start()

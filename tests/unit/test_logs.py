@@ -16,7 +16,7 @@ from time import monotonic
 
 import pytest
 from gofer.agent import logs
-from gofer.agent.sink import SinkHandler
+from gofer.agent.log_handler import NonBlockingHandler
 from gofer.errors import ConfigError
 from support.waiting import eventually
 
@@ -36,7 +36,7 @@ def as_before() -> Iterator[None]:
     ours = logging.getLogger("gofer")
     for handler in list(ours.handlers):
         ours.removeHandler(handler)
-        if isinstance(handler, SinkHandler):
+        if isinstance(handler, NonBlockingHandler):
             handler.end()
     ours.propagate = True
     ours.setLevel(logging.NOTSET)
@@ -176,13 +176,13 @@ def test_it_is_told_and_our_lines_go_on(tmp_path: Path, wrong: Callable[[], None
 
 
 @pytest.fixture
-def at_pipe() -> Iterator[tuple[SinkHandler, int]]:
+def at_pipe() -> Iterator[tuple[NonBlockingHandler, int]]:
     """A handler that writes to standard error, which is a pipe, and the end of that to read from."""
     read, write = os.pipe()
     former = os.dup(2)
     os.dup2(write, 2)
     os.close(write)
-    handler = SinkHandler()
+    handler = NonBlockingHandler()
     os.dup2(former, 2)
     os.close(former)
     yield handler, read
@@ -194,7 +194,9 @@ def emit(handler: logging.Handler, text: str) -> None:
     handler.handle(logging.LogRecord("some", logging.INFO, __file__, 1, text, None, None))
 
 
-def test_a_reader_that_has_stopped_blocks_nobody_and_gets_the_lines_later(at_pipe: tuple[SinkHandler, int]) -> None:
+def test_a_reader_that_has_stopped_blocks_nobody_and_gets_the_lines_later(
+    at_pipe: tuple[NonBlockingHandler, int],
+) -> None:
     handler, read = at_pipe
     lines = [f"{n} {'x' * 1000}" for n in range(500)]  # more than a pipe holds, less than what is kept
     for line in lines:
@@ -206,7 +208,7 @@ def test_a_reader_that_has_stopped_blocks_nobody_and_gets_the_lines_later(at_pip
     eventually(lambda: not any(one.name == "gofer-log" for one in threading.enumerate()))
 
 
-def test_what_is_too_much_is_lost_and_counted(at_pipe: tuple[SinkHandler, int]) -> None:
+def test_what_is_too_much_is_lost_and_counted(at_pipe: tuple[NonBlockingHandler, int]) -> None:
     handler, read = at_pipe
     lines = [f"{n} {'x' * 1000}" for n in range(3000)]
     for line in lines:
@@ -221,7 +223,7 @@ def test_what_is_too_much_is_lost_and_counted(at_pipe: tuple[SinkHandler, int]) 
     assert os.read(read, 65536) == b"and on it goes\n"
 
 
-def test_a_reader_that_has_gone_away_is_no_trouble(at_pipe: tuple[SinkHandler, int]) -> None:
+def test_a_reader_that_has_gone_away_is_no_trouble(at_pipe: tuple[NonBlockingHandler, int]) -> None:
     handler, read = at_pipe
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, read)  # the only one
@@ -286,7 +288,7 @@ def test_a_journal_that_has_stopped_blocks_nobody() -> None:
     ours, theirs = socket.socketpair()
     former = os.dup(2)
     os.dup2(theirs.fileno(), 2)
-    handler = SinkHandler()
+    handler = NonBlockingHandler()
     os.dup2(former, 2)
     os.close(former)
     theirs.close()

@@ -59,6 +59,7 @@ gofer.agent.imports: Imports
 gofer.agent.links: Links
 gofer.agent.loading: Broken GROUP Source forget_module import_source locate one_line unused_files
 gofer.agent.lock: AgentLock AlreadyRunning
+gofer.agent.log_handler: NonBlockingHandler
 gofer.agent.logs: JournalFormatter JsonFormatter LineFormatter LogSetup configure is_journal
 gofer.agent.main: main
 gofer.agent.management: Management Operations
@@ -76,9 +77,8 @@ gofer.agent.queues: Binding QueueModel
 gofer.agent.reloading: Reload company see_off
 gofer.agent.rmi: Context
 gofer.agent.rounds: Rounds
-gofer.agent.schedules: Cron Every Moment Once Schedule moment schedule_of
+gofer.agent.schedules: Cron Every Moment Schedule moment schedule_of
 gofer.agent.signals: Signals
-gofer.agent.sink: SinkHandler
 gofer.agent.trust: check_trust may_reach owners
 gofer.aio: Agent
 gofer.config: Config Graph get_bool

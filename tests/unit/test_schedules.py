@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from gofer.agent.schedules import Cron, Every, Moment, Once, Schedule, schedule_of
+from gofer.agent.schedules import Cron, Every, Moment, Schedule, schedule_of
 from gofer.crontab import parse_crontab
 from gofer.decorators import Action
 from hypothesis import given, settings
@@ -65,7 +65,7 @@ def test_an_action_without_a_time_is_due_once() -> None:
 
 def test_one_that_is_due_once_may_be_spread() -> None:
     clocks = Clocks("2026-06-01 12:00")
-    lefts = [Once(50, clocks.now).left(clocks.now) or 0 for _ in range(200)]
+    lefts = [Every(None, 50, clocks.now).left(clocks.now) or 0 for _ in range(200)]
     assert 0 <= min(lefts) < 10
     assert 40 < max(lefts) <= 50
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gofer.agent.loading import one_line
@@ -115,39 +115,36 @@ class _Action:
     def __init__(self, plugin: Actor, clock: Alarm, now: Callable[[], Moment], target: Target) -> None:
         from gofer.agent.schedules import schedule_of
 
-        mark = target.mark.action
-        assert mark is not None  # noqa: S101 - that is what makes it an action
+        assert target.mark.action is not None  # noqa: S101 - that is what makes it an action
         self.target = target
         self.beside = target.holds_no_thread
         self._plugin = plugin
         self._clock = clock
         self._now = now
         self._lock = threading.Condition(threading.Lock())  # notified when a run ends
-        self._schedule: Schedule = schedule_of(mark, now())
+        self._schedule: Schedule = schedule_of(target.mark.action, now())
         self._state = "waiting"
         self._stopped = False
         self._timer: Timer | None = None
         self._before: _Action | None = None
         self._runs = self._failures = 0
-        self._began: datetime | None = None
-        self._at = 0.0  # the same, as time.monotonic() has it
+        self._began = now()
         self._last: dict[str, Any] | None = None
 
     def succeed(self, before: _Action) -> None:
         """Go on where the same action of the old code was. To be called before the first look."""
-        if before.target.mark.action != self.target.mark.action:
-            return
         mark = self.target.mark.action
-        recurs = mark is not None and (mark.interval, mark.cron) != (None, None)
+        if mark is None or before.target.mark.action != mark:
+            return
         same = before.target.function is self.target.function  # the reload has failed, and this is the old code
         with before._lock:
             self._runs, self._failures, self._last = before._runs, before._failures, before._last
             if before._state == "running":
                 self._before = before
-                if recurs or same:
-                    before._schedule.ran(self._now())
-            if recurs or same:  # else it runs once in the life of new code
+            if same or mark != type(mark)(splay=mark.splay):  # else it runs once in the life of new code
                 self._schedule = before._schedule
+                if self._before is not None:
+                    self._schedule.ran(self._now())
 
     def look(self) -> None:
         """See whether it is due: queue it then, and else look again later."""
@@ -173,7 +170,7 @@ class _Action:
             if self._stopped:
                 return
             self._state = "running"
-            self._began, self._at = datetime.now(UTC), time.monotonic()
+            self._began = self._now()
         log.debug("plugin %s: action %s begins", self._plugin.name, self.target.name)
         try:
             with self._plugin.entered():
@@ -187,27 +184,25 @@ class _Action:
             self._ended(None)
 
     def _ended(self, raised: BaseException | None) -> None:
-        seconds = time.monotonic() - self._at
-        error = None if raised is None else one_line(raised)[0]
+        now = self._now()
+        seconds = now.steady - self._began.steady
         with self._lock:
             self._runs += 1
             self._failures += raised is not None
             self._last = {
-                "began": _iso(self._began),
+                "began": _iso(self._began.wall),
                 "seconds": round(seconds, 3),
                 "outcome": "done" if raised is None else "failed",
-                "error": error,
+                "error": None if raised is None else one_line(raised)[0],
             }
             self._state = "waiting"
             self._lock.notify_all()
             if not self._stopped:
-                self._schedule.ran(self._now())
+                self._schedule.ran(now)
         self.look()
-        if raised is None:
-            log.debug("plugin %s: action %s ended after %.3f s", self._plugin.name, self.target.name, seconds)
-        else:
-            text = "plugin %s: action %s failed after %.3f s"
-            log.error(text, self._plugin.name, self.target.name, seconds, exc_info=raised)
+        level, how = (logging.DEBUG, "ended") if raised is None else (logging.ERROR, "failed")
+        text = "plugin %s: action %s %s after %.3f s"
+        log.log(level, text, self._plugin.name, self.target.name, how, seconds, exc_info=raised)
 
     def stop(self) -> None:
         """Begin no more runs."""
@@ -224,19 +219,19 @@ class _Action:
     def describe(self) -> dict[str, Any]:
         """Tell it as JSON."""
         with self._lock:
-            now = self._now()
+            now, running = self._now(), self._state == "running"
             left = self._schedule.left(now) if self._state == "waiting" and not self._stopped else None
             return {
                 "name": self.target.name,
                 "schedule": self._schedule.text,
-                "state": "stopped" if self._stopped and self._state != "running" else self._state,
+                "state": "stopped" if self._stopped and not running else self._state,
                 "runs": self._runs,
                 "failures": self._failures,
-                "began": _iso(self._began) if self._state == "running" else None,
+                "began": _iso(self._began.wall) if running else None,
                 "last": self._last,
                 "next": None if left is None else _iso(now.wall + timedelta(seconds=max(0.0, left))),
             }
 
 
-def _iso(when: datetime | None) -> str | None:
-    return None if when is None else when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _iso(when: datetime) -> str:
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")

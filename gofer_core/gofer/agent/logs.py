@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from gofer.agent.sink import SinkHandler
+from gofer.agent.log_handler import NonBlockingHandler
 from gofer.errors import ConfigError
 
 __all__ = ["JournalFormatter", "JsonFormatter", "LineFormatter", "LogSetup", "configure", "is_journal"]
@@ -78,7 +78,7 @@ def configure(
         ConfigError: the file cannot be opened; the text names it.
     """
     try:
-        handler = SinkHandler(file)
+        handler = NonBlockingHandler(file)
     except OSError as error:
         raise ConfigError(f"log file {file}: cannot be opened: {error.strerror}") from error
     if json_lines:
@@ -102,7 +102,7 @@ def configure(
 class LogSetup:
     """What was set up, kept against code that takes the logging of the whole process for its own."""
 
-    def __init__(self, handler: SinkHandler, levels: Mapping[str, int]) -> None:
+    def __init__(self, handler: NonBlockingHandler, levels: Mapping[str, int]) -> None:
         self._handler = handler
         self._levels = {"root": logging.INFO, **levels}
         # gofer's own level is not left to the root logger, which is anybody's to change.

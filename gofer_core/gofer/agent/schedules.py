@@ -1,8 +1,8 @@
 """When an action is due: once, on an interval, or as a line of a crontab says.
 
 Two clocks count. Intervals follow the *steady* one, which nobody can set and which goes on while the machine sleeps;
-cron lines follow the *wall* clock in the machine's time zone. APScheduler's triggers do the arithmetic; they are
-imported with the first schedule that needs one, and its scheduler is not used.
+cron lines follow the *wall* clock in the machine's time zone, by APScheduler's triggers. APScheduler's own scheduler
+knows the wall clock alone: an interval would stop when somebody sets the clock back.
 
 A schedule is used by one thread at a time. What was missed (asleep, or busy with the run before) is made up by one run.
 """
@@ -18,13 +18,13 @@ from typing import Any, NamedTuple, Protocol
 from gofer.crontab import Crontab, parse_crontab
 from gofer.decorators import Action
 
-__all__ = ["Cron", "Every", "Moment", "Once", "Schedule", "moment", "schedule_of"]
+__all__ = ["Cron", "Every", "Moment", "Schedule", "moment", "schedule_of"]
 
 log = logging.getLogger(__name__)
 
 _MOST_SPLAY = 600.0  # seconds, unless an action says more
 _SPLAY = 0.1  # of the time between two runs
-_SET = 3 * 3600.0  # seconds: a clock that jumps by more was wrong before
+_SET = timedelta(hours=3)  # a clock that jumps by more was wrong before
 _INSTANT = timedelta(microseconds=1)
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
@@ -42,11 +42,9 @@ def moment() -> Moment:
 
 
 class Schedule(Protocol):
-    """When one action is due, from its making on."""
+    """When one action is due, from its making on. ``text`` says it for people."""
 
-    @property
-    def text(self) -> str:
-        """What it says, for people."""
+    text: str
 
     def left(self, now: Moment) -> float | None:
         """Return the seconds until it is due, 0 or less when it is; None: never again.
@@ -66,49 +64,26 @@ def schedule_of(action: Action, now: Moment, zone: tzinfo | None = None) -> Sche
     """
     if action.cron is not None:
         return Cron(action.cron, action.splay, now, zone or _zone())
-    if action.interval is not None:
-        return Every(action.interval, action.splay, now)
-    return Once(action.splay or 0.0, now)
+    return Every(action.interval, action.splay, now)
 
 
-class Once:
-    """Due one time, ``splay`` seconds from now at most."""
+class Every:
+    """Due ``splay`` seconds from now at most, and then again and again after ``interval`` seconds (None: once)."""
 
-    def __init__(self, splay: float, now: Moment) -> None:
-        self._due: float | None = now.steady + SystemRandom().uniform(0, splay)
-
-    @property
-    def text(self) -> str:
-        return "once"
+    def __init__(self, interval: float | None, splay: float | None, now: Moment) -> None:
+        self.text = "once" if interval is None else f"every {timedelta(seconds=interval)}"
+        self._interval = interval
+        self._due: float | None = now.steady + _spread(interval or 0.0, splay)
 
     def left(self, now: Moment) -> float | None:
         return None if self._due is None else self._due - now.steady
 
     def ran(self, now: Moment) -> None:
-        self._due = None
-
-
-class Every:
-    """Due ``splay`` seconds from now at most, and then again and again at the same distance."""
-
-    def __init__(self, interval: float, splay: float | None, now: Moment) -> None:
-        from apscheduler.triggers.interval import IntervalTrigger
-
-        most = min(interval * _SPLAY, _MOST_SPLAY) if splay is None else splay
-        first = _steady(now) + timedelta(seconds=SystemRandom().uniform(0, most))
-        self._interval = interval
-        self._trigger = IntervalTrigger(seconds=interval, start_date=first, timezone=UTC)
-        self._due = first
-
-    @property
-    def text(self) -> str:
-        return f"every {timedelta(seconds=self._interval)}"
-
-    def left(self, now: Moment) -> float:
-        return (self._due - _steady(now)).total_seconds()
-
-    def ran(self, now: Moment) -> None:
-        self._due = self._trigger.get_next_fire_time(None, max(self._due, _steady(now)) + _INSTANT)
+        if self._due is None or self._interval is None:
+            self._due = None
+        else:
+            missed = max(0.0, now.steady - self._due) // self._interval
+            self._due += (missed + 1) * self._interval
 
 
 class Cron:
@@ -120,46 +95,34 @@ class Cron:
 
     def __init__(self, line: str, splay: float | None, now: Moment, zone: tzinfo) -> None:
         crontab = parse_crontab(line)
-        self._line = line
+        self.text = f"cron {line}"
         self._hourly = crontab.hourly
         self._zone = zone
         self._triggers = _triggers(crontab, zone)
-        self._last: datetime | None = None
-        self._due = self._after(now.wall)
+        first = self._after(now.wall)
         # As far apart as the next two runs are: no more than that, or some would be left out.
-        period = (self._after(self._due + _INSTANT) - self._due).total_seconds()
-        most = min(period * _SPLAY, _MOST_SPLAY) if splay is None else min(splay, period)
-        self._offset = timedelta(seconds=SystemRandom().uniform(0, most))
+        period = (self._after(first + _INSTANT) - first).total_seconds()
+        self._offset = timedelta(seconds=_spread(period, None if splay is None else min(splay, period)))
+        self._seen = now.wall - _INSTANT  # what the clock had to show until then is done
+        self._due = first
+        self._last: datetime | None = None  # the due time of the last run
         self._skew = _skew(now)
 
-    @property
-    def text(self) -> str:
-        return f"cron {self._line}"
-
     def left(self, now: Moment) -> float:
-        set_by = _skew(now) - self._skew
-        if abs(set_by) > 1:
-            self._skew = _skew(now)
-            # Set back, or so far forward that it was wrong before: begin anew. What was merely skipped is made up.
-            if set_by < 0 or set_by > _SET:
-                self._plan(now)
-        return (self._due + self._offset - now.wall).total_seconds()
+        wall, skew = now.wall - self._offset, _skew(now)
+        jump, self._skew = skew - self._skew, skew
+        if jump > _SET or self._seen - wall > _SET:
+            self._seen, self._last = wall - _INSTANT, None
+        self._due = self._after(self._seen + _INSTANT)
+        while not self._hourly and self._last is not None and self._shown(self._due) <= self._shown(self._last):
+            self._due = self._after(self._due + _INSTANT)  # the second time that the clocks show this
+        if self._due > wall:
+            self._seen = max(self._seen, wall)
+        return (self._due - wall).total_seconds()
 
     def ran(self, now: Moment) -> None:
         self._last = self._due
-        self._plan(now)
-
-    def _plan(self, now: Moment) -> None:
-        last = self._last
-        if last is not None and (last - now.wall).total_seconds() > _SET:
-            last = self._last = None
-        if last is None:
-            self._due = self._after(now.wall)
-            return
-        due = self._after(max(now.wall - self._offset, last + _INSTANT))
-        while not self._hourly and self._shown(due) <= self._shown(last):
-            due = self._after(due + _INSTANT)  # the second time that the clocks show this
-        self._due = due
+        self._seen = max(self._seen, self._due, now.wall - self._offset)
 
     def _after(self, start: datetime) -> datetime:
         found = [trigger.get_next_fire_time(None, start.astimezone(self._zone)) for trigger in self._triggers]
@@ -171,15 +134,18 @@ class Cron:
         return when.astimezone(self._zone).replace(tzinfo=None)
 
 
+def _spread(period: float, splay: float | None) -> float:
+    """Choose the seconds by which this agent is later than others."""
+    return SystemRandom().uniform(0, min(period * _SPLAY, _MOST_SPLAY) if splay is None else splay)
+
+
 def _triggers(crontab: Crontab, zone: tzinfo) -> list[Any]:
     from apscheduler.triggers.cron import CronTrigger
 
     def trigger(days: tuple[int, ...], weekdays: tuple[int, ...]) -> Any:
+        fields = {"minute": crontab.minutes, "hour": crontab.hours, "day": days, "month": crontab.months}
         return CronTrigger(
-            minute=_list(crontab.minutes),
-            hour=_list(crontab.hours),
-            day=_list(days),
-            month=_list(crontab.months),
+            **{name: ",".join(map(str, numbers)) for name, numbers in fields.items()},
             day_of_week=",".join(_WEEKDAYS[day] for day in weekdays),  # by name: it counts them from Monday
             timezone=zone,
         )
@@ -189,17 +155,8 @@ def _triggers(crontab: Crontab, zone: tzinfo) -> list[Any]:
     return [trigger(crontab.days, crontab.weekdays)]
 
 
-def _list(numbers: tuple[int, ...]) -> str:
-    return ",".join(map(str, numbers))
-
-
-def _steady(now: Moment) -> datetime:
-    """Put the steady clock on the calendar, as triggers know nothing else."""
-    return datetime.fromtimestamp(now.steady, UTC)
-
-
-def _skew(now: Moment) -> float:
-    return now.wall.timestamp() - now.steady
+def _skew(now: Moment) -> timedelta:
+    return timedelta(seconds=now.wall.timestamp() - now.steady)
 
 
 def _zone() -> tzinfo:

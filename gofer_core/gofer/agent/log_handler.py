@@ -8,21 +8,20 @@ from __future__ import annotations
 import logging
 import os
 import select
-import socket
 import stat
 import sys
 import threading
 from pathlib import Path
 from time import monotonic
 
-__all__ = ["SinkHandler"]
+__all__ = ["NonBlockingHandler"]
 
 _BACKLOG = 1 << 20  # bytes of lines that are kept while a reader is slow
 _FLUSH = 1.0  # seconds that the end of the process waits for a slow reader
-_ATOMIC = select.PIPE_BUF  # what a pipe that can be written to takes without blocking
+_ATOMIC = select.PIPE_BUF  # what a pipe or a socket that can be written to takes without blocking
 
 
-class SinkHandler(logging.Handler):
+class NonBlockingHandler(logging.Handler):
     """Writes lines to a file, reopened when it was moved away, or to standard error.
 
     What a reader does not take at once is kept, up to a MiB, and written by a thread as soon as it does. What cannot be
@@ -175,23 +174,26 @@ class SinkHandler(logging.Handler):
 
 
 class _Way:
-    """A descriptor that is written to without blocking."""
+    """A pipe, a socket or a terminal of others, who may not be told for all of them that writing does not block."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def write(self, line: bytes) -> int:
         """Write and return how much was taken, 0 where writing would block. Raises OSError."""
-        try:
-            return os.write(self._descriptor, line)
-        except BlockingIOError:
-            return 0
+        sent = 0
+        while sent < len(line) and self.wait(0):
+            try:
+                sent += os.write(self._descriptor, line[sent : sent + _ATOMIC])
+            except BlockingIOError:
+                break
+        return sent
 
-    def wait(self, seconds: float) -> None:
-        """Wait until something can be written, or something is wrong."""
+    def wait(self, seconds: float) -> bool:
+        """Wait until something can be written, or something is wrong; tell whether it is so."""
         poller = select.poll()
         poller.register(self._descriptor, select.POLLOUT)
-        poller.poll(seconds * 1000)
+        return bool(poller.poll(seconds * 1000))
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -242,46 +244,9 @@ class _FileWay(_Way):
         self._descriptor = os.open(path, flags, 0o666)
 
 
-class _SocketWay(_Way):
-    """A stream socket, like the journal's: each write says for itself that it does not block."""
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor)
-        self._socket = socket.socket(fileno=descriptor)
-
-    def write(self, line: bytes) -> int:
-        try:
-            return self._socket.send(line, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            return 0
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-class _PolledWay(_Way):
-    """A pipe or terminal of others, which may not be told for all of them that writing does not block."""
-
-    def write(self, line: bytes) -> int:
-        poller = select.poll()
-        poller.register(self._descriptor, select.POLLOUT)
-        sent = 0
-        while sent < len(line) and poller.poll(0):
-            sent += os.write(self._descriptor, line[sent : sent + _ATOMIC])
-        return sent
-
-
 def _way_to_stderr() -> _Way:
-    mode = os.fstat(2).st_mode
-    if stat.S_ISREG(mode):
-        return _FileWay(None, os.dup(2))
-    if stat.S_ISSOCK(mode):
-        return _SocketWay(os.dup(2))
-    try:
-        # Opened again, it has flags of its own. Those of the one that we were given count for all who were given it.
-        return _Way(os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY))
-    except OSError:  # another user's, or there is no /proc
-        return _PolledWay(os.dup(2))
+    descriptor = os.dup(2)
+    return _FileWay(None, descriptor) if stat.S_ISREG(os.fstat(descriptor).st_mode) else _Way(descriptor)
 
 
 def _record(level: int, text: str) -> logging.LogRecord:
