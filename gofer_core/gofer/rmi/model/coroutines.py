@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Coroutine
-from contextvars import copy_context
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,17 +15,17 @@ __all__ = ["Loop", "Run"]
 
 log = logging.getLogger(__name__)
 
+Done = Callable[[Any, BaseException | None], None]
+
 
 class Run:
     """One coroutine in a loop."""
-
-    __slots__ = ("_loop", "coroutine", "done", "dropped", "task")
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         coroutine: Coroutine[Any, Any, Any],
-        done: Callable[[Any, BaseException | None], None],
+        done: Done,
         dropped: Callable[[], object],
     ) -> None:
         self._loop = loop
@@ -36,10 +36,8 @@ class Run:
 
     def cancel(self) -> None:
         """Have CancelledError raised in it; ``done`` is called with what comes of that. Any thread."""
-        try:
-            self._loop.call_soon_threadsafe(lambda: None if self.task is None else self.task.cancel())
-        except RuntimeError:
-            pass  # the loop is closed, and the coroutine has ended with it
+        with suppress(RuntimeError):  # the loop is closed, and the coroutine has ended with it
+            self._loop.call_soon_threadsafe(lambda: self.task is not None and self.task.cancel())
 
 
 class Loop:
@@ -54,20 +52,16 @@ class Loop:
         self._changed = threading.Condition(threading.Lock())
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
-        self._running = 0
+        self._runs: set[Run] = set()  # with their tasks, to which asyncio itself keeps only weak references
         self._stopped = False
 
     @property
     def running(self) -> int:
         """How many coroutines have not ended."""
-        return self._running
+        return len(self._runs)
 
     def run(
-        self,
-        coroutine: Coroutine[Any, Any, Any],
-        done: Callable[[Any, BaseException | None], None],
-        dropped: Callable[[], object] = lambda: None,
+        self, coroutine: Coroutine[Any, Any, Any], done: Done, dropped: Callable[[], object] = lambda: None
     ) -> Run | None:
         """Run a coroutine, within a copy of this thread's context variables.
 
@@ -88,15 +82,15 @@ class Loop:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._serve, args=(self._loop,), name=self._name, daemon=True)
                 self._thread.start()
-            self._running += 1
             run = Run(self._loop, coroutine, done, dropped)
-            self._loop.call_soon_threadsafe(self._begin, run, context=copy_context())
+            self._runs.add(run)
+            self._loop.call_soon_threadsafe(self._begin, run)
         return run
 
     def wait(self, timeout: float) -> bool:
         """Wait until none runs, at most ``timeout`` seconds; tell whether that is so."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._running, timeout)
+            return self._changed.wait_for(lambda: not self._runs, timeout)
 
     def stop(self, timeout: float) -> int:
         """Wait for what runs, at most ``timeout`` seconds, then cancel the rest and end the thread. May be repeated.
@@ -106,23 +100,17 @@ class Loop:
         """
         with self._changed:
             self._stopped = True
-            self._changed.wait_for(lambda: not self._running, timeout)
-            left, loop, thread = self._running, self._loop, self._thread
-            self._loop = None
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(1.0)  # a coroutine that blocks keeps its thread; nothing here can end that
+            self._changed.wait_for(lambda: not self._runs, timeout)
+            left = len(self._runs)
+        if self._loop is not None and self._thread is not None:
+            with suppress(RuntimeError):  # it was stopped before
+                self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(1.0)  # a coroutine that blocks keeps its thread; nothing here can end that
         return left
 
     def _begin(self, run: Run) -> None:
-        loop = self._loop
-        if loop is None:  # stopped meanwhile, with this one counted as cancelled
-            run.coroutine.close()
-            run.dropped()
-            return
-        run.task = task = loop.create_task(self._guard(run))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if self._loop is not None:
+            run.task = self._loop.create_task(self._guard(run))
 
     async def _guard(self, run: Run) -> None:
         from asyncio import CancelledError
@@ -137,31 +125,34 @@ class Loop:
             run.dropped()
         else:
             run.done(value, raised)
+        self._forget(run)
+
+    def _forget(self, run: Run) -> None:
         with self._changed:
-            self._running -= 1
+            self._runs.discard(run)
             self._changed.notify_all()
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         import asyncio
 
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
-        except (
-            BaseException
-        ):  # a task that a method has left behind may raise SystemExit: the next call gets a new loop
-            log.exception("the event loop of %s failed", self._name)
-        with self._changed:
-            if self._loop is loop:
-                self._loop = None
+        going_on = True
+        while going_on:
+            try:
+                loop.run_forever()
+                going_on = False
+            except BaseException:  # a task that a method has left behind may raise SystemExit: the others go on
+                log.exception("%s: a task of the plugin has interrupted the event loop", self._name)
         try:
             left = asyncio.all_tasks(loop)
             for task in left:
                 task.cancel()
             loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             loop.run_until_complete(loop.shutdown_asyncgens())
+            for run in list(self._runs):  # stopped before they began
+                run.coroutine.close()
+                run.dropped()
+                self._forget(run)
         except BaseException:
             log.exception("the event loop of %s cannot end cleanly", self._name)
         finally:
-            asyncio.set_event_loop(None)
             loop.close()
