@@ -139,7 +139,6 @@ def import_source(source: Source, aside: modules.Aside | None = None) -> ModuleT
         else:
             with aside.anew(source.tops):
                 module = _import(source)
-            aside.check()
     except modules.NotAgain as old:
         modules.drop(source.tops, before)
         raise Broken(str(old), one_line(old)[1]) from old

@@ -12,7 +12,7 @@ import importlib.machinery
 import importlib.metadata
 import os
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import CodeType, ModuleType
 
 from gofer.errors import PluginError
@@ -45,7 +45,7 @@ def mark(tops: Collection[str], before: Collection[str], source: str) -> None:
             continue
         vars(module)[_OURS] = source
         if _is_extension(module):
-            vars(module)[_FILE] = _stamp(module)
+            vars(module).setdefault(_FILE, _stamp(module.__file__))
 
 
 def drop(tops: Collection[str], before: Collection[str]) -> None:
@@ -82,13 +82,14 @@ def forget(tops: Iterable[str], module: str, others: Iterable[str] = ()) -> dict
 
 
 class NotAgain(PluginError):
-    """An extension module cannot be imported a second time; the text names it."""
+    """The file of an extension module has changed, and a process loads it once; the text names the module."""
 
 
 class Aside:
     """Modules of plugins that are set aside, so that their code can be imported anew; and put back if that fails.
 
-    Used by one thread, which imports; others go on running the code of what is set aside.
+    Used by one thread, which imports; others go on running the code of what is set aside. Extension modules are the
+    same for the old and the new code.
     """
 
     def __init__(self) -> None:
@@ -111,44 +112,24 @@ class Aside:
                 setattr(sys.modules[parent], child, found)
 
     def anew(self, tops: frozenset[str]) -> _Anew:
-        """Return what is to be entered around the new imports: they read the code itself, and blame an extension.
+        """Return what is to be entered around the new imports: they read the code itself.
 
         Args:
             tops: what is imported, beside what was set aside: see :func:`family`.
 
         Raises:
-            NotAgain: within, importing an extension module has failed; the text names it.
+            NotAgain: within, an extension module is imported whose file has changed.
         """
-        return _Anew(
-            tops.union(*(tops for tops, _, _ in self._roots)),
-            {name for name, module in self._old.items() if _is_extension(module)},
-        )
-
-    def check(self) -> None:
-        """Make sure that what was imported is new.
-
-        Raises:
-            NotAgain: an extension module is what it was.
-        """
-        for name, old in self._old.items():
-            new = sys.modules.get(name)
-            if new is None or not _is_extension(old) or not _is_extension(new):
-                continue
-            was = vars(old).get(_FILE)
-            if was is not None and was != _stamp(new):
-                # The dynamic linker knows it by its path, and gives the one that it has loaded.
-                raise NotAgain(_refused(name, "its file has changed, and a process loads it once"))
-            if new is old or _shares(old, new):
-                raise NotAgain(_refused(name, "it can be initialized once in a process"))
+        extensions = {name: module for name, module in self._old.items() if _is_extension(module)}
+        return _Anew(tops.union(*(tops for tops, _, _ in self._roots)), extensions)
 
 
 class _Anew(importlib.abc.MetaPathFinder):
     """Finds the modules of a family, to be compiled from their source: what is cached may be of the same second."""
 
-    def __init__(self, tops: Collection[str], extensions: Collection[str]) -> None:
+    def __init__(self, tops: Collection[str], extensions: Mapping[str, ModuleType]) -> None:
         self._tops = tops
         self._extensions = extensions
-        self._asked: list[str] = []
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -156,21 +137,38 @@ class _Anew(importlib.abc.MetaPathFinder):
         """Find a module as Python's own finder does; None: it is another's."""
         if fullname.partition(".")[0] not in self._tops:
             return None
-        if fullname in self._extensions:
-            self._asked.append(fullname)
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is not None and type(spec.loader) is importlib.machinery.SourceFileLoader:
+        old = self._extensions.get(fullname)
+        if spec is not None and old is not None:
+            if vars(old).get(_FILE) != _stamp(spec.origin):
+                why = "its file has changed, and a process loads it once; restart goferd for the new code"
+                raise NotAgain(f"the extension module {fullname} cannot be imported again: {why}")
+            spec.loader = _Same(old)
+        elif spec is not None and type(spec.loader) is importlib.machinery.SourceFileLoader:
             spec.loader = FromSource(fullname, spec.loader.path)
         return spec
 
     def __enter__(self) -> None:
         sys.meta_path.insert(0, self)
 
-    def __exit__(self, kind: type[BaseException] | None, raised: BaseException | None, trace: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         sys.meta_path.remove(self)
-        failed = [name for name in self._asked if name not in sys.modules]
-        if raised is not None and failed:
-            raise NotAgain(_refused(failed[-1], " ".join(str(raised).split()))) from raised
+
+
+class _Same(importlib.abc.Loader):
+    """Gives a module that there is already."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+        self._spec = module.__spec__
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        """Return it."""
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leave it as it is."""
+        module.__spec__ = self._spec
 
 
 class FromSource(importlib.machinery.SourceFileLoader):
@@ -179,10 +177,6 @@ class FromSource(importlib.machinery.SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
         """Compile a module's source."""
         return self.source_to_code(self.get_data(self.path), self.path)
-
-
-def _refused(name: str, why: str) -> str:
-    return f"the extension module {name} cannot be imported again: {why}; restart goferd for the new code"
 
 
 def _remove(modules: dict[str, ModuleType]) -> None:
@@ -200,20 +194,9 @@ def _is_extension(module: ModuleType) -> bool:
     return spec is not None and isinstance(spec.loader, importlib.machinery.ExtensionFileLoader)
 
 
-def _stamp(module: ModuleType) -> tuple[int, int, int] | None:
-    spec = module.__spec__
+def _stamp(file: str | None) -> tuple[int, int, int] | None:
     try:
-        found = os.stat(spec.origin or "") if spec is not None else None
+        found = os.stat(file or "")
     except OSError:
         return None
-    return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
-
-
-def _shares(old: ModuleType, new: ModuleType) -> bool:
-    """Tell whether two modules have the same functions or classes of their own: one is a copy of the other."""
-    names = (old.__name__, old.__name__.rpartition(".")[2])
-    for name, value in vars(old).items():
-        own = getattr(value, "__module__", None) in names and (callable(value) or isinstance(value, type))
-        if own and vars(new).get(name) is value:
-            return True
-    return False
+    return found.st_mtime_ns, found.st_size, found.st_ino
