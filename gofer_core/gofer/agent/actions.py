@@ -9,16 +9,14 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from gofer.agent.loading import one_line
+from gofer.agent.schedules import Moment, Schedule, moment, schedule_of
 from gofer.rmi.api import API, Target
-from gofer.rmi.clock import Timer
+from gofer.rmi.clock import Clock, Timer
 from gofer.rmi.model.coroutines import Loop
 from gofer.rmi.server.workers import Workers
-
-if TYPE_CHECKING:
-    from gofer.agent.schedules import Moment, Schedule
 
 __all__ = ["Actions", "Actor"]
 
@@ -26,13 +24,6 @@ log = logging.getLogger(__name__)
 
 _LOOK = 60.0  # seconds between two looks at the clocks: somebody may set them, and the machine may sleep
 _PREDECESSOR = 0.2  # seconds between two looks at whether the old code has ended
-
-
-class Alarm(Protocol):
-    """What calls a function later: :class:`gofer.rmi.clock.Clock`."""
-
-    def call_after(self, delay: float, function: Callable[[], object]) -> Timer:
-        """Call a function in ``delay`` seconds."""
 
 
 class Actor(Protocol):
@@ -65,8 +56,8 @@ class Actions:
     itself. One that raises is logged, and runs again at its next time.
     """
 
-    def __init__(self, plugin: Actor, clock: Alarm, now: Callable[[], Moment] | None = None) -> None:
-        """Keep the plugin. Nothing is imported or planned before ``start``."""
+    def __init__(self, plugin: Actor, clock: Clock, now: Callable[[], Moment] = moment) -> None:
+        """Keep the plugin. Nothing is planned before ``start``."""
         self._plugin = plugin
         self._clock = clock
         self._now = now
@@ -79,15 +70,9 @@ class Actions:
             previous: those of the same plugin before its reload, stopped: what has the same name and times goes on
                 where it was, with new code, and not before the old code's run has ended.
         """
-        targets = self._plugin.api.actions
-        if not targets:
-            return
-        from gofer.agent.schedules import moment
-
-        now = self._now or moment
         older = {} if previous is None else {one.target.name: one for one in previous._all}
-        for target in targets:
-            action = _Action(self._plugin, self._clock, now, target)
+        for target in self._plugin.api.actions:
+            action = _Action(self._plugin, self._clock, self._now, target)
             if (before := older.get(target.name)) is not None:
                 action.succeed(before)
             self._all.append(action)
@@ -112,9 +97,7 @@ class Actions:
 class _Action:
     """One action: waiting for its time, queued for a worker, running; or ended, when it is never due again."""
 
-    def __init__(self, plugin: Actor, clock: Alarm, now: Callable[[], Moment], target: Target) -> None:
-        from gofer.agent.schedules import schedule_of
-
+    def __init__(self, plugin: Actor, clock: Clock, now: Callable[[], Moment], target: Target) -> None:
         assert target.mark.action is not None  # noqa: S101 - that is what makes it an action
         self.target = target
         self.beside = target.holds_no_thread
@@ -141,7 +124,7 @@ class _Action:
             self._runs, self._failures, self._last = before._runs, before._failures, before._last
             if before._state == "running":
                 self._before = before
-            if same or mark != type(mark)(splay=mark.splay):  # else it runs once in the life of new code
+            if same or mark.interval is not None or mark.cron is not None:  # else it runs once in the life of new code
                 self._schedule = before._schedule
                 if self._before is not None:
                     self._schedule.ran(self._now())
