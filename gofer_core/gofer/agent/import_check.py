@@ -26,14 +26,15 @@ def import_problems(root: Root, descriptors: Sequence[Descriptor]) -> list[Probl
     from concurrent.futures import ThreadPoolExecutor  # here: who has no plugins to import needs none of this
 
     def problems(descriptor: Descriptor) -> list[Problem]:
-        process = HelperProcess(descriptor.name, HELPER)
         try:
-            found = process.start(greeting(root, descriptor.name, descriptors, check=True), _LONGEST)
+            process = HelperProcess(descriptor.name, HELPER)
+            try:
+                found = process.start(greeting(root, descriptor.name, descriptors, check=True), _LONGEST)
+            finally:
+                process.kill()
+                process.end()
         except ProcessDied as died:
             found = [(str(descriptor.file), "main", "plugin", str(died))]
-        finally:
-            process.kill()
-            process.end()
         return [Problem("error", *one) for one in found]
 
     with ThreadPoolExecutor(_AT_A_TIME) as threads:

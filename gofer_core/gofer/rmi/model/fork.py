@@ -98,6 +98,9 @@ class Forks:
     def stop(self) -> None:
         """Kill what runs, and end the helper; nothing can be called any more. May be repeated."""
         self._stopped = True
+        self._end()
+
+    def _end(self) -> None:
         helper, self._helper = self._helper, None
         if helper is not None:
             helper.end()
@@ -109,20 +112,16 @@ class Forks:
                 return helper
             if self._stopped:
                 raise DispatchError(f"plugin {self._name!r} has been stopped")
-            helper = self._helper = HelperProcess(self._name, self._module)
-            if self._stopped:  # by another thread, just now
-                helper.end()
+            greeting = self._greeting()
             try:
-                why = helper.start(self._greeting(), _IMPORT)
-            except BaseException as failed:
-                self._helper = None
-                helper.end()
-                if not isinstance(failed, ProcessDied):
-                    raise
-                raise DispatchError(f"plugin {self._name!r} cannot fork: {failed}. {_RESTART}") from None
+                helper = self._helper = HelperProcess(self._name, self._module)
+                if self._stopped:  # by another thread, just now
+                    helper.end()
+                why = helper.start(greeting, _IMPORT)
+            except ProcessDied as died:
+                why = f"{died}. {_RESTART}"
             if why is not None:
-                self._helper = None
-                helper.end()
+                self._end()
                 raise DispatchError(f"plugin {self._name!r} cannot fork: {why}")
             return helper
 
@@ -175,7 +174,7 @@ class HelperProcess:
         """Start it, for the plugin of this name.
 
         Raises:
-            DispatchError: it cannot be started, and why.
+            ProcessDied: it cannot be started, and why.
         """
         import subprocess  # only agents with forked methods need it
 
@@ -195,8 +194,7 @@ class HelperProcess:
                 )
             except OSError as failed:
                 self._control.close()
-                text = f"plugin {name!r} cannot fork: its helper process cannot be started: {failed}. {_RESTART}"
-                raise DispatchError(text) from failed
+                raise ProcessDied(f"its process cannot be started: {failed}") from failed
         self._ending = threading.Lock()
         self._output = threading.Thread(
             target=self._log, args=(self._process.stdout,), name=f"gofer-{name}-output", daemon=True
@@ -205,7 +203,8 @@ class HelperProcess:
 
     def __del__(self) -> None:
         """Close the connection: not before, as calls look at its descriptor."""
-        self._control.close()
+        with suppress(AttributeError):  # it could not be made
+            self._control.close()
 
     @property
     def pid(self) -> int:
