@@ -107,9 +107,9 @@ class Forks:
 
     def _started(self) -> HelperProcess:
         with self._starting:
-            helper = self._helper
-            if helper is not None and helper.alive:
-                return helper
+            known = self._helper
+            if known is not None and known.alive:
+                return known
             if self._stopped:
                 raise DispatchError(f"plugin {self._name!r} has been stopped")
             greeting = self._greeting()
