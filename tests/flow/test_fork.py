@@ -327,6 +327,16 @@ def test_a_dead_helper_is_told_to_its_calls_and_replaced(agent: Agent, process: 
     eventually(lambda: only_helpers(process))
 
 
+def test_a_child_that_is_killed_while_it_waits_costs_no_call(agent: Agent, process: AgentProcess) -> None:
+    helper = psutil.Process(agent.Forked().process()["parent"])
+    for n in range(10):
+        (waiting,) = eventually(lambda: len(found := helper.children()) == 1 and found)
+        waiting.kill()
+        assert agent.Forked().echo(n) == n
+    assert agent.Forked().process()["parent"] == helper.pid
+    eventually(lambda: only_helpers(process))
+
+
 def test_a_child_has_no_descriptor_of_the_agent_nor_of_another_call(
     agent: Agent, process: AgentProcess, tmp_path: Path
 ) -> None:

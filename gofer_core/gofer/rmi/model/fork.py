@@ -83,13 +83,14 @@ class Forks:
         """
         name = f"{target.name}()"
         call = _invocation(target, request, limit)
-        for _ in range(2):
+        for last in (False, True):
             helper = self._started()
             kind, body, begun = helper.call(request, call)
-            if kind:
+            if not kind:
+                self._lost(helper)
+            elif begun or last or kind != pipe.EXIT:
                 return _outcome(name, request, kind, body)
-            self._lost(helper)
-            if begun:  # else nothing was run, and another helper may be tried
+            if begun:  # else nothing was run, and another child or helper may be tried
                 break
         if begun and self._stopped:
             raise Interrupted(f"{name}: its plugin was stopped while it ran, and its process killed")

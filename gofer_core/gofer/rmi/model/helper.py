@@ -125,6 +125,9 @@ class _Helper:
                 elif not self._obey():
                     self._end()
                     return
+            if self._waiting is not None and os.waitpid(self._waiting[0], os.WNOHANG)[0]:  # somebody has killed it
+                self._waiting[1].close()
+                self._waiting = None
             now = time.monotonic()
             for number, child in list(self._children.items()):
                 if not self._reap(number, child) and child.deadline is not None and child.deadline <= now:
