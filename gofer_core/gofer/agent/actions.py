@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gofer.agent.loading import one_line
+from gofer.agent.failures import one_line
 from gofer.rmi.api import API, Target
 from gofer.rmi.clock import Timer
 from gofer.rmi.model.coroutines import Loop

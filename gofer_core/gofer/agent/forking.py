@@ -11,8 +11,8 @@ from gofer.agent.config import AgentConfig, Descriptor
 from gofer.root import Root
 
 if TYPE_CHECKING:
-    from gofer.agent.loading import Source
     from gofer.agent.plugin import Plugin
+    from gofer.agent.sources import Source
 
 __all__ = ["HELPER", "Greeting", "greeting", "read"]
 

@@ -15,12 +15,12 @@ import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from gofer.agent.assembly import Refused
 from gofer.agent.config import Problem
+from gofer.agent.failures import Refused, one_line
 from gofer.agent.forking import Greeting, read
 from gofer.agent.import_only import ImportOnly
-from gofer.agent.loading import locate, one_line
 from gofer.agent.plugin import Plugin
+from gofer.agent.sources import locate
 from gofer.rmi.api import Target
 from gofer.rmi.model.helper import end_with_parent, serve, threads
 from gofer.rmi.model.pipe import LineHandler

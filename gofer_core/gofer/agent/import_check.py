@@ -85,9 +85,10 @@ def main(argv: Sequence[str]) -> None:
     Args:
         argv: the root, the plugin's name, and the descriptor to write to.
     """
-    from gofer.agent.assembly import Refused, find_plugin
     from gofer.agent.config import read_agent, read_descriptors
+    from gofer.agent.failures import Refused
     from gofer.agent.import_only import ImportOnly
+    from gofer.agent.plugin_code import find_plugin
     from gofer.rmi.model.helper import end_with_parent
 
     end_with_parent(signal.SIGKILL)

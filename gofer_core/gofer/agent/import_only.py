@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from gofer.agent.assembly import import_code
 from gofer.agent.config import AgentConfig, Descriptor
 from gofer.agent.container import PluginContainer
+from gofer.agent.loader import Loader
 from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
-from gofer.agent.rounds import Rounds
+from gofer.agent.plugin_code import import_code
 from gofer.root import Root
 
 __all__ = ["ImportOnly"]
@@ -30,13 +30,14 @@ class ImportOnly(PluginContainer):
         Args:
             locate: finds the code of a plugin, and puts it into ``plugin.source``.
         """
-        super().__init__(root, config)
-        self.rounds: _Imports = _Imports(self, locate)
-        self.rounds.pending = {one.name: one for one in descriptors}
+        super().__init__(root, config, loader=_Imports)
+        self.loader: _Imports
+        self.loader.locate = locate
+        self.loader.pending = {one.name: Plugin(self, one) for one in descriptors}
 
     def make(self, name: str) -> Plugin:
         """Make the plugin of a descriptor, before its code is imported."""
-        return self.rounds.made(name)
+        return self.loader.made(name)
 
     def fill(self, plugin: Plugin) -> None:
         """Import the code of a plugin that was made.
@@ -44,13 +45,13 @@ class ImportOnly(PluginContainer):
         Raises:
             Refused: it cannot be found, or has failed.
         """
-        self.rounds.fill(plugin)
+        self.loader.fill(plugin)
 
 
-class _Imports(Rounds):
-    def __init__(self, container: PluginContainer, locate: Callable[[Plugin], object]) -> None:
-        super().__init__(container)
-        self._locate = locate
+class _Imports(Loader):
+    """Imports plugins in the thread that asks for them."""
+
+    locate: Callable[[Plugin], object]
 
     def begin(self, name: str) -> None:
         """Import one that the code of another asks for."""
@@ -59,12 +60,12 @@ class _Imports(Rounds):
 
     def made(self, name: str) -> Plugin:
         """Take one of those that there are."""
-        plugin = self._container.plugins[name] = Plugin(self._container, self.pending.pop(name))
+        plugin = self.plugins[name] = self.pending.pop(name)
         return plugin
 
     def fill(self, plugin: Plugin) -> None:
         """Import its code."""
         if plugin.source is None:
-            self._locate(plugin)
+            self.locate(plugin)
         # What was compiled may be older than what is there.
-        import_code(self._container.hooks, plugin, Aside())
+        import_code(self.hooks, plugin, Aside())

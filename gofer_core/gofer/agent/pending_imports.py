@@ -1,4 +1,4 @@
-"""Importing the code of plugins, each in a thread of its own: one that hangs holds up only those who need it."""
+"""Imports of plugins in progress, each in a thread of its own: one that hangs holds up only those who need it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gofer.agent.plugin import Plugin
 
-__all__ = ["Imports"]
+__all__ = ["PendingImports"]
 
 log = logging.getLogger(__name__)
 
@@ -23,22 +23,21 @@ _PATIENCE = 5.0  # seconds that a plugin's import and @load may take before thos
 class _Import:
     """The import of one plugin. All but ``thread`` and ``begun`` is guarded by the condition of the imports."""
 
-    plugin: Plugin
     thread: threading.Thread
     begun: float
     ended: bool = False  # its code has returned, or raised
-    late: bool = False  # nobody waits for it any more: its own thread does what is left to do
+    late: bool = False  # nothing waits for it any more: its own thread does what is left to do
 
 
-class Imports:
-    """The imports that go on. Whoever loads plugins waits for each a while (``settle``), and then goes on without it.
+class PendingImports:
+    """Imports in progress; the loader waits up to 5 s for each (``settle``), and then goes on without it.
 
-    What is imported while another plugin is (because that looks for it) is imported by the same thread.
+    A plugin that another one looks for while it is imported is imported by the same thread.
     """
 
-    def __init__(self, patience: float | None = None) -> None:
-        """Take the seconds that one may take; None: the usual ones."""
-        self.patience = _PATIENCE if patience is None else patience
+    def __init__(self, patience: float = _PATIENCE) -> None:
+        """Take the seconds that one may take."""
+        self.patience = patience
         self._changed = threading.Condition()
         self._running: dict[Plugin, _Import] = {}
         self._awaited: dict[threading.Thread, _Import] = {}
@@ -53,10 +52,10 @@ class Imports:
         """Begin to import a plugin; in this thread, and to its end, if this one imports another at the moment.
 
         Args:
-            take: returns the plugin, or None when somebody else has taken it: called once, by one thread at a time.
-            work: imports it. Whatever it raises is a fault of gofer's, and logged.
-            then: called after that, by the same thread, with the plugin and whether it is late. If it is not, whoever
-                loads waits for the return of this, and does what is left to do.
+            take: returns the plugin, or None when another thread has taken it: called by one thread at a time.
+            work: imports it. It must not raise.
+            then: called after that, by the same thread, with the plugin and whether it is late. If it is not, the
+                loader waits for the return of this, and does what is left to do.
         """
         with self._changed:
             plugin = take()
@@ -64,25 +63,28 @@ class Imports:
                 return
             here = threading.current_thread()
             inside = any(one.thread is here for one in self._running.values())
-            thread = here if inside else threading.Thread(name=f"gofer-{plugin.name}-load", daemon=True)
-            one = self._running[plugin] = _Import(plugin, thread, monotonic())
+            thread = here
+            if not inside:
+                name = f"gofer-{plugin.name}-load"
+                thread = threading.Thread(target=self._do, args=(plugin, work, then), name=name, daemon=True)
+            self._running[plugin] = _Import(thread, monotonic())
         if inside:
-            self._do(one, work, then)
+            self._do(plugin, work, then)
         else:
-            thread.run = lambda: self._do(one, work, then)  # type: ignore[method-assign]  # made before its work is known
             thread.start()
 
-    def settle(self, plugin: Plugin) -> bool:
+    def settle(self, plugin: Plugin, patience: float | None = None) -> bool:
         """Wait until a plugin is imported, as long as it may take. False: it is late, and will finish by itself."""
         with self._changed:
             one = self._running.get(plugin)
             if one is None:
                 return True
-            left = one.begun + self.patience - monotonic()
-            if not self._changed.wait_for(lambda: one.ended or self._stopping, max(0.0, left)) or not one.ended:
+            left = one.begun + (self.patience if patience is None else patience) - monotonic()
+            self._changed.wait_for(lambda: one.ended or self._stopping, max(0.0, left))
+            if not one.ended:
                 one.late = True
                 return False
-            self._changed.wait_for(lambda: self._running.get(plugin) is not one)
+            self._changed.wait_for(lambda: plugin not in self._running)
             return True
 
     def wait(self, plugin: Plugin) -> None:
@@ -93,18 +95,18 @@ class Imports:
         here = threading.current_thread()
         with self._changed:
             one = self._running.get(plugin)
-            if one is None or self._leads_to(one, here):
+            if one is None or self._waits_for(one, here):
                 return
             inside = any(other.thread is here for other in self._running.values())
             self._awaited[here] = one
             try:
                 left = None if inside else max(0.0, one.begun + self.patience - monotonic())
-                self._changed.wait_for(lambda: self._running.get(plugin) is not one, left)
+                self._changed.wait_for(lambda: plugin not in self._running, left)
             finally:
                 del self._awaited[here]
 
     def settled(self, plugin: Plugin) -> bool:
-        """Tell whether a plugin's code is not running any more that is run to load it."""
+        """Tell whether no code of a plugin runs any more that is run to load it."""
         one = self._running.get(plugin)
         return one is None or one.ended
 
@@ -114,32 +116,27 @@ class Imports:
             self._stopping = True
             self._changed.notify_all()
 
-    def _do(self, one: _Import, work: Callable[[Plugin], None], then: Callable[[Plugin, bool], None]) -> None:
+    def _do(self, plugin: Plugin, work: Callable[[Plugin], None], then: Callable[[Plugin, bool], None]) -> None:
         try:
-            work(one.plugin)
-        except BaseException:
-            log.exception("plugin %s: loading it has failed", one.plugin.name)
-        try:
+            work(plugin)
             with self._changed:
+                one = self._running[plugin]
                 one.ended = True
-                late = one.late
                 self._changed.notify_all()
-            then(one.plugin, late)
+            then(plugin, one.late)
         except BaseException:
-            log.exception("plugin %s: loading it has failed", one.plugin.name)
+            log.exception("plugin %s: loading it has failed", plugin.name)
         finally:
             with self._changed:
-                del self._running[one.plugin]
+                self._running.pop(plugin).ended = True
                 self._changed.notify_all()
 
-    def _leads_to(self, one: _Import, thread: threading.Thread) -> bool:
+    def _waits_for(self, one: _Import, thread: threading.Thread) -> bool:
         """Tell whether the end of an import has to wait for what a thread does."""
         seen: set[threading.Thread] = set()
-        while one.thread not in seen:
-            if one.thread is thread:
-                return True
-            seen.add(one.thread)
-            if one.thread not in self._awaited:
+        while one.thread is not thread:
+            if one.thread in seen or one.thread not in self._awaited:
                 return False
+            seen.add(one.thread)
             one = self._awaited[one.thread]
-        return False
+        return True
