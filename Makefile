@@ -61,7 +61,7 @@ check: $(TOOLS)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict
-	MYPYPATH=bench $(VENV)/bin/mypy --strict --package soak
+	MYPYPATH=bench:tests $(VENV)/bin/mypy --strict --package soak
 	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/python -m pytest -q tests/unit/test_public_names.py
 
@@ -74,11 +74,11 @@ flow: $(TOOLS)
 
 bench: $(TOOLS)
 	@scripts/need $(VENV)/bin/python broker
-	$(VENV)/bin/python bench/run.py $(ARGS)
+	PYTHONPATH=tests $(VENV)/bin/python bench/run.py $(ARGS)
 
 soak: $(TOOLS)
 	@scripts/need $(VENV)/bin/python broker
-	PYTHONPATH=bench $(VENV)/bin/python -m soak $(ARGS)
+	PYTHONPATH=bench:tests $(VENV)/bin/python -m soak $(ARGS)
 
 docs: $(TOOLS) reference
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict

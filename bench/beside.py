@@ -1,8 +1,9 @@
 """Measure this gofer beside another checkout of it (an older one), on one RabbitMQ, in one run, interleaved.
 
-``python bench/beside.py ../other-checkout [--rounds 7] [--calls 2000]``. Each checkout needs its own ``.venv`` (``make
-check`` makes it). Both keep an agent running; in each round every measure is taken first here, then there, and in the
-next round the other way round. Ratios are to the floor (raw py-amqp) of the same round. Prints a table in markdown.
+``PYTHONPATH=tests python bench/beside.py ../other-checkout [--rounds 7] [--calls 2000]``. Each checkout needs its own
+``.venv`` (``make check`` makes it). Both keep an agent running; in each round every measure is taken first here, then
+there, and in the next round the other way round. Ratios are to the floor (raw py-amqp) of the same round.
+Prints a table in markdown.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from gofer.testing.rabbitmq import RabbitMQ
+from support.brokers.rabbitmq import RabbitMQ
 
 HERE = Path(__file__).absolute().parents[1]
 
@@ -26,7 +27,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 bench, url, home, calls = sys.argv[1:]
-sys.path.insert(0, bench)
+sys.path[:0] = [bench, f"{bench}/../tests"]
 import run
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess

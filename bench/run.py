@@ -1,6 +1,6 @@
 """Measure gofer against raw py-amqp on one RabbitMQ, in one run, interleaved.
 
-``make bench``, or ``python bench/run.py [--rounds 5] [--calls 2000]``. Rates depend on the machine and its mood; the
+``make bench``, or ``PYTHONPATH=tests python bench/run.py [--rounds 5]``. Rates depend on the machine and its mood; the
 ratios to the floor of the same round are what counts. Prints a table in markdown, as bench/README.md keeps it.
 """
 
@@ -31,8 +31,8 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
-from gofer.testing.rabbitmq import RabbitMQ
 from signing import Signing
+from support.brokers.rabbitmq import RabbitMQ
 
 PLUGIN = """
 from gofer.decorators import fork, remote

@@ -23,7 +23,7 @@ from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.rmi.store import requests
 from gofer.testing.agents import AgentProcess
-from gofer.testing.rabbitmq import RabbitMQ
+from support.brokers.rabbitmq import RabbitMQ
 
 from soak.chaos import Chaos, Stage
 from soak.crew import Crew

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from gofer.testing.agents import AgentProcess
-from gofer.testing.rabbitmq import RabbitMQ
+from support.brokers.rabbitmq import RabbitMQ
 
 from soak.crew import Crew
 from soak.places import THREADS, Places

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import configparser
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gofer.errors import ConfigError
+from gofer.sections import Unreadable, parse_ini, parse_json
 
 __all__ = ["Config", "Graph", "get_bool"]
 
@@ -90,21 +89,11 @@ def get_bool(value: object) -> bool:
 def _read(path: Path) -> Mapping[str, Mapping[str, Any]]:
     try:
         text = path.read_text("utf-8")
-        if path.suffix == ".json":
-            document = json.loads(text)
-            if not isinstance(document, dict):
-                raise ConfigError(f"{path}: is not a JSON object of sections")
-            return document
-        parser = configparser.RawConfigParser(strict=False, interpolation=None, default_section="\0")
-        parser.optionxform = str  # type: ignore[assignment,method-assign]  # the documented way to keep the keys' case
-        parser.read_string(text)
-    except configparser.Error as wrong:
-        # Not its text: the line that it shows may hold a password.
-        line = getattr(wrong, "lineno", None) or next((number for number, _ in getattr(wrong, "errors", ())), None)
-        where = "" if line is None else f" (line {line})"
-        raise ConfigError(f"{path}: is neither [section] nor key=value nor a comment{where}") from None
-    except json.JSONDecodeError as wrong:
-        raise ConfigError(f"{path}: is not JSON: {wrong.msg} (line {wrong.lineno})") from None
+        content = parse_json(text) if path.suffix == ".json" else parse_ini(text)
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text") from None
-    return {name: dict(parser.items(name)) for name in parser.sections()}
+    except Unreadable as wrong:
+        raise ConfigError(f"{path}: {'' if wrong.section is None else f'[{wrong.section}]: '}{wrong}") from None
+    if content.ignored:
+        raise ConfigError(f"{path}: is neither [section] nor key=value nor a comment (line {content.ignored[0]})")
+    return content.sections

@@ -8,11 +8,15 @@ from difflib import get_close_matches
 __all__ = ["available", "did_you_mean", "nearest"]
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is most like ``name``, whatever the case; None when none is like it."""
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known name that is most like ``name``, whatever the case; None when none is like it.
+
+    Args:
+        cutoff: how like it must be: 0 for anything, 1 for the same.
+    """
     by_lower = {one.lower(): one for one in known}
     # Comparing is quadratic, and the name may come over the wire.
-    found = get_close_matches(name[:100].strip().lower(), by_lower, n=1)
+    found = get_close_matches(name[:100].strip().lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[found[0]] if found else None
 
 

@@ -31,9 +31,9 @@ from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.testing._contract.driver import WAIT, Connect, Driver, new_number
-from gofer.testing.rabbitmq import RabbitMQ
 from gofer_adapter_amqp import AmqpAdapter
 from support.brokers import RabbitMQ3
+from support.brokers.rabbitmq import RabbitMQ
 from support.certificates import Certificates
 from support.connections import connection_to
 from support.waiting import eventually

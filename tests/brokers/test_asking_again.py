@@ -18,7 +18,7 @@ from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.rmi.session import Session
 from gofer.testing.agents import AgentProcess
-from gofer.testing.rabbitmq import RabbitMQ
+from support.brokers.rabbitmq import RabbitMQ
 from support.presence import answers
 from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually

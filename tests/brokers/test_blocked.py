@@ -12,7 +12,7 @@ from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.subscription import Subscription
 from gofer.messaging.url import URL
-from gofer.testing.rabbitmq import RabbitMQ
+from support.brokers.rabbitmq import RabbitMQ
 from support.company import declare, linked
 from support.connections import declaring, suspend
 from support.waiting import eventually

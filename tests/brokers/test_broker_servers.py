@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from gofer.testing.rabbitmq import BrokerError
 from support.brokers import Artemis, BrokerJ, RabbitMQ4, Server
+from support.brokers.server import BrokerError
 from support.certificates import Certificates
 from support.waiting import eventually
 

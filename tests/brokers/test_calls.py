@@ -11,7 +11,7 @@ import psutil
 import pytest
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
-from gofer.testing.rabbitmq import RabbitMQ
+from support.brokers.rabbitmq import RabbitMQ
 from support.calls import CallScenarios
 from support.probe import runs
 from support.waiting import eventually

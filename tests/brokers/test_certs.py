@@ -17,8 +17,8 @@ from gofer.errors import ConnectionLost, MessagingError, NotFound
 from gofer.messaging.connector import Connector
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
-from gofer.testing.rabbitmq import RabbitMQ
 from support.brokers import Artemis, BrokerJ
+from support.brokers.rabbitmq import RabbitMQ
 from support.brokers.server import free_port
 from support.commands import gofer
 from support.external import sasl_external

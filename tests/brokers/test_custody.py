@@ -14,7 +14,7 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
-from gofer.testing.rabbitmq import RabbitMQ
+from support.brokers.rabbitmq import RabbitMQ
 from support.calls import Mailbox
 from support.danger import DANGER, counted_in, died, open_in, restarted
 from support.presence import until_it_answers

@@ -17,9 +17,9 @@ from gofer.errors import (
 )
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
-from gofer.testing.rabbitmq import RabbitMQ
 from gofer_authenticator_hmac import HmacAuthenticator
 from gofer_authenticator_x509 import X509Authenticator
+from support.brokers.rabbitmq import RabbitMQ
 from support.distributions import pip_install
 from support.pki import Authority
 from support.plugins import describe

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
-from gofer.testing.rabbitmq import RabbitMQ
+from support.brokers.rabbitmq import RabbitMQ
 from support.forked import FORKED
 from support.probe import descriptor
 

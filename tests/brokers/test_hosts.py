@@ -16,7 +16,7 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
-from gofer.testing.rabbitmq import RabbitMQ
+from support.brokers.rabbitmq import RabbitMQ
 from support.certificates import Certificates
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor

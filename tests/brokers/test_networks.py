@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gofer.testing.rabbitmq import RabbitMQ
+from support.brokers.rabbitmq import RabbitMQ
 from support.networks import NetworkScenarios
 
 

@@ -6,7 +6,7 @@ import pytest
 from gofer.errors import NotTaken
 from gofer.messaging.adapter import DeleteQueue
 from gofer.proxy import Agent
-from gofer.testing.rabbitmq import RabbitMQ
+from support.brokers.rabbitmq import RabbitMQ
 from support.company import connected, linked
 from support.echo import EchoAgent
 from support.waiting import eventually

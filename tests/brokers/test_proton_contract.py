@@ -10,9 +10,9 @@ import pytest
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.testing import AdapterContract
-from gofer.testing.rabbitmq import RabbitMQ
 from gofer_adapter_proton import ProtonAdapter
 from support.brokers import Artemis, BrokerJ, RabbitMQ3, RabbitMQ4
+from support.brokers.rabbitmq import RabbitMQ
 from support.brokers.server import Server
 from support.certificates import Certificates
 

@@ -6,7 +6,7 @@ import pytest
 from gofer.messaging.connector import Connector
 from gofer.proxy import Agent
 from gofer.rmi.reply import ReplyConsumer
-from gofer.testing.rabbitmq import RabbitMQ
+from support.brokers.rabbitmq import RabbitMQ
 from support.replies import Ear, ReplyScenarios
 
 

@@ -13,8 +13,8 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
-from gofer.testing.rabbitmq import RabbitMQ
 from support.amqp_proxy import HoldingProxy, declare_ok
+from support.brokers.rabbitmq import RabbitMQ
 from support.company import linked
 from support.presence import answers
 from support.probe import PROBE, descriptor

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from gofer.agent.config.agent_keys import AGENT
-from gofer.agent.config.descriptor_keys import DESCRIPTOR
+from gofer.agent.config.agent import AGENT
+from gofer.agent.config.descriptor import DESCRIPTOR
 from support.reference import PAGE, written
 
 

@@ -181,7 +181,7 @@ def test_while_a_password_is_checked(tmp_path: Path, right: bool) -> None:
         serving.caller.send(asked)
         assert asking.wait(10)
         (found,) = serving.registry.in_flight()
-        assert serving.answering.cancel(found)
+        assert serving.lifecycle.cancel(found)
         answer.set()
         assert serving.caller.end(asked["sn"])["result"]["xclass"] == "Cancelled"
         assert kennel.ran() == []

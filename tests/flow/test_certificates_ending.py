@@ -41,6 +41,7 @@ def fresh(tmp_path: Path) -> Certificates:
     for store in (found.store, found.other):
         for entry in store.entries():
             store.renew(entry, days=200)
+            store.save(replace=True)
     return found
 
 
@@ -89,6 +90,7 @@ def test_the_log_and_gofer_mgt_name_the_file_the_plugins_and_the_day(
     # Renewed: nothing is left to be warned of, and nobody has restarted anything.
     for entry in certificates.store.entries():
         certificates.store.renew(entry, days=100)
+        certificates.store.save(replace=True)
     assert "ends in" not in gofer("mgt", "--show").stdout
 
 
@@ -174,6 +176,7 @@ class TestOnceADay:
         assert [hour for hour, count in enumerate(counts) if count] == [0, 24, 48]
         assert {counts[0], counts[24], counts[48]} == {2}
         certificates.store.renew(certificates.store.find("clients/gofer-client"), days=300)
+        certificates.store.save(replace=True)
         now[0] += 86400
         assert self.look(watch, caplog) == 1
         plugin.state = State.STOPPED
@@ -185,6 +188,7 @@ class TestOnceADay:
     ) -> None:
         plugin: Any = _Plugin(root, tls(certificates, client=False))
         certificates.store.renew(certificates.store.find("ca"), days=300, new_key=True)
+        certificates.store.save(replace=True)
         assert certificates.authority.read_text().count("BEGIN CERTIFICATE") == 2
         assert self.look(CertificateWatch(Clock(), lambda: [plugin]), caplog) == 0
 

@@ -185,7 +185,7 @@ def test_kept_it_takes_calls_from_another_terminal(nowhere: Path) -> None:
         export, *commands, tail = typed
         assert export.startswith(f"export GOFER_ROOT={nowhere}/")
         assert tail.startswith("tail -f ")
-        assert "Demo.fly" in Path(tail.split()[-1]).read_text()
+        eventually(lambda: "Demo.fly" in Path(tail.split()[-1]).read_text())
         script = "\n".join(["set -e", export, *commands])
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr

@@ -58,8 +58,8 @@ def children(process: AgentProcess) -> list[psutil.Process]:
 
 
 def only_helpers(process: AgentProcess) -> bool:
-    """Whether nothing is below the agent but its helper: no call's process, and no zombie."""
-    return len(children(process)) == 1
+    """Whether nothing is below the agent but its helper and the child that waits: no call's process, and no zombie."""
+    return len(children(process)) == 2
 
 
 def hanging(path: Path) -> tuple[int, int]:
@@ -357,7 +357,7 @@ LOGGING = """
             log.debug("whispered")
             log.info("said %s", "woof")
             log.warning("grüße \U0001f415 " + "x" * 5000 + " end")
-            print("printed", end="", flush=True)
+            print("printed", flush=True)
             log.error("first\\nsecond")
             logging.getLogger("kennel.cats").info("nobody hears that")
             logging.getLogger().critical("from the root")
@@ -388,7 +388,7 @@ def test_what_a_child_logs_keeps_its_level_its_logger_and_its_text(broker: Local
         assert errors[0] == "first\nsecond"
         assert errors[1].startswith("failed\nTraceback")
         assert ("CRITICAL", "root", "from the root") in logged()
-        assert ("INFO", "gofer.rmi.model.pipe", "plugin forked: printed") in logged()
+        assert ("INFO", "gofer.rmi.model.fork", "plugin forked: printed") in logged()
         assert "nobody hears that" not in process.log.read_text()
 
 
@@ -421,9 +421,12 @@ def test_a_module_that_starts_threads_when_imported_cannot_fork_and_says_so(
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ("", r"exit status 1: .*No module named 'gofer\.agent'"),
-        ("raise ImportError('half of an upgrade')", r"exit status 1: 'ImportError: half of an upgrade'"),
-        ("import os\nos._exit(3)", "exit status 3"),
+        ("", r"ends the process with status 1: .*No module named 'gofer\.agent'"),
+        (
+            "raise ImportError('half of an upgrade')",
+            r"ends the process with status 1: 'ImportError: half of an upgrade'",
+        ),
+        ("import os\nos._exit(3)", "ends the process with status 3"),
     ],
 )
 def test_why_a_helper_cannot_start_is_told_to_the_caller(
@@ -441,7 +444,7 @@ def test_why_a_helper_cannot_start_is_told_to_the_caller(
         (site / "gofer").mkdir()
         (site / "gofer/__init__.py").write_text(changed)
         for _ in range(2):
-            with pytest.raises(DispatchError, match=rf"helper process has died: {says}.* restart goferd") as told:
+            with pytest.raises(DispatchError, match=rf"importing it {says}.* restart goferd") as told:
                 agent.Forked().echo()
             assert "plugin 'forked' cannot fork" in str(told.value)
         assert agent.forked.in_agent() == process.pid

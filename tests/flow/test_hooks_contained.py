@@ -315,4 +315,4 @@ def test_one_that_refuses_with_an_exception_without_words_refuses_that_request(s
                 assert refused.value.code == "hook.refused"
             assert dog.Probe().echo("the next") == "the next"
         assert serving.lines("asked").count("echo") == 16
-        eventually(lambda: serving.process.log.read_text().count("Mute") >= 12)  # the log has a thread of its own
+        eventually(lambda: serving.process.log.read_text().count("Mute") >= 12)

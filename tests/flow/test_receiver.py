@@ -386,7 +386,7 @@ def test_a_request_cancelled_before_it_starts_is_not_run_and_answered(tmp_path: 
         asked = request("Dog", "echo", "second")
         serving.caller.send(asked)
         queued = eventually(lambda: [one for one in serving.registry.in_flight() if one.sn == asked["sn"]])
-        assert serving.answering.cancel(queued[0])
+        assert serving.lifecycle.cancel(queued[0])
         kennel.gate.open.set()
         assert serving.caller.end(asked["sn"])["result"]["xclass"] == "Cancelled"
         assert kennel.ran() == ["first"]

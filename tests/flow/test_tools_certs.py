@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -14,9 +15,9 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from gofer.messaging.auth import ValidationFailed
-from gofer.tools.pki import CLIENT, Store
+from gofer.tools.pki import Store
 from gofer_authenticator_x509 import X509Authenticator
-from support.commands import gofer
+from support.commands import gofer, run_gofer
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -27,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def certs(command: str, *arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
-    done = gofer("certs", command, *map(str, arguments))
+    done = run_gofer("certs", command, *map(str, arguments))
     assert done.returncode == status, (done.stdout, done.stderr)
     return done
 
@@ -152,13 +153,37 @@ class TestMaking:
         assert everything(folder) == before
 
     @pytest.mark.parametrize(
-        "name", ["a b", "a..b", "-a.example", "300.1.1.1", "a_b/c", "*", "a.*.b", "x" * 64, "http://a"]
+        "name",
+        ["a b", "a..b", "-a.example", "300.1.1.1", "a_b/c", "*", "a.*.b", "x" * 64, "http://a", "a.example:5671"],
     )
     def test_a_host_that_is_none(self, folder: Path, name: str) -> None:
         certs("init", "--dir", folder)
-        assert "is neither a DNS name nor an IP address" in refusal(
-            "broker", "--dir", folder, "--file", "x", "--", name
-        )
+        for command in (("broker", "--file", "x", "--"), ("broker", "--"), ("broker", "--", "good.example")):
+            text = refusal(command[0], "--dir", folder, *command[1:], name)
+            assert f"{name!r} is neither a DNS name nor an IP address; allowed: like broker.example.com" in text
+
+    @pytest.mark.parametrize(
+        ("names", "file"),
+        [
+            (["::1"], "ip6---1"),
+            (["[fe80::1]"], "ip6-fe80--1"),
+            (["*.Example.com."], "wildcard.example.com"),
+            (["bücher.example"], "xn--bcher-kva.example"),
+            (["one.example,two.example", "10.0.0.5"], "one.example"),
+        ],
+    )
+    def test_the_first_host_names_the_files(self, folder: Path, names: list[str], file: str) -> None:
+        certs("init", "--dir", folder)
+        certs("broker", "--dir", folder, *names)
+        assert (folder / f"brokers/{file}.pem").exists()
+
+    def test_a_host_that_cannot_name_files_asks_for_another_name(self, folder: Path) -> None:
+        certs("init", "--dir", folder)
+        assert "gofer certs broker --file TEXT" in refusal("broker", "--dir", folder, "_a.example")
+        certs("broker", "--dir", folder, "_a.example", "--file", "a")
+
+    def test_a_broker_without_a_host(self, folder: Path) -> None:
+        assert "a broker needs a name" in refusal("init", "--dir", folder, "--broker", " , ")
 
     def test_signing_as_the_authority_itself_is_refused(self, folder: Path) -> None:
         assert "a signer cannot be called 'ca'" in refusal_of_last("signing", "--dir", folder, "ca")
@@ -190,7 +215,6 @@ class TestNothingIsOverwritten:
     @pytest.mark.parametrize(
         "command",
         [
-            ("init",),
             ("broker", "localhost"),
             ("client", "web-42"),
             ("signing", "ops"),
@@ -205,6 +229,32 @@ class TestNothingIsOverwritten:
         certs(command[0], "--dir", folder, "--replace", *command[1:])
         changed = {name for name, content in everything(folder).items() if content != before[name]}
         assert len(changed) == 2
+
+    def test_an_authority_that_exists_issues_what_init_was_asked_for(self, folder: Path) -> None:
+        certs("init", "--dir", folder)
+        before = everything(folder)
+        init = ("init", "--dir", folder, "--broker", "b.example,10.0.0.5", "--client", "one", "--client", "two")
+        text = refusal(*init, status=4)
+        assert f"{folder} has an authority already" in text
+        advice = text.partition("Type: ")[2].partition(". With --replace, ")[0].split(" && ")
+        assert everything(folder) == before
+        for command in advice:
+            words = shlex.split(command)
+            assert words[:2] == ["gofer", "certs"]
+            certs(*words[2:])
+        assert set(everything(folder)) - set(before) == {
+            *("brokers/b.example.pem", "brokers/b.example.key"),
+            *("clients/one.pem", "clients/one.key", "clients/two.pem", "clients/two.key"),
+        }
+        openssl("verify", "-x509_strict", "-CAfile", folder / "ca.pem", folder / "clients/two.pem")
+
+    def test_an_authority_is_replaced_if_that_is_asked_for(self, folder: Path) -> None:
+        certs("init", "--dir", folder)
+        before = everything(folder)
+        assert f"Type: gofer certs renew ca --dir {folder}." in refusal("init", "--dir", folder, status=4)
+        assert everything(folder) == before
+        certs("init", "--dir", folder, "--replace")
+        assert {name for name, content in everything(folder).items() if content != before[name]} == set(before)
 
     @pytest.mark.parametrize("suffix", [".pem", ".key"])
     def test_half_of_a_pair_is_enough_to_refuse(self, folder: Path, suffix: str) -> None:
@@ -235,6 +285,48 @@ class TestNothingIsOverwritten:
         public = openssl("x509", "-in", folder / "clients/web-42.pem", "-noout", "-pubkey")
         assert openssl("pkey", "-in", folder / "clients/web-42.key", "-pubout") == public
         assert not [path for path in (folder / "clients").iterdir() if path.name.startswith(".")]
+
+
+class TestAllOrNothing:
+    """A command that fails has written nothing."""
+
+    @pytest.mark.parametrize(
+        ("command", "status"),
+        [
+            (("client", "new1", "web"), 4),
+            (("client", "new1", "a b"), 1),
+            (("signing", "new1", "ca"), 1),
+            (("renew", "web", "nobody"), 1),
+            (("renew", "--new-key", "web", "broken"), 1),
+        ],
+    )
+    def test_of_several_names(self, folder: Path, command: tuple[str, ...], status: int) -> None:
+        certs("init", "--dir", folder, "--client", "web", "--client", "broken")
+        (folder / "clients/broken.key").write_text("nothing")
+        before = everything(folder)
+        refusal(command[0], "--dir", folder, *command[1:], status=status)
+        assert everything(folder) == before
+
+    def test_init_with_a_name_that_is_none_makes_no_authority(self, folder: Path) -> None:
+        refusal("init", "--dir", folder, "--broker", "broker.example", "--broker", "a b")
+        assert not folder.exists()
+
+    def test_a_certificate_that_cannot_be_written_leaves_the_old_key(self, folder: Path) -> None:
+        certs("init", "--dir", folder)
+        key = (folder / "ca.key").read_bytes()
+        size = (folder / "ca.key").stat().st_size
+        # The new ca.pem holds two certificates, and is larger than a file may be; the new key is not.
+        code = (
+            "import resource, signal, sys; from gofer.tools.main import main\n"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); "
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            f"sys.exit(main(['certs', 'renew', '--new-key', 'ca', '--dir', {str(folder)!r}]))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 1, done.stderr
+        assert "cannot be written: File too large" in done.stderr
+        assert (folder / "ca.key").read_bytes() == key
+        assert sorted(everything(folder)) == ["ca.key", "ca.pem"]
 
 
 class TestPlaces:
@@ -332,7 +424,9 @@ class TestListing:
     def test_the_days_left_and_the_status(self, folder: Path) -> None:
         certs("init", "--dir", folder, "--broker", "localhost,127.0.0.1", "--signing", "ops")
         certs("client", "--dir", folder, "--days", "20", "short")
-        Store(folder).issue(CLIENT, "gone", days=5, starts=datetime.now(UTC) - timedelta(days=9))
+        store = Store(folder)
+        store.issue("clients", "gone", days=5, starts=datetime.now(UTC) - timedelta(days=9))
+        store.save(replace=False)
         lines = certs("list", "--dir", folder).stdout.splitlines()
         assert lines[0].split("  ")[0] == "NAME"
         found = {line.split()[0]: line for line in lines[1:]}
@@ -347,7 +441,14 @@ class TestListing:
         certs("renew", "--dir", folder, "--within", "30d", "--days", "90")
         assert certs("list", "--dir", folder, "--within", "30d").stdout == ""
 
-    def test_nothing_is_listed_of_nothing(self, folder: Path) -> None:
+    def test_a_directory_that_is_not_there_is_an_error(self, folder: Path) -> None:
+        for command in (("list",), ("list", "--json"), ("renew", "--within", "30d"), ("lines", "rabbitmq")):
+            text = refusal(command[0], "--dir", folder, *command[1:])
+            assert f"there is no directory {folder}. Make it: gofer certs init --dir {folder}" in text
+
+    def test_an_empty_one_is_told_of(self, folder: Path) -> None:
+        folder.mkdir()
+        assert f"there are no certificates in {folder}" in certs("list", "--dir", folder).stderr
         assert certs("list", "--dir", folder).stdout == ""
         assert json.loads(certs("list", "--dir", folder, "--json").stdout) == []
 
@@ -356,8 +457,20 @@ class TestListing:
         (folder / "clients/web-42.pem").write_text("nothing")
         assert f"{folder}/clients/web-42.pem: holds no certificate (PEM)" in refusal("list", "--dir", folder)
 
+    def test_what_is_no_file_is_not_waited_for(self, folder: Path) -> None:
+        certs("init", "--dir", folder, "--client", "web-42")
+        (folder / "clients/web-42.pem").unlink()
+        os.mkfifo(folder / "clients/web-42.pem")
+        assert f"{folder}/clients/web-42.pem: is no regular file" in refusal("list", "--dir", folder)
+
 
 class TestLines:
+    @pytest.mark.parametrize("listen", ["x y", "", "10.0.0.5:5671", "broker.example", "::1;verify=none", "a\nb"])
+    @pytest.mark.parametrize("target", ["rabbitmq", "broker-j", "artemis"])
+    def test_an_address_to_listen_on_that_is_none(self, folder: Path, target: str, listen: str) -> None:
+        text = refusal("lines", target, "--dir", folder, "--listen", listen, status=2)
+        assert f"{listen!r} is not an IP address; allowed: like 10.0.0.5 or ::1" in text
+
     def test_which_one_is_meant_must_be_clear(self, folder: Path) -> None:
         certs("init", "--dir", folder)
         assert "there is no certificate" in refusal("lines", "rabbitmq", "--dir", folder)
@@ -393,7 +506,7 @@ class TestProcess:
 
     def test_help_is_there_for_every_command(self) -> None:
         for command in ("init", "broker", "client", "signing", "renew", "list", "lines"):
-            text = gofer("certs", command, "--help").stdout
+            text = run_gofer("certs", command, "--help").stdout
             assert "--dir DIR" in text
 
     def test_the_agent_does_not_import_it(self) -> None:

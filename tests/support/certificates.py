@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from gofer.tools.pki import BROKER, CLIENT, Entry, Kind, Store
+from gofer.tools.pki import Entry, Store
 
 
 class Certificates:
@@ -20,23 +20,28 @@ class Certificates:
         self._key = key
         self.authority = self.store.make_authority("ca", "test authority", days=20, key=key).file
         self.other_authority = self.other.make_authority("ca", "test other", days=20, key=key).file
+        self.store.save(replace=False)
+        self.other.save(replace=False)
         self.server, self.server_key = self.broker("server", "localhost", "127.0.0.1", "::1")
         self.elsewhere, self.elsewhere_key = self.broker("elsewhere", "elsewhere.example")
-        entry = self.store.issue(CLIENT, client, days=10, bundle=True, key=key)
+        entry = self.store.issue("clients", client, days=10, bundle=True, key=key)
+        self.store.save(replace=False)
         self.client, self.client_key, self.client_both = entry.file, entry.key, entry.bundle
 
     def broker(self, name: str, *names: str, days: tuple[int, int] = (0, 10), other: bool = False) -> tuple[Path, Path]:
         """Issue a broker's certificate, valid from and to so many days from now; ``other``: by the other authority."""
-        entry = self._issue(BROKER, name, names, days, other)
+        entry = self._issue("brokers", name, names, days, other)
         entry.key.chmod(0o644)  # the broker may run as somebody else
         return entry.file, entry.key
 
     def user(self, name: str, *, days: tuple[int, int] = (0, 10), other: bool = False) -> tuple[Path, Path]:
         """Issue a client's certificate, likewise."""
-        entry = self._issue(CLIENT, name, (), days, other)
+        entry = self._issue("clients", name, (), days, other)
         return entry.file, entry.key
 
-    def _issue(self, kind: Kind, name: str, names: tuple[str, ...], days: tuple[int, int], other: bool) -> Entry:
+    def _issue(self, kind: str, name: str, names: tuple[str, ...], days: tuple[int, int], other: bool) -> Entry:
         store = self.other if other else self.store
         starts = datetime.now(UTC) + timedelta(days=days[0])
-        return store.issue(kind, name, names, days=days[1] - days[0], starts=starts, key=self._key)
+        entry = store.issue(kind, name, names, days=days[1] - days[0], starts=starts, key=self._key)
+        store.save(replace=False)
+        return entry

@@ -1,16 +1,19 @@
-"""The ``gofer`` command as a child process."""
+"""The ``gofer`` command: as a child process, or in this one, which is quicker."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import psutil
+from gofer.tools.main import main
 
-__all__ = ["GOFER", "gofer", "left_behind"]
+__all__ = ["GOFER", "gofer", "left_behind", "run_gofer"]
 
 #: The command as it is installed.
 GOFER = str(Path(sys.executable).with_name("gofer"))
@@ -29,6 +32,14 @@ def gofer(
         timeout=timeout,
         check=False,
     )
+
+
+def run_gofer(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``gofer`` in this process: for commands that neither wait, nor read standard input, nor start threads."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        status = main(arguments)
+    return subprocess.CompletedProcess(["gofer", *arguments], status, out.getvalue(), err.getvalue())
 
 
 def left_behind(directory: Path) -> list[psutil.Process]:

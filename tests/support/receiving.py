@@ -25,7 +25,6 @@ from gofer.rmi.api import API, Target
 from gofer.rmi.clock import Clock
 from gofer.rmi.model.coroutines import Loop
 from gofer.rmi.request import Received
-from gofer.rmi.server.answering import Answering
 from gofer.rmi.server.cancellation import Cancellation
 from gofer.rmi.server.consumer import Consumer
 from gofer.rmi.server.hooks import HookCalls
@@ -199,7 +198,6 @@ class Served:
     registry: Registry
     persistence: Persistence
     nonces: Nonces
-    answering: Answering
     lifecycle: Lifecycle
     caller: Caller
     finished: list[tuple[str, str]]
@@ -234,7 +232,6 @@ class Served:
             registry=self.registry,
             persistence=self.persistence,
             nonces=self.nonces,
-            answering=self.answering,
             lifecycle=self.lifecycle,
         )
 
@@ -270,15 +267,15 @@ def served(
         nonces, tombstones = Nonces(store, clock), Tombstones(store)
         persistence = Persistence(registry, store, nonces, patience=patience, window=window)
         hook_calls, request_log = HookCalls(), RequestLog()
-        answering = Answering(registry, persistence, hooks=hook_calls, request_log=request_log)
-        lifecycle = Lifecycle(registry, persistence, tombstones, answering, clock, logins=logins, hooks=hook_calls)
+        lifecycle = Lifecycle(
+            registry, persistence, tombstones, clock, logins=logins, hooks=hook_calls, request_log=request_log
+        )
         consumer = Consumer(
             plugin,
             link,
             registry=registry,
             persistence=persistence,
             nonces=nonces,
-            answering=answering,
             lifecycle=lifecycle,
             give_up=give_up,
             prefetch=prefetch,
@@ -288,7 +285,7 @@ def served(
             registry=registry,
             store=store,
             backlogs=persistence.backlogs,
-            answering=answering,
+            lifecycle=lifecycle,
             tombstones=tombstones,
             clock=clock,
             find=lambda name: channel,
@@ -310,7 +307,7 @@ def served(
         consumer.start(QUEUE, 10.0)
         try:
             yield Served(
-                path, plugin, consumer, link, clock, registry, persistence, nonces, answering, lifecycle, caller,
+                path, plugin, consumer, link, clock, registry, persistence, nonces, lifecycle, caller,
                 finished, store,
                 inspection, hook_calls, request_log, cancellation,
             )  # fmt: skip
@@ -324,4 +321,3 @@ def served(
             hook_calls.stop()
             cancellation.stop()
             lifecycle.stop()
-            answering.stop()

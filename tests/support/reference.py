@@ -1,4 +1,4 @@
-"""The configuration reference in docs/configuration.md, written from the tables that configuration is read by.
+"""The configuration reference in docs/configuration.md, written from the annotations that configuration is read by.
 
 ``make reference`` runs this module, which writes the tables anew; a test of tests/docs says when that is to be done.
 """
@@ -9,9 +9,10 @@ import re
 import sys
 from pathlib import Path
 
-from gofer.agent.config.agent_keys import AGENT
-from gofer.agent.config.descriptor_keys import DESCRIPTOR
-from gofer.agent.config.schema import Schema
+from gofer.agent.config.agent import AGENT
+from gofer.agent.config.descriptor import DESCRIPTOR
+from gofer.agent.config.keys import Schema
+from gofer.agent.config.keys import written as default_of
 
 __all__ = ["PAGE", "tables", "written"]
 
@@ -39,23 +40,11 @@ def tables(schema: Schema) -> str:
 
 def _table(schema: Schema, section: str) -> str:
     lines = [f"{schema.sections[section]}", "", "| key | default | what it says |", "|---|---|---|"]
-    for key in schema.keys:
-        if key.section == section:
-            instead = f" Write `{key.instead}` instead." if key.instead else ""
-            lines.append(f"| `{key.name}` | {_default(key.default)} | {key.doc}{instead} |")
-    lines += [f"| `{free.name}` | none | {free.doc} |" for free in schema.free if free.section == section]
+    for key in schema.of(section):
+        instead = f" Write `{key.instead}` instead." if key.instead else ""
+        default = None if key.pattern else default_of(key.default)
+        lines.append(f"| `{key.name}` | {default or 'none'} | {key.sentence}{instead} |")
     return "\n".join(lines) + "\n"
-
-
-def _default(value: object) -> str:
-    """Write a default as one would in a file."""
-    if value in (None, ()):
-        return "none"
-    if isinstance(value, bool):
-        return str(int(value))
-    if isinstance(value, int) and value >= 1 << 20:
-        return f"{value >> 20}M"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

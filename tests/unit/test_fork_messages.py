@@ -1,24 +1,64 @@
-"""Messages between an agent and the process of a forked call."""
+"""Messages between an agent, a helper process and the process of a forked call."""
 
 from __future__ import annotations
 
+import logging
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
-from gofer.rmi.model.pipe import CALL, PROGRESS, VALUE, Messages, head
-
-MESSAGES = [(CALL, b""), (PROGRESS, b"{}"), (VALUE, b"x" * 300)]
-STREAM = b"".join(head(kind, len(body)) + body for kind, body in MESSAGES)
+from gofer.rmi.model import pipe
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 9, 100, len(STREAM)])
-def test_messages_come_out_whole_however_they_were_cut(size: int) -> None:
-    frames = Messages()
-    found = [one for at in range(0, len(STREAM), size) for one in frames.feed(STREAM[at : at + size])]
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    one, other = pipe.pair()
+    with one, other:
+        yield one, other
 
-    assert found == MESSAGES
+
+@pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, 3_000_000])
+def test_a_message_of_any_size_comes_out_whole(ends: tuple[socket.socket, socket.socket], size: int) -> None:
+    body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    with ThreadPoolExecutor(1) as threads:
+        sent = threads.submit(pipe.send, ends[0], pipe.VALUE, body)
+        assert pipe.receive(ends[1]) == (pipe.VALUE, body)
+        sent.result()
 
 
-def test_a_message_over_the_limit_is_refused_before_its_body_comes() -> None:
-    frames = Messages(limit=300)
-    assert frames.feed(STREAM) == MESSAGES
-    with pytest.raises(ValueError, match="301 bytes, and 300 is the limit"):
-        frames.feed(head(VALUE, 301))
+def test_the_end_of_a_process_is_told_also_in_the_middle_of_a_message(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    ends[0].send(b"+half of a value")
+    pipe.send(ends[0], pipe.EXIT, b"-9")
+    assert pipe.receive(ends[1]) == (pipe.EXIT, b"-9")
+
+
+def test_what_was_sent_before_the_other_end_was_closed_is_received(ends: tuple[socket.socket, socket.socket]) -> None:
+    pipe.send(ends[0], pipe.CALL, b"never read")
+    pipe.send(ends[1], pipe.EXIT, b"1")
+    ends[1].close()
+    assert pipe.receive(ends[0]) == (pipe.EXIT, b"1")
+    assert pipe.receive(ends[0]) == (b"", b"")
+
+
+def test_log_records_come_between_messages(
+    ends: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = pipe.LogHandler(pipe.Sender(ends[0]))
+    handler.handle(logging.LogRecord("kennel", logging.WARNING, "", 0, "woof %s", ("twice",), None))
+    pipe.send(ends[0], pipe.VALUE, b"7")
+    assert pipe.receive(ends[1]) == (pipe.VALUE, b"7")
+    assert [(one.name, one.levelname, one.getMessage()) for one in caplog.records] == [
+        ("kennel", "WARNING", "woof twice")
+    ]
+
+
+def test_a_record_that_nobody_takes_is_printed(
+    ends: tuple[socket.socket, socket.socket], capfd: pytest.CaptureFixture[str]
+) -> None:
+    handler = pipe.LogHandler(pipe.Sender(ends[0]))
+    ends[1].close()
+    handler.handle(logging.LogRecord("kennel", logging.INFO, "", 0, "to nobody", (), None))
+    assert capfd.readouterr().err == "to nobody\n"

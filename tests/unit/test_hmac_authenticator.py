@@ -136,7 +136,7 @@ def test_its_settings(keys: Path) -> None:
         ({}, "key 'keys' is missing; required: keys"),
         ({"keys": ""}, "key 'keys' is missing"),
         ({"keys": "none"}, "cannot be read: No such file"),
-        ({"keys": "."}, "no regular file"),
+        ({"keys": "."}, "is a directory"),
         ({"keys": "keys", "key": "nope"}, "has no key 'nope'; it has: new, old"),
         (
             {"keys": "keys", "kay": "x"},

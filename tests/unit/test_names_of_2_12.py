@@ -70,7 +70,7 @@ class TestConfig:
             ("a.conf", b"\xff", r"a\.conf: is not UTF-8"),
             ("a.json", b"[", r"a\.json: is not JSON"),
             ("a.json", b"[]", r"a\.json: is not a JSON object"),
-            ("a.json", b'{"main": 5}', "'main' is no section"),
+            ("a.json", b'{"main": 5}', r"a\.json: \[main\]: the section is no JSON object"),
         ],
     )
     def test_what_is_no_configuration_is_told_without_its_text(

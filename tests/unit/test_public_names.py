@@ -26,37 +26,31 @@ gofer.agent.builtin: admin_api help_text started
 gofer.agent.certificates: CertificateWatch InUse certificates_in_use files_of read_in_use
 gofer.agent.check: check
 gofer.agent.config: AgentConfig Descriptor LiveSection LiveSettings LoggingConfig Machine MainConfig
-    ManagementConfig MessagingConfig PamConfig Problem Settings asks_to_be_required broker_of check_company distrust
+    ManagementConfig MessagingConfig PamConfig Problem asks_to_be_required broker_of check_together distrust
     find_plugin_dirs made_on not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe
     stable_uuid
-gofer.agent.config.agent: AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig read_agent
-gofer.agent.config.agent_keys: AGENT Agent
-gofer.agent.config.company: broker_of check_company not_trusted
-gofer.agent.config.descriptor: Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file redescribe
-gofer.agent.config.descriptor_keys: DESCRIPTOR Main Messaging Model
-gofer.agent.config.files: MAX_FILE distrust list_files list_unread read_sections read_text
-gofer.agent.config.identity: stable_uuid
-gofer.agent.config.ini: Content Protected Sections Unreadable parse_ini parse_json
+gofer.agent.config.agent: AGENT AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig
+    read_agent
+gofer.agent.config.descriptor: DESCRIPTOR Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
+    redescribe
+gofer.agent.config.files: MAX_FILE distrust distrusted list_files list_unread read_bytes read_text
+gofer.agent.config.identity: Machine made_on stable_uuid
+gofer.agent.config.keys: GUARD Key Reader Schema keys_of written
+gofer.agent.config.kinds: ADDRESS BROKER EXCHANGE FLAG Kind LEVEL NAME OWN_HOST PROXY Wrong choice dotted line names
+    seconds size whole
 gofer.agent.config.live: LiveSection LiveSettings
-gofer.agent.config.machine: Machine made_on
-gofer.agent.config.places: AddressText BrokerURL ExchangeName OwnHost
-gofer.agent.config.problem: Problem kind nearest plain shown
-gofer.agent.config.reading: Reader Values
+gofer.agent.config.problem: Problem plain shown
 gofer.agent.config.required: asks_to_be_required
-gofer.agent.config.schema: FreeKeys Key Schema
-gofer.agent.config.settings: Settings
-gofer.agent.config.values: Choice Dotted Flag Level Line Name Names Proxy Seconds SecondsOrNever Size Type Whole
-    Wrong
+gofer.agent.config.together: broker_of check_together not_trusted
 gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
 gofer.agent.endpoint: Endpoint
 gofer.agent.endpoints: Endpoints
 gofer.agent.failures: Broken Refused blamed one_line within
-gofer.agent.forking: Greeting HELPER greeting read
+gofer.agent.forking: HELPER greeting
 gofer.agent.gate: Gate
 gofer.agent.helper: main
-gofer.agent.import_check: import_problems main
-gofer.agent.import_only: ImportOnly
+gofer.agent.import_check: import_problems
 gofer.agent.links: Links
 gofer.agent.loader: Batch Loader
 gofer.agent.lock: AgentLock AlreadyRunning
@@ -115,7 +109,7 @@ gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
     decode_reply decode_request encode head seconds_of shown timestamp unwrap
 gofer.messaging.handshake: Progress Stalled
-gofer.messaging.keyfiles: Watched files_in read_public read_secret
+gofer.messaging.keyfiles: Watched check_rights files_in read_public read_secret
 gofer.messaging.local: default_path open_socket
 gofer.messaging.local.adapter: LocalAdapter
 gofer.messaging.local.client: Client
@@ -153,9 +147,10 @@ gofer.rmi.exceptions: from_result sentence to_result trace_of
 gofer.rmi.model: DIRECT FORK
 gofer.rmi.model.coroutines: Loop Run
 gofer.rmi.model.direct: call
-gofer.rmi.model.fork: Forks
+gofer.rmi.model.fork: Forks HelperProcess
 gofer.rmi.model.helper: GRACE end_with_parent serve threads
-gofer.rmi.model.pipe: CALL KILL LineHandler Messages PROGRESS RAISED TERMINATE VALUE head log_line
+gofer.rmi.model.pipe: BEGUN CALL EXIT FAILED FORK IMPORT IMPORTED KILL LogHandler PROGRESS RAISED Sender TERMINATE
+    VALUE pair receive send
 gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Succeeded check_listener read_notice
     tell
 gofer.rmi.options: CallOptions OPTION_NAMES Options Report
@@ -166,17 +161,15 @@ gofer.rmi.remote: Double Line Remote seam
 gofer.rmi.replies: Replies aside
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
 gofer.rmi.request: ANSWERING BROKER ENDED QUEUED RECEIVED RUNNING Received STATES STORED WRITING digest_of
-gofer.rmi.server.answering: Answering
 gofer.rmi.server.backlog: Backlogs decode
-gofer.rmi.server.cancellation: Cancellation joined
+gofer.rmi.server.cancellation: Cancellation
 gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
 gofer.rmi.server.counters: Counters
-gofer.rmi.server.dispatch: authorize find invoke login_of
-gofer.rmi.server.execution: Execution Pending way_out
+gofer.rmi.server.dispatch: authorize coroutine_of find invoke login_of way_out
 gofer.rmi.server.hooks: HookCalls Only Raised call_each named
 gofer.rmi.server.inspection: ANSWERING Entry INTERRUPTED Inspection Listing OVERDUE STATES UNDELIVERABLE WAITING
-gofer.rmi.server.lifecycle: Lifecycle
+gofer.rmi.server.lifecycle: Lifecycle Pending
 gofer.rmi.server.logins: Attempt Logins attempt pam_service
 gofer.rmi.server.nonces: Nonce Nonces Seen
 gofer.rmi.server.persistence: AlreadyStarted Persistence silenced
@@ -184,6 +177,7 @@ gofer.rmi.server.registry: Arrival Known Registry
 gofer.rmi.server.rejections: Rejections start_of
 gofer.rmi.server.replies: CannotSign Encoder GIVE_UP Publisher Refusal Settled
 gofer.rmi.server.request_log: RequestLog
+gofer.rmi.server.results: of_error of_value
 gofer.rmi.server.serial: Outcome SerialThread
 gofer.rmi.server.service: Service
 gofer.rmi.server.statuses: MOST_HELD Statuses
@@ -196,11 +190,12 @@ gofer.rmi.shell: LIMIT Shell
 gofer.rmi.store: Database Unavailable
 gofer.rmi.store.database: Database Unavailable Work
 gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUEUED RUNNING Record Row UNDELIVERABLE
-    absent buried bury claim clean count drop find keep kept known load pull pull_one remove revive rows settle take
-    trim
-gofer.rmi.store.schema: VERSION prepare recover version_of
+    absent begin buried bury claim clean count drop find keep kept known load pull pull_one remove revive rows
+    settle take trim
+gofer.rmi.store.schema: VERSION boot prepare recover version_of
 gofer.rmi.stub: Invoke Method Stub Trigger fixed new_request
 gofer.root: Root
+gofer.sections: Content Guards Sections Unreadable parse_ini parse_json
 gofer.streams: open_missing
 gofer.suggest: available did_you_mean nearest
 gofer.testing: AdapterContract AuthenticatorContract
@@ -213,15 +208,13 @@ gofer.testing.own_broker: Finding check_login run_contract
 gofer.testing.own_broker_suite: TestOwnBroker
 gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
 gofer.testing.proxy: Direction Filter Proxy
-gofer.testing.rabbitmq: BrokerError RabbitMQ
-gofer.testing.rabbitmq_management: BrokerError Management
-gofer.testing.rabbitmq_node: Node Ports find_program
 gofer.tools.adapters: adapters
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.authenticators: authenticators
 gofer.tools.broker: broker
 gofer.tools.certs: certs
-gofer.tools.certs_lines: Files TARGETS lines
+gofer.tools.certs_files: Exists check_directories write_files
+gofer.tools.certs_lines: Files TARGETS
 gofer.tools.completion: COMPLETE authenticator_names completion connector_of profile_names targets
 gofer.tools.demo: demo
 gofer.tools.listing: describe list_entry_points listing_options show
@@ -232,7 +225,7 @@ gofer.tools.mgt_client: NoAgent NoAnswer ask
 gofer.tools.mgt_tree: print_agent
 gofer.tools.new: new
 gofer.tools.output: complain harmless print_json print_table text_of
-gofer.tools.pki: BROKER CLIENT Entry Exists KEYS Kind SIGNING Store
+gofer.tools.pki: Entry Store
 gofer.tools.plugins: plugins
 gofer.tools.progress: Bar
 gofer.tools.rmi: rmi

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gofer.rmi.store import Database, Unavailable, requests
+from gofer.rmi.store import Database, Unavailable, requests, schema
 from support.waiting import eventually
 
 
@@ -104,6 +104,53 @@ def test_a_second_try_is_the_last_and_one_that_runs_once_has_one(store: Database
     assert rows(again) == [("second", "running", 2, None), ("once", "running", 1, None)]  # neither is queued again
     assert again.call(partial(requests.count, "dog")) == 0
     again.stop()
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_a_claim_whose_run_never_began_is_no_run_but_not_for_ever(tmp_path: Path, once: bool) -> None:
+    """After kills between the two; after a reboot nobody knows."""
+    boot = schema.boot()
+    assert boot
+
+    def claim_in_a_process_of_its_own(*, begin: bool, boot: bytes | None = boot) -> tuple[str, int]:
+        store = Database(tmp_path, lambda: None)
+        store.call(partial(requests.take, [record("sn")]))  # it opens the file, and recovers
+        found = store.call(partial(requests.find, "sn"))
+        assert found is not None
+        if found.state == requests.QUEUED:
+            work = partial(requests.claim, record("sn"), once=once, again=False, boot=boot)
+            assert store.call(work) is None
+            if begin:
+                store.mark(partial(requests.begin, "sn"))
+        store.stop()
+        return found.state, found.tries
+
+    claim_in_a_process_of_its_own(begin=False)
+    assert claim_in_a_process_of_its_own(begin=False) == ("queued", 1)
+    assert claim_in_a_process_of_its_own(begin=False) == ("queued", 2)
+    assert claim_in_a_process_of_its_own(begin=True) == ("queued", 3)
+    assert claim_in_a_process_of_its_own(begin=False) == ("running", 4)
+
+    for folder in tmp_path.iterdir():
+        folder.unlink()
+    for tries in range(5):
+        assert claim_in_a_process_of_its_own(begin=False) == ("queued", tries)
+    assert claim_in_a_process_of_its_own(begin=False) == ("running", 5)
+
+    for folder in tmp_path.iterdir():
+        folder.unlink()
+    claim_in_a_process_of_its_own(begin=False, boot=b"another")
+    assert claim_in_a_process_of_its_own(begin=False, boot=b"another") == ("running" if once else "queued", 1)
+    assert claim_in_a_process_of_its_own(begin=False, boot=b"another") == ("running", 1 if once else 2)
+
+
+def test_a_beginning_that_cannot_be_marked_is_said(store: Database) -> None:
+    with pytest.raises(Unavailable, match="not open"):
+        store.mark(partial(requests.begin, "sn"))
+    store.call(claimed("sn"))
+    with pytest.raises(Unavailable, match="no such table"):
+        store.mark(lambda file: file.execute("UPDATE absent SET x = 1"))
+    assert [row[0] for row in rows(store)] == ["sn"]
 
 
 def test_what_is_older_than_a_day_is_forgotten(store: Database) -> None:
@@ -327,7 +374,7 @@ def test_a_read_only_file_is_said_to_be_so(tmp_path: Path) -> None:
         import os, sqlite3
         from functools import partial
         from pathlib import Path
-        from gofer.rmi.store import Database, Unavailable, requests
+        from gofer.rmi.store import Database, Unavailable, requests, schema
         if os.geteuid() == 0:
             os.setuid(65534)  # to root nothing is read-only
         store = Database(Path("."), lambda: None)

@@ -16,7 +16,6 @@ from gofer.decorators import Action, remote
 from gofer.errors import NotAuthorized
 from gofer.rmi.api import API, Target
 from gofer.rmi.context import Context
-from gofer.rmi.server.cancellation import joined
 from gofer.rmi.server.tombstones import Owner
 
 __all__ = ["admin_api", "help_text", "started"]
@@ -70,10 +69,10 @@ def admin_api(plugin: Plugin) -> API:
             cancellation, context = plugin.container.cancellation, Context.current()
             everybodys = plugin.authenticator is None or plugin.descriptor.admin is not None
             owner = None if everybodys else Owner(context.identity)
-            found = [] if sn is None else [cancellation.by_number(plugin, sn, owner=owner)]
+            found = None if sn is None else cancellation.by_number(plugin, sn, owner=owner)
             if criteria is not None:
-                found.append(cancellation.by_criteria(plugin, criteria, besides=context.sn, owner=owner))
-            return cast("list[str]", joined(found))  # which is what it is when it is sent
+                found = cancellation.by_criteria(plugin, criteria, besides=context.sn, owner=owner, after=found)
+            return cast("list[str]", found or [])  # which is what it is when it is sent
 
     api = API("Admin")
     api.add(Admin)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 
 from gofer.agent.certificates import files_of, read_in_use
-from gofer.agent.config import AgentConfig, Descriptor, Problem, check_company, read_descriptors
+from gofer.agent.config import AgentConfig, Descriptor, Problem, check_together, read_descriptors
 from gofer.agent.import_check import import_problems
 from gofer.agent.sources import locate, unused_files
 from gofer.errors import AdapterError
@@ -33,7 +33,7 @@ def check(root: Root, config: AgentConfig, problems: Iterable[Problem]) -> int:
     descriptors, more = read_descriptors(root)
     enabled = [descriptor for descriptor in descriptors if descriptor.enabled]
     missing = [(one, list(_missing(root, config, one))) for one in enabled]
-    found = [*problems, *more, *(problem for _, these in missing for problem in these), *check_company(descriptors)]
+    found = [*problems, *more, *(problem for _, these in missing for problem in these), *check_together(descriptors)]
     there = [one for one, these in missing if not any(_place(problem)[1:] == _CODE for problem in these)]
     known = {_place(problem) for problem in found}
     found += [problem for problem in import_problems(root, there) if _place(problem) not in known]

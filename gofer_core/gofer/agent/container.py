@@ -20,7 +20,6 @@ from gofer.agent.core_hooks import CoreHooks
 from gofer.agent.endpoint import Endpoint
 from gofer.agent.endpoints import Endpoints
 from gofer.agent.failures import Refused
-from gofer.agent.forking import HELPER, greeting
 from gofer.agent.gate import Gate
 from gofer.agent.links import Links
 from gofer.agent.loader import Loader
@@ -32,7 +31,6 @@ from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
 from gofer.rmi.clock import Clock
-from gofer.rmi.model.fork import Forks
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.hooks import call_each
 from gofer.root import Root
@@ -319,10 +317,6 @@ class PluginContainer:
         for owner in owners(more, list(self.plugins.values())):
             if plugin.authenticator is None and not may_reach(plugin, owner):
                 raise PluginError(not_trusted(plugin.descriptor, owner.descriptor, "is given the methods of"))
-
-    def make_forks(self, plugin: Plugin) -> Forks:
-        """Make what runs a plugin's methods in child processes."""
-        return Forks(plugin.name, HELPER, lambda: greeting(plugin))
 
     # -- unloading ------------------------------------------------------------------------------------------------
 

@@ -122,7 +122,6 @@ class Endpoint:
             registry=serving.registry,
             persistence=serving.persistence,
             nonces=serving.nonces,
-            answering=serving.answering,
             lifecycle=serving.lifecycle,
             counters=plugin.counters,
             prefetch=plugin.described.prefetch,

@@ -1,68 +1,43 @@
-"""What the process that forks a plugin's calls is told by its agent."""
+"""What a process that imports plugins is told by the agent that starts it."""
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
 
-from gofer.agent.config import AgentConfig, Descriptor
+from gofer.agent.config import Descriptor
 from gofer.root import Root
 
-if TYPE_CHECKING:
-    from gofer.agent.plugin import Plugin
-    from gofer.agent.sources import Source
-
-__all__ = ["HELPER", "Greeting", "greeting", "read"]
+__all__ = ["HELPER", "greeting"]
 
 #: The module that this process runs.
 HELPER = "gofer.agent.helper"
 
 
-@dataclass(frozen=True, slots=True)
-class Greeting:
-    """The plugin to import, by name; and all that its code may ask for while that is done."""
+def greeting(
+    root: Root,
+    name: str,
+    descriptors: Iterable[Descriptor],
+    *,
+    levels: Mapping[str, int] = MappingProxyType({}),
+    check: bool = False,
+) -> bytes:
+    """Write what the process is told first: JSON.
 
-    name: str
-    source: Source
-    path: tuple[str, ...]
-    root: Root
-    config: AgentConfig
-    descriptors: tuple[Descriptor, ...]
-
-
-def greeting(plugin: Plugin) -> bytes:
-    """Write the greeting for a loaded plugin."""
-    import copyreg  # here, and in what follows: an agent whose plugins do not fork does without
-    import io
-    import pickle
-
-    container = plugin.container
-    assert plugin.source is not None  # noqa: S101 - its methods could not be found otherwise
-    descriptors = tuple(one.descriptor for one in list(container.plugins.values()))
-    told = Greeting(plugin.name, plugin.source, tuple(sys.path), container.root, container.config, descriptors)
-    written = io.BytesIO()
-    pickler = pickle.Pickler(written)
-    # The settings hold read-only views of dicts, which pickle does not know.
-    pickler.dispatch_table = {**copyreg.dispatch_table, MappingProxyType: _view}
-    pickler.dump(told)
-    return written.getvalue()
-
-
-def read(words: bytes) -> Greeting:
-    """Read it: from the agent that started this process, over a pair of sockets that only the two have."""
-    import pickle
-
-    told = pickle.loads(words)  # noqa: S301 - see above
-    if not isinstance(told, Greeting):
-        raise TypeError(f"not a greeting: {type(told).__name__}")
-    return told
-
-
-def _view(mapping: MappingProxyType[Any, Any]) -> tuple[Any, tuple[dict[Any, Any]]]:
-    return _viewed, (dict(mapping),)
-
-
-def _viewed(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
-    return MappingProxyType(mapping)
+    Args:
+        name: the plugin to import.
+        descriptors: of all plugins; its code may ask for the others.
+        levels: those of the log.
+        check: tell what is wrong with the plugin, and end; else fork its calls.
+    """
+    told = {
+        "root": str(root.path),
+        "name": name,
+        "descriptors": [(str(one.file), one.sections) for one in descriptors],
+        "levels": levels,
+        "check": check,
+        "path": sys.path,
+    }
+    return json.dumps(told, default=lambda settings: {key: settings[key] for key in settings}).encode()

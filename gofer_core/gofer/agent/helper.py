@@ -1,7 +1,8 @@
 """``python -m gofer.agent.helper``: the process that forks one plugin's calls. Started by the agent alone.
 
 It imports the plugin's module, and those of plugins that this one asks for, as the agent has; of ``@load`` functions it
-runs those that say ``fork=True``. It has no queue, no worker and no clock.
+runs those that say ``fork=True``. It has no queue, no worker and no clock. For ``goferd --check`` it only tells what is
+wrong with the plugin.
 """
 
 from __future__ import annotations
@@ -9,27 +10,33 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from gofer.agent.config import Problem
+from gofer.agent.config import AgentConfig, Descriptor, Problem, redescribe
+from gofer.agent.container import PluginContainer
 from gofer.agent.failures import Refused, one_line
-from gofer.agent.forking import Greeting, read
-from gofer.agent.import_only import ImportOnly
+from gofer.agent.loader import Loader
+from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
+from gofer.agent.plugin_code import find_plugin, import_code
 from gofer.agent.sources import locate
+from gofer.errors import ConfigError
 from gofer.rmi.api import Target
+from gofer.rmi.model import pipe
 from gofer.rmi.model.helper import end_with_parent, serve, threads
-from gofer.rmi.model.pipe import LineHandler
+from gofer.root import Root
 
 __all__ = ["main"]
 
 
-def main(argv: Sequence[str]) -> int:
-    """Fork calls until the agent closes the connection. Returns the exit status.
+def main(argv: Sequence[str]) -> None:
+    """Do what the agent says until that closes the connection.
 
     Args:
         argv: the number of the connection's descriptor.
@@ -39,82 +46,119 @@ def main(argv: Sequence[str]) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     control = socket.socket(fileno=int(argv[0]))
     control.set_inheritable(False)
-    words = _receive(control)
-    if words is None:
-        return 0
-    told = read(words)
-    sys.path[:] = told.path
-    _log_to_agent(told.config.logging.levels)
+    kind, words = pipe.receive(control)
+    if not kind:
+        return
+    told = json.loads(words)
+    sys.path[:] = told["path"]
+    os.environ["GOFER_ROOT"] = told["root"]
+    if told["check"]:
+        imports = _imports(told, find_plugin)
+        _answer(control, [(one.file, one.section, one.key, one.text) for one in imports.problems(told["name"])])
+        return
+    _log_to_agent(pipe.Sender(control), told["levels"])
     try:
-        plugin = _prepare(told)
+        plugin = _imports(told, _locate).prepared(told["name"])
     except BaseException as raised:  # noqa: BLE001 - whatever the plugin's code does, the agent is told
-        why = str(raised) if isinstance(raised, Refused) else one_line(raised)[0]
-        control.sendall(json.dumps(why).encode() + b"\n")
-        return 1
+        _answer(control, str(raised) if isinstance(raised, Refused) else one_line(raised)[0])
+        return
     if started := threads():
         text = (
             f"importing it starts threads ({', '.join(started)}), which a fork would not have; "
             "start them in a @load function, or with the first call"
         )
-        control.sendall(json.dumps(text).encode() + b"\n")
-        return 1
+        _answer(control, text)
+        return
     end_with_parent(0)  # the agent's thread that has started this may end before the agent does
 
-    def find(space: str | None, method: str) -> Target:
-        return plugin.api.find(plugin.name if space is None else space, method)
+    def find(namespace: str | None, method: str) -> Target:
+        return plugin.api.find(plugin.name if namespace is None else namespace, method)
 
-    control.sendall(b"null\n")
+    _answer(control, None)
     serve(control, find, plugin.entered)
-    return 0
 
 
-def _receive(control: socket.socket) -> bytes | None:
-    wanted, read = 8, b""
-    while len(read) < wanted:
-        part = control.recv(wanted - len(read))
-        if not part:
-            return None
-        read += part
-        if len(read) == wanted == 8:
-            wanted += int.from_bytes(read, "big")
-    return read[8:]
+class _Imports(Loader):
+    """Imports plugins, and those that the code of one asks for meanwhile, and nothing more. One thread."""
 
+    find: Callable[[Root, Plugin], None]
 
-def _prepare(told: Greeting) -> Plugin:
-    """Import the plugin, and run what it has marked ``@load(fork=True)``."""
+    def begin(self, name: str) -> None:
+        """Import one that the code of another asks for."""
+        if name in self.pending:
+            self.guarded(self._made(name), self._fill)
 
-    def find(plugin: Plugin) -> None:
-        source = told.source if plugin.name == told.name else locate(told.root, plugin.descriptor)
-        if isinstance(source, Problem):
-            raise Refused(plugin, source)
-        plugin.source = source
-
-    container = ImportOnly(told.root, told.config, told.descriptors, find)
-    plugin = container.make(told.name)
-    container.fill(plugin)
-    with plugin.entered():
-        for target in plugin.api.loads:
-            if target.mark.load_in_fork:
-                value = target.invoke()
+    def prepared(self, name: str) -> Plugin:
+        """Return a plugin whose code is imported, and whose functions have run that are marked ``@load(fork=True)``."""
+        plugin = self._made(name)
+        self._fill(plugin)
+        with plugin.entered():
+            for target in plugin.api.loads:
+                value = target.invoke() if target.mark.load_in_fork else None
                 if inspect.iscoroutine(value):
-                    _complete(value)
-    return plugin
+                    import asyncio  # 3 MB, which each child would have, too
+
+                    asyncio.run(value)
+        return plugin
+
+    def problems(self, name: str) -> list[Problem]:
+        """Return what is wrong with a plugin."""
+        plugin = self._made(name)
+        found: dict[Problem, None] = {}
+        for step in (lambda plugin: self.find(self.root, plugin), self._fill):
+            try:
+                step(plugin)
+            except Refused as refused:  # perhaps by its authenticator: then its code is looked at, too
+                found[refused.problem] = None
+        return list(found)
+
+    def _made(self, name: str) -> Plugin:
+        plugin = self.plugins[name] = self.pending.pop(name)
+        return plugin
+
+    def _fill(self, plugin: Plugin) -> None:
+        if plugin.source is None:
+            self.find(self.root, plugin)
+        import_code(self.hooks, plugin, Aside())  # what was compiled may be older than what is there
 
 
-def _log_to_agent(levels: Mapping[str, int]) -> None:
+def _imports(told: Mapping[str, Any], find: Callable[[Root, Plugin], None]) -> _Imports:
+    container = PluginContainer(Root(Path(told["root"])), AgentConfig(), loader=_Imports)
+    imports = container.loader
+    assert isinstance(imports, _Imports)  # noqa: S101 - see above
+    imports.find = find
+    imports.pending = {one.name: Plugin(container, one) for one in _described(told["descriptors"])}
+    return imports
+
+
+def _described(told: Sequence[tuple[str, Any]]) -> Iterator[Descriptor]:
+    for file, sections in told:
+        try:
+            yield redescribe(Path(file), sections)[0]
+        except ConfigError as changed:  # a file that it names
+            logging.getLogger(__name__).warning("%s", changed)
+
+
+def _locate(root: Root, plugin: Plugin) -> None:
+    source = locate(root, plugin.descriptor)
+    if isinstance(source, Problem):
+        raise Refused(plugin, source)
+    plugin.source = source
+
+
+def _answer(control: socket.socket, answer: object) -> None:
+    pipe.send(control, pipe.IMPORTED, json.dumps(answer).encode())
+
+
+def _log_to_agent(sender: pipe.Sender, levels: Mapping[str, int]) -> None:
     """Send what is logged to the agent, which has these levels, too."""
-    logging.basicConfig(level=levels.get("root", logging.INFO), handlers=[LineHandler()], force=True)
+    logging.basicConfig(level=levels.get("root", logging.INFO), handlers=[pipe.LogHandler(sender)], force=True)
     for name, level in levels.items():
         if name != "root":
             logging.getLogger(name).setLevel(level)
 
 
-def _complete(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """Run a coroutine to its end, on a loop that is gone after that: a fork could not go on with it."""
-    import asyncio  # 3 MB, which each child would have, too
-
-    asyncio.run(coroutine)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)  # whatever threads or exit handlers the import has left

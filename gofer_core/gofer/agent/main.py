@@ -15,7 +15,7 @@ from importlib.metadata import version
 from gofer.agent import logs
 from gofer.agent.certificates import CertificateWatch
 from gofer.agent.check import check
-from gofer.agent.config import AgentConfig, Descriptor, Problem, check_company, read_agent, read_descriptors
+from gofer.agent.config import AgentConfig, Descriptor, Problem, check_together, read_agent, read_descriptors
 from gofer.agent.container import PluginContainer
 from gofer.agent.lock import AgentLock
 from gofer.agent.management import Management, Operations
@@ -137,7 +137,7 @@ class _Daemon:
         """Read the descriptors, and tell what is wrong. Returns them, and the files that cannot be used."""
         descriptors, problems = read_descriptors(self.root)
         # What is an error among these is told by the plugin that does not run for it.
-        odd = [problem for problem in check_company(descriptors) if problem.severity == "warning"]
+        odd = [problem for problem in check_together(descriptors) if problem.severity == "warning"]
         _report([*problems, *odd])
         return descriptors, {problem.file for problem in problems if problem.severity == "error"}
 

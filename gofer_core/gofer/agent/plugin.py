@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Protocol
 
 from gofer.agent.actions import Actions
 from gofer.agent.config import AgentConfig, Descriptor, LiveSettings, Machine, made_on, redescribe, stable_uuid
+from gofer.agent.forking import HELPER, greeting
 from gofer.agent.sources import Source
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.address import Address
@@ -84,7 +85,6 @@ class Container(Protocol):
     cancellation: Cancellation
     logins: Logins
 
-    def make_forks(self, plugin: Plugin) -> Forks: ...
     def seek(self, name: str) -> Plugin | None: ...
     def unknown(self, name: str) -> str: ...
     def check_added(self, plugin: Plugin, more: Any) -> None: ...
@@ -131,7 +131,7 @@ class Plugin:
         #: Who runs its methods, and what became of its requests.
         self.workers = Workers(descriptor.name, descriptor.threads)
         self.loop = Loop(descriptor.name)
-        self.forks = container.make_forks(self)
+        self.forks = Forks(descriptor.name, HELPER, self._greeting)
         #: What it does by itself.
         self.actions = Actions(self, container.clock)
         #: What is to be said of a queue whose name was made up on another machine; None: nothing.
@@ -204,6 +204,11 @@ class Plugin:
         """Have ``Plugin.find`` work within ``with``: what is done there is done by this plugin's code."""
         return _Entered(self)
 
+    def _greeting(self) -> bytes:
+        levels = self.container.config.logging.levels
+        described = [one.descriptor for one in list(self.container.plugins.values())]
+        return greeting(self.container.root, self.name, described, levels=levels)
+
     def has_name(self, name: str) -> bool:
         """Tell whether a name, or the ``__name__`` of a module, means this plugin."""
         module = None if self.source is None else self.source.module
@@ -261,8 +266,8 @@ class Plugin:
             ConfigError: what the code has set cannot be used.
         """
         changes, found = self._described
-        if changes != self._cfg._changes:
-            changes = self._cfg._changes
+        if changes != self._cfg._changes[0]:
+            changes = self._cfg._changes[0]
             found, problems = redescribe(self.descriptor.file, _sections_of(self._cfg))
             written = LiveSettings(str(self.descriptor.file), self.descriptor.sections)
             known = redescribe(self.descriptor.file, _sections_of(written))[1]

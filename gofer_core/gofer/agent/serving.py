@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 
 from gofer.agent.plugin import Plugin
 from gofer.rmi.clock import Clock
-from gofer.rmi.server.answering import Answering
 from gofer.rmi.server.cancellation import Cancellation
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.hooks import HookCalls
@@ -48,12 +47,10 @@ class Serving:
         self.nonces = Nonces(self.store, clock)
         self.persistence = Persistence(self.registry, self.store, self.nonces)
         self.tombstones = Tombstones(self.store)
-        self.answering = Answering(self.registry, self.persistence, hooks=self.hook_calls)
         self.lifecycle = Lifecycle(
             self.registry,
             self.persistence,
             self.tombstones,
-            self.answering,
             clock,
             logins=self.logins,
             hooks=self.hook_calls,
@@ -62,7 +59,7 @@ class Serving:
             registry=self.registry,
             store=self.store,
             backlogs=self.persistence.backlogs,
-            answering=self.answering,
+            lifecycle=self.lifecycle,
             tombstones=self.tombstones,
             clock=clock,
             find=channel_of,
@@ -94,4 +91,3 @@ class Serving:
         self.hook_calls.stop()
         self.cancellation.stop()
         self.lifecycle.stop()
-        self.answering.stop()

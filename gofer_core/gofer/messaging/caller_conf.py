@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from gofer.errors import ConfigError
 from gofer.messaging.keyfiles import read_public, read_secret
 from gofer.messaging.url import URL
 from gofer.root import Root
+from gofer.sections import Unreadable, parse_ini
 from gofer.suggest import available, did_you_mean
 
 __all__ = ["PROFILE_KEYS", "caller_conf", "profile", "profiles", "read_section"]
@@ -75,9 +75,14 @@ def _read() -> Mapping[str, dict[str, str]]:
     path = caller_conf()
     if not (os.environ.get("GOFER_CALLER_CONF") or path.exists()):
         return {}
-    parser = configparser.ConfigParser(interpolation=None, default_section="", delimiters=("=",))
     try:
-        parser.read_string(read_public(path).decode())
-    except (configparser.Error, UnicodeDecodeError) as wrong:
-        raise ConfigError(f"{path}: {type(wrong).__name__}: not an ini file of UTF-8") from None
-    return {" ".join(name.split()): dict(parser[name]) for name in parser.sections()}
+        content = parse_ini(read_public(path).decode())
+    except (Unreadable, UnicodeDecodeError) as wrong:
+        raise ConfigError(f"{path}: is not an ini file of UTF-8: {wrong}") from None
+    for section, key, text in content.remarks:  # an odd line may be one that decides whom to trust
+        place = "" if section is None else f"[{section}] {key or ''}: "
+        raise ConfigError(f"{path}: is not an ini file as it should be: {place}{text.partition(';')[0]}")
+    return {
+        " ".join(name.split()): {key.lower(): str(value) for key, value in keys.items()}
+        for name, keys in content.sections.items()
+    }

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from gofer.errors import ConfigError
+from gofer.messaging.certificates import read_file
 
-__all__ = ["Watched", "files_in", "read_public", "read_secret"]
+__all__ = ["Watched", "check_rights", "files_in", "read_public", "read_secret"]
 
 T = TypeVar("T")
 
-_MOST = 1 << 20
 _LOOK = 1.0  # seconds between two looks at files
 
 
@@ -47,7 +47,7 @@ def files_in(place: Path, suffixes: Iterable[str]) -> list[Path]:
     """
     if not place.is_dir():
         return [place]
-    _check(place, os.stat(place), 0o022, "chmod go-w")
+    check_rights(place, os.stat(place))
     found = sorted(one for one in place.iterdir() if one.suffix in set(suffixes) and not one.name.startswith("."))
     if not found:
         raise ConfigError(f"{place}: has no file that ends in {' or '.join(suffixes)}")
@@ -102,30 +102,29 @@ class Watched(Generic[T]):
         return found
 
 
-def _read(path: Path, forbidden: int, advice: str) -> bytes:
-    try:
-        # O_NONBLOCK: opening a FIFO would wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{path}: is no regular file")
-        _check(path, status, forbidden, advice)
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(_MOST + 1)
-    finally:
-        os.close(descriptor)
-    if len(data) > _MOST:
-        raise ConfigError(f"{path}: is larger than {_MOST} bytes")
-    return data
+def check_rights(path: Path, status: os.stat_result, forbidden: int = 0o022, advice: str = "chmod go-w") -> None:
+    """Refuse a file or directory that other users control.
 
+    Args:
+        forbidden: the bits that its mode must not have. ``advice``: the command that removes them.
 
-def _check(path: Path, status: os.stat_result, forbidden: int, advice: str) -> None:
+    Raises:
+        ConfigError: it belongs to neither root nor this process's user, or its mode has such a bit.
+    """
     if status.st_uid not in (0, os.geteuid()):
         raise ConfigError(f"{path}: belongs to user {status.st_uid}; allowed: root or user {os.geteuid()}")
     mode = stat.S_IMODE(status.st_mode)
     if mode & forbidden:
         what = "change" if advice == "chmod go-w" else "read or change"
         raise ConfigError(f"{path}: mode {mode:04o} lets other users {what} it. Fix: {advice} {path}")
+
+
+def _read(path: Path, forbidden: int, advice: str) -> bytes:
+    try:
+        data, status = read_file(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    check_rights(path, status, forbidden, advice)
+    return data

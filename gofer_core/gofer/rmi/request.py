@@ -56,7 +56,6 @@ class Received:
     __slots__ = (
         "_digest",
         "address",
-        "again",
         "api",
         "arrived",
         "asked_again",
@@ -72,7 +71,7 @@ class Received:
         "document",
         "due",
         "expires_at",
-        "final",
+        "for_admin",
         "identity",
         "interrupted",
         "keep_at",
@@ -86,6 +85,7 @@ class Received:
         "overdue",
         "progress",
         "redelivered",
+        "refusal",
         "replyto",
         "returned",
         "sn",
@@ -124,11 +124,13 @@ class Received:
         self.state = RECEIVED
         self.api: Target | None = None
         self.authenticated: Target | None = None
+        self.for_admin = False  # it is for Admin: answered without a worker, and without the disk
         self.progress: Any = None
         self._digest: bytes | None = None
         # What somebody has asked of it.
         self.cancelled = self.called_off = self.asked_again = False
         self.late: str | None = None
+        self.refusal: Any = None  # why it is rejected
         self.limit: float | None = None  # seconds that its method may take
         self.on_cancel: Callable[[], object] | None = None
         self.on_expire: Callable[[], object] | None = None
@@ -138,10 +140,9 @@ class Received:
         # When the sweep has to look at it (``due``), and for what: to tell its status, to write it down, because its
         # method takes too long, to have it begin.
         self.due = self.tell_at = self.keep_at = self.expires_at = self.begin_at = inf
-        # Statuses: which was told, whether one is being told, what is to be told after that, what is sent last.
+        # Statuses: which was told last, and whether one may be on its way.
+        self.told = 0
         self.telling = False
-        self.told = self.again = 0
-        self.final: Callable[[], object] | None = None
         # Where it is kept, how often a run of it may have started, whether this run is noted; and whether it is not
         # run again because one of these was cut short.
         self.kept = self.tries = 0

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import functools
+import ipaddress
 import os
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gofer.errors import ConfigError
+from gofer.root import Root
+from gofer.tools import certs_lines
 from gofer.tools.arguments import duration
+from gofer.tools.certs_files import Exists
 from gofer.tools.output import complain, print_json, print_table
 
 if TYPE_CHECKING:
-    from gofer.tools.pki import Entry, Kind, Store
+    from gofer.tools.pki import Entry, Store
 
 __all__ = ["certs"]
 
 _FAILED, _ENDING, _EXISTS = 1, 3, 4
-_TARGETS = ("rabbitmq", "broker-j", "artemis", "descriptor", "x509")
 _AUTHORITY_DAYS, _DAYS = 3650, 365
-_F = TypeVar("_F", bound=Callable[..., Any])
+_VALID = click.IntRange(1, 36500)
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_Names = Sequence[str]
 
 
 @click.group(no_args_is_help=True)
@@ -41,7 +48,8 @@ def certs() -> None:
       signing/ca/ca.pem, signing/ca.key, signing/NAME.pem, .key
                                        for the authenticator x509
 
-    Keys are readable by their owner alone. No file is overwritten without --replace. Nothing is asked.
+    Keys are readable by their owner alone. No file is overwritten without --replace. A command that fails has written
+    nothing. Nothing is asked.
 
     \b
     Example:
@@ -61,31 +69,49 @@ def certs() -> None:
     """
 
 
-def _options(*, days: int | None = None) -> Callable[[_F], _F]:
-    def add(function: _F) -> _F:
-        if days is not None:
-            function = click.option(
-                "--key",
-                type=click.Choice(["ec", "rsa2048", "rsa3072", "rsa4096"]),
-                default="ec",
-                help="Make a key of this kind (default: ec, which is P-256).",
-            )(function)
-            function = click.option(
-                "--days",
-                type=click.IntRange(1, 36500),
-                default=days,
-                metavar="N",
-                help=f"Valid for N days (default: {days}).",
-            )(function)
-            function = click.option("--replace", is_flag=True, help="Overwrite files that exist.")(function)
-        where = "Use this directory (default: /etc/gofer/pki below GOFER_ROOT)."
-        return click.option("--dir", "folder", metavar="DIR", help=where)(function)
+def _command(function: Callable[..., int | None]) -> click.Command:
+    """Make a subcommand of a function, which is given the directory of ``--dir``, and returns the exit status."""
 
-    return add
+    @functools.wraps(function)
+    def run(*, folder: str | None, **given: Any) -> int:
+        if folder == "":
+            raise click.UsageError("--dir is empty; allowed: the path of a directory")
+        try:
+            from gofer.tools.pki import Store
+        except ModuleNotFoundError as missing:
+            if (missing.name or "").partition(".")[0] != "cryptography":
+                raise
+            complain("gofer certs", "the cryptography library is not installed. Type: pip install 'gofer-core[certs]'")
+            return _FAILED
+        try:
+            place = Root.from_environ(os.environ).etc / "pki" if folder is None else Path(folder)
+            return function(Store(place), **given) or 0
+        except Exists as error:
+            complain("gofer certs", error)
+            return _EXISTS
+
+    where = "Use this directory (default: /etc/gofer/pki below GOFER_ROOT)."
+    name = function.__name__.rstrip("_")
+    return certs.command(name)(click.option("--dir", "folder", metavar="DIR", help=where)(run))
 
 
-@certs.command()
-@_options(days=_DAYS)
+def _issuing(function: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Add the options of commands that issue certificates: ``replace``, and ``days`` and ``key`` for the store."""
+    kinds = click.Choice(["ec", "rsa2048", "rsa3072", "rsa4096"])
+    for option in (
+        click.option("--key", type=kinds, default="ec", help="Make a key of this kind (default: ec, which is P-256)."),
+        click.option("--days", type=_VALID, default=_DAYS, metavar="N", help=f"Valid for N days (default: {_DAYS})."),
+        click.option("--replace", is_flag=True, help="Overwrite files that exist."),
+    ):
+        function = option(function)
+    return function
+
+
+_names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
+
+
+@_command
+@_issuing
 @click.option("--name", default="gofer CA", metavar="TEXT", help="Name the authority so (default: gofer CA).")
 @click.option("--broker", "brokers", multiple=True, metavar="NAMES", help="Also issue a broker's certificate.")
 @click.option("--client", "clients", multiple=True, metavar="NAME", help="Also issue a client's certificate.")
@@ -93,102 +119,69 @@ def _options(*, days: int | None = None) -> Callable[[_F], _F]:
     "--signing", "signers", multiple=True, metavar="NAME", help="Also make the authority for signing, and issue."
 )
 def init(
-    *,
-    folder: str | None,
-    days: int,
-    key: str,
-    replace: bool,
-    name: str,
-    brokers: Sequence[str],
-    clients: Sequence[str],
-    signers: Sequence[str],
-) -> int:
+    store: Store, *, name: str, brokers: _Names, clients: _Names, signers: _Names, replace: bool, **how: Any
+) -> None:
     """Make the authority, and at once certificates if you name some. The authority is valid for ten years.
 
     NAMES are DNS names and IP addresses with commas between, as URLs name the broker. The first one names the files.
     """
-
-    def work(store: Store) -> None:
-        from gofer.tools import pki
-
-        age = max(days, _AUTHORITY_DAYS)
-        _tell(store.make_authority("ca", name, days=age, key=key, replace=replace))
-        for names in brokers:
-            every = [one.strip() for one in names.split(",") if one.strip()]
-            _issue(store, pki.BROKER, _file_name(every), every, days=days, key=key, replace=replace)
-        for client in clients:
-            _issue(store, pki.CLIENT, client, days=days, key=key, replace=replace)
-        if signers:
-            _signing_authority(store, f"{name} (signing)", key)
-        for signer in signers:
-            _issue(store, pki.SIGNING, signer, days=days, key=key, replace=replace)
-        click.echo(
-            "Next: gofer certs lines rabbitmq (or broker-j, artemis), and: gofer certs lines descriptor", err=True
-        )
-
-    return _with_store(folder, work)
+    if store.has("ca") and not replace:
+        wanted = [f"broker {shlex.quote(names)}" for names in brokers]
+        wanted += [f"{kind} {shlex.join(some)}" for kind, some in (("client", clients), ("signing", signers)) if some]
+        where = f"{store.folder} has an authority already, and it is not overwritten"
+        fix = " && ".join(f"gofer certs {one} --dir {store.folder}" for one in wanted or ["renew ca"])
+        raise Exists(f"{where}. Type: {fix}. With --replace, what the old authority has issued is not valid any more")
+    store.make_authority("ca", name, days=max(how["days"], _AUTHORITY_DAYS), key=how["key"])
+    for names in brokers:
+        store.issue("brokers", None, [names], **how)
+    for client_name in clients:
+        store.issue("clients", client_name, **how)
+    if signers:
+        _issue_signing(store, f"{name} (signing)", signers, **how)
+    _save(store, replace)
+    click.echo("Next: gofer certs lines rabbitmq (or broker-j, artemis), and: gofer certs lines descriptor", err=True)
 
 
-@certs.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@_options(days=_DAYS)
-@click.option("--file", "file", metavar="TEXT", help="Name the files so (default: the first NAME).")
-def broker(*, names: Sequence[str], folder: str | None, days: int, key: str, replace: bool, file: str | None) -> int:
+@_command
+@_names
+@_issuing
+@click.option("--file", metavar="TEXT", help="Name the files so (default: the first NAME).")
+def broker(store: Store, *, names: _Names, file: str | None, replace: bool, **how: Any) -> None:
     """Issue a certificate to a broker, for each NAME that URLs call it by: DNS names and IP addresses."""
-
-    def work(store: Store) -> None:
-        from gofer.tools import pki
-
-        _issue(store, pki.BROKER, file or _file_name(names), names, days=days, key=key, replace=replace)
-
-    return _with_store(folder, work)
+    store.issue("brokers", file, names, **how)
+    _save(store, replace)
 
 
-@certs.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@_options(days=_DAYS)
+@_command
+@_names
+@_issuing
 @click.option("--bundle", is_flag=True, help="Also write certificate and key into one file, NAME.bundle.")
-def client(*, names: Sequence[str], folder: str | None, days: int, key: str, replace: bool, bundle: bool) -> int:
+def client(store: Store, *, names: _Names, replace: bool, **how: Any) -> None:
     """Issue certificates to agents and callers, one for each NAME. The name is the user at the broker."""
-
-    def work(store: Store) -> None:
-        from gofer.tools import pki
-
-        for name in names:
-            _issue(store, pki.CLIENT, name, days=days, key=key, replace=replace, bundle=bundle)
-
-    return _with_store(folder, work)
+    for name in names:
+        store.issue("clients", name, **how)
+    _save(store, replace)
 
 
-@certs.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@_options(days=_DAYS)
-def signing(*, names: Sequence[str], folder: str | None, days: int, key: str, replace: bool) -> int:
+@_command
+@_names
+@_issuing
+def signing(store: Store, *, names: _Names, replace: bool, **how: Any) -> None:
     """Issue certificates for signing messages, one for each NAME, which is the identity that others see.
 
     The authenticator x509 (gofer-authenticator-x509) uses them. Their authority is made if there is none: it is another
     one than that for TLS, so that not everybody who may connect may sign.
     """
-
-    def work(store: Store) -> None:
-        from gofer.tools import pki
-
-        _signing_authority(store, "gofer CA (signing)", key)
-        for name in names:
-            _issue(store, pki.SIGNING, name, days=days, key=key, replace=replace)
-
-    return _with_store(folder, work)
+    _issue_signing(store, "gofer CA (signing)", names, **how)
+    _save(store, replace)
 
 
-@certs.command()
+@_command
 @click.argument("names", nargs=-1, metavar="NAME...")
-@_options()
 @click.option("--within", type=duration, metavar="TIME", help="Renew all that end within TIME, like 30d.")
-@click.option(
-    "--days", type=click.IntRange(1, 36500), metavar="N", help="Valid for N days (default: as long as before)."
-)
+@click.option("--days", type=_VALID, metavar="N", help="Valid for N days (default: as long as before).")
 @click.option("--new-key", is_flag=True, help="Make new keys, too (default: keep them).")
-def renew(*, names: Sequence[str], folder: str | None, within: float | None, days: int | None, new_key: bool) -> int:
+def renew(store: Store, *, names: _Names, within: float | None, **how: Any) -> None:
     """Renew certificates: issue them again, for the same names, valid from now on. The files are replaced.
 
     NAME is what `gofer certs list` prints, like clients/web-42, or a file. Agents and callers use renewed files at
@@ -199,70 +192,84 @@ def renew(*, names: Sequence[str], folder: str | None, within: float | None, day
     """
     if bool(names) == (within is not None):
         raise click.UsageError("name certificates, or choose them with --within TIME")
-
-    def work(store: Store) -> None:
-        chosen = [store.find(name) for name in names] if within is None else _ending(store.entries(), within)
-        for entry in chosen:
-            _tell(store.renew(entry, days=days, new_key=new_key))
-        if not chosen:
-            click.echo("nothing ends within that time", err=True)
-
-    return _with_store(folder, work)
+    chosen = [store.find(name) for name in names] if within is None else _ending(store, within)
+    for entry in sorted(chosen, key=lambda entry: not entry.is_authority):  # which then issue the others
+        store.renew(entry, **how)
+    _save(store, replace=True)
+    if not chosen:
+        click.echo("nothing ends within that time", err=True)
 
 
-@certs.command("list")
-@_options()
+@_command
 @click.option(
     "--within", type=duration, metavar="TIME", help="Only those that end within TIME; status 3 if there are any."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(*, folder: str | None, within: float | None, as_json: bool) -> int:
+def list_(store: Store, *, within: float | None, as_json: bool) -> int:
     """List all certificates, with the days that are left."""
-
-    def work(store: Store) -> int:
-        now = datetime.now(UTC)
-        entries = store.entries() if within is None else _ending(store.entries(), within)
-        if as_json:
-            print_json([_json(entry, now) for entry in entries])
-        elif entries:
-            rows = [
-                [
-                    entry.name,
-                    ", ".join(entry.holders),
-                    entry.ends.strftime("%Y-%m-%d"),
-                    str(entry.days_left(now)) if entry.ends > now else "ended",
-                    str(entry.file),
-                ]
-                for entry in entries
+    now = datetime.now(UTC)
+    entries = store.entries() if within is None else _ending(store, within)
+    left = {entry: (entry.ends - now) // timedelta(days=1) for entry in entries}
+    if as_json:
+        found = [
+            {
+                "name": one.name,
+                "for": one.holders,
+                "starts": f"{one.certificate.not_valid_before_utc:{_TIME}}",
+                "ends": f"{one.ends:{_TIME}}",
+                "days_left": days,
+                "file": str(one.file),
+                "key": str(one.key),
+            }
+            for one, days in left.items()
+        ]
+        print_json(found)
+    elif entries:
+        rows = [
+            [
+                one.name,
+                ", ".join(one.holders),
+                f"{one.ends:%Y-%m-%d}",
+                "ended" if days < 0 else str(days),
+                str(one.file),
             ]
-            print_table(["NAME", "FOR", "ENDS", "DAYS LEFT", "FILE"], rows)
-        return _ENDING if entries and within is not None else 0
+            for one, days in left.items()
+        ]
+        print_table(["NAME", "FOR", "ENDS", "DAYS LEFT", "FILE"], rows)
+    elif within is None:
+        click.echo(f"there are no certificates in {store.folder}. Make some: gofer certs init", err=True)
+    return _ENDING if entries and within is not None else 0
 
-    return _with_store(folder, work)
+
+def _listen(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    try:
+        return None if text is None else str(ipaddress.ip_address(text.strip("[]")))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not an IP address; allowed: like 10.0.0.5 or ::1") from None
 
 
-@certs.command()
-@click.argument("target", type=click.Choice(_TARGETS), metavar="|".join(_TARGETS))
-@_options()
+@_command
+@click.argument("target", type=click.Choice(certs_lines.TARGETS), metavar="|".join(certs_lines.TARGETS))
 @click.option("--broker", "broker_name", metavar="NAME", help="Of this broker (default: the only one).")
 @click.option(
     "--client", "clients", multiple=True, metavar="NAME", help="For this client (default: the only one, or all)."
 )
 @click.option("--signing", "signer", metavar="NAME", help="For this signer (default: the only one).")
 @click.option("--at", metavar="DIR", help="The files will be in DIR on the machine that the lines are for.")
-@click.option("--listen", metavar="ADDRESS", help="The broker listens on this address alone (default: all).")
+@click.option(
+    "--listen", callback=_listen, metavar="ADDRESS", help="The broker listens on this IP address alone (default: all)."
+)
 @click.option("--port", type=click.IntRange(1, 65535), default=5671, help="The broker's port for TLS (default: 5671).")
 def lines(
+    store: Store,
     *,
     target: str,
-    folder: str | None,
     broker_name: str | None,
-    clients: Sequence[str],
+    clients: _Names,
     signer: str | None,
     at: str | None,
-    listen: str | None,
-    port: int,
-) -> int:
+    **how: Any,
+) -> None:
     """Print what to paste into the configuration of a broker, or of a plugin (descriptor, x509).
 
     \b
@@ -272,122 +279,59 @@ def lines(
     descriptor   [messaging] of a plugin's descriptor
     x509         [messaging] and [x509] for signed messages
     """
-
-    def work(store: Store) -> None:
-        from gofer.tools import certs_lines, pki
-
-        place = None if at is None else Path(at)
-        users: list[str] = []
-        if target == "x509":
-            own = _one(store, pki.SIGNING, signer, "--signing")
-            authority, host = store.find("signing/ca"), ""
-        elif target == "descriptor":
-            own = _one(store, pki.CLIENT, next(iter(clients), None), "--client")
-            host = _one(store, pki.BROKER, broker_name, "--broker").holders[0]
-            authority = store.find("ca")
-        else:
-            own = _one(store, pki.BROKER, broker_name, "--broker")
-            if target != "rabbitmq" and not own.is_rsa:
-                fix = f"gofer certs broker {' '.join(own.holders)} --key rsa3072 --replace --dir {store.folder}"
-                raise ConfigError(f"{target} reads only RSA keys from PEM files, and {own.key} is none. Type: {fix}")
-            authority, host = store.find("ca"), ""
-            users = [entry.holders[0] for entry in store.of(pki.CLIENT)]
-            if clients:
-                users = [_one(store, pki.CLIENT, name, "--client").holders[0] for name in clients]
-        files = certs_lines.Files(
-            _at(place, authority.file, "signing-ca.pem" if target == "x509" else "ca.pem"),
-            _at(place, own.file),
-            _at(place, own.key),
-            f"[{host}]" if ":" in host else host,
-            port,
-            users,
-            listen,
-        )
-        click.echo(certs_lines.lines(target, files), nl=False)
-
-    return _with_store(folder, work)
+    host, users = "", list[str]()
+    if target == "x509":
+        own = _one(store, "signing", signer, "--signing")
+    elif target == "descriptor":
+        own = _one(store, "clients", next(iter(clients), None), "--client")
+        host = _one(store, "brokers", broker_name, "--broker").holders[0]
+    else:
+        own = _one(store, "brokers", broker_name, "--broker")
+        if target != "rabbitmq" and not own.is_rsa:
+            fix = f"gofer certs broker {' '.join(own.holders)} --key rsa3072 --replace --dir {store.folder}"
+            raise ConfigError(f"{target} reads only RSA keys from PEM files, and {own.key} is none. Type: {fix}")
+        chosen = [_one(store, "clients", name, "--client") for name in clients] or store.of("clients")
+        users = [entry.holders[0] for entry in chosen]
+    authority = store.find(own.authority).file
+    cacert, certificate, key = authority, own.file, own.key
+    if at is not None:
+        cacert = Path(at, "signing-ca.pem" if target == "x509" else authority.name)
+        certificate, key = Path(at, own.file.name), Path(at, own.key.name)
+    files = certs_lines.Files(cacert, certificate, key, host, users, **how)
+    click.echo(certs_lines.TARGETS[target](files), nl=False)
 
 
-def _with_store(folder: str | None, work: Callable[[Store], int | None]) -> int:
-    try:
-        from gofer.tools import pki
-    except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] != "cryptography":
-            raise
-        complain("gofer certs", "the cryptography library is not installed. Type: pip install 'gofer-core[certs]'")
-        return _FAILED
-    from gofer.root import Root
-
-    if folder == "":
-        raise click.UsageError("--dir is empty; allowed: the path of a directory")
-    try:
-        place = Path(folder) if folder is not None else Root.from_environ(os.environ).etc / "pki"
-        return work(pki.Store(place)) or 0
-    except pki.Exists as there:
-        complain("gofer certs", there)
-        return _EXISTS
-    except ConfigError as wrong:
-        complain("gofer certs", wrong)
-        return _FAILED
+def _issue_signing(store: Store, title: str, names: _Names, *, days: int, key: str) -> None:
+    """Issue certificates for signing, from an authority that is made if there is none."""
+    if not store.has("signing/ca"):
+        store.make_authority("signing/ca", title, days=_AUTHORITY_DAYS, key=key)
+    for name in names:
+        store.issue("signing", name, days=days, key=key)
 
 
-def _issue(store: Store, kind: Kind, name: str, names: Sequence[str] = (), **how: Any) -> None:
-    entry = store.issue(kind, name, names, **how)
-    authority = store.find(kind.authority)
-    if authority.ends < entry.ends:
-        end = authority.ends.strftime("%Y-%m-%d")
-        complain("gofer certs", f"{entry.name} is valid for longer than its authority, which ends on {end}")
-    _tell(entry)
+def _save(store: Store, replace: bool) -> None:
+    for entry in store.save(replace=replace):
+        ends = store.authority(entry.authority)[0].ends
+        if ends < entry.ends:
+            late = f"{entry.name} is valid for longer than its authority, which ends on {ends:%Y-%m-%d}"
+            complain("gofer certs", late)
+        names = ", ".join(entry.holders)
+        click.echo(f"{entry.name}: for {names}, until {entry.ends:%Y-%m-%d}: {entry.file} and {entry.key}")
 
 
-def _signing_authority(store: Store, title: str, key: str) -> None:
-    if not any(entry.name == "signing/ca" for entry in store.entries()):
-        _tell(store.make_authority("signing/ca", title, days=_AUTHORITY_DAYS, key=key))
+def _ending(store: Store, within: float) -> list[Entry]:
+    return [entry for entry in store.entries() if entry.ends.timestamp() <= time.time() + within]
 
 
-def _tell(entry: Entry) -> None:
-    names = ", ".join(entry.holders)
-    click.echo(f"{entry.name}: for {names}, until {entry.ends:%Y-%m-%d}: {entry.file} and {entry.key}")
-
-
-def _ending(entries: Sequence[Entry], within: float) -> list[Entry]:
-    limit = time.time() + within
-    return [entry for entry in entries if entry.ends.timestamp() <= limit]
-
-
-def _file_name(names: Sequence[str]) -> str:
-    """Name the files of a broker like its first name: without what a file's name should not have."""
-    if not names:
-        raise ConfigError("a broker needs a name: a DNS name or an IP address, as URLs have it")
-    name = names[0].strip("[].").replace("*", "wildcard").lower()
-    return f"ip6-{name.replace(':', '-')}" if ":" in name else name
-
-
-def _one(store: Store, kind: Kind, name: str | None, option: str) -> Entry:
+def _one(store: Store, kind: str, name: str | None, option: str) -> Entry:
     """Choose a certificate of a kind: the one that was named, or the only one."""
-    known = store.of(kind)
     if name is not None:
-        return store.find(f"{kind.folder}/{name}")
+        return store.find(f"{kind}/{name}")
+    known = store.of(kind)
     if len(known) == 1:
         return known[0]
-    what = f"there is no certificate in {store.folder / kind.folder}"
-    if known:
-        what = f"there is more than one in {store.folder / kind.folder}"
+    where = store.folder / kind
+    if not known:
+        raise ConfigError(f"there is no certificate in {where}; name one with {option}, after you have issued it")
     names = ", ".join(entry.name.partition("/")[2] for entry in known)
-    raise ConfigError(f"{what}; name one with {option}" + (f": {names}" if known else ", after you have issued it"))
-
-
-def _at(place: Path | None, file: Path, name: str | None = None) -> Path:
-    return file if place is None else place / (name or file.name)
-
-
-def _json(entry: Entry, now: datetime) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "for": entry.holders,
-        "starts": entry.certificate.not_valid_before_utc.isoformat().replace("+00:00", "Z"),
-        "ends": entry.ends.isoformat().replace("+00:00", "Z"),
-        "days_left": (entry.ends - now) // timedelta(days=1),
-        "file": str(entry.file),
-        "key": str(entry.key),
-    }
+    raise ConfigError(f"there is more than one certificate in {where}; name one with {option}: {names}")

@@ -5,35 +5,29 @@ from __future__ import annotations
 import json
 import secrets
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["TARGETS", "Files", "lines"]
+__all__ = ["TARGETS", "Files"]
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Whose lines they are. Paths as they are on the machine that the lines are for.
+    """What the lines name. Paths as they are on the machine that the lines are for.
 
-    ``clients``: the users that the certificates stand for. ``listen``: the broker's only address; None: all.
+    ``clients``: the users that the certificates stand for. ``listen``: the broker's only IP address; None: all.
     """
 
     cacert: Path
     certificate: Path
     key: Path
     host: str
+    clients: Sequence[str]
     port: int
-    clients: Sequence[str] = ()
-    listen: str | None = None
-
-
-def lines(target: str, files: Files) -> str:
-    """Return the lines for a target of ``TARGETS``: text that can be pasted, comments included."""
-    written: str = _WRITERS[target](files)
-    return written.strip("\n") + "\n"
+    listen: str | None
 
 
 def _rabbitmq(files: Files) -> str:
@@ -46,7 +40,7 @@ def _rabbitmq(files: Files) -> str:
         f"rabbitmqctl set_permissions -p / {shlex.quote(name)} '.*' '.*' '.*'\n"
         for name in files.clients
     )
-    return f"""
+    return f"""\
 # RabbitMQ: /etc/rabbitmq/rabbitmq.conf. The user rabbitmq must be able to read the key, and nobody else.
 {listener}
 ssl_options.cacertfile = {files.cacert}
@@ -64,37 +58,20 @@ rabbitmq-plugins enable rabbitmq_auth_mechanism_ssl
 
 
 def _broker_j(files: Files) -> str:
-    port: dict[str, Any] = {
-        "name": "AMQPS",
-        "type": "AMQP",
-        "port": str(files.port),
-        "authenticationProvider": "certificates",
-        "keyStore": "gofer",
-        "trustStores": ["gofer-ca"],
-        "needClientAuth": True,
-        "transports": ["SSL"],
-        "virtualhostaliases": [
-            {"name": "defaultAlias", "type": "defaultAlias"},
-            {"name": "hostnameAlias", "type": "hostnameAlias"},
-            {"name": "nameAlias", "type": "nameAlias"},
-        ],
-    }
+    aliases = [{"name": name, "type": name} for name in ("defaultAlias", "hostnameAlias", "nameAlias")]
+    key_store = {"privateKeyUrl": f"file:{files.key}", "certificateUrl": f"file:{files.certificate}"}
+    port: dict[str, Any] = {"name": "AMQPS", "type": "AMQP", "port": str(files.port), "transports": ["SSL"]}
+    port |= {"authenticationProvider": "certificates", "keyStore": "gofer", "trustStores": ["gofer-ca"]}
+    port |= {"needClientAuth": True, "virtualhostaliases": aliases}
     if files.listen is not None:
         port["bindingAddress"] = files.listen
     added = {
-        "keystores": [
-            {
-                "name": "gofer",
-                "type": "NonJavaKeyStore",
-                "privateKeyUrl": f"file:{files.key}",
-                "certificateUrl": f"file:{files.certificate}",
-            }
-        ],
+        "keystores": [{"name": "gofer", "type": "NonJavaKeyStore", **key_store}],
         "truststores": [{"name": "gofer-ca", "type": "NonJavaTrustStore", "certificatesUrl": f"file:{files.cacert}"}],
         "authenticationproviders": [{"name": "certificates", "type": "External", "useFullDN": False}],
         "ports": [port],
     }
-    return f"""
+    return f"""\
 # Qpid Broker-J: add these to the lists of its configuration: the file of -icp at the first start, or its management.
 # The user of the broker must be able to read the files. A certificate's CN is a user.
 {json.dumps(added, indent=2)}
@@ -103,9 +80,10 @@ def _broker_j(files: Files) -> str:
 
 def _artemis(files: Files) -> str:
     listen = files.listen or "0.0.0.0"  # noqa: S104 - what the broker's own configuration has
+    listen = f"[{listen}]" if ":" in listen else listen
     users = "\n".join(f"{name}=CN={name}" for name in files.clients) or "# NAME=CN=NAME"
     pair = files.key.with_suffix(".pemcfg")
-    return f"""
+    return f"""\
 # ActiveMQ Artemis. The user of the broker must be able to read the files. A certificate's CN is a user.
 # {pair}:
 source.key={files.key}
@@ -126,10 +104,11 @@ amq={",".join(files.clients) or "NAME"}
 
 
 def _descriptor(files: Files) -> str:
-    return f"""
+    host = f"[{files.host}]" if ":" in files.host else files.host
+    return f"""\
 # A plugin's descriptor, /etc/gofer/plugins/*.conf, or a profile of a caller's caller.conf:
 [messaging]
-url = amqps://{files.host}:{files.port}
+url = amqps://{host}:{files.port}
 cacert = {files.cacert}
 clientcert = {files.certificate}
 clientkey = {files.key}
@@ -138,7 +117,7 @@ host_validation = 1
 
 
 def _x509(files: Files) -> str:
-    return f"""
+    return f"""\
 # A plugin's descriptor; of a caller: the section [x509] of caller.conf alone.
 [messaging]
 authenticator = x509
@@ -150,8 +129,7 @@ ca = {files.cacert}
 """
 
 
-_WRITERS: Mapping[str, Any] = MappingProxyType(
+#: What lines can be printed for, and the functions that write them: text that can be pasted, comments included.
+TARGETS: Mapping[str, Callable[[Files], str]] = MappingProxyType(
     {"rabbitmq": _rabbitmq, "broker-j": _broker_j, "artemis": _artemis, "descriptor": _descriptor, "x509": _x509}
 )
-#: What lines can be printed for.
-TARGETS = tuple(_WRITERS)

@@ -1,4 +1,4 @@
-"""Brokers for tests, beside ``gofer.testing.rabbitmq``: each on free ports of 127.0.0.1, with files of its own."""
+"""Brokers for tests: each on free ports of 127.0.0.1, with files of its own."""
 
 from __future__ import annotations
 

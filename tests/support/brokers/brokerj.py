@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, load_pem_private_key, pkcs12
-from gofer.testing.rabbitmq import BrokerError
 
-from support.brokers.server import Server, ServerTLS, free_port, java_tool, made_by
+from support.brokers.server import BrokerError, Server, ServerTLS, ask_management, free_port, java_tool, made_by
 
 __all__ = ["BrokerJ"]
 
@@ -82,33 +78,10 @@ class BrokerJ(Server):
         (self.base_dir / "config.json").write_text(json.dumps(self._configuration(), indent=1))
 
     def api(self, method: str, path: str, body: object = None, timeout: float = 10.0) -> Any:
-        """Ask the REST API as guest: ``api("GET", "/queue/default/default")``.
-
-        Returns:
-            The answer's JSON, or None when it has no body.
-
-        Raises:
-            BrokerError: the API said no; the text has its status and words.
-        """
+        """Ask the REST API, as ``ask_management`` does: ``api("GET", "/queue/default/default")``."""
         if not self.management:
             raise BrokerError("this Broker-J was made without management=True")
-        request = urllib.request.Request(
-            f"http://{self.host}:{self.management_port}/api/latest{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={
-                "Authorization": "Basic " + base64.b64encode(b"guest:guest").decode(),
-                "Content-Type": "application/json",
-            },
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as refused:
-            with refused:
-                words = refused.read().decode(errors="replace")
-            raise BrokerError(f"{method} {path}: {refused.code} {words}") from None
-        return json.loads(text) if text else None
+        return ask_management(f"http://{self.host}:{self.management_port}/api/latest", method, path, body, timeout)
 
     def queues(self) -> list[dict[str, Any]]:
         """Return the queues, as the REST API shows them. Needs ``management``."""

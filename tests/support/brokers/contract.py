@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
-from gofer.testing.rabbitmq import RabbitMQ
 
 from support.brokers import Artemis, Broker, BrokerJ, RabbitMQ3, RabbitMQ4
+from support.brokers.rabbitmq import RabbitMQ
 from support.certificates import Certificates
 
 __all__ = ["Alarm", "OnArtemis", "OnBrokerJ", "OnRabbitMQ3", "OnRabbitMQ4"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import random
 import shutil
@@ -9,22 +11,27 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote
 
 from gofer.testing.guard import Guard
-from gofer.testing.rabbitmq import BrokerError
 
-__all__ = ["Server", "ServerTLS", "free_port", "java_tool", "made_by"]
+__all__ = ["BrokerError", "Server", "ServerTLS", "answers", "ask_management", "free_port", "java_tool", "made_by"]
 
 _START_TIMEOUT = 90.0
 _STOP_TIMEOUT = 30.0
 _GREETING = b"AMQP\x03\x01\x00\x00"  # AMQP 1.0 with SASL: every broker here answers it
+
+
+class BrokerError(RuntimeError):
+    """The test broker cannot be started, stopped or asked. The text has the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +166,7 @@ class Server(ABC):
         self,
         user: str | None = "guest",
         password: str | None = "guest",
+        vhost: str | None = None,
         *,
         adapter: str | None = None,
         tls: bool = False,
@@ -169,6 +177,7 @@ class Server(ABC):
         Args:
             user: another user; None: no user in the URL.
             password: the user's; None: no password in the URL.
+            vhost: another virtual host than the default.
             adapter: what stands before the ``+``.
             tls: over TLS, with name and password.
             external: over TLS, and a client certificate is the login; the URL has no user.
@@ -180,9 +189,10 @@ class Server(ABC):
         if secure and self.tls is None:
             raise BrokerError(f"this {self.name} was made without tls=")
         port = self.external_port if external else self.tls_port if tls else self.port
+        path = "" if vhost is None else "/" + quote(vhost, safe="")
         return (
             f"{'' if adapter is None else adapter + '+'}{'amqps' if secure else 'amqp'}://"
-            f"{login}{'localhost' if secure else self.host}:{port}"
+            f"{login}{'localhost' if secure else self.host}:{port}{path}"
         )
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -194,26 +204,24 @@ class Server(ABC):
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT
         for port in self.ports():
-            self._wait_for(
-                partial(_answers, self.host, port, _GREETING if port == self.port else b""),
-                deadline,
-                f"port {port}",
-            )
+            look = partial(answers, self.host, port, _GREETING if port == self.port else b"")
+            self._wait_for(look, deadline, f"port {port}")
         self._wait_for(lambda: self.serving(self._log.read_text(errors="replace")[self._log_start :]), deadline, "yet")
 
     def _wait_for(self, look: Callable[[], bool], deadline: float, what: str) -> None:
         while not look():
             if not self.running:
-                raise BrokerError(f"{self.name} ended while starting\n{self._log_end()}")
+                raise BrokerError(f"{self.name} ended while starting\n{self.log_end()}")
             if time.monotonic() > deadline:
-                raise BrokerError(f"{self.name} does not serve {what} after {_START_TIMEOUT:g} s\n{self._log_end()}")
+                raise BrokerError(f"{self.name} does not serve {what} after {_START_TIMEOUT:g} s\n{self.log_end()}")
             time.sleep(0.05)
 
-    def _log_end(self) -> str:
+    def log_end(self) -> str:
+        """Return the end of its log."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-25:])
 
     def _signal(self, number: signal.Signals) -> None:
-        os.killpg(self.pid, number)
+        os.kill(self.pid, number)
 
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
@@ -224,8 +232,8 @@ class Server(ABC):
             return
         try:
             if process.poll() is None:
-                os.killpg(process.pid, how)
-                os.killpg(process.pid, signal.SIGCONT)  # a frozen one takes SIGTERM only when it goes on
+                process.send_signal(how)
+                process.send_signal(signal.SIGCONT)  # a frozen one takes SIGTERM only when it goes on
             process.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             raise BrokerError(f"{self.name} did not stop in {_STOP_TIMEOUT:g} s and was killed") from None
@@ -287,7 +295,35 @@ def made_by(script: str, variable: str, home: str | os.PathLike[str] | None) -> 
     return path
 
 
-def _answers(host: str, port: int, greeting: bytes) -> bool:
+def ask_management(base: str, method: str, path: str, body: object = None, timeout: float = 10.0) -> Any:
+    """Ask a broker's management API as guest: ``("http://127.0.0.1:15672/api", "GET", "/queues")``.
+
+    Returns:
+        The answer's JSON, or None when it has no body.
+
+    Raises:
+        BrokerError: the API said no; the text has its status and words.
+    """
+    request = urllib.request.Request(
+        f"{base}{path}",
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={
+            "Authorization": "Basic " + base64.b64encode(b"guest:guest").decode(),
+            "Content-Type": "application/json",
+        },
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            text = answer.read()
+    except urllib.error.HTTPError as refused:
+        with refused:
+            words = refused.read().decode(errors="replace")
+        raise BrokerError(f"{method} {path}: {refused.code} {words}") from None
+    return json.loads(text) if text else None
+
+
+def answers(host: str, port: int, greeting: bytes) -> bool:
     """Whether the port accepts, and answers the greeting if there is one."""
     try:
         with socket.create_connection((host, port), timeout=2) as probe:

@@ -1,8 +1,8 @@
 """What is configured: the agent's settings and the plugins' descriptors, read and checked.
 
 Reading never raises for what a file holds: it returns values and a list of :class:`Problem`, each of which is one line
-that names file, section, key and what is allowed. The tables in ``agent_keys`` and ``descriptor_keys`` say what there
-is.
+that names file, section, key and what is allowed. The annotations in ``agent`` and ``descriptor`` say what keys there
+are.
 """
 
 from gofer.agent.config.agent import (
@@ -14,7 +14,6 @@ from gofer.agent.config.agent import (
     PamConfig,
     read_agent,
 )
-from gofer.agent.config.company import broker_of, check_company, not_trusted
 from gofer.agent.config.descriptor import (
     Descriptor,
     find_plugin_dirs,
@@ -24,37 +23,15 @@ from gofer.agent.config.descriptor import (
     redescribe,
 )
 from gofer.agent.config.files import distrust
-from gofer.agent.config.identity import stable_uuid
+from gofer.agent.config.identity import Machine, made_on, stable_uuid
 from gofer.agent.config.live import LiveSection, LiveSettings
-from gofer.agent.config.machine import Machine, made_on
 from gofer.agent.config.problem import Problem
 from gofer.agent.config.required import asks_to_be_required
-from gofer.agent.config.settings import Settings
+from gofer.agent.config.together import broker_of, check_together, not_trusted
 
 __all__ = [
-    "AgentConfig",
-    "MainConfig",
-    "ManagementConfig",
-    "LoggingConfig",
-    "PamConfig",
-    "MessagingConfig",
-    "read_agent",
-    "Descriptor",
-    "read_descriptor",
-    "read_descriptors",
-    "read_url_file",
-    "redescribe",
-    "find_plugin_dirs",
-    "broker_of",
-    "check_company",
-    "not_trusted",
-    "asks_to_be_required",
-    "distrust",
-    "Machine",
-    "made_on",
-    "stable_uuid",
-    "LiveSection",
-    "LiveSettings",
-    "Problem",
-    "Settings",
-]
+    "AgentConfig", "MainConfig", "ManagementConfig", "LoggingConfig", "PamConfig", "MessagingConfig", "read_agent",
+    "Descriptor", "read_descriptor", "read_descriptors", "read_url_file", "redescribe", "find_plugin_dirs",
+    "broker_of", "check_together", "not_trusted", "asks_to_be_required", "distrust", "Machine", "made_on",
+    "stable_uuid", "LiveSection", "LiveSettings", "Problem",
+]  # fmt: skip

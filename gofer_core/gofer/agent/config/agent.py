@@ -5,18 +5,23 @@ Later files win, key by key.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Annotated, Any
 
-from gofer.agent.config.agent_keys import AGENT, Agent
-from gofer.agent.config.files import list_files, list_unread, read_sections
+from msgspec import Struct, field
+from msgspec.structs import fields
+
+from gofer.agent.config import kinds
+from gofer.agent.config.files import list_files, list_unread
+from gofer.agent.config.keys import Reader, Schema, keys_of
 from gofer.agent.config.problem import Problem
-from gofer.agent.config.reading import Reader, Values
 from gofer.root import Root
 
 __all__ = [
+    "AGENT",
     "AgentConfig",
     "LoggingConfig",
     "MainConfig",
@@ -26,59 +31,86 @@ __all__ = [
     "read_agent",
 ]
 
-
-@dataclass(frozen=True, slots=True)
-class MainConfig:
-    """``[main]``. ``shutdown_timeout``: seconds that running calls have when the agent is told to stop."""
-
-    shutdown_timeout: float = Agent.SHUTDOWN_TIMEOUT.default
+_LOG_FILE = kinds.line("the path of a file, absolute or relative to /var/log/gofer")
+_LOGGER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
-@dataclass(frozen=True, slots=True)
-class ManagementConfig:
-    """``[management]``: whether and where ``gofer mgt`` reaches the agent."""
+class MainConfig(Struct, frozen=True):
+    """``[main]``. Times are in seconds."""
 
-    enabled: bool = Agent.MANAGEMENT_ENABLED.default
-    host: str = Agent.MANAGEMENT_HOST.default
-    port: int = Agent.MANAGEMENT_PORT.default
+    shutdown_timeout: Annotated[
+        float, "main", kinds.seconds(), "How long running calls may go on when the agent is told to stop."
+    ] = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class LoggingConfig:
+class ManagementConfig(Struct, frozen=True):
+    """``[management]``: whether and where ``gofer mgt`` reaches the agent by TCP."""
+
+    enabled: Annotated[
+        bool, "management", kinds.FLAG, "Whether management listens by TCP, too, beside its Unix socket."
+    ] = False
+    host: Annotated[str, "management", kinds.OWN_HOST, "Where management listens; other machines cannot reach it."] = (
+        "localhost"
+    )
+    port: Annotated[int, "management", kinds.whole(1, 65535), "The port that management listens on."] = 5650
+
+
+class LoggingConfig(Struct, frozen=True):
     """``[logging]``. ``levels`` maps loggers' names (``root``: the root logger) to the numbers of ``logging``.
 
-    ``file``: where to log, None: standard error. ``format``: ``text`` or ``json``.
+    ``file``: where to log, None: standard error. Its name in files, and that of the format, have a hyphen, which no
+    name of a Python package can have: they never stand for a logger.
     """
 
-    levels: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)
-    file: Path | None = None
-    format: str = Agent.LOG_FORMAT.default
+    file: Annotated[
+        Path | None, "logging", _LOG_FILE, "A log file instead of standard error; relative paths: in /var/log/gofer."
+    ] = field(default=None, name="log-file")
+    format: Annotated[str, "logging", kinds.choice("text", "json"), "Whether log lines are text or JSON."] = field(
+        default="text", name="log-format"
+    )
+    levels: Annotated[
+        Mapping[str, int], "logging", kinds.LEVEL, "A package's level, by its name; `root` is the root logger.", _LOGGER
+    ] = field(default=MappingProxyType({}), name="<package>")
 
 
-@dataclass(frozen=True, slots=True)
-class PamConfig:
-    """``[pam]``. ``service``: what checks passwords where a method names none; None: nothing was said."""
+class PamConfig(Struct, frozen=True):
+    """``[pam]``. ``service``: None: nothing was said."""
 
-    service: str | None = Agent.PAM_SERVICE.default
+    service: Annotated[
+        str | None, "pam", kinds.NAME, "The PAM service that checks passwords where a method names none."
+    ] = None
 
 
-@dataclass(frozen=True, slots=True)
-class MessagingConfig:
-    """``[messaging]``. ``adapter``: preferred where a URL names none, None: nothing was said.
+class MessagingConfig(Struct, frozen=True):
+    """``[messaging]``. Times are in seconds (no interval: no probes), sizes in bytes.
 
-    ``reconnect_max`` and ``probe_interval`` are in seconds (no interval: no probes), ``max_message`` in bytes.
-    ``proxy``: an HTTP proxy, None: brokers are reached directly.
+    ``adapter``: None: nothing was said. ``proxy``: None: brokers are reached directly.
     """
 
-    adapter: str | None = Agent.ADAPTER.default
-    reconnect_max: float = Agent.RECONNECT_MAX.default
-    max_message: int = Agent.MAX_MESSAGE.default
-    proxy: str | None = field(default=None, repr=False)
-    probe_interval: float = Agent.PROBE_INTERVAL.default
+    adapter: Annotated[
+        str | None, "messaging", kinds.NAME, "The adapter for URLs that name none, before any other installed one."
+    ] = None
+    reconnect_max: Annotated[
+        float, "messaging", kinds.seconds(above_zero=True, high=86400), "The longest pause between attempts to connect."
+    ] = 30.0
+    max_message: Annotated[
+        int, "messaging", kinds.size(1 << 10, 128 << 20), "The largest message that is sent or taken."
+    ] = 16 << 20
+    proxy: Annotated[
+        str | None, "messaging", kinds.PROXY, "An HTTP proxy to brokers: `http://[user:password@]host:port`."
+    ] = None
+    probe_interval: Annotated[
+        float,
+        "messaging",
+        kinds.seconds(high=86400),
+        "How often the agent sends itself a message as a check; 0: never.",
+    ] = 60.0
+
+    def __repr__(self) -> str:
+        return f"<MessagingConfig: {', '.join(self.__struct_fields__)}>"  # the proxy's URL may hold a password
 
 
-@dataclass(frozen=True, slots=True)
-class AgentConfig:
+class AgentConfig(Struct, frozen=True):
     """The agent's settings, a part for each section. Frozen; without arguments, the defaults."""
 
     main: MainConfig = MainConfig()
@@ -88,61 +120,63 @@ class AgentConfig:
     messaging: MessagingConfig = MessagingConfig()
 
 
+AGENT = Schema(
+    sections={
+        "main": "The agent as a whole.",
+        "management": "How `gofer mgt` reaches the agent.",
+        "logging": "What is logged, and where to.",
+        "pam": "How passwords are checked.",
+        "messaging": "What all connections to brokers share.",
+    },
+    keys=tuple(keys_of(MainConfig, ManagementConfig, LoggingConfig, PamConfig, MessagingConfig)),
+    retired={
+        ("main", "monitor"): "descriptors are not watched for changes; send SIGHUP or use `gofer mgt -r`",
+        ("pmon", None): "descriptors are not watched for changes; send SIGHUP or use `gofer mgt -r`",
+        ("loader", None): "plugins are always loaded at start",
+        ("heartbeat", None): "heartbeats are set by [messaging] heartbeat in a plugin's descriptor",
+        ("messaging", "url"): "brokers are named in the plugins' descriptors",
+        ("messaging", "uuid"): "queues are named in the plugins' descriptors",
+    },
+)
+
+
 def read_agent(root: Root) -> tuple[AgentConfig, list[Problem]]:
     """Read the agent's settings, and tell all that is wrong with them. Never raises for what a file holds.
 
     No file at all is no problem. Where a value is wrong, the one of an earlier file, or the default, stands.
     """
-    later, problem = list_files(root.conf_d)
-    problems = [] if problem is None else [problem]
-    values = Values()
-    # lexists: a dangling link is somebody's mistake, not an absent file.
-    first = [root.agent_conf] if _is_there(root.agent_conf) else []
-    for path in [*first, *later]:
-        content, found = read_sections(path, AGENT)
-        problems += found
-        if content is not None:
-            reader = Reader(AGENT, str(path), values)
-            reader.read(content.sections)
-            problems += reader.problems
-    problems += [
-        Problem(
-            "warning", str(path), None, None, f"is not read; allowed: {root.agent_conf}, or a file in {root.conf_d}"
-        )
-        for path in map(root.agent_conf.with_suffix, (".json", ".ini", ".cfg", ".yaml", ".yml", ".toml"))
-        if path.exists()
-    ]
+    later, problems = list_files(root.conf_d)
+    values: dict[tuple[str, str], object] = {}
+    for path in later if _is_absent(root.agent_conf) else [root.agent_conf, *later]:
+        reader = Reader(AGENT, path)
+        reader.read_file()
+        values |= reader.values
+        problems += reader.problems
+    for path in map(root.agent_conf.with_suffix, (".json", ".ini", ".cfg", ".yaml", ".yml", ".toml")):
+        if path.exists():
+            text = f"is not read; allowed: {root.agent_conf}, or a file in {root.conf_d}"
+            problems.append(Problem("warning", str(path), None, None, text))
     problems += list_unread(root.conf_d)
-    log_file = values[Agent.LOG_FILE]
-    config = AgentConfig(
-        MainConfig(values[Agent.SHUTDOWN_TIMEOUT]),
-        ManagementConfig(
-            values[Agent.MANAGEMENT_ENABLED],
-            values[Agent.MANAGEMENT_HOST],
-            values[Agent.MANAGEMENT_PORT],
-        ),
-        LoggingConfig(
-            MappingProxyType(values.free(Agent.LEVELS)),
-            None if log_file is None else root.log / log_file,
-            values[Agent.LOG_FORMAT],
-        ),
-        PamConfig(values[Agent.PAM_SERVICE]),
-        MessagingConfig(
-            values[Agent.ADAPTER],
-            values[Agent.RECONNECT_MAX],
-            values[Agent.MAX_MESSAGE],
-            values[Agent.PROXY],
-            values[Agent.PROBE_INTERVAL],
-        ),
-    )
-    return config, problems
+    parts: dict[str, dict[str, Any]] = {section: {} for section in AGENT.sections}
+    levels: dict[str, int] = {}
+    for (section, name), value in values.items():
+        key = AGENT.find(section, name)
+        if key is not None and key.pattern is None:
+            parts[section][key.field] = value
+        elif isinstance(value, int):
+            levels[name] = value
+    file = parts["logging"].get("file")
+    parts["logging"] |= {"levels": MappingProxyType(levels), "file": None if file is None else root.log / file}
+    types = {one.name: one.type for one in fields(AgentConfig)}
+    return AgentConfig(**{section: types[section](**given) for section, given in parts.items()}), problems
 
 
-def _is_there(path: Path) -> bool:
+def _is_absent(path: Path) -> bool:
+    """Tell whether there is nothing. A link that leads nowhere, or a closed directory, is somebody's mistake."""
     try:
         path.lstat()
     except FileNotFoundError:
-        return False
+        return True
     except OSError:
-        return True  # reading it tells why it cannot be read
-    return True
+        return False  # reading it tells why it cannot be read
+    return False

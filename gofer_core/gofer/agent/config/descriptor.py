@@ -3,74 +3,157 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Struct, field
 
 from gofer.agent.config.agent import MessagingConfig
-from gofer.agent.config.descriptor_keys import DESCRIPTOR, Main, Messaging, Model
-from gofer.agent.config.files import distrust, list_files, list_unread, read_sections, read_text
-from gofer.agent.config.ini import Sections, Unreadable
-from gofer.agent.config.places import AddressText, BrokerURL
+from gofer.agent.config.files import distrusted, list_files, list_unread, read_text
+from gofer.agent.config.keys import GUARD, Key, Reader, Schema, keys_of
+from gofer.agent.config.kinds import (
+    ADDRESS,
+    BROKER,
+    EXCHANGE,
+    FLAG,
+    NAME,
+    Kind,
+    Wrong,
+    choice,
+    dotted,
+    line,
+    names,
+    seconds,
+    whole,
+)
 from gofer.agent.config.problem import Problem, shown
-from gofer.agent.config.reading import Reader, Values
-from gofer.agent.config.schema import Key
-from gofer.agent.config.settings import Settings
-from gofer.agent.config.values import Name, Wrong
 from gofer.errors import ConfigError
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.root import Root
+from gofer.sections import Sections, Unreadable
 
-__all__ = ["Descriptor", "find_plugin_dirs", "read_descriptor", "read_descriptors", "read_url_file", "redescribe"]
+__all__ = [
+    "DESCRIPTOR",
+    "Descriptor",
+    "find_plugin_dirs",
+    "read_descriptor",
+    "read_descriptors",
+    "read_url_file",
+    "redescribe",
+]
+
+Names = tuple[str, ...]
 
 _DEFAULTS = MessagingConfig()
+_PLUGIN = dotted("the name of an installed plugin, or a dotted module")
+_OTHER = Kind("a plugin's name", NAME.read)
+_PLUGINS = names("plugin names with commas between", NAME)
+_PLUGINS_OR_ALL = names("plugin names with commas between, or * for all", NAME, star=True)
+_IDENTITIES = names("identities with commas between", line("an identity"))
+_ADDRESSES = names("addresses with commas between", line("an address"))
+_AUTHENTICATOR = line("the name of an installed authenticator, or the dotted path of a class")
+_TIME = seconds(above_zero=True)
+_OR_NEVER = seconds(never=True)
+_FILE = line("the path of a file, absolute or relative to this file's directory")
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True, kw_only=True):
     """What a plugin's descriptor says. Frozen; equal when all it says is equal, so a reload knows what has changed.
 
     Durations are seconds, files absolute paths; None: not given (and no limit). ``entry``: what to load when
     ``plugin`` is None, the file's base name. ``queue``: its ``key`` is the queue's name, its ``exchange`` (``""``: the
     default one) what it is bound to; None: not given, and then ``exchange`` says what a queue named later is bound to.
-    ``admin``: None: anyone. ``sections``: all sections as written, the user's own and the standard ones.
+    ``admin``: None: anyone. ``sections``: all sections as written, the user's own and the standard ones; not to be
+    changed.
     """
 
     file: Path
-    name: str
     entry: str
-    plugin: str | None
-    enabled: bool
-    threads: int
-    latency: float
-    timeout: float | None
-    max_age: float | None
-    accept: tuple[str, ...]
-    forward: tuple[str, ...]
-    extends: str | None
-    admin: tuple[str, ...] | None
-    trust: tuple[str, ...]
-    required: bool
-    url: URL | None
-    url_file: Path | None
-    authenticator: str | None
-    cacert: Path | None
-    clientcert: Path | None
-    clientkey: Path | None
-    host_validation: bool
-    heartbeat: float
-    audience: tuple[str, ...]
-    managed: int
-    queue: Address | None
-    exchange: str
-    expiration: float | None
-    exclusive: bool
-    prefetch: int
-    kind: str
-    sections: Settings = field(repr=False, hash=False)
+    name: Annotated[str, "main", NAME, "The plugin's name; without it the file's base name."]
+    plugin: Annotated[
+        str | None,
+        "main",
+        _PLUGIN,
+        "An installed plugin or a dotted module; without it, the plugin of the file's name.",
+    ] = None
+    enabled: Annotated[bool, "main", FLAG, "Whether the plugin is loaded."] = False
+    threads: Annotated[int, "main", whole(1, 1000), "How many calls run at once."] = 1
+    latency: Annotated[
+        float, "main", seconds(), "How long a request waits, and can be cancelled, before a worker takes it."
+    ] = 0.0
+    timeout: Annotated[float | None, "main", _TIME, "The longest that a method may run."] = None
+    max_age: Annotated[
+        float | None, "main", _TIME, "How old a request without a `ttl` may be when it comes; older ones are rejected."
+    ] = None
+    accept: Annotated[
+        Names, "main", _PLUGINS_OR_ALL, "The plugins whose requests this one answers when they cannot."
+    ] = ()
+    forward: Annotated[
+        Names, "main", _PLUGINS_OR_ALL, "The plugins that are asked for what this one cannot answer."
+    ] = ()
+    extends: Annotated[str | None, "main", _OTHER, "The plugin that is given this one's remote methods."] = None
+    admin: Annotated[
+        Names | None, "main", _IDENTITIES, "The identities that may use Admin; without it, every caller may.", GUARD
+    ] = None
+    trust: Annotated[
+        Names, "main", _PLUGINS, "The plugins whose callers may reach this one's methods past its authenticator."
+    ] = ()
+    required: Annotated[
+        bool, "main", FLAG, "Whether the agent takes no requests for any plugin while this one does not run.", GUARD
+    ] = False
+    url: Annotated[
+        URL | None, "messaging", BROKER, "The broker; without one the plugin connects to none, or sets its own."
+    ] = None
+    url_file: Annotated[
+        Path | None, "messaging", _FILE, "A file that holds the broker's URL, read again at each connection."
+    ] = None
+    authenticator: Annotated[
+        str | None, "messaging", _AUTHENTICATOR, "What signs and verifies this plugin's messages.", GUARD
+    ] = None
+    cacert: Annotated[
+        Path | None, "messaging", _FILE, "The CA certificates that the broker's is checked against (PEM)."
+    ] = None
+    clientcert: Annotated[
+        Path | None, "messaging", _FILE, "The certificate shown to the broker (PEM); it may hold the key too."
+    ] = None
+    clientkey: Annotated[Path | None, "messaging", _FILE, "The key of the client certificate (PEM)."] = None
+    host_validation: Annotated[
+        bool, "messaging", FLAG, "Whether the broker's certificate must be for the URL's host."
+    ] = True
+    heartbeat: Annotated[
+        float, "messaging", seconds(high=3600), "The time between heartbeats; 0: none. A broker silent for two is dead."
+    ] = 10.0
+    audience: Annotated[
+        Names, "messaging", _ADDRESSES, "More addresses for which signed requests are taken, beside the queue's own."
+    ] = ()
+    managed: Annotated[
+        int,
+        "model",
+        whole(0, 2),
+        "0: the queue must exist; 1: it is declared and bound; 2: and drained and deleted when its plugin leaves it.",
+    ] = 2
+    queue: Annotated[
+        Address | None, "model", ADDRESS, "The plugin's queue; with a URL and no queue it is a uuid kept on disk."
+    ] = None
+    exchange: str = ""
+    expiration: Annotated[
+        float | None, "model", _OR_NEVER, "After how long without a reader the broker deletes the queue; 0: never."
+    ] = None
+    exclusive: Annotated[bool, "model", FLAG, "Whether this agent must be the queue's only one."] = False
+    prefetch: Annotated[int, "model", whole(1, 65535), "How many requests the broker hands over unanswered."] = 200
+    kind: Annotated[str, "model", choice("classic", "quorum"), "The kind of queue that is declared."] = field(
+        default="classic", name="type"
+    )
+    sections: Sections
+
+    def __hash__(self) -> int:
+        return hash((self.file, self.name, self.url, self.queue))  # sections may hold lists
+
+    def __repr__(self) -> str:
+        return f"<Descriptor {self.name} of {self.file}>"  # its sections may hold passwords
 
     def forwards_to(self, other: Descriptor) -> bool:
         """Tell whether requests for this plugin may be forwarded to another one, as both must say."""
@@ -82,11 +165,9 @@ class Descriptor:
         name = self.authenticator
         if name is None or name != other.authenticator:
             return False
-        if (name in self.sections) != (name in other.sections):
-            return False
         # Relative paths in the settings are relative to the descriptor.
-        alike = name not in self.sections or self.sections[name] == other.sections[name]
-        return alike and self.file.absolute().parent == other.file.absolute().parent
+        beside = self.file.absolute().parent == other.file.absolute().parent
+        return beside and self.sections.get(name) == other.sections.get(name)
 
     def connector(self, messaging: MessagingConfig = _DEFAULTS, url: URL | None = None) -> Connector:
         """Make the connector for this plugin's broker.
@@ -106,15 +187,37 @@ class Descriptor:
             None if self.cacert is None else str(self.cacert),
             None if self.clientcert is None else str(self.clientcert),
             None if self.clientkey is None else str(self.clientkey),
-            self.host_validation,
-            self.heartbeat,
-            messaging.adapter,
-            messaging.reconnect_max,
-            messaging.max_message,
-            messaging.proxy or "",  # an agent's own environment does not count
+            host_validation=self.host_validation,
+            heartbeat=self.heartbeat,
+            adapter=messaging.adapter,
+            reconnect_max=messaging.reconnect_max,
+            max_message=messaging.max_message,
+            proxy=messaging.proxy or "",  # an agent's own environment does not count
             # Another password, say, is taken up when the connection is made again; what a plugin has set stays.
-            partial(read_url_file, self.url_file) if self.url_file is not None and url == self.url else None,
+            source=partial(read_url_file, self.url_file) if self.url_file is not None and url == self.url else None,
         )
+
+
+_OLD_EXCHANGE = "The older way to name the exchange.", "[model] queue as <exchange>/<queue>"
+DESCRIPTOR = Schema(
+    sections={
+        "main": "The plugin.",
+        "messaging": "Its connection to a broker.",
+        "model": "Its queue at the broker.",
+    },
+    keys=(
+        *keys_of(Descriptor),
+        Key("messaging", "uuid", "", ADDRESS, "The older way to name the queue.", instead="[model] queue"),
+        Key("messaging", "exchange", "", EXCHANGE, _OLD_EXCHANGE[0], instead=_OLD_EXCHANGE[1]),
+        Key("model", "exchange", "", EXCHANGE, _OLD_EXCHANGE[0], instead=_OLD_EXCHANGE[1]),
+    ),
+    retired={
+        ("messaging", "transport"): "the adapter is named in the url, like amqp+amqps://host",
+        ("messaging", "threads"): "the number of workers is [main] threads",
+    },
+    open=True,
+    required="main",
+)
 
 
 def read_descriptors(root: Root) -> tuple[list[Descriptor], list[Problem]]:
@@ -126,31 +229,19 @@ def read_descriptors(root: Root) -> tuple[list[Descriptor], list[Problem]]:
     if not os.path.lexists(root.descriptors):
         text = "directory does not exist, so no plugin is described"
         return [], [Problem("warning", str(root.descriptors), None, None, text)]
-    problem = _distrusted(root.descriptors)
-    if problem is not None:
-        return [], [problem]
-    paths, problem = list_files(root.descriptors)
-    problems = [] if problem is None else [problem]
+    if problems := distrusted(root.descriptors):
+        return [], problems
+    paths, problems = list_files(root.descriptors)
     found: dict[str, Descriptor] = {}
-    named: list[Path] = []
+    named: list[Path] = []  # what may be files that descriptors name: keys and certificates may lie beside these
     for path in paths:
         descriptor, wrong = _read(path, named)
         problems += wrong
-        if descriptor is None:
-            continue
-        first = found.setdefault(descriptor.name, descriptor)
-        if first is not descriptor:
+        first = descriptor and found.setdefault(descriptor.name, descriptor)
+        if descriptor is not None and first is not None and first is not descriptor:
             text = f"plugin {descriptor.name!r} is described by {first.file}, which is used; this one is not"
             problems.append(Problem("error", str(path), "main", "name", f"{text}; allowed: each name once"))
     return list(found.values()), problems + list_unread(root.descriptors, named)
-
-
-def _named_files(path: Path, sections: Sections) -> Iterator[Path]:
-    """Iterate over what may be files that a descriptor names: keys and certificates may lie beside it."""
-    for keys in sections.values():
-        for value in keys.values():
-            if isinstance(value, str) and 0 < len(value) < 4096 and "\0" not in value:
-                yield path.absolute().parent / value
 
 
 def read_descriptor(root: Root, path: Path) -> tuple[Descriptor | None, list[Problem]]:
@@ -159,13 +250,29 @@ def read_descriptor(root: Root, path: Path) -> tuple[Descriptor | None, list[Pro
     Its directory must be as safe as the root's own one. A relative path is taken from the root's descriptors.
     """
     path = root.descriptors / path
-    problem = _distrusted(path.parent)
-    if problem is not None:
-        return None, [problem]
+    if problems := distrusted(path.parent):
+        return None, problems
     if path.suffix not in (".conf", ".json"):
         text = "is not named as a descriptor; allowed: a name that ends in .conf or .json"
         return None, [Problem("error", str(path), None, None, text)]
-    return _read(path)
+    return _read(path, [])
+
+
+def redescribe(path: Path, sections: Sections) -> tuple[Descriptor, list[Problem]]:
+    """Read sections as if they stood in the descriptor's file: a plugin's code has changed them.
+
+    Raises:
+        ConfigError: they cannot be used; one line for each reason.
+    """
+    messaging = sections.get("messaging", {})
+    if messaging.get("url"):
+        messaging.pop("url_file", None)  # what the code says stands over what is in a file
+    reader = Reader(DESCRIPTOR, path)
+    reader.read(sections)
+    descriptor = _describe(reader, sections)
+    if descriptor is None:
+        raise ConfigError("\n".join(str(one) for one in reader.problems if one.severity == "error"))
+    return descriptor, reader.problems
 
 
 def read_url_file(path: Path) -> URL:
@@ -176,197 +283,91 @@ def read_url_file(path: Path) -> URL:
             password.
     """
     try:
-        return BrokerURL().read(read_text(path, trusted=True))
+        url: URL = BROKER.read(read_text(path, trusted=True))
     except Unreadable as error:
         raise ConfigError(f"{path}: {error}") from None
     except Wrong as error:
-        raise ConfigError(f"{path}: {error}; allowed: {BrokerURL().allowed}") from None
+        raise ConfigError(f"{path}: {error}; allowed: {BROKER.allowed}") from None
+    return url
 
 
 def find_plugin_dirs(root: Root) -> tuple[list[Path], list[Problem]]:
     """Return those of the root's plugin directories that exist and are safe to load code from, in search order."""
-    found = []
-    problems = []
-    for directory in root.plugin_dirs:
-        if os.path.lexists(directory):
-            problem = _distrusted(directory)
-            if problem is None:
-                found.append(directory)
-            else:
-                problems.append(problem)
-    return found, problems
+    there = [directory for directory in root.plugin_dirs if os.path.lexists(directory)]
+    wrong = {directory: distrusted(directory) for directory in there}
+    return [one for one in there if not wrong[one]], [problem for one in there for problem in wrong[one]]
 
 
-def _distrusted(directory: Path) -> Problem | None:
-    """Say why nothing in a directory may be used, or None. The directory is there, if only as a dangling link."""
-    reason: str | None
-    try:
-        reason = distrust(directory)
-        if reason is None and not os.path.isdir(directory):
-            reason = "is not a directory"
-    except OSError as error:
-        reason = f"directory cannot be read: {error.strerror}"
-    return None if reason is None else Problem("error", str(directory), None, None, reason)
-
-
-def redescribe(path: Path, sections: Sections) -> tuple[Descriptor, list[Problem]]:
-    """Read sections as if they stood in the descriptor's file: a plugin's code has changed them.
-
-    Raises:
-        ConfigError: they cannot be used; one line for each reason.
-    """
-    if sections.get("messaging", {}).get("url") and "url_file" in sections["messaging"]:
-        sections["messaging"].pop("url_file")  # what the code says stands over what is in a file
-    reader = Reader(DESCRIPTOR, str(path))
-    reader.read(sections)
-    descriptor = _make(path, reader, sections)
-    if descriptor is None:
-        raise ConfigError("\n".join(str(one) for one in reader.problems if one.severity == "error"))
-    return descriptor, reader.problems
-
-
-def _read(path: Path, named: list[Path] | None = None) -> tuple[Descriptor | None, list[Problem]]:
+def _read(path: Path, named: list[Path]) -> tuple[Descriptor | None, list[Problem]]:
     """Read a descriptor, and add what files it may name to ``named``."""
-    content, found = read_sections(path, DESCRIPTOR, trusted=True)
+    reader = Reader(DESCRIPTOR, path)
+    content = reader.read_file(trusted=True)
     if content is None:
-        return None, found
-    if named is not None:
-        named += _named_files(path, content.sections)
-    reader = Reader(DESCRIPTOR, str(path))
-    reader.problems += found
-    reader.read(content.sections)
-    authenticator = reader.values[Messaging.AUTHENTICATOR]
-    if authenticator in content.incomplete:  # its settings say who is believed
+        return None, reader.problems
+    values = (value for keys in content.sections.values() for value in keys.values())
+    texts = (value for value in values if isinstance(value, str) and 0 < len(value) < 4096 and "\0" not in value)
+    named += [path.absolute().parent / text for text in texts]
+    authenticator = reader.values.get(("messaging", "authenticator"))
+    if isinstance(authenticator, str) and authenticator in content.incomplete:  # its settings say who is believed
         text = "some of it is not used, and these are the settings of the authenticator; correct that first"
-        reader.problems.append(Problem("error", str(path), authenticator, None, text))
-    return _make(path, reader, content.sections), reader.problems
+        reader.error(authenticator, None, text)
+    return _describe(reader, content.sections), reader.problems
 
 
-def _make(path: Path, reader: Reader, sections: Sections) -> Descriptor | None:
+def _describe(reader: Reader, sections: Sections) -> Descriptor | None:
     """Make the descriptor of what was read; None: there is an error."""
-    name = _name(reader, path)
-    url, url_file = _broker(reader, path)
-    queue, exchange = _queue(reader)
-    cacert, clientcert, clientkey = (
-        _file(reader, key, path) for key in (Messaging.CACERT, Messaging.CLIENTCERT, Messaging.CLIENTKEY)
-    )
-    _check_tls(reader, url)
-    if reader.failed:
-        return None
-    values = reader.values
-    return Descriptor(
-        file=path,
-        name=name,
-        entry=path.stem,
-        plugin=values[Main.PLUGIN],
-        enabled=values[Main.ENABLED],
-        threads=values[Main.THREADS],
-        latency=values[Main.LATENCY],
-        timeout=values[Main.TIMEOUT],
-        max_age=values[Main.MAX_AGE],
-        accept=values[Main.ACCEPT],
-        forward=values[Main.FORWARD],
-        extends=values[Main.EXTENDS],
-        admin=values[Main.ADMIN],
-        trust=values[Main.TRUST],
-        required=values[Main.REQUIRED],
-        url=url,
-        url_file=url_file,
-        authenticator=values[Messaging.AUTHENTICATOR],
-        cacert=cacert,
-        clientcert=clientcert,
-        clientkey=clientkey,
-        host_validation=values[Messaging.HOST_VALIDATION],
-        heartbeat=values[Messaging.HEARTBEAT],
-        audience=values[Messaging.AUDIENCE],
-        managed=values[Model.MANAGED],
-        queue=queue,
-        exchange=exchange,
-        expiration=values[Model.EXPIRATION],
-        exclusive=values[Model.EXCLUSIVE],
-        prefetch=values[Model.PREFETCH],
-        kind=values[Model.TYPE],
-        sections=Settings.of_file(str(path), sections),
-    )
+    path, values = reader.path, reader.fields()
+    if "name" not in values:
+        try:
+            values["name"] = NAME.read(path.stem)
+        except Wrong as wrong:
+            text = f"is not given, and the file's base name will not do: {wrong}; allowed: {NAME.allowed}"
+            reader.error("main", "name", text)
+    for key in ("url_file", "cacert", "clientcert", "clientkey"):
+        if key in values:
+            values[key] = path.absolute().parent / values[key]
+    if "url_file" in values:
+        if "url" in values:
+            reader.error("messaging", "url_file", "is given beside url; allowed: one of them")
+        else:
+            try:
+                values["url"] = read_url_file(values["url_file"])
+            except ConfigError as error:
+                reader.error("messaging", "url_file", str(error))
+    _place_queue(reader, values)
+    _check_tls(reader, values)
+    return None if reader.failed else Descriptor(file=path, entry=path.stem, sections=sections, **values)
 
 
-def _name(reader: Reader, path: Path) -> str:
-    name = reader.values[Main.NAME]
-    if name is not None:
-        return name
-    try:
-        return Name().read(path.stem)
-    except Wrong as wrong:
-        reader.error(
-            Main.NAME, f"is not given, and the file's base name will not do: {wrong}; allowed: {Name().allowed}"
-        )
-        return ""
-
-
-def _broker(reader: Reader, path: Path) -> tuple[URL | None, Path | None]:
-    values = reader.values
-    file = _file(reader, Messaging.URL_FILE, path, check=False)
-    if file is None:
-        return values[Messaging.URL], None
-    if Messaging.URL in values:
-        reader.error(Messaging.URL_FILE, "is given beside url; allowed: one of them")
-        return None, file
-    try:
-        return read_url_file(file), file
-    except ConfigError as error:
-        reader.error(Messaging.URL_FILE, str(error))
-        return None, file
-
-
-def _queue(reader: Reader) -> tuple[Address | None, str]:
+def _place_queue(reader: Reader, values: dict[str, Any]) -> None:
     """Find the queue and its exchange among the keys that old and new descriptors name them by."""
-    values = reader.values
-    queue = values[Model.QUEUE]
-    odd = Model.QUEUE if queue is not None else Messaging.UUID
-    if queue is None and Messaging.UUID in values:
-        queue = _address(reader, Messaging.UUID)
-    elif Messaging.UUID in values:
+    place, queue = ("model", "queue"), values.get("queue")
+    older: Any = reader.values.get(("messaging", "uuid"))
+    if older is not None and queue is not None:
         reader.warn("messaging", "uuid", "is not used, because [model] queue is given")
+    elif older is not None:
+        place, queue = ("messaging", "uuid"), older
     if queue is not None and any(c.isspace() for c in f"{queue.exchange}{queue.key}"):
         text = f"{shown(str(queue))} has a space in it, which callers must write, too; remove it if that is not meant"
-        reader.warn(odd.section, odd.name, text)
-    exchange = queue.exchange if queue is not None else ""
-    for key in (Model.EXCHANGE, Messaging.EXCHANGE):
-        older = values[key]
-        if older is None:
-            continue
-        if exchange and older != exchange:
-            reader.warn(key.section, key.name, f"is not used, because the exchange is {shown(exchange)} already")
-        else:
-            exchange = older
-    return (None if queue is None else Address(exchange, queue.key)), exchange
+        reader.warn(*place, text)
+    exchange: Any = "" if queue is None else queue.exchange
+    for section in ("model", "messaging"):
+        older = reader.values.get((section, "exchange"))
+        if older is not None and exchange and older != exchange:
+            reader.warn(section, "exchange", f"is not used, because the exchange is {shown(exchange)} already")
+        exchange = exchange or older or ""
+    values["exchange"], values["queue"] = exchange, queue and Address(exchange, queue.key)
 
 
-def _address(reader: Reader, key: Key[str | None]) -> Address | None:
-    try:
-        return AddressText().read(reader.values[key])
-    except Wrong as wrong:
-        reader.error(key, f"{wrong}; allowed: {AddressText().allowed}")
-        return None
-
-
-def _file(reader: Reader, key: Key[str | None], path: Path, *, check: bool = True) -> Path | None:
-    text = reader.values[key]
-    if text is None:
-        return None
-    file = path.absolute().parent / text
-    if check and not os.path.exists(file):  # unlike Path.exists it never raises
-        # Not an error: certificates may be put in place later, and are read at each connection.
-        reader.warn(key.section, key.name, f"no file {shown(str(file))} yet; connecting will fail until it is there")
-    return file
-
-
-def _check_tls(reader: Reader, url: URL | None) -> None:
-    values: Values = reader.values
-    if Messaging.CLIENTKEY in values and Messaging.CLIENTCERT not in values:
-        reader.error(Messaging.CLIENTKEY, "is given without clientcert; allowed: both, or clientcert alone")
-    if url is None or url.tls:
-        return
-    for key in (Messaging.CACERT, Messaging.CLIENTCERT):
-        if key in values:
-            reader.warn("messaging", key.name, f"is not used: {url.protocol} has no TLS; allowed: with amqps or ssl")
+def _check_tls(reader: Reader, values: dict[str, Any]) -> None:
+    for key in ("cacert", "clientcert", "clientkey"):
+        if key in values and not os.path.exists(values[key]):  # unlike Path.exists it never raises
+            # Not an error: certificates may be put in place later, and are read at each connection.
+            text = f"no file {shown(str(values[key]))} yet; connecting will fail until it is there"
+            reader.warn("messaging", key, text)
+    if "clientkey" in values and "clientcert" not in values:
+        reader.error("messaging", "clientkey", "is given without clientcert; allowed: both, or clientcert alone")
+    url = values.get("url")
+    for key in ("cacert", "clientcert"):
+        if key in values and url is not None and not url.tls:
+            reader.warn("messaging", key, f"is not used: {url.protocol} has no TLS; allowed: with amqps or ssl")

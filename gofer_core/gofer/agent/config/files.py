@@ -1,6 +1,6 @@
 """Read one configuration file into plain sections, trusting nothing about it.
 
-An ini file gives text; a JSON file gives what JSON has. What keeps a file as such from being used is one Problem.
+An ini file gives text; a JSON file gives what JSON has.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from gofer.agent.config.ini import Content, Unreadable, parse_ini, parse_json
 from gofer.agent.config.problem import Problem, plain, shown
-from gofer.agent.config.schema import Schema
+from gofer.sections import Unreadable
 
-__all__ = ["MAX_FILE", "distrust", "list_files", "list_unread", "read_sections", "read_text"]
+__all__ = ["MAX_FILE", "distrust", "distrusted", "list_files", "list_unread", "read_bytes", "read_text"]
 
 MAX_FILE = 1 << 20
 """The largest configuration file that is read, in bytes."""
@@ -26,19 +25,18 @@ _LEFTOVER = re.compile(r"^\.|^__pycache__$|~$|\.(bak|orig|old|save|swp|disabled|
 _SUFFIX = re.compile(r"\.(cfg|cnf|ini|config|CONF|Conf|toml|txt|ya?ml)$")
 
 
-def list_files(directory: Path) -> tuple[list[Path], Problem | None]:
+def list_files(directory: Path) -> tuple[list[Path], list[Problem]]:
     """Return the ``*.conf`` and ``*.json`` of a directory in the order of their names; hidden ones are left out.
 
     A directory that does not exist is empty. One that cannot be read is a Problem.
     """
     try:
-        names = os.listdir(directory)
+        found = sorted(os.listdir(directory))
     except FileNotFoundError:
-        return [], None
+        return [], []
     except OSError as error:
-        return [], Problem("error", str(directory), None, None, f"directory cannot be read: {error.strerror}")
-    fit = sorted(name for name in names if name.endswith((".conf", ".json")) and not name.startswith("."))
-    return [directory / name for name in fit], None
+        return [], [Problem("error", str(directory), None, None, f"directory cannot be read: {error.strerror}")]
+    return [directory / name for name in found if name.endswith((".conf", ".json")) and name[0] != "."], []
 
 
 def list_unread(directory: Path, named: Iterable[Path] = ()) -> list[Problem]:
@@ -66,29 +64,40 @@ def list_unread(directory: Path, named: Iterable[Path] = ()) -> list[Problem]:
     return found
 
 
-def read_sections(path: Path, schema: Schema, *, trusted: bool = False) -> tuple[Content | None, list[Problem]]:
-    """Read a file by its suffix: ``.json`` is JSON, all else ini. Returns what it holds, and what is wrong or odd.
-
-    Args:
-        schema: what the file may hold.
-        trusted: refuse one that somebody else than root or this process's user could have written.
-    """
-    try:
-        text = read_text(path, trusted=trusted)
-        if path.suffix == ".json":
-            content = parse_json(text, schema.protected)
-        else:
-            content = parse_ini(text, schema.protected, frozenset(schema.sections))
-    except Unreadable as error:
-        return None, [Problem("error", str(path), error.section, error.key, str(error))]
-    return content, [Problem("warning", str(path), *remark) for remark in content.remarks]
-
-
 def read_text(path: Path, *, trusted: bool = False) -> str:
-    """Return the text of a regular file of UTF-8 with ``\\n`` line ends. Never hangs on what is no file.
+    """Return the text of a regular file of UTF-8 with ``\\n`` line ends.
 
     Raises:
-        Unreadable: it cannot be opened, is no such file, is too large, is no such text, or is not trusted.
+        Unreadable: as ``read_bytes``, or it is too large, or no such text.
+    """
+    data = read_bytes(path, trusted=trusted)
+    if len(data) > MAX_FILE:
+        raise Unreadable(f"is too large; allowed: at most {MAX_FILE} bytes")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise Unreadable("is UTF-16 text; allowed: UTF-8 without a byte order mark")
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise Unreadable("starts with a byte order mark; allowed: UTF-8 without one")
+    if b"\0" in data:
+        raise Unreadable(f"has a NUL byte at offset {data.index(0)}; allowed: UTF-8 text")
+    try:
+        text = data.decode().replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"has byte 0x{data[error.start]:02x} at offset {error.start}; allowed: UTF-8 text") from None
+    control = re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)
+    if control is not None:
+        line = text.count("\n", 0, control.start()) + 1
+        raise Unreadable(f"has control character {control[0]!r} in line {line}; allowed: UTF-8 text")
+    return text
+
+
+def read_bytes(path: Path, *, trusted: bool = False) -> bytes:
+    """Return the first bytes of a regular file, at most one more than ``MAX_FILE``. Never hangs on what is no file.
+
+    Args:
+        trusted: refuse one that somebody else than root or this process's user could have written.
+
+    Raises:
+        Unreadable: it cannot be opened, is no regular file, or is not trusted.
     """
     try:
         # O_NONBLOCK: opening a FIFO would wait for its writer.
@@ -99,17 +108,15 @@ def read_text(path: Path, *, trusted: bool = False) -> str:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise Unreadable(f"is {_file_kind(found.st_mode)}; allowed: a regular file, or a link to one")
-        if trusted:
-            reason = _distrust_status(path, found, os.geteuid()) or _distrust_way(path, os.geteuid())
-            if reason is not None:
-                raise Unreadable(reason)
+        reason = _distrust(path, found, os.geteuid()) if trusted else None
+        if reason is not None:
+            raise Unreadable(reason)
         with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(MAX_FILE + 1)
+            return file.read(MAX_FILE + 1)
     except OSError as error:
         raise Unreadable(f"cannot be read: {error.strerror}") from None
     finally:
         os.close(descriptor)
-    return _decode(data)
 
 
 def distrust(path: Path, user: int | None = None) -> str | None:
@@ -122,31 +129,40 @@ def distrust(path: Path, user: int | None = None) -> str | None:
     Raises:
         OSError: there is nothing at ``path``.
     """
-    user = os.geteuid() if user is None else user
-    return _distrust_status(path, os.stat(path), user) or _distrust_way(path, user)
+    return _distrust(path, os.stat(path), os.geteuid() if user is None else user)
 
 
-def _distrust_way(path: Path, user: int) -> str | None:
+def distrusted(directory: Path) -> list[Problem]:
+    """Say why nothing in a directory may be used: one Problem, or none. It is there, if only as a dangling link."""
+    try:
+        reason = distrust(directory)
+        if reason is None and not os.path.isdir(directory):
+            reason = "is not a directory"
+    except OSError as error:
+        reason = f"directory cannot be read: {error.strerror}"
+    return [] if reason is None else [Problem("error", str(directory), None, None, reason)]
+
+
+def _distrust(path: Path, found: os.stat_result, user: int) -> str | None:
+    reason = _distrust_status(path, found, user)
     link = os.lstat(path)
-    if not stat.S_ISLNK(link.st_mode):
-        return None
+    if reason is not None or not stat.S_ISLNK(link.st_mode):
+        return reason
     if link.st_uid not in (0, user):
         name = plain(str(path), 4096)
-        return f"the link belongs to {_owner(link.st_uid)}; {_allowed(user)}. Fix: chown -h {_owner_name(user)} {name}"
+        return f"the link belongs to {_owner(link.st_uid)}; {_allowed(user)}. Fix: chown -h {_user_name(user)} {name}"
     directory = Path(os.path.realpath(path)).parent
     found = os.stat(directory)
     if found.st_mode & stat.S_ISVTX and found.st_uid in (0, user):
         return None  # nobody but its owner can replace a file there
     reason = _distrust_status(directory, found, user)
-    return (
-        None if reason is None else f"is a link into {plain(str(directory), 4096)}, which others can change: {reason}"
-    )
+    return reason and f"is a link into {plain(str(directory), 4096)}, which others can change: {reason}"
 
 
 def _distrust_status(path: Path, found: os.stat_result, user: int) -> str | None:
     name = plain(str(path), 4096)
     if found.st_uid not in (0, user):
-        return f"belongs to {_owner(found.st_uid)}; {_allowed(user)}. Fix: chown {_owner_name(user)} {name}"
+        return f"belongs to {_owner(found.st_uid)}; {_allowed(user)}. Fix: chown {_user_name(user)} {name}"
     if not found.st_mode & 0o022:
         return None
     by = " and ".join(who for who, bit in (("its group", 0o020), ("others", 0o002)) if found.st_mode & bit)
@@ -158,11 +174,11 @@ def _allowed(user: int) -> str:
 
 
 def _owner(user: int) -> str:
-    name = _owner_name(user)
+    name = _user_name(user)
     return f"uid {user}" if name == str(user) else f"{name} (uid {user})"
 
 
-def _owner_name(user: int) -> str:
+def _user_name(user: int) -> str:
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:
@@ -170,9 +186,9 @@ def _owner_name(user: int) -> str:
 
 
 def _why_not_opened(path: Path, error: OSError) -> str:
-    if error.errno in (errno.ENOENT, errno.ELOOP) and os.path.islink(path):
-        if error.errno == errno.ELOOP:
-            return "is a symbolic link that leads back to itself"
+    if error.errno == errno.ELOOP:
+        return "is a symbolic link that leads back to itself"
+    if error.errno == errno.ENOENT and os.path.islink(path):
         return f"is a symbolic link to {shown(os.path.realpath(path))}, which does not exist"
     if error.errno == errno.ENXIO:
         return "is a socket or a device; allowed: a regular file, or a link to one"
@@ -180,28 +196,5 @@ def _why_not_opened(path: Path, error: OSError) -> str:
 
 
 def _file_kind(mode: int) -> str:
-    for test, name in ((stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISCHR, "a device")):
-        if test(mode):
-            return name
-    return "a special file"
-
-
-def _decode(data: bytes) -> str:
-    if len(data) > MAX_FILE:
-        raise Unreadable(f"is too large; allowed: at most {MAX_FILE} bytes")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise Unreadable("is UTF-16 text; allowed: UTF-8 without a byte order mark")
-    if data.startswith(b"\xef\xbb\xbf"):
-        raise Unreadable("starts with a byte order mark; allowed: UTF-8 without one")
-    if b"\0" in data:
-        raise Unreadable(f"has a NUL byte at offset {data.index(0)}; allowed: UTF-8 text")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise Unreadable(f"has byte 0x{data[error.start]:02x} at offset {error.start}; allowed: UTF-8 text") from None
-    text = text.replace("\r\n", "\n")
-    control = re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)
-    if control is not None:
-        line = text.count("\n", 0, control.start()) + 1
-        raise Unreadable(f"has control character {control[0]!r} in line {line}; allowed: UTF-8 text")
-    return text
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device"}
+    return kinds.get(stat.S_IFMT(mode), "a special file")

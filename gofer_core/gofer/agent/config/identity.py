@@ -1,16 +1,23 @@
-"""The identity of a plugin that names none: a uuid, made once and kept."""
+"""The identity of a plugin that names none: a uuid, made once and kept, and the machine that it was made on.
+
+A copied disk has the identity of another machine.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 from gofer.errors import ConfigError
 from gofer.root import Root
 
-__all__ = ["stable_uuid"]
+__all__ = ["Machine", "made_on", "stable_uuid"]
+
+_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))  # the machine's own, whatever the root
 
 
 def stable_uuid(root: Root, name: str) -> str:
@@ -27,13 +34,9 @@ def stable_uuid(root: Root, name: str) -> str:
     root.ensure(root.lib)
     path = root.ensure(root.lib / "identity") / name
     try:
-        if not os.path.lexists(path):
-            _make(path)
-        with open(path, "rb") as file:
-            data = file.read(100)
+        text = _kept(path, str(uuid.uuid4()))
     except OSError as error:
         raise ConfigError(f"{path}: the plugin's identity cannot be kept there: {error.strerror}") from error
-    text = data.decode("ascii", "replace").strip()
     if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text):
         raise ConfigError(
             f"{path}: is not a plugin's identity: {text[:60]!r}; allowed: one uuid. "
@@ -42,14 +45,59 @@ def stable_uuid(root: Root, name: str) -> str:
     return text
 
 
-def _make(path: Path) -> None:
-    """Write a new uuid whole and flushed, then give it its name, unless another was quicker."""
-    fresh = uuid.uuid4()
-    draft = path.with_name(f".{fresh}")
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine. ``key`` is the same as long as it is the same machine; ``host`` is its name."""
+
+    key: str
+    host: str
+
+    @classmethod
+    def this(cls) -> Machine:
+        """Return the one that this process runs on: known by its machine-id, or by its host name where it has none."""
+        host = os.uname().nodename
+        for file in _IDS:
+            try:
+                text = file.read_text("ascii", "replace").strip()
+            except OSError:
+                continue  # as in many containers
+            if text and text != "uninitialized":
+                # Never the number itself: it is for this machine alone.
+                return cls("machine-id:" + hashlib.sha256(b"gofer " + text.encode()).hexdigest()[:32], host)
+        return cls(f"host:{host}", host)
+
+
+def made_on(root: Root, name: str) -> tuple[Machine, Path]:
+    """Return the machine that a plugin's uuid was made on, and the file that says so; written now if there is none.
+
+    The file stands beside the uuid: ``<lib>/identity/.<name>.machine``.
+
+    Raises:
+        ConfigError: it cannot be read or written; the text names it.
+    """
+    path = root.lib / "identity" / f".{name}.machine"
+    here = Machine.this()
+    try:
+        key, _, host = _kept(path, f"{here.key} {here.host}").partition(" ")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot tell the machine that the identity was made on: {error.strerror}") from error
+    return Machine(key, host), path
+
+
+def _kept(path: Path, text: str) -> str:
+    """Return the text that a file keeps; if there is none, it is made with this one, whole and flushed."""
+    if not os.path.lexists(path):
+        _make(path, text)
+    with open(path, "rb") as file:
+        return file.read(1000).decode("utf-8", "replace").strip()
+
+
+def _make(path: Path, text: str) -> None:
+    draft = path.with_name(f".{uuid.uuid4()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb") as file:
-            file.write(f"{fresh}\n".encode())
+            file.write(f"{text}\n".encode())
             file.flush()
             os.fsync(file.fileno())
         try:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
-__all__ = ["Problem", "kind", "nearest", "plain", "shown"]
+__all__ = ["Problem", "plain", "shown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +41,3 @@ def shown(value: object, limit: int = 200) -> str:
 def plain(text: str, limit: int = 100) -> str:
     """Return a name as it is where that is harmless on a line, else as ``shown``."""
     return text if text and text.isprintable() and len(text) <= limit else shown(text, limit)
-
-
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the known name that is most like ``name``, whatever its case; None when none is."""
-    by_lower = {one.lower(): one for one in known}
-    found = get_close_matches(name.strip().lower(), by_lower, n=1, cutoff=cutoff)
-    return by_lower[found[0]] if found else None
-
-
-def kind(raw: object) -> str:
-    """Name the JSON type of a value that is not shown."""
-    names: dict[type, str] = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(raw), "text")

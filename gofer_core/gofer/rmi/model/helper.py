@@ -1,6 +1,7 @@
-"""The helper process of a plugin: a single thread that forks one child for each call; and that child.
+"""The fork model, the other side: the helper process of a plugin, which forks one child for each call; and that child.
 
-The helper runs no call itself. The child reads what to call, calls it, sends what came of it, and ends.
+The helper is a single thread, and runs no call itself. One child waits, forked ahead, for the next call. It reads what
+to call, calls it, sends what came of it, and ends.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import ctypes
 import gc
 import inspect
 import json
+import logging
 import os
 import select
 import signal
@@ -18,20 +20,20 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
-from types import FrameType, TracebackType
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NoReturn, cast
 
 from gofer.errors import ResultTooLarge
 from gofer.messaging.document import Invocation, encode
 from gofer.messaging.value import plain
 from gofer.rmi.api import Target
-from gofer.rmi.clock import Clock, Timer
+from gofer.rmi.clock import Clock
 from gofer.rmi.context import Context
 from gofer.rmi.exceptions import to_result
 from gofer.rmi.model import pipe
 from gofer.rmi.model.direct import call
-from gofer.rmi.model.pipe import KILL
 from gofer.rmi.progress import Progress
 
 __all__ = ["GRACE", "end_with_parent", "serve", "threads"]
@@ -40,18 +42,23 @@ __all__ = ["GRACE", "end_with_parent", "serve", "threads"]
 GRACE = 2.0
 
 _PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+Find = Callable[[str | None, str], Target]
+Entered = Callable[[], AbstractContextManager[object]]
 
 
+@dataclass(slots=True)
 class _Child:
-    """One forked call: its process, and the connection on which the agent hears of that."""
+    """One forked call: its process, and the end of its connection that the helper has until the agent closes its own.
 
-    __slots__ = ("deadline", "pid", "status", "told")
+    ``told``: it was told to end; then nothing of its process group is left. ``deadline``: when it is killed.
+    """
 
-    def __init__(self, pid: int, status: socket.socket) -> None:
-        self.pid = pid
-        self.status: socket.socket | None = status
-        self.told = False  # to end: then nothing of its group is left
-        self.deadline: float | None = None
+    pid: int
+    connection: socket.socket
+    told: bool = False
+    deadline: float | None = None
 
 
 def threads() -> list[str]:
@@ -66,16 +73,14 @@ def threads() -> list[str]:
 
 def end_with_parent(number: int) -> None:
     """Have the kernel send this process a signal when the thread that started it ends (0: no longer). Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, number)
 
 
-def serve(control: socket.socket, find: Callable[[str | None, str], Target], entered: Callable[[], Any]) -> None:
-    """Fork a child for each byte that comes with two descriptors, until the other end closes; then kill them all.
+def serve(control: socket.socket, find: Find, entered: Entered) -> None:
+    """Fork a child for each call, as :mod:`gofer.rmi.model.pipe` says, until the agent closes; then kill them all.
 
-    The first descriptor is the child's, for messages. On the second one this process tells ``pid N``, ``exit N``
-    (negative: ended by that signal) or ``failed WHY``, and takes KILL and TERMINATE. Closed there, it lets the child
-    end within GRACE.
+    A child whose connection the agent has closed may take GRACE to end.
 
     Args:
         find: finds a method by the name of its class (None: a function of the module) and its own.
@@ -85,76 +90,104 @@ def serve(control: socket.socket, find: Callable[[str | None, str], Target], ent
 
 
 class _Helper:
-    def __init__(
-        self, control: socket.socket, find: Callable[[str | None, str], Target], entered: Callable[[], Any]
-    ) -> None:
+    def __init__(self, control: socket.socket, find: Find, entered: Entered) -> None:
         self._control = control
         self._find = find
         self._entered = entered
         self._pid = os.getpid()
-        self._children: dict[int, _Child] = {}
+        self._children: dict[int, _Child] = {}  # by the number of the call
+        self._waiting: tuple[int, socket.socket] | None = None  # forked ahead, so that a call does not wait for that
         self._poll = select.poll()
-        self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake, self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def serve(self) -> None:
-        wake, woken = self._pipe
         for told in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             # A terminal or a service manager may send these to all processes: the agent decides what ends here.
             signal.signal(told, lambda number, frame: None)
-        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        _flush()  # or each child would write it once more
         gc.collect()
         gc.freeze()  # or each child would copy the pages of what it never touches
         self._poll.register(self._control, select.POLLIN)
-        self._poll.register(wake, select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+        with suppress(OSError):
+            self._waiting = self._fork()
         while True:
-            for number, _ in self._poll.poll(self._timeout()):
-                if number == wake:
-                    os.read(wake, 4096)
-                elif number != self._control.fileno():
-                    self._hear(number)
-                elif not self._take():
+            for descriptor, _ in self._poll.poll(self._timeout()):
+                if descriptor == self._wake:
+                    os.read(descriptor, 4096)
+                elif descriptor != self._control.fileno():
+                    self._let_end(descriptor)
+                elif not self._obey():
                     self._end()
                     return
             now = time.monotonic()
-            for one in list(self._children.values()):
-                if not self._reap(one) and one.deadline is not None and one.deadline <= now:
-                    self._kill(one)
+            for number, child in list(self._children.items()):
+                if not self._reap(number, child) and child.deadline is not None and child.deadline <= now:
+                    _kill(child)
 
     def _timeout(self) -> float | None:
-        times = [one.deadline for one in self._children.values() if one.deadline is not None]
+        times = [child.deadline for child in self._children.values() if child.deadline is not None]
         return max(0.0, min(times) - time.monotonic()) * 1000 + 1 if times else None
 
-    def _take(self) -> bool:
-        """Fork for what comes from the agent; False: it has gone."""
+    def _obey(self) -> bool:
+        """Do what the agent says; False: it has gone."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._control, 1, 2)
+            said, descriptors, _, _ = socket.recv_fds(self._control, 64, 1, socket.MSG_CMSG_CLOEXEC)
         except ConnectionError:
             return False
-        if not data:
+        if not said:
             return False
-        connection, status = (socket.socket(fileno=number) for number in descriptors)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()  # or the child would write it once more
-        try:
-            pid = os.fork()
-        except OSError as failed:
-            _tell(status, f"failed {failed}")
-            status.close()
-            connection.close()
-            return True
-        if pid == 0:
-            self._become_child(connection, status)
-        connection.close()
-        self._children[pid] = _Child(pid, status)
-        try:
-            os.setpgid(pid, pid)
-        except OSError:
-            pass  # it has done so itself, and ended
-        self._poll.register(status, select.POLLIN)
-        _tell(status, f"pid {pid}")
+        kind, number = said[:1], int(said[1:])
+        child = self._children.get(number)
+        if kind == pipe.FORK:
+            self._begin(number, socket.socket(fileno=descriptors[0]))
+        elif child is None:
+            pass  # it has ended meanwhile
+        elif kind == pipe.KILL:
+            _kill(child)
+        elif child.deadline is None:
+            child.told = True
+            child.deadline = time.monotonic() + GRACE
+            _signal_group(child.pid, signal.SIGTERM)
         return True
 
-    def _become_child(self, connection: socket.socket, status: socket.socket) -> None:
+    def _begin(self, number: int, connection: socket.socket) -> None:
+        """Have a child make a call: the one that waits, if there is one. The next one begins to wait."""
+        try:
+            while True:
+                pid, waiting = self._waiting or self._fork()
+                self._waiting = None
+                with waiting:
+                    try:
+                        socket.send_fds(waiting, [pipe.CALL], [connection.fileno()])
+                        break
+                    except ConnectionError:
+                        os.waitpid(pid, 0)  # somebody has killed it while it waited
+        except OSError as failed:
+            _tell(connection, pipe.FAILED, str(failed))
+            return
+        self._children[number] = _Child(pid, connection)
+        self._poll.register(connection, 0)  # that the agent closes it is told all the same
+        with suppress(OSError):  # the next call tells it, if it is still so
+            self._waiting = self._fork()
+
+    def _fork(self) -> tuple[int, socket.socket]:
+        """Fork a child; return its process id, and the connection on which it waits for that of its call."""
+        ours, theirs = pipe.pair()
+        with theirs:
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                raise
+            if pid == 0:
+                self._become_child(theirs, ours)
+        with suppress(OSError):  # it has done so itself
+            os.setpgid(pid, pid)
+        return pid, ours
+
+    def _become_child(self, theirs: socket.socket, ours: socket.socket) -> NoReturn:
         try:
             os.setpgid(0, 0)
             end_with_parent(signal.SIGKILL)
@@ -165,62 +198,55 @@ class _Helper:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             # What belongs to the helper and to other calls is none of the method's business.
-            for mine in self._pipe:
-                os.close(mine)
-            for other in (self._control, status, *(one.status for one in self._children.values())):
-                if other is not None:
-                    other.close()
+            os.close(self._wake)
+            os.close(self._woken)
+            for other in (self._control, ours, *(child.connection for child in self._children.values())):
+                other.close()
             self._children.clear()
-            _run_child(connection, self._find, self._entered)
+            with theirs:
+                _, descriptors, _, _ = socket.recv_fds(theirs, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            if descriptors:
+                _run(socket.socket(fileno=descriptors[0]), self._find, self._entered)
         finally:
             os._exit(1)
 
-    def _hear(self, number: int) -> None:
-        one = next((one for one in self._children.values() if one.status and one.status.fileno() == number), None)
-        if one is None or one.status is None:
-            return
-        try:
-            words = one.status.recv(16)
-        except ConnectionError:
-            words = b""
-        if not words:
-            self._poll.unregister(number)
-            one.status.close()
-            one.status = None
-            one.deadline = one.deadline or time.monotonic() + GRACE
-        elif KILL in words:
-            self._kill(one)
-        elif one.deadline is None:
-            one.told = True
-            _signal_group(one.pid, signal.SIGTERM)
-            one.deadline = time.monotonic() + GRACE
+    def _let_end(self, descriptor: int) -> None:
+        """Limit the time of a child whose call has ended: the agent has closed its end of the connection."""
+        self._poll.unregister(descriptor)
+        for child in self._children.values():
+            if child.connection.fileno() == descriptor:
+                child.connection.close()
+                child.deadline = child.deadline or time.monotonic() + GRACE
 
-    def _kill(self, one: _Child) -> None:
-        one.told = True
-        one.deadline = None
-        _signal_group(one.pid, signal.SIGKILL)
-
-    def _reap(self, one: _Child) -> bool:
+    def _reap(self, number: int, child: _Child) -> bool:
         """Let go of a child that has ended; what it was told to end with ends now, and so does what it crashed on."""
-        ended = os.waitid(os.P_PID, one.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        ended = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is None:
             return False
-        if one.told or ended.si_code != os.CLD_EXITED:
-            _signal_group(one.pid, signal.SIGKILL)  # while its number is still its own
-        os.waitpid(one.pid, 0)
-        del self._children[one.pid]
-        if one.status is not None:
-            number = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
-            self._poll.unregister(one.status)
-            _tell(one.status, f"exit {number}")
-            one.status.close()
+        exited = ended.si_code == os.CLD_EXITED
+        if child.told or not exited:
+            _signal_group(child.pid, signal.SIGKILL)  # while its number is still its own
+        os.waitpid(child.pid, 0)
+        del self._children[number]
+        if child.connection.fileno() >= 0:
+            self._poll.unregister(child.connection)
+            _tell(child.connection, pipe.EXIT, str(ended.si_status if exited else -ended.si_status))
         return True
 
     def _end(self) -> None:
-        for one in self._children.values():
-            _signal_group(one.pid, signal.SIGKILL)
-        for one in self._children.values():
-            os.waitpid(one.pid, 0)
+        pids = [child.pid for child in self._children.values()]
+        if self._waiting is not None:
+            pids.append(self._waiting[0])
+        for pid in pids:
+            _signal_group(pid, signal.SIGKILL)
+        for pid in pids:
+            os.waitpid(pid, 0)
+
+
+def _kill(child: _Child) -> None:
+    child.told = True
+    child.deadline = None
+    _signal_group(child.pid, signal.SIGKILL)
 
 
 def _signal_group(pid: int, number: int) -> None:
@@ -232,73 +258,46 @@ def _signal_group(pid: int, number: int) -> None:
         os.kill(pid, number)  # some of the group has become another user's; the child itself is ours
 
 
-def _tell(status: socket.socket, words: str) -> None:
-    try:
-        status.sendall(words.encode("utf-8", "replace") + b"\n")
-    except OSError:
-        pass  # the agent no longer listens: its call has ended
+def _tell(connection: socket.socket, kind: bytes, words: str) -> None:
+    """Tell the agent how a call has ended, unless it has ended that itself."""
+    with connection, suppress(OSError):
+        pipe.send(connection, kind, words.encode("utf-8", "replace"))
 
 
-# -- the child ---------------------------------------------------------------------------------------------
-
-#: Where methods are called from: what is below is the plugin's own.
-_CALLING = frozenset(
-    {__name__, "gofer.rmi.model.direct", "asyncio.runners", "asyncio.base_events", "asyncio.futures", "asyncio.tasks"}
-)
+# -- the child ---------------------------------------------------------------------------------------------------------
 
 
 class _Terminated(SystemExit):
     """SIGTERM has come: the call takes longer than it may. What the method has to clean up, it can."""
 
 
-class _Call:
-    """What :class:`Context` asks of a request."""
+class _Timers:
+    """A clock for the progress of one call, without a thread until something is due."""
 
-    forked = True
-
-    def __init__(self, asked: dict[str, Any]) -> None:
-        self.sn: str | None = asked["sn"]
-        self.data: Any = asked["data"]
-        self.identity: str | None = asked["identity"]
-        self.cancelled = False
-        self.progress: Any = None
-
-    def get_progress(self) -> Any:
-        """Return what the method reports its progress by."""
-        return self.progress
+    def call_at(self, when: float, function: Callable[[], object]) -> threading.Timer:
+        """Call the function when ``time.monotonic()`` has reached ``when``."""
+        timer = threading.Timer(max(0.0, when - time.monotonic()), function)
+        timer.daemon = True
+        timer.start()
+        return timer
 
 
-class _LateClock:
-    """A clock whose thread is started when it is needed: most calls report no progress."""
-
-    def __init__(self) -> None:
-        self._clock: Clock | None = None
-
-    def call_at(self, when: float, function: Callable[[], object]) -> Timer:
-        """Do as a clock does."""
-        if self._clock is None:
-            self._clock = Clock("gofer-progress")
-            self._clock.start()
-        return self._clock.call_at(when, function)
-
-
-def _run_child(
-    connection: socket.socket, find: Callable[[str | None, str], Target], entered: Callable[[], Any]
-) -> NoReturn:
-    """Answer the call that comes over the connection, and end this process. For a child just forked.
-
-    Args:
-        find: finds a method by the name of its class (None: a function of the module) and its own.
-        entered: returns what is entered around the call.
-    """
+def _run(connection: socket.socket, find: Find, entered: Entered) -> NoReturn:
+    """Answer the call that comes over the connection, and end this process."""
     status = 1
     try:
-        status = _answer(connection, find, entered)
+        _answer(connection, find, entered)
+        status = 0
     except _Terminated:
-        _end_by(signal.SIGTERM)
+        _flush()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)  # so that the helper sees which signal it was
     except SystemExit as ended:
-        status = _status_of(ended)
-    except BrokenPipeError:
+        if ended.code is None or isinstance(ended.code, int):
+            status = (ended.code or 0) & 0xFF
+        else:
+            print(ended.code, file=sys.stderr)
+    except ConnectionError:
         pass  # the agent has let go of this call
     except BaseException:  # noqa: BLE001 - a mistake of ours: the agent logs what is printed here, and sees the status
         traceback.print_exc()
@@ -307,77 +306,65 @@ def _run_child(
         os._exit(status)
 
 
-def _answer(connection: socket.socket, find: Callable[[str | None, str], Target], entered: Callable[[], Any]) -> int:
-    asked = _read(connection)
-    if asked is None:
-        return 0  # the agent has given it up before it began
-    lock = threading.Lock()
+def _answer(connection: socket.socket, find: Find, entered: Entered) -> None:
+    kind, body = pipe.receive(connection)
+    if not kind:
+        return  # the agent has given it up before it began
+    asked = json.loads(body)
+    sender = pipe.Sender(connection)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, pipe.LogHandler):
+            handler.sender = sender
 
-    def send(kind: bytes, body: bytes) -> None:
-        with lock:
-            connection.sendall(pipe.head(kind, len(body)))
-            connection.sendall(body)
+    def report() -> None:
+        said = {"total": progress.total, "completed": progress.completed, "details": progress.details}
+        sender.send(pipe.PROGRESS, encode(said))
 
-    request = _Call(asked)
-    progress = Progress(
-        cast("Clock", _LateClock()),
-        lambda: send(
-            pipe.PROGRESS,
-            encode({"total": progress.total, "completed": progress.completed, "details": progress.details}),
-        ),
-    )
-    request.progress = progress
-
-    def terminate(number: int, frame: FrameType | None) -> None:
+    def terminate(number: int, frame: object) -> None:
         request.cancelled = True
         raise _Terminated(128 + number)
 
+    progress = Progress(cast("Clock", _Timers()), report)
+    # What a Context asks of a request.
+    request = SimpleNamespace(
+        sn=asked["sn"],
+        data=asked["data"],
+        identity=asked["identity"],
+        cancelled=False,
+        forked=True,
+        get_progress=lambda: progress,
+    )
     signal.signal(signal.SIGTERM, terminate)
+    sender.send(pipe.BEGUN, str(os.getpid()).encode())
+    token = Context(request).enter()
     try:
-        body = _value(asked, request, find, entered())
+        with entered():
+            body = _value(find(asked["namespace"], asked["method"]), asked)
         kind = pipe.VALUE
     except SystemExit:
         raise
     except BaseException as raised:  # noqa: BLE001 - whatever it is, its caller waits for it
-        raised.__traceback__ = _below(raised.__traceback__)
         kind, body = pipe.RAISED, _exception(raised, asked["limit"])
-    progress.finish()
-    _flush()  # before the result: with that, the agent lets go of this process
-    send(kind, body)
-    return 0
-
-
-def _read(connection: socket.socket) -> dict[str, Any] | None:
-    reader = pipe.Messages()
-    while data := connection.recv(1 << 18):
-        for _, body in reader.feed(data):
-            return cast("dict[str, Any]", json.loads(body))
-    return None
-
-
-def _value(
-    asked: dict[str, Any],
-    request: _Call,
-    find: Callable[[str | None, str], Target],
-    entered: AbstractContextManager[object],
-) -> bytes:
-    token = Context(request).enter()
-    try:
-        with entered:
-            target = find(asked["space"], asked["method"])
-            cntr = asked["cntr"]
-            invocation = Invocation(
-                classname=target.namespace,
-                method=target.method,
-                cntr=None if cntr is None else (cntr[0], cntr[1]),
-                args=asked["args"],
-                kws=asked["kws"],
-            )
-            value = call(target, invocation)
-            if inspect.isawaitable(value):
-                value = _awaited(target, value)
     finally:
         Context.leave(token)
+    progress.finish()
+    _flush()  # before the result: with that, the agent lets go of this process
+    sender.send(kind, body)
+
+
+def _value(target: Target, asked: dict[str, Any]) -> bytes:
+    """Call the method, and return its value as the ``result`` of a reply."""
+    cntr = asked["cntr"]
+    invocation = Invocation(
+        classname=target.namespace,
+        method=target.method,
+        cntr=None if cntr is None else (cntr[0], cntr[1]),
+        args=asked["args"],
+        kws=asked["kws"],
+    )
+    value = call(target, invocation)
+    if inspect.isawaitable(value):
+        value = _awaited(target, value)
     body = encode({"retval": plain(value, "result")})
     if len(body) > asked["limit"]:
         raise ResultTooLarge(f"the result has {len(body)} bytes, and {asked['limit']} is the limit")
@@ -409,32 +396,7 @@ def _exception(raised: BaseException, limit: int) -> bytes:
     return encode(to_result(ResultTooLarge(text)))
 
 
-def _below(trace: TracebackType | None) -> TracebackType | None:
-    """Return the part of a traceback below our own frames; all of it when that is nothing."""
-    at = trace
-    while at is not None and at.tb_frame.f_globals.get("__name__") in _CALLING:
-        at = at.tb_next
-    return at or trace
-
-
-def _status_of(ended: SystemExit) -> int:
-    """Return the exit status that Python makes of a SystemExit."""
-    if ended.code is None or isinstance(ended.code, int):
-        return (ended.code or 0) & 0xFF
-    print(ended.code, file=sys.stderr)
-    return 1
-
-
-def _end_by(number: int) -> None:
-    """End this process by a signal, so that its parent sees which."""
-    _flush()
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-
-
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with suppress(OSError, ValueError, AttributeError):  # closed or replaced by the method: nobody is left to tell
             stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass  # closed or replaced by the method: there is nobody left to tell

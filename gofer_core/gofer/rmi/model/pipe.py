@@ -1,135 +1,126 @@
 """What goes between the agent, the helper process of a plugin, and the process of one forked call.
 
-Messages of a call are a kind, a length, and so many bytes of JSON. What a process logs goes among what it prints, into
-the agent's log: each record as one or several lines of its own after a mark, with its level, its logger and its text. A
-line is short enough for the kernel to write it in one piece, for all children of a plugin share the pipe.
+Each call has a pair of sockets. The agent has one end; the process of the call has the other, and so has the helper,
+which adds how that process ended. One more pair, the control connection, is between the agent and the helper.
+
+A message is one byte, its kind, and a body. The sockets keep messages apart, so a process that is killed leaves no half
+of one. A long body is sent in parts.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import struct
-from collections.abc import Iterator
+import socket
+import sys
+import threading
+from collections.abc import Callable
 
-__all__ = ["CALL", "KILL", "PROGRESS", "RAISED", "TERMINATE", "VALUE", "LineHandler", "Messages", "head", "log_line"]
+__all__ = [
+    "BEGUN", "CALL", "EXIT", "FAILED", "FORK", "IMPORT", "IMPORTED", "KILL", "PROGRESS", "RAISED", "TERMINATE",
+    "VALUE", "LogHandler", "Sender", "pair", "receive", "send",
+]  # fmt: skip
 
-log = logging.getLogger(__name__)
+# On the control connection, from the agent. The last three are followed by the number of a call.
+IMPORT = b"i"  # what to import; the first message
+FORK = b"f"  # with the descriptor of the call's connection
+KILL = b"k"  # kill its process group
+TERMINATE = b"t"  # the same by SIGTERM, and by SIGKILL a little later
+# On the control connection, from the helper.
+IMPORTED = b"I"  # what came of it
 
-CALL = b"c"  # what to call; to the child
+# On the connection of a call, from the agent.
+CALL = b"c"  # what to call
+# From the process of the call.
+BEGUN = b"b"  # its process id: from now on the method may have run
 PROGRESS = b"p"  # its total, completed and details
 VALUE = b"v"  # the method's value: the end
-RAISED = b"x"  # what the method raised, as the ``result`` of a reply: the end
+RAISED = b"r"  # what the method raised, as the ``result`` of a reply: the end
+# From the helper.
+EXIT = b"e"  # its process has ended: the exit status; negative: the number of a signal
+FAILED = b"x"  # there is no process, and why
 
-# What the agent says of a call to the helper that has forked for it.
-KILL = b"K"  # kill its process group
-TERMINATE = b"T"  # the same by SIGTERM, and by SIGKILL a little later
+# From the helper and from the process of a call.
+_LOG = b"l"  # a log record: its level, its logger, its time, its text
+_PART = b"+"  # the body goes on in the next message
 
-_HEAD = struct.Struct("!cQ")
-
-
-def head(kind: bytes, length: int) -> bytes:
-    """Return what goes before a body of so many bytes."""
-    return _HEAD.pack(kind, length)
+_SIZE = 1 << 16  # bytes of one part: what a socket takes at a time
 
 
-class Messages:
-    """Puts messages together from what was read. One thread."""
-
-    def __init__(self, limit: int | None = None) -> None:
-        """Start with nothing read. ``limit``: the most bytes of a body; None: any."""
-        self._limit = limit
-        self._read = bytearray()
-        self._wanted: tuple[bytes, int] | None = None
-
-    def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
-        """Take what was read, and return the messages that are whole now: kind and body.
-
-        Raises:
-            ValueError: a body is over the limit.
-        """
-        self._read += data
-        whole: list[tuple[bytes, bytes]] = []
-        while True:
-            if self._wanted is None:
-                if len(self._read) < _HEAD.size:
-                    return whole
-                kind, length = _HEAD.unpack_from(self._read)
-                if self._limit is not None and length > self._limit:
-                    raise ValueError(f"a message of {length} bytes, and {self._limit} is the limit")
-                del self._read[: _HEAD.size]
-                self._wanted = kind, length
-            kind, length = self._wanted
-            if len(self._read) < length:
-                return whole
-            whole.append((kind, bytes(memoryview(self._read)[:length])))
-            del self._read[:length]
-            self._wanted = None
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Make both ends of a connection."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-# -- logs --------------------------------------------------------------------------------------------------
+def send(connection: socket.socket, kind: bytes, body: bytes = b"") -> None:
+    """Send a message. Waits until the other end has taken all but the last part."""
+    rest = memoryview(body)
+    while len(rest) > _SIZE:
+        connection.sendmsg([_PART, rest[:_SIZE]])
+        rest = rest[_SIZE:]
+    connection.sendmsg([kind, rest])
 
-_MARK = "\x1egofer-log "
-_PIECE = 600  # characters of text in a line: no more than 3600 bytes, of the 4096 that are written in one piece
-_NAME = 60  # characters of a logger's name
+
+def receive(connection: socket.socket, wait: Callable[[], object] = lambda: None) -> tuple[bytes, bytes]:
+    """Return the kind and the body of the next message; empty: nobody has the other end any more.
+
+    Args:
+        wait: called before each part is read.
+    """
+    parts: list[bytes] = []
+    while True:
+        wait()
+        try:
+            message = connection.recv(_SIZE + 1)
+        except ConnectionResetError:
+            continue  # the other end was closed before all was read there; what came from there is still to be read
+        kind, body = message[:1], message[1:]
+        if kind == EXIT:  # perhaps in the middle of another message
+            return kind, body
+        parts.append(body)
+        if kind == _LOG:
+            _log(*json.loads(b"".join(parts)))
+            parts.clear()
+        elif kind != _PART:
+            return kind, b"".join(parts)
 
 
-class LineHandler(logging.Handler):
-    """Writes records to standard error, for the agent to read. For the helper process and its children."""
+class Sender:
+    """Sends messages over a connection. Any thread; one message after another."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.RLock()  # a signal's handler may log while the same thread sends
+
+    def send(self, kind: bytes, body: bytes) -> None:
+        """Send a message. Waits until the other end has taken all but the last part."""
+        with self._lock:
+            send(self._connection, kind, body)
+
+
+class LogHandler(logging.Handler):
+    """Sends log records to the agent, which logs them as its own: by ``sender``, which each forked process sets."""
+
+    def __init__(self, sender: Sender) -> None:
         super().__init__()
         self.setFormatter(logging.Formatter("%(message)s"))  # the agent's says the rest
+        self.sender = sender
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
+        """Send one record; print it when the agent no longer listens."""
         try:
-            for piece in _pieces(self.format(record)):
-                said = json.dumps([record.levelno, record.name[:_NAME], record.created, piece], ensure_ascii=False)
-                os.write(2, f"{_MARK}{said}\n".encode("utf-8", "backslashreplace"))
+            text = self.format(record)
+            try:
+                self.sender.send(_LOG, json.dumps([record.levelno, record.name, record.created, text]).encode())
+            except OSError:
+                print(text, file=sys.stderr)
         except Exception:  # noqa: BLE001 - a record whose text cannot be made is told by its own handler
             self.handleError(record)
 
 
-def log_line(plugin: str, line: str) -> str:
-    """Log a line that a helper process, or a child of it, has written; return its text."""
-    printed, mark, said = line.partition(_MARK)
-    if printed or not mark:
-        log.info("plugin %s: %s", plugin, printed)
-    if not mark:
-        return line
-    try:
-        level, name, created, text = json.loads(said)
-        record = logging.makeLogRecord(
-            {
-                "name": str(name),
-                "levelno": int(level),
-                "levelname": logging.getLevelName(int(level)),
-                "msg": str(text).encode("utf-8", "backslashreplace").decode(),
-                "created": float(created),
-                "msecs": float(created) % 1 * 1000,
-            }
-        )
-    except (ValueError, TypeError):
-        log.info("plugin %s: %s", plugin, said)
-        return said
-    logger = logging.getLogger(record.name)
-    if logger.isEnabledFor(record.levelno):
+def _log(level: int, name: str, created: float, text: str) -> None:
+    logger = logging.getLogger(name)
+    if logger.isEnabledFor(level):
+        record = logger.makeRecord(name, level, "", 0, text, (), None)
+        record.created, record.msecs = created, created % 1 * 1000
         logger.handle(record)
-    return str(record.msg)
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """Split a text where lines end, or else where a piece would be too long."""
-    piece: list[str] = []
-    size = 0
-    for line in text.split("\n"):
-        for at in range(0, max(1, len(line)), _PIECE):
-            part = line[at : at + _PIECE]
-            if piece and size + len(part) > _PIECE:
-                yield "\n".join(piece)
-                piece, size = [], 0
-            piece.append(part)
-            size += len(part) + 1
-    yield "\n".join(piece)

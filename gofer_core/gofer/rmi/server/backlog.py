@@ -76,7 +76,7 @@ class Backlogs:
         """Leave a request that waits to the disk alone."""
         channel = request.channel
         if self._registry.forget(request, waiting=True):
-            channel.withdraw(request)
+            channel.service.workers.discard(request)
             channel.leave(request)
             self._leave_to_disk(channel, request.key)
 
@@ -139,7 +139,7 @@ class Backlogs:
                 backlog.behind.clear()
         channel.notify()
         for request in ready:
-            channel.put(request)
+            channel.service.workers.put(request)
             if channel.over and self._registry.forget(request, waiting=True):
                 self._mine.discard(request.key)
                 channel.leave(request)

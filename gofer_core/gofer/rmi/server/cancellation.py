@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import InvalidStateError
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -13,16 +15,15 @@ from gofer.messaging.document import shown
 from gofer.rmi import criteria as conditions
 from gofer.rmi.clock import Clock
 from gofer.rmi.request import QUEUED, Received
-from gofer.rmi.server.answering import Answering
 from gofer.rmi.server.backlog import Backlogs, decode
 from gofer.rmi.server.channel import Channel
-from gofer.rmi.server.execution import Pending
+from gofer.rmi.server.lifecycle import Lifecycle, Pending
 from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.serial import SerialThread
 from gofer.rmi.server.tombstones import Owner, Tombstones
 from gofer.rmi.store import Database, Unavailable, requests
 
-__all__ = ["Cancellation", "joined"]
+__all__ = ["Cancellation"]
 
 _SN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}")
 _PATIENCE = 1.0  # seconds that an answer waits for the disk
@@ -49,7 +50,7 @@ class Cancellation:
         registry: Registry,
         store: Database,
         backlogs: Backlogs,
-        answering: Answering,
+        lifecycle: Lifecycle,
         tombstones: Tombstones,
         clock: Clock,
         find: Callable[[str], Channel | None],
@@ -57,7 +58,7 @@ class Cancellation:
         self._registry = registry
         self._store = store
         self._backlogs = backlogs
-        self._answering = answering
+        self._lifecycle = lifecycle
         self._tombstones = tombstones
         self._clock = clock
         self._find = find
@@ -76,30 +77,45 @@ class Cancellation:
         """
         if not isinstance(sn, str) or _SN.fullmatch(sn) is None:
             raise ValueError(f"{shown(str(sn))} is not a serial number")
+        answer = Pending()
         while True:
             request = self._registry.get(sn) or self._registry.get_overdue(sn)
             if request is not None:
-                mine = request.plugin is plugin
-                if mine and owner is not None and request.identity != owner.identity and not request.overdue:
-                    raise NotAuthorized(f"request {sn} was not signed by you; [main] admin names who may cancel it")
-                return self._written([sn] if mine and self._cancel(request) else [])
-            if self._registry.has_ended(sn):
-                return self._written([])
+                if request.plugin is not plugin:
+                    self._answer(answer, [], written=False)
+                elif owner is not None and request.identity != owner.identity and not request.overdue:
+                    raise _not_yours(sn)
+                else:
+                    cancelled = self._cancel(request)
+                    self._answer(answer, [sn] if cancelled else [], written=cancelled)
+                return answer
             channel = self._find(plugin.name)
+            if self._registry.has_ended(sn):
+                self._answer(answer, [], written=False)
+                return answer
             if channel is not None and channel.backlog.count:
-                return self._of_row(channel, sn, owner)
+                self._thread.put(partial(self._do, answer, partial(self._on_disk, answer, channel, sn, owner)))
+                return answer
             self._tombstones.expect(plugin.name, sn, owner)
             # It may have come between these steps, and found nothing then; looked up again, it is there.
             if self._registry.get(sn) is None:
-                return self._written([], remembered=True)
+                self._answer(answer, [])
+                return answer
 
     def by_criteria(
-        self, plugin: Any, criteria: Mapping[str, Any], *, besides: str | None = None, owner: Owner | None = None
+        self,
+        plugin: Any,
+        criteria: Mapping[str, Any],
+        *,
+        besides: str | None = None,
+        owner: Owner | None = None,
+        after: Pending | None = None,
     ) -> Pending:
         """Cancel the requests of a plugin whose data meet criteria, but the one with the number ``besides``.
 
-        Their serial numbers come later: a list in the order in which the requests came. RuntimeError comes instead when
-        those on the disk cannot be read; those in memory are cancelled all the same.
+        Their serial numbers come later: a list in the order in which the requests came, behind those that ``after``
+        has. RuntimeError comes instead when those on the disk cannot be read; those in memory are cancelled all the
+        same.
 
         Raises:
             InvalidOperator, ValueError: the criteria are none, or too much.
@@ -108,32 +124,34 @@ class Cancellation:
         conditions.check(criteria)
         if self._thread.waiting >= _MOST_CRITERIA:
             raise RuntimeError(f"{_MOST_CRITERIA} other criteria are being looked at; try again later")
-        return self._on_thread(lambda: self._by_criteria(plugin, criteria, besides, owner))
-
-    def _on_thread(self, work: Callable[[], Pending]) -> Pending:
         answer = Pending()
 
-        def job() -> None:
-            try:
-                _pass_on(work(), answer)
-            except Exception as failed:  # noqa: BLE001 - told to who waits for it
-                answer.set_exception(failed)
+        def work() -> None:
+            before = [] if after is None else after.result(2 * _PATIENCE)
+            found = before + self._meeting(plugin, criteria, besides, owner)
+            self._answer(answer, found, written=bool(found))
 
-        self._thread.put(job)
+        self._thread.put(partial(self._do, answer, work))
         return answer
 
     # -- in the thread for this ----------------------------------------------------------------------------------------
 
-    def _by_criteria(
-        self, plugin: Any, criteria: Mapping[str, Any], besides: str | None, owner: Owner | None
-    ) -> Pending:
+    @staticmethod
+    def _do(answer: Pending, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as failed:  # noqa: BLE001 - told to who waits for it
+            answer.set_exception(failed)
+
+    def _meeting(self, plugin: Any, criteria: Mapping[str, Any], besides: str | None, owner: Owner | None) -> list[str]:
+        """Cancel what meets criteria; return the numbers."""
         # First those on the disk, and then those that wait: the end of one that runs would let the next of them start.
         channel = self._find(plugin.name)
         on_disk: list[str] = []
         failed: Unavailable | None = None
         try:
             if channel is not None and channel.backlog.count:
-                on_disk = self._rows_by_criteria(channel, criteria, owner)
+                on_disk = self._rows_meeting(channel, criteria, owner)
         except Unavailable as unreadable:
             failed = unreadable
         met = [
@@ -147,9 +165,9 @@ class Cancellation:
         cancelled |= {request.sn for request in met if request.sn not in cancelled and self._cancel(request)}
         if failed is not None:
             raise RuntimeError(f"{len(cancelled)} are cancelled; those in the ledger cannot be read: {failed}")
-        return self._written([*(request.sn for request in met if request.sn in cancelled), *on_disk])
+        return [request.key for request in met if request.sn in cancelled] + on_disk
 
-    def _rows_by_criteria(self, channel: Channel, criteria: Mapping[str, Any], owner: Owner | None) -> list[str]:
+    def _rows_meeting(self, channel: Channel, criteria: Mapping[str, Any], owner: Owner | None) -> list[str]:
         """Cancel the requests on the disk whose data meet criteria, as fast as they can be answered."""
         found: list[str] = []
         after = 0
@@ -159,116 +177,58 @@ class Cancellation:
                 return found
             after = rows[-1].number
             for row in rows:
-                if (owner is None or row.identity == owner.identity) and _meets(criteria, row.body):
-                    found += self._cancel_row(channel, row.sn)
+                mine = owner is None or row.identity == owner.identity
+                if mine and _meets(criteria, row.body) and self._cancel_row(channel, row.sn):
+                    found.append(row.sn)
             while channel.publisher.pending > _UNSETTLED:
                 time.sleep(_PAUSE)
 
-    def _of_row(self, channel: Channel, sn: str, owner: Owner | None) -> Pending:
+    def _on_disk(self, answer: Pending, channel: Channel, sn: str, owner: Owner | None) -> None:
         """Cancel a request that may be on the disk; when it is not, it is cancelled when it comes."""
+        name = channel.service.name
+        try:
+            row = self._store.call(partial(requests.find, sn))
+        except Unavailable:
+            row = None
+        waits = row is not None and row.state == requests.QUEUED and row.plugin == name
+        if row is not None and waits and owner is not None and row.identity != owner.identity:
+            raise _not_yours(sn)
+        if self._cancel_row(channel, sn, pull=waits):
+            self._answer(answer, [sn])
+        else:
+            self._tombstones.expect(name, sn, owner)
+            self._answer(answer, [])
 
-        def work() -> Pending:
-            try:
-                row = self._store.call(partial(requests.find, sn))
-            except Unavailable:
-                row = None
-            waits = row is not None and row.state == requests.QUEUED and row.plugin == channel.service.name
-            if row is not None and waits and owner is not None and row.identity != owner.identity:
-                raise NotAuthorized(f"request {sn} was not signed by you; [main] admin names who may cancel it")
-            found = self._cancel_row(channel, sn) if waits else []
-            request = self._registry.get(sn)
-            if not found and request is not None and self._cancel(request):
-                found = [sn]
-            if found:
-                return self._written(found)
-            self._tombstones.expect(channel.service.name, sn, owner)
-            return self._written([], remembered=True)
-
-        return self._on_thread(work)
-
-    def _cancel_row(self, channel: Channel, sn: str) -> list[str]:
-        request = self._backlogs.pull_one(sn, channel)
-        if request is None:  # it was pulled by another thread meanwhile
-            request = self._registry.get(sn)
-        return [sn] if request is not None and self._cancel(request) else []
+    def _cancel_row(self, channel: Channel, sn: str, *, pull: bool = True) -> bool:
+        request = self._backlogs.pull_one(sn, channel) if pull else None
+        request = request or self._registry.get(sn)  # it was pulled by another thread meanwhile
+        return request is not None and self._cancel(request)
 
     # -- any thread ----------------------------------------------------------------------------------------------------
 
     def _cancel(self, request: Received) -> bool:
-        if not self._answering.cancel(request):
+        if not self._lifecycle.cancel(request):
             return False
         if request.sn is not None:
             self._tombstones.write(request.plugin.name, request.sn)
         return True
 
-    def _written(self, found: Sequence[str | None], *, remembered: bool = False) -> Pending:
+    def _answer(self, answer: Pending, found: list[str], *, written: bool = True) -> None:
         """Tell what was cancelled when that is on the disk; or after a second, if that takes longer."""
-        answer = Pending()
-        if not (found or remembered):
-            answer.set_result([])
-            return answer
 
-        def end() -> None:
-            if answer.set_running_or_notify_cancel():
-                answer.set_result(list(found))
+        def end(*_: object) -> None:
+            with suppress(InvalidStateError):  # told already
+                answer.set_result(found)
 
-        once = _Once(end)
-        timer = self._clock.call_after(_PATIENCE, once)
-
-        def done(_: object, failed: Unavailable | None) -> None:
-            timer.cancel()
-            once()
-
-        self._store.post(lambda file: None, done)
-        return answer
-
-
-class _Once:
-    """Calls a function the first time. Any thread."""
-
-    def __init__(self, function: Callable[[], object]) -> None:
-        self._functions = [function]
-
-    def __call__(self) -> None:
-        try:
-            function = self._functions.pop()
-        except IndexError:
-            return
-        function()
-
-
-def joined(parts: Sequence[Pending]) -> Pending:
-    """Return what has one list after the other of several, as soon as all are there; or the first error."""
-    whole = Pending()
-    found: list[Any] = []
-
-    def go_on(left: Sequence[Pending]) -> None:
-        def add(done: Any) -> None:
-            raised = done.exception()
-            if raised is not None:
-                whole.set_exception(raised)
-                return
-            found.extend(done.result())
-            go_on(left[1:])
-
-        if left:
-            left[0].add_done_callback(add)
+        if written:
+            self._store.post(lambda file: None, end)
+            self._clock.call_after(_PATIENCE, end)
         else:
-            whole.set_result(found)
-
-    go_on(parts)
-    return whole
+            end()
 
 
-def _pass_on(source: Pending, target: Pending) -> None:
-    def done(ended: Any) -> None:
-        raised = ended.exception()
-        if raised is not None:
-            target.set_exception(raised)
-        else:
-            target.set_result(ended.result())
-
-    source.add_done_callback(done)
+def _not_yours(sn: str) -> NotAuthorized:
+    return NotAuthorized(f"request {sn} was not signed by you; [main] admin names who may cancel it")
 
 
 def _meets(criteria: Mapping[str, Any], body: bytes) -> bool:

@@ -90,10 +90,6 @@ class Channel:
         service = self.service
         self.encoder = Encoder(service.address, service.authenticator, service.max_message)
 
-    def is_for_admin(self, request: Received) -> bool:
-        """Tell whether a request is answered by the agent itself: without a worker, and without the disk."""
-        return self.service.admin is not None and request.classname in self.service.admin
-
     @property
     def open(self) -> int:
         """How many accepted requests have not been let go."""
@@ -117,14 +113,6 @@ class Channel:
         self._open.pop(request, None)
         if self._waiting:
             self.notify()
-
-    def put(self, request: Received) -> None:
-        """Have a request run by the next worker that is free."""
-        self.service.workers.put(request)
-
-    def withdraw(self, request: Received) -> None:
-        """Have it not run: it has ended while it waited."""
-        self.service.workers.discard(request)
 
     def notify(self) -> None:
         """Have those who wait look: a request has its result."""

@@ -12,7 +12,6 @@ from gofer.errors import ConfigError, MessagingError
 from gofer.messaging.address import Address
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.rmi.request import ENDED, Received
-from gofer.rmi.server.answering import Answering
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.counters import Counters
 from gofer.rmi.server.lifecycle import Lifecycle
@@ -37,7 +36,7 @@ class Consumer:
     """Takes the requests of one plugin from its queue, and gives back what it does not start. Any thread.
 
     Args:
-        registry, persistence, nonces, answering, lifecycle: those of the agent.
+        registry, persistence, nonces, lifecycle: those of the agent.
         give_up: seconds after which a result that no broker takes is given up.
         exclusive: nobody else may read the queue. (Known before it is read: what the store holds runs before that.)
     """
@@ -50,7 +49,6 @@ class Consumer:
         registry: Registry,
         persistence: Persistence,
         nonces: Nonces,
-        answering: Answering,
         lifecycle: Lifecycle,
         counters: Counters | None = None,
         prefetch: int = 200,
@@ -71,7 +69,6 @@ class Consumer:
         self._registry = registry
         self._persistence = persistence
         self._nonces = nonces
-        self._answering = answering
         self._lifecycle = lifecycle
         self._rejections = Rejections(self.channel)
         self._verification = Verification(service)
@@ -117,8 +114,7 @@ class Consumer:
         if kind is Known.NEW:
             self._admit(request, seen)
         elif kind is Known.CONFLICT:
-            text = "another request with this serial number is known"
-            self._answering.reject(request, Refusal("sn.conflict", text, request.sn))
+            self._lifecycle.conflict(request)
         else:
             channel.counters.add("repeated")
             if known is not None:
@@ -129,7 +125,7 @@ class Consumer:
                         known.channel.leave(known)
                 self._persistence.adopted(request, known)
             elif result is not None:
-                self._answering.answer_again(request, result)
+                self._lifecycle.answer_again(request, result)
 
     def _admit(self, request: Received, seen: Seen) -> None:
         if seen in (Seen.BEFORE, Seen.FORGOTTEN):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from hmac import compare_digest, digest
 from secrets import token_bytes
 from typing import Any
@@ -16,7 +17,7 @@ from gofer.rmi.request import Received
 from gofer.rmi.server.logins import Attempt, attempt
 from gofer.rmi.server.service import Service
 
-__all__ = ["authorize", "find", "invoke", "login_of"]
+__all__ = ["authorize", "coroutine_of", "find", "invoke", "login_of", "way_out"]
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,6 @@ def invoke(service: Service, request: Received, target: Target) -> Any:
         DispatchError: it cannot be run here.
         BaseException: whatever the method or a hook raised.
     """
-    request.api = target
     authorize(target, request)
     hook = service.hook.gofer_call
     if _is_ours(hook):  # it calls the method
@@ -75,6 +75,24 @@ def _run(service: Service, target: Target, request: Received) -> Any:
     if forks is None:
         raise DispatchError(f"{target.name}(): marked @{target.model}, and there is nothing that forks here")
     return forks.call(target, request, service.max_message)
+
+
+def coroutine_of(request: Received, value: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
+    """Return what a method has returned as a coroutine.
+
+    Raises:
+        TypeError: it is no ``async def``: nobody will await that.
+    """
+    if request.api is None or not request.api.is_async:
+        close = getattr(value, "close", None)
+        if callable(close):
+            close()
+        raise TypeError(f"{request.target}() returned a {type(value).__name__}: declare the method `async def`")
+
+    async def wait() -> Any:
+        return await value
+
+    return value if inspect.iscoroutine(value) else wait()
 
 
 class _Once:
@@ -165,3 +183,15 @@ def _check_secret(target: Target, given: Any) -> None:
         matched |= compare_digest(digest(key, one.encode("utf-8", "surrogatepass"), "sha256"), mine)
     if not matched:
         raise SecretNotMatched(f"{target.name}(): wrong secret")
+
+
+def way_out(request: Received) -> str:
+    """Tell what can be done about a method that goes on for longer than it may."""
+    if request.on_expire is not None or (request.api is not None and request.api.model != DIRECT):
+        return "Its process is being ended."
+    if request.api is not None and request.api.is_async:
+        return f"It holds no thread; gofer mgt --cancel {request.key} ends it where it awaits something."
+    return (
+        "It holds one of the plugin's threads until it returns; nothing but a restart of goferd ends it. "
+        "Mark the method @fork: a process of its own is ended when it takes too long."
+    )

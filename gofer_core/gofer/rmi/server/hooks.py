@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gofer.limit import LimitedLog
@@ -22,9 +22,11 @@ __all__ = ["HookCalls", "Only", "Raised", "call_each", "named"]
 
 log = logging.getLogger(__name__)
 
-_IDLE = 2.0  # seconds without an event after which a thread ends
 _MOST = 10_000  # events that wait for one implementation of gofer_finished
 _MOST_BYTES = 64 * 1024 * 1024  # of the requests that these hold
+
+
+Entered = Callable[[], AbstractContextManager[object]]
 
 
 class Raised(NamedTuple):
@@ -100,93 +102,36 @@ def _end(wrapper: Any, generator: Any, found: list[Any]) -> list[Any]:
     raise RuntimeError("a wrapper has a second yield")
 
 
-class _Event(NamedTuple):
-    """The end of a request, for one implementation."""
-
-    arguments: Mapping[str, Any]
-    entered: Callable[[], AbstractContextManager[object]]
-    size: int
-
-
 class _Listener:
-    """One implementation of gofer_finished, what it is still to be told, and the thread that does so."""
+    """One implementation of gofer_finished, and the thread that tells it of one end after the other."""
 
     def __init__(self, implementation: Any) -> None:
-        self._implementation = implementation
+        self._hook = Only(implementation)
         self._name = named(implementation)
-        self._changed = threading.Condition(threading.Lock())
-        self._events: deque[_Event] = deque()
-        self._bytes = 0
-        self._telling = False
-        self._thread: threading.Thread | None = None
-        self._stopping = False
+        self.thread = SerialThread(f"gofer-finished-{self._name}")
+        self._bytes = 0  # of the requests that wait to be told, about
         self._complain = LimitedLog(log, rate=0.1, burst=5)
 
-    @property
-    def idle(self) -> bool:
-        """Whether it was told all."""
-        return not (self._events or self._telling)
-
-    @property
-    def mine(self) -> bool:
-        """Whether this is its thread."""
-        return self._thread is threading.current_thread()
-
-    def put(self, event: _Event) -> None:
-        """Have it told; or not, where it is too slow, or hangs. Never waits."""
-        with self._changed:
-            full = len(self._events) >= _MOST or self._bytes + event.size > _MOST_BYTES
-            if not full:
-                self._events.append(event)
-                self._bytes += event.size
-                if self._thread is None:
-                    name = f"gofer-finished-{self._name}"
-                    self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-                    self._thread.start()
-                else:
-                    self._changed.notify_all()
-        if full:
+    def tell(self, arguments: Mapping[str, Any], entered: Entered, size: int) -> None:
+        """Have it told of the end of a request; not where it is too slow, or hangs. Never waits."""
+        waiting = self.thread.waiting
+        if waiting >= _MOST or self._bytes + size > _MOST_BYTES:
             text = "hook %s is too slow, or hangs: %d ends of requests wait for it, and it is not told of this one"
-            self._complain(logging.ERROR, text, self._name, len(self._events))
+            self._complain(logging.ERROR, text, self._name, waiting)
+            return
+        self._bytes = self._bytes + size if waiting else size
+        self.thread.put(partial(self._tell, arguments, entered, size))
 
-    def wait(self, deadline: float) -> bool:
-        """Wait until it was told all; tell whether it was."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self.idle, max(0.0, deadline - time.monotonic()))
-
-    def stop(self) -> None:
-        """Have the thread end when all was told."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-
-    def _run(self) -> None:
-        while (event := self._next()) is not None:
-            try:
-                with event.entered():
-                    self._tell(event.arguments)
-            except BaseException as raised:  # noqa: BLE001 - a plugin's code, and the next end is told all the same
-                self._complain(logging.ERROR, "hook %s failed", self._name, error=raised)
-            del event
-
-    def _tell(self, arguments: Mapping[str, Any]) -> None:
-        _, raised = call_each(Only(self._implementation), arguments)
-        if raised:
-            raise raised[0].error
-
-    def _next(self) -> _Event | None:
-        with self._changed:
-            self._telling = False
-            if not self._events:
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._events or self._stopping, _IDLE)
-            if not self._events:
-                self._thread = None
-                return None
-            event = self._events.popleft()
-            self._bytes -= event.size
-            self._telling = True
-            return event
+    def _tell(self, arguments: Mapping[str, Any], entered: Entered, size: int) -> None:
+        self._bytes -= size
+        raised: list[BaseException] = []
+        try:
+            with entered():
+                raised = [one.error for one in call_each(self._hook, arguments)[1]]
+        except BaseException as failed:  # noqa: BLE001 - a plugin's code, and the next end is told all the same
+            raised = [failed]
+        for error in raised:
+            self._complain(logging.ERROR, "hook %s failed", self._name, error=error)
 
 
 class Only:
@@ -217,22 +162,21 @@ class HookCalls:
         if not implementations:
             return
         arguments = {"plugin": service.plugin, "request": request, "outcome": outcome, "seconds": seconds}
-        event = _Event(arguments, service.entered, 2 * len(request.delivery.body))
         for one in reversed(implementations):
-            self._listener(one, implementations).put(event)
+            self._listener(one, implementations).tell(arguments, service.entered, 2 * len(request.delivery.body))
 
     def flush(self, timeout: float) -> bool:
         """Wait until all were told of what has ended so far, at most ``timeout`` seconds; tell whether they were."""
         deadline = time.monotonic() + timeout
         with self._lock:
-            listeners = list(self._listeners.values())
-        return all(one.wait(deadline) for one in listeners if not one.mine)
+            threads = [one.thread for one in self._listeners.values() if not one.thread.is_current]
+        return all(one.flush(max(0.0, deadline - time.monotonic())) for one in threads)
 
     def stop(self) -> None:
         """Have all threads end that have nothing left to do. ``flush`` goes before."""
         with self._lock:
             for one in self._listeners.values():
-                one.stop()
+                one.thread.stop()
 
     def accept(
         self, thread: SerialThread, service: Service, request: Received, done: Callable[[Refusal | None], object]
@@ -270,7 +214,9 @@ class HookCalls:
         listener = self._listeners.get(implementation)
         if listener is None:
             with self._lock:
-                for gone in [one for one in self._listeners if one not in present and self._listeners[one].idle]:
+                for gone in [
+                    one for one in self._listeners if one not in present and not self._listeners[one].thread.busy
+                ]:
                     del self._listeners[gone]  # of code that is not loaded any more
                 listener = self._listeners.setdefault(implementation, _Listener(implementation))
         return listener

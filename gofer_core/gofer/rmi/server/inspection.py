@@ -13,7 +13,7 @@ from gofer.rmi.request import Received
 from gofer.rmi.server.backlog import Backlogs, decode
 from gofer.rmi.server.cancellation import Cancellation
 from gofer.rmi.server.channel import Channel
-from gofer.rmi.server.execution import way_out
+from gofer.rmi.server.dispatch import way_out
 from gofer.rmi.server.lifecycle import Lifecycle
 from gofer.rmi.server.persistence import silenced
 from gofer.rmi.server.registry import Registry

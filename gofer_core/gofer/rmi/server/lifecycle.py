@@ -1,24 +1,30 @@
-"""The way of a request through the agent, from top to bottom: admitted, accepted, queued, run. Then it is answered."""
+"""The way of a request through the agent, from top to bottom: admitted, accepted, run, answered, settled."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gofer.errors import DispatchError, ExecutionTimeout, Interrupted
+from gofer.errors import Cancelled, DispatchError, ExecutionTimeout, Interrupted, NotAuthorized
+from gofer.messaging.document import shown
+from gofer.rmi.context import Context
+from gofer.rmi.exceptions import sentence
 from gofer.rmi.progress import Progress
 from gofer.rmi.request import ANSWERING, QUEUED, Received
-from gofer.rmi.server.answering import Answering
+from gofer.rmi.server import dispatch, results
 from gofer.rmi.server.channel import Channel
-from gofer.rmi.server.execution import Execution, way_out
 from gofer.rmi.server.hooks import HookCalls
 from gofer.rmi.server.logins import Logins
-from gofer.rmi.server.persistence import Persistence
+from gofer.rmi.server.persistence import AlreadyStarted, Persistence
 from gofer.rmi.server.registry import Registry
-from gofer.rmi.server.replies import Refusal
+from gofer.rmi.server.replies import CannotSign, Refusal, Settled
+from gofer.rmi.server.request_log import RequestLog
 from gofer.rmi.server.serial import Outcome, SerialThread
 from gofer.rmi.server.statuses import Statuses
 from gofer.rmi.server.sweep import Sweep
@@ -32,12 +38,23 @@ if TYPE_CHECKING:
     from gofer.rmi.api import Target
     from gofer.rmi.clock import Clock
 
-__all__ = ["Lifecycle"]
+__all__ = ["Lifecycle", "Pending"]
 
 log = logging.getLogger(__name__)
 
 _OVERDUE = 5.0  # seconds that a method has to end when it was told that it takes too long, before the log says so
 _GLANCE = 0.25  # seconds between two looks, at most, while something is in flight
+
+_PLAIN = frozenset({type(None), bool, int, float, str, list, dict})
+_ENDS = (Cancelled, ExecutionTimeout)  # what says itself why a method did not go on
+_COUNTED = {
+    "value": "done", "exception": "failed", "cancelled": "cancelled", "interrupted": "interrupted",
+    "rejected": "rejected",
+}  # fmt: skip
+
+
+class Pending(Future[Any]):
+    """A value that comes later, from a method of the agent's own: one thread answers all of these."""
 
 
 class Lifecycle:
@@ -51,23 +68,23 @@ class Lifecycle:
         registry: Registry,
         persistence: Persistence,
         tombstones: Tombstones,
-        answering: Answering,
         clock: Clock,
         *,
         logins: Logins | None = None,
         hooks: HookCalls | None = None,
+        request_log: RequestLog | None = None,
     ) -> None:
         self._registry = registry
         self._persistence = persistence
         self._backlogs = persistence.backlogs
         self._tombstones = tombstones
-        self._answering = answering
         self._clock = clock
+        self._logins = logins or Logins()
         self._hooks = hooks or HookCalls()
-        self._statuses = Statuses(registry)
+        self._log = request_log or RequestLog()
+        self._statuses = Statuses()
         self._channels: dict[Channel, None] = {}
         self._sweep = Sweep(self.look)
-        self._execution = Execution(registry, persistence, logins or Logins(), self._answering.returned)
 
     def attach(self, channel: Channel) -> None:
         """Look after the requests of a channel, and take up those that the store holds for it. Waits for the disk.
@@ -76,34 +93,34 @@ class Lifecycle:
             Unavailable: the store cannot be read; until it can be, no request of the channel may be taken.
         """
         self._channels[channel] = None
-        self._answering.attach(channel)
         self._persistence.recover(channel, self.resume)
         self._sweep.nudge(time.monotonic())
 
     def detach(self, channel: Channel) -> None:
         """Look after its requests no more."""
         self._channels.pop(channel, None)
-        self._answering.detach(channel)
 
     def stop(self) -> None:
-        """End the thread that looks for what is due."""
+        """End the thread that looks for what is due, and that for the log, when all lines are written."""
         self._sweep.stop()
+        self._log.stop()
 
-    # -- 1. admitted: asked for by the hooks, and held -------------------------------------------------------------
+    # -- 1. admitted: the hooks are asked, and it is held ----------------------------------------------------------
 
     def admit(self, request: Received) -> None:
         """Take a request that is new. Hooks are asked by another thread, in the order of requests."""
         channel = request.channel
         if channel.refusal is not None:
-            self._answering.reject(request, channel.refusal)
+            self.reject(request, channel.refusal)
             return
+        request.for_admin = channel.service.admin is not None and request.classname in channel.service.admin
         channel.enter(request)
         self._sweep.nudge(request.arrived)
-        thread = channel.admin if channel.is_for_admin(request) else channel.asking
-        if thread is channel.asking and not thread.busy and not channel.service.hook.gofer_accept.get_hookimpls():
-            self._hold(request)
-        else:
+        thread = channel.admin if request.for_admin else channel.asking
+        if request.for_admin or thread.busy or channel.service.hook.gofer_accept.get_hookimpls():
             thread.put(lambda: self._ask(request, thread))
+        else:
+            self._hold(request)
 
     def _ask(self, request: Received, thread: SerialThread) -> None:
         """Ask the hooks whether a request is accepted, as a job of a serial thread."""
@@ -115,7 +132,7 @@ class Lifecycle:
                 if refusal is None:
                     self._hold(request)
                 else:
-                    self._answering.reject(request, refusal)
+                    self.reject(request, refusal)
 
             self._hooks.accept(thread, request.channel.service, request, asked)
 
@@ -123,29 +140,26 @@ class Lifecycle:
         """Have a request looked up in the store if need be; else its broker holds it."""
         if request.state >= ANSWERING:
             return  # cancelled while the hooks were asked
-        if request.channel.is_for_admin(request) or not self._persistence.must_look(request):
+        if request.for_admin or not self._persistence.must_look(request):
             self._accept(request)
         else:
             self._persistence.look_up(request, partial(self._looked_up, request))
 
     def _looked_up(self, request: Received, row: Row | None, failed: Unavailable | None) -> None:
-        channel = request.channel
         if failed is not None:
-            self._answering.not_kept(request, failed)
+            self._not_kept(request, failed)
         elif row is None:
             self._accept(request)
         elif row.digest != request.digest:
-            self._answering.reject(
-                request, Refusal("sn.conflict", "another request with this serial number is known", request.sn)
-            )
+            self.conflict(request)
         elif row.state in (ROW_QUEUED, ROW_RUNNING):
-            channel.counters.add("repeated")
+            request.channel.counters.add("repeated")
             self._persistence.held_by_row(request)
-            channel.leave(request)
+            request.channel.leave(request)
         else:
-            self._answering.answer_again(request, row.result or b"{}")
+            self.answer_again(request, row.result or b"{}")
 
-    # -- 2. accepted -----------------------------------------------------------------------------------------------
+    # -- 2. accepted: it waits for a worker ------------------------------------------------------------------------
 
     def _accept(self, request: Received) -> None:
         if request.state >= ANSWERING:
@@ -158,14 +172,14 @@ class Lifecycle:
                 self._statuses.tell(request)
             else:
                 request.tell_at = time.monotonic() + held
-        if channel.is_for_admin(request):
+        if request.for_admin:
             request.due = request.tell_at
             self._answer_as_admin(request)
             return
         self._persistence.hold(request)
         request.due = min(request.tell_at, request.keep_at)
         if self._tombstones.has(service.name, request.sn, request.identity):
-            self._answering.cancel(request)
+            self.cancel(request)
         elif service.latency > 0:
             request.begin_at = time.monotonic() + service.latency  # the sweep keeps the order of equal delays
             request.due = min(request.due, request.begin_at)
@@ -179,14 +193,14 @@ class Lifecycle:
         elif self._registry.queue(request):
             request.beside = channel.service.holds_no_thread(request.classname, request.method)
             if request.beside or self._persistence.turn(request):
-                channel.put(request)
+                channel.service.workers.put(request)
 
     def _answer_as_admin(self, request: Received) -> None:
         channel = request.channel
         try:
             target = channel.service.admin.find(request.classname, request.method)
         except DispatchError as unknown:
-            self._answering.fail(request, unknown)
+            self.fail(request, unknown)
             return
 
         def late() -> None:
@@ -196,27 +210,29 @@ class Lifecycle:
 
         def answer() -> None:
             if self._registry.start(request):
-                self._start(request, target)
+                request.api = target
+                self._start(request)
 
         if channel.admin.limited(answer, late) is Outcome.FULL:
             text = f"{channel.admin.most} calls of it hang; the agent's log names them"
-            self._answering.reject(request, Refusal("agent.busy", "Admin cannot answer", text))
+            self.reject(request, Refusal("agent.busy", "Admin cannot answer", text))
 
-    # -- 3. run ----------------------------------------------------------------------------------------------------
+    # -- 3. run: its method is found, allowed, limited in time, and called ------------------------------------------
 
     def run(self, request: Received) -> None:
         """Run a request to its end; an ``async def``, to where the plugin's event loop goes on with it. In a worker."""
-        if request.channel.over or not self._registry.start(request):
-            return  # it was cancelled while it waited, or is given back
-        self._backlogs.leave(request)
-        try:
-            self._persistence.claim(request)
-        except Unavailable as failed:
-            self._answering.not_kept(request, failed)
-            return
-        self._start(request, None)
+        if request.api is not None:
+            self._go_on(request)
+        elif not request.channel.over and self._registry.start(request):  # else it was cancelled, or is given back
+            self._backlogs.leave(request)
+            try:
+                self._persistence.claim(request)
+            except Unavailable as failed:
+                self._not_kept(request, failed)
+            else:
+                self._start(request)
 
-    def _start(self, request: Received, target: Target | None) -> None:
+    def _start(self, request: Received) -> None:
         request.started = time.monotonic()
         self._sweep.nudge(request.started)
         request.channel.counters.add("running")
@@ -228,45 +244,265 @@ class Lifecycle:
                 with self._registry.lock:
                     request.tell_at = request.started + held
                     request.due = 0.0
-        self._execution.call(request, target)
+        self._call(request)
 
-    def _expire(self, request: Received) -> None:
-        # In this process nothing can stop a method: it is told, and its caller is. One in a process of its own ends.
-        if request.state >= ANSWERING:
+    def _call(self, request: Received) -> None:
+        """Find the method, and call it; if that needs a password, once it is checked."""
+        service = request.channel.service
+        token = Context(request).enter()
+        try:
+            with service.entered():
+                target = request.api = request.api or dispatch.find(service, request)
+                if request.beside and not target.holds_no_thread:  # a hook has sent it elsewhere
+                    request.beside = False
+                    service.workers.put(request)
+                    return
+                login = dispatch.login_of(target, request)
+                if login is not None:
+                    self._logins.check(login, partial(self._logged_in, request, target))
+                    return
+                if target.mark.once:
+                    self._once(request, target)
+                self._limit(request, target)
+                self._persistence.begin(request)
+                value = dispatch.invoke(service, request, target)
+                if type(value) not in _PLAIN:
+                    if type(value) is Pending:
+                        value.add_done_callback(lambda done: self._returned(request, *_outcome(done)))
+                        return
+                    if inspect.isawaitable(value):
+                        self._await(request, value)
+                        return
+        except BaseException as raised:  # noqa: BLE001 - SystemExit, too, is a result; its caller waits for one
+            self._returned(request, None, raised)
+        else:
+            self._returned(request, value, None)
+        finally:
+            Context.leave(token)
+
+    def _go_on(self, request: Received) -> None:
+        """Go on with a request whose method is found: its password was checked, or it needs a worker after all."""
+        if request.cancelled:
+            self._returned(request, None, Cancelled("cancelled before it was started"))
+        else:
+            self._call(request)
+
+    def _logged_in(self, request: Received, target: Target, refused: NotAuthorized | None) -> None:
+        if refused is not None:
+            self._returned(request, None, refused)
             return
-        stop = request.on_expire
-        end = "it may still run" if stop is None else "its process is being ended"
-        # First: a method that is told may return before its caller is.
-        request.late = f"{request.target}() took longer than {request.limit:g} s; {end}"
-        request.cancelled = True
-        if stop is not None:
-            stop()
-        if self._registry.expire(request):
-            self._clock.call_after(_OVERDUE, lambda: self._tell_overdue(request))
-        self._answering.fail(request, ExecutionTimeout(request.late))
+        request.authenticated = target
+        request.channel.service.workers.put(request)
 
-    def _tell_overdue(self, request: Received) -> None:
+    def _once(self, request: Received, target: Target) -> None:
+        """Have it written that a method runs which must not run a second time."""
+        if not request.channel.exclusive:
+            raise DispatchError(
+                f"{target.name}(): marked @once, which needs a queue that is read by this agent alone: "
+                "set [model] exclusive=1 for the plugin whose queue this is. Over AMQP 1.0 no broker can do that: "
+                "use another protocol for this plugin, such as amqp+amqp://"
+            )
+        self._persistence.claim(request, once=True)
+
+    def _limit(self, request: Received, target: Target) -> None:
+        """Have the call ended when it takes longer than the smallest of the limits that it has."""
+        asked = (target.mark.timeout, request.channel.service.timeout, request.document.timeout)
+        seconds = min((one for one in asked if one is not None), default=None)
+        if seconds is not None:
+            with self._registry.lock:
+                request.late = None
+                request.limit = seconds
+                request.expires_at = time.monotonic() + max(0.0, seconds)
+                request.due = 0.0
+
+    def _await(self, request: Received, value: Awaitable[Any]) -> None:
+        """Have the plugin's event loop go on with a coroutine."""
+        coroutine = dispatch.coroutine_of(request, value)
+
+        def dropped() -> None:
+            self._registry.returned(request)
+            request.on_cancel = None
+
+        run = request.channel.service.loop.run(coroutine, partial(self._returned, request), dropped)
+        if run is None:
+            self._registry.returned(request)
+            log.warning("%r: not run, its plugin has stopped; the broker delivers it again", request)
+        elif request.limit is not None:
+            # One that is only told to stop decides for itself; one that is overdue has been told.
+            request.on_cancel = lambda: run.cancel() if request.overdue else None
+            if request.returned:
+                request.on_cancel = None  # it refers to the request
+
+    # -- 4. answered: one result, one hook, one log line -------------------------------------------------------------
+
+    def _returned(self, request: Received, value: Any, raised: BaseException | None) -> None:
+        """Go on with what the method has returned or raised. (What raised without being called has ended, too.)"""
+        if request.limit is not None:
+            self._registry.returned(request)
+            request.on_cancel = None
+        if type(raised) is Unavailable:  # an exception is not asked what it is: its class may have an answer
+            self._not_kept(request, raised)
+        elif type(raised) is AlreadyStarted:
+            self._started_before(request, raised.result)
+        elif raised is not None:
+            self.fail(request, raised)
+        elif request.called_off and value is None:  # a value is given: only the method knows that it stopped short
+            self.fail(request, Cancelled("cancelled while it ran; its method has returned without a value"))
+        elif request.late is not None:
+            self.fail(request, ExecutionTimeout(request.late))
+        else:
+            try:
+                result = results.of_value(value)
+            except BaseException as unfit:  # noqa: BLE001 - its caller hears that
+                self.fail(request, unfit)
+            else:
+                self._end(request, "value", result)
+
+    def _started_before(self, request: Received, result: bytes | None) -> None:
+        """Answer a request that must run only once with the result of that run."""
+        if result is None:
+            self.fail(request, Interrupted(f"{request.target}() was started before; how far it got is not known"))
+            return
+        request.channel.counters.add("running", -1)
+        request.channel.counters.add("repeated")
+        self.answer_again(request, result)
+
+    def fail(self, request: Received, raised: BaseException, *, waiting: bool = False) -> bool:
+        """End a request by an exception: by Cancelled, or ExecutionTimeout, if that is why its method raised.
+
+        Args:
+            waiting: only if it has not started.
+
+        Returns:
+            Whether it is ended by this.
+        """
+        if not issubclass(type(raised), _ENDS):
+            if request.called_off:
+                raised = Cancelled(f"cancelled while it ran; its method has raised {type(raised).__name__}")
+            elif request.late is not None:
+                raised = ExecutionTimeout(request.late)
+        crossed, request.crossed = request.crossed, None  # it refers to its frames, and these to the request
+        result = results.of_error(raised, crossed)
+        kind = type(raised)
+        outcome = "cancelled" if issubclass(kind, Cancelled) else "interrupted" if issubclass(kind, Interrupted) else ""
+        return self._end(request, outcome or "exception", result, sentence(raised), waiting=waiting)
+
+    def reject(self, request: Received, refusal: Refusal) -> None:
+        """End a request that is not accepted, or cannot be run."""
+        details = "" if refusal.details is None else f" ({refusal.details})"
+        why = shown(f"{refusal.code}: {refusal.description}{details}", 300)[1:-1]
+        self._end(request, "rejected", None, why, refusal=refusal)
+
+    def conflict(self, request: Received) -> None:
+        """Reject a request with the number of another one."""
+        self.reject(request, Refusal("sn.conflict", "another request with this serial number is known", request.sn))
+
+    def _not_kept(self, request: Received, failed: Unavailable) -> None:
+        text = "the agent cannot write down what it must not forget"
+        self.reject(request, Refusal("ledger.unavailable", text, str(failed)))
+
+    def _end(
+        self,
+        request: Received,
+        outcome: str,
+        result: bytes | None,
+        why: str = "",
+        *,
+        refusal: Refusal | None = None,
+        waiting: bool = False,
+    ) -> bool:
+        """Give a request its result, or a refusal, and send that; False: it has one, or has started."""
+        if request.progress is not None:
+            request.progress.finish()
+        if not self._registry.answer(request, waiting=waiting):
+            return False
+        channel, request.refusal = request.channel, refusal
+        body, result, large = channel.encoder.reply(request, result)
+        if large is not None:
+            outcome, why = "exception", sentence(large)
+            channel.complain(logging.WARNING, "%r of plugin %s: %s", request, channel.service.name, large)
+        if request.started is not None:
+            channel.counters.add("running", -1)
+        channel.counters.add(_COUNTED[outcome])
+        self._backlogs.leave(request)
+        channel.notify()
+        self._statuses.wait(request)
+        send = partial(self._publish, request, body, partial(self._settled, request, result))
+        if result is None:
+            send()
+        else:
+            self._persistence.keep_result(request, result, send)
+        # After the result, which its caller waits for.
+        seconds = time.monotonic() - (request.started or request.arrived)
+        self._hooks.finished(channel.service, request, outcome, seconds)
+        self._log.write(request, outcome, seconds, why, result)
+        return True
+
+    def answer_again(self, request: Received, result: bytes) -> None:
+        """Answer a request that was delivered again after its end."""
+        if request.state >= ANSWERING or self._registry.answer(request):
+            self._statuses.wait(request)
+            self._publish(
+                request, request.channel.encoder.reply(request, result)[0], partial(self._settled, request, result)
+            )
+
+    def cancel(self, request: Received) -> bool:
+        """Cancel one request; tell whether there was something to cancel.
+
+        One that has not started is ended here, and never starts. One that runs is told; it ends when its method does.
+        """
         if request.overdue:
-            text = "%s %s %s. It is still running. %s"
-            log.warning(text, request.sn, request.channel.service.name, request.late, way_out(request))
+            return request.stop()
+        if request.state <= QUEUED and self.fail(request, Cancelled("cancelled before it was started"), waiting=True):
+            request.cancelled = True
+            request.channel.service.workers.discard(request)
+            return True
+        return request.state < ANSWERING and request.stop()
+
+    # -- 5. settled: a broker has its result, or nobody will --------------------------------------------------------
+
+    def _publish(self, request: Received, body: bytes | CannotSign, done: Callable[[Settled, str], object]) -> None:
+        """Send the end of a request, if somebody waits for it."""
+        channel = request.channel  # the one of now: after a redelivery that may be another one
+        if request.replyto is None:
+            done(Settled.CONFIRMED, "")
+        elif isinstance(body, CannotSign):
+            channel.counters.add("undeliverable")
+            text = "%r of plugin %s is not answered: cannot sign: %s"
+            channel.complain(logging.ERROR, text, request, channel.service.name, body)
+            done(Settled.GIVEN_UP, f"cannot sign: {body}")
+        else:
+            if channel.publisher.stopped:  # its plugin may be at its queue again
+                name = channel.service.name
+                channel = next((one for one in self._channels if one.service.name == name), channel)
+            channel.publisher.post(request.replyto, body, done, request, durable=request.durable)
+
+    def _settled(self, request: Received, result: bytes | None, settled: Settled, reason: str) -> None:
+        """Let go of a request: its result was taken, given up, or is left for the next connection."""
+        self._persistence.ended(request, result, settled, reason)  # the registry tells it to whoever comes
+        if settled is Settled.CONFIRMED and request.asked_again:
+            self._publish(request, request.channel.encoder.reply(request, result)[0], lambda settled, reason: None)
+        request.channel.leave(request)
 
     # -- beside this way -------------------------------------------------------------------------------------------
 
     def resume(self, request: Received, row: Row) -> None:
         """Go on with a request that the store held: answer it, or say that its run was cut short."""
         if row.result is not None:
-            self._answering.answer_again(request, row.result)
+            self.answer_again(request, row.result)
         elif row.state == ROW_RUNNING and (row.tries > 1 or row.once):
             request.interrupted = request.claimed = True
             text = f"{request.target}() was started, and its agent died; how far it got is not known"
-            self._answering.fail(request, Interrupted(text))
+            self.fail(request, Interrupted(text))
         else:
             self._queue(request)
 
     def leave(self, channel: Channel, refusal: Refusal | None = None) -> None:
         """Start nothing more of a channel: release all that has not started, or reject it."""
         channel.over = True
-        channel.service.workers.withdraw(lambda task: isinstance(task, Received) and task.channel is channel)
+        channel.service.workers.withdraw(
+            lambda task: isinstance(task, Received) and task.channel is channel and task.state <= QUEUED
+        )
         rest = [] if refusal is None else self._backlogs.pull_all(channel)
         self._backlogs.abandon(channel)
         waiting = [request for request in channel.opened() if request.state <= QUEUED]
@@ -275,7 +511,7 @@ class Lifecycle:
             if refusal is None:
                 self._persistence.release(request)
             else:
-                self._answering.reject(request, refusal)
+                self.reject(request, refusal)
 
     def make_progress(self, request: Received) -> Progress:
         """Make what a running method reports its progress by."""
@@ -292,12 +528,21 @@ class Lifecycle:
         due = inf
         taken: list[Received] = []
         in_flight = self._registry.in_flight()
+        crowded = self._persistence.is_crowded(in_flight, now)
         for request in in_flight:
+            if crowded and request.keep_at < inf:
+                request.keep_at = request.due = now
             if request.due <= now:
                 self._look_at(request, now, taken)
             due = min(due, request.due)
         if taken:
             self._persistence.take_over(taken)
+        for request in self._registry.overdue():
+            if request.due <= now:
+                request.due = inf
+                text = "%s %s %s. It is still running. %s"
+                log.warning(text, request.sn, request.channel.service.name, request.late, dispatch.way_out(request))
+            due = min(due, request.due)
         for channel in list(self._channels):
             due = min(due, channel.publisher.look(now), channel.asking.look(now), channel.admin.look(now))
             if channel.backlog.count:
@@ -323,3 +568,24 @@ class Lifecycle:
             self._expire(request)
         with self._registry.lock:
             request.due = min(request.tell_at, request.begin_at, request.keep_at, request.expires_at)
+            if request.overdue:
+                request.due = now + _OVERDUE
+
+    def _expire(self, request: Received) -> None:
+        # In this process nothing can stop a method: it is told, and its caller is. One in a process of its own ends.
+        if request.state >= ANSWERING:
+            return
+        stop = request.on_expire
+        end = "it may still run" if stop is None else "its process is being ended"
+        # First: a method that is told may return before its caller is.
+        request.late = f"{request.target}() took longer than {request.limit:g} s; {end}"
+        request.cancelled = True
+        if stop is not None:
+            stop()
+        self._registry.expire(request)
+        self.fail(request, ExecutionTimeout(request.late))
+
+
+def _outcome(done: Future[Any]) -> tuple[Any, BaseException | None]:
+    raised = done.exception()
+    return (None, raised) if raised is not None else (done.result(), None)

@@ -8,12 +8,13 @@ import os
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from gofer.decorators import Login
 from gofer.errors import NotAuthenticated, NotAuthorized, PasswordRequired, UserNotAuthorized, UserRequired
+from gofer.rmi.server.serial import SerialThread
 
 __all__ = ["Attempt", "Logins", "attempt", "pam_service"]
 
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _SERVICES = "/etc/pam.d"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_THREADS = 4  # passwords that are checked at the same time, each of another user
+_MOST = 4  # passwords that are checked at the same time, each of another user
 _WAITING = 32  # of one user
 _FREE = 3  # wrong passwords of a user in a row before the next ones must wait
 _LONGEST = 30.0  # seconds of that wait
@@ -94,13 +95,26 @@ def check_by_pam(user: str, password: bytes, service: str) -> bool:
 class _User:
     """What is known of one user: attempts that wait, and what became of the last ones."""
 
-    __slots__ = ("busy", "failures", "not_before", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting: deque[tuple[Attempt, Checked]] = deque()
-        self.busy = False
+    def __init__(self, name: str) -> None:
+        self.thread = SerialThread(f"gofer-login-{name}", idle=0.0)
         self.failures = 0
         self.not_before = 0.0
+
+    def refuses(self, asked: Attempt) -> NotAuthorized | None:
+        """Say why an attempt is refused without a look at its password; None: it is not."""
+        left = self.not_before - time.monotonic()
+        if left <= 0:
+            return None
+        return NotAuthenticated(f"{asked.target}(): too many wrong passwords of this user; try again in {left:.0f} s")
+
+    def note(self, refused: NotAuthorized | None) -> None:
+        """Count wrong passwords in a row."""
+        if refused is None:
+            self.failures, self.not_before = 0, 0.0
+        elif isinstance(refused, NotAuthenticated):
+            self.failures += 1
+            if self.failures >= _FREE:
+                self.not_before = time.monotonic() + min(_LONGEST, 2.0 ** (self.failures - _FREE))
 
 
 class Logins:
@@ -117,10 +131,8 @@ class Logins:
     def __init__(self, service: str | None = None, *, check: Check = check_by_pam) -> None:
         self._service = service
         self._check = check
-        self._lock = threading.Lock()
-        self._users: dict[str, _User] = {}
-        self._ready: deque[str] = deque()
-        self._threads = 0
+        self._users: dict[str, _User] = {}  # only those whom methods name, so they are few
+        self._places = threading.Semaphore(_MOST)
 
     def unavailable(self) -> str | None:
         """Say why no password can be checked on this machine; None: they can."""
@@ -138,72 +150,22 @@ class Logins:
         Args:
             done: called once, by any thread: with None when they are right, else with why not.
         """
-        refused = self._put(asked, done)
-        if refused is not None:
+        user = self._users.get(asked.user) or self._users.setdefault(asked.user, _User(asked.user))
+        refused = user.refuses(asked)
+        if refused is None and user.thread.waiting >= _WAITING:
+            refused = NotAuthenticated(f"{asked.target}(): too many attempts of this user at once; try again later")
+        if refused is None:
+            user.thread.put(partial(self._check_next, user, asked, done))
+        else:
             done(refused)
 
-    def _put(self, asked: Attempt, done: Checked) -> NotAuthorized | None:
-        with self._lock:
-            user = self._users.setdefault(asked.user, _User())
-            refused = self._early(asked, user)
-            if refused is not None:
-                return refused
-            if len(user.waiting) >= _WAITING:
-                return NotAuthenticated(f"{asked.target}(): too many attempts of this user at once; try again later")
-            user.waiting.append((asked, done))
-            if user.busy:
-                return None
-            user.busy = True
-            self._ready.append(asked.user)
-            if self._threads >= _THREADS:
-                return None
-            self._threads += 1
-        # Not kept: a password is rarely asked for.
-        threading.Thread(target=self._work, name="gofer-login", daemon=True).start()
-        return None
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                if not self._ready:
-                    self._threads -= 1
-                    return
-                name = self._ready.popleft()
-                user = self._users[name]
-                asked, done = user.waiting.popleft()
-                refused = self._early(asked, user)
-            early = refused is not None
-            if not early:
-                refused = self._ask(asked)
-            with self._lock:
-                if not early:
-                    self._note(user, refused)
-                if user.waiting:
-                    self._ready.append(name)  # behind the others
-                else:
-                    user.busy = False
-                    if not user.failures:
-                        del self._users[name]
-            try:
-                done(refused)
-            except Exception:
-                log.exception("the end of a login failed")
-
-    @staticmethod
-    def _early(asked: Attempt, user: _User) -> NotAuthorized | None:
-        left = user.not_before - time.monotonic()
-        if left <= 0:
-            return None
-        return NotAuthenticated(f"{asked.target}(): too many wrong passwords of this user; try again in {left:.0f} s")
-
-    @staticmethod
-    def _note(user: _User, refused: NotAuthorized | None) -> None:
+    def _check_next(self, user: _User, asked: Attempt, done: Checked) -> None:
+        refused = user.refuses(asked)
         if refused is None:
-            user.failures, user.not_before = 0, 0.0
-        elif isinstance(refused, NotAuthenticated):
-            user.failures += 1
-            if user.failures >= _FREE:
-                user.not_before = time.monotonic() + min(_LONGEST, 2.0 ** (user.failures - _FREE))
+            with self._places:
+                refused = self._ask(asked)
+            user.note(refused)
+        done(refused)
 
     def _ask(self, asked: Attempt) -> NotAuthorized | None:
         try:

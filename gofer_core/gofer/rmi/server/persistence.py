@@ -23,7 +23,8 @@ from gofer.rmi.server.backlog import Backlogs, decode
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.nonces import Nonces
 from gofer.rmi.server.registry import Registry
-from gofer.rmi.store import Database, Unavailable, requests
+from gofer.rmi.server.replies import Settled
+from gofer.rmi.store import Database, Unavailable, requests, schema
 from gofer.rmi.store.requests import Record, Row
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 _TIDY = 3600.0  # seconds between two times that old entries are removed from the store
 _RETRY = 0.25  # seconds until a request is taken over that could not be
 _MOST_KNOWN = 100_000  # numbers of requests that stand in the store, remembered by their hashes
+_CROWD = 50  # requests that a broker holds are many
 _CHUNK = 20  # rows read at a time
 
 _encode = msgspec.json.Encoder().encode
@@ -80,6 +82,7 @@ class Persistence:
         self._backlogs = Backlogs(registry, store, self._mine, window, window_bytes)
         self._known: dict[int, None] = {}  # hashes of the numbers of requests that stand in the store
         self._tidied = time.monotonic()
+        self._boot = schema.boot()
         store.lost.append(self._rewrite)
 
     # -- a request arrives -----------------------------------------------------------------------------------------
@@ -161,14 +164,14 @@ class Persistence:
                     request.keep_at = time.monotonic() + _RETRY
                     request.due = 0.0
                 if waited:
-                    request.channel.put(request)
+                    request.channel.service.workers.put(request)
                 continue
             self._is_stored(request)
             if request.state == QUEUED and not request.beside:
                 if not self._backlogs.enter(request):
                     self._backlogs.evict(request)
                 elif waited:
-                    request.channel.put(request)
+                    request.channel.service.workers.put(request)
 
     def _is_stored(self, request: Received) -> None:
         if request.kept == STORED:
@@ -178,6 +181,18 @@ class Persistence:
         self._mine.add(request.key)
         self._remember(request.key)
         self.acknowledge(request)
+
+    def is_crowded(self, in_flight: Sequence[Received], now: float) -> bool:
+        """Tell whether so many requests that a broker holds wait that they are to be taken over at once.
+
+        They are where the last of them would be due anyway before its turn comes, at the pace at which requests end
+        now: those behind them, which may be for Admin, need room in the prefetch window.
+        """
+        if len(in_flight) < _CROWD:
+            return False
+        held = [request.arrived for request in in_flight if request.keep_at < inf]
+        pace = now - max(self._registry.ended_at, held[0]) if held else 0.0
+        return len(held) >= _CROWD and len(held) * pace > self._patience
 
     def look(self, now: float) -> None:
         """Remove old entries from the store, from time to time."""
@@ -197,13 +212,23 @@ class Persistence:
         """
         if not once and (request.claimed or not request.tries):
             return
-        work = partial(requests.claim, _record(request)._replace(tries=request.tries), once=once, again=request.claimed)
+        record = _record(request)._replace(tries=request.tries)
+        work = partial(requests.claim, record, once=once, again=request.claimed, boot=self._boot)
         before = self._store.call(work)
         request.claimed = True
         if before is not None:
             request.kept = STORED
             raise AlreadyStarted(before.result)
         self._is_stored(request)
+
+    def begin(self, request: Received) -> None:
+        """Write that a request begins now, if it was claimed: else the next agent takes the claim for no run.
+
+        Raises:
+            Unavailable: it cannot be written, and so the request must not run.
+        """
+        if request.claimed:
+            self._store.mark(partial(requests.begin, request.key))
 
     def keep_result(self, request: Received, result: bytes, send: Callable[[], object]) -> None:
         """Write the result of a stored request beside it, so that a death before it is taken does not lose it.
@@ -222,24 +247,35 @@ class Persistence:
 
     # -- a request has ended ---------------------------------------------------------------------------------------
 
-    def settled(self, request: Received, result: bytes) -> None:
-        """Remember the result that was taken, in the store too if the request stands there, and acknowledge."""
-        stands = request.kept != BROKER or hash(request.key) in self._known
-        if stands:
-            self._mine.add(request.key)  # first: it is not pulled before this is written
-        self._registry.end(request, result)
-        if stands:
-            work = partial(requests.settle, request.key, result, whole=request.interrupted)
-            self._store.post(work, lambda _, failed: self._mine.discard(request.key), kept=True)
-        self.acknowledge(request)
+    def ended(self, request: Received, result: bytes | None, settled: Settled, reason: str) -> None:
+        """Keep what became of the end of a request, and let go of its delivery.
 
-    def unsent(self, request: Received, result: bytes) -> None:
-        """Keep a result in the store, to be sent when its plugin is at its queue again."""
-        self._keep(request, result, requests.ANSWERING, None)
-
-    def given_up(self, request: Received, result: bytes, reason: str) -> None:
-        """Keep a result in the store as undeliverable, and acknowledge then."""
-        self._keep(request, result, requests.UNDELIVERABLE, reason)
+        Args:
+            result: None for a rejection: that is not remembered.
+            settled: a result that was taken is remembered; one that was given up is kept as undeliverable; what was not
+                sent is kept, too, to be sent when its plugin is at its queue again.
+        """
+        if result is None:
+            if settled is Settled.UNSENT:  # the broker delivers it again
+                self._nonces.forget(request.nonce)
+                self._registry.forget(request)
+                return
+            if request.kept != BROKER:
+                self._remove(request.key)
+            self._registry.forget(request)
+            self.acknowledge(request)
+        elif settled is Settled.CONFIRMED:
+            stands = request.kept != BROKER or hash(request.key) in self._known
+            if stands:
+                self._mine.add(request.key)  # first: it is not pulled before this is written
+            self._registry.end(request, result)
+            if stands:
+                work = partial(requests.settle, request.key, result, whole=request.interrupted)
+                self._store.post(work, lambda _, failed: self._mine.discard(request.key), kept=True)
+            self.acknowledge(request)
+        else:
+            unsent = settled is Settled.UNSENT
+            self._keep(request, result, requests.ANSWERING if unsent else requests.UNDELIVERABLE, reason or None)
 
     def _keep(self, request: Received, result: bytes, state: str, reason: str | None) -> None:
         self._mine.add(request.key)
@@ -258,21 +294,9 @@ class Persistence:
         kept = request.kept != BROKER
         self._store.post(partial(requests.keep, _light_record(request), result, state, reason), done, kept=kept)
 
-    def rejected(self, request: Received) -> None:
-        """Forget a request whose rejection is settled, and acknowledge."""
-        if request.kept != BROKER:
-            self._remove(request.key)
-        self._registry.forget(request)
-        self.acknowledge(request)
-
     def _remove(self, sn: str) -> None:
         self._mine.add(sn)
         self._store.post(partial(requests.remove, sn), lambda _, failed: self._mine.discard(sn), kept=True)
-
-    def left_unsent(self, request: Received) -> None:
-        """Forget a request whose rejection was not sent: the broker delivers it again."""
-        self._nonces.forget(request.nonce)
-        self._registry.forget(request)
 
     def held_by_row(self, request: Received) -> None:
         """Forget a delivery of a request that waits on the disk, and acknowledge it."""

@@ -44,6 +44,8 @@ class Registry:
 
     def __init__(self, *, max_entries: int = 10_000, max_bytes: int = 16 * 1024 * 1024, max_age: float = 600.0) -> None:
         self.lock = threading.Lock()
+        #: When a request ended last, by time.monotonic().
+        self.ended_at = 0.0
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._max_age = max_age
@@ -123,11 +125,12 @@ class Registry:
         digest = request.digest if result is not None and request.sn is not None else b""
         with self.lock:
             request.state = ENDED
+            now = self.ended_at = time.monotonic()
             if self._in_flight.get(request.key) is request:
                 del self._in_flight[request.key]
             if result is None or request.sn is None or hash(request.sn) in self._ended:
                 return
-            entry = int(time.monotonic() - _CLOCK_START).to_bytes(4, "big") + digest + result
+            entry = int(now - _CLOCK_START).to_bytes(4, "big") + digest + result
             self._ended[hash(request.sn)] = entry
             self._order.append(hash(request.sn))
             self._bytes += len(entry)

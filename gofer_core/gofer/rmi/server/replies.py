@@ -77,6 +77,19 @@ class Encoder:
         """Write ``accepted``, ``started`` or ``progress``."""
         return self._write(self._envelope(request.sn, request.document.replyto, request.data, status=status, **more))
 
+    def reply(
+        self, request: Received, result: bytes | None
+    ) -> tuple[bytes | CannotSign, bytes | None, ResultTooLarge | None]:
+        """Write a result, or the refusal that the request has: see ``result``. Nothing, where nobody waits for it."""
+        if request.replyto is None:
+            return b"", result, None
+        try:
+            if result is not None:
+                return self.result(request, result)
+            return self.rejected(request.sn, str(request.replyto), request.data, request.refusal), None, None
+        except CannotSign as failed:
+            return failed, result, None
+
     def rejected(self, sn: str | None, replyto: str, data: Any, refusal: Refusal) -> bytes:
         """Write a rejection; without its data where those make it too large."""
         told = msgspec.structs.asdict(refusal)

@@ -1,4 +1,4 @@
-"""A thread beside the one that reads the broker, for jobs that may take a while."""
+"""A thread for jobs that may take a while: hooks, Admin, cancelling, passwords. No reader or worker waits for it."""
 
 from __future__ import annotations
 
@@ -27,36 +27,29 @@ class Outcome(enum.Enum):
     FULL = "full"  # not done: too many others hang
 
 
-class _Work:
-    """Limited work that is being done."""
-
-    __slots__ = ("due", "late", "over")
-
-    def __init__(self, due: float, late: Job) -> None:
-        self.due = due
-        self.late = late
-        self.over = False
-
-
 class SerialThread:
-    """Does jobs one after another, in the order in which they came, in a thread of its own. Any thread; nothing waits.
+    """Does jobs one after another, in the order in which they came, in a thread of its own. Any thread.
 
-    A job may have its work limited. Nothing can end work that takes longer, so it is left to itself, and another thread
-    goes on with the jobs behind it. At most ``most`` are left to themselves at a time; more are not started.
+    The thread starts with the first job and ends some time after the last one. A job may have its work limited.
+    Nothing can end work that takes longer, so it is left to itself, and another thread goes on with the jobs behind it.
+    At most ``most`` are left to themselves at a time; more are not started.
 
     Args:
         limit: seconds.
+        idle: seconds without a job after which the thread ends.
     """
 
-    def __init__(self, name: str, *, limit: float = 1.0, most: int = 4) -> None:
+    def __init__(self, name: str, *, limit: float = 1.0, most: int = 4, idle: float = _IDLE) -> None:
         self._name = name
         self.limit = limit
         self.most = most
+        self._idle = idle
         self._changed = threading.Condition(threading.Lock())
         self._jobs: deque[Job] = deque()
         self._thread: threading.Thread | None = None
         self._running = False
-        self._work: _Work | None = None
+        self._late: Job | None = None  # of the limited work in hand, which is due then
+        self._due = inf
         self._hanging = 0
         self._stopped = False
 
@@ -70,14 +63,27 @@ class SerialThread:
         """How many jobs have not started."""
         return len(self._jobs)
 
+    @property
+    def is_current(self) -> bool:
+        """Whether this is its thread."""
+        return self._thread is threading.current_thread()
+
     def put(self, job: Job) -> None:
-        """Have a job done; what it raises is logged."""
+        """Have a job done; what it raises is logged. Never waits."""
         with self._changed:
             self._jobs.append(job)
             if self._thread is None:
                 self._start()
             else:
                 self._changed.notify()
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all jobs so far are done, at most ``timeout`` seconds; tell whether they are."""
+        if not self.busy:
+            return True
+        done = threading.Event()
+        self.put(done.set)
+        return done.wait(timeout)
 
     def limited(self, work: Job, late: Job) -> Outcome:
         """Do some work of the job that calls this; what it raises goes through, unless it is late.
@@ -88,18 +94,19 @@ class SerialThread:
         with self._changed:
             if self._hanging >= self.most:
                 return Outcome.FULL
-            mine = self._work = _Work(time.monotonic() + self.limit, late)
+            self._due, self._late = time.monotonic() + self.limit, late
         failed: BaseException | None = None
         try:
             work()
         except BaseException as raised:  # noqa: BLE001 - raised again, if it still counts
             failed = raised
         with self._changed:
-            if mine.over:
+            over = not self.is_current  # ``look`` has another thread go on
+            if over:
                 self._hanging -= 1
             else:
-                self._work = None
-        if mine.over:
+                self._due, self._late = inf, None
+        if over:
             log.warning("%s: work that had taken too long has ended", self._name, exc_info=failed)
             return Outcome.LATE
         if failed is not None:
@@ -107,24 +114,20 @@ class SerialThread:
         return Outcome.DONE
 
     def look(self, now: float) -> float:
-        """See whether the work in hand takes too long. Called by one thread, often.
-
-        Returns:
-            When to look again.
-        """
-        if self._work is None:
-            return inf
+        """See whether the work in hand takes too long; return when to look again. Called by one thread, often."""
+        if self._due > now:
+            return self._due
         with self._changed:
-            work = self._work
-            if work is None or work.due > now:
-                return inf if work is None else work.due
-            work.over = True
+            late, self._late = self._late, None
+            if late is None:  # it has ended just now
+                return inf
+            self._due = inf
             self._hanging += 1
-            self._work = self._thread = None
+            self._thread = None
             self._running = False
             if self._jobs:
                 self._start()
-        work.late()
+        late()
         return inf
 
     def stop(self) -> None:
@@ -138,25 +141,20 @@ class SerialThread:
         thread.start()
 
     def _run(self) -> None:
-        me = threading.current_thread()
-        while (job := self._next(me)) is not None:
+        while (job := self._next()) is not None:
             try:
                 job()
             except BaseException:  # SystemExit, too: the others are still to be done
                 log.exception("%s: a job failed", self._name)
             del job  # or the last request would live until the next one
 
-    def _next(self, me: threading.Thread) -> Job | None:
+    def _next(self) -> Job | None:
         with self._changed:
-            if self._thread is not me:
+            if not self.is_current:
                 return None  # another one has gone on
             self._running = False
-            until = time.monotonic() + _IDLE
-            while not self._jobs:
-                left = until - time.monotonic()
-                if left <= 0 or self._stopped:
-                    self._thread = None
-                    return None
-                self._changed.wait(left)
+            if not self._changed.wait_for(lambda: self._jobs or self._stopped, self._idle) or not self._jobs:
+                self._thread = None
+                return None
             self._running = True
             return self._jobs.popleft()

@@ -68,6 +68,7 @@ class Database:
         self._kept: deque[_Piece] = deque()
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._using = threading.Lock()  # held for a transaction; in it the other attributes of the file may change
         self._file: sqlite3.Connection | None = None
         self._opened = False  # by this process: its own rows are not those of a process that died
         self._failed = -_PAUSE
@@ -125,6 +126,26 @@ class Database:
         value: _T = found[0]
         return value
 
+    def mark(self, work: Work) -> None:
+        """Do small work at once, in the calling thread. It outlives this process, but perhaps not a power failure.
+
+        Raises:
+            Unavailable: it was not done.
+        """
+        with self._using:
+            file = self._file
+            if file is None:
+                raise self._error or Unavailable(f"{self.path}: not open")
+            try:
+                file.execute("PRAGMA synchronous = NORMAL")  # nothing waits for the disk
+                try:
+                    work(file)
+                finally:
+                    file.execute("PRAGMA synchronous = FULL")
+            except Exception as why:
+                self._close()
+                raise Unavailable(f"the ledger {self.path} cannot be used: {why}") from why
+
     def stop(self) -> None:
         """Do what is left and close the file. May be repeated."""
         with self._changed:
@@ -150,7 +171,8 @@ class Database:
             done = self._commit(group) if group else True
             if stopping or (self._stopping and not done):
                 break
-        self._close()
+        with self._using:
+            self._close()
 
     def _commit(self, group: list[_Piece]) -> bool:
         """Do a group of pieces; tell whether that was possible."""
@@ -181,6 +203,10 @@ class Database:
     def _transact(self, group: list[_Piece]) -> list[Any]:
         if self._error is not None and time.monotonic() < self._failed + _PAUSE:
             raise self._error
+        with self._using:
+            return self._transact_alone(group)
+
+    def _transact_alone(self, group: list[_Piece]) -> list[Any]:
         for attempt in (1, 2):
             try:
                 file = self._file = self._file or self._open()
@@ -221,7 +247,7 @@ class Database:
         self._prepare()
         if os.path.lexists(self.path) and os.path.getsize(self.path) == 0 and not os.path.lexists(f"{self.path}-wal"):
             raise _Corrupt("it is empty")  # what some file systems leave of it after a power failure
-        file = sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None)
+        file = sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
         try:
             os.chmod(self.path, 0o600)
             if schema.version_of(file) == 0:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANSWERING", "CANCELLED", "DAY", "DONE", "INTERRUPTED", "MOST_KEPT", "QUEUED", "RUNNING", "UNDELIVERABLE",
-    "Record", "Row", "absent", "bury", "buried", "claim", "clean", "count", "drop", "find", "keep", "known", "kept",
-    "load", "pull", "pull_one", "remove", "revive", "rows", "settle", "take", "trim",
+    "Record", "Row", "absent", "begin", "bury", "buried", "claim", "clean", "count", "drop", "find", "keep", "known",
+    "kept", "load", "pull", "pull_one", "remove", "revive", "rows", "settle", "take", "trim",
 ]  # fmt: skip
 
 DAY = 86_400.0  # seconds
@@ -84,22 +84,30 @@ def load(record: Record, file: sqlite3.Connection) -> Row | None:
     return row
 
 
-def claim(record: Record, file: sqlite3.Connection, *, once: bool, again: bool) -> Row | None:
-    """Write that a request starts, and count the try.
+def claim(
+    record: Record, file: sqlite3.Connection, *, once: bool, again: bool, boot: bytes | None = None
+) -> Row | None:
+    """Write that a request is about to start, and count the try.
 
     Args:
         once: it must not start if it did before; the row of before is returned then.
         again: this run has claimed it already.
+        boot: this boot of the machine, until :func:`begin` says that the run has begun; None: it has.
     """
     before = find(record.sn, file) if once else None
     if before is not None and (before.once or before.state not in (QUEUED, RUNNING)):
         return before
     take([record], file)
     file.execute(
-        "UPDATE requests SET state = ?, tries = tries + ?, once = ?, updated = ? WHERE sn = ?",
-        (RUNNING, int(not again), int(once), time.time(), record.sn),
+        "UPDATE requests SET state = ?, tries = tries + ?, once = ?, boot = ?, updated = ? WHERE sn = ?",
+        (RUNNING, int(not again), int(once), boot, time.time(), record.sn),
     )
     return None
+
+
+def begin(sn: str, file: sqlite3.Connection) -> None:
+    """Write that a run which was claimed begins now."""
+    file.execute("UPDATE requests SET boot = NULL WHERE sn = ?", (sn,))
 
 
 def keep(record: Record, result: bytes, state: str, reason: str | None, file: sqlite3.Connection) -> None:

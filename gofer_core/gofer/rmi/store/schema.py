@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["VERSION", "prepare", "recover", "version_of"]
+__all__ = ["VERSION", "boot", "prepare", "recover", "version_of"]
 
 log = logging.getLogger(__name__)
 
 VERSION = 3
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_MOST_CLAIMS = 5  # a request that was claimed so often and never began is interrupted
 #: ``sn`` is the request's serial number (or what stands for one); that of a tombstone is told by requests.tombstone.
+#: ``boot``: the boot of the machine in which a run was claimed that has not begun since; NULL: it has, or none runs.
 _TABLES = """
     CREATE TABLE requests (
         number INTEGER PRIMARY KEY AUTOINCREMENT, sn TEXT NOT NULL UNIQUE, plugin TEXT NOT NULL, digest BLOB,
         identity TEXT, state TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0, once INTEGER NOT NULL DEFAULT 0,
-        body BLOB NOT NULL DEFAULT x'', result BLOB, reason TEXT, created REAL NOT NULL, updated REAL NOT NULL
+        boot BLOB, body BLOB NOT NULL DEFAULT x'', result BLOB, reason TEXT, created REAL NOT NULL,
+        updated REAL NOT NULL
     );
     CREATE INDEX requests_of ON requests (plugin, state, number);
     CREATE TABLE nonces (
@@ -97,25 +101,38 @@ def prepare(file: sqlite3.Connection, path: Path) -> None:
 
 
 def recover(file: sqlite3.Connection) -> None:
-    """Count the try of each request that a process which died may have started; those that may run again are queued."""
-    file.executescript(
-        """
-        BEGIN;
-        UPDATE requests SET tries = 1 WHERE state IN ('queued', 'running') AND tries = 0;
-        UPDATE requests SET state = 'queued' WHERE state = 'running' AND tries < 2 AND NOT once;
-        COMMIT;
-        """
+    """Count the try of each request that a process which died may have started; those that may run again are queued.
+
+    A run that was claimed and never began is none, as far as that is known: after a reboot it counts as begun. A
+    request is spared like this a few times only: perhaps what comes before its method kills the agents.
+    """
+    file.execute("BEGIN")
+    file.execute("UPDATE requests SET tries = 1 WHERE state IN ('queued', 'running') AND tries = 0")
+    file.execute(
+        "UPDATE requests SET state = 'queued', once = 0, boot = NULL"
+        " WHERE state = 'running' AND boot = ? AND tries < ?",
+        (boot(), _MOST_CLAIMS),
     )
+    file.execute("UPDATE requests SET state = 'queued' WHERE state = 'running' AND tries < 2 AND NOT once")
+    file.execute("COMMIT")
+
+
+def boot() -> bytes | None:
+    """Name this boot of the machine; None: the platform has no name for it."""
+    try:
+        return _BOOT.read_bytes()
+    except OSError:
+        return None
 
 
 def _not_begun(file: sqlite3.Connection, notes: Path) -> list[str]:
     """Read, of an earlier version's second file, which noted runs had not begun when the agent was killed."""
-    boot, size = Path("/proc/sys/kernel/random/boot_id"), 17
+    size, start = 17, boot()
     try:
-        data, start = notes.read_bytes(), boot.read_bytes()
+        data = notes.read_bytes()
     except OSError:
         return []
-    if not data.startswith(start):
+    if start is None or not data.startswith(start):
         return []  # of another boot: then all that was noted counts as begun
     noted: Counter[bytes] = Counter()
     for at in range(len(start), len(data) - size + 1, size):

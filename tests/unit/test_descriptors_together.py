@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from gofer.agent.check import check
-from gofer.agent.config import AgentConfig, broker_of, check_company, read_descriptors
+from gofer.agent.config import AgentConfig, broker_of, check_together, read_descriptors
 from gofer.messaging.url import URL
 from gofer.root import Root
 from support.plugins import describe
@@ -29,7 +29,7 @@ def write(root: Path) -> Write:
 def found(root: Path) -> list[str]:
     descriptors, problems = read_descriptors(Root(root))
     assert not [problem for problem in problems if problem.severity == "error"]
-    return [f"{problem.severity}: {problem}" for problem in check_company(descriptors)]
+    return [f"{problem.severity}: {problem}" for problem in check_together(descriptors)]
 
 
 def test_a_company_that_agrees_is_not_mentioned(root: Path, write: Write) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from gofer.agent.config.descriptor import Descriptor
-from gofer.agent.config.problem import Problem, nearest
+from gofer.agent.config.problem import Problem
 from gofer.messaging.url import URL
+from gofer.suggest import nearest
 
-__all__ = ["broker_of", "check_company", "not_trusted"]
+__all__ = ["broker_of", "check_together", "not_trusted"]
 
 
-def check_company(descriptors: Iterable[Descriptor]) -> list[Problem]:
+def check_together(descriptors: Iterable[Descriptor]) -> list[Problem]:
     """Tell what is wrong, or odd, with the enabled ones among all descriptors of an agent.
 
     An error is what the agent refuses when it loads them; a warning what it does, though nobody can have meant it.
