@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from gofer.agent import PluginContainer, plugin_code
 from gofer.agent.config import AgentConfig, read_descriptors
-from gofer.agent.pending_imports import PendingImports
 from gofer.agent.plugin import Plugin, State
 from gofer.root import Root
 from support.plugins import describe, install
@@ -53,7 +52,7 @@ class Late:
         self.root = root
         self.site = site
         self.container = PluginContainer(Root(root), AgentConfig())
-        self.container.loader.imports = PendingImports(patience=0.1)
+        self.container.loader.patience = 0.1
 
     def plugin(self, name: str, *code: str, main: str = "enabled=1") -> Path:
         install(self.site, name, "\n".join(code))
@@ -224,7 +223,7 @@ def test_a_reload_leaves_it_alone(late: Late, gate: Gate) -> None:
 
 
 def test_stopping_does_not_wait_for_it(late: Late, gate: Gate) -> None:
-    late.container.loader.imports = PendingImports(patience=60)
+    late.container.loader.patience = 60
     late.plugin("a", HANGS)
     starting = threading.Thread(target=late.start)
     starting.start()

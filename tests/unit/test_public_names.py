@@ -64,7 +64,6 @@ gofer.agent.management.view: plugin_line show
 gofer.agent.management.wire: CODES Channel MAX_ANSWER MAX_REQUEST Unusable decode encode proof socket_of token_of
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify watchdog_interval
-gofer.agent.pending_imports: PendingImports
 gofer.agent.plugin: Container Plugin State current
 gofer.agent.plugin_code: ask_extensions check_hooks exchange_hooks find_plugin import_code run_load run_unload
 gofer.agent.probe: Probe

@@ -393,8 +393,7 @@ class PluginContainer:
         The rest is left to the broker. Returns when all that is done; a plugin's own code may hold it up.
         """
         deadline = monotonic() + timeout
-        self.loader.stopping.set()
-        self.loader.imports.stop()
+        self.loader.stop()
         for plugin in list(self.plugins.values()):
             plugin.actions.stop()
         ending = self.endpoints.stop(deadline)

@@ -8,9 +8,9 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
-from gofer.agent.config import Descriptor, Problem
+from gofer.agent.config import Problem
 from gofer.errors import GoferError, PluginError
 
 __all__ = ["Broken", "Refused", "blamed", "one_line", "within"]
@@ -33,22 +33,6 @@ _GONE = {
 }
 
 
-class Blamed(Protocol):
-    """A plugin, as far as an error names it."""
-
-    @property
-    def name(self) -> str:
-        """The plugin's name."""
-
-    @property
-    def descriptor(self) -> Descriptor:
-        """What describes it."""
-
-    @property
-    def missed(self) -> str | None:
-        """Which plugin its code has looked for last that does not exist: a sentence."""
-
-
 class Broken(PluginError):
     """A plugin's own code failed. The text is one line; ``trace`` is the whole traceback."""
 
@@ -58,22 +42,25 @@ class Broken(PluginError):
 
 
 class Refused(PluginError):
-    """A plugin cannot run. ``problem`` is the line that says why; ``trace`` the traceback, if its code raised."""
+    """A :class:`gofer.agent.plugin.Plugin` cannot run.
 
-    def __init__(self, plugin: Blamed, problem: Problem, trace: str | None = None) -> None:
+    ``problem`` is the line that says why; ``trace`` the traceback, if its code raised.
+    """
+
+    def __init__(self, plugin: Any, problem: Problem, trace: str | None = None) -> None:
         super().__init__(str(problem))
-        self.plugin: Any = plugin
+        self.plugin = plugin
         self.problem = problem
         self.trace = trace
 
     @classmethod
-    def at(cls, plugin: Blamed, section: str, key: str, text: str, trace: str | None = None) -> Refused:
+    def at(cls, plugin: Any, section: str, key: str, text: str, trace: str | None = None) -> Refused:
         """Make the error for a place of the plugin's descriptor."""
         return cls(plugin, Problem("error", str(plugin.descriptor.file), section, key, text), trace)
 
 
 @contextmanager
-def blamed(plugin: Blamed, section: str, key: str, what: str = "") -> Iterator[None]:
+def blamed(plugin: Any, section: str, key: str, what: str = "") -> Iterator[None]:
     """Turn whatever is raised within into a Refused for this plugin, at this place of its descriptor.
 
     Everything, an end of the process included: a plugin's code raises it.

@@ -21,7 +21,6 @@ from gofer.agent.config import Problem
 from gofer.agent.endpoints import Endpoints
 from gofer.agent.failures import Refused, blamed
 from gofer.agent.modules import Aside, forget
-from gofer.agent.pending_imports import PendingImports
 from gofer.agent.plugin import Plugin, State
 from gofer.agent.plugin_code import ask_extensions, find_plugin, import_code, run_load, run_unload
 from gofer.agent.sharing import build_apis, check_trust
@@ -33,6 +32,7 @@ __all__ = ["Batch", "Loader"]
 
 log = logging.getLogger(__name__)
 
+_PATIENCE = 5.0
 _TOLD = 1.0  # seconds at least for hooks to be told which requests have ended, before a plugin is unloaded
 
 
@@ -79,12 +79,15 @@ class Loader:
         self.root = root
         self.plugins = plugins
         self.hooks = hooks
-        self.imports = PendingImports()
         #: Plugins whose loading has not begun, by name.
         self.pending: dict[str, Plugin] = {}
         #: Plugins of which newer ones are loaded, or that are unloaded, and whose last calls have not ended.
         self.parting: set[Plugin] = set()
-        self.stopping = threading.Event()
+        #: Seconds that a plugin's import and @load may take before those behind it go on.
+        self.patience = _PATIENCE
+        self.stopping = False
+        self._changed = threading.Condition()
+        self._awaited: dict[threading.Thread, Plugin] = {}
         self.endpoints = endpoints
         self.hook_calls = hook_calls
         self._changes = changes
@@ -112,10 +115,10 @@ class Loader:
         self.pending = {plugin.name: plugin for plugin in batch.plugins}
         loaded = []
         for plugin in batch.plugins:
-            if self.stopping.is_set():
+            if self.stopping:
                 break
             self.begin(plugin.name)
-            if self.imports.settle(plugin, batch.patience):
+            if self._settle(plugin, batch):
                 loaded.append(plugin)
             else:
                 self._imported(plugin.name)
@@ -126,31 +129,96 @@ class Loader:
         return loaded
 
     def begin(self, name: str) -> None:
-        """Have one that is pending imported, unless another plugin has asked for it meanwhile."""
-        batch, refused = self._batch, list[Refused]()
+        """Have one that is pending imported, unless another plugin has asked for it meanwhile.
 
-        def take() -> Plugin | None:
+        In a thread of its own: one that hangs holds up only those who need it. One that another plugin looks for while
+        that is imported is imported by the same thread.
+        """
+        here, batch = threading.current_thread(), self._batch
+        with self._changed:
             plugin = self.pending.pop(name, None)
-            if plugin is not None:
-                self.plugins[name] = plugin
-            return plugin if plugin is not None and plugin.enabled else None
+            if plugin is None:
+                return
+            self.plugins[name] = plugin
+            if not plugin.enabled:
+                return
+            inside = any(one.importer is here for one in list(self.plugins.values()))
+            thread = here
+            if not inside:
+                thread = threading.Thread(
+                    target=self._import, args=(plugin, batch), name=f"gofer-{name}-load", daemon=True
+                )
+            plugin.importer, plugin.imported_since = thread, monotonic()
+        if inside:
+            self._import(plugin, batch)
+        else:
+            thread.start()
 
-        def work(plugin: Plugin) -> None:
-            try:
-                self.run_code(plugin, batch)
-            except Refused as error:
-                refused.append(error)
-            finally:
-                self._imported(plugin.name)
-
-        def then(plugin: Plugin, late: bool) -> None:
-            if late:
+    def _import(self, plugin: Plugin, batch: Batch) -> None:
+        refused = None
+        try:
+            self.run_code(plugin, batch)
+        except Refused as error:
+            refused = error
+        try:
+            self._imported(plugin.name)
+            with self._changed:
+                plugin.imported = True
+                self._changed.notify_all()
+            if plugin.late:
                 with self._changes:
                     self._finish_late(plugin, refused)
-            elif refused:
-                self._fail(refused[0], batch)
+            elif refused is not None:
+                batch.refused.append(refused)
+                if not batch.strict:
+                    self.quarantine(refused)
+        except BaseException:
+            log.exception("plugin %s: loading it has failed", plugin.name)
+        finally:
+            with self._changed:
+                plugin.importer = None
+                self._changed.notify_all()
 
-        self.imports.begin(take, work, then)
+    def _settle(self, plugin: Plugin, batch: Batch) -> bool:
+        """Wait until a plugin is imported, as long as it may take. False: it is late, and will finish by itself."""
+
+        def settled() -> bool:
+            return plugin.is_settled or (self.stopping and not batch.strict)
+
+        with self._changed:
+            patience = self.patience if batch.patience is None else batch.patience
+            self._changed.wait_for(settled, max(0.0, plugin.imported_since + patience - monotonic()))
+            plugin.late = plugin.importer is not None and not plugin.imported
+            return not plugin.late and self._changed.wait_for(lambda: plugin.importer is None)
+
+    def _wait(self, plugin: Plugin) -> None:
+        """Wait for a plugin that this thread needs. If that one waits for this thread, it is as far as it is.
+
+        What is imported itself waits as long as it takes, any other thread no longer than usual.
+        """
+        here = threading.current_thread()
+        with self._changed:
+            if plugin.importer is None or self._waits_for(plugin.importer, here):
+                return
+            inside = any(one.importer is here for one in list(self.plugins.values()))
+            left = None if inside else max(0.0, plugin.imported_since + self.patience - monotonic())
+            self._awaited[here] = plugin
+            self._changed.wait_for(lambda: plugin.importer is None, left)
+            del self._awaited[here]
+
+    def _waits_for(self, thread: threading.Thread, other: threading.Thread) -> bool:
+        """Tell whether a thread waits, directly or by way of others, for what another one does."""
+        seen: set[threading.Thread] = set()
+        while thread is not other and thread not in seen and thread in self._awaited:
+            seen.add(thread)
+            thread = self._awaited[thread].importer or thread
+        return thread is other
+
+    def stop(self) -> None:
+        """Load nothing more, and wait for no import."""
+        with self._changed:
+            self.stopping = True
+            self._changed.notify_all()
 
     def run_code(self, plugin: Plugin, batch: Batch) -> None:
         """Import a plugin's code, and run what it has marked ``@load``.
@@ -174,11 +242,11 @@ class Loader:
         found = next((one for one in present if one.name == name), None)
         found = found or next((one for one in present if one.has_name(name)), None)
         if found is not None:
-            self.imports.wait(found)
+            self._wait(found)
         return found
 
     def _tell_late(self, plugin: Plugin) -> None:
-        seconds = self.imports.patience if self._batch.patience is None else self._batch.patience
+        seconds = self.patience if self._batch.patience is None else self._batch.patience
         text = f"importing and loading it has taken {seconds:g} s so far"
         if self._batch.strict:
             self._batch.refused.append(Refused.at(plugin, "main", "plugin", f"{text}; given up"))
@@ -186,14 +254,14 @@ class Loader:
         file = str(plugin.descriptor.file)
         log.warning("%s", Problem("warning", file, "main", "plugin", f"{text}; the others go on without it"))
 
-    def _finish_late(self, plugin: Plugin, refused: Sequence[Refused]) -> None:
+    def _finish_late(self, plugin: Plugin, refused: Refused | None) -> None:
         wanted = self.plugins.get(plugin.name) is plugin and plugin.state is State.LOADING
-        if not wanted or self.stopping.is_set():  # unloaded, or another made of it, meanwhile
-            if not refused:
-                run_unload(self.hooks, plugin, self.imports.patience)
+        if not wanted or self.stopping:  # unloaded, or another made of it, meanwhile
+            if refused is None:
+                run_unload(self.hooks, plugin, self.patience)
             self.end(plugin, State.STOPPED)
-        elif refused:
-            self.quarantine(refused[0])
+        elif refused is not None:
+            self.quarantine(refused)
         else:
             self._batch = Batch([plugin])
             self._finish([plugin])
@@ -204,7 +272,7 @@ class Loader:
         """Do what is left to do for plugins whose code is there; take requests if all required ones run now."""
         self.share([plugin for plugin in loaded if plugin.state is State.LOADING])
         for plugin in loaded:
-            if plugin.state is State.LOADING and not self.stopping.is_set():
+            if plugin.state is State.LOADING and not self.stopping:
                 self.guarded(plugin, self._run)
         self._review()
         for plugin in loaded:
@@ -238,11 +306,6 @@ class Loader:
                 raise
             self.quarantine(refused)
 
-    def _fail(self, refused: Refused, batch: Batch) -> None:
-        batch.refused.append(refused)
-        if not batch.strict:
-            self.quarantine(refused)
-
     # -- what plugins add to each other -------------------------------------------------------------------------------
 
     def share(self, loaded: Sequence[Plugin], more: Iterable[str] = ()) -> None:
@@ -260,7 +323,7 @@ class Loader:
         extended = [plugin.descriptor.extends for plugin in loaded if plugin.state is State.LOADING]
         targets = [self.plugins.get(name) for name in dict.fromkeys([*more, *filter(None, extended)])]
         for target in [*loaded, *(one for one in targets if one is not None and one not in loaded)]:
-            if target.module is not None and target.is_alive and self.imports.settled(target):
+            if target.module is not None and target.is_alive and target.is_settled:
                 self.guarded(target, self._ask)
         self.build_apis()
         for plugin in loaded:
@@ -274,7 +337,7 @@ class Loader:
             for one in list(self.plugins.values())
             if one.descriptor.extends == plugin.name
             and one.is_alive
-            and self.imports.settled(one)  # else it gives what it has when it comes
+            and one.is_settled  # else it gives what it has when it comes
         ]
 
     def build_apis(self) -> None:
@@ -373,7 +436,7 @@ class Loader:
                 plugin.loop.wait(max(0.0, deadline - monotonic()))
             plugin.forks.stop()
             self.hook_calls.flush(max(_TOLD, deadline - monotonic()))  # its own hooks may be among those
-            run_unload(self.hooks, plugin, max(self.imports.patience, deadline - monotonic()))
+            run_unload(self.hooks, plugin, max(self.patience, deadline - monotonic()))
             if timeout is None:
                 plugin.loop.stop(0.0)  # not before: an @unload may be a coroutine
         module = None if plugin.source is None else sys.modules.get(plugin.source.module)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
@@ -112,6 +113,11 @@ class Plugin:
         self.container = container
         self.descriptor = descriptor
         self._state = State.LOADING if descriptor.enabled else State.DISABLED
+        #: For the loader: the thread that imports its code, since when, whether that has returned, and whether the
+        #: others have gone on without it.
+        self.importer: threading.Thread | None = None
+        self.imported_since = 0.0
+        self.imported = self.late = False
         #: Why the plugin is quarantined, or (running) could not be loaded again: one line, and the traceback where its
         #: code raised. None: neither.
         self.error: str | None = None
@@ -247,6 +253,11 @@ class Plugin:
     def is_alive(self) -> bool:
         """Whether its code runs, or is about to."""
         return self._state in (State.LOADING, State.RUNNING, State.RELOADING)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no code of it runs any more that is run to load it."""
+        return self.importer is None or self.imported
 
     @property
     def wants_to_attach(self) -> bool:

@@ -13,6 +13,7 @@ from time import monotonic
 
 from gofer.agent.actions import Actions
 from gofer.agent.failures import Refused, blamed, within
+from gofer.agent.import_check import import_problems
 from gofer.agent.loader import Batch, Loader, modules_of
 from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin, State
@@ -64,7 +65,7 @@ class Reload:
         self._loader = loader
         self._hooks = loader.hooks
         self._timeout = timeout
-        self._most = max(loader.imports.patience, timeout)  # for imports, and for a @load or @unload
+        self._most = max(loader.patience, timeout)  # for imports, and for a @load or @unload
         self._aside = Aside()
         self._pairs = list(zip(olds, news, strict=True))
         self._news = list(news)
@@ -74,13 +75,18 @@ class Reload:
             new.counters = old.counters
 
     def check(self) -> None:
-        """Find the new code, and make its authenticators, while the old runs.
+        """Find the new code, make its authenticators, and import it in processes of its own, while the old runs.
 
         Raises:
             Refused: one of the new ones cannot be loaded.
         """
         for new in self._news:
             find_plugin(self._loader.root, new)
+        described = {new.name: new.descriptor for new in self._news}
+        others = [one.descriptor for one in self._loader.plugins.values() if one.name not in described]
+        for problem in import_problems(self._loader.root, list(described.values()), others):
+            failed = next((new for new in self._news if str(new.descriptor.file) == problem.file), self._news[0])
+            raise Refused(failed, problem)
 
     def run(self) -> None:
         """Load them.
@@ -98,9 +104,11 @@ class Reload:
             replaced = {old.name: old for old, _ in self._pairs}
             self._loader.import_all(Batch(self._news, replaced, self._aside, self._most, strict=True))
             self._loader.share(self._news, filter(None, self._extended))
-            self._commit()
+            if not self._loader.stopping:  # else all is ended already
+                self._commit()
         except BaseException:
-            self._go_back()
+            if not self._loader.stopping:
+                self._go_back()
             raise
         finally:
             self._loader.end_batch()
