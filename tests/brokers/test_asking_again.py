@@ -16,7 +16,7 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.rmi.session import Session
+from gofer.rmi.client.session import ThreadSession
 from gofer.testing.agents import AgentProcess
 from support.brokers.rabbitmq import RabbitMQ
 from support.presence import answers
@@ -56,7 +56,8 @@ def agent(rabbitmq: RabbitMQ, goferd: AgentProcess) -> Iterator[Agent]:
 
 def link_of(agent: Agent) -> ThreadConnection:
     """Return the link that an agent's calls go through."""
-    return agent._line.link()
+    connection: ThreadConnection = agent._lease.session().connection
+    return connection
 
 
 def test_a_result_that_the_broker_forgot_is_given_again(
@@ -89,7 +90,7 @@ def test_a_reply_queue_deleted_under_a_caller_costs_no_answer(
 ) -> None:
     trace = tmp_path / "trace"
     link = link_of(agent)
-    queue = link.shared((Session, None), lambda: pytest.fail("there is no session")).queue
+    queue = link.shared((ThreadSession, None), lambda: pytest.fail("there is no session")).queue
     with ThreadPoolExecutor(4) as threads:
         calls = [threads.submit(agent.Probe().note, str(trace), f"n{n}", 0.5) for n in range(4)]
         eventually(lambda: len(runs(trace)) >= 2)

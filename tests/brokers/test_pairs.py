@@ -204,7 +204,7 @@ def test_calls_go_on_when_the_broker_comes_back(  # noqa: PLR0917 - five of thes
 def test_the_pairs_queues_are_deleted(connector: Connector, process: AgentProcess, agent: Agent, queue: str) -> None:
     """The last one of a pair: it leaves nothing at a broker that the next pairs use, too."""
     process.stop()
-    link = agent._line.link()
+    link = agent._lease.session().connection
     for name in (queue, f"{queue}-replies"):
         link.ask(DeleteQueue(name))
     with pytest.raises(NotFound):

@@ -16,15 +16,13 @@ import pytest
 from gofer.errors import DocumentError
 from gofer.messaging.adapter import DeclareQueue, Delivery
 from gofer.messaging.address import Address
-from gofer.messaging.auth import verify
 from gofer.messaging.connector import Connector
-from gofer.messaging.document import Reply, decode_reply, encode
+from gofer.messaging.document import encode
 from gofer.messaging.subscription import Subscription
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.rmi.conversation import Conversation
-from gofer.rmi.notices import read_notice
+from gofer.rmi.client.replies import Received, read_reply
 from gofer.rmi.reply import Notice, ReplyConsumer
 from gofer.testing.agents import AgentProcess
 from hypothesis import given, settings
@@ -34,6 +32,7 @@ from support.localbroker import LocalBroker
 from support.mangled import BODIES, JUNK, mangled, swapped
 from support.presence import until_it_answers
 from support.probe import descriptor
+from support.pure_calls import new_call
 from support.receiving import Served, driven, served
 from support.waiting import eventually
 
@@ -182,10 +181,10 @@ def replies(draw: st.DrawFn) -> bytes:
         return body
 
 
-def read(body: bytes) -> Reply | None:
+def read(body: bytes) -> Received | None:
     """Read a reply as its reader should; None: it is none."""
     try:
-        return decode_reply(verify(body, None)[0])
+        return read_reply(body)
     except DocumentError:
         return None
 
@@ -215,14 +214,14 @@ class TestReplies:
     ) -> None:
         told.bodies = bodies
         trigger = agent(trigger=1).Any().thing()
-        conversation = Conversation(trigger.sn)
-        for reply in filter(None, map(read, told.of(trigger.sn))):
-            if reply.sn == trigger.sn:
-                conversation.feed(reply)
-        if not conversation.done:
+        call = new_call(trigger.sn, "told", "Any.thing")
+        for received in filter(None, map(read, told.of(trigger.sn))):
+            if received.notice.sn == trigger.sn:
+                call.feed(received.notice)
+        if not call.done:
             assert trigger() == "the end"
             return
-        assert how(trigger) == how(conversation.outcome)
+        assert how(trigger) == how(call.outcome)
 
     @settings(max_examples=60)
     @given(bodies=st.lists(replies(), max_size=6))
@@ -232,11 +231,8 @@ class TestReplies:
         sn = str(uuid.uuid4())
         mine = [body.replace(b"<sn>", sn.encode()) for body in bodies]
         expected: list[tuple[str, str | None]] = []
-        for reply in filter(None, map(read, mine)):
-            try:
-                notice = read_notice(reply)
-            except DocumentError:
-                continue
+        for received in filter(None, map(read, mine)):
+            notice = received.notice
             if notice.sn not in consumed.ended:
                 expected.append((notice.kind, notice.sn))
                 if notice.done and notice.sn is not None:

@@ -43,7 +43,7 @@ def test_a_handler_may_close_its_link(connector: Connector) -> None:
     assert len(runs) == 1
 
 
-_OURS = tuple(os.path.join(os.path.dirname(gofer.__file__), part) for part in ("messaging", "rmi/session"))
+_OURS = tuple(os.path.join(os.path.dirname(gofer.__file__), part) for part in ("messaging", "rmi/client/session"))
 
 
 def interrupted(n: int, work: Callable[[], object]) -> bool:

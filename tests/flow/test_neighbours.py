@@ -236,7 +236,7 @@ def test_the_connection_of_a_loop_that_is_over_is_closed(broker: LocalBroker) ->
 
     with EchoAgent(broker.url):
         asyncio.run(call())
-        link = kept[-1]._line.link()
+        link = kept[-1]._lease.session().connection
         eventually(lambda: link.closed)
 
 
@@ -244,7 +244,7 @@ def test_the_connection_of_agents_that_a_loop_has_forgotten_is_closed(broker: Lo
     async def call() -> None:
         agent = aio.Agent(broker.url, "agent", wait=5)
         assert await agent.Dog().bark(1) == 1
-        link = agent._line.link()
+        link = agent._lease.session().connection
         del agent
         deadline = time.monotonic() + 10
         while not link.closed and time.monotonic() < deadline:

@@ -12,8 +12,8 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.proxy import Agent
-from gofer.rmi.posts import Posts
-from gofer.rmi.session import Session
+from gofer.rmi.client.session import ThreadSession
+from gofer.rmi.client.unconfirmed import Unconfirmed
 from support.company import declare
 from support.echo import EchoAgent
 from support.localbroker import LocalBroker
@@ -45,37 +45,37 @@ def test_failures_of_agents_that_are_gone_are_logged_and_hold_nothing(
     link.open(time.monotonic() + 10)
     agent = Agent(connector, "nowhere", wait=0)
     sn = agent.Dog().bark(1)
-    line = weakref.ref(agent._line)
+    lease = weakref.ref(agent._lease)
     del agent
     gc.collect()
-    assert line() is None
+    assert lease() is None
     eventually(lambda: sn in caplog.text)
     assert "no agent at this address" in caplog.text
-    link.shared(Posts, lambda: Posts(link))._failures.clear()  # else told at the end of this process
+    link.shared(Unconfirmed, lambda: Unconfirmed(link))._failures.clear()  # else told at the end of this process
 
 
 def test_so_many_without_an_answer_are_told_of_and_nothing_more_is_sent(
     broker: LocalBroker, link: ThreadConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Session, "post_wait", 0.3)
+    monkeypatch.setattr(ThreadSession, "publish_wait", 0.3)
     declare(link, "sink")
     with Agent(link.connector, "sink", wait=0) as agent:
         broker.freeze()
-        sent = [agent.Dog().bark(n) for n in range(Posts.most)]
+        sent = [agent.Dog().bark(n) for n in range(Unconfirmed.most)]
         start = time.monotonic()
         with pytest.raises(ConnectionLost, match="not sent: the broker has not answered for 256 requests"):
             agent.Dog().bark("one more")
         assert time.monotonic() - start < 8
         broker.thaw()
         agent.flush(10)
-        assert len(set(sent)) == Posts.most
+        assert len(set(sent)) == Unconfirmed.most
 
 
 def test_few_but_large_ones_without_an_answer_are_many(
     broker: LocalBroker, link: ThreadConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Session, "post_wait", 0.3)
-    monkeypatch.setattr(Posts, "bytes_most", 1 << 20)
+    monkeypatch.setattr(ThreadSession, "publish_wait", 0.3)
+    monkeypatch.setattr(Unconfirmed, "most_bytes", 1 << 20)
     declare(link, "sink")
     with Agent(link.connector, "sink", wait=0) as agent:
         broker.freeze()
@@ -89,7 +89,7 @@ def test_few_but_large_ones_without_an_answer_are_many(
 def test_one_that_somebody_waited_for_is_told_once(
     broker: LocalBroker, link: ThreadConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Session, "post_wait", 0.3)
+    monkeypatch.setattr(ThreadSession, "publish_wait", 0.3)
     link.open(time.monotonic() + 10)
     with Agent(link.connector, "nowhere", wait=0) as agent:
         broker.freeze()

@@ -163,18 +163,19 @@ def test_a_result_that_comes_while_there_is_no_connection_is_sent_later(serving:
     assert kennel.ran() == ["late"]
 
 
-def test_nothing_is_lost_or_run_twice_while_the_connection_breaks_again_and_again(serving: Served) -> None:
+def test_nothing_is_lost_or_run_twice_while_the_connection_breaks_again_and_again(tmp_path: Path) -> None:
     asked = [request("Dog", "echo", n) for n in range(300)]
-    for n, one in enumerate(asked):
-        serving.caller.send(one)
-        if n % 50 == 25:
-            cut(serving.link)
-    for n, one in enumerate(asked):
-        assert serving.caller.end(one["sn"], 30)["result"] == {"retval": n}
-    serving.idle()
-    assert sorted(kennel.ran()) == list(range(300))
-    serving.consumer.stop(5)
-    assert left_in_queue(serving) == []
+    with served(tmp_path, give_up=20.0) as serving:
+        for n, one in enumerate(asked):
+            serving.caller.send(one)
+            if n % 50 == 25:
+                cut(serving.link)
+        for n, one in enumerate(asked):
+            assert serving.caller.end(one["sn"], 30)["result"] == {"retval": n}
+        serving.idle()
+        assert sorted(kennel.ran()) == list(range(300))
+        serving.consumer.stop(5)
+        assert left_in_queue(serving) == []
 
 
 # -- replies that nobody takes -------------------------------------------------------------------------------------

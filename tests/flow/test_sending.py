@@ -64,6 +64,24 @@ def test_what_a_thread_sends_keeps_its_order_whatever_is_asked_meanwhile(
         assert [document["sn"] for document in echo.seen] == sent
 
 
+def test_a_waiting_call_is_sent_once_more_after_a_reconnect(broker: LocalBroker, connector: Connector) -> None:
+    """Not once when the connection is back, and again when the reply queue is subscribed to."""
+    with (
+        EchoAgent(broker.url, hold=True) as echo,
+        Agent(connector, "agent", wait=30) as agent,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        calls = [threads.submit(agent.Dog().bark, n) for n in range(4)]
+        eventually(lambda: len(echo.seen) == 4)
+        broker.restart()
+        echo.hold = False
+        assert [call.result(30) for call in calls] == [0, 1, 2, 3]
+        assert agent.Dog().bark("last") == "last"
+        eventually(lambda: echo.seen[-1]["request"]["args"] == ["last"])
+        asked = [(document["request"]["args"][0], document.get("again", False)) for document in echo.seen[:-1]]
+        assert sorted(asked) == [(n, again) for n in range(4) for again in (False, True)]
+
+
 def test_a_large_message_behind_other_commands_leaves_the_connection_as_it_is(link: ThreadConnection) -> None:
     """The connection counts the bytes that wait for the I/O thread, and commands without arguments are among them."""
     declare(link, "sink")

@@ -23,11 +23,13 @@ from gofer.messaging.document import (
     timestamp,
     unwrap,
 )
-from gofer.rmi.conversation import Conversation
+from gofer.rmi.client.call import Call
+from gofer.rmi.client.replies import read_reply
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.captured import HexAuthenticator
 from support.mangled import FIELDS, JUNK, VALUES, mangled, swapped
+from support.pure_calls import new_call
 
 CALL = b'"sn": "a-1", "replyto": "r", "version": "2.0", "request": {"classname": "A", "method": "b"}'
 
@@ -60,13 +62,14 @@ def read_by_everything(body: bytes) -> None:
         assert request.version == "2.0"
         assert isinstance(request.sn, str | None)
         assert isinstance(request.request.keywords, dict)
-    reply = read(decode_reply, body, "model.invalid")
-    if reply is not None:
-        conversation = Conversation("a-1")
-        conversation.feed(reply)
-        raised = error_of(conversation)
+    read(decode_reply, body, "model.invalid")
+    received = read(read_reply, body, "model.invalid")
+    if received is not None:
+        call = new_call("a-1")
+        call.feed(received.notice)
+        raised = error_of(call) if call.done else None
         assert raised is None or (isinstance(raised.args, tuple) and repr(raised))
-        assert str(conversation.timeout(1.0, 1.0, "open"))
+        assert str(call.timeout("open"))
     assert all(isinstance(text, str | None) for text in head(body))
     assert isinstance(unwrap(body), Signed | None)
     for authenticator in (None, HexAuthenticator()):
@@ -74,9 +77,9 @@ def read_by_everything(body: bytes) -> None:
         assert verified is None or isinstance(verified[0], bytes)
 
 
-def error_of(conversation: Conversation) -> Exception | None:
+def error_of(ended: Call) -> Exception | None:
     try:
-        conversation.outcome()
+        ended.outcome()
     except Exception as raised:  # noqa: BLE001 - a reply may name any class
         return raised
     return None

@@ -16,7 +16,7 @@ from support.repository import TOP, distributions, settings, tracked
 STATE = {
     "gofer.agent.plugin._current": "a ContextVar: which plugin's code runs, for Plugin.find without an argument",
     "gofer.rmi.context._current": "a ContextVar: which request's method runs, for Context.current",
-    "gofer.rmi.remote.seam": "what stands in for all agents of the process: None but in tests with mocks",
+    "gofer.rmi.client.agent.seam": "what stands in for all agents of the process: None but in tests with mocks",
     "gofer.messaging.connector.added": "the connectors that a program has added, as gofer 2 had them: by their URLs",
     "gofer.messaging.pool.pool": "one connection per broker and process; counted, and emptied in a forked child",
 }

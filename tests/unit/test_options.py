@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from gofer.errors import ConfigError, PluginError
-from gofer.rmi.options import OPTION_NAMES, Options
+from gofer.rmi.client.options import OPTION_NAMES, Options
 from hypothesis import given
 from hypothesis import strategies as st
 from support.captured import HexAuthenticator

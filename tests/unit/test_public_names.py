@@ -134,10 +134,17 @@ gofer.pam: authenticate
 gofer.pmon: PathMonitor
 gofer.proxy: Agent Double agent seam
 gofer.rmi.api: API Target
-gofer.rmi.calling: Call Hear Heard INTERRUPTED Listen Send Step Tell advance flow no_agent
+gofer.rmi.client.agent: Double Lease RemoteAgent seam
+gofer.rmi.client.call: Call Next Resubscribed no_agent
+gofer.rmi.client.consumer: ReplyConsumer
+gofer.rmi.client.options: CallOptions OPTION_NAMES Options Report
+gofer.rmi.client.replies: Accepted Failed Listener Notice Progress Received Rejected Started Succeeded
+    check_listener notify read_reply
+gofer.rmi.client.session: Session ThreadSession complete
+gofer.rmi.client.stub: Invoke Method Stub Trigger fixed new_request
+gofer.rmi.client.unconfirmed: Owner Unconfirmed UnconfirmedRequest
 gofer.rmi.clock: Clock Timer
 gofer.rmi.context: Context
-gofer.rmi.conversation: Conversation
 gofer.rmi.criteria: InvalidOperator MAX_BYTES MAX_DEPTH MAX_TERMS OPERATORS check matches
 gofer.rmi.description: of_class of_target
 gofer.rmi.dispatcher: DispatchError MemberNotFound NamespaceNotFound NotAuthenticated NotAuthorized PasswordRequired
@@ -150,14 +157,8 @@ gofer.rmi.model.fork: Forks HelperProcess
 gofer.rmi.model.helper: GRACE end_with_parent serve threads
 gofer.rmi.model.pipe: BEGUN CALL EXIT FAILED FORK IMPORT IMPORTED KILL LogHandler PROGRESS RAISED Sender TERMINATE
     VALUE pair receive send
-gofer.rmi.notices: Accepted Failed Listener Notice Progress Rejected Started Succeeded check_listener read_notice
-    tell
-gofer.rmi.options: CallOptions OPTION_NAMES Options Report
 gofer.rmi.policy: RequestTimeout
-gofer.rmi.posts: Owner Post Posts
 gofer.rmi.progress: INTERVAL Progress
-gofer.rmi.remote: Double Line Remote seam
-gofer.rmi.replies: Replies aside
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
 gofer.rmi.request: ANSWERING BROKER ENDED QUEUED RECEIVED RUNNING Received STATES STORED WRITING digest_of
 gofer.rmi.server.backlog: Backlogs decode
@@ -184,7 +185,6 @@ gofer.rmi.server.sweep: Sweep
 gofer.rmi.server.tombstones: Owner Tombstones
 gofer.rmi.server.verification: ALLOWANCE Refused Verification Verified too_late
 gofer.rmi.server.workers: Task Workers
-gofer.rmi.session: Session SessionBase
 gofer.rmi.shell: LIMIT Shell
 gofer.rmi.store: Database Unavailable
 gofer.rmi.store.database: Database Unavailable Work
@@ -192,7 +192,6 @@ gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUE
     absent begin buried bury claim clean count drop find keep kept known load pull pull_one remove revive rows
     settle take trim
 gofer.rmi.store.schema: VERSION boot prepare recover version_of
-gofer.rmi.stub: Invoke Method Stub Trigger fixed new_request
 gofer.root: Root
 gofer.sections: Content Guards Sections Unreadable parse_ini parse_json
 gofer.streams: open_missing

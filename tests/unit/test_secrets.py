@@ -16,7 +16,7 @@ from gofer.decorators import mark_of, remote
 from gofer.errors import NotAuthorized
 from gofer.messaging.document import decode_request, encode
 from gofer.rmi.api import API
-from gofer.rmi.options import Options
+from gofer.rmi.client.options import Options
 from gofer.rmi.server import dispatch
 from gofer.rmi.server.dispatch import authorize
 from support.receiving import Served, request, served

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from gofer.proxy import Agent
-from gofer.rmi.options import OPTION_NAMES, Options
-from gofer.rmi.stub import Method, Stub, Trigger, new_request
+from gofer.rmi.client.options import OPTION_NAMES, Options
+from gofer.rmi.client.stub import Method, Stub, Trigger, new_request
 
 Sent = list[tuple[str, str, list[Any] | None, tuple[Any, ...], dict[str, Any]]]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from gofer.errors import ConfigError
 from gofer.proxy import Agent
-from gofer.rmi.options import OPTION_NAMES, CallOptions
+from gofer.rmi.client.options import OPTION_NAMES, CallOptions
 from gofer.rmi.reply import ReplyConsumer
 
 CALLER = """\

@@ -11,8 +11,10 @@ from gofer import errors
 from gofer.errors import DocumentError, Rejected, RemoteException
 from gofer.messaging.auth import verify
 from gofer.messaging.document import Reply, decode_reply
-from gofer.rmi.conversation import Conversation
+from gofer.rmi.client.call import Call
+from gofer.rmi.client.replies import read_reply
 from support.captured import CAPTURED, Captured, HexAuthenticator, captured
+from support.pure_calls import new_call
 
 VALUES: dict[str, Any] = {
     "result-admin-cancel-again": [],
@@ -123,10 +125,14 @@ def reply_of(message: Captured) -> Reply:
     return decode_reply(verify(message.body, authenticator, message.document)[0])
 
 
-def fed(message: Captured) -> Conversation:
-    conversation = Conversation(message.document["sn"])
-    conversation.feed(reply_of(message))
-    return conversation
+def fed(message: Captured, **options: Any) -> Call:
+    call = new_call(message.document["sn"], **options)
+    authenticator = HexAuthenticator() if message.signed else None
+    received = read_reply(message.body)
+    if authenticator is not None:
+        received.verify(authenticator)
+    call.feed(received.notice)
+    return call
 
 
 def test_every_captured_reply_is_described_here() -> None:
@@ -152,10 +158,10 @@ def test_the_envelope_is_read(message: Captured) -> None:
 
 @pytest.mark.parametrize("name", VALUES)
 def test_a_value_is_returned(name: str) -> None:
-    conversation = fed(CAPTURED[name])
+    call = fed(CAPTURED[name])
 
-    assert conversation.done
-    assert conversation.outcome() == VALUES[name]
+    assert call.done
+    assert call.outcome() == VALUES[name]
 
 
 def test_a_nan_is_a_nan() -> None:
@@ -172,15 +178,15 @@ def test_an_exception_of_a_class_known_here_is_raised_as_itself(name: str) -> No
     kind, args = EXCEPTIONS[name]
     message = CAPTURED[name]
     trace = message.document["result"]["exval"]
-    conversation = fed(message)
+    call = fed(message)
 
-    assert conversation.done
+    assert call.done
     with pytest.raises(kind) as caught:
-        conversation.outcome()
+        call.outcome()
     assert type(caught.value) is kind
     assert caught.value.args == args
     assert caught.value.trace == trace  # type: ignore[attr-defined]  # the state that came with it
-    assert caught.value.__notes__ == [f"Remote trace:\n{trace}"]
+    assert caught.value.__notes__ == [f"Remote trace of Dog.bark() at 'queue':\n{trace}"]
 
 
 @pytest.mark.parametrize("name", REMOTE)
@@ -207,20 +213,20 @@ def test_a_rejection_is_raised(name: str) -> None:
 @pytest.mark.parametrize("name", STATUSES)
 def test_a_status_is_a_state(name: str) -> None:
     status, data = STATUSES[name]
-    conversation = fed(CAPTURED[name])
+    call = fed(CAPTURED[name])
 
-    assert (conversation.state, conversation.done) == (status, False)
+    assert (call.state, call.done) == (status, False)
     assert reply_of(CAPTURED[name]).data == data
-    assert f"it was {status} by the agent" in str(conversation.timeout(5, None, "open"))
+    assert f"it was {status} by the agent" in str(call.timeout("open"))
 
 
 @pytest.mark.parametrize("name", PROGRESS)
 def test_progress_is_a_report(name: str) -> None:
     data, total, completed, details = PROGRESS[name]
     message = CAPTURED[name]
-    conversation = Conversation(message.document["sn"])
+    call = fed(message, progress=print)
 
-    assert conversation.feed(reply_of(message)) == {
+    assert call.report == {
         "sn": message.document["sn"],
         "data": data,
         "any": data,
@@ -228,8 +234,8 @@ def test_progress_is_a_report(name: str) -> None:
         "completed": completed,
         "details": details,
     }
-    assert (conversation.state, conversation.done) == ("progress", False)
-    assert f"last progress: {completed} of {total}" in str(conversation.timeout(5, None, "open"))
+    assert (call.state, call.done) == ("progress", False)
+    assert f"last progress: {completed} of {total}" in str(call.timeout("open"))
 
 
 @pytest.mark.parametrize("message", captured("signed-"), ids=str)

@@ -24,8 +24,8 @@ from gofer.messaging.local.server import serving
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.proxy import Agent
-from gofer.rmi.options import Options
-from gofer.rmi.stub import new_request
+from gofer.rmi.client.options import Options
+from gofer.rmi.client.stub import new_request
 from support.captured import CAPTURED, HexAuthenticator
 from support.receiving import driven
 from support.waiting import eventually

@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from math import inf
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 from gofer.messaging.connection import Connection
 from gofer.messaging.connector import Connector
@@ -129,12 +129,19 @@ class AsyncioConnection(Connection):
             await self.open(deadline)
             self._check_sendable(await self.wait(lambda: self.sendable, deadline))
 
-    async def subscribe(self, subscription: Subscription, deadline: float | None) -> None:
+    async def subscribe(
+        self,
+        subscription: Subscription,
+        timeout: float | None,  # noqa: ASYNC109 - as ThreadConnection.subscribe
+        *,
+        stay: Literal[True],
+    ) -> None:
         """Have a queue's messages delivered from now on; after an error the connection goes on trying.
 
         Raises:
-            MessagingError: the broker refused, or did not answer by the deadline.
+            MessagingError: the broker refused, or did not answer within ``timeout`` seconds.
         """
+        deadline = None if timeout is None else monotonic() + timeout
         answered = self.subscribe_nowait(subscription)
         await self.open(deadline)
         self._check_subscribed(subscription, await self.wait(answered, deadline))

@@ -128,9 +128,17 @@ class ThreadConnection(Connection):
             MessagingError: not possible by the deadline; nothing was sent.
         """
         while not (token := self.publish_nowait(address, body, **how)):
-            self.open(deadline)
-            self._check_sendable(self.wait(lambda: self.sendable, deadline))
+            self.wait_sendable(deadline)
         return token
+
+    def wait_sendable(self, deadline: float | None) -> None:
+        """Wait for the connection and for room in the outbox.
+
+        Raises:
+            MessagingError: not possible by the deadline.
+        """
+        self.open(deadline)
+        self._check_sendable(self.wait(lambda: self.sendable, deadline))
 
     def wait_written(self, timeout: float) -> None:
         """Wait until the socket has taken all that was sent so far, or the connection is gone.

@@ -1,7 +1,7 @@
 """Requests and replies.
 
-The caller's half (``options``, ``conversation``, ``session``, ``stub``) and the agent's half (``receiver``, ``book``,
-``workers``, ``dispatcher``, ``model``, ``context``, ``outgoing``) never import each other; both use ``exceptions``.
+The caller's half (``client``) and the agent's half (``server``, ``store``, ``model``, and what both of these use) never
+import each other; both halves use ``exceptions``.
 """
 
 __all__: list[str] = []

@@ -31,8 +31,8 @@ from gofer.errors import MemberNotFound, NamespaceNotFound
 from gofer.messaging.document import encode
 from gofer.messaging.value import plain
 from gofer.proxy import seam
-from gofer.rmi.options import Options
-from gofer.rmi.stub import Invoke, Method, Stub
+from gofer.rmi.client.options import Options
+from gofer.rmi.client.stub import Invoke, Method, Stub
 
 __all__ = ["Call", "install", "register", "uninstall"]
 

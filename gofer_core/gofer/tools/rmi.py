@@ -36,7 +36,7 @@ from gofer.tools.progress import Bar
 
 if TYPE_CHECKING:
     from gofer.proxy import Agent
-    from gofer.rmi.options import CallOptions
+    from gofer.rmi.client.options import CallOptions
 
 __all__ = ["rmi"]
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from gofer.messaging.document import VERSION
 from gofer.messaging.value import plain
-from gofer.rmi.options import OPTION_NAMES, Options
+from gofer.rmi.client.options import OPTION_NAMES, Options
 
 __all__ = ["Invoke", "Method", "Stub", "Trigger", "fixed", "new_request"]
 
 
-class Invoke(Protocol):
-    """Does what a remote method's call asks for, and returns its value or the request's serial number."""
-
-    def __call__(
-        self, classname: str, method: str, cntr: list[Any] | None, args: tuple[Any, ...], kws: dict[str, Any], /
-    ) -> Any: ...
+#: Does what a remote method's call asks for: class, method, constructor's arguments, arguments, keyword arguments.
+Invoke = Callable[[str, str, list[Any] | None, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class Stub:
@@ -27,11 +23,14 @@ class Stub:
     Later arguments replace earlier ones. Threads that want different ones make their own stubs.
     """
 
+    _name: str
+    _invoke: Invoke
+    _cntr: list[Any] | None
+
     def __init__(self, name: str | tuple[str, str], invoke: Invoke) -> None:
         """Stand for the class of this name; ``("Dog", "2")``: for a version of it."""
-        self.__name = "@".join(map(_named, name)) if isinstance(name, tuple) and len(name) == 2 else _named(name)
-        self.__invoke = invoke
-        self.__cntr: list[Any] | None = None
+        versioned = isinstance(name, tuple) and len(name) == 2
+        vars(self).update(_name="@".join(map(_named, name)) if versioned else _named(name), _invoke=invoke, _cntr=None)
 
     def __call__(self, /, *args: Any, **kws: Any) -> Stub:
         """Set the arguments that the remote class is constructed with.
@@ -45,10 +44,10 @@ class Stub:
         if options or callables:
             name = (options or ["progress"])[0]
             raise TypeError(
-                f"{', '.join(options or callables)}: {self.__name}() takes the arguments of the remote class. "
-                f"Options go to the agent: agent({name}={'fn' if name == 'progress' else '...'}).{self.__name}()"
+                f"{', '.join(options or callables)}: {self._name}() takes the arguments of the remote class. "
+                f"Options go to the agent: agent({name}={'fn' if name == 'progress' else '...'}).{self._name}()"
             )
-        self.__cntr = [plain(list(args), "constructor argument"), plain(kws, "constructor argument")]
+        vars(self)["_cntr"] = [plain(list(args), "constructor argument"), plain(kws, "constructor argument")]
         return self
 
     def __getattr__(self, name: str) -> Method:
@@ -61,14 +60,14 @@ class Stub:
         object.__setattr__(self, name, value)
 
     def __getitem__(self, name: str) -> Method:
-        return self._method(self.__name, _named(name), self.__cntr, self.__invoke)
+        return self._method(self._name, _named(name), self._cntr, self._invoke)
 
     def _method(self, classname: str, name: str, cntr: list[Any] | None, invoke: Invoke) -> Method:
         """Make what stands for a method: for subclasses that have more of it."""
         return Method(classname, name, cntr, invoke)
 
     def __repr__(self) -> str:
-        return f"<remote {self.__name}>"
+        return f"<remote {self._name}>"
 
 
 class Method:

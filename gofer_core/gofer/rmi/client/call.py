@@ -1,0 +1,290 @@
+"""One call that waits for its result, without I/O: events go in, what to do next comes out.
+
+A session sends the request, and hands each event to :meth:`Call.take`, until that returns END::
+
+    SEND --> WAIT <--> REPORT
+      ^       |
+      +-------+--> END: Call.outcome()
+
+Callers with threads and callers with coroutines use the same class.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections import deque
+from collections.abc import Callable
+from time import monotonic, time
+from typing import Any, NamedTuple
+
+from gofer.errors import AdapterError, CallError, DocumentError, NotFound, RequestTimeout
+from gofer.messaging.adapter import Outcome
+from gofer.messaging.document import EXPIRED, seconds_of, shown
+from gofer.rmi.client.options import Options, Report
+from gofer.rmi.client.replies import Failed, Notice, Progress, Received, Rejected, Succeeded
+
+__all__ = ["Call", "Next", "Resubscribed", "no_agent"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two tries to reach an agent's queue that a restarted broker does not know yet.
+_RETRY = 0.2
+#: How many different reasons for disbelieving replies are kept for the error.
+_MOST_REASONS = 3
+_ORDER = {"not sent": 0, "sent": 1, "accepted": 2, "started": 3, "progress": 4}
+
+
+class Next(enum.Enum):
+    """What a session does next for a call."""
+
+    SEND = "send the request, then wait for an event"
+    WAIT = "wait for an event"
+    REPORT = "call the progress callback with the report, then wait for an event"
+    END = "return or raise the outcome"
+
+
+class Resubscribed(NamedTuple):
+    """An event: the reply queue's subscription was made again; replies before that may be lost."""
+
+    number: int
+
+
+class Call:
+    """A request, and what its caller knows of it.
+
+    ``state`` is one of: not sent, sent (to the broker), accepted, started, progress. ``old`` is true when the agent has
+    shown itself as one of gofer 2.12: it names no ``origin`` in its statuses, and runs again what it is sent again.
+
+    Args:
+        document: the request; each repetition is marked ``again`` in it.
+        wake: called by other threads when there is an event in the inbox.
+    """
+
+    def __init__(self, document: dict[str, Any], options: Options, wake: Callable[[], None]) -> None:
+        now = monotonic()
+        self.document = document
+        self.sn: str = document["sn"]
+        self.options = options
+        self.wake = wake
+        #: Events: a Received, an outcome with the broker's reason, or a Resubscribed.
+        self.inbox: deque[Any] = deque()
+        self.deadline = None if options.wait is None else now + options.wait
+        self._expires = None if options.ttl is None else now + options.ttl
+        self.state = "not sent"
+        self.report: Report | None = None
+        self.old = False
+        #: Whether the request is to be sent where it can harm no other.
+        self.isolated = False
+        #: When it is to be sent again if nothing happens before.
+        self.resend_at: float | None = None
+        #: By how many seconds the agent's clock is known to be ahead of ours.
+        self.ahead = 0.0
+        #: The session's notes: the message's token at the connection, and in which subscription it was sent.
+        self.token = self.sent_in = 0
+        self._disbelieved: dict[str, int] = {}  # why replies were not believed, and how many of these
+        self._end: Notice | None = None
+
+    # -- for handlers, in the driver's thread -------------------------------------------------------------------------
+
+    def put(self, event: Any) -> None:
+        """Put an event into the inbox."""
+        self.inbox.append(event)
+        self.wake()
+
+    def settled(self, outcome: Outcome, reason: str) -> None:
+        """Take the broker's word on the request; a confirm is no event: the result says more."""
+        if outcome is not Outcome.CONFIRMED:
+            self.put((outcome, reason))
+
+    # -- for the session ----------------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Whether the request has ended."""
+        return self._end is not None
+
+    @property
+    def due(self) -> float | None:
+        """Until when to wait for the next event."""
+        if self.resend_at is None or self.deadline is None:
+            return self.resend_at or self.deadline
+        return min(self.resend_at, self.deadline)
+
+    @property
+    def late(self) -> bool:
+        """Whether the caller waits no longer."""
+        return self.deadline is not None and monotonic() >= self.deadline
+
+    @property
+    def ttl(self) -> float | None:
+        """The request's time to live from now on, in seconds."""
+        ends = self._limit
+        return None if ends is None else max(0.001, ends - monotonic())
+
+    def sent(self) -> None:
+        """Note that the request was sent."""
+        self._reached("sent")
+        self.isolated = False
+
+    def take(self, event: Any) -> Next:
+        """Take an event; None: nothing has happened by ``due``.
+
+        Raises:
+            NotFound: nobody listens at the address.
+            AdapterError: the broker refused the request.
+        """
+        if event is None:
+            return self._send_again()
+        if isinstance(event, Received):
+            return self._take_reply(event)
+        if self.old or (isinstance(event, Resubscribed) and event.number == self.sent_in):
+            # An agent of 2.12 has the request, and would run it once more; what it sends waits in our queue.
+            return Next.WAIT
+        if not isinstance(event, Resubscribed):
+            outcome, reason = event
+            if outcome is Outcome.REFUSED:
+                raise AdapterError(f"{self.called}: the broker refused the request: {reason}")
+            if outcome is Outcome.RETURNED:
+                if "again" not in self.document:
+                    raise NotFound(f"{self.called}: {no_agent(reason)}")
+                # The broker was restarted and forgot the queue: its agent needs a moment to declare it again.
+                self.resend_at = monotonic() + _RETRY
+                return Next.WAIT
+            self.isolated = True  # it may have been the fault of this request: then the broker refuses it alone
+        return self._send_again()
+
+    def feed(self, notice: Notice) -> Next:
+        """Take a believed notice; they may come in any order and any number of times. The first end counts."""
+        if self._end is not None:
+            return Next.END
+        if notice.done:
+            self._end = notice
+            return Next.END
+        self.old = self.old or not notice.origin
+        self._reached(notice.kind)
+        if not isinstance(notice, Progress):
+            return Next.WAIT
+        self.report = {
+            "sn": self.sn,
+            "data": notice.data,
+            "any": notice.data,
+            "total": notice.total,
+            "completed": notice.completed,
+            "details": notice.details,
+        }
+        return Next.REPORT if self.options.progress is not None else Next.WAIT
+
+    def outcome(self) -> Any:
+        """Return the value, or raise what the request ended with. Only when ``done``."""
+        if isinstance(self._end, Succeeded):
+            return self._end.retval
+        assert isinstance(self._end, Failed | Rejected)  # noqa: S101 - a notice that is done is one of the three
+        error = self._end.error(self.called)  # made now: a kept one would keep the frames that it was raised in
+        # An error that names a call already tells of one that the method itself has made.
+        if isinstance(error, CallError) and error.address is None:
+            error.method, error.address = self._method, self._address
+        raise error
+
+    def timeout(self, connection: str) -> RequestTimeout:
+        """Make the error for a caller that waits no longer; it says how far the request got.
+
+        Args:
+            connection: the connection's state in words.
+        """
+        ttl = self.options.ttl or self.options.wait
+        until = "" if ttl is None else f" until its ttl of {ttl:g} s is over"
+        if self.state == "not sent":
+            detail = f"it was not sent: {connection}"
+        elif self.state == "sent":
+            cut = "" if connection == "open" else f" (connection: {connection})"
+            word = "no word from the agent" if not self._disbelieved else "no word that can be believed"
+            detail = f"it was sent, and there was {word}{cut}; it may still run{until}"
+        elif self.state == "progress" and self.report is not None:
+            done = f"{shown(self.report['completed'], 40)} of {shown(self.report['total'], 40)}"
+            details = shown(self.report["details"])
+            detail = f"it was started; last progress: {done}, details {details}; it may still end"
+        else:
+            detail = f"it was {self.state} by the agent; it may still run"
+        if self._disbelieved:
+            reasons = "; ".join(f"{count} for {shown(why)}" for why, count in self._disbelieved.items())
+            detail += f". Replies came, and were not believed: {reasons}"
+        error = RequestTimeout(self.sn, self.options.wait, self.state, detail, self.report)
+        error.method, error.address = self._method, self._address
+        return error
+
+    @property
+    def called(self) -> str:
+        """What was called, for errors: ``Dog.bark() at 'web-42'``."""
+        return f"{self._method}() at {self._address!r}"
+
+    # -- private ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _method(self) -> str:
+        return f"{self.document['request']['classname']}.{self.document['request']['method']}"
+
+    @property
+    def _address(self) -> str:
+        address: str = self.document["routing"][1]
+        return address
+
+    @property
+    def _limit(self) -> float | None:
+        """When the request ends if the agent has not accepted it; an accepted one is never dropped for its ttl."""
+        accepted = _ORDER[self.state] >= _ORDER["accepted"]
+        return self.deadline if accepted or self._expires is None else self._expires
+
+    def _in_time(self) -> bool:
+        limit = self._limit
+        return not self.late and (limit is None or monotonic() < limit)
+
+    def _reached(self, state: str) -> None:
+        if _ORDER[state] > _ORDER[self.state]:
+            self.state = state
+
+    def _send_again(self) -> Next:
+        # An agent that knows the request answers as it did, or will; none is run again because it was sent again.
+        self.resend_at = None
+        self.document["again"] = True
+        return Next.SEND if self._in_time() else Next.WAIT
+
+    def _take_reply(self, received: Received) -> Next:
+        if self.options.authenticator is not None:
+            try:
+                received.verify(self.options.authenticator)
+            except DocumentError as bad:
+                self._disbelieve(bad)
+                return Next.WAIT
+        self.resend_at = None
+        if self._learns_the_time(received.notice):
+            return Next.SEND  # it was not run: once more, by the agent's clock
+        return self.feed(received.notice)
+
+    def _disbelieve(self, bad: DocumentError) -> None:
+        """Note a reply that is not from our agent, as far as anybody can tell: it does not end the call."""
+        if not self._disbelieved:
+            log.warning("a reply to %s is not believed: %s", self.sn, bad)
+        why = str(bad.details or bad)
+        if why in self._disbelieved or len(self._disbelieved) < _MOST_REASONS:
+            self._disbelieved[why] = self._disbelieved.get(why, 0) + 1
+
+    def _learns_the_time(self, notice: Notice) -> bool:
+        """Note, once, what a rejection for being late says of the agent's clock; return whether to send again."""
+        if not isinstance(notice, Rejected) or notice.code != EXPIRED or self.ahead or not self._in_time():
+            return False
+        there = seconds_of(notice.timestamp)
+        if there is None:
+            return False
+        self.ahead = there + 0.5 - time()  # the timestamp is in whole seconds
+        log.info("the agent's clock is %.0f s ahead of ours; %s is sent again", self.ahead, self.sn)
+        return True
+
+
+def no_agent(reason: str) -> str:
+    """Say why the broker returned a request; ``reason`` is the broker's own word."""
+    why = "" if reason in ("", "NO_ROUTE") or "no queue" in reason else f" ({reason})"
+    return (
+        f"no agent at this address: the broker has no such queue{why}. "
+        "Is goferd running there? Check [model] queue in the plugin's descriptor"
+    )

@@ -1,0 +1,255 @@
+"""The caller's half of one connection: the reply queue, and the calls that wait for replies.
+
+One session per connection and reply exchange, shared by all agents in the process. Its coroutines serve callers with
+threads, too: :func:`complete` runs them there, and each ``await`` blocks the thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Awaitable, Coroutine
+from functools import partial
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gofer.errors import ConnectionLost, DocumentError, MessagingError
+from gofer.limit import LimitedLog
+from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareQueue, DeleteQueue, Delivery
+from gofer.messaging.address import Address
+from gofer.messaging.auth import sign
+from gofer.messaging.document import encode, shown, timestamp
+from gofer.messaging.subscription import Steps, Subscription
+from gofer.messaging.thread_driver import ThreadConnection, Waiter
+from gofer.rmi.client.call import Call, Next, Resubscribed
+from gofer.rmi.client.options import Options
+from gofer.rmi.client.replies import read_reply
+from gofer.rmi.client.unconfirmed import Owner, Unconfirmed, UnconfirmedRequest
+
+if TYPE_CHECKING:
+    from gofer.messaging.asyncio_driver import AsyncioConnection
+
+__all__ = ["Session", "ThreadSession", "complete"]
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+#: Seconds without use after which the broker deletes a reply queue: a dead caller leaves nothing behind.
+_REPLY_EXPIRES = 600.0
+#: Replies that the broker may deliver before they are acknowledged.
+_PREFETCH = 1000
+
+
+class Session:
+    """Sends requests, and gives each caller the replies to its own.
+
+    A request without a waiting caller may wait ``publish_wait`` seconds for the connection.
+    """
+
+    publish_wait = 30.0
+    connection: ThreadConnection | AsyncioConnection
+
+    def __init__(self, connection: Any, exchange: str | None = None) -> None:
+        self.connection = connection
+        self.queue = str(uuid.uuid4())
+        self.replyto = f"{exchange}/{self.queue}" if exchange else self.queue
+        self.unconfirmed = connection.shared(Unconfirmed, lambda: Unconfirmed(connection))
+        self._exchange = exchange
+        self._declaration = DeclareQueue(self.queue, expires=_REPLY_EXPIRES)
+        self._calls: dict[str, Call] = {}
+        self._complain = LimitedLog(log)
+        self._subscription = Subscription(
+            self.queue,
+            _PREFETCH,
+            self._on_delivery,
+            self._prepare,
+            on_made=self._on_made,
+            dispose=self._dispose,
+            keep_open=False,
+        )
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    async def call(self, document: dict[str, Any], address: Address, options: Options) -> Any:
+        """Send a request and wait for its end.
+
+        Returns:
+            The method's value.
+
+        Raises:
+            RequestTimeout: no result within ``options.wait``.
+            NotFound: nobody listens at the address.
+            Exception: what the method raised, or how else the request ended (see :mod:`gofer.errors`).
+        """
+        document["replyto"], document["wait"] = self.replyto, options.wait
+        waiter = self._new_waiter()
+        call = self._calls[document["sn"]] = Call(document, options, waiter.wake)
+        step = Next.SEND
+        try:
+            while step is not Next.END:
+                if step is Next.REPORT and options.progress is not None:
+                    await self._done(options.progress(call.report or {}))
+                try:
+                    if step is Next.SEND:
+                        await self._send(call, address)
+                    heard = await self._done(self.connection.wait(call.inbox.__len__, call.due, waiter))
+                except ConnectionLost as lost:
+                    if not call.late:
+                        raise
+                    why = str(lost) if call.state == "not sent" else self.connection.state
+                    raise call.timeout(why) from lost
+                if not heard and call.late:
+                    raise call.timeout(self.connection.state)
+                step = call.take(call.inbox.popleft() if heard else None)
+        finally:
+            del self._calls[call.sn]
+            self.connection.forget(call.token)
+        return call.outcome()
+
+    async def _send(self, call: Call, address: Address) -> None:
+        """Send a call's request.
+
+        The reply queue is subscribed to before: else the request would be sent again when it is.
+        """
+        connection = self.connection
+        while True:
+            if not self._subscription.active:
+                wait = None if call.deadline is None else max(0.001, call.deadline - monotonic())
+                await self._done(connection.subscribe(self._subscription, wait, stay=True))
+            ttl = call.ttl
+            body = self._encode(call.document, call.options, ttl, call.ahead)
+            connection.forget(call.token)
+            call.sent_in = self._subscription.made
+            # Its result is all the confirmation that a waiting caller needs; not asking for one spares the broker a
+            # synchronous write for each request. But it must not overtake what was sent before without waiting.
+            confirm = call.isolated or len(self.unconfirmed) > 0
+            call.token = connection.publish_nowait(
+                address, body, ttl=ttl, isolated=call.isolated, confirm=confirm, settled=call.settled
+            )
+            if call.token:
+                call.sent()
+                return
+            await self._done(connection.wait_sendable(call.deadline))
+
+    async def publish(self, document: dict[str, Any], address: Address, options: Options, owner: Owner) -> None:
+        """Send a request without waiting for a result; ``flush`` and the owner's next call raise what becomes of it.
+
+        Args:
+            owner: whose request it is.
+
+        Raises:
+            MessagingError: there is no connection, or no word for long about those sent before; nothing was sent.
+            NotTaken: ``options.confirm``, and the broker did not take it.
+        """
+        sn, connection, unconfirmed = document["sn"], self.connection, self.unconfirmed
+        document["replyto"] = options.reply
+        deadline = monotonic() + (options.wait or self.publish_wait)
+        if unconfirmed.full and not await self._done(connection.wait(lambda: unconfirmed.drained, deadline)):
+            count, state = len(unconfirmed), connection.state
+            raise ConnectionLost(f"not sent: the broker has not answered for {count} requests before it: {state}")
+        # The failure of one that is waited for is told to the one who waits for it, and to no other.
+        owner = Owner() if options.confirm else owner
+        expires = None if options.ttl is None else monotonic() + options.ttl
+        request = UnconfirmedRequest(document, address, owner, partial(self._encode, document, options), expires)
+        while not unconfirmed.send(request):
+            await self._done(connection.wait_sendable(deadline))
+        if options.confirm:
+            await self._done(connection.wait(lambda: sn not in unconfirmed, deadline))
+            unconfirmed.raise_failure(request)
+
+    async def flush(self, owner: Owner, timeout: float | None) -> None:  # noqa: ASYNC109 - the word of gofer.proxy
+        """Wait until the broker has answered for all requests of this owner that were not waited for.
+
+        Raises:
+            NotTaken: some were not taken, or there is no word of some within ``timeout`` seconds.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        if self.unconfirmed.of(owner):
+            await self._done(self.connection.wait(lambda: not self.unconfirmed.of(owner), deadline))
+        self.unconfirmed.raise_late(owner)
+
+    def _new_waiter(self) -> Any:
+        """Make the alarm clock of a call."""
+        raise NotImplementedError
+
+    async def _done(self, doing: _T | Awaitable[_T]) -> _T:
+        """Return the value of what the connection does: a thread has it already, a coroutine awaits it."""
+        raise NotImplementedError
+
+    def _encode(self, document: dict[str, Any], options: Options, ttl: float | None, ahead: float = 0.0) -> bytes:
+        """Write a document. ``ahead``: by how many seconds the agent's clock is known to be ahead of ours."""
+        document.setdefault("timestamp", timestamp())
+        if ttl is not None:
+            # In the document, too: the broker counts only from when it has queued the message, and nobody signs that.
+            document["ttl"], document["expires"] = ttl, round(time() + ahead + ttl, 3)
+        body = encode(document)
+        if options.authenticator is not None:
+            body = sign(body, options.authenticator)
+        most = self.connection.connector.max_message
+        if len(body) > most:
+            raise ValueError(f"the request is {len(body)} bytes long, over the limit of {most} (max_message)")
+        return body
+
+    # -- replies, in the driver's thread ------------------------------------------------------------------------------
+
+    def _prepare(self) -> Steps:
+        answer = yield self._declaration
+        if answer == NO_EXPIRY and self._declaration.expires is not None:
+            # Nobody deletes it for a caller that was killed. So where it cannot expire, it goes with the connection: a
+            # caller repeats its request after a reconnect, and an agent repeats a reply that had no queue.
+            try:
+                yield DeleteQueue(self.queue)
+            except MessagingError:
+                self._declaration = DeclareQueue(self.queue)  # nor can the broker delete it: it is used as it is
+            else:
+                self._declaration = DeclareQueue(self.queue, auto_delete=True)
+                yield self._declaration
+        if self._exchange:
+            yield Bind(self.queue, self._exchange, self.queue)
+
+    def _dispose(self) -> Steps:
+        yield DeleteQueue(self.queue)
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        try:
+            received = read_reply(delivery.body)
+            call = self._calls.get(received.notice.sn or "")
+            if call is not None:
+                call.put(received)  # else it comes too late: its caller has gone
+        except DocumentError as bad:
+            text = "a reply that cannot be read was dropped: %s: %s"
+            self._complain(logging.WARNING, text, bad, shown(repr(delivery.body[:200])))
+        self.connection.accept(delivery)
+
+    def _on_made(self) -> None:
+        made = self._subscription.made
+        for call in list(self._calls.values()):
+            if call.sent_in and call.sent_in != made:
+                call.put(Resubscribed(made))
+
+
+class ThreadSession(Session):
+    """A session for threads: its coroutines block, and never suspend. Thread-safe."""
+
+    connection: ThreadConnection
+
+    def _new_waiter(self) -> Waiter:
+        return Waiter()
+
+    async def _done(self, doing: Any) -> Any:
+        return doing
+
+
+def complete(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine that never suspends; return its value."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        value: _T = end.value
+        return value
+    except RuntimeError as error:
+        if isinstance(error.__cause__, StopIteration):  # a method's, or a callback's: Python keeps it in a coroutine
+            raise error.__cause__ from None
+        raise
+    raise RuntimeError(f"{coroutine} has suspended: it belongs to an event loop")
