@@ -114,7 +114,7 @@ def test_one_that_has_ended_is_answered_again_after_a_restart(
         asked["request"] = {"classname": "Danger", "method": "single", "args": [str(trace)]}
         send(mailbox, asked)
         assert end(mailbox)["result"]["retval"] == "once"
-        eventually(lambda: counted_in(process, f"state = 2 AND key = '{asked['sn']}'") == 1)
+        eventually(lambda: counted_in(process, f"state = 'done' AND sn = '{asked['sn']}'") == 1)
         eventually(lambda: held(rabbitmq) == 0)
         process.kill()
         process.start()

@@ -260,8 +260,8 @@ class HelperProcess:
             request.on_cancel = partial(self._tell, pipe.KILL, number)
             request.on_expire = partial(self._tell, pipe.TERMINATE, number)
             try:
-                if request.cancelled:  # before there was something to kill
-                    self._tell(pipe.KILL, number)
+                if request.cancelled:  # the child hears nothing, and ends
+                    raise Cancelled("cancelled before it was started")
                 return self._talk(ours, request, call)
             finally:
                 request.on_cancel = request.on_expire = None
