@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any, cast
 
 from gofer.agent.config import Machine
-from gofer.agent.plugin import Container, Plugin, State
+from gofer.agent.plugin import Container, Plugin
 from gofer.decorators import Action, remote
 from gofer.errors import NotAuthorized
 from gofer.rmi.api import API, Target
@@ -129,7 +129,7 @@ def _describe(plugin: Plugin) -> dict[str, Any]:
 
 def _running(container: Container) -> list[Plugin]:
     plugins = list(container.plugins.values())
-    return sorted((plugin for plugin in plugins if plugin.state is State.RUNNING), key=lambda plugin: plugin.name)
+    return sorted((plugin for plugin in plugins if plugin.is_running), key=lambda plugin: plugin.name)
 
 
 def _action(plugin: Plugin, target: Target) -> str:

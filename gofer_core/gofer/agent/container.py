@@ -305,7 +305,7 @@ class PluginContainer:
             if reloading is not None and self._reloading.get(plugin.name) is None:
                 reloading.wait(self._timeout())
             now = self.plugins.get(other.name)
-            if now is not None and (now.is_running or now.state is State.RELOADING) and may_reach(plugin, now):
+            if now is not None and now.is_running and may_reach(plugin, now):
                 yield now
 
     def check_added(self, plugin: Plugin, more: object) -> None:

@@ -24,7 +24,7 @@ from gofer.agent.failures import Refused, one_line
 from gofer.agent.loader import Loader
 from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
-from gofer.agent.plugin_code import find_plugin, import_code
+from gofer.agent.plugin_code import exchange_hooks, find_plugin, import_code
 from gofer.agent.sources import locate
 from gofer.errors import ConfigError
 from gofer.rmi.api import Target
@@ -120,6 +120,7 @@ class _Imports(Loader):
         if plugin.source is None:
             self.find(self.root, plugin)
         import_code(self.hooks, plugin, Aside())  # what was compiled may be older than what is there
+        exchange_hooks(self.hooks, plugin.module)
 
 
 def _imports(told: Mapping[str, Any], find: Callable[[Root, Plugin], None]) -> _Imports:

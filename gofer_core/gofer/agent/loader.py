@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -22,7 +22,7 @@ from gofer.agent.endpoints import Endpoints
 from gofer.agent.failures import Refused, blamed
 from gofer.agent.modules import Aside, forget
 from gofer.agent.plugin import Plugin, State
-from gofer.agent.plugin_code import ask_extensions, find_plugin, import_code, run_load, run_unload
+from gofer.agent.plugin_code import ask_extensions, exchange_hooks, find_plugin, import_code, run_load, run_unload
 from gofer.agent.sharing import build_apis, check_trust
 from gofer.errors import PluginError
 from gofer.rmi.server.hooks import HookCalls
@@ -40,17 +40,15 @@ _TOLD = 1.0  # seconds at least for hooks to be told which requests have ended, 
 class Batch:
     """Plugins that are loaded together.
 
-    ``replaced``: the plugins whose places they take, by name. ``aside``: the modules of their old code; None: there is
-    none. ``patience``: seconds that one may take to be
-    imported and loaded; None: as long as usual. ``strict``: the first that fails is raised; else each that fails is
-    quarantined.
+    ``aside``: the modules of their old code; None: there is none. ``reload``: they take the places of plugins that run,
+    so they are only imported, which may take ``patience`` seconds; the first that fails is raised. Else each that fails
+    is quarantined.
     """
 
     plugins: Sequence[Plugin]
-    replaced: Mapping[str, Plugin] = field(default_factory=dict)
     aside: Aside | None = None
-    patience: float | None = None
-    strict: bool = False
+    reload: bool = False
+    patience: float = _PATIENCE
     refused: list[Refused] = field(default_factory=list)
 
 
@@ -103,13 +101,13 @@ class Loader:
         Args:
             anew: their code may have changed while the agent runs.
         """
-        self._finish(self.import_all(Batch(plugins, aside=Aside() if anew else None)))
+        self._finish(self.import_all(Batch(plugins, Aside() if anew else None, patience=self.patience)))
 
     def import_all(self, batch: Batch) -> list[Plugin]:
         """Import plugins, and run what they have marked ``@load``; return those that are not late.
 
         Raises:
-            Refused: the batch is strict, and one has failed or is late.
+            Refused: the batch is a reload, and one has failed or is late.
         """
         self._batch = batch
         self.pending = {plugin.name: plugin for plugin in batch.plugins}
@@ -123,7 +121,7 @@ class Loader:
             else:
                 self._imported(plugin.name)
                 self._tell_late(plugin)
-            if batch.strict and batch.refused:
+            if batch.reload and batch.refused:
                 raise batch.refused[0]
         self.pending = {}
         return loaded
@@ -170,7 +168,7 @@ class Loader:
                     self._finish_late(plugin, refused)
             elif refused is not None:
                 batch.refused.append(refused)
-                if not batch.strict:
+                if not batch.reload:
                     self.quarantine(refused)
         except BaseException:
             log.exception("plugin %s: loading it has failed", plugin.name)
@@ -183,11 +181,10 @@ class Loader:
         """Wait until a plugin is imported, as long as it may take. False: it is late, and will finish by itself."""
 
         def settled() -> bool:
-            return plugin.is_settled or (self.stopping and not batch.strict)
+            return plugin.is_settled or (self.stopping and not batch.reload)
 
         with self._changed:
-            patience = self.patience if batch.patience is None else batch.patience
-            self._changed.wait_for(settled, max(0.0, plugin.imported_since + patience - monotonic()))
+            self._changed.wait_for(settled, max(0.0, plugin.imported_since + batch.patience - monotonic()))
             plugin.late = plugin.importer is not None and not plugin.imported
             return not plugin.late and self._changed.wait_for(lambda: plugin.importer is None)
 
@@ -221,17 +218,18 @@ class Loader:
             self._changed.notify_all()
 
     def run_code(self, plugin: Plugin, batch: Batch) -> None:
-        """Import a plugin's code, and run what it has marked ``@load``.
+        """Import a plugin's code, and, unless it is loaded again, run what it has marked ``@load``.
 
         Raises:
             Refused: any of that fails.
         """
         if plugin.source is None:
             find_plugin(self.root, plugin)
-        old = batch.replaced.get(plugin.name)
-        import_code(self.hooks, plugin, batch.aside, None if old is None else old.module)
-        run_load(self.hooks, plugin)
-        plugin.loaded = True
+        import_code(self.hooks, plugin, batch.aside)
+        if not batch.reload:
+            exchange_hooks(self.hooks, plugin.module)
+            run_load(self.hooks, plugin)
+            plugin.loaded = True
 
     def look_up(self, name: str) -> Plugin | None:
         """Return a plugin by its name or its module's; one that is pending is imported first. None: there is none."""
@@ -246,18 +244,18 @@ class Loader:
         return found
 
     def _tell_late(self, plugin: Plugin) -> None:
-        seconds = self.patience if self._batch.patience is None else self._batch.patience
-        text = f"importing and loading it has taken {seconds:g} s so far"
-        if self._batch.strict:
-            self._batch.refused.append(Refused.at(plugin, "main", "plugin", f"{text}; given up"))
+        seconds = f"{self._batch.patience:g} s"
+        if self._batch.reload:
+            text = f"importing it has taken {seconds}; given up"
+            self._batch.refused.append(Refused.at(plugin, "main", "plugin", text))
             return
-        file = str(plugin.descriptor.file)
-        log.warning("%s", Problem("warning", file, "main", "plugin", f"{text}; the others go on without it"))
+        text = f"importing and loading it has taken {seconds} so far; the others go on without it"
+        log.warning("%s", Problem("warning", str(plugin.descriptor.file), "main", "plugin", text))
 
     def _finish_late(self, plugin: Plugin, refused: Refused | None) -> None:
         wanted = self.plugins.get(plugin.name) is plugin and plugin.state is State.LOADING
         if not wanted or self.stopping:  # unloaded, or another made of it, meanwhile
-            if refused is None:
+            if plugin.loaded:
                 run_unload(self.hooks, plugin, self.patience)
             self.end(plugin, State.STOPPED)
         elif refused is not None:
@@ -297,12 +295,12 @@ class Loader:
         """Do one step of a plugin's loading; quarantine whichever made it fail.
 
         Raises:
-            Refused: the batch is strict.
+            Refused: the batch is a reload.
         """
         try:
             step(plugin)
         except Refused as refused:
-            if self._batch.strict:
+            if self._batch.reload:
                 raise
             self.quarantine(refused)
 
@@ -315,7 +313,7 @@ class Loader:
             more: the names of other plugins whose extensions may have changed.
 
         Raises:
-            Refused: the batch is strict, and one does not fit.
+            Refused: the batch is a reload, and one does not fit.
         """
         for plugin in loaded:
             if plugin.descriptor.extends is not None:
@@ -344,7 +342,7 @@ class Loader:
         """Build the APIs of all plugins anew. Of those that are being loaded, the ones that do not fit fail.
 
         Raises:
-            Refused: the batch is strict, and one does not fit.
+            Refused: the batch is a reload, and one does not fit.
         """
         while True:
             failed: list[Refused] = []
@@ -361,7 +359,7 @@ class Loader:
             apis = build_apis(self.plugins, clash)
             if not failed:
                 break
-            if self._batch.strict:
+            if self._batch.reload:
                 raise failed[0]
             for refused in failed:
                 if refused.plugin.is_alive:
@@ -419,7 +417,7 @@ class Loader:
         *,
         timeout: float | None = None,
     ) -> None:
-        """Take a plugin out of everything but the APIs of others: ``build_apis`` follows.
+        """Take a plugin out of everything but the APIs of others: ``build_apis`` follows. May be repeated.
 
         Args:
             timeout: seconds for what it has accepted to end; None: that is given back.
@@ -436,7 +434,8 @@ class Loader:
                 plugin.loop.wait(max(0.0, deadline - monotonic()))
             plugin.forks.stop()
             self.hook_calls.flush(max(_TOLD, deadline - monotonic()))  # its own hooks may be among those
-            run_unload(self.hooks, plugin, max(self.patience, deadline - monotonic()))
+            if plugin.loaded:
+                run_unload(self.hooks, plugin, max(self.patience, deadline - monotonic()))
             if timeout is None:
                 plugin.loop.stop(0.0)  # not before: an @unload may be a coroutine
         module = None if plugin.source is None else sys.modules.get(plugin.source.module)

@@ -246,8 +246,8 @@ class Plugin:
 
     @property
     def is_running(self) -> bool:
-        """Whether it answers requests."""
-        return self._state is State.RUNNING
+        """Whether it answers requests, now or with its new code."""
+        return self._state in (State.RUNNING, State.RELOADING)
 
     @property
     def is_alive(self) -> bool:

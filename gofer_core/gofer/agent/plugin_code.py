@@ -53,14 +53,11 @@ def find_plugin(root: Root, plugin: Plugin) -> None:
         plugin.authenticator = _authenticator(descriptor)
 
 
-def import_code(
-    hooks: pluggy.PluginManager, plugin: Plugin, aside: Aside | None = None, old: ModuleType | None = None
-) -> None:
-    """Import a plugin's module, build its API, and register its hooks.
+def import_code(hooks: pluggy.PluginManager, plugin: Plugin, aside: Aside | None = None) -> None:
+    """Import a plugin's module, check its hooks, and build its API.
 
     Args:
         aside: see :func:`gofer.agent.sources.import_source`.
-        old: the module that it replaces, whose hooks are called no more.
 
     Raises:
         Refused: any of that fails.
@@ -74,7 +71,6 @@ def import_code(
             check_hooks(module)
             others = [one.__name__ for one in hooks.get_plugins() if inspect.ismodule(one)]
             plugin.expose(module, [name for name in others if name != module.__name__])
-            exchange_hooks(hooks, module, old)
 
 
 def exchange_hooks(hooks: pluggy.PluginManager, come: ModuleType | None, go: ModuleType | None = None) -> None:

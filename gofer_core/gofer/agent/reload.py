@@ -1,8 +1,9 @@
 """Loading plugins again while they run: all of them, with those that depend on them, or none.
 
 The new code is imported and checked in a process of its own first. Then the plugins pause: what is accepted waits for
-the new code, what runs ends in the old. Old and new code are never loaded (in the sense of ``@load``) at the same time.
-If the new code fails all the same, the old modules are put back, and their ``@load`` runs again.
+the new code, what runs ends in the old. The new code is imported, the old unloaded, and the new loaded: never are both
+loaded, in the sense of ``@load``. If the new code fails all the same, the old modules are put back, and their ``@load``
+runs again.
 """
 
 from __future__ import annotations
@@ -98,11 +99,14 @@ class Reload:
         self._pause()
         try:
             self._drain(monotonic() + self._timeout)
+            self._set_aside()
+            self._loader.import_all(Batch(self._news, self._aside, reload=True, patience=self._most))
             for old, _ in reversed(self._pairs):
                 self._unload(old)
-            self._set_aside()
-            replaced = {old.name: old for old, _ in self._pairs}
-            self._loader.import_all(Batch(self._news, replaced, self._aside, self._most, strict=True))
+            for old, new in self._pairs:
+                exchange_hooks(self._hooks, new.module, old.module)
+            for new in self._news:
+                self._load(new)
             self._loader.share(self._news, filter(None, self._extended))
             if not self._loader.stopping:  # else all is ended already
                 self._commit()
@@ -131,6 +135,7 @@ class Reload:
 
     def _unload(self, plugin: Plugin) -> None:
         self._loader.hook_calls.flush(1.0)  # its own hooks may be told of what has ended
+        plugin.loaded = False
         run_unload(self._hooks, plugin, self._most)
 
     def _set_aside(self) -> None:
@@ -172,7 +177,8 @@ class Reload:
         for old, new in self._pairs:
             new.become(State.STOPPED)
             try:
-                self._load(old)
+                if not old.loaded:
+                    self._load(old)
             except Refused as again:
                 loader.quarantine(again)
                 new.workers.stop(0.0)
@@ -189,6 +195,7 @@ class Reload:
     def _load(self, plugin: Plugin) -> None:
         def load() -> None:
             run_load(self._hooks, plugin)
+            plugin.loaded = True
 
         def undo() -> None:
             self._unload(plugin)
