@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing._contract.driver import Driver
 from gofer.testing.agents import AgentProcess
+from gofer.testing.proxy import Proxy
 from gofer_adapter_amqp import AmqpAdapter
 from gofer_adapter_proton import ProtonAdapter
 from support.brokers import BrokerJ, RabbitMQ3, RabbitMQ4
@@ -72,6 +74,14 @@ class TestVirtualHosts:
         with pytest.raises(AdapterError, match="nowhere"):
             driver.open().queue()
         driver.cut()
+
+    @pytest.mark.parametrize("piece", [1, 100_000])
+    def test_broker_j_refuses_one_that_is_not_there_at_once(self, brokerj: BrokerJ, piece: int) -> None:
+        """Not: opens, and closes again for a reason that may pass."""
+        with Proxy(URL.parse(brokerj.url(adapter="proton"))) as proxy:
+            proxy.to_client.piece, proxy.to_client.pause = piece, 0.0001
+            with pytest.raises(AdapterError, match=r"virtual host 'nowhere'.*hostname"):
+                Driver(ProtonAdapter(Connector(replace(proxy.url, path="nowhere")))).open()
 
 
 class TestTwoProtocols:

@@ -63,17 +63,17 @@ def test_what_comes_behind_them_runs_behind_them(serving: Served) -> None:
 def test_they_are_cancelled_by_what_is_on_the_disk_and_their_callers_get_it_back(serving: Served) -> None:
     data = [{"n": n, "large": LARGE} if n % 2 else {"n": n} for n in range(60)]
     _, *documents = waiting(serving, *data)
-    meant = serving.inspection.cancel_those({"or": [{"match": {"n": n}} for n in (1, 2, 3, 50, 51)]})
+    meant = serving.requests.cancel_those({"or": [{"match": {"n": n}} for n in (1, 2, 3, 50, 51)]})
     assert meant == [documents[n]["sn"] for n in (1, 2, 3, 50, 51)]
     for n in (1, 2, 3, 50, 51):
         end = serving.caller.end(documents[n]["sn"])
         assert end["result"]["xclass"] == "Cancelled"
         assert end["data"] == data[n]
-    assert serving.inspection.cancel(documents[5]["sn"])
+    assert serving.requests.cancel(documents[5]["sn"])
     assert serving.caller.end(documents[5]["sn"])["data"] == data[5]
-    assert not serving.inspection.cancel(documents[5]["sn"])
+    assert not serving.requests.cancel(documents[5]["sn"])
     with pytest.raises(InvalidOperator):
-        serving.inspection.cancel_those({"nope": 1})
+        serving.requests.cancel_those({"nope": 1})
     kennel.gate.open.set()
     for n, document in enumerate(documents):
         end = serving.caller.end(document["sn"])
@@ -81,12 +81,12 @@ def test_they_are_cancelled_by_what_is_on_the_disk_and_their_callers_get_it_back
         assert end["data"] == data[n]
     assert len(kennel.ran()) == 1 + 54
     serving.idle()
-    assert serving.inspection.listing().entries == []
+    assert serving.requests.listing().entries == []
 
 
 def test_they_are_listed(serving: Served) -> None:
     documents = waiting(serving, *({"n": n} for n in range(10)))
-    listing = serving.inspection.listing()
+    listing = serving.requests.listing()
     assert listing.total == 11
     assert [(one.sn, one.state) for one in listing.entries] == [
         (document["sn"], "waiting" if n else "running") for n, document in enumerate(documents)
@@ -113,7 +113,7 @@ def test_when_the_disk_cannot_be_read_the_rest_is_cancelled_and_that_is_said(ser
     _, here, _, away, _ = waiting(serving, {"n": 1}, {"n": 2}, {"n": 1, "large": LARGE}, None)
     serving.store.stop()
     with pytest.raises(RuntimeError, match="1 are cancelled; those in the ledger cannot be read"):
-        serving.inspection.cancel_those({"match": {"n": 1}})
+        serving.requests.cancel_those({"match": {"n": 1}})
     assert serving.caller.end(here["sn"])["result"]["xclass"] == "Cancelled"
     assert serving.caller.words(away["sn"]) == ["accepted"]
 
@@ -138,4 +138,4 @@ def test_they_are_given_back_to_the_disk_and_taken_up_again(tmp_path: Path) -> N
             assert after.caller.end(document["sn"])["result"] == {"retval": [n, LARGE]}
         assert [one[0] for one in kennel.ran()] == list(range(20))
         after.idle()
-        assert after.inspection.listing().entries == []
+        assert after.requests.listing().entries == []

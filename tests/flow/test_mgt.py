@@ -19,7 +19,7 @@ from gofer.agent.management.wire import socket_of, token_of
 from gofer.proxy import Agent
 from gofer.root import Root
 from gofer.testing.agents import AgentProcess
-from gofer.tools.mgt_client import ask
+from gofer.tools.agent_client import ask
 from support.commands import GOFER, gofer
 from support.managed import Site, free_port, managed
 from support.plugins import describe, install
@@ -200,6 +200,57 @@ class TestLoading:
         assert len(ticks.read_text()) == after
 
 
+class TestTheSubcommands:
+    """``gofer agent`` does what the flags of ``gofer mgt`` do."""
+
+    def agent(self, site: Site, *arguments: str, status: int = 0) -> str:
+        done = gofer("agent", *arguments, environ={"GOFER_ROOT": str(site.root)})
+        assert done.returncode == status, done.stderr
+        return done.stdout if status == 0 else done.stderr
+
+    def test_the_agent_is_shown_to_people_and_to_programs(self, site: Site) -> None:
+        assert f" running: pid {site.goferd.pid}, " in self.agent(site, "show")
+        told = json.loads(self.agent(site, "show", "--json"))
+        assert {plugin["name"] for plugin in told["plugins"]} >= {"kennel", "broken", "resting"}
+
+    def test_a_plugin_is_loaded_reloaded_and_unloaded(
+        self, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = site.plugin("hen", "")
+        assert self.agent(site, "load", str(path)) == "hen: running (gofer-plugin-hen 1.0)\n"
+        monkeypatch.chdir(path.parent)
+        assert self.agent(site, "reload", "hen.conf") == "hen: running (gofer-plugin-hen 1.0)\n"
+        assert self.agent(site, "unload", "hen") == ""
+        told = "gofer agent unload: there is no plugin 'hen'; there are: broken, "
+        assert told in self.agent(site, "unload", "hen", status=1)
+
+    def test_requests_are_listed_and_cancelled(self, site: Site, agent: Agent) -> None:
+        numbers = [agent(wait=0, data={"batch": n}).Dog().stay() for n in (1, 2)]
+        eventually(lambda: site.ask("requests")["total"] == 2)
+        listed = self.agent(site, "requests", "--plugin", "kennel", "--most", "10")
+        assert all(sn in listed for sn in numbers)
+        assert self.agent(site, "cancel", numbers[0]) == f"{numbers[0]}\n"
+        where = '{"match": {"batch": 2}}'
+        assert self.agent(site, "cancel", "--where", where, "--plugin", "kennel") == f"{numbers[1]}\n"
+        eventually(lambda: site.ask("requests")["total"] == 0)
+        assert self.agent(site, "requests") == ""
+
+    @pytest.mark.parametrize(
+        ("arguments", "status", "says"),
+        [
+            (("retry", "abc"), 4, "gofer agent retry: request 'abc': only what is undeliverable or interrupted"),
+            (("drop", "abc"), 4, "gofer agent drop: request 'abc': only what is undeliverable or interrupted"),
+            (("cancel",), 2, "cancel needs one of 'sn' and 'criteria'"),
+            (("cancel", "--where", "[]"), 2, "'[]' is not a JSON object"),
+            (("reload",), 2, "Missing argument"),
+            (("requests", "--state", "odd"), 2, "'odd' is not one of 'waiting', 'running'"),
+            (("dance",), 2, "No such command 'dance'"),
+        ],
+    )
+    def test_what_cannot_be_done_is_told(self, site: Site, arguments: tuple[str, ...], status: int, says: str) -> None:
+        assert says in self.agent(site, *arguments, status=status)
+
+
 class TestTheCommand:
     @pytest.mark.parametrize(
         ("arguments", "says"),
@@ -273,7 +324,7 @@ def test_an_agent_by_tcp_and_one_that_is_still_loading(root: Path, tmp_path: Pat
 
 AS_NOBODY = """
 import os, sys
-import gofer.tools.main, gofer.tools.mgt, gofer.tools.mgt_client, gofer.tools.mgt_tree
+import gofer.tools.main, gofer.tools.agent, gofer.tools.agent_client, gofer.tools.agent_tree
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 print([gofer.tools.main.main(["mgt", *arguments.split()]) for arguments in sys.argv[1:]])
 """

@@ -12,7 +12,7 @@ from gofer.errors import ExecutionTimeout
 from gofer.proxy import Agent
 from gofer.root import Root
 from gofer.testing.agents import AgentProcess
-from gofer.tools.mgt_client import ask
+from gofer.tools.agent_client import ask
 from support.commands import gofer
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
@@ -175,7 +175,7 @@ def test_a_coroutine_is_ended_by_cancelling_it(yard: Yard, tmp_path: Path, who: 
         trigger()
     (entry,) = yard.overdue()
     assert entry["sn"] == trigger.sn
-    assert f"gofer mgt --cancel {trigger.sn}" in entry["reason"]
+    assert f"gofer agent cancel {trigger.sn}" in entry["reason"]
     assert runs(trace) == {"begun": 1}  # its caller's timeout alone ends nothing
     if who == "mgt":
         assert yard.mgt("--cancel", trigger.sn) == f"{trigger.sn}\n"

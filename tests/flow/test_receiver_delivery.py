@@ -87,7 +87,7 @@ def test_who_asks_again_while_the_rejection_is_on_its_way_is_told_once_more(tmp_
 
 
 def test_requests_that_wait_and_are_delivered_again_run_once_and_in_order(tmp_path: Path) -> None:
-    with served(tmp_path, threads=1) as serving:
+    with served(tmp_path, threads=1, patience=60.0) as serving:  # the broker holds them all the time
         asked = [request("Dog", "wait" if n == 0 else "echo", n) for n in range(20)]
         for one in asked:
             serving.caller.send(one)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from gofer.messaging.document import decode_request, encode
 from gofer.rmi.request import digest_of
-from gofer.rmi.server.inspection import Entry
+from gofer.rmi.server.administration import Entry
 from gofer.rmi.store import requests
 from support import kennel
 from support.connections import cut
@@ -26,7 +26,7 @@ def serving(tmp_path: Path) -> Iterator[Served]:
 
 
 def kept(serving: Served, state: str = "undeliverable") -> list[Entry]:
-    return serving.inspection.listing(states=[state]).entries
+    return serving.requests.listing(states=[state]).entries
 
 
 def send(serving: Served, value: object, **more: Any) -> dict[str, Any]:
@@ -59,12 +59,12 @@ def test_it_is_sent_again_when_somebody_asks_for_that(serving: Served) -> None:
     asked = send(serving, "again")
     eventually(lambda: kept(serving))
     serving.caller.listen("gone")
-    serving.inspection.retry(asked["sn"])
+    serving.requests.retry(asked["sn"])
     end = serving.caller.end(asked["sn"])
     assert (end["result"], end["data"]) == ({"retval": "again"}, {"who": "again"})
     assert kept(serving) == []
     with pytest.raises(LookupError, match="none that is kept"):
-        serving.inspection.retry(asked["sn"])
+        serving.requests.retry(asked["sn"])
     assert kennel.ran() == ["again"]
     assert serving.caller.words(asked["sn"]).count("result") == 1
 
@@ -72,7 +72,7 @@ def test_it_is_sent_again_when_somebody_asks_for_that(serving: Served) -> None:
 def test_one_that_nobody_takes_again_is_kept_again(serving: Served) -> None:
     asked = send(serving, "nobody")
     (before,) = eventually(lambda: kept(serving))
-    serving.inspection.retry(asked["sn"])
+    serving.requests.retry(asked["sn"])
     (after,) = eventually(lambda: kept(serving))
     assert after.since > before.since
     assert serving.counted["undeliverable"] == 2
@@ -81,10 +81,10 @@ def test_one_that_nobody_takes_again_is_kept_again(serving: Served) -> None:
 def test_it_is_dropped(serving: Served) -> None:
     asked = send(serving, "old")
     eventually(lambda: kept(serving))
-    serving.inspection.drop(asked["sn"])
+    serving.requests.drop(asked["sn"])
     assert kept(serving) == []
     with pytest.raises(LookupError, match="none that is kept"):
-        serving.inspection.drop(asked["sn"])
+        serving.requests.drop(asked["sn"])
 
 
 def test_it_is_still_there_after_a_restart_and_sent_then(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_it_is_still_there_after_a_restart_and_sent_then(tmp_path: Path) -> None
         (entry,) = kept(after)
         assert entry.sn == asked["sn"]
         after.caller.listen("gone")
-        after.inspection.retry(asked["sn"])
+        after.requests.retry(asked["sn"])
         assert after.caller.end(asked["sn"])["result"] == {"retval": "later"}
         assert kennel.ran() == []  # which forgets with each start
 
@@ -111,9 +111,9 @@ def test_what_an_agent_could_not_send_before_it_stopped_is_sent_by_the_next(tmp_
         assert after.caller.end(asked["sn"])["result"] == {"retval": "stopped"}
         assert kennel.ran() == []
         after.idle()
-        assert after.inspection.listing().entries == []
+        assert after.requests.listing().entries == []
     with served(tmp_path) as third:
-        assert third.inspection.listing().entries == []
+        assert third.requests.listing().entries == []
         assert third.counted == {}
 
 
@@ -158,7 +158,7 @@ def test_a_result_that_cannot_be_kept_is_said_to_be_lost(serving: Served, caplog
     serving.seen("undeliverable", 1)
     serving.idle()
     eventually(lambda: "its result is lost" in caplog.text)
-    listing = serving.inspection.listing()
+    listing = serving.requests.listing()
     assert listing.entries == []
     assert listing.unavailable is not None
     assert "cannot be used" in listing.unavailable
@@ -171,22 +171,22 @@ def test_what_waits_and_runs_is_listed_and_cancelled(tmp_path: Path) -> None:
             serving.caller.send(document)
         assert kennel.gate.entered.acquire(timeout=30)
         serving.seen("accepted", 5)
-        listing = serving.inspection.listing()
+        listing = serving.requests.listing()
         assert listing.total == 5
         assert [one.state for one in listing.entries] == ["running", *["waiting"] * 4]
         assert [one.data for one in listing.entries] == [{"n": n} for n in range(5)]
-        assert [one.sn for one in serving.inspection.listing(states=["waiting"], most=2).entries] == [
+        assert [one.sn for one in serving.requests.listing(states=["waiting"], most=2).entries] == [
             documents[1]["sn"], documents[2]["sn"],
         ]  # fmt: skip
-        assert serving.inspection.listing("another").entries == []
+        assert serving.requests.listing("another").entries == []
         with pytest.raises(ValueError, match="no such state"):
-            serving.inspection.listing(states=["asleep"])
+            serving.requests.listing(states=["asleep"])
         with pytest.raises(LookupError, match="it is waiting"):
-            serving.inspection.drop(documents[1]["sn"])
-        assert serving.inspection.cancel(documents[1]["sn"])
-        assert not serving.inspection.cancel(documents[1]["sn"])
-        assert serving.inspection.cancel_those({"gt": {"n": 0}}, "kennel") == []
-        assert serving.inspection.cancel_those({"or": [{"eq": {"n": 2}}, {"eq": {"n": 3}}]}) == [
+            serving.requests.drop(documents[1]["sn"])
+        assert serving.requests.cancel(documents[1]["sn"])
+        assert not serving.requests.cancel(documents[1]["sn"])
+        assert serving.requests.cancel_those({"gt": {"n": 0}}, "kennel") == []
+        assert serving.requests.cancel_those({"or": [{"eq": {"n": 2}}, {"eq": {"n": 3}}]}) == [
             documents[2]["sn"], documents[3]["sn"],
         ]  # fmt: skip
         kennel.gate.open.set()
@@ -206,10 +206,10 @@ def test_what_was_interrupted_is_listed_and_run_again_on_demand_once(tmp_path: P
         assert serving.caller.end(asked["sn"])["result"]["xclass"] == "Interrupted"
         (entry,) = eventually(lambda: kept(serving, "interrupted"))
         assert (entry.target, entry.data) == ("Dog.echo", "mine")
-        serving.inspection.retry(asked["sn"])
+        serving.requests.retry(asked["sn"])
         eventually(lambda: kennel.ran() == ["interrupted"])
         eventually(lambda: kept(serving, "interrupted") == [])
         serving.idle()
         assert len([one for one in serving.caller.heard(asked["sn"]) if "result" in one]) == 1  # nobody hears twice
         with pytest.raises(LookupError):
-            serving.inspection.retry(asked["sn"])
+            serving.requests.retry(asked["sn"])

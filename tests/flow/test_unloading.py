@@ -13,7 +13,7 @@ from gofer.proxy import Agent
 from gofer.rmi.reply import ReplyConsumer
 from gofer.root import Root
 from gofer.testing.agents import AgentProcess
-from gofer.tools.mgt_client import ask
+from gofer.tools.agent_client import ask
 from support.localbroker import LocalBroker
 from support.presence import answers, until_it_answers
 from support.probe import PROBE, descriptor, runs

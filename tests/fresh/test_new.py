@@ -58,7 +58,7 @@ def test_a_new_plugin_is_installed_into_a_running_agent_and_called(fresh: Fresh,
         subprocess.run(["sh", "-ec", copy], cwd=tmp_path, env=fresh.environ | home, check=True, timeout=30)
         assert check == "goferd --check"
         fresh.run("goferd", "--check", cwd=tmp_path, environ=home)
-        assert load == "gofer mgt -l x.conf"
+        assert load == "gofer agent load x.conf"
         fresh.run(*load.split(), cwd=tmp_path, environ=home)
         assert call == "gofer rmi -a x -t X.greet world"
         assert fresh.run(*call.split(), cwd=tmp_path, environ=home) == "Hello, world!\n"

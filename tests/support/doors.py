@@ -5,38 +5,38 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from gofer.agent.config import ManagementConfig
 from gofer.agent.management.server import Management
-from gofer.agent.management.wire import Unusable, socket_of
+from gofer.agent.management.wire import Drop, Request, Unusable, socket_of
 from gofer.root import Root
-from gofer.tools.mgt_client import ask
+from gofer.tools.agent_client import ask
 
 __all__ = ["Doors", "Echo", "Relay", "drain", "read"]
 
 
 class Echo:
-    """Answers each request with itself, as long as it may."""
+    """Answers each request to drop something with that, as long as it may."""
 
     def __init__(self) -> None:
         self.callers: list[str] = []
         self.let_go = threading.Event()
 
-    def do(self, request: Mapping[str, Any], caller: str) -> Any:
+    def do(self, request: Request, caller: str) -> Any:
         self.callers.append(caller)
-        match request:
-            case {"do": "wait"}:
+        assert isinstance(request, Drop)
+        match request.sn:
+            case "wait":
                 assert self.let_go.wait(20)
-            case {"do": "fail"}:
+            case "fail":
                 raise ZeroDivisionError
-            case {"do": "refuse"}:
+            case "refuse":
                 raise Unusable("not-found", "no such thing")
-            case {"do": "much"}:
+            case "much":
                 return "x" * 50_000_000
-        return dict(request)
+        return {"do": request.sn}
 
 
 class Doors:
@@ -54,7 +54,7 @@ class Doors:
         return management
 
     def ask(self, do: str = "echo", wait: float = 20, **how: Any) -> Any:
-        return ask(self.root, {"do": do}, **{"host": None, "port": None, **how}, wait=wait)
+        return ask(self.root, Drop(do), **{"host": None, "port": None, **how}, wait=wait)
 
     def connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)

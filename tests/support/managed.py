@@ -11,7 +11,7 @@ from typing import Any
 from gofer.proxy import Agent
 from gofer.root import Root
 from gofer.testing.agents import AgentProcess
-from gofer.tools.mgt_client import ask
+from gofer.tools.agent_client import ask
 
 from support.commands import gofer
 from support.localbroker import LocalBroker

@@ -25,10 +25,9 @@ from gofer.rmi.api import API, Target
 from gofer.rmi.clock import Clock
 from gofer.rmi.model.coroutines import Loop
 from gofer.rmi.request import Received
-from gofer.rmi.server.cancellation import Cancellation
+from gofer.rmi.server.administration import Administration
 from gofer.rmi.server.consumer import Consumer
 from gofer.rmi.server.hooks import HookCalls
-from gofer.rmi.server.inspection import Inspection
 from gofer.rmi.server.lifecycle import Lifecycle
 from gofer.rmi.server.logins import Logins
 from gofer.rmi.server.nonces import Nonces
@@ -202,10 +201,9 @@ class Served:
     caller: Caller
     finished: list[tuple[str, str]]
     store: Database
-    inspection: Inspection
+    requests: Administration
     hook_calls: HookCalls
     request_log: RequestLog
-    cancellation: Cancellation
 
     @property
     def counted(self) -> dict[str, int]:
@@ -264,7 +262,7 @@ def served(
     with serving(str(path)), driven(path) as far, driven(path) as link:
         caller = Caller(far)
         clock, registry, store = Clock(), Registry(), Database(folder, lambda: None)
-        nonces, tombstones = Nonces(store, clock), Tombstones(store)
+        nonces, tombstones = Nonces(store), Tombstones(store)
         persistence = Persistence(registry, store, nonces, patience=patience, window=window)
         hook_calls, request_log = HookCalls(), RequestLog()
         lifecycle = Lifecycle(
@@ -281,21 +279,13 @@ def served(
             prefetch=prefetch,
         )
         channel = consumer.channel
-        cancellation = Cancellation(
+        administration = Administration(
             registry=registry,
             store=store,
-            backlogs=persistence.backlogs,
+            persistence=persistence,
             lifecycle=lifecycle,
             tombstones=tombstones,
             clock=clock,
-            find=lambda name: channel,
-        )
-        inspection = Inspection(
-            registry=registry,
-            store=store,
-            backlogs=persistence.backlogs,
-            lifecycle=lifecycle,
-            cancellation=cancellation,
             plugins=lambda: [plugin],
             find=lambda name: channel,
         )
@@ -309,7 +299,7 @@ def served(
             yield Served(
                 path, plugin, consumer, link, clock, registry, persistence, nonces, lifecycle, caller,
                 finished, store,
-                inspection, hook_calls, request_log, cancellation,
+                administration, hook_calls, request_log,
             )  # fmt: skip
         finally:
             kennel.gate.open.set()
@@ -319,5 +309,5 @@ def served(
             clock.stop()
             store.stop()
             hook_calls.stop()
-            cancellation.stop()
+            administration.stop()
             lifecycle.stop()

@@ -13,7 +13,7 @@ from gofer.errors import GoferError, NotFound, Rejected
 from gofer.proxy import Agent
 from gofer.root import Root
 from gofer.testing.agents import AgentProcess
-from gofer.tools.mgt_client import ask
+from gofer.tools.agent_client import ask
 
 from support.plugins import describe, install
 from support.presence import until_it_answers

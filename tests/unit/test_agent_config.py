@@ -293,7 +293,7 @@ def test_a_wrong_value_is_an_error_that_says_what_is_allowed(root: Path, content
             "[main]\nmonitor=1\n",
             (
                 "[main] monitor: no longer used: descriptors are not watched for changes; "
-                "send SIGHUP or use `gofer mgt -r`"
+                "send SIGHUP or use `gofer agent reload`"
             ),
         ),
         (

@@ -21,6 +21,7 @@ from gofer.messaging.adapter import (
     Opened,
     Operation,
     Outcome,
+    Outgoing,
     Subscribe,
     SubscriptionLost,
 )
@@ -68,11 +69,11 @@ class ScriptedAdapter(Adapter):
     def close(self, now: float) -> None:
         self.closing = True
 
-    def ask(self, id: int, operation: Operation) -> None:
+    def start(self, id: int, operation: Operation) -> None:
         self.asked[id] = operation
 
-    def publish(self, token: int, address: Address, body: bytes, **how: Any) -> None:
-        self.published.append(token)
+    def send(self, message: Outgoing) -> None:
+        self.published.append(message.token)
 
     def forget(self, token: int) -> None:
         pass

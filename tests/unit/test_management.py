@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from gofer.agent.management.wire import MAX_REQUEST, Unusable, socket_of
 from gofer.root import Root
-from gofer.tools.mgt_client import NoAgent, NoAnswer
+from gofer.tools.agent_client import NoAgent, NoAnswer
 from support.doors import Doors, drain, read
 from support.managed import free_port
 from support.waiting import eventually
@@ -81,7 +81,7 @@ class TestTheUnixSocket:
                 "from pathlib import Path\n"
                 "from gofer.agent.management.wire import Unusable\n"
                 "from gofer.root import Root\n"
-                "from gofer.tools.mgt_client import ask\n"
+                "from gofer.tools.agent_client import ask\n"
                 "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
                 "for do in ('show', 'load', 'reload', 'unload', 'requests', 'cancel', 'retry', 'drop'):\n"
                 "    try:\n"
@@ -107,13 +107,17 @@ class TestTheUnixSocket:
             (b"hello\n", "malformed", "not a line of JSON: b'hello'"),
             (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "malformed", "not a line of JSON"),
             (b"\x00\xff\xfe\n", "malformed", "not a line of JSON"),
-            (b"[" * 100_000 + b"\n", "malformed", "not a line of JSON"),
+            (b"[" * 100_000 + b"\n", "malformed", "not a JSON object"),
             (b"[1]\n", "malformed", "not a JSON object"),
             (b"\n", "malformed", "not a line of JSON"),
             (b"x" * (MAX_REQUEST + 100_000), "too-large", f"a line of more than {MAX_REQUEST} bytes"),
             (b'{"do": "' + b"x" * 5_000_000 + b'"}\n', "too-large", f"a line of more than {MAX_REQUEST} bytes"),
-            (b'{"do": "fail"}\n', "internal", "a fault of the agent's, its log has more: ZeroDivisionError"),
-            (b'{"do": "refuse"}\n', "not-found", "no such thing"),
+            (
+                b'{"do": "drop", "sn": "fail"}\n',
+                "internal",
+                "a fault of the agent's, its log has more: ZeroDivisionError",
+            ),
+            (b'{"do": "drop", "sn": "refuse"}\n', "not-found", "no such thing"),
         ],
     )
     def test_nonsense_is_answered_with_an_error(self, agent: Doors, sent: bytes, code: str, says: str) -> None:
@@ -125,7 +129,7 @@ class TestTheUnixSocket:
     def test_who_sends_half_a_request_and_hangs_up_is_told_so(self, agent: Doors) -> None:
         agent.start()
         with agent.connect() as connection:
-            connection.sendall(b'{"do": "echo"}')
+            connection.sendall(b'{"do": "drop", "sn": "echo"}')
             connection.shutdown(socket.SHUT_WR)
             error = read(connection)["error"]
         assert error == {"code": "malformed", "text": "the connection ends before the line does"}
@@ -146,7 +150,7 @@ class TestTheUnixSocket:
         with ExitStack() as stack:
             connections = [stack.enter_context(agent.connect()) for _ in range(64)]
             for connection in connections:
-                connection.sendall(b'{"do": "wait"}\n')
+                connection.sendall(b'{"do": "drop", "sn": "wait"}\n')
             eventually(lambda: len(agent.echo.callers) == 64)
             with pytest.raises(Unusable, match="64 others are being answered") as busy:
                 agent.ask()
@@ -154,13 +158,13 @@ class TestTheUnixSocket:
             agent.echo.let_go.set()
             for connection in connections:
                 assert read(connection) == {"value": {"do": "wait"}}
-        eventually(lambda: agent.send(b'{"do": "echo"}\n') == {"value": {"do": "echo"}})
+        eventually(lambda: agent.send(b'{"do": "drop", "sn": "echo"}\n') == {"value": {"do": "echo"}})
 
     def test_who_does_not_read_the_answer_is_left(self, agent: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("gofer.agent.management.server._WRITING", 0.2)
         agent.start()
         with agent.connect() as lazy:
-            lazy.sendall(b'{"do": "much"}\n')
+            lazy.sendall(b'{"do": "drop", "sn": "much"}\n')
             eventually(lambda: "gofer-management-caller" not in {one.name for one in threading.enumerate()})
             assert agent.ask() == {"do": "echo"}
 
@@ -177,7 +181,7 @@ class TestTheUnixSocket:
         monkeypatch.setattr("gofer.agent.management.server._END", 0.1)
         management = agent.start()
         with agent.connect() as connection:
-            connection.sendall(b'{"do": "wait"}\n')
+            connection.sendall(b'{"do": "drop", "sn": "wait"}\n')
             eventually(lambda: agent.echo.callers)
             management.stop()
             assert not socket_of(agent.root).exists()
@@ -215,7 +219,8 @@ from pathlib import Path
 from gofer.agent.config import ManagementConfig
 from gofer.agent.management.server import Management
 from gofer.root import Root
-management = Management(Root(Path({str(root)!r})), ManagementConfig(True, "127.0.0.1", {free_port()}), None)
+config = ManagementConfig(True, "127.0.0.1", {free_port()})
+management = Management(Root(Path({str(root)!r})), config, None)
 import warnings; warnings.simplefilter("ignore")
 management.start()
 inside, outside = os.pipe()
@@ -228,9 +233,9 @@ if child == 0:
     os._exit(0)
 os.read(there, 1)
 management.stop()
-management = Management(Root(Path({str(root)!r})), management._config, None)
+management = Management(Root(Path({str(root)!r})), config, None)
 management.start()
-print(len(management._doors))
+print(len(management._servers))
 management.stop()
 os.close(outside)
 os.waitpid(child, 0)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from gofer.agent.management.doors import loopback
+from gofer.agent.management.listening import loopback
 from gofer.agent.management.wire import Unusable, socket_of, token_of
 from gofer.errors import ConfigError
 from gofer.root import Root
-from gofer.tools.mgt_client import NoAgent
+from gofer.tools.agent_client import NoAgent
 from support.doors import Doors, Relay, drain
 from support.managed import free_port
 
@@ -68,10 +68,10 @@ class TestTCP:
     @pytest.mark.parametrize(
         "lines",
         [
-            b'{"do": "echo"}\n{"do": "echo"}\n',
-            b'{"proof": "00"}\n{"do": "echo"}\n',
-            b'{"proof": 7}\n{"do": "echo"}\n',
-            b'{"proof": "\\ud800"}\n{"do": "echo"}\n',
+            b'{"do": "drop", "sn": "echo"}\n{"do": "drop", "sn": "echo"}\n',
+            b'{"proof": "00"}\n{"do": "drop", "sn": "echo"}\n',
+            b'{"proof": 7}\n{"do": "drop", "sn": "echo"}\n',
+            b'{"proof": "\\ud800"}\n{"do": "drop", "sn": "echo"}\n',
             b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         ],
     )

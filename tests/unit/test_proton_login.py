@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from gofer.messaging.connector import Connector
+from gofer.messaging.endings import BrokerClosed, LoginRefused, ProtocolError
 from gofer.messaging.url import URL
-from gofer_adapter_proton.errors import Refused
-from gofer_adapter_proton.login import Login, ProtocolError
+from gofer_adapter_proton.login import Login
 
 _HEADER = b"AMQP\x03\x01\x00\x00"
 
@@ -63,7 +63,7 @@ def test_the_mechanism_is_as_the_url_says(
 
 @pytest.mark.parametrize("offered", [("ANONYMOUS",), ("EXTERNAL", "ANONYMOUS"), ("SCRAM-SHA-256",)])
 def test_with_a_user_nothing_but_plain_will_do(offered: tuple[str, ...]) -> None:
-    with pytest.raises(Refused, match="PLAIN is needed") as caught:
+    with pytest.raises(LoginRefused, match="PLAIN is needed") as caught:
         start("amqp://me:secret@h", *offered)
     assert "secret" not in str(caught.value)
 
@@ -71,9 +71,8 @@ def test_with_a_user_nothing_but_plain_will_do(offered: tuple[str, ...]) -> None
 @pytest.mark.parametrize(("code", "final"), [(1, True), (2, True), (3, True), (4, False)])
 def test_a_refusal_is_final_unless_the_broker_says_later(code: int, final: bool) -> None:
     login = start("amqp://me:secret@h", "PLAIN")
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(LoginRefused if final else BrokerClosed):
         login.receive(outcome(code))
-    assert (caught.value.condition == "amqp:unauthorized-access") is final
 
 
 def test_a_challenge_is_answered() -> None:
@@ -103,5 +102,5 @@ def test_what_is_no_login_of_amqp_1_0_is_told(data: bytes, piece: int) -> None:
         for at in range(0, len(data), piece):
             login.receive(data[at : at + piece])
 
-    with pytest.raises((ProtocolError, IndexError)):
+    with pytest.raises(ProtocolError):
         receive()

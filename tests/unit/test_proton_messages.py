@@ -22,6 +22,10 @@ def read(data: bytes, limit: int | None = None, piece: int = 1 << 20) -> Incomin
     return incoming
 
 
+def _told(found: Incoming) -> tuple[object, ...]:
+    return bytes(found.body), found.ttl, found.first, found.count
+
+
 @given(
     _BODIES,
     st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=300),
@@ -55,19 +59,19 @@ def test_what_proton_encodes_is_read_in_any_pieces(
     if milliseconds is not None:
         message.ttl = milliseconds / 1000
     found = read(message.encode(), piece=piece)
-    assert (found.body, found.size, found.first, found.count) == (body, len(body), first, count)
+    assert (bytes(found.body), found.body.size, found.first, found.count) == (body, len(body), first, count)
     assert found.ttl == (None if milliseconds is None else milliseconds / 1000)
 
 
 @pytest.mark.parametrize("value", ["grüße", b"bytes", "x" * 1000])
 def test_a_body_that_is_one_value_is_read_as_its_bytes(value: str | bytes) -> None:
     found = read(proton.Message(body=value).encode())
-    assert found.body == (value.encode() if isinstance(value, str) else value)
+    assert bytes(found.body) == (value.encode() if isinstance(value, str) else value)
 
 
 def test_several_data_sections_are_one_body() -> None:
     data = b"".join(b"\x00\x53\x75\xa0" + bytes((len(part),)) + part for part in (b"one ", b"", b"two"))
-    assert read(b"\x00\x80" + (0x70).to_bytes(8) + b"\x45" + data, piece=1).body == b"one two"
+    assert bytes(read(b"\x00\x80" + (0x70).to_bytes(8) + b"\x45" + data, piece=1).body) == b"one two"
 
 
 @pytest.mark.parametrize("size", [0, 10, HEAD, HEAD + TAIL, HEAD + TAIL + 1, 300_000])
@@ -80,11 +84,11 @@ def test_of_a_body_over_the_limit_only_the_ends_are_kept(size: int, sections: in
         for part in (body[start : start + step] for start in range(0, size, step))
     )
     found = read(data, limit=100, piece=piece)
-    assert found.size == size
-    assert found.body == (body if size <= HEAD + TAIL else body[:HEAD] + body[-TAIL:])
+    assert found.body.size == size
+    assert bytes(found.body) == (body if size <= HEAD + TAIL else body[:HEAD] + body[-TAIL:])
 
 
 @given(st.binary(max_size=400), st.integers(1, 50))
 def test_any_bytes_are_read_without_an_error_and_in_any_pieces_alike(data: bytes, piece: int) -> None:
     whole, again = read(data), read(data, piece=piece)
-    assert (whole.body, whole.ttl, whole.first, whole.count) == (again.body, again.ttl, again.first, again.count)
+    assert _told(whole) == _told(again)

@@ -57,11 +57,12 @@ gofer.agent.lock: AgentLock AlreadyRunning
 gofer.agent.logs: JournalFormatter JsonFormatter LineFormatter LogSetup configure is_journal
 gofer.agent.main: main
 gofer.agent.management: Management Operations
-gofer.agent.management.doors: Caller Door caller_of loopback open_tcp open_unix write_token
+gofer.agent.management.listening: loopback may_manage open_tcp open_unix peer_of write_token
 gofer.agent.management.operations: Operations
 gofer.agent.management.server: Answering Management
 gofer.agent.management.view: plugin_line show
-gofer.agent.management.wire: CODES Channel MAX_ANSWER MAX_REQUEST Unusable decode encode proof socket_of token_of
+gofer.agent.management.wire: Answer CODES Cancel Channel Drop Error Load MAX_ANSWER MAX_REQUEST Reload Request
+    Requests Retry Show Unload Unusable decode decode_request encode proof socket_of token_of
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify watchdog_interval
 gofer.agent.plugin: Container Plugin State current
@@ -91,14 +92,15 @@ gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofe
 gofer.limit: Limit LimitedLog
 gofer.messaging: Connector Consumer Document Exchange NotFound Producer Queue Reader URL
 gofer.messaging.adapter: Adapter Bind Blocked Cancel CheckQueue Closed Confirmed DeclareExchange DeclareQueue
-    DeleteExchange DeleteQueue Delivery Done Event HEAD NO_EXPIRY Opened Operation Outcome PurgeQueue Subscribe
-    SubscriptionLost TAIL Unbind
+    DeleteExchange DeleteQueue Delivery Done Event HEAD NO_EXPIRY Opened Operation Outcome Outgoing PurgeQueue
+    Subscribe SubscriptionLost TAIL Unbind
 gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
 gofer.messaging.auth: Authenticator ValidationFailed sign verify
 gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator missing_authenticator
 gofer.messaging.backoff: Backoff
+gofer.messaging.body: Body
 gofer.messaging.caller_conf: PROFILE_KEYS caller_conf profile profiles read_section
 gofer.messaging.certificates: Certificate day read_certificates read_file
 gofer.messaging.connection: Connection Traffic
@@ -107,6 +109,7 @@ gofer.messaging.core: Answer Core OPERATION Settle State copy_error
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
     decode_reply decode_request encode head seconds_of shown timestamp unwrap
+gofer.messaging.endings: BrokerClosed LoginRefused NoVirtualHost ProtocolError ending who_answers
 gofer.messaging.handshake: Progress Stalled
 gofer.messaging.keyfiles: Watched check_rights files_in read_public read_secret
 gofer.messaging.local: default_path open_socket
@@ -161,18 +164,17 @@ gofer.rmi.policy: RequestTimeout
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
 gofer.rmi.request: ANSWERING BROKER ENDED QUEUED RECEIVED RUNNING Received STATES STORED WRITING digest_of
-gofer.rmi.server.backlog: Backlogs decode
-gofer.rmi.server.cancellation: Cancellation
+gofer.rmi.server.administration: ANSWERING Administration Entry INTERRUPTED Listing OVERDUE STATES UNDELIVERABLE
+    WAITING
 gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
 gofer.rmi.server.counters: Counters
-gofer.rmi.server.dispatch: authorize coroutine_of find invoke login_of way_out
+gofer.rmi.server.dispatch: Pending authorize check_once coroutine_of find invoke login_of outcome_of way_out
 gofer.rmi.server.hooks: HookCalls Only Raised call_each named
-gofer.rmi.server.inspection: ANSWERING Entry INTERRUPTED Inspection Listing OVERDUE STATES UNDELIVERABLE WAITING
-gofer.rmi.server.lifecycle: Lifecycle Pending
+gofer.rmi.server.lifecycle: Lifecycle
 gofer.rmi.server.logins: Attempt Logins attempt pam_service
 gofer.rmi.server.nonces: Nonce Nonces Seen
-gofer.rmi.server.persistence: AlreadyStarted Persistence silenced
+gofer.rmi.server.persistence: AlreadyStarted Persistence
 gofer.rmi.server.registry: Arrival Known Registry
 gofer.rmi.server.rejections: Rejections start_of
 gofer.rmi.server.replies: CannotSign Encoder GIVE_UP Publisher Refusal Settled
@@ -187,6 +189,7 @@ gofer.rmi.server.verification: ALLOWANCE Refused Verification Verified too_late
 gofer.rmi.server.workers: Task Workers
 gofer.rmi.shell: LIMIT Shell
 gofer.rmi.store: Database Unavailable
+gofer.rmi.store.bodies: decode light silenced
 gofer.rmi.store.database: Database Unavailable Work
 gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUEUED RUNNING Record Row UNDELIVERABLE
     absent begin buried bury claim clean count drop find keep kept known load pull pull_one remove revive rows
@@ -203,10 +206,13 @@ gofer.testing.contract: AdapterContract
 gofer.testing.guard: Guard
 gofer.testing.mock: Call install register uninstall
 gofer.testing.own_broker: Finding check_login run_contract
-gofer.testing.own_broker_suite: TestOwnBroker
+gofer.testing.own_broker_suite: CAPABILITIES TestOwnBroker
 gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
 gofer.testing.proxy: Direction Filter Proxy
 gofer.tools.adapters: adapters
+gofer.tools.agent: agent mgt
+gofer.tools.agent_client: NoAgent NoAnswer ask
+gofer.tools.agent_tree: print_agent
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.authenticators: authenticators
 gofer.tools.broker: broker
@@ -218,9 +224,6 @@ gofer.tools.demo: demo
 gofer.tools.listing: describe list_entry_points listing_options show
 gofer.tools.login: ask from_file
 gofer.tools.main: main
-gofer.tools.mgt: mgt
-gofer.tools.mgt_client: NoAgent NoAnswer ask
-gofer.tools.mgt_tree: print_agent
 gofer.tools.new: new
 gofer.tools.output: complain harmless print_json print_table text_of
 gofer.tools.pki: Entry Store
@@ -232,21 +235,19 @@ gofer.tools.stage: Interrupts Stage StageError Told
 gofer.tools.trial: Trial main run_trials
 gofer_adapter_amqp: AmqpAdapter
 gofer_adapter_amqp.adapter: AmqpAdapter
-gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND OPENED ProtocolError REFUSED failure logins
+gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND OPENED REFUSED logins
 gofer_adapter_amqp.channel: Channel Channels Question Steps Task
 gofer_adapter_amqp.messages: Consumer Publisher
-gofer_adapter_amqp.operations: check steps
+gofer_adapter_amqp.operations: steps
 gofer_adapter_amqp.wire: FRAME_ENDS HEARTBEAT LONGEST Message PROTOCOL_HEADER body_size consumers expiration
     frame_head message_id method_frame publish_frames reply settle_frame signature tag_and_flag
 gofer_adapter_proton: ProtonAdapter
 gofer_adapter_proton.adapter: ProtonAdapter
-gofer_adapter_proton.brokers: Ask Broker Question broker_of
-gofer_adapter_proton.errors: NOT_FOUND Refused
-gofer_adapter_proton.links: Home Lane Steps Task
-gofer_adapter_proton.login: Login ProtocolError REFUSED
+gofer_adapter_proton.brokers: Ask Broker NOT_FOUND Question Refused broker_of
+gofer_adapter_proton.links: Hub Lane
+gofer_adapter_proton.login: Login
 gofer_adapter_proton.messages: Incoming encode
-gofer_adapter_proton.operations: check steps
-gofer_adapter_proton.traffic: Consumer Publishers
+gofer_adapter_proton.traffic: Consumer Publisher
 gofer_adapter_qpid: QpidAdapter
 gofer_adapter_qpid.adapter: QpidAdapter
 gofer_adapter_qpid.amqp_0_10: AmqpError Connection ConnectionClosed Ends Fields Login LoginRefused Message Outcomes
@@ -265,7 +266,7 @@ gofer_adapter_qpid.amqp_0_10.subscription: Subscription
 gofer_adapter_qpid.amqp_0_10.tables: CLOSE_CODES COMMANDS CONTROLS DETACH_CODES ERROR_CODES Layout STRUCTS TYPES
     Type
 gofer_adapter_qpid.amqp_0_10.tasks: Fields Question Steps Tasks drain
-gofer_adapter_qpid.operations: check steps
+gofer_adapter_qpid.operations: steps
 gofer_adapter_qpid.sessions: Consumer Home error_of
 gofer_authenticator_hmac: HmacAuthenticator
 gofer_authenticator_hmac.authenticator: HmacAuthenticator

@@ -64,7 +64,7 @@ def test_whoever_sends_many_pushes_out_none_of_anothers(store: Database, caplog:
 @pytest.mark.parametrize("sn", ["", "../x", "a b", "x" * 129, 5, None])
 def test_what_is_no_serial_number_is_refused(serving: Served, sn: object) -> None:
     with pytest.raises(ValueError, match="is not a serial number"):
-        serving.cancellation.by_number(serving.plugin, sn)  # type: ignore[arg-type]  # as it may come over the wire
+        serving.requests.by_number(serving.plugin, sn)  # type: ignore[arg-type]  # as it may come over the wire
 
 
 def test_another_plugins_requests_are_not_touched(serving: Served) -> None:
@@ -76,8 +76,8 @@ def test_another_plugins_requests_are_not_touched(serving: Served) -> None:
     class Other:
         name = "other"
 
-    assert serving.cancellation.by_number(Other(), document["sn"]).result(5) == []
-    assert serving.cancellation.by_criteria(Other(), {"eq": "mine"}).result(5) == []
+    assert serving.requests.by_number(Other(), document["sn"]).result(5) == []
+    assert serving.requests.by_criteria(Other(), {"eq": "mine"}).result(5) == []
     assert not one.cancelled
 
 
@@ -93,7 +93,7 @@ def test_a_request_is_either_cancelled_or_run(serving: Served) -> None:
             for sn in [str(document["sn"]) for document in documents[::3]]:
                 known = serving.registry.get(sn)
                 if known is not None and known.state == QUEUED:
-                    cancelled.extend(serving.cancellation.by_number(serving.plugin, sn).result(30))
+                    cancelled.extend(serving.requests.by_number(serving.plugin, sn).result(30))
 
     disturber = threading.Thread(target=disturb)
     disturber.start()

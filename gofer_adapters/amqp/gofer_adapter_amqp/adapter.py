@@ -11,14 +11,14 @@ from amqp import spec
 from amqp.serialization import loads
 from gofer.errors import ConnectionLost
 from gofer.messaging import adapter as api
-from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
+from gofer.messaging.endings import ProtocolError, ending, who_answers
 
 from gofer_adapter_amqp import wire
-from gofer_adapter_amqp.broker import OPENED, REFUSED, Closed, Dialect, ProtocolError, failure, logins
+from gofer_adapter_amqp.broker import OPENED, REFUSED, Closed, Dialect, logins
 from gofer_adapter_amqp.channel import Channels, Task
 from gofer_adapter_amqp.messages import Consumer, Publisher
-from gofer_adapter_amqp.operations import check, steps
+from gofer_adapter_amqp.operations import steps
 
 __all__ = ["AmqpAdapter"]
 
@@ -106,9 +106,8 @@ class AmqpAdapter(api.Adapter):
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
-    def ask(self, id: int, operation: api.Operation) -> None:
+    def start(self, id: int, operation: api.Operation) -> None:
         """Start an operation."""
-        check(operation)
         if not self._open:
             return
         match operation:
@@ -122,21 +121,12 @@ class AmqpAdapter(api.Adapter):
             case _:
                 Task(self._channels, steps(self._channels, id, operation, self._dialect, self._publisher.proven))
 
-    def publish(
-        self,
-        token: int,
-        address: Address,
-        body: bytes,
-        *,
-        ttl: float | None = None,
-        durable: bool = True,
-        confirm: bool = True,
-        isolated: bool = False,
-    ) -> None:
+    def send(self, message: api.Outgoing) -> None:
         """Publish, mandatory, and persistent if it is durable."""
         if self._open:
-            message = wire.Message(*address, token, *self._dialect.expiration(ttl), body, durable)
-            self._publisher.publish(message, isolated=isolated, confirm=confirm)
+            expires = self._dialect.expiration(message.ttl)
+            encoded = wire.Message(*message.address, message.token, *expires, message.body, message.durable)
+            self._publisher.publish(encoded, isolated=message.isolated, confirm=message.confirm)
 
     def forget(self, token: int) -> None:
         """Have no event for a message that was sent without confirm."""
@@ -173,7 +163,10 @@ class AmqpAdapter(api.Adapter):
         if not self._ended:
             self._ended, self._open, self.deadline = True, False, inf
             self._channels.output.clear()
-            told = None if error is None or self._closing else failure(self.connector, self._due, error)
+            told = None
+            if error is not None and not self._closing:
+                why = error.ending(self._due) if isinstance(error, Closed) else error
+                told = ending(self.connector, "AMQP 0-9-1", self._due == OPENED, why)
             self._channels.events.append(api.Closed(told))
 
     def _receive_frames(self, data: bytes) -> int:
@@ -184,7 +177,8 @@ class AmqpAdapter(api.Adapter):
             kind, number, size = wire.frame_head(data, offset)
             end = offset + 7 + size
             if kind not in (1, 2, 3, 8) or size > channels.frame_max or data[end : end + 1] not in wire.FRAME_ENDS:
-                raise ProtocolError(f"not a frame: {data[offset : offset + 40]!r}")
+                first = self._due == spec.Connection.Start
+                raise ProtocolError(who_answers(data) if first else f"not a frame: {data[offset : offset + 40]!r}")
             if end >= length:
                 break
             payload = data[offset + 7 : end]

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from time import time
 
 from amqp import sasl, spec
-from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
+from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.connector import Connector
-from gofer.messaging.url import place
+from gofer.messaging.endings import BrokerClosed, LoginRefused, NoVirtualHost
 
 from gofer_adapter_amqp.wire import LONGEST
 
@@ -21,8 +21,6 @@ __all__ = [
     "REFUSED",
     "Closed",
     "Dialect",
-    "ProtocolError",
-    "failure",
     "logins",
 ]
 
@@ -38,13 +36,16 @@ class Closed(Exception):
     def __init__(self, code: int, text: str) -> None:
         self.code, self.text = code, text
 
+    def ending(self, stage: tuple[int, int]) -> Exception:
+        """Return what it means when it ends the connection; ``stage``: the method of the login that was awaited."""
+        if stage == spec.Connection.OpenOk and self.code == _NOT_ALLOWED:
+            return NoVirtualHost(self.text)
+        refused = stage != OPENED and self.code in (REFUSED, _NOT_ALLOWED)
+        return LoginRefused(self.text) if refused else BrokerClosed(self.text)
+
     def error(self) -> MessagingError:
         """Return the error of the operation that it answers."""
         return NotFound(self.text) if self.code == NOT_FOUND else AdapterError(self.text)
-
-
-class ProtocolError(Exception):
-    """The peer sent bytes that are not AMQP 0-9-1, or not at this point."""
 
 
 class Dialect:
@@ -99,21 +100,3 @@ def logins(connector: Connector) -> list[sasl.SASL]:
     login = ("guest", "guest") if user is None and password is None else (user or "", password or "")
     certificate = [sasl.EXTERNAL()] if user is None and password is None and connector.clientcert is not None else []
     return [*certificate, sasl.PLAIN(*login), sasl.AMQPLAIN(*login)]
-
-
-def failure(connector: Connector, stage: tuple[int, int], error: Exception) -> MessagingError:
-    """Say what ended a connection; ``stage``: the method of the login that was awaited, ``OPENED`` after that."""
-    url, opened = connector.url, stage == OPENED
-    where = "" if opened else ",".join(place(host, port) for host, port in url.hosts) + ": "
-    if isinstance(error, ConnectionLost):
-        return ConnectionLost(f"{where}{error}")
-    if not isinstance(error, Closed):
-        words = str(error) if isinstance(error, ProtocolError) else f"{type(error).__name__}: {error}"
-        return ConnectionLost(f"protocol error: {words}") if opened else AdapterError(f"{where}not AMQP 0-9-1: {words}")
-    if stage == spec.Connection.OpenOk and error.code == _NOT_ALLOWED:
-        return AdapterError(f"{where}virtual host {url.path or '/'!r}: {error.text}")
-    if not opened and error.code in (REFUSED, _NOT_ALLOWED):
-        certificate = connector.clientcert if url.user is None else None
-        who = f"user {url.user or 'guest'!r}" if certificate is None else f"the certificate {certificate}"
-        return AdapterError(f"{where}login refused for {who}: {error.text}")
-    return ConnectionLost(f"{where}closed by the broker: {error.text}")

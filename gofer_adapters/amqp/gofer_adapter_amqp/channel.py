@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import Generator
 
 from amqp import spec
-from gofer.messaging.adapter import HEAD, TAIL, Event, Outcome
+from gofer.messaging.adapter import Event, Outcome
+from gofer.messaging.body import Body
+from gofer.messaging.endings import ProtocolError
 
 from gofer_adapter_amqp import wire
-from gofer_adapter_amqp.broker import Closed, ProtocolError
+from gofer_adapter_amqp.broker import Closed
 
 __all__ = ["Channel", "Channels", "Question", "Steps", "Task"]
 
@@ -68,11 +70,9 @@ class Channel:
             Why it cannot be opened: the broker allows no more channels.
         """
         home = self.home
-        # A message whose frames are still coming: its method, header, missing bytes, and parts as far as there is room;
-        # and the end so far of what has no room.
-        self._method = self._header = self._ending = b""
-        self._missing = self._room = 0
-        self._parts: list[bytes] = []
+        # A message whose frames are still coming: its method, header, missing bytes, and the body so far.
+        self._method = self._header = b""
+        self._missing, self._body = 0, Body(None)
         for _ in range(home.channel_max):
             home.last_number = home.last_number % home.channel_max + 1
             if home.last_number not in home.open:
@@ -110,19 +110,13 @@ class Channel:
             if not self._method or (kind == 3) != bool(self._header) or self._missing < 0:
                 raise ProtocolError(f"a frame of kind {kind} outside a message")
             if kind == 2:
-                self._header = payload
-                self._missing = wire.body_size(payload)
-                cut = self.limit is not None and self._missing > max(self.limit, HEAD + TAIL)
-                self._room = HEAD if cut else self._missing
+                self._header, self._missing, self._body = payload, wire.body_size(payload), Body(self.limit)
             else:
                 self._missing -= len(payload)
-                self._parts.append(payload[: self._room])
-                self._ending = (self._ending + payload[self._room :])[-TAIL:]
-                self._room -= len(self._parts[-1])
+                self._body.add(payload)
             if not self._missing:
-                method, header, body = self._method, self._header, b"".join((*self._parts, self._ending))
-                self._method, self._header, self._parts, self._ending = b"", b"", [], b""
-                self.on_message(method, header, body)
+                method, header, self._method, self._header = self._method, self._header, b"", b""
+                self.on_message(method, header, bytes(self._body))
 
     def _receive_method(self, method: tuple[int, int], payload: bytes) -> None:
         if method == spec.Channel.Close:

@@ -7,9 +7,10 @@ from itertools import takewhile
 
 from amqp import spec
 from gofer.messaging.adapter import Confirmed, Delivery, Done, Outcome, Subscribe, SubscriptionLost
+from gofer.messaging.endings import ProtocolError
 
 from gofer_adapter_amqp import wire
-from gofer_adapter_amqp.broker import NOT_FOUND, REFUSED, Closed, ProtocolError
+from gofer_adapter_amqp.broker import NOT_FOUND, REFUSED, Closed
 from gofer_adapter_amqp.channel import Channel, Channels, Steps, Task
 
 __all__ = ["Consumer", "Publisher"]
@@ -203,16 +204,11 @@ class Publisher:
         self._probing: dict[str, deque[wire.Message]] = {}  # exchange -> those that wait until it is proven
 
     def publish(self, message: wire.Message, *, isolated: bool, confirm: bool) -> None:
-        """Send a message.
-
-        Raises:
-            ValueError: a name longer than 255 bytes.
-        """
+        """Send a message."""
         exchange = message.exchange
         if exchange in self.proven and not isolated and exchange not in self._probing:
             (self._confirmed if confirm else self._plain).publish(message)
             return
-        wire.publish_frames(0, self._home.frame_max, message._replace(body=b""))  # raises now: later nobody is there
         if isolated:
             Task(self._home, self._send_alone(message))
         elif exchange in self._probing:

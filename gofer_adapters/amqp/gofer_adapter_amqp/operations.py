@@ -13,33 +13,16 @@ from gofer.messaging import adapter as api
 from gofer_adapter_amqp.broker import DIFFERS, LOCKED, NOT_FOUND, Closed, Dialect
 from gofer_adapter_amqp.channel import Channels, Question, Steps
 
-__all__ = ["check", "steps"]
+__all__ = ["steps"]
 
-_KINDS = {api.DeclareQueue: ("classic", "quorum"), api.DeclareExchange: ("direct", "topic", "fanout")}
 # RabbitMQ's words for the first property of a queue that is not as declared; the value, where it is a number.
 _CURRENT = re.compile(r"arg '([^']+)' .* current is (?:'classic'|none|'true'|'false'|the value '(-?\d+)'.*)$")
 
 _Steps = Generator[Question, bytes, str | None]
 
 
-def check(operation: api.Operation) -> None:
-    """Refuse a name, a kind or a prefetch that no broker can take.
-
-    Raises:
-        ValueError: the text says which, and what is allowed.
-    """
-    for field in operation.__struct_fields__:
-        value = getattr(operation, field)
-        if field == "prefetch" and not 1 <= value <= 65535:
-            raise ValueError(f"prefetch is between 1 and 65535, not {value}")
-        if field == "kind" and value not in (kinds := _KINDS[type(operation)]):
-            raise ValueError(f"the kind is one of {', '.join(kinds)}, not {value!r}")
-        if isinstance(value, str) and (len(value.encode()) > 255 or (not value and field != "key")):
-            raise ValueError(f"{field} has 1 to 255 bytes, unlike {value[:60]!r}")
-
-
 def steps(home: Channels, id: int, operation: api.Operation, dialect: Dialect, proven: set[str]) -> Steps:
-    """Ask what an operation needs that ``check`` has passed; its Done becomes an event.
+    """Ask what an operation needs that ``ask`` has passed; its Done becomes an event.
 
     ``proven`` is the set of exchanges that exist, as far as is known, and is kept.
     """

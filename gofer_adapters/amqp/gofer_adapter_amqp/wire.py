@@ -73,15 +73,9 @@ class Message(NamedTuple):
 
 
 def publish_frames(channel: int, frame_max: int, message: Message) -> bytes:
-    """Encode a message, mandatory and persistent if it is durable.
-
-    Raises:
-        ValueError: a name longer than 255 bytes.
-    """
+    """Encode a message, mandatory and persistent if it is durable."""
     exchange, key, token, milliseconds, sent, body, durable = message
     where, to, identity = exchange.encode(), key.encode(), b"%d" % token
-    if len(where) > 255 or len(to) > 255:
-        raise ValueError(f"longer than 255 bytes: {exchange[:60]!r} or {key[:60]!r}")
     size = len(body)
     method = b"".join((_PUBLISH, bytes((len(where),)), where, bytes((len(to),)), to, _MANDATORY))
     if milliseconds is None:

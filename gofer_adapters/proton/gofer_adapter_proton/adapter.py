@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import uuid
 from math import inf
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError
 from gofer.messaging import adapter as api
-from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.url import place
-from proton import Collector, Connection, Event, Transport, symbol
+from gofer.messaging.endings import LoginRefused, NoVirtualHost, ending
 from proton import Delivery as Transfer
 
-from gofer_adapter_proton.brokers import Broker, broker_of
-from gofer_adapter_proton.errors import NOT_FOUND, Refused
-from gofer_adapter_proton.links import Home, Task
-from gofer_adapter_proton.login import REFUSED, Login, ProtocolError
-from gofer_adapter_proton.operations import check, steps
-from gofer_adapter_proton.traffic import Consumer, Publishers
+from gofer_adapter_proton.brokers import Ask, Refused
+from gofer_adapter_proton.links import Hub
+from gofer_adapter_proton.login import Login
+from gofer_adapter_proton.messages import encode
+from gofer_adapter_proton.traffic import Consumer, Publisher
 
 __all__ = ["ProtonAdapter"]
 
 _EMPTY_FRAME = b"\x00\x00\x00\x08\x02\x00\x00\x00"
-_FRAME_MAX = 65_536
-_MOST_SESSIONS = 1024
-#: Seconds after which a session that the broker has ended is answered.
-_BURIED_AFTER = 1.0
+#: Links to addresses that are kept for their next message.
+_MOST_PUBLISHERS = 24
+
+
+# What a connection goes through. In _CLOSING the broker has not confirmed all that was published.
+_NEW, _LOGIN, _OPEN, _CLOSING, _GOODBYE, _ENDED = range(6)
 
 
 class ProtonAdapter(api.Adapter):
     """One AMQP 1.0 connection. See :class:`gofer.messaging.adapter.Adapter` for what all methods promise.
 
-    A subscription has a session of its own, and so have publishing and each operation.
+    A subscription has a session of its own, and so have publishing, the management's requests and each probe.
     """
 
     checks_queues: ClassVar[bool] = True
@@ -43,297 +39,210 @@ class ProtonAdapter(api.Adapter):
 
     def __init__(self, connector: Connector) -> None:
         super().__init__(connector)
-        self._login = Login(connector)
-        self._connection, self._transport, self._collector = Connection(), Transport(), Collector()
-        self._home = Home(self._connection, Broker())
-        self._publishers = Publishers(self._home)
+        self._state, self._login, self._goodbye = _NEW, Login(connector), b""
+        self._hub = Hub()
+        self._publishers: dict[tuple[str | None, bool], Publisher] = {}  # the one used last is the last
         self._consumers: dict[int, Consumer] = {}
-        self._tag = object()  # of this adapter's deliveries
-        self._open = self._opened = self._closing = self._said_goodbye = self._ended = False
-        self._begun, self._goodbye, self._last_words = False, b"", b""
-        self._last_read = self._last_write = self._peer_deadline = 0.0
+        self._last_read = self._last_write = 0.0
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 
     @property
     def urgent(self) -> bool:  # type: ignore[override] # the driver reads it, and nobody writes it
         """Whether there is more to send than acknowledgements."""
-        return self._home.urgent
+        return self._hub.urgent
 
     def begin(self, now: float) -> None:
         """Greet."""
-        self._last_read = self._last_write = self._home.now = now
-        self._begun = self._home.urgent = True
+        self._last_read = self._last_write = now
+        self._state, self._hub.urgent = _LOGIN, True
 
     def receive(self, data: bytes, now: float) -> None:
         """Have the bytes taken apart, and see what happened."""
-        if self._ended:
+        if self._state == _ENDED:
             return
-        self._last_read = self._home.now = now
+        self._last_read = self._hub.now = now
         try:
             if not self._login.done:
-                data = self._login.receive(data)
-                self._home.urgent = True
-                if not self._login.done:
-                    return
-                self._open_connection()
-            rest = memoryview(data)
-            while rest and not self._ended:
-                capacity = self._transport.capacity()
-                if capacity <= 0:
-                    raise ProtocolError("proton takes no more of it")
-                self._transport.push(bytes(rest[:capacity]))
-                rest = rest[capacity:]
-                self._handle_events()
-            self._say_goodbye()
+                data, self._hub.urgent = self._login.receive(data), True
+                if self._login.done:
+                    self._open_connection()
+            self._hub.receive(data)
+            self._look()
         except Exception as error:  # noqa: BLE001 - whatever a decoder makes of a peer's bytes, they are wrong
             self._end(error)
 
     def lost(self, reason: str, now: float) -> None:
-        """Note the end of the socket."""
+        """Note the end of the socket. Some brokers just hang up on a login or a virtual host that they refuse."""
         hung_up = "the broker closed the connection"
         if self._login.offered and not self._login.done:
-            self._end(Refused(REFUSED, hung_up))
-        elif self._login.done and not self._opened and self.connector.url.path is not None:
-            self._end(Refused(NOT_FOUND, hung_up))  # as RabbitMQ 4 does when there is none
+            self._end(LoginRefused(hung_up))
+        elif self._login.done and self._state == _LOGIN and self.connector.url.path is not None:
+            self._end(NoVirtualHost(hung_up))
         else:
             self._end(ConnectionLost(reason))
 
     def tick(self, now: float) -> None:
         """Send an empty frame when nothing was sent for half a heartbeat, and see whether the broker is alive."""
         heartbeat = self.connector.heartbeat
-        if self._ended or not self._opened:
-            return
-        self._home.now = now
-        if heartbeat and now - self._last_read > 2 * heartbeat:
+        if heartbeat and now - self._last_read > 2 * heartbeat and self._is_up:
             self._end(ConnectionLost(f"the broker was silent for {2 * heartbeat:g} s"))
-            return
-        self._home.urgent = self._home.urgent or now - self._last_write >= heartbeat / 2 > 0
-        self._peer_deadline = self._transport.tick(now)
-        self._handle_events()
-        self._set_deadline(now)
+        elif self._is_up:
+            self._hub.now = now
+            self._hub.urgent = self._hub.urgent or self._is_quiet(now)
+            # What proton wants is what the broker's own idle timeout asks for, if it has one.
+            self.deadline = min(now + heartbeat / 4 if heartbeat else inf, self._hub.transport.tick(now) or inf)
+            self._hub.handle_events()
+            self._look()
 
     def events(self) -> list[api.Event]:
         """Return what has happened."""
-        events, self._home.events = self._home.events, []
+        events, self._hub.events = self._hub.events, []
         return events
 
     def take(self, now: float) -> bytes:
-        """Return all output, acknowledgements included."""
-        if self._ended:
-            words, self._last_words = self._last_words, b""
-            return words
-        self._home.now = now
-        self._home.bury(now - _BURIED_AFTER)
-        for consumer in list(self._consumers.values()):
-            consumer.flush()
+        """Return all output."""
+        self._hub.now = now
         output, self._goodbye = self._goodbye, b""
-        if self._begun:
-            output += self._login.take() + (self._drain() if self._login.done else b"")
-        self._home.urgent = False
-        if not output and self._opened and now - self._last_write >= self.connector.heartbeat / 2 > 0:
+        if self._state != _NEW:
+            output = self._login.take() + output + (self._hub.take() if self._login.done else b"")
+        if not output and self._is_up and self._is_quiet(now):
             output = _EMPTY_FRAME
         if output:
             self._last_write = now
+        self._hub.urgent = False
         return output
 
     def close(self, now: float) -> None:
         """Say goodbye, or end at once when the login is not done."""
-        self._home.now = now
-        if self._opened and not self._ended and not self._closing:
-            for consumer in list(self._consumers.values()):
-                consumer.flush()
-                if self._home.broker.release_fails:
-                    consumer.give_back()
-            self._closing, self._open = True, False
-            self._say_goodbye()
-        elif not self._closing:
+        if self._state == _OPEN:
+            # Artemis does not mark as delivered before what it takes back at a goodbye.
+            for consumer in self._consumers.values() if self._hub.broker.release_fails else ():
+                for tag in list(consumer.unsettled):
+                    consumer.settle(tag, Transfer.MODIFIED, failed=True)
+            self._state = _CLOSING
+            self._look()
+        elif self._state < _OPEN:
             self._end(None)
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
-    def ask(self, id: int, operation: api.Operation) -> None:
+    def start(self, id: int, operation: api.Operation) -> None:
         """Start an operation."""
-        check(operation)
-        if not self._open:
+        hub = self._hub
+        if self._state != _OPEN:
             return
         match operation:
-            case api.Subscribe(number, exclusive=exclusive):
-                self._consumers = {other: lane for other, lane in self._consumers.items() if not lane.over}
-                if exclusive:
-                    self._home.events.append(api.Done(id, error=self._home.broker.cannot("subscribe exclusively")))
-                else:
-                    self._consumers[number] = Consumer(self._home, id, operation, self._tag)
-            case api.Cancel(number) if number in self._consumers and not self._consumers[number].ended:
+            case api.Subscribe(exclusive=True):
+                hub.events.append(api.Done(id, error=hub.broker.cannot("subscribe exclusively")))
+            case api.Subscribe(number):
+                self._consumers = {n: one for n, one in self._consumers.items() if one.unsettled or not one.ended}
+                self._consumers[number] = Consumer(hub, id, operation)
+            case api.Cancel(number) if number in self._consumers:
                 self._consumers[number].cancel(id)
             case api.Cancel():
-                self._home.events.append(api.Done(id))
+                hub.events.append(api.Done(id))
             case _:
-                Task(self._home, steps(self._home, id, operation, self._publishers.look_again))
+                hub.run(self._perform(id, operation))
 
-    def publish(
-        self,
-        token: int,
-        address: Address,
-        body: bytes,
-        *,
-        ttl: float | None = None,
-        durable: bool = True,
-        confirm: bool = True,
-        isolated: bool = False,
-    ) -> None:
+    def _perform(self, id: int, operation: api.Operation) -> Ask:
+        try:
+            done = api.Done(id, (yield from self._hub.broker.perform(operation)))
+        except (Refused, MessagingError) as error:
+            done = api.Done(id, error=error.error() if isinstance(error, Refused) else error)
+        if isinstance(operation, api.DeleteQueue):
+            for publisher in self._publishers.values():
+                publisher.seen_at = -inf
+        self._hub.events.append(done)
+
+    def send(self, message: api.Outgoing) -> None:
         """Publish. The broker confirms every message, so that what has no route is told."""
-        if any(len(name.encode()) > 255 or "\0" in name for name in address):
-            raise ValueError(f"longer than 255 bytes, or one is 0: {address.exchange[:60]!r} or {address.key[:60]!r}")
-        if self._open:
-            self._home.urgent = True
-            self._publishers.publish(token, address, body, ttl=ttl, durable=durable, alone=isolated)
+        if self._state != _OPEN:
+            return
+        address, token = message.address, message.token
+        hub, broker = self._hub, self._hub.broker
+        try:
+            target = broker.target(address)
+        except AdapterError as error:
+            hub.events.append(api.Confirmed(token, api.Outcome.REFUSED, str(error)))
+            return
+        hub.unconfirmed.add(token)
+        hub.urgent = True
+        key = (None if broker.relay else target), message.isolated
+        watched = address.key if broker.silent and not address.exchange else None
+        publisher = self._publishers.pop(key, None) or Publisher(hub, *key, watched)
+        self._publishers[key] = publisher
+        for other, idle in list(self._publishers.items())[:-_MOST_PUBLISHERS]:
+            if not idle.busy:
+                idle.end()
+                del self._publishers[other]
+        data = encode(message.body, target if broker.relay else None, message.ttl, message.durable)
+        publisher.publish(token, data)
 
     def forget(self, token: int) -> None:
         """Have no event for a message that was sent without confirm."""
-        self._home.unconfirmed.discard(token)
+        self._hub.unconfirmed.discard(token)
 
     def accept(self, delivery: api.Delivery) -> None:
         """Accept, with the next output."""
-        if (found := self._find(delivery)) is not None:
-            found[0].accept(found[1])
+        self._settle(delivery, Transfer.ACCEPTED)
 
     def release(self, delivery: api.Delivery) -> None:
         """Give back."""
-        if (found := self._find(delivery)) is not None:
-            failed = self._home.broker.release_fails
-            found[0].settle(found[1], Transfer.MODIFIED if failed else Transfer.RELEASED, failed)
+        failed = self._hub.broker.release_fails
+        self._settle(delivery, Transfer.MODIFIED if failed else Transfer.RELEASED, failed)
 
     def reject(self, delivery: api.Delivery) -> None:
         """Reject, to be dropped or dead-lettered."""
-        if (found := self._find(delivery)) is not None:
-            found[0].settle(found[1], Transfer.REJECTED if self._home.broker.rejects else Transfer.ACCEPTED)
-
-    def _say_goodbye(self) -> None:
-        """Close the connection, when the broker has confirmed all that was published: it may read no more then."""
-        if self._closing and not self._ended and not self._said_goodbye and not self._publishers.busy:
-            self._home.urgent = self._said_goodbye = True
-            self._goodbye = self._drain()  # proton would send nothing more after the close
-            self._connection.close()
+        self._settle(delivery, Transfer.REJECTED if self._hub.broker.rejects else Transfer.ACCEPTED)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _find(self, delivery: api.Delivery) -> tuple[Consumer, int] | None:
-        tag, subscription, number = cast("tuple[object, int, int]", delivery.tag)
-        consumer = self._consumers.get(subscription)
-        return (consumer, number) if self._open and tag is self._tag and consumer is not None else None
+    @property
+    def _is_up(self) -> bool:
+        return _OPEN <= self._state < _ENDED
 
-    def _drain(self) -> bytes:
-        parts, transport = [], self._transport
-        while (size := transport.pending()) > 0:
-            parts.append(transport.peek(size) or b"")
-            transport.pop(size)
-        return b"".join(parts)
+    def _is_quiet(self, now: float) -> bool:
+        return now - self._last_write >= self.connector.heartbeat / 2 > 0
 
-    def _set_deadline(self, now: float) -> None:
-        ours = now + self.connector.heartbeat / 4 if self.connector.heartbeat else inf
-        self.deadline = min(ours, self._peer_deadline or inf)
+    def _settle(self, delivery: api.Delivery, state: Any, failed: bool = False) -> None:
+        if self._state == _OPEN and (consumer := self._consumers.get(delivery.subscription)) is not None:
+            consumer.settle(delivery.tag, state, failed)
 
     def _open_connection(self) -> None:
-        url, connection = self.connector.url, self._connection
-        connection.container = f"gofer-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        url, hostname = self.connector.url, self.connector.url.path
         # RabbitMQ has virtual hosts, as 'vhost:NAME', and no other broker has AMQPLAIN.
-        rabbitmq = "AMQPLAIN" in self._login.offered and not (url.path or "vhost:").startswith("vhost:")
-        if url.path is not None:
-            connection.hostname = f"vhost:{url.path}" if rabbitmq else url.path
-        elif not url.others:  # nobody tells us which of several hosts it is
-            connection.hostname = url.host
-        connection.properties = {symbol("product"): "gofer", symbol("process"): f"{socket.gethostname()} {os.getpid()}"}
-        connection.collect(self._collector)
-        transport = self._transport
-        transport.idle_timeout = 2 * self.connector.heartbeat  # proton tells the peer half of it
-        transport.max_frame_size, transport.channel_max = _FRAME_MAX, _MOST_SESSIONS - 1
-        transport.bind(connection)
-        connection.open()
+        if "AMQPLAIN" in self._login.offered and not (hostname or "vhost:").startswith("vhost:"):
+            hostname = f"vhost:{hostname}"
+        if hostname is None and not url.others:  # nobody tells us which of several hosts it is
+            hostname = url.host
+        self._hub.open(hostname, idle_timeout=2 * self.connector.heartbeat)  # proton tells the peer half of it
 
-    def _handle_events(self) -> None:
-        home, collector = self._home, self._collector
-        while not self._ended and (event := cast(Any, collector.peek())) is not None:
-            kind = event.type
-            if kind is Event.DELIVERY:
-                link = event.link
-                if (lane := home.lanes.get(link)) is not None:
-                    lane.on_delivery(event.delivery, link)
-            elif kind is Event.LINK_FLOW or kind is Event.LINK_REMOTE_OPEN:
-                link = event.link
-                if (lane := home.lanes.get(link)) is not None:
-                    (lane.on_flow if kind is Event.LINK_FLOW else lane.on_attached)(link)
-            elif kind is Event.LINK_REMOTE_CLOSE or kind is Event.LINK_REMOTE_DETACH:
-                home.detached(event.link)
-            elif kind is Event.SESSION_REMOTE_CLOSE:
-                home.ended(event.session)
-            elif kind is Event.CONNECTION_REMOTE_OPEN:
-                self._take_open()
-            elif kind is Event.CONNECTION_REMOTE_CLOSE:
-                refused = Refused.of(self._connection.remote_condition, "the broker closed the connection")
-                self._connection.close()
-                self._end(refused)
-            elif kind is Event.TRANSPORT_ERROR or kind is Event.TRANSPORT_CLOSED:
-                condition = self._transport.condition
-                self._end(ProtocolError(str(condition.description or condition.name) if condition else "it ended"))
-            collector.pop()
-
-    def _take_open(self) -> None:
-        """Learn who the broker is; one that refuses us says so in what follows."""
-        connection, url = self._connection, self.connector.url
-        properties = {str(key): value for key, value in dict(connection.remote_properties or {}).items()}
-        if properties.get("amqp:connection-establishment-failed"):
-            return
-        home = self._home
-        home.broker = broker_of(properties, [str(one) for one in connection.remote_offered_capabilities or ()])
-        if (
-            url.path is not None
-            and home.broker.name.startswith("RabbitMQ")
-            and not str(connection.hostname).startswith("vhost:")
-        ):
-            self._end(
-                Refused(NOT_FOUND, f"write the virtual host as 'vhost:{url.path}': this broker would take its default")
-            )
-            return
-        home.most_sessions = min(_MOST_SESSIONS, self._transport.remote_channel_max + 1)
-        self._open = self._opened = True
-        home.events.append(api.Opened())
-        self._peer_deadline = self._transport.tick(home.now)
-        self._set_deadline(home.now)
+    def _look(self) -> None:
+        """See whether the connection has opened or ended."""
+        hub, path = self._hub, self.connector.url.path
+        if hub.failure is not None:
+            self._end(hub.failure)
+        elif hub.opened and self._state == _LOGIN:
+            if path is not None and hub.broker.vhosts and not str(hub.connection.hostname).startswith("vhost:"):
+                self._end(NoVirtualHost(f"write it as 'vhost:{path}': this broker would take its default"))
+                return
+            self._state = _OPEN
+            hub.events.append(api.Opened())
+            self.deadline = self._last_read  # the first tick finds the next
+        elif self._state == _CLOSING and not any(publisher.busy for publisher in self._publishers.values()):
+            # The broker has confirmed all that was published: it may read no more after the goodbye.
+            self._state, hub.urgent = _GOODBYE, True
+            self._goodbye = hub.take()  # proton would send nothing more after the close
+            hub.connection.close()
 
     def _end(self, error: Exception | None) -> None:
-        if self._ended:
-            return
-        told = None if error is None or self._closing else _failure(self.connector, self._opened, error)
-        home = self._home
-        self._ended, self._open, self.deadline, home.urgent = True, False, inf, False
-        self._last_words = self._drain() if isinstance(error, Refused) and self._login.done else b""
-        for lane in {lane for lane in home.lanes.values() if lane is not None}:
-            lane.forget()
-        home.lanes.clear()
-        home.idle.clear()
-        home.pairs.clear()
-        home.dead.clear()
-        home.lingering.clear()
-        home.waiting.clear()
-        home.running.clear()
-        home.events.append(api.Closed(told))
-
-
-def _failure(connector: Connector, opened: bool, error: Exception) -> MessagingError:
-    """Say what ended a connection, during the login or after it was ``opened``."""
-    url = connector.url
-    where = "" if opened else ",".join(place(host, port) for host, port in url.hosts) + ": "
-    if isinstance(error, ConnectionLost):
-        return ConnectionLost(f"{where}{error}")
-    if not isinstance(error, Refused):
-        words = str(error) if isinstance(error, ProtocolError) else f"{type(error).__name__}: {error}"
-        return ConnectionLost(f"protocol error: {words}") if opened else AdapterError(f"{where}not AMQP 1.0: {words}")
-    if error.condition == REFUSED:  # RabbitMQ 3 tells of a virtual host when it is first used
-        certificate = connector.clientcert if url.user is None else None
-        who = f"user {url.user or 'guest'!r}" if certificate is None else f"the certificate {certificate}"
-        vhost = f" at virtual host {url.path!r}" if url.path is not None else ""
-        return AdapterError(f"{where}login refused for {who}{vhost}: {error.text}")
-    if not opened and error.condition in (NOT_FOUND, "amqp:not-allowed", "amqp:invalid-field"):
-        return AdapterError(f"{where}virtual host {url.path or '/'!r}: {error.text}")
-    return ConnectionLost(f"{where}closed by the broker: {error.text}")
+        if self._state != _ENDED:
+            told, opened = None, self._state == _OPEN
+            if error is not None and self._state <= _OPEN:
+                why = error.ending(opened) if isinstance(error, Refused) else error
+                told = ending(self.connector, "AMQP 1.0", opened, why)
+            self._state, self.deadline, self._hub.urgent = _ENDED, inf, False
+            self._publishers, self._consumers = {}, {}
+            self._hub.clear()
+            self._hub.events.append(api.Closed(told))

@@ -1,328 +1,316 @@
 """Sessions and links: each with one purpose, so that one that fails costs nothing else.
 
 Brokers end a whole session for what is wrong with one link, so each purpose has a session of its own. No object of
-proton leaves this module and the adapter: none is thread-safe, not even when the last reference to it goes away.
+proton leaves this package: none is thread-safe, not even when the last reference to it goes away.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
+import socket
+import uuid
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
-from gofer.messaging.adapter import Event
-from proton import Connection, Link, Message, ProtonException, Receiver, Sender, Session, Terminus, symbol
+from gofer.messaging import adapter as api
+from gofer.messaging.endings import ProtocolError
+from proton import Collector, Connection, Link, Message, Session, Terminus, Transport, symbol
 from proton import Delivery as Transfer
 
-from gofer_adapter_proton.brokers import Broker, Question
-from gofer_adapter_proton.errors import Refused
+from gofer_adapter_proton.brokers import Ask, Broker, Refused, broker_of
 
-__all__ = ["Home", "Lane", "Steps", "Task"]
+__all__ = ["Hub", "Lane"]
 
-_MOST_TASKS = 16
-_LONGEST_ANSWER = 1 << 20
+_FRAME_MAX, _MOST_SESSIONS = 65_536, 1024
+#: Seconds that what a broker has sent may be on its way.
+_LATER = 1.0
+#: Requests to the broker's management that may be on their way.
+_MOST_REQUESTS = 100
 
-#: Questions to the broker, one after the other.
-Steps = Generator[Question, Message | None, None]
 
-
-class Home:
-    """What all lanes of one connection share.
+class Hub:
+    """Proton's side of one connection, and what all lanes of it share.
 
     Attributes:
+        broker: known when the connection is ``opened``.
+        failure: what ended the connection.
         events: what has happened.
-        lanes: by their sessions and links; None: nobody waits for what comes there.
-        idle: sessions that nobody uses.
-        pairs: sessions that nobody uses, and their links to the broker's management.
-        dead: sessions that the broker has ended, and when.
-        lingering: lanes that end soon, and since when.
-        waiting: tasks that begin when others, which are ``running``, have ended.
+        lanes: by their sessions and links.
         unconfirmed: messages that somebody waits for.
+        names: for links and requests.
         now: the time as last handed in.
     """
 
-    def __init__(self, connection: Connection, broker: Broker) -> None:
-        self.connection, self.broker = connection, broker
-        self.events: list[Event] = []
-        self.lanes: dict[Session | Link, Lane | None] = {}
-        self.idle: list[Session] = []
-        self.pairs: list[tuple[Session, Sender, Receiver]] = []
-        self.dead: deque[tuple[float, Session]] = deque()
-        self.lingering: deque[tuple[float, Lane]] = deque()
-        self.waiting: deque[Lane] = deque()
-        self.running: set[Lane] = set()
+    def __init__(self) -> None:
+        self.connection, self.transport, self._collector = Connection(), Transport(), Collector()
+        self.connection.collect(self._collector)
+        self.broker, self.opened, self.now, self.urgent = Broker(), False, 0.0, False
+        self.failure: Exception | None = None
+        self.events: list[api.Event] = []
+        self.lanes: dict[Session | Link, Lane] = {}
         self.unconfirmed: set[int] = set()
-        self.names = itertools.count(1)
-        self.sessions, self.most_sessions = 0, 1
-        self.urgent, self.now = False, 0.0
+        self.names = map(str, itertools.count(1))
+        self._requests = _Requests(self)
+        self._sessions = 0
+        self._idle: list[Session] = []
+        self._later: deque[tuple[float, Callable[[], object]]] = deque()
 
-    def begin_waiting(self) -> None:
-        """Begin tasks, as many as may run side by side."""
-        while self.waiting and len(self.running) < _MOST_TASKS:
-            lane = self.waiting.popleft()
-            self.running.add(lane)
-            lane.go()
+    def open(self, hostname: str | None, idle_timeout: float) -> None:
+        """Open the connection; ``hostname``: the virtual host."""
+        self.connection.container = f"gofer-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        self.connection.hostname = cast(str, hostname)
+        self.connection.properties = {symbol("product"): "gofer"}
+        self.transport.idle_timeout = idle_timeout
+        self.transport.max_frame_size, self.transport.channel_max = _FRAME_MAX, _MOST_SESSIONS - 1
+        self.transport.bind(self.connection)
+        self.connection.open()
 
-    def over(self, lane: Lane) -> None:
-        """Note that a task has ended."""
-        self.running.discard(lane)
-        self.begin_waiting()
+    def receive(self, data: bytes) -> None:
+        """Have bytes taken apart, and handle what happened."""
+        while data and self.failure is None:
+            size = max(1, self.transport.capacity())  # or it is an error to push more
+            self.transport.push(data[:size])
+            data = data[size:]
+            self.handle_events()
 
-    def ended(self, session: Session) -> None:
-        """Note that the peer has ended a session, and tell its lane."""
-        lane = self.lanes.pop(session, None)
-        refused = Refused.of(session.remote_condition, "the broker ended the session")
-        self.urgent = True
-        self.idle = [other for other in self.idle if other != session]
-        self.pairs = [pair for pair in self.pairs if pair[0] != session]
-        for link in [link for link in self.lanes if isinstance(link, Link) and link.session == session]:
-            del self.lanes[link]
-        self.dead.append((self.now, session))
-        if lane is not None:
-            lane.forget()
-            lane.on_lost(refused)
+    def handle_events(self) -> None:
+        """Give each event to the lane that it is about, and to ourselves."""
+        while self.failure is None and (event := cast(Any, self._collector.peek())) is not None:
+            event.dispatch(self.lanes.get(event.link))
+            event.dispatch(self)
+            self._collector.pop()
 
-    def bury(self, before: float) -> None:
-        """Answer the end of sessions that were ended before a time, and free their numbers; end lanes that linger.
+    def take(self) -> bytes:
+        """Return what is to be sent."""
+        while self._later and self._later[0][0] <= self.now:
+            self._later.popleft()[1]()
+        parts, transport = [], self.transport
+        while (size := transport.pending()) > 0:
+            parts.append(transport.peek(size) or b"")
+            transport.pop(size)
+        return b"".join(parts)
 
-        Not at once: proton takes the number for the next session, and RabbitMQ may still take that for the old one.
-        """
-        while self.dead and self.dead[0][0] <= before:
-            _, session = self.dead.popleft()
-            session.close()
-            session.free()
-            self.sessions -= 1
-        while self.lingering and self.lingering[0][0] <= before:
-            self.lingering.popleft()[1].end()
+    def clear(self) -> None:
+        """Drop sessions and links: the connection has ended."""
+        self.lanes, self._idle, self._later, self._requests = {}, [], deque(), _Requests(self)
 
-    def detached(self, link: Link) -> None:
+    # -- what proton tells --------------------------------------------------------------------------------------------
+
+    def on_connection_remote_open(self, event: Any) -> None:
+        """Learn who the broker is; one that refuses us says so in what follows."""
+        told = {str(key): value for key, value in dict(event.connection.remote_properties or {}).items()}
+        self.broker = broker_of(told, [str(one) for one in event.connection.remote_offered_capabilities or ()])
+        refused = told.get("amqp:connection-establishment-failed")
+        self.opened = not refused and self.transport.remote_max_frame_size != 0  # which Broker-J says when it refuses
+
+    def on_connection_remote_close(self, event: Any) -> None:
+        """Note the broker's goodbye, and answer it."""
+        self.failure = Refused.of(event.connection.remote_condition, "the broker closed the connection")
+        self.connection.close()
+
+    def on_transport_error(self, event: Any) -> None:
+        """Note what proton cannot make anything of."""
+        self.failure = ProtocolError(str(self.transport.condition))
+
+    def on_link_remote_close(self, event: Any) -> None:
         """Note that the peer has detached a link, and tell its lane if that did not do it before."""
-        lane = self.lanes.pop(link, None)
-        refused = Refused.of(link.remote_condition, "the broker closed the link")
-        self.urgent = True
+        link, lane = event.link, self.lanes.get(event.link)
+        if lane is not None:
+            lane.end()
+            lane.on_lost(Refused.of(link.remote_condition, "the broker closed the link"))
         link.close()
         link.free()
+
+    on_link_remote_detach = on_link_remote_close
+
+    def on_session_remote_close(self, event: Any) -> None:
+        """Note that the peer has ended a session, and tell its lane."""
+        session, lane = event.session, self.lanes.get(event.session)
         if lane is not None:
-            lane.end(link)
-            lane.on_lost(refused)
+            lane.end()
+        self._idle.remove(session)
+        self.call_later(partial(self._free, session))
+        if lane is not None:
+            lane.on_lost(Refused.of(session.remote_condition, "the broker ended the session"))
 
+    # -- what lanes need ----------------------------------------------------------------------------------------------
 
-class Lane:
-    """A session with one purpose. Subclasses handle what happens on its links.
+    def run(self, ask: Ask, outcome: Message | Refused | None = None) -> None:
+        """Have the next question asked: at the beginning, or after an answer."""
+        try:
+            question = ask.throw(outcome) if isinstance(outcome, Refused) else ask.send(outcome)
+        except StopIteration:
+            return
+        try:
+            if isinstance(question, Message):
+                self._requests.add(question, ask)
+            else:
+                _Probe(self, ask).link(*question).open()
+        except Refused as refused:
+            self.run(ask, refused)
 
-    Sessions are used again and never ended by us: proton gives a new one the number of one that has ended on our side
-    alone, which confuses RabbitMQ.
-    """
+    def begin(self, lane: Lane) -> Session:
+        """Give a session to a lane.
 
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        self._session: Session | None = None
-        self._links: list[Link] = []
-
-    def go(self) -> None:
-        """Begin: it is this one's turn."""
-
-    def begin(self) -> Session:
-        """Begin the session, if there is none.
+        Sessions are used again and never ended by us: proton gives a new one the number of one that has ended on our
+        side alone, which confuses RabbitMQ. For the same reason the end of one by the broker is answered late.
 
         Raises:
             Refused: the connection has no more.
         """
-        home = self.home
-        home.urgent = True
+        if self._idle:
+            session = self._idle.pop()
+        elif self._sessions < min(_MOST_SESSIONS, self.transport.remote_channel_max + 1):
+            session = self.connection.session()
+            session.open()
+            self._sessions += 1
+        else:
+            raise Refused("", f"all {self._sessions} sessions of the connection are in use")
+        self.lanes[session] = lane
+        return session
+
+    def leave(self, session: Session) -> None:
+        """Take back a session whose lane has ended."""
+        del self.lanes[session]
+        self._idle.append(session)
+
+    def call_later(self, call: Callable[[], object]) -> None:
+        """Call something when what is on its way has come."""
+        self._later.append((self.now + _LATER, call))
+
+    def _free(self, session: Session) -> None:
+        session.close()
+        session.free()
+        self._sessions -= 1
+
+
+class Lane:
+    """A session with one purpose, from its first link on. Subclasses handle what happens on its links."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self._session: Session | None = None
+        self.links: list[Any] = []
+
+    def link(self, address: str | None, receive: bool, name: str = "") -> Any:
+        """Make a link from or to an address; the caller opens it.
+
+        Raises:
+            Refused: the connection has no more sessions.
+        """
         if self._session is None:
-            if home.sessions >= home.most_sessions and home.dead:
-                home.bury(home.dead[0][0])
-            if home.idle:
-                self._session = home.idle.pop()
-            elif home.sessions >= home.most_sessions:
-                raise Refused("", f"all {home.most_sessions} sessions of the connection are in use")
-            else:
-                home.sessions += 1
-                self._session = home.connection.session()
-                self._session.open()
-            home.lanes[self._session] = self
-        return self._session
+            self._session = self.hub.begin(self)
+        name = name or next(self.hub.names)
+        link: Any = self._session.receiver(name) if receive else self._session.sender(name)
+        (link.source if receive else link.target).address = address
+        (link.target if receive else link.source).address = name
+        self.links.append(link)
+        self.hub.lanes[link], self.hub.urgent = self, True
+        return link
 
-    def attach(self, link: Sender | Receiver) -> None:
-        """Open a link, whose ends are set."""
-        self._links.append(link)
-        self.home.lanes[link] = self
-        link.open()
+    def end(self) -> None:
+        """Detach the links, and leave the session to others."""
+        for link in self.links:
+            del self.hub.lanes[link]
+            link.close()
+        if self._session is not None:
+            self.hub.leave(self._session)
+            self.hub.urgent = True
+        self.links, self._session = [], None
 
-    def forget(self) -> None:
-        """Drop the session and its links. What still comes for them is ignored."""
-        self._links, self._session = [], None
+    def on_link_remote_open(self, event: Any) -> None:
+        """Note the peer's agreement to a link; one without an address is followed by its end, and the reason."""
+        end = event.link.remote_target if event.link.is_sender else event.link.remote_source
+        if end.type != Terminus.UNSPECIFIED:
+            self.on_attached(event.link)
 
-    def end(self, gone: Link | None = None) -> None:
-        """Detach the links, but for one that is gone, and leave the session to others."""
-        session = self._session
-        if session is not None:
-            self.home.urgent = True
-            for link in self._links:
-                if link != gone:
-                    self.home.lanes[link] = None  # until the peer has detached it, too
-                    link.close()
-            self.home.lanes[session] = None
-            self.home.idle.append(session)
-        self.forget()
-
-    def on_attached(self, link: Link) -> None:
+    def on_attached(self, link: Any) -> None:
         """Handle the peer's agreement to a link."""
 
-    def on_flow(self, link: Link) -> None:
-        """Handle credit, or the end of it."""
+    def on_lost(self, refused: Refused) -> None:
+        """Handle the end, which the peer made; the links are gone already."""
 
-    def on_delivery(self, transfer: Transfer, link: Link) -> None:
-        """Handle a message, or what became of one."""
+
+class _Probe(Lane):
+    """A link that is attached to see whether that is possible."""
+
+    def __init__(self, hub: Hub, ask: Ask) -> None:
+        super().__init__(hub)
+        self._ask = ask
+
+    def on_attached(self, link: Any) -> None:
+        self.end()
+        self.hub.run(self._ask)
 
     def on_lost(self, refused: Refused) -> None:
-        """Handle the end, which the peer made; the session is gone already."""
+        self.hub.run(self._ask, refused)
 
 
-class Task(Lane):
-    """Asks one question at a time. One that fails ends its session, and costs only itself."""
+class _Requests(Lane):
+    """Requests to the broker's management, by a link there and one back. An answer has the number of its request."""
 
-    def __init__(self, home: Home, steps: Steps) -> None:
-        """Start it, at once or when others have ended."""
-        super().__init__(home)
-        self._steps = steps
-        self._request: Message | None = None
-        self._probed = ""
-        self._sender: Sender | None = None
-        self._receiver: Receiver | None = None
-        self._input = b""
-        home.waiting.append(self)
-        home.begin_waiting()
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(hub)
+        self._waiting: deque[Message] = deque()
+        self._asked: dict[str, Ask] = {}
 
-    def go(self) -> None:
-        """Ask the first question."""
-        self._go_on(None)
-
-    def begin(self) -> Session:
-        """Begin the session; one with links to the broker's management, if there is one."""
-        if self._session is None and self.home.pairs:
-            self._session, self._sender, self._receiver = self.home.pairs.pop()
-            self.home.lanes.update(dict.fromkeys((self._session, self._sender, self._receiver), self))
-        return super().begin()
-
-    def forget(self) -> None:
-        """Drop the session and its links."""
-        super().forget()
-        self._sender = self._receiver = self._request = None
-        self._probed, self._input = "", b""
-
-    def end(self, gone: Link | None = None) -> None:
-        """Detach what was probed, and leave the session and the links to management to others."""
-        session, sender, receiver = self._session, self._sender, self._receiver
-        if session is None or sender is None or receiver is None or gone is not None:
-            super().end(gone)
-            return
-        super().end()
-        self.home.idle.remove(session)
-        self.home.pairs.append((session, sender, receiver))
-
-    def _go_on(self, outcome: Message | Refused | None) -> None:
-        """Ask the next question: at the beginning, after an answer, or in a new session after a refusal."""
-        while True:
-            try:
-                question = self._steps.throw(outcome) if isinstance(outcome, Refused) else self._steps.send(outcome)
-            except StopIteration:
-                self.end()
-                self.home.over(self)
-                return
-            try:
-                session = self.begin()
-            except Refused as refused:
-                outcome = refused
-                continue
-            if isinstance(question, tuple):
-                self._probe(session, *question)
+    def add(self, request: Message, ask: Ask) -> None:
+        """Send a request, when there is credit for it."""
+        if not self.links:
+            management, name = self.hub.broker.management, next(self.hub.names)
+            sender, receiver = self.link(management, False, name), self.link(management, True, name)
+            sender.snd_settle_mode = Link.SND_SETTLED
+            if request.reply_to:  # the broker pairs the two links, and replies to that which it came with
+                sender.source.address = receiver.target.address = management
+                sender.properties = receiver.properties = {symbol("paired"): True}
             else:
-                self._request = question
-                if self._sender is None:
-                    self._open_pair(session)
-                self._ask()
-            return
+                receiver.source.address, receiver.source.dynamic = None, True
+            sender.open()
+            receiver.open()
+        number = next(self.hub.names)
+        request.id = request.correlation_id = number
+        self._asked[number] = ask
+        self._waiting.append(request)
+        self.on_link_flow(None)
 
-    def _probe(self, session: Session, address: str, receive: bool) -> None:
-        self._probed = f"{next(self.home.names)}"
-        link = session.receiver(self._probed) if receive else session.sender(self._probed)
-        (link.source if receive else link.target).address = address
-        self.attach(link)
+    def on_attached(self, link: Any) -> None:
+        if link.is_receiver:
+            link.flow(_MOST_REQUESTS)  # not before: the credit counts from a number that the broker tells with this
+            self.hub.urgent = True
+            self.on_link_flow(None)
 
-    def _open_pair(self, session: Session) -> None:
-        """Attach a link to the broker's management, and one from there for the answers."""
-        name, broker = f"{next(self.home.names)}", self.home.broker
-        self._sender, self._receiver = session.sender(name), session.receiver(name)
-        self._sender.target.address = broker.management
-        self._sender.snd_settle_mode = Link.SND_SETTLED
-        if broker.dynamic:
-            self._receiver.source.dynamic = True
-        else:
-            self._sender.source.address = self._receiver.source.address = broker.management
-            self._receiver.target.address = name if broker.management != "/management" else broker.management
-            self._sender.properties = self._receiver.properties = {symbol("paired"): True}
-        for link in (self._sender, self._receiver):
-            self.home.lanes[link] = self  # and it is no link of the lane's own, which ends with it
-            link.open()
+    def on_link_flow(self, event: Any) -> None:
+        """Send what waits, as far as there is credit."""
+        sender, receiver = self.links
+        while self._waiting and sender.credit > 0 and len(self._asked) - len(self._waiting) < receiver.credit:
+            request = self._waiting.popleft()
+            request.reply_to = request.reply_to or str(receiver.remote_source.address)
+            self.hub.urgent = True
+            transfer = sender.delivery(str(request.id))
+            # proton leaves the body out when it is None, and RabbitMQ does not bear that.
+            sender.stream(request.encode() + (b"\x00\x53\x77\x40" if request.body is None else b""))
+            transfer.settle()
 
-    def _ask(self) -> None:
-        """Send the request, when both links are there."""
-        sender, receiver, request = self._sender, self._receiver, self._request
-        if request is None or sender is None or receiver is None or min(sender.credit, receiver.credit) <= 0:
-            return
-        if self.home.broker.dynamic:
-            if not receiver.remote_source.address:
-                return
-            request.reply_to = receiver.remote_source.address
-        elif not request.reply_to:
-            request.reply_to = receiver.name
-        self._request = None
-        self.home.urgent = True
-        transfer = sender.delivery(f"{next(self.home.names)}")
-        # proton leaves the body out when it is None, and RabbitMQ does not bear that.
-        sender.stream(request.encode() + (b"\x00\x53\x77\x40" if request.body is None else b""))
-        transfer.settle()
-
-    def on_attached(self, link: Link) -> None:
-        """Take a probe's answer; a link without an address is followed by its end, and the reason."""
-        end = link.remote_target if link.is_sender else link.remote_source
-        if link.name == self._probed and end.type != Terminus.UNSPECIFIED:
-            self._probed = ""
-            self._go_on(None)
-        else:
-            if link.name != self._probed and isinstance(link, Receiver):
-                link.flow(1)  # not before: the credit counts from a number that the broker tells with this
-                self.home.urgent = True
-            self._ask()
-
-    def on_flow(self, link: Link) -> None:
-        """Send what waits for credit."""
-        self._ask()
-
-    def on_delivery(self, transfer: Transfer, link: Link) -> None:
+    def on_delivery(self, event: Any) -> None:
         """Take an answer."""
-        if not isinstance(link, Receiver) or link != self._receiver:
+        transfer, link = event.delivery, event.link
+        if transfer.partial:
             return
-        while data := link.recv(transfer.pending):
-            self._input += data
-        if transfer.partial and len(self._input) <= _LONGEST_ANSWER:
-            return
+        answer = Message()
+        answer.decode(link.recv(transfer.pending))
         link.advance()
         transfer.update(Transfer.ACCEPTED)
         transfer.settle()
         link.flow(1)
-        answer, data = Message(), self._input
-        self._input = b""
-        try:
-            answer.decode(data)
-        except ProtonException as error:
-            self.end()
-            self._go_on(Refused("", f"the broker's answer cannot be read: {error}"))
-        else:
-            self._go_on(answer)
+        ask = self._asked.pop(str(answer.correlation_id), None)
+        if ask is not None:
+            self.hub.run(ask, answer)
+        self.on_link_flow(None)
 
     def on_lost(self, refused: Refused) -> None:
-        """Take the refusal."""
-        self._go_on(refused)
+        asked, self._asked, self._waiting = self._asked, {}, deque()
+        for ask in asked.values():
+            self.hub.run(ask, refused)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import inf
 from struct import Struct
 
-from gofer.messaging.adapter import HEAD, TAIL
+from gofer.messaging.body import Body
 
 __all__ = ["Incoming", "encode"]
 
@@ -21,7 +21,7 @@ _length = Struct(">BI").pack
 _HEADER, _DATA, _VALUE = 0x70, 0x75, 0x77
 _LONGEST_HEADER = 1024
 _BYTES = (0xA0, 0xA1, 0xB0, 0xB1)
-# How many bytes a value has, or its size, by the upper half of its constructor.
+# How many bytes a value has, by the upper half of its constructor. All others begin with their size.
 _WIDTHS = {4: 0, 5: 1, 6: 2, 7: 4, 8: 8, 9: 16}
 _CONSTANTS = {0x41: 1, 0x42: 0, 0x43: 0, 0x44: 0}
 
@@ -49,77 +49,50 @@ class Incoming:
     """A message that is being received. Of a body over the limit only the ends are kept.
 
     ``ttl``: seconds, as its sender set it. ``first``: nobody has had it, as its header says. ``count``: how often it
-    was given back. ``size``: of the whole body.
+    was given back.
     """
 
     def __init__(self, limit: int | None) -> None:
         self.ttl: float | None = None
-        self.first, self.count, self.size = False, 0, 0
-        self._limit: float = inf if limit is None else max(limit, HEAD + TAIL)
+        self.first, self.count, self.body = False, 0, Body(limit)
         self._rest = b""  # the beginning of a section, of the last piece
-        self._left, self._keep = 0, False  # missing bytes of the section that is being read; it is the body, or not
-        self._raw = False  # it cannot be read any more: what comes is the body as it is
-        self._cut, self._room = False, HEAD
-        self._parts: list[bytes] = []
-        self._tail = b""
-
-    @property
-    def body(self) -> bytes:
-        """The body, or its ends."""
-        return b"".join((*self._parts, self._tail))
+        self._left, self._keep = 0.0, False  # missing bytes of the section that is being read; it is the body, or not
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes."""
-        data, offset, self._rest = self._rest + piece if self._rest else piece, 0, b""
+        data, offset, self._rest = self._rest + piece, 0, b""
         while offset < len(data):
-            if self._raw:
-                self._take(data[offset:], 0)
-                return
             if self._left:
-                part = data[offset : offset + self._left]
-                self._left -= len(part)
-                offset += len(part)
+                end = int(min(len(data), offset + self._left))
                 if self._keep:
-                    self._take(part, self._left)
-            elif (offset := self._begin(data, offset)) < 0:
-                return
+                    self.body.add(data[offset:end])
+                self._left, offset = self._left - (end - offset), end
+            else:
+                try:
+                    offset = self._begin(data, offset)
+                except IndexError:  # not all of its beginning has come
+                    self._rest = data[offset:]
+                    return
 
     def _begin(self, data: bytes, offset: int) -> int:
-        """Begin a section, and return where to go on; -1: its beginning has not come yet."""
-        try:
-            wide = data[offset + 1] == 0x80
-            kind, at = (data[offset + 9], offset + 10) if wide else (data[offset + 2], offset + 3)
-            constructor = data[at]
-            width = _WIDTHS.get(constructor >> 4)
-            if data[offset] or not (wide or data[offset + 1] == 0x53) or constructor < 0x40:
-                self._raw = True
-                return offset
-            start = at + 1
-            if width is None:
-                start += 4 if constructor & 0x10 else 1
-                width = int.from_bytes(data[at + 1 : start])
-            if start > len(data) or (kind == _HEADER and start + width > len(data) and width <= _LONGEST_HEADER):
-                raise IndexError
-        except IndexError:
-            self._rest = data[offset:]
-            return -1
+        """Begin a section, and return where to go on."""
+        wide = data[offset + 1] == 0x80
+        kind, at = (data[offset + 9], offset + 10) if wide else (data[offset + 2], offset + 3)
+        constructor = data[at]
+        if data[offset] or not (wide or data[offset + 1] == 0x53) or constructor < 0x40:
+            self._left, self._keep = inf, True  # it cannot be read any more: what comes is the body as it is
+            return offset
+        start, width = at + 1, _WIDTHS.get(constructor >> 4)
+        if width is None:
+            start += 4 if constructor & 0x10 else 1
+            data[start - 1]
+            width = int.from_bytes(data[at + 1 : start])
         if kind == _HEADER and width <= _LONGEST_HEADER:
+            data[start + width - 1]
             self._read_header(data[start : start + width], constructor)
             return start + width
         self._left, self._keep = width, kind == _DATA or (kind == _VALUE and constructor in _BYTES)
         return start
-
-    def _take(self, part: bytes, left: int) -> None:
-        """Keep a part of the body, or what is to be kept of it; ``left``: so many bytes more are announced."""
-        self.size += len(part)
-        if not self._cut and self.size + left > self._limit:
-            part, self._cut, self._parts = b"".join((*self._parts, part)), True, []
-        if self._cut:
-            self._parts.append(part[: self._room])
-            self._tail = (self._tail + part[self._room :])[-TAIL:]
-            self._room -= len(self._parts[-1])
-        else:
-            self._parts.append(part)
 
     def _read_header(self, data: bytes, constructor: int) -> None:
         """Read a header: durable, priority, ttl in milliseconds, first acquirer, delivery count."""

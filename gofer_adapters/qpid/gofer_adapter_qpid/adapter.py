@@ -6,14 +6,13 @@ import os
 from math import inf
 from typing import cast
 
-from gofer.errors import AdapterError, ConnectionLost, MessagingError
+from gofer.errors import ConnectionLost
 from gofer.messaging import adapter as api
-from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.url import place
+from gofer.messaging.endings import BrokerClosed, LoginRefused, NoVirtualHost, ProtocolError, ending
 
 from gofer_adapter_qpid import amqp_0_10 as amqp
-from gofer_adapter_qpid.operations import check, steps
+from gofer_adapter_qpid.operations import steps
 from gofer_adapter_qpid.sessions import Consumer, Home
 
 __all__ = ["QpidAdapter"]
@@ -107,9 +106,8 @@ class QpidAdapter(api.Adapter):
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
-    def ask(self, id: int, operation: api.Operation) -> None:
+    def start(self, id: int, operation: api.Operation) -> None:
         """Start an operation."""
-        check(operation)
         if not self._home.open:
             return
         match operation:
@@ -123,24 +121,14 @@ class QpidAdapter(api.Adapter):
             case _:
                 self._home.tasks.start(steps(self._home, id, operation))
 
-    def publish(
-        self,
-        token: int,
-        address: Address,
-        body: bytes,
-        *,
-        ttl: float | None = None,
-        durable: bool = True,
-        confirm: bool = True,
-        isolated: bool = False,
-    ) -> None:
+    def send(self, message: api.Outgoing) -> None:
         """Publish, to be rejected if it has no route."""
         if self._home.open:
-            exchange, key = address
+            (exchange, key), ttl, body = message.address, message.ttl, message.body
             # What lives for 30,000 years lives for ever.
             milliseconds = None if ttl is None or ttl > 1e12 else round(max(1, ttl * 1000))
-            header = amqp.encode_header(key, len(body), durable=durable, ttl=milliseconds)
-            self._home.publisher.publish(token, exchange, header, body, confirm, isolated)
+            header = amqp.encode_header(key, len(body), durable=message.durable, ttl=milliseconds)
+            self._home.publisher.publish(message.token, exchange, header, body, message.confirm, message.isolated)
 
     def forget(self, token: int) -> None:
         """Have no event for a message that was sent without confirm."""
@@ -189,24 +177,21 @@ class QpidAdapter(api.Adapter):
             self._ended, self._home.open = True, False
             if not isinstance(error, amqp.ConnectionClosed | amqp.LoginRefused):
                 self._home.output.clear()
-            told = None if error is None or self._home.closing else self._failure(error)
+            told = None
+            if error is not None and not self._home.closing:
+                told = ending(self.connector, "AMQP 0-10", self._opened, self._why(error))
             self._home.events.append(api.Closed(told))
 
-    def _failure(self, error: Exception) -> MessagingError:
-        """Say what ended the connection."""
-        url = self.connector.url
-        where = "" if self._opened else ",".join(place(host, port) for host, port in url.hosts) + ": "
-        if isinstance(error, amqp.LoginRefused):
-            certificate = self.connector.clientcert if url.user is None else None
-            who = f"user {url.user or 'guest'!r}" if certificate is None else f"the certificate {certificate}"
-            return AdapterError(f"{where}login refused for {who}: {error}")
-        if isinstance(error, amqp.ConnectionClosed):
-            if error.code == 402 and not self._opened:  # invalid-path
-                return AdapterError(f"{where}virtual host {url.path or '/'!r}: {error.text}")
-            return ConnectionLost(f"{where}closed by the broker: {error.text}")
-        if isinstance(error, ConnectionLost | amqp.PeerSilent):
-            return ConnectionLost(f"{where}{error}")
-        words = str(error) if isinstance(error, amqp.AmqpError) else f"{type(error).__name__}: {error}"
-        if self._opened:
-            return ConnectionLost(f"protocol error: {words}")
-        return AdapterError(f"{where}not AMQP 0-10: {words}")
+    def _why(self, error: Exception) -> Exception:
+        match error:
+            case amqp.LoginRefused():
+                return LoginRefused(str(error))
+            case amqp.ConnectionClosed(code=402) if not self._opened:  # invalid-path
+                return NoVirtualHost(error.text)
+            case amqp.ConnectionClosed():
+                return BrokerClosed(error.text)
+            case amqp.PeerSilent():
+                return ConnectionLost(str(error))
+            case amqp.AmqpError():
+                return ProtocolError(str(error))
+        return error

@@ -10,31 +10,13 @@ from gofer.messaging import adapter as api
 from gofer_adapter_qpid.amqp_0_10 import Fields, Question, SessionClosed, Steps, drain
 from gofer_adapter_qpid.sessions import Home, error_of
 
-__all__ = ["check", "steps"]
-
-_KINDS = {api.DeclareQueue: ("classic", "quorum"), api.DeclareExchange: ("direct", "topic", "fanout")}
+__all__ = ["steps"]
 
 _Asking = Generator[Question, Fields, str | None]
 
 
-def check(operation: api.Operation) -> None:
-    """Refuse a name, a kind or a prefetch that no broker can take.
-
-    Raises:
-        ValueError: the text says which, and what is allowed.
-    """
-    for field in operation.__struct_fields__:
-        value = getattr(operation, field)
-        if field == "prefetch" and not 1 <= value <= 65535:
-            raise ValueError(f"prefetch is between 1 and 65535, not {value}")
-        if field == "kind" and value not in (kinds := _KINDS[type(operation)]):
-            raise ValueError(f"the kind is one of {', '.join(kinds)}, not {value!r}")
-        if isinstance(value, str) and (len(value.encode()) > 255 or (not value and field != "key")):
-            raise ValueError(f"{field} has 1 to 255 bytes, unlike {value[:60]!r}")
-
-
 def steps(home: Home, id: int, operation: api.Operation) -> Steps:
-    """Ask what an operation needs that ``check`` has passed; its Done becomes an event."""
+    """Ask what an operation needs that ``ask`` has passed; its Done becomes an event."""
     try:
         done = api.Done(id, (yield from _ask(home, operation)))
     except (SessionClosed, MessagingError) as error:

@@ -66,12 +66,12 @@ def admin_api(plugin: Plugin) -> API:
             remembered for a day, and its request cancelled when it comes. Where requests are signed, and [main] admin
             names nobody, only those of the caller's own identity are cancelled.
             """
-            cancellation, context = plugin.container.cancellation, Context.current()
+            requests, context = plugin.container.requests, Context.current()
             everybodys = plugin.authenticator is None or plugin.descriptor.admin is not None
             owner = None if everybodys else Owner(context.identity)
-            found = None if sn is None else cancellation.by_number(plugin, sn, owner=owner)
+            found = None if sn is None else requests.by_number(plugin, sn, owner=owner)
             if criteria is not None:
-                found = cancellation.by_criteria(plugin, criteria, besides=context.sn, owner=owner, after=found)
+                found = requests.by_criteria(plugin, criteria, besides=context.sn, owner=owner, after=found)
             return cast("list[str]", found or [])  # which is what it is when it is sent
 
     api = API("Admin")

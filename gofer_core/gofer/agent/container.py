@@ -72,7 +72,6 @@ class PluginContainer:
         self.hooks.add_hookspecs(specifications)
         self.hooks.register(CoreHooks(self))
         self.serving = Serving(root, config.pam.service, self.clock, self._running, self._channel_of)
-        self.cancellation = self.serving.cancellation
         self.requests = self.serving.requests
         self.logins = self.serving.logins
         self.store = self.serving.store

@@ -25,7 +25,7 @@ from gofer.rmi.api import API
 from gofer.rmi.clock import Clock
 from gofer.rmi.model.coroutines import Loop
 from gofer.rmi.model.fork import Forks
-from gofer.rmi.server.cancellation import Cancellation
+from gofer.rmi.server.administration import Administration
 from gofer.rmi.server.counters import Counters
 from gofer.rmi.server.logins import Logins
 from gofer.rmi.server.workers import Workers
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 _GONE = {
     "export": "write plugin['Name']",
     "node": "plugin.queue is its address, plugin.url its broker",
-    "pool": "nothing there was for a plugin's code; `gofer mgt --requests` lists what runs and waits",
+    "pool": "nothing there was for a plugin's code; `gofer agent requests` lists what runs and waits",
     "scheduler": "requests are no files; plugin.pending is how many it has accepted that have not ended",
 }
 
@@ -83,7 +83,7 @@ class Container(Protocol):
     clock: Clock
     plugins: dict[str, Plugin]
 
-    cancellation: Cancellation
+    requests: Administration
     logins: Logins
 
     def seek(self, name: str) -> Plugin | None: ...

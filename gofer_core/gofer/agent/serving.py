@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 
 from gofer.agent.plugin import Plugin
 from gofer.rmi.clock import Clock
-from gofer.rmi.server.cancellation import Cancellation
+from gofer.rmi.server.administration import Administration
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.hooks import HookCalls
-from gofer.rmi.server.inspection import Inspection
 from gofer.rmi.server.lifecycle import Lifecycle
 from gofer.rmi.server.logins import Logins
 from gofer.rmi.server.nonces import Nonces
@@ -44,7 +43,7 @@ class Serving:
         self.logins = Logins(service)
         self.hook_calls = HookCalls()
         self.store = Database(root.lib / "ledger", lambda: root.ensure(root.lib / "ledger"))
-        self.nonces = Nonces(self.store, clock)
+        self.nonces = Nonces(self.store)
         self.persistence = Persistence(self.registry, self.store, self.nonces)
         self.tombstones = Tombstones(self.store)
         self.lifecycle = Lifecycle(
@@ -55,21 +54,13 @@ class Serving:
             logins=self.logins,
             hooks=self.hook_calls,
         )
-        self.cancellation = Cancellation(
+        self.requests = Administration(
             registry=self.registry,
             store=self.store,
-            backlogs=self.persistence.backlogs,
+            persistence=self.persistence,
             lifecycle=self.lifecycle,
             tombstones=self.tombstones,
             clock=clock,
-            find=channel_of,
-        )
-        self.requests = Inspection(
-            registry=self.registry,
-            store=self.store,
-            backlogs=self.persistence.backlogs,
-            lifecycle=self.lifecycle,
-            cancellation=self.cancellation,
             plugins=running,
             find=channel_of,
         )
@@ -89,5 +80,5 @@ class Serving:
         self.clock.stop()
         self.store.stop()
         self.hook_calls.stop()
-        self.cancellation.stop()
+        self.requests.stop()
         self.lifecycle.stop()

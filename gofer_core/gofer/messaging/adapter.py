@@ -67,6 +67,7 @@ __all__ = [
     "Opened",
     "Operation",
     "Outcome",
+    "Outgoing",
     "PurgeQueue",
     "Subscribe",
     "SubscriptionLost",
@@ -206,6 +207,21 @@ Operation = (
     | Cancel
 )
 
+_KINDS = {DeclareQueue: ("classic", "quorum"), DeclareExchange: ("direct", "topic", "fanout")}
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A message that is to be sent. ``Adapter.publish`` says what the fields mean."""
+
+    token: int
+    address: Address
+    body: bytes
+    ttl: float | None
+    durable: bool
+    confirm: bool
+    isolated: bool
+
+
 # -- events ---------------------------------------------------------------------------------------------------------
 
 
@@ -240,8 +256,9 @@ class Delivery(msgspec.Struct, frozen=True, eq=False):
     """A message that the broker has handed to us and holds until it is accepted, released or rejected.
 
     ``redelivered``: it was delivered before; None: this broker cannot tell. ``ttl``: the message's time to live as its
-    sender set it, in seconds. ``tag`` is the adapter's own. ``cut``: so many bytes are left out of the middle of
-    ``body``, between its first ``HEAD`` and its last ``TAIL`` bytes, as it is over the limit.
+    sender set it, in seconds. ``tag`` is the adapter's own, and all that it needs to settle the message: the rest may
+    be dropped. ``cut``: so many bytes are left out of the middle of ``body``, between its first ``HEAD`` and its last
+    ``TAIL`` bytes, as it is over the limit.
     Bodies are bytes, never memoryviews.
     """
 
@@ -348,18 +365,29 @@ class Adapter(ABC):
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
-    @abstractmethod
     def ask(self, id: int, operation: Operation) -> None:
-        """Start an operation. Exactly one ``Done`` with this id follows, unless ``Closed`` comes first.
+        """Check an operation and start it. Exactly one ``Done`` with this id follows, unless ``Closed`` comes first.
 
         Operations do not wait for each other: one that the broker answers late delays no other (where the protocol
         has an order within a channel, that means several channels).
 
         Raises:
-            ValueError: a name, a kind or a prefetch that no broker can take.
+            ValueError: a name, a kind or a prefetch that no broker can take; the text says what is allowed.
         """
+        for field in operation.__struct_fields__:
+            value = getattr(operation, field)
+            if field == "prefetch" and not 1 <= value <= 65535:
+                raise ValueError(f"prefetch is between 1 and 65535, not {value}")
+            if field == "kind" and value not in (kinds := _KINDS[type(operation)]):
+                raise ValueError(f"the kind is one of {', '.join(kinds)}, not {value!r}")
+            if isinstance(value, str) and (_is_bad(value) or (not value and field != "key")):
+                raise ValueError(f"{field} has 1 to 255 bytes, none of them 0, unlike {value[:60]!r}")
+        self.start(id, operation)
 
     @abstractmethod
+    def start(self, id: int, operation: Operation) -> None:
+        """Start an operation that ``ask`` has checked."""
+
     def publish(
         self,
         token: int,
@@ -371,7 +399,7 @@ class Adapter(ABC):
         confirm: bool = True,
         isolated: bool = False,
     ) -> None:
-        """Send a message. Exactly one ``Confirmed`` with this token follows, unless ``Closed`` comes first.
+        """Check a message and send it. Exactly one ``Confirmed`` with its token follows, unless ``Closed`` comes first.
 
         Args:
             token: the sender's number for it, new on this connection.
@@ -388,6 +416,14 @@ class Adapter(ABC):
         Raises:
             ValueError: an address that no broker can take.
         """
+        for name in address:
+            if _is_bad(name):
+                raise ValueError(f"an exchange and a key have at most 255 bytes, none of them 0, unlike {name[:60]!r}")
+        self.send(Outgoing(token, address, body, ttl, durable, confirm, isolated))
+
+    @abstractmethod
+    def send(self, message: Outgoing) -> None:
+        """Send a message that ``publish`` has checked."""
 
     @abstractmethod
     def forget(self, token: int) -> None:
@@ -413,3 +449,8 @@ class Adapter(ABC):
     @abstractmethod
     def reject(self, delivery: Delivery) -> None:
         """Tell the broker to drop the message, or to dead-letter it where the queue is set up so."""
+
+
+def _is_bad(name: str) -> bool:
+    # Only text of more than 63 characters can have more than 255 bytes, and that is cheaper to know.
+    return (len(name) > 63 and len(name.encode()) > 255) or "\0" in name

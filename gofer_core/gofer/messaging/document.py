@@ -13,6 +13,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -271,7 +272,12 @@ def _outside_text(body: bytes, without: bytes = b"") -> bytes:
 
 def timestamp() -> str:
     """The time as replies carry it: UTC, ISO 8601, whole seconds."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return _timestamp_of(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _timestamp_of(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
 
 
 def seconds_of(text: object) -> float | None:

@@ -54,48 +54,12 @@ class Received:
     forked = False
 
     __slots__ = (
-        "_digest",
-        "address",
-        "api",
-        "arrived",
-        "asked_again",
-        "authenticated",
-        "begin_at",
-        "beside",
-        "called_off",
-        "cancelled",
-        "channel",
-        "claimed",
-        "crossed",
-        "delivery",
-        "document",
-        "due",
-        "expires_at",
-        "for_admin",
-        "identity",
-        "interrupted",
-        "keep_at",
-        "kept",
-        "key",
-        "late",
-        "limit",
-        "nonce",
-        "on_cancel",
-        "on_expire",
-        "overdue",
-        "progress",
-        "redelivered",
-        "refusal",
-        "replyto",
-        "returned",
-        "sn",
-        "started",
-        "state",
-        "tell_at",
-        "telling",
-        "told",
-        "tries",
-    )
+        "_digest", "address", "api", "arrived", "asked_again", "authenticated", "begin_at", "behind", "beside",
+        "called_off", "cancelled", "channel", "claimed", "crossed", "delivery", "document", "due", "expires_at",
+        "for_admin", "identity", "interrupted", "keep_at", "kept", "key", "late", "limit", "nonce", "on_cancel",
+        "on_expire", "overdue", "progress", "redelivered", "refusal", "replyto", "resolved", "returned", "sn",
+        "started", "state", "tell_at", "telling", "told", "tries",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -107,6 +71,7 @@ class Received:
         replyto: Address | None = None,
         identity: str | None = None,
         nonce: Any = None,
+        digest: bytes | None = None,
     ) -> None:
         self.document = document
         self.delivery = delivery
@@ -126,7 +91,7 @@ class Received:
         self.authenticated: Target | None = None
         self.for_admin = False  # it is for Admin: answered without a worker, and without the disk
         self.progress: Any = None
-        self._digest: bytes | None = None
+        self._digest = digest
         # What somebody has asked of it.
         self.cancelled = self.called_off = self.asked_again = False
         self.late: str | None = None
@@ -134,6 +99,8 @@ class Received:
         self.limit: float | None = None  # seconds that its method may take
         self.on_cancel: Callable[[], object] | None = None
         self.on_expire: Callable[[], object] | None = None
+        self.behind = False  # it waits for its turn, behind what is on the disk
+        self.resolved = False  # its method is found, and a worker shall go on with it
         # How its method runs; ``crossed`` is what a forked method has raised, and how its process told it.
         self.beside = self.returned = self.overdue = False
         self.crossed: tuple[BaseException, bytes] | None = None

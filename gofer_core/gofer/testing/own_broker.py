@@ -7,17 +7,17 @@ the broker is read, changed or deleted.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from gofer.errors import ConnectionLost
+from gofer.errors import ConnectionLost, MessagingError
 from gofer.messaging.adapters import find
 from gofer.messaging.connector import Connector
 from gofer.testing import own_broker_suite
@@ -26,7 +26,7 @@ from gofer.testing._contract.driver import Driver
 __all__ = ["Finding", "check_login", "run_contract"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
     """One promise of the contract: ``kept``, or not, and ``why``; None: it was not tried."""
 
@@ -52,8 +52,8 @@ def check_login(connector: Connector) -> None:
 def run_contract(connector: Connector, heard: Callable[[Finding], None] = lambda _: None) -> list[Finding]:
     """Run the contract over a connector's broker, in this process and its main thread.
 
-    SIGTERM and SIGHUP end it like SIGINT: what it has made is deleted first. Takes half a minute where all is kept, and
-    up to ten seconds more for each promise that is not.
+    SIGTERM and SIGHUP end it like SIGINT: what it has made is deleted first. What the broker can do is tried first, and
+    what needs more is not kept. Takes half a minute, and up to ten seconds more for each promise that fails.
 
     Args:
         heard: called with each finding when it is known.
@@ -64,8 +64,12 @@ def run_contract(connector: Connector, heard: Callable[[Finding], None] = lambda
     Raises:
         KeyboardInterrupt: one of these signals came.
     """
-    suite, findings = own_broker_suite.TestOwnBroker, _Findings(heard)
+    suite, lacks = own_broker_suite.TestOwnBroker, _find_lacks(connector)
     suite.adapter, suite.options, suite.broker = find(connector.url, connector.adapter), _options(connector), connector
+    suite.limits = {**suite.limits, **lacks}
+    for capability in own_broker_suite.CAPABILITIES:
+        setattr(suite, capability, capability not in lacks)
+    findings = _Findings(heard, set(lacks.values()))
     with tempfile.TemporaryDirectory() as folder, _interruptible(), _alone() as output:
         arguments = ["-q", "-c", os.devnull, "--rootdir", folder, "--noconftest", "-p", "no:cacheprovider"]
         status = pytest.main([*arguments, str(Path(own_broker_suite.__file__))], plugins=[findings])
@@ -76,11 +80,30 @@ def run_contract(connector: Connector, heard: Callable[[Finding], None] = lambda
     return findings.all()
 
 
+def _find_lacks(connector: Connector) -> dict[str, str]:
+    """Try each capability once. Return those that the broker lacks, each with its own words.
+
+    What needs one is not tried then: it could only fail, after a long wait perhaps.
+    """
+    lacks = {}
+    for capability, attempt in own_broker_suite.CAPABILITIES.items():
+        driver = Driver(find(connector.url, connector.adapter)(dataclasses.replace(connector, heartbeat=0.0))).open()
+        try:
+            words = attempt(driver)
+        except MessagingError as error:
+            words = str(error)
+        finally:
+            driver.close()
+        if words is not None:
+            lacks[capability] = words
+    return lacks
+
+
 class _Findings:
     """A plugin of pytest: gathers what comes of the tests."""
 
-    def __init__(self, heard: Callable[[Finding], None]) -> None:
-        self._heard = heard
+    def __init__(self, heard: Callable[[Finding], None], lacks: set[str]) -> None:
+        self._heard, self._lacks = heard, lacks
         self._found: dict[str, Finding] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -90,7 +113,8 @@ class _Findings:
         if report.failed:
             found = Finding(promise, False, _reason(report))
         elif report.skipped:
-            found = Finding(promise, None, str(report.longrepr[2]).removeprefix("Skipped: "))  # type: ignore[index] # file, line, reason
+            reason = str(report.longrepr[2]).removeprefix("Skipped: ")  # type: ignore[index] # file, line, reason
+            found = Finding(promise, False if reason in self._lacks else None, reason)
         elif report.when == "call":
             found = Finding(promise, True, "")
         else:

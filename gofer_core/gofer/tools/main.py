@@ -22,9 +22,10 @@ __all__ = ["main"]
 
 _COMMANDS = MappingProxyType(
     {
-        name: f"gofer.tools.{name}:{name}"
+        name: f"gofer.tools.{'agent' if name == 'mgt' else name}:{name}"
         for name in (
             "rmi",
+            "agent",
             "mgt",
             "broker",
             "demo",

@@ -56,11 +56,11 @@ _KINDS = MappingProxyType(
   pip install $folder
   install -m 644 -Dt $$GOFER_ROOT/etc/gofer/plugins $folder/$module/$name.conf
   goferd --check
-  gofer mgt -l $name.conf
+  gofer agent load $name.conf
   gofer rmi -a $name -t $cls.greet world
   python -m pytest $folder   # needs: pip install pytest
 
-`gofer mgt -l` loads the plugin into a running agent. Without one, type: gofer broker & goferd &
+`gofer agent load` loads the plugin into a running agent. Without one, type: gofer broker & goferd &
 """,
             ("demo", "package", "system", "virt"),
             ("Admin", "Context", "False", "None", "True"),

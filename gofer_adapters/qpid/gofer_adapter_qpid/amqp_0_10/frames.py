@@ -86,7 +86,8 @@ class FrameReader:
         if not self._greeted:
             start = data[: len(PROTOCOL_HEADER)]
             if start != PROTOCOL_HEADER[: len(start)]:
-                what = f"it speaks AMQP {start[5:8]!r}" if start[:4] == b"AMQP" else f"not AMQP: {data[:40]!r}"
+                version = "-".join(map(str, start[5:8]))
+                what = f"it speaks AMQP {version}" if start[:4] == b"AMQP" else f"not AMQP: {data[:40]!r}"
                 raise ProtocolError(what)
             self._greeted = length >= len(PROTOCOL_HEADER)
             offset = len(PROTOCOL_HEADER) if self._greeted else 0

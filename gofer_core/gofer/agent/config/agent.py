@@ -44,7 +44,7 @@ class MainConfig(Struct, frozen=True):
 
 
 class ManagementConfig(Struct, frozen=True):
-    """``[management]``: whether and where ``gofer mgt`` reaches the agent by TCP."""
+    """``[management]``: whether and where ``gofer agent`` reaches the agent by TCP."""
 
     enabled: Annotated[
         bool, "management", kinds.FLAG, "Whether management listens by TCP, too, beside its Unix socket."
@@ -123,15 +123,15 @@ class AgentConfig(Struct, frozen=True):
 AGENT = Schema(
     sections={
         "main": "The agent as a whole.",
-        "management": "How `gofer mgt` reaches the agent.",
+        "management": "How `gofer agent` reaches the agent.",
         "logging": "What is logged, and where to.",
         "pam": "How passwords are checked.",
         "messaging": "What all connections to brokers share.",
     },
     keys=tuple(keys_of(MainConfig, ManagementConfig, LoggingConfig, PamConfig, MessagingConfig)),
     retired={
-        ("main", "monitor"): "descriptors are not watched for changes; send SIGHUP or use `gofer mgt -r`",
-        ("pmon", None): "descriptors are not watched for changes; send SIGHUP or use `gofer mgt -r`",
+        ("main", "monitor"): "descriptors are not watched for changes; send SIGHUP or use `gofer agent reload`",
+        ("pmon", None): "descriptors are not watched for changes; send SIGHUP or use `gofer agent reload`",
         ("loader", None): "plugins are always loaded at start",
         ("heartbeat", None): "heartbeats are set by [messaging] heartbeat in a plugin's descriptor",
         ("messaging", "url"): "brokers are named in the plugins' descriptors",

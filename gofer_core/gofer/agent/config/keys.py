@@ -83,7 +83,7 @@ class Schema:
     def find(self, section: str, name: str) -> Key | None:
         """Return the key of that name, or the one that stands for it; None: there is none."""
         for key in self.of(section):
-            if key.name == name or (key.pattern is not None and key.pattern.fullmatch(name)):
+            if key.name == name if key.pattern is None else key.pattern.fullmatch(name):
                 return key
         return None
 

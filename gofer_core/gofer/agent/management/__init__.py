@@ -1,8 +1,8 @@
-"""Management: what ``gofer mgt`` asks an agent, over a socket of this machine that only root and the agent's user get
+"""Management: what ``gofer agent`` asks an agent, over a socket of this machine that only root and the agent's user get
 answers from.
 
-``wire`` is what both sides say, ``doors`` where the agent listens and who may come in, ``server`` the threads that
-answer, ``operations`` what can be asked for, and ``view`` what an agent tells of itself.
+``wire`` is what both sides say, ``listening`` where the agent listens, ``server`` the threads that answer,
+``operations`` what can be asked for, and ``view`` what an agent tells of itself.
 """
 
 from __future__ import annotations

@@ -1,25 +1,25 @@
-"""The threads that answer management: one that lets callers in, and one for each of them."""
+"""The threads that answer management: one for each listening socket, and one for each caller."""
 
 from __future__ import annotations
 
 import hmac
 import logging
 import os
-import select
-import selectors
 import socket
+import socketserver
+import sys
 import threading
-from collections.abc import Mapping
+import time
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
 
 from gofer.agent.config import ManagementConfig
-from gofer.agent.management.doors import Door, caller_of, open_tcp, open_unix, write_token
-from gofer.agent.management.wire import MAX_REQUEST, Channel, Unusable, decode, encode, proof, socket_of, token_of
+from gofer.agent.management import wire
+from gofer.agent.management.listening import may_manage, open_tcp, open_unix, peer_of, write_token
+from gofer.agent.management.wire import MAX_REQUEST, Channel, Unusable, encode, proof, socket_of, token_of
 from gofer.errors import ConfigError
-from gofer.limit import Limit
-from gofer.messaging.wire import Wakeup
+from gofer.limit import LimitedLog
 from gofer.root import Root
 
 __all__ = ["Answering", "Management"]
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _READING = 5.0  # seconds in which a request must have come
 _WRITING = 30.0  # seconds in which its answer must have been taken
-_MOST = 64  # callers at a time, at each door
+_MOST = 64  # callers at a time, at each socket
 _PAUSE = 0.2  # seconds without a new caller when one could not be let in
 _LEFT = 16 << 20  # bytes of a request too large that are read all the same, so that its sender gets to the answer
 _END = 1.0  # seconds that a caller has to go when the agent stops
@@ -37,7 +37,7 @@ _END = 1.0  # seconds that a caller has to go when the agent stops
 class Answering(Protocol):
     """What answers requests: :class:`gofer.agent.management.operations.Operations`."""
 
-    def do(self, request: Mapping[str, Any], caller: str) -> Any:
+    def do(self, request: wire.Request, caller: str) -> Any:
         """Do what a request says, and return plain JSON. May take its time.
 
         Raises:
@@ -46,7 +46,7 @@ class Answering(Protocol):
 
 
 class Management:
-    """Listens for ``gofer mgt``: at a Unix socket, and by TCP if that is enabled.
+    """Listens for ``gofer agent``: at a Unix socket, and by TCP if that is enabled.
 
     What is wrong with the one or the other is a line in the log; the agent goes on without. Nothing that callers send
     or leave out holds up anything but their own thread.
@@ -57,19 +57,13 @@ class Management:
         self._root = root
         self._config = config
         self._operations = operations
-        self._lock = threading.Lock()
-        self._callers: dict[socket.socket, tuple[Door, threading.Thread]] = {}
-        self._doors: list[Door] = []
+        self._servers: list[_Server] = []
         self._unix: tuple[int, int] | None = None  # which file it is
-        self._stopping = False
-        self._thread: threading.Thread | None = None
-        self._complaints = Limit(1, 20)  # log lines about callers, a second
 
     def start(self) -> None:
-        """Open the doors, and begin to answer. Never fails."""
-        self._wakeup = Wakeup()
+        """Open the sockets, and begin to answer. Never fails."""
         try:
-            self._doors.append(open_unix(self._root))
+            self._serve(open_unix(self._root), None)
             found = os.lstat(socket_of(self._root))
             self._unix = found.st_dev, found.st_ino
         except (ConfigError, OSError) as error:
@@ -81,190 +75,188 @@ class Management:
                 self._open_tcp()
             except ConfigError as error:
                 log.error("no management by TCP: %s", error)
-        os.register_at_fork(after_in_child=self._leave)
-        self._thread = threading.Thread(target=self._listen, name="gofer-management", daemon=True)
-        self._thread.start()
+        os.register_at_fork(after_in_child=self._close)  # a fork would keep the port, which the next agent needs
 
     def _open_tcp(self) -> None:
-        from secrets import token_hex  # only who asks for it pays for it
-
-        token = token_hex(32).encode()
-        doors = open_tcp(self._config, token)
+        token = os.urandom(32).hex().encode()
+        opened = open_tcp(self._config)
         try:
             path = write_token(self._root, token)
         except ConfigError:
-            for door in doors:
-                door.socket.close()
+            for listening in opened:
+                listening.close()
             raise
-        self._doors += doors
-        names = ", ".join("{} port {}".format(*door.socket.getsockname()[:2]) for door in doors)
+        names = ", ".join("{} port {}".format(*listening.getsockname()[:2]) for listening in opened)
+        for listening in opened:
+            self._serve(listening, token)
         log.info("management by TCP: %s, for who can read %s", names, path)
+
+    def _serve(self, listening: socket.socket, token: bytes | None) -> None:
+        server = _Server(listening, token, self._operations)
+        threading.Thread(target=server.serve_forever, args=(None,), name="gofer-management", daemon=True).start()
+        self._servers.append(server)
 
     def stop(self) -> None:
         """Let nobody in any more, end what is being answered, and remove what was made. May be repeated."""
-        with self._lock:
-            if self._stopping or self._thread is None:
-                return
-            self._stopping = True
-        self._wakeup.set()
-        self._thread.join()
-        with self._lock:
-            callers = dict(self._callers)
-        for connection in callers:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RD)  # who is being answered may hear the end of it
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.stop()
         deadline = monotonic() + _END
-        for _, thread in callers.values():
-            thread.join(max(0.0, deadline - monotonic()))
+        for server in servers:
+            server.wait(deadline)
         try:
-            self._remove()
+            path = socket_of(self._root)
+            with suppress(FileNotFoundError):  # somebody has cleaned up before us
+                found = os.lstat(path)
+                if (found.st_dev, found.st_ino) == self._unix:  # else somebody has put another there
+                    path.unlink()
+            if any(server.token is not None for server in servers):
+                token_of(self._root).unlink(missing_ok=True)
         except OSError as error:
             log.warning("management: %s", error)
 
-    def _remove(self) -> None:
-        for door in self._doors:
-            door.socket.close()
-        path = socket_of(self._root)
-        with suppress(FileNotFoundError):  # somebody has cleaned up before us
-            found = os.lstat(path)
-            if (found.st_dev, found.st_ino) == self._unix:  # else somebody has put another there
-                path.unlink()
-        if any(door.token is not None for door in self._doors):
-            token_of(self._root).unlink(missing_ok=True)
+    def _close(self) -> None:
+        for server in self._servers:
+            server.socket.close()
 
-    def _leave(self) -> None:
-        # What a plugin has forked would keep the port, which the next agent then could not have.
-        for door in self._doors:
-            door.socket.close()
 
-    # -- letting in -----------------------------------------------------------------------------------------------
+class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """Answers the callers of one listening socket, each in a thread of its own.
 
-    def _listen(self) -> None:
+    Args:
+        token: what callers must know; None: the kernel says who they are.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, listening: socket.socket, token: bytes | None, operations: Answering) -> None:
+        socketserver.BaseServer.__init__(self, listening.getsockname(), socketserver.BaseRequestHandler)
+        self.socket = listening
+        self.token = token
+        self._operations = operations
+        self._callers: set[socket.socket] = set()
+        self._change = threading.Condition()
+        self._complain = LimitedLog(log)
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Let nobody in any more, and take no more of what callers send. Who is being answered may hear the end."""
+        self._stopping = True
+        self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits there
+        self.shutdown()
+        self.server_close()
+        with self._change:
+            for connection in self._callers:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RD)
+
+    def wait(self, deadline: float) -> None:
+        """Wait until all callers have gone, or till a deadline."""
+        with self._change:
+            self._change.wait_for(lambda: not self._callers, max(0.0, deadline - monotonic()))
+
+    # What follows is called by socketserver: the first two in the thread of the listening socket, the others in one of
+    # the caller's own.
+
+    def get_request(self) -> tuple[socket.socket, Any]:
         try:
-            self._let_everybody_in()
-        except Exception:
-            log.exception("management has ended; the agent goes on without")
-
-    def _let_everybody_in(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._wakeup.fileno(), selectors.EVENT_READ)
-            for door in self._doors:
-                selector.register(door.socket, selectors.EVENT_READ, door)
-            while not self._stopping:
-                for key, _ in selector.select():
-                    if isinstance(key.data, Door) and not self._stopping:
-                        self._let_in(key.data)
-
-    def _let_in(self, door: Door) -> None:
-        try:
-            connection = door.socket.accept()[0]
-        except (BlockingIOError, ConnectionError):
-            return  # it has gone again
+            return super().get_request()
         except OSError as error:
-            self._complain(f"nobody can be let in: {error.strerror}")
-            select.select([self._wakeup.fileno()], [], [], _PAUSE)  # descriptors are short: not again and again at once
-            return
+            if not self._stopping and not isinstance(error, ConnectionError):  # else it has gone again
+                self._complain(logging.WARNING, "management: nobody can be let in: %s", error.strerror)
+                time.sleep(_PAUSE)  # descriptors are short: not again and again at once
+            raise
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
         try:
-            who = self._who(door, connection)
-            self._begin(door, connection, who)
+            self._check(request)
         except Unusable as refused:
-            _refuse(connection, refused)
-        except Exception as error:  # noqa: BLE001 - no thread can be started, say; the next caller may be luckier
-            self._complain(f"a caller is not answered: {error}")
-            connection.close()
-
-    def _who(self, door: Door, connection: socket.socket) -> str:
-        if door.token is not None:
-            return "somebody who knows the token"
-        caller = caller_of(connection)
-        if not caller.may:
-            self._complain(f"refused: {caller}; allowed: root, or the agent's user {os.geteuid()}")
-            raise Unusable("refused", "only root and the agent's own user may manage this agent")
-        return str(caller)
-
-    def _begin(self, door: Door, connection: socket.socket, who: str) -> None:
-        with self._lock:
-            if sum(one is door for one, _ in self._callers.values()) >= _MOST:
-                raise Unusable("busy", f"{_MOST} others are being answered; try again")
-            thread = threading.Thread(
-                target=self._serve, args=(door, connection, who), name="gofer-management-caller", daemon=True
-            )
-            self._callers[connection] = door, thread
-            try:
-                thread.start()
-            except BaseException:
-                del self._callers[connection]
-                raise
-
-    # -- answering ------------------------------------------------------------------------------------------------
-
-    def _serve(self, door: Door, connection: socket.socket, who: str) -> None:
-        try:
-            self._answer(door, connection, who)
+            with suppress(OSError):  # told if that takes no time
+                request.setblocking(False)
+                request.send(_error(refused))
         except OSError as error:
-            log.debug("management: %s has gone: %s", who, error)
-        except Exception:
-            log.exception("management: %s is not answered", who)
-        finally:
-            with self._lock:
-                del self._callers[connection]
-            connection.close()
+            log.debug("management: a caller has gone: %s", error)
+        else:
+            return True
+        return False
 
-    def _answer(self, door: Door, connection: socket.socket, who: str) -> None:
-        channel = Channel(connection)
-        nonce = ""
+    def _check(self, connection: socket.socket) -> None:
+        if self.token is None:
+            user, who = peer_of(connection)
+            if not may_manage(user):
+                text = "management: refused: %s; allowed: root, or the agent's user %d"
+                self._complain(logging.WARNING, text, who, os.geteuid())
+                raise Unusable("refused", "only root and the agent's own user may manage this agent")
+        with self._change:
+            if len(self._callers) >= _MOST:
+                raise Unusable("busy", f"{_MOST} others are being answered; try again")
+            self._callers.add(connection)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        threading.current_thread().name = "gofer-management-caller"
+        super().process_request_thread(request, client_address)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Read the request, and answer it."""
+        channel = Channel(request)
+        who, shown = ("somebody who knows the token", "somebody by TCP") if self.token else (peer_of(request)[1],) * 2
         deadline = monotonic() + _READING
-        if door.token is not None:
+        nonce = ""
+        if self.token is not None:
             nonce = os.urandom(16).hex()
             channel.send(encode({"nonce": nonce}), deadline)
-        unread, shown = False, who if door.token is None else "somebody by TCP"
+        unread = False
         try:
-            line = self._read(channel, door, nonce, deadline)
+            line = self._read(channel, nonce, deadline)
             shown = who  # is it from here on
-            written = self._do(decode(line), who)
+            written = self._do(wire.decode_request(line), who)
         except Unusable as refused:
             unread = refused.code in ("too-large", "refused", "malformed")
-            self._complain(f"{shown}: {refused.code}: {refused}")
-            written = encode({"error": {"code": refused.code, "text": str(refused)}})
-        deadline = monotonic() + _WRITING
-        if door.token is not None:
-            written = encode({"proof": proof(door.token, "agent", nonce, written[:-1])}) + written
-        channel.send(written, deadline)
+            self._complain(logging.WARNING, "management: %s: %s: %s", shown, refused.code, refused)
+            written = _error(refused)
+        if self.token is not None:
+            written = encode({"proof": proof(self.token, "agent", nonce, written[:-1])}) + written
+        channel.send(written, monotonic() + _WRITING)
         if unread:
-            _drain(connection, monotonic() + _END)
+            _drain(request, monotonic() + _END)
 
-    def _do(self, request: Mapping[str, Any], who: str) -> bytes:
+    def _read(self, channel: Channel, nonce: str, deadline: float) -> bytes:
+        """Return the request, from somebody who may make one."""
+        if self.token is None:
+            return channel.receive(MAX_REQUEST, deadline)
+        said = wire.decode(channel.receive(1024, deadline), wire.Answer).proof
+        line = channel.receive(MAX_REQUEST, deadline)
+        wanted = proof(self.token, "caller", nonce, line)
+        if said is None or not hmac.compare_digest(said.encode(), wanted.encode()):
+            raise Unusable("refused", "the proof is not that of who knows this agent's token")
+        return line
+
+    def _do(self, request: wire.Request, who: str) -> bytes:
         try:
             return encode({"value": self._operations.do(request, who)})
         except Unusable:
             raise
         except Exception as failed:
             log.exception("management: a request of %s has failed", who)
-            text = f"a fault of the agent's, its log has more: {type(failed).__name__}"
-            return encode({"error": {"code": "internal", "text": text}})
+            return _error(Unusable("internal", f"a fault of the agent's, its log has more: {type(failed).__name__}"))
 
-    def _read(self, channel: Channel, door: Door, nonce: str, deadline: float) -> bytes:
-        """Return the request, from somebody who may make one."""
-        if door.token is None:
-            return channel.receive(MAX_REQUEST, deadline)
-        said = decode(channel.receive(1024, deadline)).get("proof")
-        line = channel.receive(MAX_REQUEST, deadline)
-        wanted = proof(door.token, "caller", nonce, line)
-        if not isinstance(said, str) or not hmac.compare_digest(said.encode("utf-8", "replace"), wanted.encode()):
-            raise Unusable("refused", "the proof is not that of who knows this agent's token")
-        return line
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        with self._change:
+            self._callers.discard(request)
+            self._change.notify_all()
 
-    def _complain(self, text: str) -> None:
-        if self._complaints.allows():
-            log.warning("management: %s", text)
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            log.debug("management: a caller has gone: %s", error)
+        else:  # no thread can be started, say; the next caller may be luckier
+            self._complain(logging.WARNING, "management: a caller is not answered: %s", error, error=error)
 
 
-def _refuse(connection: socket.socket, refused: Unusable) -> None:
-    """Send one error to somebody who is not let in, if that takes no time."""
-    with connection:
-        connection.setblocking(False)
-        with suppress(OSError):
-            connection.send(encode({"error": {"code": refused.code, "text": str(refused)}}))
+def _error(refused: Unusable) -> bytes:
+    return encode({"error": {"code": refused.code, "text": str(refused)}})
 
 
 def _drain(connection: socket.socket, deadline: float) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gofer.agent.builtin import started
 from gofer.agent.certificates import InUse, certificates_in_use
 from gofer.agent.failures import one_line
-from gofer.rmi.server.inspection import OVERDUE
+from gofer.rmi.server.administration import OVERDUE
 
 if TYPE_CHECKING:
     from gofer.agent.container import PluginContainer
@@ -64,16 +64,13 @@ def _plugin(container: PluginContainer, plugin: Plugin) -> dict[str, Any]:
     source, descriptor = plugin.source, plugin.descriptor
     told = {
         **plugin_line(plugin),
-        "trace": plugin.trace,
-        "enabled": plugin.enabled,
+        **{name: getattr(plugin, name) for name in ("trace", "enabled", "queue", "foreign")},
         "descriptor": str(descriptor.file),
         "module": None if source is None else source.module,
         "file": None if source is None or source.file is None else str(source.file),
         "extends": descriptor.extends,
         "forward": list(descriptor.forward),
         "accept": list(descriptor.accept),
-        "queue": plugin.queue,
-        "foreign": plugin.foreign,
         "url": None if plugin.url is None else str(plugin.url),
         "connection": _connection(container, plugin),
         "counters": plugin.counters.snapshot(),

@@ -16,23 +16,21 @@ import json
 import socket
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
 
 from gofer.errors import GoferError
 from gofer.root import Root
 
 __all__ = [
-    "CODES",
-    "MAX_ANSWER",
-    "MAX_REQUEST",
-    "Channel",
-    "Unusable",
-    "decode",
-    "encode",
-    "proof",
-    "socket_of",
+    "CODES", "MAX_ANSWER", "MAX_REQUEST", "Answer", "Cancel", "Channel", "Drop", "Error", "Load", "Reload", "Request",
+    "Requests", "Retry", "Show", "Unload", "Unusable", "decode", "decode_request", "encode", "proof", "socket_of",
     "token_of",
-]
+]  # fmt: skip
+
+T = TypeVar("T")
 
 MAX_REQUEST = 256 * 1024
 MAX_ANSWER = 256 * 1024 * 1024
@@ -58,6 +56,84 @@ class Unusable(GoferError):
         self.code = code
 
 
+Text = Annotated[str, Meta(min_length=1, pattern=r"\A[^\0]*\Z")]  # neither paths nor the ledger take a NUL
+
+
+class _Request(Struct, frozen=True, tag_field="do", tag=str.lower, forbid_unknown_fields=True, omit_defaults=True):
+    """What can be asked for. An unknown field is refused: it might be a slip that changes what is meant."""
+
+
+class Show(_Request, frozen=True):
+    """Tell all of the agent and its plugins."""
+
+
+class Load(_Request, frozen=True):
+    """Load the plugin of a descriptor."""
+
+    path: Text
+
+
+class Reload(_Request, frozen=True):
+    """Load a plugin's code and descriptor again. ``which``: its name, or its descriptor's path."""
+
+    which: Text
+
+
+class Unload(_Request, frozen=True):
+    """Unload a plugin. ``which``: its name, or its descriptor's path."""
+
+    which: Text
+
+
+class Requests(_Request, frozen=True):
+    """List requests: of one plugin, in some states, and at most so many, where these are given."""
+
+    plugin: Text | None = None
+    states: tuple[Text, ...] | None = None
+    most: Annotated[int, Meta(ge=1)] = 1000
+
+
+class Cancel(_Request, frozen=True):
+    """Cancel one request by its serial number, or those whose data meet criteria, perhaps of one plugin."""
+
+    sn: Text | None = None
+    criteria: dict[str, Any] | None = None
+    plugin: Text | None = None
+
+
+class Retry(_Request, frozen=True):
+    """Send an undeliverable result again, or run an interrupted request again."""
+
+    sn: Text
+
+
+class Drop(_Request, frozen=True):
+    """Remove an undeliverable or interrupted request, or one of an unloaded plugin."""
+
+    sn: Text
+
+
+Request = Show | Load | Reload | Unload | Requests | Cancel | Retry | Drop
+_KNOWN: dict[object, type[_Request]] = {one.__struct_config__.tag: one for one in _Request.__subclasses__()}
+_REQUEST: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+
+
+class Error(Struct):
+    """Why there is no value. ``code`` is one of ``CODES``."""
+
+    code: str
+    text: str
+
+
+class Answer(Struct):
+    """A line of the agent's: a greeting with a nonce, a proof of what follows, or a value or an error."""
+
+    nonce: str | None = None
+    proof: str | None = None
+    value: Any = None
+    error: Error | None = None
+
+
 def socket_of(root: Root) -> Path:
     """Return where the agent's Unix socket is."""
     return root.run / "management.sock"
@@ -69,23 +145,40 @@ def token_of(root: Root) -> Path:
 
 
 def encode(value: object) -> bytes:
-    """Write a line."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
+    """Write a line: plain JSON, or a request."""
+    plain = msgspec.to_builtins(value) if isinstance(value, Struct) else value
+    return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def decode(line: bytes) -> dict[str, Any]:
-    """Read a line.
+def decode_request(line: bytes) -> Request:
+    """Read a request.
 
     Raises:
-        Unusable: it is not a JSON object.
+        Unusable: it is none; the text says what is allowed.
     """
     try:
-        found = json.loads(line.decode())
-    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+        return _REQUEST.decode(line)
+    except msgspec.ValidationError as wrong:
+        do = decode(line, dict[str, Any]).get("do")
+        known = _KNOWN.get(do) if isinstance(do, str) else None
+        what = f"do = {', '.join(map(str, _KNOWN))}" if known is None else ", ".join(["do", *known.__struct_fields__])
+        raise Unusable("malformed", f"{wrong}; allowed: {what}") from None
+    except (msgspec.DecodeError, ValueError, RecursionError):
         raise Unusable("malformed", f"not a line of JSON: {line[:60]!r}") from None
-    if not isinstance(found, dict):
-        raise Unusable("malformed", f"not a JSON object: {line[:60]!r}")
-    return found
+
+
+def decode(line: bytes, kind: type[T]) -> T:
+    """Read a line that is an object of some type.
+
+    Raises:
+        Unusable: it is not.
+    """
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except msgspec.ValidationError:
+        raise Unusable("malformed", f"not a JSON object as expected: {line[:60]!r}") from None
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        raise Unusable("malformed", f"not a line of JSON: {line[:60]!r}") from None
 
 
 def proof(token: bytes, side: str, nonce: str, line: bytes) -> str:
@@ -94,7 +187,7 @@ def proof(token: bytes, side: str, nonce: str, line: bytes) -> str:
 
 
 class Channel:
-    """Lines over a connected socket, for one thread."""
+    """Lines over a connected socket, for one thread. Deadlines are times of ``time.monotonic()``."""
 
     def __init__(self, connection: socket.socket) -> None:
         """Keep the socket, which stays the caller's to close."""
@@ -102,28 +195,24 @@ class Channel:
         self._read = b""
 
     def send(self, line: bytes, deadline: float) -> None:
-        """Send a line (or several) by a time of ``time.monotonic()``.
+        """Send a line (or several).
 
         Raises:
             OSError: it has not been taken; TimeoutError in time.
         """
-        rest = memoryview(line)
-        while rest:
-            self._connection.settimeout(_left(deadline))
-            rest = rest[self._connection.send(rest[: 1 << 20]) :]
+        self._connection.settimeout(_left(deadline))
+        self._connection.sendall(line)  # all of it within that time
 
     def receive(self, most: int, deadline: float | None) -> bytes:
         """Return the next line, without its end.
 
         Raises:
-            Unusable: it is too large, too slow (a time of ``time.monotonic()``; None: no limit), or ends in the middle.
+            Unusable: it is too large, too slow (deadline None: no limit), or ends in the middle.
             OSError: the connection has failed.
         """
         parts = [self._read]
         size = len(self._read)
-        while b"\n" not in parts[-1]:
-            if size > most:
-                raise Unusable("too-large", f"a line of more than {most} bytes")
+        while b"\n" not in parts[-1] and size <= most:
             self._connection.settimeout(None if deadline is None else _left(deadline))
             try:
                 part = self._connection.recv(1 << 16)

@@ -5,12 +5,9 @@ from __future__ import annotations
 from math import inf
 from typing import Any, ClassVar
 
-from msgspec.structs import astuple
-
 from gofer.errors import AdapterError, ConnectionLost, MessagingError
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import Adapter, Closed, Confirmed, Delivery, Done, Event, Opened, SubscriptionLost
-from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.local import wire
 from gofer.messaging.local.paths import path_of
@@ -118,33 +115,20 @@ class LocalAdapter(Adapter):
 
     # -- commands --------------------------------------------------------------------------------------------
 
-    def ask(self, id: int, operation: api.Operation) -> None:
-        _check_names(*astuple(operation))
+    def start(self, id: int, operation: api.Operation) -> None:
         if isinstance(operation, api.Subscribe):
-            if not 1 <= operation.prefetch <= 65535:
-                raise ValueError(f"a prefetch of {operation.prefetch} is not between 1 and 65535")
             self._subscribed.add(operation.number)
         self._unanswered.add((Done, id))
         self._send(wire.Ask(id, operation))
 
-    def publish(
-        self,
-        token: int,
-        address: Address,
-        body: bytes,
-        *,
-        ttl: float | None = None,
-        durable: bool = True,
-        confirm: bool = True,
-        isolated: bool = False,
-    ) -> None:
-        _check_names(*address)
-        if len(body) > wire.MAX_BODY and not self._closed:
-            reason = f"a body of {len(body)} bytes is over the local broker's limit of {wire.MAX_BODY}"
+    def send(self, message: api.Outgoing) -> None:
+        token, (exchange, key), size = message.token, message.address, len(message.body)
+        if size > wire.MAX_BODY and not self._closed:
+            reason = f"a body of {size} bytes is over the local broker's limit of {wire.MAX_BODY}"
             self._events.append(Confirmed(token, api.Outcome.REFUSED, reason))
             return
         self._unanswered.add((Confirmed, token))
-        self._send(wire.Publish(token, address.exchange, address.key, body, ttl))
+        self._send(wire.Publish(token, exchange, key, message.body, message.ttl))
 
     def forget(self, token: int) -> None:
         """Do nothing: this broker answers every message, and quickly."""
@@ -161,10 +145,3 @@ class LocalAdapter(Adapter):
     def _settle(self, delivery: Delivery, *, requeue: bool) -> None:
         if delivery.subscription in self._subscribed and isinstance(delivery.tag, int):
             self._send(wire.Settle(delivery.tag, requeue))
-
-
-def _check_names(*fields: object) -> None:
-    for name in fields:
-        # Only text of more than 63 characters can have more than 255 bytes, and that is cheaper to know.
-        if isinstance(name, str) and len(name) > 63 and len(name.encode()) > 255:
-            raise ValueError(f"{name[:60]!r}... is a name of more than 255 bytes")

@@ -26,10 +26,10 @@ class Backlog:
     """The stored requests of one queue that wait. Belongs to :class:`gofer.rmi.server.persistence.Persistence`.
 
     ``window``: those in memory, with their sizes. ``count``: how many are on the disk alone, at most; ``evicted``: how
-    many went there, ever. ``behind``: delivered after these; they wait for their turn, or for a place on the disk.
+    many went there, ever. ``pulling``: some are being read; ``pull_at``: not before that time.
     """
 
-    __slots__ = ("behind", "bytes", "count", "evicted", "pull_at", "pulling", "window")
+    __slots__ = ("bytes", "count", "evicted", "pull_at", "pulling", "window")
 
     def __init__(self) -> None:
         self.window: dict[Received, int] = {}
@@ -37,7 +37,6 @@ class Backlog:
         self.count = self.evicted = 0
         self.pulling = False
         self.pull_at = 0.0
-        self.behind: dict[Received, None] = {}
 
 
 class Channel:

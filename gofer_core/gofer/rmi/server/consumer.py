@@ -138,17 +138,9 @@ class Consumer:
         refusal = too_late(request.document, request.delivery.ttl, max_age, time.time())
         if refusal is None:
             self._lifecycle.admit(request)
-            return
-        self._registry.forget(request)
-        body = self._rejections.expired(request, refusal)
-        # Told once: most likely nobody waits, and a great many may come.
-        acknowledge = self._persistence.acknowledge
-        if (
-            not body
-            or request.replyto is None
-            or not self._link.publish_nowait(request.replyto, body, settled=lambda _, __: acknowledge(request))
-        ):
-            acknowledge(request)
+        else:
+            self._registry.forget(request)
+            self._rejections.late(request, refusal, self._persistence.acknowledge)
 
     # -- its life --------------------------------------------------------------------------------------------------
 

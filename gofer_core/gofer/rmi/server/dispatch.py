@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from hmac import compare_digest, digest
 from secrets import token_bytes
 from typing import Any
@@ -17,7 +18,7 @@ from gofer.rmi.request import Received
 from gofer.rmi.server.logins import Attempt, attempt
 from gofer.rmi.server.service import Service
 
-__all__ = ["authorize", "coroutine_of", "find", "invoke", "login_of", "way_out"]
+__all__ = ["Pending", "authorize", "check_once", "coroutine_of", "find", "invoke", "login_of", "outcome_of", "way_out"]
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,20 @@ def invoke(service: Service, request: Received, target: Target) -> Any:
         once.forget()
 
 
+def check_once(target: Target, *, exclusive: bool) -> None:
+    """Check that a method which must not run twice may run here.
+
+    Raises:
+        DispatchError: another agent may read the queue, too.
+    """
+    if not exclusive:
+        raise DispatchError(
+            f"{target.name}(): marked @once, which needs a queue that is read by this agent alone: "
+            "set [model] exclusive=1 for the plugin whose queue this is. Over AMQP 1.0 no broker can do that: "
+            "use another protocol for this plugin, such as amqp+amqp://"
+        )
+
+
 def _is_ours(hook: Any) -> bool:
     """Tell whether no plugin implements a hook: the agent's own implementation, called last, is the only one."""
     found: Sequence[Any] = getattr(hook, "get_hookimpls", tuple)()
@@ -75,6 +90,16 @@ def _run(service: Service, target: Target, request: Received) -> Any:
     if forks is None:
         raise DispatchError(f"{target.name}(): marked @{target.model}, and there is nothing that forks here")
     return forks.call(target, request, service.max_message)
+
+
+class Pending(Future[Any]):
+    """A value that comes later, from a method of the agent's own: one thread answers all of these."""
+
+
+def outcome_of(done: Future[Any]) -> tuple[Any, BaseException | None]:
+    """Return the value that has come, and what was raised instead."""
+    raised = done.exception()
+    return (None, raised) if raised is not None else (done.result(), None)
 
 
 def coroutine_of(request: Received, value: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
@@ -190,7 +215,7 @@ def way_out(request: Received) -> str:
     if request.on_expire is not None or (request.api is not None and request.api.model != DIRECT):
         return "Its process is being ended."
     if request.api is not None and request.api.is_async:
-        return f"It holds no thread; gofer mgt --cancel {request.key} ends it where it awaits something."
+        return f"It holds no thread; gofer agent cancel {request.key} ends it where it awaits something."
     return (
         "It holds one of the plugin's threads until it returns; nothing but a restart of goferd ends it. "
         "Mark the method @fork: a process of its own is ended when it takes too long."

@@ -6,7 +6,6 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -29,16 +28,14 @@ from gofer.rmi.server.serial import Outcome, SerialThread
 from gofer.rmi.server.statuses import Statuses
 from gofer.rmi.server.sweep import Sweep
 from gofer.rmi.server.tombstones import Tombstones
-from gofer.rmi.store import Unavailable
-from gofer.rmi.store.requests import QUEUED as ROW_QUEUED
-from gofer.rmi.store.requests import RUNNING as ROW_RUNNING
+from gofer.rmi.store import Unavailable, requests
 from gofer.rmi.store.requests import Row
 
 if TYPE_CHECKING:
     from gofer.rmi.api import Target
     from gofer.rmi.clock import Clock
 
-__all__ = ["Lifecycle", "Pending"]
+__all__ = ["Lifecycle"]
 
 log = logging.getLogger(__name__)
 
@@ -46,15 +43,10 @@ _OVERDUE = 5.0  # seconds that a method has to end when it was told that it take
 _GLANCE = 0.25  # seconds between two looks, at most, while something is in flight
 
 _PLAIN = frozenset({type(None), bool, int, float, str, list, dict})
+_UNLIMITED = (None, None, None)
 _ENDS = (Cancelled, ExecutionTimeout)  # what says itself why a method did not go on
-_COUNTED = {
-    "value": "done", "exception": "failed", "cancelled": "cancelled", "interrupted": "interrupted",
-    "rejected": "rejected",
-}  # fmt: skip
-
-
-class Pending(Future[Any]):
-    """A value that comes later, from a method of the agent's own: one thread answers all of these."""
+_OUTCOMES = ((Cancelled, "cancelled"), (Interrupted, "interrupted"))
+_COUNTED = {"value": "done", "exception": "failed"}  # the others are counted as what they are
 
 
 class Lifecycle:
@@ -76,7 +68,6 @@ class Lifecycle:
     ) -> None:
         self._registry = registry
         self._persistence = persistence
-        self._backlogs = persistence.backlogs
         self._tombstones = tombstones
         self._clock = clock
         self._logins = logins or Logins()
@@ -127,20 +118,15 @@ class Lifecycle:
         if request.channel.over:
             self._persistence.release(request)
         elif request.state < ANSWERING:  # else it was cancelled while it waited
+            self._hooks.accept(thread, request.channel.service, request, partial(self._hold, request))
 
-            def asked(refusal: Refusal | None) -> None:
-                if refusal is None:
-                    self._hold(request)
-                else:
-                    self.reject(request, refusal)
-
-            self._hooks.accept(thread, request.channel.service, request, asked)
-
-    def _hold(self, request: Received) -> None:
+    def _hold(self, request: Received, refusal: Refusal | None = None) -> None:
         """Have a request looked up in the store if need be; else its broker holds it."""
-        if request.state >= ANSWERING:
-            return  # cancelled while the hooks were asked
-        if request.for_admin or not self._persistence.must_look(request):
+        if refusal is not None:
+            self.reject(request, refusal)
+        elif request.state >= ANSWERING:
+            pass  # cancelled while the hooks were asked
+        elif request.for_admin or not self._persistence.must_look(request):
             self._accept(request)
         else:
             self._persistence.look_up(request, partial(self._looked_up, request))
@@ -152,7 +138,7 @@ class Lifecycle:
             self._accept(request)
         elif row.digest != request.digest:
             self.conflict(request)
-        elif row.state in (ROW_QUEUED, ROW_RUNNING):
+        elif row.state in (requests.QUEUED, requests.RUNNING):
             request.channel.counters.add("repeated")
             self._persistence.held_by_row(request)
             request.channel.leave(request)
@@ -221,10 +207,10 @@ class Lifecycle:
 
     def run(self, request: Received) -> None:
         """Run a request to its end; an ``async def``, to where the plugin's event loop goes on with it. In a worker."""
-        if request.api is not None:
+        if request.resolved:
             self._go_on(request)
         elif not request.channel.over and self._registry.start(request):  # else it was cancelled, or is given back
-            self._backlogs.leave(request)
+            self._persistence.left(request)
             try:
                 self._persistence.claim(request)
             except Unavailable as failed:
@@ -254,7 +240,7 @@ class Lifecycle:
             with service.entered():
                 target = request.api = request.api or dispatch.find(service, request)
                 if request.beside and not target.holds_no_thread:  # a hook has sent it elsewhere
-                    request.beside = False
+                    request.beside, request.resolved = False, True
                     service.workers.put(request)
                     return
                 login = dispatch.login_of(target, request)
@@ -262,13 +248,14 @@ class Lifecycle:
                     self._logins.check(login, partial(self._logged_in, request, target))
                     return
                 if target.mark.once:
-                    self._once(request, target)
+                    dispatch.check_once(target, exclusive=request.channel.exclusive)
+                    self._persistence.claim(request, once=True)
                 self._limit(request, target)
                 self._persistence.begin(request)
                 value = dispatch.invoke(service, request, target)
                 if type(value) not in _PLAIN:
-                    if type(value) is Pending:
-                        value.add_done_callback(lambda done: self._returned(request, *_outcome(done)))
+                    if type(value) is dispatch.Pending:
+                        value.add_done_callback(lambda done: self._returned(request, *dispatch.outcome_of(done)))
                         return
                     if inspect.isawaitable(value):
                         self._await(request, value)
@@ -282,6 +269,7 @@ class Lifecycle:
 
     def _go_on(self, request: Received) -> None:
         """Go on with a request whose method is found: its password was checked, or it needs a worker after all."""
+        request.resolved = False
         if request.cancelled:
             self._returned(request, None, Cancelled("cancelled before it was started"))
         else:
@@ -291,24 +279,14 @@ class Lifecycle:
         if refused is not None:
             self._returned(request, None, refused)
             return
-        request.authenticated = target
+        request.authenticated, request.resolved = target, True
         request.channel.service.workers.put(request)
-
-    def _once(self, request: Received, target: Target) -> None:
-        """Have it written that a method runs which must not run a second time."""
-        if not request.channel.exclusive:
-            raise DispatchError(
-                f"{target.name}(): marked @once, which needs a queue that is read by this agent alone: "
-                "set [model] exclusive=1 for the plugin whose queue this is. Over AMQP 1.0 no broker can do that: "
-                "use another protocol for this plugin, such as amqp+amqp://"
-            )
-        self._persistence.claim(request, once=True)
 
     def _limit(self, request: Received, target: Target) -> None:
         """Have the call ended when it takes longer than the smallest of the limits that it has."""
-        asked = (target.mark.timeout, request.channel.service.timeout, request.document.timeout)
-        seconds = min((one for one in asked if one is not None), default=None)
-        if seconds is not None:
+        limits = (target.mark.timeout, request.channel.service.timeout, request.document.timeout)
+        if limits != _UNLIMITED:
+            seconds = min(one for one in limits if one is not None)
             with self._registry.lock:
                 request.late = None
                 request.limit = seconds
@@ -383,15 +361,12 @@ class Lifecycle:
                 raised = ExecutionTimeout(request.late)
         crossed, request.crossed = request.crossed, None  # it refers to its frames, and these to the request
         result = results.of_error(raised, crossed)
-        kind = type(raised)
-        outcome = "cancelled" if issubclass(kind, Cancelled) else "interrupted" if issubclass(kind, Interrupted) else ""
-        return self._end(request, outcome or "exception", result, sentence(raised), waiting=waiting)
+        outcome = next((name for kind, name in _OUTCOMES if issubclass(type(raised), kind)), "exception")
+        return self._end(request, outcome, result, sentence(raised), waiting=waiting)
 
     def reject(self, request: Received, refusal: Refusal) -> None:
         """End a request that is not accepted, or cannot be run."""
-        details = "" if refusal.details is None else f" ({refusal.details})"
-        why = shown(f"{refusal.code}: {refusal.description}{details}", 300)[1:-1]
-        self._end(request, "rejected", None, why, refusal=refusal)
+        self._end(request, "rejected", None, shown(str(refusal), 300)[1:-1], refusal=refusal)
 
     def conflict(self, request: Received) -> None:
         """Reject a request with the number of another one."""
@@ -423,8 +398,8 @@ class Lifecycle:
             channel.complain(logging.WARNING, "%r of plugin %s: %s", request, channel.service.name, large)
         if request.started is not None:
             channel.counters.add("running", -1)
-        channel.counters.add(_COUNTED[outcome])
-        self._backlogs.leave(request)
+        channel.counters.add(_COUNTED.get(outcome, outcome))
+        self._persistence.left(request)
         channel.notify()
         self._statuses.wait(request)
         send = partial(self._publish, request, body, partial(self._settled, request, result))
@@ -490,7 +465,7 @@ class Lifecycle:
         """Go on with a request that the store held: answer it, or say that its run was cut short."""
         if row.result is not None:
             self.answer_again(request, row.result)
-        elif row.state == ROW_RUNNING and (row.tries > 1 or row.once):
+        elif row.state == requests.RUNNING and (row.tries > 1 or row.once):
             request.interrupted = request.claimed = True
             text = f"{request.target}() was started, and its agent died; how far it got is not known"
             self.fail(request, Interrupted(text))
@@ -503,8 +478,8 @@ class Lifecycle:
         channel.service.workers.withdraw(
             lambda task: isinstance(task, Received) and task.channel is channel and task.state <= QUEUED
         )
-        rest = [] if refusal is None else self._backlogs.pull_all(channel)
-        self._backlogs.abandon(channel)
+        rest = [] if refusal is None else self._persistence.pull_all(channel)
+        self._persistence.abandon(channel)
         waiting = [request for request in channel.opened() if request.state <= QUEUED]
         waiting += [request for request in rest if request not in waiting]
         for request in waiting:
@@ -546,9 +521,10 @@ class Lifecycle:
         for channel in list(self._channels):
             due = min(due, channel.publisher.look(now), channel.asking.look(now), channel.admin.look(now))
             if channel.backlog.count:
-                self._backlogs.pull(channel)
+                self._persistence.pull(channel)
             if in_flight or channel.backlog.count or channel.publisher.pending:
                 due = min(due, now + _GLANCE)  # something may be due that was not when this has looked
+        self._registry.tidy()
         self._persistence.look(now)
         return due
 
@@ -567,9 +543,8 @@ class Lifecycle:
             request.expires_at = inf
             self._expire(request)
         with self._registry.lock:
-            request.due = min(request.tell_at, request.begin_at, request.keep_at, request.expires_at)
-            if request.overdue:
-                request.due = now + _OVERDUE
+            due = min(request.tell_at, request.begin_at, request.keep_at, request.expires_at)
+            request.due = now + _OVERDUE if request.overdue else due
 
     def _expire(self, request: Received) -> None:
         # In this process nothing can stop a method: it is told, and its caller is. One in a process of its own ends.
@@ -584,8 +559,3 @@ class Lifecycle:
             stop()
         self._registry.expire(request)
         self.fail(request, ExecutionTimeout(request.late))
-
-
-def _outcome(done: Future[Any]) -> tuple[Any, BaseException | None]:
-    raised = done.exception()
-    return (None, raised) if raised is not None else (done.result(), None)

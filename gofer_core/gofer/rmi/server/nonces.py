@@ -8,13 +8,13 @@ import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from gofer.limit import Limit
 from gofer.messaging.document import shown
 from gofer.messaging.stamped import SKEW
-from gofer.rmi.clock import Clock
 from gofer.rmi.store import Database, Unavailable
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ __all__ = ["Nonce", "Nonces", "Seen"]
 
 log = logging.getLogger(__name__)
 
-_PAUSE = 0.01  # seconds between two commits: one for each call would cost as much as the call
 _QUIET = 3600.0  # seconds between two lines that say that not all signatures of a signer are remembered
-_BACKLOG = 10_000  # of what is to be written, beside three times what is remembered
 _LOST = b"lost"  # the row that says until when signatures may have been seen by a ledger that was lost
 _FAR = 10 * 365 * 86400.0  # seconds that such a row outlives that time: longer than any age limit
-_REALM = 8  # bytes that stand for a signer in the ledger, before a nonce; alone: that one's low-water mark
+_REALM = 8  # bytes that stand for a signer in the ledger
+
+Done = Callable[[], object]
 
 
 class Nonce(NamedTuple):
@@ -99,9 +99,8 @@ class Nonces:
     While the ledger cannot be used, memory alone serves, and the log says so.
     """
 
-    def __init__(self, store: Database | None = None, clock: Clock | None = None, *, most: int = 100_000) -> None:
+    def __init__(self, store: Database | None = None, *, most: int = 100_000) -> None:
         self._store = store
-        self._clock = clock
         self._most = most
         self._lock = threading.Lock()
         self._known: dict[bytes, bytes] = {}  # the realm of each nonce
@@ -109,18 +108,10 @@ class Nonces:
         self._signers: dict[bytes, _Signer] = {}
         self._restored = False
         self._lost = 0.0  # what was signed before that may have been seen
-        self._lost_unwritten = False
+        self._unwritten: dict[bytes, list[Done]] = {}  # nonces that are being written, and what waits for that
+        self._complaints = Limit(0.1, 1)
         if store is not None:
             store.lost.append(self._rewrite)
-        # What is to be written: signatures, and None for one that shall pass once more. Then what the ledger is at.
-        self._unwritten: dict[bytes, float | None] = {}
-        self._writing: dict[bytes, float | None] = {}
-        self._raised: set[bytes] = set()  # the signers whose marks are to be written
-        self._posted = False
-        self._posted_at = 0.0
-        self._grown = 0
-        self._waiting: list[tuple[bytes, Callable[[], object]]] = []
-        self._complaints = Limit(0.1, 1)
 
     def restore(self) -> None:
         """Read what was seen before this process began; once, when that is possible.
@@ -130,15 +121,13 @@ class Nonces:
         """
         if self._store is None or self._restored:
             return
-        found = self._store.call(self._read) if self._store.exists() else []
+        found = self._store.call(_read) if self._store.exists() else []
         with self._lock:
             self._restored = True
-            for row, expires in found:
-                if row == _LOST:
+            for realm, nonce, expires in found:
+                if realm == _LOST:
                     self._lost = max(self._lost, expires - _FAR)
-                    continue
-                realm, nonce = (row, b"") if len(row) in (0, _REALM) else (row[:-16], row[-16:])
-                if not nonce:
+                elif not nonce:
                     signer = self._signers.setdefault(realm, _Signer())
                     signer.floor = max(signer.floor, expires)
                 elif nonce not in self._known:
@@ -159,12 +148,14 @@ class Nonces:
                 return Seen.FORGOTTEN
             if self._lost and nonce.expires - nonce.good_for <= self._lost:
                 return Seen.LOST
+            if self._store is not None:
+                self._unwritten[nonce.value] = []
             self._add(realm, nonce.value, nonce.expires)
-            signer = self._signers.setdefault(realm, _Signer())
+            signer = self._signers[realm]
             signer.name, signer.good_for = nonce.signer or signer.name, nonce.good_for
-            due = self._is_due(realm + nonce.value, nonce.expires)
-        if due:
-            self._post()
+        if self._store is not None:
+            rows = [(realm, nonce.value, nonce.expires)]
+            self._store.post(partial(_write, rows), partial(self._written, nonce.value, rows), soon=True)
         return Seen.NEVER
 
     def forget(self, nonce: Nonce | None) -> None:
@@ -174,32 +165,25 @@ class Nonces:
         with self._lock:
             self._earlier.discard(nonce.value)
             realm = self._known.pop(nonce.value, None)
-            due = realm is not None and self._is_due(realm + nonce.value, None)
-        if due:
-            self._post()
+        if realm is not None and self._store is not None:
+            self._store.post(partial(_delete, realm, nonce.value), soon=True)
 
-    def secured(self, nonce: Nonce | None, then: Callable[[], object]) -> None:
+    def secured(self, nonce: Nonce | None, then: Done) -> None:
         """Call a function when a signature is on the disk, or cannot be put there: now, or soon by another thread."""
-        if nonce is not None and (self._unwritten or self._writing):
-            row = nonce.realm + nonce.value
+        if nonce is not None and nonce.value in self._unwritten:
             with self._lock:
-                if (row in self._unwritten and self._posted) or row in self._writing:
-                    self._waiting.append((row, then))
+                waiting = self._unwritten.get(nonce.value)
+                if waiting is not None:
+                    waiting.append(then)
                     return
         then()
 
     def flush(self, timeout: float) -> None:
         """Have all on the disk now, and go on with what waits for that. Waits, at most so many seconds."""
-        if self._store is None or not (self._unwritten or self._writing):
-            return
-        ended = threading.Event()
-
-        def done(value: object, failed: Unavailable | None) -> None:
-            self._written(value, failed)
-            ended.set()
-
-        self._store.post(self._put, done)
-        ended.wait(timeout)
+        if self._store is not None and self._unwritten:
+            ended = threading.Event()
+            self._store.post(lambda file: None, lambda *_: ended.set())
+            ended.wait(timeout)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -216,28 +200,30 @@ class Nonces:
             self._drop(other, one, now)
             if not one.order and one.floor < now:
                 del self._signers[other]
-        while len(self._known) > self._most:
+        raised: dict[bytes, _Signer] = {}
+        while len(self._known) > self._most - (self._most // 200 if raised else 0):  # some more at once
             # Whoever signs least is not to be concerned by those who sign most.
             realm, signer = max(self._signers.items(), key=lambda one: len(one[1].order))
             oldest, gone = heapq.heappop(signer.order)
             if self._known.get(gone) == realm:
-                self._forget_one(realm, gone)
+                self._forget_one(gone)
                 signer.floor = max(signer.floor, oldest)
-                self._raised.add(realm)
-                self._tell(signer, now)
+                raised[realm] = signer
+        for realm, signer in raised.items():
+            if self._store is not None:
+                self._store.post(partial(_raise_floor, realm, signer.floor), soon=True)
+            self._tell(signer, now)
 
     def _drop(self, realm: bytes, signer: _Signer, now: float) -> None:
         """Forget the signatures of a signer that are too old anyway."""
         while signer.order and signer.order[0][0] < now:
             _, gone = heapq.heappop(signer.order)
             if self._known.get(gone) == realm:
-                self._forget_one(realm, gone)
+                self._forget_one(gone)
 
-    def _forget_one(self, realm: bytes, nonce: bytes) -> None:
+    def _forget_one(self, nonce: bytes) -> None:
         del self._known[nonce]
         self._earlier.discard(nonce)
-        if self._store is not None:
-            self._unwritten[realm + nonce] = None  # goes with the next that is written
 
     @staticmethod
     def _tell(signer: _Signer, now: float) -> None:
@@ -253,85 +239,51 @@ class Nonces:
 
     # -- the ledger -----------------------------------------------------------------------------------------------
 
-    def _is_due(self, nonce: bytes, expires: float | None) -> bool:
-        """Put something among what is to be written; tell whether that has to be posted. (Not under the lock.)"""
-        if self._store is None:
-            return False
-        self._unwritten[nonce] = expires
-        while len(self._unwritten) > 3 * self._most + _BACKLOG:  # the ledger cannot be used for long
-            del self._unwritten[next(iter(self._unwritten))]
-        due = not self._posted  # else it goes with what is posted and not written yet
-        self._posted = True
-        return due
-
-    def _post(self) -> None:
-        """Have the ledger write what is to be written, not more often than is good for quick calls."""
-        pause = self._posted_at + _PAUSE - time.monotonic()
-        if pause > 0 and self._clock is not None:
-            self._clock.call_after(pause, self._post)
-        elif self._store is not None:
-            self._posted_at = time.monotonic()
-            self._store.post(self._put, self._written)
-
-    def _put(self, file: sqlite3.Connection) -> None:
+    def _written(self, nonce: bytes, rows: list[_Row], _: object, failed: Unavailable | None) -> None:
         with self._lock:
-            self._writing.update(self._unwritten)
-            self._unwritten.clear()
-            self._posted = False
-            new = [(row, expires) for row, expires in self._writing.items() if expires is not None]
-            gone = [row for row, expires in self._writing.items() if expires is None]
-            new += [(one, self._signers[one].floor) for one in self._raised if one in self._signers]
-            if self._lost_unwritten:
-                new.append((_LOST, self._lost + _FAR))
-        file.executemany("INSERT OR REPLACE INTO nonces VALUES (?, ?, ?)", [(*_split(row), at) for row, at in new])
-        file.executemany("DELETE FROM nonces WHERE authenticator = ? AND nonce = ?", map(_split, gone))
-        self._grown += len(new)
-        if self._grown > self._most:
-            self._trim(file)
-
-    def _written(self, _: object, failed: Unavailable | None) -> None:
-        with self._lock:
-            written, self._writing = self._writing, {}
-            if failed is None:
-                self._raised.clear()
-                self._lost_unwritten = False
-            if failed is not None:
-                self._posted = False
-                self._unwritten = {**written, **self._unwritten}  # which go with the next one
-                ready, self._waiting = self._waiting, []
-            else:
-                ready = [one for one in self._waiting if one[0] not in self._unwritten]
-                self._waiting = [one for one in self._waiting if one[0] in self._unwritten]
-        if failed is not None and self._complaints.allows():
-            log.error("signed requests sent again after a restart cannot be told: %s", failed)
-        for _, then in ready:
+            waiting = self._unwritten.pop(nonce, ())
+        if failed is not None and self._store is not None:
+            if self._complaints.allows():
+                log.error("signed requests sent again after a restart cannot be told: %s", failed)
+            # Later, unless it shall pass once more by then.
+            self._store.post(lambda file: _write(rows if nonce in self._known else (), file), kept=True)
+        for then in waiting:
             then()
-
-    def _read(self, file: sqlite3.Connection) -> list[tuple[bytes, float]]:
-        self._trim(file)
-        return [(realm + nonce, at) for realm, nonce, at in file.execute("SELECT * FROM nonces")]
-
-    def _trim(self, file: sqlite3.Connection) -> None:
-        """Throw out those that are too old."""
-        self._grown = 0
-        file.execute("DELETE FROM nonces WHERE expires < ?", (time.time(),))
 
     def _rewrite(self) -> None:
         """Write down again what is known of a file that was corrupt; what is not known is refused from now on."""
+        rows: list[_Row] = []
         with self._lock:
             if not self._restored:
                 self._lost = time.time() + SKEW
-            self._lost_unwritten = bool(self._lost)
+            if self._lost:
+                rows.append((_LOST, b"", self._lost + _FAR))
             for realm, signer in self._signers.items() if self._restored else ():
-                self._raised.add(realm)
-                for expires, nonce in signer.order:
-                    if self._known.get(nonce) == realm:
-                        self._unwritten[realm + nonce] = expires
-            self._posted = True
+                rows.append((realm, b"", signer.floor))
+                rows += [(realm, nonce, at) for at, nonce in signer.order if self._known.get(nonce) == realm]
         if self._store is not None:
-            self._store.post(self._put, self._written)
+            self._store.post(partial(_write, rows), kept=True)
 
 
-def _split(row: bytes) -> tuple[bytes, bytes]:
-    """Split what stands for a signature into the columns of the table."""
-    return (row, b"") if len(row) < 16 else (row[:-16], row[-16:])
+# -- the table: (authenticator, nonce, expires); without a nonce, a signer's low-water mark ------------------------
+
+_Row = tuple[bytes, bytes, float]
+
+
+def _write(rows: Iterable[_Row], file: sqlite3.Connection) -> None:
+    file.executemany("INSERT OR REPLACE INTO nonces VALUES (?, ?, ?)", rows)
+
+
+def _delete(realm: bytes, nonce: bytes, file: sqlite3.Connection) -> None:
+    file.execute("DELETE FROM nonces WHERE authenticator = ? AND nonce = ?", (realm, nonce))
+
+
+def _raise_floor(realm: bytes, floor: float, file: sqlite3.Connection) -> None:
+    """Remember one time instead of all signatures up to that."""
+    file.execute("DELETE FROM nonces WHERE authenticator = ? AND expires <= ?", (realm, floor))
+    _write([(realm, b"", floor)], file)
+
+
+def _read(file: sqlite3.Connection) -> list[_Row]:
+    file.execute("DELETE FROM nonces WHERE expires < ?", (time.time(),))
+    return file.execute("SELECT * FROM nonces").fetchall()

@@ -75,10 +75,10 @@ class Registry:
                 # The result that is on its way may go to a queue that is gone.
                 known.asked_again = known.asked_again or (known.state == ANSWERING and published)
                 return Arrival(Known.ADOPTED, known=known)
-            if self._ended and request.sn is not None:
+            if request.sn is not None and hash(request.sn) in self._ended:
                 self._shrink()
                 ended = self._ended.get(hash(request.sn))
-                if ended is not None:
+                if ended is not None:  # it is young enough
                     return Arrival(Known.ANSWERED, ended[20:]) if ended[4:20] == request.digest else _CONFLICT
             self._in_flight[request.key] = request
             return _NEW
@@ -173,6 +173,12 @@ class Registry:
             request.returned = True
             request.overdue = False
             self._overdue.pop(request.key, None)
+
+    def tidy(self) -> None:
+        """Forget the ended requests that are too old."""
+        if self._ended:
+            with self.lock:
+                self._shrink()
 
     # -- looking -------------------------------------------------------------------------------------------------------
 

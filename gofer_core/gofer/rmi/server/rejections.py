@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gofer.errors import ConfigError
@@ -76,18 +77,21 @@ class Rejections:
         replyto = None if in_flight else request.document.replyto
         self.refuse(request.delivery, Refused(refusal, sn=request.sn, replyto=replyto))
 
-    def expired(self, request: Received, refusal: Refusal) -> bytes:
-        """Count a request that came too late, and return its rejection; none, if nobody can be told."""
-        channel = self._channel
+    def late(self, request: Received, refusal: Refusal, acknowledge: Callable[[Received], None]) -> None:
+        """Reject a request that came too late. Told once: most likely nobody waits, and a great many may come."""
+        channel, sent = self._channel, 0
         channel.counters.add("rejected")
         self._complain(logging.WARNING, "plugin %s: %r is not run: %s", channel.service.name, request, refusal.details)
-        if request.replyto is None:
-            return b""
-        try:
-            return channel.encoder.rejected(request.sn, str(request.replyto), request.data, refusal)
-        except CannotSign as failed:
-            log.error("%r of plugin %s is not answered: cannot sign: %s", request, channel.service.name, failed)
-            return b""
+        if request.replyto is not None:
+            try:
+                body = channel.encoder.rejected(request.sn, str(request.replyto), request.data, refusal)
+            except CannotSign as failed:
+                text = "%r of plugin %s is not answered: cannot sign: %s"
+                self._complain(logging.ERROR, text, request, channel.service.name, failed)
+            else:
+                sent = channel.link.publish_nowait(request.replyto, body, settled=lambda *_: acknowledge(request))
+        if not sent:
+            acknowledge(request)
 
     def drop(self, delivery: Delivery, why: str) -> None:
         """Acknowledge a message that nobody can be answered for."""

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import inf
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,9 @@ class Refusal(msgspec.Struct, frozen=True):
     code: str
     description: str
     details: Any = None
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.description}" + ("" if self.details is None else f" ({self.details})")
 
 
 class Settled(enum.Enum):
@@ -159,7 +163,7 @@ class _Pending:
     )  # fmt: skip
 
     def __init__(
-        self, address: Address, body: bytes, done: Callable[[Settled, str], None], what: object, durable: bool
+        self, address: Address, body: bytes, done: Callable[[Settled, str], object], what: object, durable: bool
     ) -> None:
         self.address = address
         self.body = body
@@ -194,15 +198,21 @@ class Publisher:
         self._complain = LimitedLog(log)
         self._give_up = give_up
         self._most_waiting = most_waiting
-        self._longest_wait = _LONGEST_WAIT
         self._changed = threading.Condition(threading.Lock())
         self._pending: dict[_Pending, None] = {}
         self._unsettled: dict[_Pending, None] = {}  # to be sent again, in this order
+        self._waiting = 0  # threads that wait for the end of all
         self._stopped = False
-        self._hurried: float | None = None
+        self._hurried = inf  # since when nobody waits for us much longer
 
     def post(
-        self, address: Address, body: bytes, done: Callable[[Settled, str], None], what: object, *, durable: bool = True
+        self,
+        address: Address,
+        body: bytes,
+        done: Callable[[Settled, str], object],
+        what: object,
+        *,
+        durable: bool = True,
     ) -> None:
         """Send a reply.
 
@@ -235,13 +245,14 @@ class Publisher:
     def wait(self, timeout: float) -> bool:
         """Wait until none is pending, at most ``timeout`` seconds; tell whether that is so."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._pending, timeout)
+            self._waiting += 1
+            self._changed.wait_for(lambda: not self._pending, timeout)
+            self._waiting -= 1
+            return not self._pending
 
     def hurry(self) -> None:
         """Try again now what was not taken, and leave it after a second: nobody waits for us much longer."""
-        with self._changed:
-            self._hurried = self._hurried or time.monotonic()
-            self._longest_wait = min(self._longest_wait, _HURRIED / 4)
+        self._hurried = min(self._hurried, time.monotonic())
         self.look(inf)
 
     def stop(self) -> None:
@@ -252,9 +263,8 @@ class Publisher:
 
     def look(self, now: float) -> float:
         """Send again what is due; return when to look again. Called by one thread, often."""
-        due = inf
         if not self._unsettled:
-            return due
+            return inf
         with self._changed:
             ready = [reply for reply in self._unsettled if reply.retry_at <= now]
             for reply in ready:
@@ -265,22 +275,17 @@ class Publisher:
         return due
 
     def _publish(self, reply: _Pending) -> None:
-        if reply.ended:
-            return
         reply.up_since = self._link.up_since
-        sent = self._link.publish_nowait(
+        sent = reply.ended or self._link.publish_nowait(
             reply.address,
             reply.body,
             isolated=reply.isolated,
             durable=reply.durable,
-            settled=lambda outcome, reason: self._answered(reply, outcome, reason),
+            settled=partial(self._answered, reply),
         )
-        if sent:
-            return
-        hurried = self._hurried
-        if hurried is not None and time.monotonic() >= hurried + _HURRIED:
+        if not sent and time.monotonic() >= self._hurried + _HURRIED:
             self._end(reply, Settled.UNSENT)
-        else:
+        elif not sent:
             self._retry(reply, _LONGEST_WAIT_FOR_LINK)
 
     def _answered(self, reply: _Pending, outcome: Outcome, reason: str) -> None:
@@ -297,18 +302,16 @@ class Publisher:
         reply.reason = reason or outcome.value
         if up_since is not None and now >= max(reply.posted, up_since) + self._give_up:
             self._drop(reply, f"not taken for {now - reply.posted:.0f} s")
-            return
-        hurried = self._hurried
-        if hurried is not None and now >= max(reply.posted, hurried) + min(_HURRIED, self._give_up):
+        elif now >= max(reply.posted, self._hurried) + min(_HURRIED, self._give_up):
             self._end(reply, Settled.UNSENT)
-            return
-        self._counters.add("retried")
-        refused = self._retry(reply, self._longest_wait)
-        if len(refused) > self._most_waiting:
-            self._drop(refused[0], f"more than {self._most_waiting} such are waiting")
+        else:
+            self._counters.add("retried")
+            self._retry(reply, _LONGEST_WAIT if self._hurried == inf else _HURRIED / 4)
+            refused = [one for one in list(self._unsettled) if one.reason]
+            if len(refused) > self._most_waiting:
+                self._drop(refused[0], f"more than {self._most_waiting} such are waiting")
 
-    def _retry(self, reply: _Pending, longest: float) -> list[_Pending]:
-        """Have a reply sent again later; return those that were refused and wait, the oldest first."""
+    def _retry(self, reply: _Pending, longest: float) -> None:
         reply.tries += 1
         most: float = min(longest, _FIRST_WAIT * 2 ** min(reply.tries, 16))
         # Not the generator of the module: a plugin may have seeded that, on all of its machines alike.
@@ -316,31 +319,24 @@ class Publisher:
         with self._changed:
             if not reply.ended:
                 self._unsettled[reply] = None
-            return [one for one in self._unsettled if one.reason] if reply.reason else []
 
     def _drop(self, reply: _Pending, why: str) -> None:
-        if self._claim(reply):
+        if self._end(reply, Settled.GIVEN_UP):
             text = "%s for %s cannot be delivered (%s; %s): given up after %d tries"
             address, reason = shown(str(reply.address)), shown(reply.reason)
             self._complain(logging.WARNING, text, reply.what, address, reason, why, reply.tries + 1)
             self._counters.add("undeliverable")
-            self._finish(reply, Settled.GIVEN_UP)
 
-    def _end(self, reply: _Pending, settled: Settled) -> None:
-        if self._claim(reply):
-            self._finish(reply, settled)
-
-    def _claim(self, reply: _Pending) -> bool:
+    def _end(self, reply: _Pending, settled: Settled) -> bool:
+        """Tell what became of a reply, once; return whether this was the time."""
         with self._changed:
             if reply.ended:
                 return False
             reply.ended = True
             self._unsettled.pop(reply, None)
-            return True
-
-    def _finish(self, reply: _Pending, settled: Settled) -> None:
         reply.done(settled, reply.reason)
-        with self._changed:
-            self._pending.pop(reply, None)
-            if not self._pending:
+        self._pending.pop(reply, None)
+        if self._waiting:
+            with self._changed:
                 self._changed.notify_all()
+        return True

@@ -14,8 +14,6 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from gofer.errors import ConfigError, DocumentError
 from gofer.messaging.adapter import HEAD, TAIL
 from gofer.messaging.address import Address
@@ -53,11 +51,6 @@ _FIELD = re.compile(r'[\s,]*"(\w{1,64})"\s*:\s*')
 _LAST_SN = re.compile(rb'"sn"\s*:\s*"([0-9A-Za-z._:-]{1,128})"')
 #: No number is too long for it.
 _SCANNER = json.JSONDecoder(parse_int=len)
-
-
-class _LargeHead(msgspec.Struct, frozen=True):
-    sn: str | None = None
-    replyto: str | None = None
 
 
 class Refused(Exception):
@@ -106,7 +99,7 @@ class Verification:
         """
         size = len(body) + cut
         if cut or size > self._limit:
-            found = _head_of_cut(body) if cut else _head_of_large(body)
+            found = _head_of_ends(body)
             raise Refused(
                 Refusal("model.size", "MODEL: document too large", f"{size} bytes, allowed: {self._limit}"),
                 sn=found.sn,
@@ -198,17 +191,8 @@ def _mapping(body: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _head_of_large(body: bytes) -> Head:
-    """Do as ``head`` without making objects of all the rest."""
-    try:
-        found = msgspec.json.decode(body, type=_LargeHead)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError):
-        return Head(None, None)
-    return Head(found.sn if found.sn and len(found.sn) <= 128 and found.sn.isascii() else None, found.replyto or None)
-
-
-def _head_of_cut(body: bytes) -> Head:
-    """Do as ``head`` with what is left of a document: the fields at its beginning, and the sn at its end.
+def _head_of_ends(body: bytes) -> Head:
+    """Do as ``head`` with the ends of a large document: the fields at its beginning, and the sn at its end.
 
     Callers of ours write the sn first, those of 2.12 last but one.
     """

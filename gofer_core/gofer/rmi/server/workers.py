@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -27,34 +27,41 @@ class Task(Protocol):
         """Do it. Whatever it raises is logged, and its thread goes on."""
 
 
-class _Queue:
-    """Tasks in the order in which they came, of which any can be taken back. Any thread; only ``get`` waits."""
+class _Lane:
+    """Threads that take tasks in the order in which they came, of which any can be taken back. Any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         self.tasks: OrderedDict[Task, None] = OrderedDict()
+        self.running: list[Task | None] = [None] * len(names)
+        self.threads = [
+            threading.Thread(target=self._work, args=(n,), name=name, daemon=True) for n, name in enumerate(names)
+        ]
         self._tickets: queue.SimpleQueue[bool] = queue.SimpleQueue()  # at least one for each task; False: end
 
     def put(self, task: Task) -> None:
         self.tasks[task] = None
         self._tickets.put(True)
 
-    def get(self) -> Task | None:
-        """Wait for the next task; None: the thread shall end."""
-        while self._tickets.get():
-            try:
-                return self.tasks.popitem(last=False)[0]
-            except KeyError:
-                pass  # it was taken back
-        return None
-
     def end(self) -> None:
-        self._tickets.put(False)
-
-    def withdraw(self, wanted: Callable[[Task], bool]) -> list[Task]:
-        return [task for task in list(self.tasks) if wanted(task) and self.discard(task)]
+        for _ in self.threads:
+            self._tickets.put(False)
 
     def discard(self, task: Task) -> bool:
         return self.tasks.pop(task, self) is None
+
+    def _work(self, number: int) -> None:
+        while self._tickets.get():
+            try:
+                task = self.tasks.popitem(last=False)[0]
+            except KeyError:
+                continue  # it was taken back
+            self.running[number] = task
+            try:
+                task.run()
+            except BaseException as raised:  # noqa: BLE001 - SystemExit, too: no task may end the thread that others need
+                _tell(raised)
+            self.running[number] = None
+            del task  # or the last request would live until the next one
 
 
 class Workers:
@@ -68,44 +75,35 @@ class Workers:
     """
 
     def __init__(self, name: str, threads: int) -> None:
-        self._queue = _Queue()
-        self._beside = _Queue()
-        self._running: list[Task | None] = [None] * (threads + 1)  # the last one is beside the others
+        self._lane = _Lane([f"gofer-{name}-{n + 1}" for n in range(threads)])
+        self._beside = _Lane([f"gofer-{name}-async"])
         self._heir: Workers | None = None
-        self._threads = [
-            threading.Thread(target=self._work, args=(n, self._queue), name=f"gofer-{name}-{n + 1}", daemon=True)
-            for n in range(threads)
-        ]
         self._starting = threading.Lock()
         self._started = False
-        self._one_beside = threading.Thread(
-            target=self._work, args=(threads, self._beside), name=f"gofer-{name}-async", daemon=True
-        )
 
     def start(self) -> None:
         """Start the threads, once."""
-        for thread in self._threads:
+        for thread in self._lane.threads:
             thread.start()
         with self._starting:
             self._started = True
-        if self._beside.tasks:
-            self._start_beside()
+        self._start_beside()
 
     def put(self, task: Task) -> None:
         """Have a task done by the next thread that is free. Any thread; never waits."""
         if getattr(task, "beside", False):
             self._beside.put(task)
-            if self._one_beside.ident is None:
-                self._start_beside()
+            self._start_beside()
         else:
-            self._queue.put(task)
+            self._lane.put(task)
         if self._heir is not None:
             self._pass_on(self._heir)
 
     def _start_beside(self) -> None:
-        with self._starting:
-            if self._started and self._one_beside.ident is None:
-                self._one_beside.start()
+        if self._beside.tasks and self._beside.threads[0].ident is None:
+            with self._starting:
+                if self._started and self._beside.threads[0].ident is None:
+                    self._beside.threads[0].start()
 
     def hand_over(self, heir: Workers) -> None:
         """Have others do what waits, in its order, and what is put here from now on. ``stop`` follows."""
@@ -119,24 +117,25 @@ class Workers:
     @property
     def waiting(self) -> int:
         """How many tasks no thread has taken."""
-        return len(self._queue.tasks) + len(self._beside.tasks)
+        return len(self._lane.tasks) + len(self._beside.tasks)
 
     @property
     def busy(self) -> int:
         """How many of the threads have a task; the one beside them is not counted."""
-        return sum(task is not None for task in self._running[:-1])
+        return sum(task is not None for task in self._lane.running)
 
     def running(self) -> list[Task]:
         """Return the tasks that threads are busy with."""
-        return [task for task in self._running if task is not None]
+        return [task for task in self._lane.running + self._beside.running if task is not None]
 
     def withdraw(self, wanted: Callable[[Task], bool] = lambda task: True) -> list[Task]:
         """Take back those tasks that no thread has taken yet, in their order. The others stay, in theirs."""
-        return self._queue.withdraw(wanted) + self._beside.withdraw(wanted)
+        lanes = (self._lane, self._beside)
+        return [task for lane in lanes for task in list(lane.tasks) if wanted(task) and lane.discard(task)]
 
     def discard(self, task: Task) -> None:
         """Take back a task, if no thread has taken it."""
-        if not self._queue.discard(task):
+        if not self._lane.discard(task):
             self._beside.discard(task)
 
     def stop(self, timeout: float) -> tuple[list[Task], list[Task]]:
@@ -152,23 +151,12 @@ class Workers:
             for task in waiting:
                 self._heir.put(task)
             waiting = []
-        for _ in self._threads:
-            self._queue.end()
-        self._beside.end()
-        for thread in (*self._threads, self._one_beside):
+        for lane in (self._lane, self._beside):
+            lane.end()
+        for thread in self._lane.threads + self._beside.threads:
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
         return waiting, self.running()
-
-    def _work(self, number: int, tasks: _Queue) -> None:
-        while (task := tasks.get()) is not None:
-            self._running[number] = task
-            try:
-                task.run()
-            except BaseException as raised:  # noqa: BLE001 - SystemExit, too: no task may end the thread that others need
-                _tell(raised)
-            self._running[number] = None
-            del task  # or the last request would live until the next one
 
 
 def _tell(raised: BaseException) -> None:

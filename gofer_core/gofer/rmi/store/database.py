@@ -25,6 +25,7 @@ _T = TypeVar("_T")
 #: What is done to the file, within a transaction of the store's thread.
 Work = Callable[["sqlite3.Connection"], Any]
 
+_SOON = 0.01  # seconds between two commits for which nobody waits: one for each call would cost as much as the call
 _GROUP = 500  # most pieces of work in one transaction
 _BUSY = 1.0  # seconds to wait for somebody who has locked the file
 _QUIET = 60.0  # seconds after a line in the log in which no other is written for the same failure
@@ -41,7 +42,7 @@ class _Piece(NamedTuple):
     """Some work, what is called at its end, and whether it is tried again when it failed."""
 
     work: Work
-    done: Callable[[Any, Unavailable | None], None] | None
+    done: Callable[[Any, Unavailable | None], object] | None
     kept: bool
 
 
@@ -68,6 +69,8 @@ class Database:
         self._kept: deque[_Piece] = deque()
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._urgent = False  # somebody waits for what waits here
+        self._committed = 0.0
         self._using = threading.Lock()  # held for a transaction; in it the other attributes of the file may change
         self._file: sqlite3.Connection | None = None
         self._opened = False  # by this process: its own rows are not those of a process that died
@@ -85,22 +88,30 @@ class Database:
         return os.path.lexists(self.path)
 
     def post(
-        self, work: Work, done: Callable[[Any, Unavailable | None], None] | None = None, *, kept: bool = False
+        self,
+        work: Work,
+        done: Callable[[Any, Unavailable | None], object] | None = None,
+        *,
+        kept: bool = False,
+        soon: bool = False,
     ) -> None:
         """Have work done, in the order of posting.
 
         Args:
             done: called by the store's thread, after the commit, with what the work returned; or why it was not done.
             kept: work that fails is tried again until it succeeds, as long as this process lives.
+            soon: nobody waits for it: it shares a commit with all that comes within some milliseconds.
         """
         with self._changed:
             stopped = self._stopping
             if not stopped:
+                self._urgent = self._urgent or not soon
+                if self._urgent or not self._waiting:
+                    self._changed.notify()
                 self._waiting.append(_Piece(work, done, kept))
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="gofer-store", daemon=True)
                     self._thread.start()
-                self._changed.notify()
         if stopped and done is not None:
             done(None, Unavailable("the agent is stopping"))
 
@@ -159,20 +170,28 @@ class Database:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._stopping:
-                    self._changed.wait(_PAUSE if self._kept else None)
-                    if self._kept:
-                        break
+                self._wait_for_work()
                 group: list[_Piece] = []
                 # Work that somebody waits for goes first where all work is likely to fail.
                 for pieces in (self._kept, self._waiting) if self._error is None else (self._waiting, self._kept):
                     group += [pieces.popleft() for _ in range(min(_GROUP - len(group), len(pieces)))]
+                self._urgent = bool(self._waiting)
                 stopping = self._stopping and not self._waiting and not self._kept
             done = self._commit(group) if group else True
             if stopping or (self._stopping and not done):
                 break
         with self._using:
             self._close()
+
+    def _wait_for_work(self) -> None:
+        while not (self._stopping or self._urgent):
+            left = _PAUSE if self._kept else None
+            if self._waiting:
+                left = self._committed + _SOON - time.monotonic()
+                if left <= 0:
+                    return
+            if not self._changed.wait(left) and self._kept:
+                return
 
     def _commit(self, group: list[_Piece]) -> bool:
         """Do a group of pieces; tell whether that was possible."""
@@ -213,6 +232,7 @@ class Database:
                 file.execute("BEGIN IMMEDIATE")
                 values = [_done(piece.work, file) for piece in group]
                 file.execute("COMMIT")
+                self._committed = time.monotonic()
             except _Faulty:
                 self._close()
                 raise

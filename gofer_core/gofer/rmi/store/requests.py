@@ -299,12 +299,13 @@ def trim(most: int, file: sqlite3.Connection) -> None:
 
 
 def clean(file: sqlite3.Connection) -> None:
-    """Forget what has ended, and tombstones, after a day; and undeliverable results that are too many."""
+    """Forget what has ended, and tombstones, after a day; old nonces; and undeliverable results that are too many."""
     ended = (DONE, UNDELIVERABLE, INTERRUPTED, CANCELLED)
     file.execute(
         f"DELETE FROM requests WHERE state IN ({_marks(ended)}) AND updated < ?",  # noqa: S608 - question marks
         (*ended, time.time() - DAY),
     )
+    file.execute("DELETE FROM nonces WHERE expires < ?", (time.time(),))
     total, last = 0, None
     sizes = "SELECT number, length(result) + length(body) FROM requests WHERE state = ? ORDER BY number DESC"
     for n, (number, size) in enumerate(file.execute(sizes, (UNDELIVERABLE,))):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import tracemalloc
 
+import msgspec
 import pytest
 
 from gofer.errors import AdapterError
@@ -128,6 +129,11 @@ class Receiving(Base):
         driver.adapter.release(second)
         assert driver.one().body == b"2"
         assert driver.lost == []
+
+    def test_a_delivery_is_known_by_its_tag_alone(self, driver: Driver, queue: str, left: Left) -> None:
+        held = driver.hold(queue, b"1", b"2")
+        driver.accept(*(msgspec.structs.replace(delivery, body=b"") for delivery in held))
+        assert left(queue) == []
 
     def test_an_earlier_connections_delivery_settles_nothing(
         self, connect: Connect, driver: Driver, queue: str

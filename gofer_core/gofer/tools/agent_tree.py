@@ -1,4 +1,4 @@
-"""An agent as a tree for people: what ``gofer mgt -s`` prints."""
+"""An agent as a tree for people: what ``gofer agent show`` prints."""
 
 from __future__ import annotations
 
