@@ -1,17 +1,20 @@
-"""Find what is installed under an entry point group, and load one of it by name.
+"""Find what is installed under an entry point group, and load it by name: adapters, authenticators and plugins.
 
-Listing imports nothing; loading imports the one that was asked for. Neither writes anything, nor remembers: what is
-installed while the process runs is found by the next call. A listing costs a few milliseconds.
+Stevedore loads it, from the metadata of the moment: what is installed while the process runs is found by the next call.
+Listing imports nothing; loading imports what was asked for. Neither writes anything. A listing takes a few
+milliseconds.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from gofer.errors import PluginError
 
-__all__ = ["Installed", "listed", "load"]
+__all__ = ["Installed", "find", "listed", "load"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,55 +32,74 @@ class Installed:
 
 def listed(group: str) -> list[Installed]:
     """Return all that is installed under a group, in the order of names, then of distributions. Imports none of it."""
-    return sorted(found for found, _ in _scan(group))
+    return sorted(_scan(group))
 
 
-def load(group: str, name: str) -> object:
+def find(group: str, name: str) -> Installed | None:
+    """Return what is installed under a group by a name; None: nothing. Imports nothing.
+
+    Raises:
+        PluginError: two distributions claim the name; the text names both.
+    """
+    return _find(group, name, _scan(group))
+
+
+def load(group: str, name: str) -> Any:
     """Import what is installed under a group by a name, and return it.
 
     Raises:
         PluginError: nothing has that name, two distributions claim it, or importing it fails. The text names the
             distributions; of a failed import, what it raised is the cause.
     """
-    scanned = _scan(group)
-    found = [(installed, point) for installed, point in scanned if installed.name == name]
-    if not found:
-        names = ", ".join(sorted({installed.name for installed, _ in scanned})) or "nothing"
-        raise PluginError(f"nothing named {name!r} is installed in {group}; installed: {names}")
-    if len({installed.distribution for installed, _ in found}) > 1:
-        who = " and ".join(sorted(str(installed) for installed, _ in found))
-        raise PluginError(f"{name!r} in {group} is claimed by {who}; uninstall all but one")
-    installed, point = found[0]
-    try:
-        return _import(group, name, point)
-    except (Exception, SystemExit) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise PluginError(f"{name!r} of {installed} ({installed.value}) cannot be imported: {what}") from error
+    from stevedore import NamedExtensionManager  # here: a caller whose adapter is known by its class does without
 
-
-def _import(group: str, name: str, point: importlib.metadata.EntryPoint) -> object:
-    """Load one entry point by stevedore."""
-    from stevedore import DriverManager
-
-    class Manager(DriverManager):  # type: ignore[type-arg]  # generic in the newest releases only
-        """A driver manager that is told what there is.
-
-        Left to itself it would read that from a cache, under a home directory which a daemon may not have, and for the
-        whole life of the process.
-        """
+    class Manager(NamedExtensionManager):  # type: ignore[type-arg]  # generic in the newest releases only
+        """Stevedore reads a cache of its own, under a home directory that a daemon may not have; this one does not."""
 
         def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
-            return [point]
+            return list(scanned.values())
 
-    return Manager(group, name).driver
+    def failed(_: object, __: object, error: BaseException) -> NoReturn:
+        what = f"{type(error).__name__}: {error}"
+        raise PluginError(f"{name!r} of {found} ({found.value}) cannot be imported: {what}") from error
+
+    def refuse(_: str, __: str, claiming: Sequence[Any]) -> Any:
+        _find(group, name, scanned)
+        return claiming[0]
+
+    scanned = _scan(group)
+    installed = _find(group, name, scanned)
+    if installed is None:
+        names = ", ".join(sorted({one.name for one in scanned})) or "nothing"
+        raise PluginError(f"nothing named {name!r} is installed in {group}; installed: {names}")
+    found = installed
+    try:
+        manager = Manager(
+            group,
+            [name],
+            on_load_failure_callback=failed,
+            conflict_resolver=refuse,
+            on_missing_entrypoints_callback=lambda names: None,
+        )
+        return manager[name].plugin
+    except (SystemExit, KeyboardInterrupt, AssertionError) as error:  # stevedore does not hand these to the callback
+        failed(None, None, error)
 
 
-def _scan(group: str) -> list[tuple[Installed, importlib.metadata.EntryPoint]]:
-    """Read the metadata of everything installed."""
+def _find(group: str, name: str, scanned: Iterable[Installed]) -> Installed | None:
+    found = [one for one in scanned if one.name == name]
+    if len({one.distribution for one in found}) > 1:
+        who = " and ".join(sorted(map(str, found)))
+        raise PluginError(f"{name!r} in {group} is claimed by {who}; uninstall all but one")
+    return found[0] if found else None
+
+
+def _scan(group: str) -> dict[Installed, importlib.metadata.EntryPoint]:
+    """Read the metadata of everything installed; a distribution that stands in it twice counts once."""
     found: dict[Installed, importlib.metadata.EntryPoint] = {}
     for point in importlib.metadata.entry_points(group=group):
         metadata = None if point.dist is None else point.dist.metadata
         distribution = "an unknown distribution" if metadata is None else metadata["Name"]
         version = "" if metadata is None else metadata["Version"]
         found[Installed(point.name, distribution, version, point.value)] = point
-    return list(found.items())
+    return found

@@ -181,7 +181,7 @@ def test_code_that_adds_signed_methods_to_a_queue_of_other_signers_is_told(house
     house.process.start()
 
     said = (
-        f"WARNING gofer.agent.trust: {file}: [main] plugin: plugin 'lobby' has the methods of plugin 'vault' and has "
+        f"WARNING gofer.agent.sharing: {file}: [main] plugin: plugin 'lobby' has the methods of plugin 'vault' and has "
     )
     assert said in house.process.tail()
     with house.agent("lobby", house.other_keys) as agent, house.agent("lobby") as stranger:

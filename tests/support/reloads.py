@@ -92,19 +92,26 @@ class Storm:
             calls = [asyncio.create_task(self._call(agent, number)) for number in range(CALLS)]
 
             async def go_on() -> None:
-                """Wait until some calls have ended; on a slow machine most may have, and more are made."""
+                """Wait until some calls have ended."""
                 wanted = len(self.outcomes) + 5
                 async with asyncio.timeout(15):
                     while len(self.outcomes) < wanted:  # noqa: ASYNC110 - hundreds of tasks set it
                         await asyncio.sleep(0.005)
-                while len(calls) - len(self.outcomes) < FLYING:
-                    calls.append(asyncio.create_task(self._call(agent, len(calls))))
 
+            async def refill() -> None:
+                """Make more calls while new code is checked, and the old one answers."""
+                while True:
+                    while len(calls) - len(self.outcomes) < FLYING:
+                        calls.append(asyncio.create_task(self._call(agent, len(calls))))
+                    await asyncio.sleep(0.005)
+
+            refilling = asyncio.create_task(refill())
             for version in range(1, RELOADS + 1):
                 await go_on()
                 self.write(version)
                 await asyncio.to_thread(manage, self.root, do="reload", which="dog")
             await go_on()
+            refilling.cancel()
             await asyncio.to_thread(manage, self.root, do="unload", which="dog")
             await asyncio.wait_for(asyncio.gather(*calls), 60)
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gofer.agent import PluginContainer, assembly
+from gofer.agent import PluginContainer, plugin_code
 from gofer.agent.config import AgentConfig, read_descriptors
-from gofer.agent.imports import Imports
 from gofer.agent.plugin import Plugin, State
 from gofer.root import Root
 from support.plugins import describe, install
@@ -53,7 +52,7 @@ class Late:
         self.root = root
         self.site = site
         self.container = PluginContainer(Root(root), AgentConfig())
-        self.container.imports = Imports(patience=0.1)
+        self.container.loader.patience = 0.1
 
     def plugin(self, name: str, *code: str, main: str = "enabled=1") -> Path:
         install(self.site, name, "\n".join(code))
@@ -134,7 +133,7 @@ def test_a_load_function_that_hangs_is_the_same(late: Late, gate: Gate) -> None:
 def test_an_extension_that_hangs_is_given_up_and_the_others_run(
     late: Late, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assembly, "_EXTEND", 1.0)
+    monkeypatch.setattr(plugin_code, "_EXTEND", 1.0)
     hanging = "\n        ".join(HANGS.splitlines())
     hook = "from gofer.hooks import hookimpl\n    @hookimpl\n    def gofer_extend(plugin):"
     late.plugin("a", f"    {hook}\n        if plugin.name == 'b':{hanging}")
@@ -224,7 +223,7 @@ def test_a_reload_leaves_it_alone(late: Late, gate: Gate) -> None:
 
 
 def test_stopping_does_not_wait_for_it(late: Late, gate: Gate) -> None:
-    late.container.imports = Imports(patience=60)
+    late.container.loader.patience = 60
     late.plugin("a", HANGS)
     starting = threading.Thread(target=late.start)
     starting.start()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 from gofer.agent.config import Descriptor, Problem, read_descriptor
-from gofer.agent.loading import Broken, Source, import_source, locate
+from gofer.agent.failures import Broken
 from gofer.agent.modules import forget
-from gofer.entry_points import listed
+from gofer.agent.sources import Source, import_source, locate
 from gofer.root import Root
 from support.plugins import describe, install
 
@@ -39,7 +40,7 @@ class TestWhere:
 
         found = locate(Root(root), descriptor(root, "dog"))
 
-        assert found == Source("dog_module", None, "gofer-plugin-dog", "2.5")
+        assert found == Source("dog_module", None, "gofer-plugin-dog", "2.5", "dog")
         assert "dog_module" not in sys.modules  # nothing is imported by looking
 
     def test_the_name_of_the_plugin_is_not_where_it_is_looked_for(self, root: Path, site: Path) -> None:
@@ -81,8 +82,8 @@ class TestWhere:
     ) -> None:
         """Anybody may publish a distribution under a name that somebody has mistyped."""
         install(site, "dogs", "")
-        there = [one for one in listed("gofer.plugins") if one.name not in ("demo", "system")]
-        monkeypatch.setattr("gofer.agent.loading.listed", lambda group: there)
+        there = [one for one in entry_points(group="gofer.plugins") if one.name not in ("demo", "system")]
+        monkeypatch.setattr("gofer.entry_points.importlib.metadata.entry_points", lambda group: there)
 
         for name in ("demo", "system"):
             assert str(locate(Root(root), descriptor(root, name))).endswith(f"pip install gofer-plugin-{name}")
@@ -152,7 +153,7 @@ class TestWhere:
         found = locate(Root(root), descriptor(root, "dog"))
 
         assert isinstance(found, Problem)
-        assert "plugin 'dog' is claimed by one 1.0 and two 7; uninstall all but one" in str(found)
+        assert "'dog' in gofer.plugins is claimed by one 1.0 and two 7; uninstall all but one" in str(found)
 
     def test_an_entry_point_names_a_module_and_nothing_in_it(self, root: Path, site: Path) -> None:
         install(site, "dog", "", entry="dog_module:Dog")

@@ -21,16 +21,10 @@ pytestmark = pytest.mark.xdist_group("public-names")  # one process makes what t
 PUBLIC_NAMES = """
 gofer.agent: PluginContainer
 gofer.agent.actions: Actions Actor
-gofer.agent.assembly: Refused add_extension ask_extensions blamed check_hooks find_plugin import_code import_plugin
-    run_load run_unload take_up
-gofer.agent.attachment: Attachment
-gofer.agent.attachments: Attachments
-gofer.agent.barrier: Barrier
-gofer.agent.bounded: within
+gofer.agent.barrier: RequestHooks
 gofer.agent.builtin: admin_api help_text started
 gofer.agent.certificates: CertificateWatch InUse certificates_in_use files_of read_in_use
 gofer.agent.check: check
-gofer.agent.choosing: chosen usable
 gofer.agent.config: AgentConfig Descriptor LiveSection LiveSettings LoggingConfig Machine MainConfig
     ManagementConfig MessagingConfig PamConfig Problem asks_to_be_required broker_of check_together distrust
     find_plugin_dirs made_on not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe
@@ -50,14 +44,15 @@ gofer.agent.config.required: asks_to_be_required
 gofer.agent.config.together: broker_of check_together not_trusted
 gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
-gofer.agent.following: follow
+gofer.agent.endpoint: Endpoint
+gofer.agent.endpoints: Endpoints
+gofer.agent.failures: Broken Refused blamed one_line within
 gofer.agent.forking: HELPER greeting
 gofer.agent.gate: Gate
 gofer.agent.helper: main
 gofer.agent.import_check: import_problems
-gofer.agent.imports: Imports
 gofer.agent.links: Links
-gofer.agent.loading: Broken GROUP Source forget_module import_source locate one_line unused_files
+gofer.agent.loader: Batch Loader
 gofer.agent.lock: AgentLock AlreadyRunning
 gofer.agent.log_handler: NonBlockingHandler
 gofer.agent.logs: JournalFormatter JsonFormatter LineFormatter LogSetup configure is_journal
@@ -71,22 +66,23 @@ gofer.agent.management.wire: Answer CODES Cancel Channel Drop Error Load MAX_ANS
     Requests Retry Show Unload Unusable decode decode_request encode proof socket_of token_of
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify watchdog_interval
-gofer.agent.plugin: Plugin State current
+gofer.agent.plugin: Container Plugin State current
+gofer.agent.plugin_code: ask_extensions check_hooks exchange_hooks find_plugin import_code run_load run_unload
 gofer.agent.probe: Probe
-gofer.agent.queues: Binding QueueModel
-gofer.agent.reloading: Reload company see_off
+gofer.agent.reload: Reload dependents
 gofer.agent.rmi: Context
-gofer.agent.rounds: Rounds
 gofer.agent.schedules: Cron Every Moment Schedule moment schedule_of
+gofer.agent.serving: Serving
+gofer.agent.sharing: accepting build_apis check_trust may_reach owners
 gofer.agent.signals: Signals
-gofer.agent.trust: check_trust may_reach owners
+gofer.agent.sources: GROUP Source import_source locate unused_files
 gofer.aio: Agent
 gofer.config: Config Graph get_bool
 gofer.crontab: Crontab parse_crontab
 gofer.decorators: Action DIRECT FORK Login Mark Version action direct fork initializer load mark_of once pam remote
     unload user version version_of
 gofer.duration: DURATIONS parse_duration
-gofer.entry_points: Installed listed load
+gofer.entry_points: Installed find listed load
 gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost DispatchError DocumentError
     ExecutionTimeout GoferError Interrupted InvalidOperator MemberNotFound MessagingError NamespaceNotFound
     NotAuthenticated NotAuthorized NotFound NotTaken PasswordRequired PluginError ProcessDied Rejected

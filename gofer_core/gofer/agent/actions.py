@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from gofer.agent.loading import one_line
+from gofer.agent.failures import one_line
 from gofer.agent.schedules import Moment, Schedule, moment, schedule_of
 from gofer.rmi.api import API, Target
 from gofer.rmi.clock import Clock, Timer

@@ -1,31 +1,51 @@
-"""A barrier before the hooks that decide about calls: it is closed, and nobody is behind it, when these hooks go."""
+"""The hooks that requests go through, and a barrier before those that decide about calls.
+
+It is closed, and no call is behind it, when the hooks of a required plugin go: nobody gets past an authorizer.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gofer.errors import NotAuthorized
 
-__all__ = ["Barrier"]
+if TYPE_CHECKING:
+    from gofer.agent.plugin import Plugin
+    from gofer.rmi.request import Received
+
+__all__ = ["RequestHooks"]
 
 
-class Barrier:
-    """Counts the calls that hooks decide about at the moment. Any thread.
+class RequestHooks:
+    """The hooks of an agent's requests. Any thread.
 
-    While it is closed such a call waits for its hooks, and is refused when that takes too long.
+    Once ``guard`` was called, the calls that hooks decide about are counted; while the barrier is closed such a call
+    waits for its hooks, and is refused when that takes too long.
+
+    Args:
+        hook: the hook caller of the agent's pluggy.PluginManager.
+        timeout: seconds that a call waits.
     """
 
-    def __init__(self) -> None:
-        """Be open."""
+    def __init__(self, hook: Any, timeout: Callable[[], float]) -> None:
+        self.gofer_accept = hook.gofer_accept
+        self.gofer_call = self._decide = hook.gofer_call
+        self.gofer_finished = hook.gofer_finished
+        self.gofer_route = hook.gofer_route
+        self._timeout = timeout
         self._changed = threading.Condition()
         self._closed = False
         self._passing: frozenset[str] = frozenset()
         self._inside = 0
 
+    def guard(self) -> None:
+        """Have calls pass the barrier from now on."""
+        self.gofer_call = self._call
+
     def close(self, passing: Collection[str], timeout: float) -> bool:
-        """Close it, and wait until nobody is inside; tell whether so.
+        """Close the barrier, and wait until no call is inside; tell whether so.
 
         Args:
             passing: the names of plugins whose calls go on: their hooks stay until these have ended.
@@ -41,20 +61,11 @@ class Barrier:
             self._closed, self._passing = False, frozenset()
             self._changed.notify_all()
 
-    def call(
-        self, hook: Callable[..., Any], name: str, invoke: Callable[[], Any], wait: float, **arguments: Any
-    ) -> Any:
-        """Call the hook gofer_call for a plugin's method.
-
-        Args:
-            name: the plugin's.
-            wait: seconds that it may wait for the barrier to open.
-
-        Raises:
-            NotAuthorized: that was not enough.
-        """
+    def _call(self, plugin: Plugin, request: Received, invoke: Callable[[], Any]) -> Any:
+        # What answers Admin must not wait.
+        wait = 0.0 if request.channel.is_for_admin(request) else self._timeout()
         with self._changed:
-            if not self._changed.wait_for(lambda: not self._closed or name in self._passing, wait):
+            if not self._changed.wait_for(lambda: not self._closed or plugin.name in self._passing, wait):
                 raise NotAuthorized("not run: a plugin that is required for all calls does not run")
             self._inside += 1
         inside = True
@@ -72,6 +83,6 @@ class Barrier:
             return invoke()
 
         try:
-            return hook(invoke=decided, **arguments)
+            return self._decide(plugin=plugin, request=request, invoke=decided)
         finally:
             leave()

@@ -8,18 +8,15 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from gofer.agent.config import Machine
-from gofer.agent.plugin import Plugin, State
+from gofer.agent.plugin import Container, Plugin
 from gofer.decorators import Action, remote
 from gofer.errors import NotAuthorized
 from gofer.rmi.api import API, Target
 from gofer.rmi.context import Context
 from gofer.rmi.server.tombstones import Owner
-
-if TYPE_CHECKING:
-    from gofer.agent.container import PluginContainer
 
 __all__ = ["admin_api", "help_text", "started"]
 
@@ -82,7 +79,7 @@ def admin_api(plugin: Plugin) -> API:
     return api
 
 
-def help_text(container: PluginContainer) -> str:
+def help_text(container: Container) -> str:
     """Write what can be called, plugin by plugin, laid out as gofer 2.12 does."""
     plugins = _running(container)
     lines = ["Plugins:"]
@@ -130,9 +127,9 @@ def _describe(plugin: Plugin) -> dict[str, Any]:
     }
 
 
-def _running(container: PluginContainer) -> list[Plugin]:
+def _running(container: Container) -> list[Plugin]:
     plugins = list(container.plugins.values())
-    return sorted((plugin for plugin in plugins if plugin.state is State.RUNNING), key=lambda plugin: plugin.name)
+    return sorted((plugin for plugin in plugins if plugin.is_running), key=lambda plugin: plugin.name)
 
 
 def _action(plugin: Plugin, target: Target) -> str:

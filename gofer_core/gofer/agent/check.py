@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from gofer.agent.certificates import files_of, read_in_use
 from gofer.agent.config import AgentConfig, Descriptor, Problem, check_together, read_descriptors
 from gofer.agent.import_check import import_problems
-from gofer.agent.loading import locate, unused_files
+from gofer.agent.sources import locate, unused_files
 from gofer.errors import AdapterError
 from gofer.messaging.adapters import find
 from gofer.messaging.authenticators import missing_authenticator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-import sys
+import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,43 +14,31 @@ from time import monotonic
 import pluggy
 
 from gofer import hooks as specifications
-from gofer.agent.assembly import Refused, run_unload
-from gofer.agent.attachment import Attachment
-from gofer.agent.attachments import Attachments
-from gofer.agent.choosing import chosen, usable
-from gofer.agent.config import AgentConfig, Descriptor, Problem
+from gofer.agent.barrier import RequestHooks
+from gofer.agent.config import AgentConfig, Descriptor, Problem, not_trusted, read_descriptor
 from gofer.agent.core_hooks import CoreHooks
-from gofer.agent.following import follow
+from gofer.agent.endpoint import Endpoint
+from gofer.agent.endpoints import Endpoints
+from gofer.agent.failures import Refused
 from gofer.agent.gate import Gate
-from gofer.agent.imports import Imports
 from gofer.agent.links import Links
-from gofer.agent.modules import forget
+from gofer.agent.loader import Loader
 from gofer.agent.plugin import Plugin, State, current
-from gofer.agent.reloading import Reload, company, see_off
-from gofer.agent.rounds import Rounds
-from gofer.agent.trust import may_reach
+from gofer.agent.reload import Reload, dependents
+from gofer.agent.serving import Serving
+from gofer.agent.sharing import accepting, may_reach, owners
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
 from gofer.rmi.clock import Clock
-from gofer.rmi.server.administration import Administration
 from gofer.rmi.server.channel import Channel
-from gofer.rmi.server.hooks import HookCalls, call_each
-from gofer.rmi.server.lifecycle import Lifecycle
-from gofer.rmi.server.logins import Logins
-from gofer.rmi.server.nonces import Nonces
-from gofer.rmi.server.persistence import Persistence
-from gofer.rmi.server.registry import Registry
-from gofer.rmi.server.tombstones import Tombstones
-from gofer.rmi.store import Database
+from gofer.rmi.server.hooks import call_each
 from gofer.root import Root
-from gofer.suggest import did_you_mean
+from gofer.suggest import available, did_you_mean
 
 __all__ = ["PluginContainer"]
 
 log = logging.getLogger(__name__)
-
-_TOLD = 1.0  # seconds at least for hooks to be told which requests have ended, before a plugin is unloaded
 
 
 class PluginContainer:
@@ -67,50 +55,53 @@ class PluginContainer:
         pool: Pool = process_pool,
         *,
         imported: Callable[[str], object] = lambda name: None,
+        loader: type[Loader] = Loader,
     ) -> None:
         """Keep the settings. Nothing runs yet.
 
         Args:
             imported: called with a plugin's name when its code has been imported, or has failed to be.
+            loader: what loads them.
         """
         self.root = root
         self.config = config
+        self.plugins: dict[str, Plugin] = {}
         self.clock = Clock()
         self.links = Links(pool, self.clock, config.messaging.probe_interval)
-        self.plugins: dict[str, Plugin] = {}
         self.hooks = pluggy.PluginManager("gofer")
         self.hooks.add_hookspecs(specifications)
         self.hooks.register(CoreHooks(self))
-        self.registry = Registry()
-        self.logins = Logins(config.pam.service)
-        self.hook_calls = HookCalls()
-        self.store = Database(root.lib / "ledger", lambda: root.ensure(root.lib / "ledger"))
-        self.nonces = Nonces(self.store)
-        self.persistence = Persistence(self.registry, self.store, self.nonces)
-        self.tombstones = Tombstones(self.store)
-        self.lifecycle = Lifecycle(
-            self.registry, self.persistence, self.tombstones, self.clock, logins=self.logins, hooks=self.hook_calls
-        )
-        self.requests = Administration(
-            registry=self.registry,
-            store=self.store,
-            persistence=self.persistence,
-            lifecycle=self.lifecycle,
-            tombstones=self.tombstones,
-            clock=self.clock,
-            plugins=self._running,
-            find=self._channel_of,
-        )
+        self.serving = Serving(root, config.pam.service, self.clock, self._running, self._channel_of)
+        self.requests = self.serving.requests
+        self.logins = self.serving.logins
+        self.store = self.serving.store
         #: Held while plugins are loaded and unloaded.
         self.changes = threading.RLock()
-        self.rounds = Rounds(self)
-        self.imports = Imports()
-        self.imported = imported
-        self.attachments = Attachments(self)
-        self.gate = Gate(self)
-        #: Plugins of which newer ones are loaded, and whose last calls have not ended.
-        self.parting: set[Plugin] = set()
-        self._stopping = threading.Event()
+        request_hooks = RequestHooks(self.hooks.hook, self._timeout)
+
+        def make(plugin: Plugin) -> Endpoint:
+            return Endpoint(
+                plugin,
+                config=self.config,
+                links=self.links,
+                serving=self.serving,
+                hook=request_hooks,
+                plugins=self.plugins,
+            )
+
+        self.endpoints = Endpoints(self.plugins, request_hooks, make, self._timeout)
+        self.gate = Gate(self.plugins, self.endpoints, request_hooks, self._quarantine)
+        self.loader = loader(
+            root,
+            self.plugins,
+            hooks=self.hooks,
+            hook_calls=self.serving.hook_calls,
+            endpoints=self.endpoints,
+            changes=self.changes,
+            imported=imported,
+            review=self.gate.review,
+        )
+        self._reloading: Mapping[str, threading.Event] = {}
 
     # -- loading --------------------------------------------------------------------------------------------------
 
@@ -125,8 +116,8 @@ class PluginContainer:
             every = list(descriptors)
             self.gate.expect(every, broken)
             self.gate.review(tell=False)
-            self.rounds.load(every, anew=False)
-            if not any(plugin.state is State.RUNNING for plugin in self.plugins.values()):
+            self.loader.load([Plugin(self, one) for one in every], anew=False)
+            if not self._running():
                 log.warning("no plugin runs; descriptors are read from %s", self.root.descriptors)
 
     def load(self, what: Descriptor | str | Path) -> Plugin:
@@ -140,13 +131,13 @@ class PluginContainer:
             PluginError: one of that name is loaded already, it is not enabled, or it failed (and is quarantined).
         """
         with self._change():
-            descriptor = what if isinstance(what, Descriptor) else usable(self.root, what)
+            descriptor = what if isinstance(what, Descriptor) else self._usable(what)
             known = self.plugins.get(descriptor.name)
-            if known is not None and known.state in (State.LOADING, State.RUNNING):
+            if known is not None and known.is_alive:
                 raise PluginError(f"plugin {descriptor.name!r} is loaded already, from {known.descriptor.file}")
             self.gate.expect_one(descriptor)
             self.gate.review(tell=False)
-            self.rounds.load([descriptor])
+            self.loader.load([Plugin(self, descriptor)])
             plugin = self.plugins[descriptor.name]
             if plugin.error is not None:
                 raise PluginError(plugin.error)
@@ -166,20 +157,20 @@ class PluginContainer:
             PluginError: there is no such plugin, or it is not enabled, or its new code failed: the old one runs on.
         """
         with self._change():
-            known = chosen(self.root, self.plugins.values(), which)
-            descriptor = usable(self.root, known.descriptor.file)
+            known = self._resolve(which)
+            descriptor = self._usable(known.descriptor.file)
             if descriptor.name != known.name:
                 text = f"its name is {descriptor.name!r} now; unload plugin {known.name!r}, and load it"
                 raise ConfigError(str(Problem("error", str(descriptor.file), "main", "name", text)))
             if known.state is State.LOADING:
                 raise PluginError(f"plugin {known.name!r} is being loaded")
-            if known.state is not State.RUNNING:
+            if not known.is_running:
                 self.unload(known.name)
                 return self.load(descriptor)
-            return self.replace(known, {known.name: descriptor})
+            return self._replace(known, {known.name: descriptor})
 
-    def replace(self, known: Plugin, descriptors: Mapping[str, Descriptor]) -> Plugin:
-        """Load a running plugin again, and those that go with it; ``changes`` is held.
+    def _replace(self, known: Plugin, descriptors: Mapping[str, Descriptor]) -> Plugin:
+        """Load a running plugin again, and its dependents; ``changes`` is held.
 
         Args:
             descriptors: by their plugins' names, those that may have changed.
@@ -187,23 +178,30 @@ class PluginContainer:
         Raises:
             PluginError: that failed, and the old code goes on.
         """
-        olds = company(self.plugins.values(), known)
-        now = {old.name: descriptors.get(old.name, old.descriptor) for old in olds}
+        olds = dependents(self.plugins.values(), known)
+        news = [Plugin(self, descriptors.get(old.name, old.descriptor)) for old in olds]
+        reloaded = threading.Event()
         try:
-            news = Reload(self, olds, now).run(self.config.main.shutdown_timeout)
+            reload = Reload(self.loader, olds, news, self._timeout())
+            reload.check()
+            self._reloading = dict.fromkeys([new.name for new in news], reloaded)
+            self.gate.pause(self._reloading)
+            reload.run()
         except Refused as refused:
             log.error("%s; it is not loaded again", refused.problem)
             for old in {known, self.plugins[refused.plugin.name]}:
-                if old.state is State.RUNNING:
+                if old.is_running:
                     old.error, old.trace = str(refused.problem), refused.trace
             raise PluginError(str(refused.problem)) from refused
         finally:
-            for name, descriptor in now.items():
-                if self.plugins[name].descriptor == descriptor:
-                    self.gate.expect_one(descriptor)
+            self._reloading = {}
+            reloaded.set()
+            for new in news:
+                if self.plugins[new.name].descriptor == new.descriptor:
+                    self.gate.expect_one(new.descriptor)
             self.gate.review()
         for new in news:
-            log.info("plugin %s: loaded again from %s, %s", new.name, new.source, self.where(new))
+            log.info("plugin %s: loaded again from %s, %s", new.name, new.source, self.endpoints.where(new.name))
         gc.collect()  # the old modules: they refer to themselves
         return self.plugins[known.name]
 
@@ -216,15 +214,51 @@ class PluginContainer:
         with self.changes:
             yield
 
-    @property
-    def stopping(self) -> bool:
-        """Whether the agent is being stopped: nothing is loaded any more."""
-        return self._stopping.is_set()
+    def _resolve(self, which: str | Path) -> Plugin:
+        """Return the plugin of a name, or of a descriptor's path; a relative path is under the root's descriptors.
+
+        Raises:
+            PluginError: there is none; the text names those that there are.
+        """
+        found = self.plugins.get(which) if isinstance(which, str) else None
+        if found is not None:
+            return found
+        if isinstance(which, Path) or "/" in which or which.endswith((".conf", ".json")):
+            path = os.path.realpath(self.root.descriptors / which)
+            for plugin in self.plugins.values():
+                if os.path.realpath(plugin.descriptor.file) == path:
+                    return plugin
+            files = ", ".join(sorted(str(plugin.descriptor.file) for plugin in self.plugins.values())) or "none"
+            raise PluginError(f"no plugin is loaded from {path}; descriptors in use: {files}")
+        known = f"{did_you_mean(which, self.plugins)}; there are: {available(self.plugins)}"
+        raise PluginError(f"there is no plugin {which!r}{known}")
+
+    def _usable(self, path: str | Path) -> Descriptor:
+        """Read the descriptor of a plugin that is to be loaded, and log what is odd.
+
+        Raises:
+            ConfigError: it cannot be used; one line for each reason.
+            PluginError: it does not switch its plugin on.
+        """
+        path = self.root.descriptors / path
+        try:
+            descriptor, problems = read_descriptor(self.root, path)
+        except OSError as missing:
+            raise ConfigError(f"{path}: cannot be read: {missing.strerror}") from None
+        if descriptor is None:
+            raise ConfigError("\n".join(str(one) for one in problems if one.severity == "error"))
+        for one in problems:
+            log.warning("%s", one)
+        if not descriptor.enabled:
+            raise PluginError(f"{path}: [main] enabled: is 0, so plugin {descriptor.name!r} is not loaded")
+        return descriptor
+
+    # -- finding --------------------------------------------------------------------------------------------------
 
     @property
     def pending(self) -> list[str]:
         """The names of plugins that are described, and whose loading has not begun."""
-        return list(self.rounds.pending)
+        return list(self.loader.pending)
 
     def find(self, name: str) -> Plugin:
         """Return a plugin by its name or its module's; one whose descriptor is still to come is loaded first.
@@ -249,35 +283,39 @@ class PluginContainer:
 
     def unknown(self, name: str) -> str:
         """Say that there is no plugin of a name, and which there are."""
-        known = ", ".join(sorted({*self.plugins, *self.rounds.pending})) or "none"
+        known = ", ".join(sorted({*self.plugins, *self.loader.pending})) or "none"
         return f"there is no plugin {name!r}{did_you_mean(name, self.plugins)}; there are: {known}"
 
     def look_up(self, name: str) -> Plugin | None:
         """Do what ``find`` does where no plugin's hook says otherwise; None: there is none."""
-        for descriptor in list(self.rounds.pending.values()):
-            if name in (descriptor.name, descriptor.plugin):
-                self.rounds.begin(descriptor.name)
-        present = self.present()
-        plugin = next((one for one in present if one.name == name), None)
-        if plugin is None:
-            plugin = next((one for one in present if one.has_name(name)), None)
-        if plugin is not None:
-            self.imports.wait(plugin)
-        return plugin
+        return self.loader.look_up(name)
 
-    def present(self) -> list[Plugin]:
-        """Return all plugins as the code that runs here knows them: loaded again with it, they are new to it."""
-        here = current()
-        company = {} if here is None else here.company
-        return [company.get(plugin.name, plugin) for plugin in list(self.plugins.values())]
+    def extending(self, plugin: Plugin) -> list[Plugin]:
+        """Return those whose descriptors say that they extend a plugin, and whose code is there."""
+        return self.loader.extending(plugin)
 
-    def quarantine(self, refused: Refused) -> None:
-        """Take a plugin that failed out of everything, and say why."""
-        plugin = refused.plugin
-        log.error("%s", refused.problem)
-        if refused.trace is not None:
-            log.debug("plugin %s: quarantined:\n%s", plugin.name, refused.trace)
-        self.end(plugin, State.QUARANTINED, str(refused.problem), refused.trace)
+    def forwards(self, plugin: Plugin) -> Iterator[Plugin]:
+        """Iterate over the running plugins that one forwards to and that accept that, in the order of its list.
+
+        Waits for one that is being loaded again, unless it is so together with this one.
+        """
+        for other in accepting(plugin, self.plugins):
+            reloading = self._reloading.get(other.name)
+            if reloading is not None and self._reloading.get(plugin.name) is None:
+                reloading.wait(self._timeout())
+            now = self.plugins.get(other.name)
+            if now is not None and now.is_running and may_reach(plugin, now):
+                yield now
+
+    def check_added(self, plugin: Plugin, more: object) -> None:
+        """Refuse what a running plugin adds to its API, if its callers would get past an authenticator by that.
+
+        Raises:
+            PluginError: they would.
+        """
+        for owner in owners(more, list(self.plugins.values())):
+            if plugin.authenticator is None and not may_reach(plugin, owner):
+                raise PluginError(not_trusted(plugin.descriptor, owner.descriptor, "is given the methods of"))
 
     # -- unloading ------------------------------------------------------------------------------------------------
 
@@ -291,10 +329,11 @@ class PluginContainer:
             PluginError: there is no such plugin.
         """
         with self._change():
-            plugin = chosen(self.root, self.plugins.values(), which)
+            plugin = self._resolve(which)
             self.gate.pause([plugin.name])
-            self.end(plugin, State.STOPPED, timeout=self.config.main.shutdown_timeout)
+            self.loader.end(plugin, State.STOPPED, timeout=self._timeout())
             del self.plugins[plugin.name]
+            self.loader.build_apis()
             users = sorted(one.name for one in self.plugins.values() if plugin.name in one.needs)
             rest = f"; with what they took from it go on: {', '.join(users)}" if users else ""
             log.info("plugin %s: unloaded%s", plugin.name, rest)
@@ -309,18 +348,43 @@ class PluginContainer:
             kept: the files of descriptors that cannot be read; what they described goes on as it is.
         """
         with self._change():
-            every = list(descriptors)
-            names = {one.name for one in every}
-            stay = [one.descriptor for one in self.plugins.values() if one.name not in names and self._stays(one, kept)]
-            self.gate.expect([*every, *stay], kept)
+            wanted = {descriptor.name: descriptor for descriptor in descriptors}
+            for plugin in self.plugins.values():
+                if plugin.name not in wanted and (descriptor := self._elsewhere(plugin, kept)) is not None:
+                    wanted[plugin.name] = descriptor
+            self.gate.expect(wanted.values(), kept)
             self.gate.review(tell=False)
-            follow(self, every, kept)
+            changed = []
+            for plugin in list(self.plugins.values()):
+                now = wanted.get(plugin.name)
+                if now == plugin.descriptor and plugin.state is not State.QUARANTINED:
+                    del wanted[plugin.name]
+                elif now is not None and now.enabled and plugin.is_running:
+                    changed.append(plugin.name)
+                else:
+                    self.unload(plugin.name)
+            self.loader.load([Plugin(self, one) for name, one in wanted.items() if name not in changed])
+            for name in changed:
+                plugin = self.plugins[name]
+                if plugin.descriptor == wanted[name] or not plugin.is_running:
+                    continue  # it was loaded again with another one already
+                try:
+                    self._replace(plugin, wanted)
+                except PluginError:
+                    log.debug("plugin %s runs on as it was", name)  # why, is an error in the log
             self.gate.review()
 
-    def _stays(self, plugin: Plugin, kept: Collection[str]) -> bool:
-        """Tell whether a plugin goes on whose descriptor is not among those that can be used."""
+    def _elsewhere(self, plugin: Plugin, kept: Collection[str]) -> Descriptor | None:
+        """Return the descriptor of a plugin that cannot be read now, or is elsewhere; None: it is gone."""
         file = plugin.descriptor.file
-        return str(file) in kept or (file.parent != self.root.descriptors and file.exists())
+        if str(file) in kept:
+            return plugin.descriptor
+        if file.parent == self.root.descriptors or not file.exists():
+            return None
+        descriptor, problems = read_descriptor(self.root, file)
+        for problem in problems:
+            log.log(logging.ERROR if problem.severity == "error" else logging.WARNING, "%s", problem)
+        return plugin.descriptor if descriptor is None else descriptor
 
     def stop(self, timeout: float) -> None:
         """Stop everything: take no new requests, and let running calls end within ``timeout`` seconds.
@@ -328,127 +392,55 @@ class PluginContainer:
         The rest is left to the broker. Returns when all that is done; a plugin's own code may hold it up.
         """
         deadline = monotonic() + timeout
-        self._stopping.set()
-        self.imports.stop()
+        self.loader.stop()
         for plugin in list(self.plugins.values()):
             plugin.actions.stop()
-        ending = self.attachments.stop(deadline)
+        ending = self.endpoints.stop(deadline)
         # Whoever loads or unloads at the moment goes first, unless a plugin's code holds it up for too long.
         held = self.changes.acquire(timeout=max(0.0, deadline - monotonic()))
         try:
-            for thread in ending + self.attachments.stop(deadline):
+            for thread in ending + self.endpoints.stop(deadline):
                 thread.join()
             for plugin in list(self.plugins.values()):
                 if not plugin.actions.wait(max(0.0, deadline - monotonic())):
                     log.warning("plugin %s: an action has not ended in time", plugin.name)
             for plugin in list(self.plugins.values()):
-                self.end(plugin, State.STOPPED)
-            for plugin in list(self.parting):
+                self.loader.end(plugin, State.STOPPED)
+            for plugin in list(self.loader.parting):
                 plugin.forks.stop()
-            self.clock.stop()
-            self.store.stop()
-            self.hook_calls.stop()
-            self.requests.stop()
-            self.lifecycle.stop()
+            self.serving.stop()
         finally:
             if held:
                 self.changes.release()
 
-    def end(
-        self,
-        plugin: Plugin,
-        state: State,
-        error: str | None = None,
-        trace: str | None = None,
-        *,
-        timeout: float | None = None,
-    ) -> None:
-        """Take a plugin out of everything.
-
-        Args:
-            timeout: seconds for what it has accepted to end; None: that is given back.
-        """
-        deadline = monotonic() + (timeout or 0.0)
-        plugin.actions.stop()
-        was = self.attachments.leave(plugin, state, deadline, for_good=timeout is not None)
-        if was is State.RUNNING:
-            plugin.workers.stop(max(0.0, deadline - monotonic()))
-            if timeout is not None:
-                plugin.loop.wait(max(0.0, deadline - monotonic()))
-            plugin.forks.stop()
-            self.hook_calls.flush(max(_TOLD, deadline - monotonic()))  # its own hooks may be among those
-            run_unload(self.hooks, plugin, max(self.imports.patience, deadline - monotonic()))
-            if timeout is None:
-                plugin.loop.stop(0.0)  # not before: an @unload may be a coroutine
-        module = None if plugin.source is None else sys.modules.get(plugin.source.module)
-        plugin.dismiss(error, trace)
-        if timeout is not None:
-            see_off(plugin, self.parting)
-        others = [one for one in list(self.plugins.values()) if one is not plugin]
-        affected = [plugin]
-        for one in affected:
-            affected += [other for other in others if other not in affected and one in other.added]
-        for _ in affected:  # each may be in the API of each
-            for other in affected[1:]:
-                other.withdraw(plugin)
-        if module is not None and not any(one.module is module for one in others):
-            if self.hooks.is_registered(module):
-                self.hooks.unregister(module)
-            if plugin.source is not None:
-                forget(plugin.source.tops, plugin.source.module, self._modules(others))
-
-    def _modules(self, plugins: Iterable[Plugin]) -> list[str]:
-        return [plugin.source.module for plugin in plugins if plugin.source is not None]
+    def _quarantine(self, refused: Refused) -> None:
+        self.loader.quarantine(refused)
 
     # -- queues ---------------------------------------------------------------------------------------------------
 
     def attach(self, plugin: Plugin) -> None:
         """Do what ``Plugin.attach`` says."""
-        self.attachments.attach(plugin)
+        self.endpoints.attach(plugin)
 
     def detach(self, plugin: Plugin) -> None:
         """Do what ``Plugin.detach`` says."""
-        self.attachments.detach(plugin)
+        self.endpoints.detach(plugin)
 
     def is_attached(self, plugin: Plugin) -> bool:
         """Tell what ``Plugin.attached`` does."""
-        return self.attachments.has(plugin.name)
+        return self.endpoints.has(plugin.name)
 
-    def attachment(self, plugin: Plugin) -> Attachment | None:
-        """Return where a plugin takes its requests; None: nowhere."""
-        return self.attachments.of(plugin.name)
-
-    def forwards(self, plugin: Plugin) -> Iterator[Plugin]:
-        """Iterate over the running plugins that one forwards to and that accept that, in the order of its list.
-
-        Waits for one that is being loaded again.
-        """
-        for other in self.accepting(plugin):
-            now: Plugin | None = other
-            if other.company and plugin.name not in other.company:  # it is being loaded again
-                other.reloaded.wait(self.config.main.shutdown_timeout)
-                now = self.plugins.get(other.name)
-            if now is not None and now.state is State.RUNNING and may_reach(plugin, now):
-                yield now
-
-    def accepting(self, plugin: Plugin) -> Iterator[Plugin]:
-        """Iterate over the plugins that one forwards to and that accept that, in the order of its list."""
-        for name in plugin.descriptor.forward:
-            for other in list(self.plugins.values()) if name == "*" else filter(None, [self.plugins.get(name)]):
-                if other is not plugin and plugin.descriptor.forwards_to(other.descriptor):
-                    yield other
+    def open_requests(self, plugin: Plugin) -> int:
+        """Tell what ``Plugin.pending`` does."""
+        channel = self._channel_of(plugin.name)
+        return 0 if channel is None else channel.open
 
     def _running(self) -> list[Plugin]:
-        return [plugin for plugin in list(self.plugins.values()) if plugin.state is State.RUNNING]
+        return [plugin for plugin in list(self.plugins.values()) if plugin.is_running]
 
     def _channel_of(self, name: str) -> Channel | None:
-        attachment = self.attachments.of(name)
-        return None if attachment is None else attachment.consumer.channel
+        endpoint = self.endpoints.of(name)
+        return None if endpoint is None else endpoint.consumer.channel
 
-    def where(self, plugin: Plugin) -> str:
-        """Tell in words where a plugin takes its requests."""
-        attachment = self.attachments.of(plugin.name)
-        if attachment is None:
-            waits = self.attachments.has(plugin.name)
-            return "its queue waits for required plugins" if waits else "without a queue"
-        return f"queue {attachment.address} at {attachment.link.connector.url}"
+    def _timeout(self) -> float:
+        return self.config.main.shutdown_timeout

@@ -5,29 +5,39 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
-from gofer.agent.plugin import Plugin, State
+from gofer.agent.plugin import Plugin
 from gofer.errors import PluginError
 from gofer.hooks import hookimpl
-
-if TYPE_CHECKING:
-    from gofer.agent.container import PluginContainer
-    from gofer.rmi.api import Target
-    from gofer.rmi.request import Received
+from gofer.rmi.api import Target
+from gofer.rmi.request import Received
 
 __all__ = ["CoreHooks"]
 
 log = logging.getLogger(__name__)
 
 
+class Plugins(Protocol):
+    """What the hooks ask of the container."""
+
+    def look_up(self, name: str) -> Plugin | None:
+        """Find a plugin of this agent by name; one whose descriptor is still to come is loaded first."""
+
+    def extending(self, plugin: Plugin) -> list[Plugin]:
+        """Return those whose descriptors say that they extend a plugin, and whose code is there."""
+
+    def forwards(self, plugin: Plugin) -> Iterable[Plugin]:
+        """Iterate over the running plugins that one forwards to and that accept that."""
+
+
 class CoreHooks:
     """The hooks of the core, registered first, so that they are called last."""
 
-    def __init__(self, container: PluginContainer) -> None:
-        """Keep the container whose plugins these are about."""
-        self._container = container
+    def __init__(self, plugins: Plugins) -> None:
+        """Keep those whom these are about."""
+        self._plugins = plugins
 
     @hookimpl(trylast=True)
     def gofer_load(self, plugin: Plugin) -> None:
@@ -47,18 +57,12 @@ class CoreHooks:
     @hookimpl(trylast=True)
     def gofer_extend(self, plugin: Plugin) -> list[Plugin]:
         """Give a plugin the API of those whose descriptors say ``extends``."""
-        return [
-            one
-            for one in self._container.present()
-            if one.descriptor.extends == plugin.name
-            and one.state in (State.LOADING, State.RUNNING)
-            and self._container.imports.settled(one)  # else it gives what it has when it comes
-        ]
+        return self._plugins.extending(plugin)
 
     @hookimpl(trylast=True)
     def gofer_find(self, name: str) -> Plugin | None:
         """Look among the plugins of this agent."""
-        return self._container.look_up(name)
+        return self._plugins.look_up(name)
 
     @hookimpl(trylast=True)
     def gofer_route(self, plugin: Plugin, request: Received) -> Plugin | None:
@@ -66,7 +70,7 @@ class CoreHooks:
         classname, method = request.classname, request.method
         if plugin.api.has(classname, method) or not plugin.descriptor.forward:
             return None
-        return next((one for one in self._container.forwards(plugin) if one.api.has(classname, method)), None)
+        return next((one for one in self._plugins.forwards(plugin) if one.api.has(classname, method)), None)
 
     @hookimpl(trylast=True)
     def gofer_call(self, invoke: Callable[[], Any]) -> Any:

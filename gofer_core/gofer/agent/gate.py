@@ -7,15 +7,14 @@ attached to its queue, so requests wait at the broker; calls that run go on, and
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from gofer.agent.barrier import RequestHooks
 from gofer.agent.config import Descriptor, asks_to_be_required
+from gofer.agent.endpoints import Endpoints
+from gofer.agent.failures import Refused
 from gofer.agent.plugin import Plugin
-
-if TYPE_CHECKING:
-    from gofer.agent.container import PluginContainer
 
 __all__ = ["Gate"]
 
@@ -23,11 +22,23 @@ log = logging.getLogger(__name__)
 
 
 class Gate:
-    """The gate of one container. All but ``reasons`` is for the thread that loads."""
+    """The gate of one container. All but ``reasons`` is for the thread that loads.
 
-    def __init__(self, container: PluginContainer) -> None:
-        """Keep the container. Nothing is required yet."""
-        self._container = container
+    Args:
+        failed: told of a plugin that cannot be attached when the gate opens.
+    """
+
+    def __init__(
+        self,
+        plugins: Mapping[str, Plugin],
+        endpoints: Endpoints,
+        hooks: RequestHooks,
+        failed: Callable[[Refused], object],
+    ) -> None:
+        self._plugins = plugins
+        self._endpoints = endpoints
+        self._hooks = hooks
+        self._failed = failed
         self._required: dict[str, Path] = {}  # names of plugins, and their descriptors
         self._broken: tuple[Path, ...] = ()
         self._told: list[str] = []
@@ -38,9 +49,10 @@ class Gate:
         Args:
             broken: the files of descriptors that cannot be used. What they ask for is found out as far as it can be.
         """
-        self._required = {one.name: one.file for one in descriptors if one.enabled and one.required}
+        self._required = {}
         self._broken = tuple(path for path in map(Path, sorted(broken)) if asks_to_be_required(path))
-        self._watch()
+        for descriptor in descriptors:
+            self.expect_one(descriptor)
 
     def expect_one(self, descriptor: Descriptor) -> None:
         """Require, or no longer require, what one descriptor says."""
@@ -48,20 +60,19 @@ class Gate:
         self._broken = tuple(path for path in self._broken if path != descriptor.file)
         if descriptor.enabled and descriptor.required:
             self._required[descriptor.name] = descriptor.file
-            self._watch()
-
-    def _watch(self) -> None:
-        if self._required:
-            self._container.attachments.watch()
+            self._hooks.guard()
 
     def reasons(self) -> list[str]:
         """Say in words why no requests are taken; empty: they are."""
-        plugins = dict(self._container.plugins)
+        plugins = dict(self._plugins)
         found = []
         for name in self._required:
             plugin = plugins.get(name)
-            if plugin is None or not plugin.is_running:
-                found.append(f"required plugin {name!r} {_state(plugin)}")
+            if plugin is None:
+                found.append(f"required plugin {name!r} is not loaded")
+            elif not plugin.is_running:
+                why = f" ({plugin.error})" if plugin.error else ""
+                found.append(f"required plugin {name!r} is {plugin.state.value}{why}")
         running = [plugin.descriptor.file for plugin in plugins.values() if plugin.is_running]
         found += [f"{path} cannot be used, and has required = 1" for path in self._broken if path not in running]
         return found
@@ -70,7 +81,7 @@ class Gate:
         """Close the gate before plugins stop running, if one of them is required. ``review`` follows."""
         going = set(names)
         if going & self._required.keys():
-            self._container.attachments.close(going)
+            self._endpoints.close(going)
 
     def review(self, *, tell: bool = True) -> None:
         """Close the gate or open it, as the plugins are now.
@@ -78,24 +89,17 @@ class Gate:
         Args:
             tell: False: more is loaded at once, so that there is nothing to complain of yet.
         """
-        attachments = self._container.attachments
-        while not self._container.stopping:
+        while not self._endpoints.stopping:
             reasons = self.reasons()
             if reasons:
-                attachments.close()
+                self._endpoints.close()
                 if tell and reasons != self._told:
                     self._told = reasons
                     log.error("no plugin takes requests: %s", "; ".join(reasons))
                 return
-            if not attachments.closed:
+            if not self._endpoints.closed:
                 return
-            attached = attachments.open(first=self._required)  # one that fails by that may be a required one
+            attached = self._endpoints.open(self._required, self._failed)  # one that fails may be a required one
             if self._told and not self.reasons():
                 self._told = []
                 log.info("all required plugins run; requests are taken: %s", ", ".join(one.name for one in attached))
-
-
-def _state(plugin: Plugin | None) -> str:
-    if plugin is None:
-        return "is not loaded"
-    return f"is {plugin.state.value}" + (f" ({plugin.error})" if plugin.error else "")

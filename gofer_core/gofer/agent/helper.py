@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gofer.agent.assembly import Refused, find_plugin, import_code
 from gofer.agent.config import AgentConfig, Descriptor, Problem, redescribe
 from gofer.agent.container import PluginContainer
-from gofer.agent.loading import locate, one_line
+from gofer.agent.failures import Refused, one_line
+from gofer.agent.loader import Loader
 from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
-from gofer.agent.rounds import Rounds
+from gofer.agent.plugin_code import exchange_hooks, find_plugin, import_code
+from gofer.agent.sources import locate
 from gofer.errors import ConfigError
 from gofer.rmi.api import Target
 from gofer.rmi.model import pipe
@@ -77,12 +78,10 @@ def main(argv: Sequence[str]) -> None:
     serve(control, find, plugin.entered)
 
 
-class _Imports(Rounds):
+class _Imports(Loader):
     """Imports plugins, and those that the code of one asks for meanwhile, and nothing more. One thread."""
 
-    def __init__(self, container: PluginContainer, find: Callable[[Root, Plugin], None]) -> None:
-        super().__init__(container)
-        self._find = find
+    find: Callable[[Root, Plugin], None]
 
     def begin(self, name: str) -> None:
         """Import one that the code of another asks for."""
@@ -106,7 +105,7 @@ class _Imports(Rounds):
         """Return what is wrong with a plugin."""
         plugin = self._made(name)
         found: dict[Problem, None] = {}
-        for step in (lambda plugin: self._find(self._container.root, plugin), self._fill):
+        for step in (lambda plugin: self.find(self.root, plugin), self._fill):
             try:
                 step(plugin)
             except Refused as refused:  # perhaps by its authenticator: then its code is looked at, too
@@ -114,19 +113,22 @@ class _Imports(Rounds):
         return list(found)
 
     def _made(self, name: str) -> Plugin:
-        plugin = self._container.plugins[name] = Plugin(self._container, self.pending.pop(name))
+        plugin = self.plugins[name] = self.pending.pop(name)
         return plugin
 
     def _fill(self, plugin: Plugin) -> None:
         if plugin.source is None:
-            self._find(self._container.root, plugin)
-        import_code(self._container.hooks, plugin, Aside())  # what was compiled may be older than what is there
+            self.find(self.root, plugin)
+        import_code(self.hooks, plugin, Aside())  # what was compiled may be older than what is there
+        exchange_hooks(self.hooks, plugin.module)
 
 
 def _imports(told: Mapping[str, Any], find: Callable[[Root, Plugin], None]) -> _Imports:
-    container = PluginContainer(Root(Path(told["root"])), AgentConfig())
-    container.rounds = imports = _Imports(container, find)
-    imports.pending = {one.name: one for one in _described(told["descriptors"])}
+    container = PluginContainer(Root(Path(told["root"])), AgentConfig(), loader=_Imports)
+    imports = container.loader
+    assert isinstance(imports, _Imports)  # noqa: S101 - see above
+    imports.find = find
+    imports.pending = {one.name: Plugin(container, one) for one in _described(told["descriptors"])}
     return imports
 
 

@@ -16,10 +16,13 @@ _LONGEST = 30.0  # seconds that an import may take
 _AT_A_TIME = 4
 
 
-def import_problems(root: Root, descriptors: Sequence[Descriptor]) -> list[Problem]:
+def import_problems(root: Root, descriptors: Sequence[Descriptor], others: Sequence[Descriptor] = ()) -> list[Problem]:
     """Import the code of each plugin as the agent would, all in processes of their own, and tell what fails.
 
     No ``@load`` function is run, and no hook of a plugin is called.
+
+    Args:
+        others: those of plugins that their code may ask for, besides these.
     """
     if not descriptors:
         return []
@@ -29,7 +32,7 @@ def import_problems(root: Root, descriptors: Sequence[Descriptor]) -> list[Probl
         try:
             process = HelperProcess(descriptor.name, HELPER)
             try:
-                found = process.start(greeting(root, descriptor.name, descriptors, check=True), _LONGEST)
+                found = process.start(greeting(root, descriptor.name, [*descriptors, *others], check=True), _LONGEST)
             finally:
                 process.kill()
                 process.end()

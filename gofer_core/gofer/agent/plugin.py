@@ -6,31 +6,32 @@ import enum
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
-from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from pathlib import Path
+from types import MappingProxyType, ModuleType, TracebackType
+from typing import Any, NoReturn, Protocol
 
 from gofer.agent.actions import Actions
-from gofer.agent.config import Descriptor, LiveSettings, Machine, made_on, not_trusted, redescribe, stable_uuid
+from gofer.agent.config import AgentConfig, Descriptor, LiveSettings, Machine, made_on, redescribe, stable_uuid
 from gofer.agent.forking import HELPER, greeting
-from gofer.agent.trust import may_reach, owners
+from gofer.agent.sources import Source
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.address import Address
 from gofer.messaging.document import shown
 from gofer.messaging.url import URL
 from gofer.rmi.api import API
+from gofer.rmi.clock import Clock
 from gofer.rmi.model.coroutines import Loop
 from gofer.rmi.model.fork import Forks
+from gofer.rmi.server.administration import Administration
 from gofer.rmi.server.counters import Counters
+from gofer.rmi.server.logins import Logins
 from gofer.rmi.server.workers import Workers
+from gofer.root import Root
 
-if TYPE_CHECKING:
-    from gofer.agent.container import PluginContainer
-    from gofer.agent.loading import Source
-
-__all__ = ["Plugin", "State", "current"]
+__all__ = ["Container", "Plugin", "State", "current"]
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,45 @@ class State(enum.Enum):
     DISABLED = "disabled"  # described, and not switched on
     LOADING = "loading"
     RUNNING = "running"
+    RELOADING = "reloading"  # its requests wait for its new code
     QUARANTINED = "quarantined"  # its code failed; ``error`` and ``trace`` tell how
     STOPPED = "stopped"
+
+
+#: What may follow each state.
+_NEXT = MappingProxyType(
+    {
+        State.DISABLED: (),
+        State.LOADING: (State.RUNNING, State.QUARANTINED, State.STOPPED),
+        State.RUNNING: (State.RELOADING, State.QUARANTINED, State.STOPPED),
+        State.RELOADING: (State.RUNNING, State.QUARANTINED, State.STOPPED),
+        State.QUARANTINED: (State.STOPPED,),
+        State.STOPPED: (),
+    }
+)
+
+
+class Container(Protocol):
+    """What a plugin asks its container: :class:`gofer.agent.container.PluginContainer` says what each does."""
+
+    root: Root
+    config: AgentConfig
+    clock: Clock
+    plugins: dict[str, Plugin]
+
+    requests: Administration
+    logins: Logins
+
+    def seek(self, name: str) -> Plugin | None: ...
+    def unknown(self, name: str) -> str: ...
+    def check_added(self, plugin: Plugin, more: Any) -> None: ...
+    def load(self, what: Descriptor | str | Path) -> Plugin: ...
+    def reload(self, which: str | Path) -> Plugin: ...
+    def unload(self, which: str | Path) -> None: ...
+    def attach(self, plugin: Plugin) -> None: ...
+    def detach(self, plugin: Plugin) -> None: ...
+    def is_attached(self, plugin: Plugin) -> bool: ...
+    def open_requests(self, plugin: Plugin) -> int: ...
 
 
 class Plugin:
@@ -66,15 +104,20 @@ class Plugin:
     ``url`` and ``queue`` come from the descriptor, as all of ``cfg``; a ``@load`` function may set them, and the plugin
     is attached after that. Set later, they count from the next ``attach`` on. All of it may be used from any thread.
 
-    Loaded again, a plugin is another object. The old one stays that of the old code until the last of its calls has
-    ended; whoever keeps it gets from it what the new one has.
+    A reload creates a new Plugin. The old one serves the old code until the last of its calls has ended; an old
+    reference forwards to the new one.
     """
 
-    def __init__(self, container: PluginContainer, descriptor: Descriptor) -> None:
+    def __init__(self, container: Container, descriptor: Descriptor) -> None:
         """Take the identity that the descriptor gives. Nothing is imported yet."""
         self.container = container
         self.descriptor = descriptor
-        self.state = State.LOADING if descriptor.enabled else State.DISABLED
+        self._state = State.LOADING if descriptor.enabled else State.DISABLED
+        #: For the loader: the thread that imports its code, since when, whether that has returned, and whether the
+        #: others have gone on without it.
+        self.importer: threading.Thread | None = None
+        self.imported_since = 0.0
+        self.imported = self.late = False
         #: Why the plugin is quarantined, or (running) could not be loaded again: one line, and the traceback where its
         #: code raised. None: neither.
         self.error: str | None = None
@@ -83,6 +126,11 @@ class Plugin:
         self.source: Source | None = None
         self.module: ModuleType | None = None
         self.api = API(descriptor.name)
+        #: Whether its ``@load`` functions have run.
+        self.loaded = False
+        #: What is in its API beside what its module has: what its code has added, and what hooks have given.
+        self.added: list[Any] = []
+        self.given: list[Any] = []
         #: Whether it was told to attach or to detach while it was loaded; None: neither, its URL decides.
         self.wants_queue: bool | None = None
         self.authenticator: Any = None
@@ -96,24 +144,17 @@ class Plugin:
         self.foreign: str | None = None
         #: The names of the plugins that its code took something from while it was loaded.
         self.needs: set[str] = set()
-        #: Those that are loaded again together with it, while they are: its code finds these instead of the old ones.
-        self.company: Mapping[str, Plugin] = {}
-        #: Set when that has ended, one way or the other.
-        self.reloaded = threading.Event()
         #: The name of the one that its code looks for at the moment, while it is loaded.
         self.asks: str | None = None
         #: Which one it has looked for last that there is not: a sentence.
         self.missed: str | None = None
-        self._foreign: tuple[str, ...] = ()
         self.counters = Counters()
         #: For its code to keep things in; gofer does not look into it.
         self.whiteboard: dict[Any, Any] = {}
+        self._foreign: tuple[str, ...] = ()
         self._cfg = LiveSettings(str(descriptor.file), descriptor.sections, texts=descriptor.file.suffix != ".json")
         self._described = 0, descriptor
         self._identity: Address | None = None  # made up where none is given
-        self._added: tuple[Any, ...] = ()
-        #: The names of plugins that its code has added to its API, and that have been unloaded since.
-        self.awaits: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Plugin {self.name} {self.state.value}>"
@@ -163,7 +204,7 @@ class Plugin:
         here = _current.get(None)
         if here is None:
             raise PluginError("Plugin.all() outside of a plugin's import, hooks and calls; call it there")
-        return here.container.present()
+        return list(here.container.plugins.values())
 
     def entered(self) -> AbstractContextManager[object]:
         """Have ``Plugin.find`` work within ``with``: what is done there is done by this plugin's code."""
@@ -192,9 +233,36 @@ class Plugin:
         return self.descriptor.enabled
 
     @property
+    def state(self) -> State:
+        """What it does at the moment."""
+        return self._state
+
+    def become(self, state: State) -> None:
+        """Go to another state; to the same again is nothing. For the container."""
+        if state is not self._state:
+            if state not in _NEXT[self._state]:
+                raise RuntimeError(f"plugin {self.name!r} cannot become {state.value}: it is {self._state.value}")
+            self._state = state
+
+    @property
     def is_running(self) -> bool:
-        """Whether it answers requests."""
-        return self.state is State.RUNNING
+        """Whether it answers requests, now or with its new code."""
+        return self._state in (State.RUNNING, State.RELOADING)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its code runs, or is about to."""
+        return self._state in (State.LOADING, State.RUNNING, State.RELOADING)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no code of it runs any more that is run to load it."""
+        return self.importer is None or self.imported
+
+    @property
+    def wants_to_attach(self) -> bool:
+        """Whether it is to take requests from a queue when it runs."""
+        return self.url is not None if self.wants_queue is None else self.wants_queue
 
     @property
     def cfg(self) -> LiveSettings:
@@ -299,8 +367,7 @@ class Plugin:
     @property
     def pending(self) -> int:
         """How many requests it has accepted that have not ended, those that run included."""
-        attachment = self.container.attachment(self)
-        return 0 if attachment is None else attachment.consumer.channel.open
+        return self.container.open_requests(self)
 
     def shutdown(self) -> None:
         """Unload the plugin, as ``PluginContainer.unload`` does: what it has accepted ends first.
@@ -376,19 +443,17 @@ class Plugin:
             if other.module is None:
                 raise PluginError(f"plugin {other.name!r} has nothing to add: {other._why_not()}")
         if self.is_running:  # one that is being loaded is checked at the end of that
-            for owner in owners(other, list(self.container.plugins.values())):
-                if self.authenticator is None and not may_reach(self, owner):
-                    raise PluginError(not_trusted(self.descriptor, owner.descriptor, "is given the methods of"))
+            self.container.check_added(self, other)
         if self.module is not None:  # before that its own API is not known, and expose() does it
-            self.api.add(_api_of(other))
-        if not any(more is other for more in self._added):
-            self._added += (other,)
+            self.api.add(other.api if isinstance(other, Plugin) else other)
+        if not any(more is other for more in self.added):
+            self.added.append(other)
         return self
 
     @property
     def _successor(self) -> Plugin:
         """The plugin of this name, where this one is no longer that."""
-        return self if self.state is not State.STOPPED else self.container.plugins.get(self.name, self)
+        return self if self._state is not State.STOPPED else self.container.plugins.get(self.name, self)
 
     def _note_need(self) -> None:
         here = current()
@@ -415,7 +480,7 @@ class Plugin:
         return [*names, self.name] if here is not None and here is not self else []
 
     def expose(self, module: ModuleType, foreign: Sequence[str] = ()) -> None:
-        """Build the API of the imported module and of what has been added to it.
+        """Build the API of the imported module and of what its code has added to it.
 
         Args:
             foreign: the modules of other plugins; what they define is not exposed here by being imported.
@@ -423,66 +488,22 @@ class Plugin:
         Raises:
             PluginError: a name clash.
         """
-        api = API.of_module(module, [self.name], foreign)
-        for more in self._added:
-            api.add(_api_of(more))
-        self.api, self.module, self._foreign = api, module, tuple(foreign)
+        self._foreign = tuple(foreign)
+        api = API.of_module(module, [self.name], self._foreign)
+        for more in self.added:
+            api.add(more.api if isinstance(more, Plugin) else more)
+        self.api, self.module = api, module
 
-    @property
-    def added(self) -> tuple[Any, ...]:
-        """What was added to its API: plugins, modules, classes and functions."""
-        return self._added
-
-    def with_added(self, added: Sequence[Any], api_of: Callable[[Any], Any]) -> API:
-        """Build the API that it would have, had other things been added to it.
-
-        Args:
-            api_of: returns the API of a plugin among these, and anything else as it is.
-
-        Raises:
-            PluginError: a name clash.
-        """
-        assert self.module is not None  # noqa: S101 - it runs
-        api = API.of_module(self.module, [self.name], self._foreign)
-        for more in map(api_of, added):
-            if not isinstance(more, API) or len(
-                more
-            ):  # one that was there for what others had added to it may be empty
-                api.add(more)
-        return api
-
-    def take(self, api: API, added: Sequence[Any]) -> None:
-        """Have the API that ``with_added`` has built."""
-        self.api, self._added = api, tuple(added)
-
-    def withdraw(self, other: Plugin) -> None:
-        """Take out of the API what another plugin has added to it, or to others in it; that is being unloaded."""
-        if self.module is not None:
-            if other in self._added and other.descriptor.extends != self.name:
-                self.awaits.add(other.name)
-            added = [more for more in self._added if more is not other]
-            self.take(self.with_added(added, _api_of), added)
-
-    def restore(self, other: Plugin) -> None:
-        """Add a plugin again that it has been without while that was unloaded.
-
-        Raises:
-            PluginError: a name clash.
-        """
-        self += other
-        self.awaits.discard(other.name)
-
-    def refresh(self) -> None:
-        """Build the API anew from what is added to it: some of that has changed."""
-        if self.module is not None:
-            self.take(self.with_added(self._added, _api_of), self._added)
+    def own_api(self) -> API:
+        """Build the API of its module alone."""
+        return API(self.name) if self.module is None else API.of_module(self.module, [self.name], self._foreign)
 
     def dismiss(self, error: str | None = None, trace: str | None = None) -> None:
         """Let go of the module: the plugin no longer runs."""
         self.error, self.trace = error, trace
         self.module = None
         self.api = API(self.name)
-        self._added = ()
+        self.added, self.given = [], []
 
 
 def _sections_of(settings: LiveSettings) -> dict[str, dict[str, object]]:
@@ -498,10 +519,6 @@ def _plain(value: object) -> object:
     if isinstance(value, URL):
         return value.text
     return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def _api_of(more: Any) -> Any:
-    return more.api if isinstance(more, Plugin) else more
 
 
 class _Entered:

@@ -22,7 +22,7 @@ def plugins(root: str | None, as_json: bool, timeout: float) -> None:
     Each is imported in a separate process, to show whether it is broken. Errors in descriptors go to standard error.
     """
     from gofer.agent.config import Problem, read_descriptors
-    from gofer.agent.loading import GROUP, locate
+    from gofer.agent.sources import GROUP, locate
     from gofer.entry_points import listed
     from gofer.root import Root
 

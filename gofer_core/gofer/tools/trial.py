@@ -96,11 +96,12 @@ def _try_object(group: str, name: str) -> str | None:
 
 
 def _try_plugin(folder: str, name: str, descriptor: str) -> str | None:
-    from gofer.agent.assembly import Refused, blamed, check_hooks
     from gofer.agent.config import AgentConfig, Problem, read_descriptor
     from gofer.agent.container import PluginContainer
-    from gofer.agent.loading import import_source, locate
+    from gofer.agent.failures import Refused, blamed
     from gofer.agent.plugin import Plugin
+    from gofer.agent.plugin_code import check_hooks
+    from gofer.agent.sources import import_source, locate
 
     file = Path(descriptor or Path(folder, "trial.conf"))
     if not descriptor:

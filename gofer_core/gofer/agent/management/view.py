@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gofer.agent.builtin import started
 from gofer.agent.certificates import InUse, certificates_in_use
-from gofer.agent.loading import one_line
+from gofer.agent.failures import one_line
 from gofer.rmi.server.administration import OVERDUE
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def show(container: PluginContainer, phase: str) -> dict[str, Any]:
             "rss": _rss(),
             "ledger": {"error": _text(container.store.error)},
             "waiting": sorted(container.pending),
-            "closed": container.gate.reasons() if container.attachments.closed else [],
+            "closed": container.gate.reasons() if container.endpoints.closed else [],
             "certificates": [_certificate(one) for one in certificates_in_use(plugins)],
         },
         "plugins": [_plugin(container, plugin) for plugin in sorted(plugins, key=lambda plugin: plugin.name)],
@@ -99,19 +99,19 @@ def _plugin(container: PluginContainer, plugin: Plugin) -> dict[str, Any]:
 
 def _connection(container: PluginContainer, plugin: Plugin) -> dict[str, Any] | None:
     """Tell how a plugin stands with its broker; None: it is not attached."""
-    attachment = container.attachment(plugin)
-    if attachment is None:
+    endpoint = container.endpoints.of(plugin.name)
+    if endpoint is None:
         return None
-    link = attachment.link
+    link = endpoint.link
     up_since = link.up_since
-    subscription = attachment.consumer.subscription
+    subscription = endpoint.consumer.subscription
     probe = container.links.probe(link)
     return {
         "state": link.state,
         "up": None if up_since is None else round(time.monotonic() - up_since, 1),
         "reading": subscription is not None and subscription.active,
         "error": None if subscription is None else _text(subscription.error),
-        "open": attachment.consumer.channel.open,
+        "open": endpoint.consumer.channel.open,
         "probe": None if probe is None else probe.describe(),
     }
 

@@ -1,4 +1,4 @@
-"""From a descriptor to a module: where a plugin's code is, and importing it.
+"""Where a plugin's code is, and importing it.
 
 A plugin is named by its descriptor's base name or by ``[main] plugin``. That name is looked for, in this order, among
 the installed ``gofer.plugins`` entry points; on the Python path, but only when ``plugin`` was given; and as
@@ -11,21 +11,20 @@ import importlib
 import importlib.machinery
 import importlib.util
 import logging
-import re
 import sys
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 from gofer.agent import modules
 from gofer.agent.config import Descriptor, Problem, distrust, find_plugin_dirs
-from gofer.entry_points import listed
+from gofer.agent.failures import Broken, one_line
+from gofer.entry_points import find, listed, load
 from gofer.errors import PluginError
 from gofer.root import Root
 from gofer.suggest import available, did_you_mean
 
-__all__ = ["GROUP", "Broken", "Source", "forget_module", "import_source", "locate", "one_line", "unused_files"]
+__all__ = ["GROUP", "Source", "import_source", "locate", "unused_files"]
 
 log = logging.getLogger(__name__)
 
@@ -35,41 +34,18 @@ GROUP = "gofer.plugins"
 _OURS = MappingProxyType({"demo": "gofer-plugin-demo", "system": "gofer-plugin-system"})
 
 
-#: Modules of gofer 2 that plugins import, and what to write instead.
-_GONE = {
-    "gofer.common": "Python has its own for what was there: os.makedirs, threading, functools",
-    "gofer.compat": "write for Python 3: str, json",
-    "gofer.messaging.async": "write `from gofer.rmi.reply import ReplyConsumer`",
-    "gofer.messaging.producer": "call an agent's methods with gofer.proxy.Agent",
-    "gofer.messaging.consumer": "hear replies with gofer.rmi.reply.ReplyConsumer",
-    "gofer.messaging.model": "the errors are in gofer.errors",
-    "gofer.messaging.adapter.url": "write `from gofer.messaging import URL`",
-    "gofer.agent.action": "mark a function with @action, from gofer.decorators",
-    "gofer.agent.whiteboard": "a plugin has its own: plugin.whiteboard",
-    "gofer.threadpool": "Python has its own: concurrent.futures.ThreadPoolExecutor",
-    "gofer.transport": "the adapter is named in the URL; write `from gofer.messaging import URL`",
-}
-
-
-class Broken(PluginError):
-    """A plugin's own code failed. The text is one line; ``trace`` is the whole traceback."""
-
-    def __init__(self, text: str, trace: str) -> None:
-        super().__init__(text)
-        self.trace = trace
-
-
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where a plugin's code is: a module on the Python path, or a file in a plugin directory.
 
-    ``distribution`` and ``version`` are None unless it is installed under an entry point.
+    ``distribution``, ``version`` and ``entry`` (the entry point's name) are None unless it is installed under one.
     """
 
     module: str
     file: Path | None = None
     distribution: str | None = None
     version: str | None = None
+    entry: str | None = None
 
     @property
     def tops(self) -> frozenset[str]:
@@ -85,19 +61,16 @@ class Source:
 def locate(root: Root, descriptor: Descriptor) -> Source | Problem:
     """Find a plugin's code without importing any. A Problem says why there is none, and what to install."""
     name = descriptor.plugin or descriptor.entry
-    installed = [one for one in listed(GROUP) if one.name == name]
-    if len({one.distribution for one in installed}) > 1:
-        who = " and ".join(sorted(f"{one.distribution} {one.version}" for one in installed))
-        return _problem(descriptor, f"plugin {name!r} is claimed by {who}; uninstall all but one")
-    if installed:
-        found = installed[0]
+    try:
+        found = find(GROUP, name)
+    except PluginError as claimed:
+        return _problem(descriptor, str(claimed))
+    if found is not None:
         module, colon, attribute = found.value.partition(":")
         if colon:
-            text = (
-                f"the entry point {name!r} of {found.distribution} names {attribute!r} in {module}; allowed: a module"
-            )
-            return _problem(descriptor, text)
-        return Source(module.strip(), None, found.distribution, found.version)
+            what = f"the entry point {name!r} of {found.distribution}"
+            return _problem(descriptor, f"{what} names {attribute!r} in {module}; allowed: a module")
+        return Source(module.strip(), None, found.distribution, found.version, name)
     known = sys.modules.get(name)
     from_file = known is not None and modules.is_ours(known, getattr(known, "__file__", None))
     if descriptor.plugin is not None and not from_file and _is_module(descriptor.plugin):
@@ -147,44 +120,6 @@ def import_source(source: Source, aside: modules.Aside | None = None) -> ModuleT
         raise Broken(*one_line(raised)) from raised
     modules.mark(source.tops, before, str(source))
     return module
-
-
-def forget_module(module: ModuleType) -> None:
-    """Have the next import of a plugin's module, and of those in its package, read the code again."""
-    name = module.__name__
-    modules.forget({name.partition(".")[0]}, name)
-
-
-def one_line(raised: BaseException) -> tuple[str, str]:
-    """Tell an exception that a plugin's code raised in one line, with the place, and as its whole traceback."""
-    trace = "".join(traceback.format_exception(raised))
-    # The frames of gofer and of the import machinery say nothing about the plugin.
-    frames = [f for f in traceback.extract_tb(raised.__traceback__) if not f.filename.startswith("<frozen ")]
-    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    if isinstance(raised, SyntaxError) and raised.filename:
-        place = f" ({raised.filename}, line {raised.lineno})"
-    try:
-        words = " ".join((raised.msg if isinstance(raised, SyntaxError) else str(raised)).split())
-    except Exception:  # noqa: BLE001 - the plugin's own __str__ may raise; its class's name must do
-        words = ""
-    if isinstance(raised, SystemExit):
-        words = f"it ended the process by exit status {words or 0}"
-    if instead := _instead(raised):
-        words = f"{words}; {instead}"
-    return f"{type(raised).__name__}{': ' if words else ''}{words[:300]}{place}", trace
-
-
-def _instead(raised: BaseException) -> str:
-    """Say what to write instead of what is imported from gofer 2 and is not there any more."""
-    if isinstance(raised, SyntaxError) and re.search(r"\bgofer\.(rmi|messaging)\.async\b", raised.text or ""):
-        return "`async` is a word of the language now: write `from gofer.rmi.reply import ReplyConsumer`"
-    if isinstance(raised, ImportError) and (raised.name or "").partition(".")[0] == "gofer":
-        home = raised.name or ""
-        if isinstance(raised, ModuleNotFoundError):
-            return _GONE.get(home, "it is not in this version of gofer")
-        if "in this version of gofer" not in str(raised):  # else it says what to write
-            return f"this version of gofer has no such name in {home}"
-    return ""
 
 
 def _is_module(name: str) -> bool:
@@ -241,7 +176,15 @@ def _module_name(stem: str) -> str:
 
 
 def _import(source: Source) -> ModuleType:
-    return importlib.import_module(source.module) if source.file is None else _import_file(source)
+    if source.file is not None:
+        return _import_file(source)
+    if source.entry is None:
+        return importlib.import_module(source.module)
+    try:
+        module: ModuleType = load(GROUP, source.entry)
+    except PluginError as failed:
+        raise (failed.__cause__ or failed) from None  # its own exception says more to its author
+    return module
 
 
 def _import_file(source: Source) -> ModuleType:

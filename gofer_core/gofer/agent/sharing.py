@@ -1,27 +1,68 @@
-"""Who may reach whose methods: a plugin with an authenticator is not to be reached by callers whom that has not seen.
+"""What plugins share: methods of one in the API of another, and whose callers may reach these.
 
-Requests reach a plugin's methods through the queue of another plugin when that forwards them, or has the methods in its
-API. The authenticator of that queue is the one that is asked. So both plugins must have the same authenticator, or the
-descriptor of the one with the methods must allow it by name. Code that adds another plugin's methods to a queue needs
-less: that queue must have some authenticator. Code that calls another plugin's classes, or inherits from them, is not
-looked at.
+A plugin with an authenticator is not to be reached by callers whom that has not seen. Requests reach a plugin's methods
+through the queue of another plugin when that forwards them, or has the methods in its API. The authenticator of that
+queue is the one that is asked. So both plugins must have the same authenticator, or the descriptor of the one with the
+methods must allow it by name. Code that adds another plugin's methods to a queue needs less: that queue must have some
+authenticator. Code that calls another plugin's classes, or inherits from them, is not looked at.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from gofer.agent.config import Problem, not_trusted
+from gofer.agent.plugin import Plugin
+from gofer.errors import PluginError
+from gofer.rmi.api import API
 
-if TYPE_CHECKING:
-    from gofer.agent.plugin import Plugin
-
-__all__ = ["check_trust", "may_reach", "owners"]
+__all__ = ["accepting", "build_apis", "check_trust", "may_reach", "owners"]
 
 log = logging.getLogger(__name__)
+
+#: Told of a plugin, what does not fit into its API, and why.
+Clash = Callable[[Plugin, Any, PluginError], object]
+
+
+def build_apis(plugins: Mapping[str, Plugin], clash: Clash) -> dict[str, API]:
+    """Build the APIs of all plugins whose code is there: their own, and what code, hooks and descriptors add to each.
+
+    What is added is found by its plugin's name: it goes when that is unloaded, and comes back with it.
+    """
+    built: dict[str, API] = {}
+
+    def build(plugin: Plugin) -> API:
+        if plugin.name in built:  # perhaps not finished: two that extend each other
+            return built[plugin.name]
+        api = built[plugin.name] = plugin.own_api()
+        for more in [*plugin.added, *plugin.given]:
+            source: Any = more
+            if isinstance(more, Plugin):
+                now = plugins.get(more.name)
+                source = None if now is None or now.module is None else build(now)
+                if source is None or not len(source):
+                    continue
+            try:
+                api.add(source)
+            except PluginError as wrong:
+                clash(plugin, more, wrong)
+        return api
+
+    for plugin in plugins.values():
+        if plugin.module is not None:
+            build(plugin)
+    return built
+
+
+def accepting(plugin: Plugin, plugins: Mapping[str, Plugin]) -> Iterator[Plugin]:
+    """Iterate over the plugins that one forwards to and that accept that, in the order of its list."""
+    for name in plugin.descriptor.forward:
+        for other in list(plugins.values()) if name == "*" else filter(None, [plugins.get(name)]):
+            if other is not plugin and plugin.descriptor.forwards_to(other.descriptor):
+                yield other
 
 
 def may_reach(asked: Plugin, owner: Plugin) -> bool:
@@ -100,4 +141,4 @@ def _reaches(asked: Plugin, owner: Plugin, everybody: Mapping[str, Plugin]) -> b
 
 def _has(plugin: Plugin, other: Plugin) -> bool:
     """Tell whether one plugin has another one's methods in its API."""
-    return any(True for more in plugin.added for _ in owners(more, [other]))
+    return any(True for more in [*plugin.added, *plugin.given] for _ in owners(more, [other]))

@@ -1,23 +1,26 @@
-"""A plugin's place at its queue: the connection, the subscription, and those who answer what comes."""
+"""A plugin's endpoint: the queue at its broker, the subscription to it, and who answers what comes."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.builtin import admin_api
-from gofer.agent.config import broker_of
-from gofer.agent.plugin import Plugin, State, current
-from gofer.agent.queues import Binding, QueueModel
+from gofer.agent.config import AgentConfig, broker_of
+from gofer.agent.links import Links
+from gofer.agent.plugin import Plugin, current
+from gofer.agent.serving import Serving
+from gofer.agent.sharing import accepting
 from gofer.errors import AdapterError, MessagingError, NotFound
-from gofer.messaging.adapter import DeleteQueue
+from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareQueue, DeleteQueue
 from gofer.messaging.adapters import find
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import shown
+from gofer.messaging.subscription import Steps
 from gofer.rmi.api import API, Target
 from gofer.rmi.model.fork import Forks
 from gofer.rmi.server.consumer import Consumer
@@ -25,10 +28,9 @@ from gofer.rmi.server.replies import GIVE_UP, Refusal
 from gofer.rmi.store import Unavailable
 
 if TYPE_CHECKING:
-    from gofer.agent.container import PluginContainer
-    from gofer.rmi.request import Received
+    from gofer.rmi.clock import Timer
 
-__all__ = ["Attachment"]
+__all__ = ["Endpoint"]
 
 log = logging.getLogger(__name__)
 
@@ -38,45 +40,69 @@ _MOMENT = 0.02
 _AGAIN = 2.0  # seconds between two tries to read the ledger
 _TOLD = 60.0  # seconds between two lines that it cannot be read
 _QUIET = 0.25  # seconds in which a broker that has more would have sent it
+_REBIND = 30.0  # seconds between two times that a queue is bound: no broker says that a binding was removed
 _UNLOADED = Refusal("plugin.unloaded", "the plugin that this was for has been unloaded")
 _DETACHED = Refusal("plugin.detached", "the plugin that this was for takes no requests any more")
 
 
-class Attachment:
+class Endpoint:
     """One plugin at one queue: the :class:`gofer.rmi.server.service.Service` that a consumer serves. Any thread.
 
-    When its plugin is loaded again, it goes on with the new one: ``exchange`` and then ``follow``.
+    ``[model] managed`` 0: the queue must be there. 1: it is declared, and bound to its exchange by its own name. 2: it
+    is also emptied and deleted when its plugin is unloaded. The broker deletes a queue with an expiration when it had
+    no reader for so long, with what waits in it. It is never declared auto-delete, as gofer 2.12 did: such a queue goes
+    with its last reader, so all that waits is lost when the agent stops or dies.
+
+    When its plugin is loaded again, it goes on with the new one: ``hand_over`` and then ``follow``.
     """
 
-    def __init__(self, container: PluginContainer, plugin: Plugin) -> None:
+    def __init__(
+        self,
+        plugin: Plugin,
+        *,
+        config: AgentConfig,
+        links: Links,
+        serving: Serving,
+        hook: Any,
+        plugins: Mapping[str, Plugin],
+    ) -> None:
         """Find the connection and the identity. Nothing is sent yet.
+
+        Args:
+            hook: the hook caller of the agent's pluggy.PluginManager.
+            plugins: those of the agent, by name.
 
         Raises:
             ConfigError: there is no URL, or the identity cannot be kept.
             AdapterError: no adapter serves the URL.
         """
-        connector = plugin.described.connector(container.config.messaging, plugin.url)
+        connector = plugin.described.connector(config.messaging, plugin.url)
         if plugin.queue is None:
             plugin.identify()
-            log.info(
-                "plugin %s: no queue is given; its address is %s, kept for the next time", plugin.name, plugin.queue
-            )
+            text = "plugin %s: no queue is given; its address is %s, kept for the next time"
+            log.info(text, plugin.name, plugin.queue)
             if plugin.foreign is not None:
                 log.warning("plugin %s: %s", plugin.name, plugin.foreign)
         # What a consumer asks for with every request are plain attributes.
         self.name = plugin.name
-        self.queue = QueueModel(plugin.described, plugin.identify())
-        self.address = str(self.queue.address)
+        self.hook = hook
         self.workers = plugin.workers
+        self.max_message = config.messaging.max_message
+        self._config = config
+        self._plugins = plugins
+        self._serving = serving
+        self._links = links
+        self._use = _use(plugin, connector)
+        self.managed, self._exchange, self.queue = self._use[1:4]
+        self.address = str(plugin.identify())
+        self._difference: str | None = None  # between the queue as it is, and as it is declared
         self._take(plugin)
-        self.max_message = container.config.messaging.max_message
-        self._exclusive = _exclusive(plugin, connector)
-        if not self._exclusive and _has_once(plugin):
+        exclusive = self._use[-1]
+        if not exclusive and _has_once(plugin):
             text = (
                 "plugin %s: calls of its @once methods are refused: the adapter for %s cannot read a queue exclusively"
             )
             log.warning(text, plugin.name, connector.url)
-        self._prefetch = plugin.described.prefetch
         self._over = False
         self._spared = False
         self._deleting = threading.Lock()  # nobody else takes from the queue while it is deleted
@@ -85,36 +111,34 @@ class Attachment:
         #: Set unless it was suspended, and what had not started is not yet given back.
         self.given_back = threading.Event()
         self.given_back.set()
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self._ending = threading.Event()
-        self._links = container.links
-        self.link = self._links.acquire(connector)
-        self._binding = Binding(self.queue, self.link, container.clock)
+        self._rebinding: Timer | None = None
+        self._binding_refused = ""
+        self.link = links.acquire(connector)
         self.consumer = Consumer(
             self,
             self.link,
-            registry=container.registry,
-            persistence=container.persistence,
-            nonces=container.nonces,
-            lifecycle=container.lifecycle,
+            registry=serving.registry,
+            persistence=serving.persistence,
+            nonces=serving.nonces,
+            lifecycle=serving.lifecycle,
             counters=plugin.counters,
-            prefetch=self._prefetch,
-            exclusive=self._exclusive,
+            prefetch=plugin.described.prefetch,
+            exclusive=exclusive,
         )
 
     def _take(self, plugin: Plugin) -> None:
         self.plugin = plugin
         self.admin = admin_api(plugin)
-        self._hooks = plugin.container.hooks.hook
-        self.hook = _RequestHooks(self._hooks)
-        if plugin.container.attachments.watched:
-            self.watch()
         self.authenticator: Any = plugin.authenticator
         self.audience = plugin.described.audience
         self.loop = plugin.loop
         self.latency = plugin.described.latency
         self.max_age = plugin.described.max_age
         self.timeout = plugin.described.timeout
+
+    # -- what its requests ask for ------------------------------------------------------------------------------------
 
     @property
     def api(self) -> API:
@@ -126,13 +150,13 @@ class Attachment:
 
         What a plugin has taken from elsewhere by itself is in its own, too; what it was given is not.
         """
-        asked = self.plugin.container.plugins.get(target.plugin, self.plugin)  # another one, when that is forwarded to
+        asked = self._plugins.get(target.plugin, self.plugin)  # another one, when that is forwarded to
         module = (target.cls or target.function).__module__
         if asked.has_name(module):
             return asked.forks
-        for other in list(asked.container.plugins.values()):
+        for other in list(self._plugins.values()):
             space = other.name if target.cls is None else target.namespace
-            if other.has_name(module) and other.state is State.RUNNING and other.api.has(space, target.method):
+            if other.has_name(module) and other.is_alive and other.api.has(space, target.method):
                 return other.forks
         return asked.forks
 
@@ -140,7 +164,7 @@ class Attachment:
         """Tell whether a method, the plugin's or one that it forwards to, runs on the event loop."""
         target = self.plugin.api.look_up(classname, method)
         if target is None and self.plugin.descriptor.forward:
-            others = (one.api.look_up(classname, method) for one in self.plugin.container.accepting(self.plugin))
+            others = (one.api.look_up(classname, method) for one in accepting(self.plugin, self._plugins))
             target = next(filter(None, others), None)
         return target is not None and target.holds_no_thread
 
@@ -148,26 +172,25 @@ class Attachment:
         """Return what is entered around what the plugin's code does."""
         return self.plugin.entered()
 
+    # -- taking requests ----------------------------------------------------------------------------------------------
+
     def start(self) -> None:
         """Take up what the ledger holds, and take requests as soon as the broker and the queue are there.
 
         Does not wait for the broker. While the ledger cannot be read, nobody knows which requests were cancelled, have
         ended or are copies: the broker holds them until it can be.
         """
-        failed = self._learn()
+        failed = self._restore()
         if failed is None:
             self._subscribe()
             return
         log.error("plugin %s: takes no requests until the ledger can be read: %s", self.name, failed)
         threading.Thread(target=self._start_later, name=f"gofer-{self.name}-start", daemon=True).start()
 
-    def _learn(self) -> Unavailable | None:
+    def _restore(self) -> Unavailable | None:
         """Read what the ledger knows of the plugin's requests, and take up what it holds; return why that fails."""
-        container = self.plugin.container
         try:
-            container.tombstones.restore(self.name)
-            if self.authenticator is not None:
-                container.nonces.restore()
+            self._serving.restore(self.name, nonces=self.authenticator is not None)
             self.consumer.recover()
         except Unavailable as failed:
             return failed
@@ -176,7 +199,7 @@ class Attachment:
     def _start_later(self) -> None:
         told = monotonic()
         while not self._ending.wait(_AGAIN):
-            failed = self._learn()
+            failed = self._restore()
             if failed is None:
                 log.warning("plugin %s: the ledger can be read; requests are taken now", self.name)
                 with self._starting:
@@ -188,14 +211,52 @@ class Attachment:
                 log.error("plugin %s: still takes no requests: %s", self.name, failed)
 
     def _subscribe(self) -> None:
-        self.consumer.start(
-            self.queue.spec.name,
-            0,
-            prepare=self.queue.prepare,
-            on_lost=self._lost,
-        )
-        self._binding.start()
+        self.consumer.start(self.queue.name, 0, prepare=self._prepare, on_lost=self._lost)
+        self._bind_later()
         self._links.watch(self.link)
+
+    def _lost(self, why: str) -> None:
+        log.warning("plugin %s: no requests from queue %r: %s", self.name, self.queue.name, why)
+
+    def _prepare(self) -> Steps:
+        """Make sure that the queue is there: the operations before each (re)subscribing.
+
+        They fail when the broker does not let us, or there is no such exchange.
+        """
+        if not self.managed:
+            return
+        difference = yield self.queue
+        if difference is not None and difference != self._difference:
+            self._difference = difference
+            log.warning("plugin %s: queue %r is used as it is: %s", self.name, self.queue.name, difference)
+        if self._exchange:
+            yield self._binding
+
+    @property
+    def _binding(self) -> Bind:
+        return Bind(self.queue.name, self._exchange, self.queue.name)
+
+    def _bind_later(self) -> None:
+        """Bind the queue to its exchange again and again: where the binding is lost, callers reach nobody."""
+        with self._starting:
+            if self.managed and self._exchange and not self._ending.is_set():
+                self._rebinding = self._serving.clock.call_after(_REBIND, self._bind)
+
+    def _bind(self) -> None:
+        if self.link.is_open:
+            self.link.ask_nowait(self._binding, self._bound)
+        else:
+            self._bind_later()
+
+    def _bound(self, _: object, error: Exception | None) -> None:
+        why = "" if error is None else str(error)
+        if why and why != self._binding_refused and not self._ending.is_set():
+            text = "plugin %s: queue %r cannot be bound to exchange %r: %s"
+            log.warning(text, self.name, self.queue.name, self._exchange, why)
+        self._binding_refused = why
+        self._bind_later()
+
+    # -- a plugin that is loaded again, or moves ----------------------------------------------------------------------
 
     def serves(self, plugin: Plugin) -> bool:
         """Tell whether it can go on for a plugin that was loaded again: the broker, the queue and its use are the same.
@@ -203,59 +264,43 @@ class Attachment:
         Raises:
             ConfigError: there is no URL, or the identity cannot be kept.
         """
-        connector = plugin.described.connector(plugin.container.config.messaging, plugin.url)
-        return (
-            connector == self.link.connector
-            and QueueModel(plugin.described, plugin.identify()) == self.queue
-            and plugin.described.prefetch == self._prefetch
-            and _exclusive(plugin, connector) == self._exclusive
-        )
+        return _use(plugin, plugin.described.connector(self._config.messaging, plugin.url)) == self._use
 
-    def has_queue_of(self, other: Attachment) -> bool:
+    def has_queue_of(self, other: Endpoint) -> bool:
         """Tell whether both take from the same queue."""
         mine, theirs = self.link.connector.url, other.link.connector.url
-        return self.queue.spec.name == other.queue.spec.name and broker_of(mine) == broker_of(theirs)
+        return self.queue.name == other.queue.name and broker_of(mine) == broker_of(theirs)
 
-    def exchange(self, old: Plugin, new: Plugin) -> None:
+    def hand_over(self, old: Plugin, new: Plugin) -> None:
         """Have the new one's workers run what waits for the old one's, and what comes; all else stays as it is."""
         self.workers = new.workers
         old.workers.hand_over(new.workers)
 
     def follow(self, plugin: Plugin) -> None:
-        """Serve the plugin that was loaded again."""
+        """Serve the plugin that was loaded again, or has another authenticator."""
         self._take(plugin)
         self.consumer.renew()
+
+    # -- its end ------------------------------------------------------------------------------------------------------
 
     def stop(self, deadline: float) -> None:
         """Take no more, let what runs end by the deadline (``time.monotonic()``), and leave the rest to the broker."""
         self._over = True
         self._end_start()
-        self._binding.stop()
         left = self.consumer.stop(max(0.0, deadline - monotonic()))
         if left:
             log.warning("plugin %s: %d requests have not ended in time; the broker keeps them", self.name, len(left))
-        self._release()
+        if self._held.acquire(blocking=False):  # once, whoever stops it
+            self._links.release(self.link)
 
     def suspend(self) -> None:
         """Start nothing more, at once: a plugin that decides about calls is about to go. ``retire`` follows."""
         self.given_back.clear()
         self._give_back = self.consumer.halt()
 
-    def watch(self) -> None:
-        """Have calls pass a barrier that holds them until the hooks are there that decide about them."""
-        hook, barrier = self._hooks.gofer_call, self.plugin.container.attachments.barrier
-
-        def call(plugin: Plugin, request: Received, invoke: Callable[[], Any]) -> Any:
-            # Admin is called by the thread that reads the broker, which must not wait.
-            wait = 0.0 if request.classname in self.admin else plugin.container.config.main.shutdown_timeout
-            return barrier.call(hook, plugin.name, invoke, wait, plugin=plugin, request=request)
-
-        self.hook.gofer_call = call
-
     def retire(self) -> None:
         """Take no more, and go on until all that was accepted has ended, however long that takes. ``stop`` ends it."""
         self._end_start()
-        self._binding.stop()
         if self._give_back is not None:
             self._give_back(_PATIENCE)
             self.given_back.set()
@@ -266,17 +311,11 @@ class Attachment:
             self.stop(monotonic() + _PATIENCE)
 
     def _end_start(self) -> None:
-        """Have it not subscribe any more, where it still waits for the ledger."""
+        """Have it not subscribe any more, where it still waits for the ledger, and not bind its queue."""
         with self._starting:
             self._ending.set()
-
-    def discard(self) -> None:
-        """Undo the making: it was not started."""
-        self._release()
-
-    def _release(self) -> None:
-        if self._held.acquire(blocking=False):  # once, whoever stops it
-            self._links.release(self.link)
+            if self._rebinding is not None:
+                self._rebinding.cancel()
 
     def leave(self, deadline: float, *, detached: bool = False) -> bool:
         """Take no more, and let all that was accepted end by the deadline. ``managed`` 2: empty and delete the queue.
@@ -291,11 +330,12 @@ class Attachment:
             Whether all has ended. If not, ``retire`` follows.
         """
         self._end_start()
-        self._binding.stop()
-        refusal = (_DETACHED if detached else _UNLOADED) if self.queue.managed == 2 else None
-        if refusal is not None and self.queue.volatile:
-            self.consumer.reject_all(refusal)  # the queue goes with its last reader, and all that is in it
-            alone = False
+        refusal = (_DETACHED if detached else _UNLOADED) if self.managed == 2 else None
+        # gofer 2.12 may have declared it: then it goes with its last reader, and all that is in it.
+        volatile = self.queue.expires is not None and self._difference not in (None, NO_EXPIRY)
+        alone = False
+        if refusal is not None and volatile:
+            self.consumer.reject_all(refusal)
         else:
             given_back = self.consumer.close(_PATIENCE)
             alone = refusal is not None and given_back and self._refuse(refusal)
@@ -303,23 +343,21 @@ class Attachment:
         ended = self.consumer.channel.wait(max(0.0, deadline - monotonic()), but=ours, answered=False)
         if not ended:
             self.consumer.leave(refusal)
-        if refusal is not None and self.queue.volatile:
+        if refusal is not None and volatile:
             self._until_quiet()
         if alone and self._delete():
             self.consumer.catch_up(_PATIENCE)  # what came before the queue's end is still to be rejected
-        what = "detached" if detached else "unloaded"
-        if ended and self.consumer.channel.wait(_ANSWERS, but=ours):
-            self._tell_left(what)
+        ended = ended and self.consumer.channel.wait(_ANSWERS, but=ours)
+        self._tell_left("detached" if detached else "unloaded")
+        if ended:
             self.stop(monotonic() + _PATIENCE)
-            return True
-        self._tell_left(what)
-        return False
+        return ended
 
     def _tell_left(self, what: str) -> None:
         """Say what is left of a plugin that is unloaded, or detached."""
         channel = self.consumer.channel
         unended = channel.unended
-        overdue = [one for one in self.plugin.container.registry.overdue() if one.channel is channel]
+        overdue = [one for one in self._serving.registry.overdue() if one.channel is channel]
         running = {request.key: request.target for request in (*unended, *overdue)}
         if running:
             names = ", ".join(sorted(set(running.values())))
@@ -332,7 +370,7 @@ class Attachment:
             log.warning(text, self.name, what, left, why or f"the connection is {self.link.state}", GIVE_UP)
 
     def spare(self) -> None:
-        """Leave the queue as it is, and at once: another attachment of the plugin takes from it. While it leaves."""
+        """Leave the queue as it is, and at once: another endpoint of the plugin takes from it. While it leaves."""
         with self._deleting:
             self._spared = True
         self.consumer.close(_PATIENCE)
@@ -341,15 +379,16 @@ class Attachment:
         """Reject what waits in the queue and what comes; False: that is not ours to do."""
         if self.consumer.subscription is None or self._spared:
             return False  # it has never been read, or is read again
+        left = "plugin %s: queue %r is left as it is: %s"
         if not self.link.is_open:
-            log.warning("plugin %s: queue %r is left as it is: %s", self.name, self.queue.spec.name, self.link.state)
+            log.warning(left, self.name, self.queue.name, self.link.state)
             return False
         try:
             self.consumer.refuse(refusal, _PATIENCE)
         except NotFound:
             return False  # deleted with its last reader
         except MessagingError as others:
-            log.info("plugin %s: queue %r is left as it is: %s", self.name, self.queue.spec.name, others)
+            log.info(left, self.name, self.queue.name, others)
             return False
         if self._spared:  # meanwhile
             self.consumer.close(_PATIENCE)
@@ -358,61 +397,51 @@ class Attachment:
     def _until_quiet(self) -> None:
         """Wait until nothing more comes to be rejected: no broker says of a queue with readers that it is empty."""
         deadline, before = monotonic() + _PATIENCE, -1
-        while (
-            monotonic() < deadline and not self._over and (now := self.consumer.channel.counters["rejected"]) != before
-        ):
+        counters = self.consumer.channel.counters
+        while monotonic() < deadline and not self._over and (now := counters["rejected"]) != before:
             before = now
             sleep(_QUIET)
 
     def _delete(self) -> bool:
         """Delete the queue, which nobody else reads, as soon as it is empty; return whether it is gone."""
-        if self.queue.kept is not None:
-            log.info("plugin %s: queue %r is left, empty: %s", self.name, self.queue.spec.name, self.queue.kept)
+        kept = None if self._difference in (None, NO_EXPIRY) else "somebody else has declared it"
+        if self.queue.kind == "quorum":
+            kept = "brokers do not delete quorum queues only if they are empty"
+        if kept is not None:
+            log.info("plugin %s: queue %r is left, empty: %s", self.name, self.queue.name, kept)
             return False
-        name, deadline = self.queue.spec.name, monotonic() + _PATIENCE
+        deadline = monotonic() + _PATIENCE
         while True:
             try:
                 with self._deleting:
                     if self._spared:
                         return False
-                    self.link.ask(DeleteQueue(name, if_empty=True), _PATIENCE)
+                    self.link.ask(DeleteQueue(self.queue.name, if_empty=True), _PATIENCE)
             except NotFound:
                 return True
-            except AdapterError as kept:
+            except AdapterError as refused:
                 # What it holds is on its way to be rejected.
                 if monotonic() < deadline and not self._over:
                     sleep(_MOMENT)
                     continue
-                log.warning("plugin %s: queue %r is not deleted: %s", self.name, name, kept)
+                log.warning("plugin %s: queue %r is not deleted: %s", self.name, self.queue.name, refused)
             except MessagingError as gone:
-                log.warning("plugin %s: queue %r is left as it is: %s", self.name, name, gone)
+                log.warning("plugin %s: queue %r is left as it is: %s", self.name, self.queue.name, gone)
             else:
-                log.info("plugin %s: queue %r deleted", self.name, name)
+                log.info("plugin %s: queue %r deleted", self.name, self.queue.name)
                 return True
             return False
 
-    def _lost(self, why: str) -> None:
-        log.warning("plugin %s: no requests from queue %r: %s", self.name, self.queue.spec.name, why)
+
+def _use(plugin: Plugin, connector: Connector) -> tuple[Connector, int, str, DeclareQueue, int, bool]:
+    """Return all that an endpoint is made of; two that are equal in this are one."""
+    described, address = plugin.described, plugin.identify()
+    queue = DeclareQueue(address.key, expires=described.expiration, kind=described.kind)
+    exclusive = described.exclusive or (  # as the descriptor says, or for @once methods where the adapter can
+        _has_once(plugin) and find(connector.url, connector.adapter).subscribes_exclusively
+    )
+    return connector, described.managed, address.exchange, queue, described.prefetch, exclusive
 
 
 def _has_once(plugin: Plugin) -> bool:
     return any(target.mark.once for target in plugin.api)
-
-
-def _exclusive(plugin: Plugin, connector: Connector) -> bool:
-    """Tell whether to subscribe exclusively: as the descriptor says, or for @once methods where the adapter can."""
-    if plugin.described.exclusive:
-        return True
-    return _has_once(plugin) and find(connector.url, connector.adapter).subscribes_exclusively
-
-
-class _RequestHooks:
-    """The hooks that requests go through. ``gofer_call`` may be replaced, by one that passes a barrier first."""
-
-    __slots__ = ("gofer_accept", "gofer_call", "gofer_finished", "gofer_route")
-
-    def __init__(self, hooks: Any) -> None:
-        self.gofer_accept = hooks.gofer_accept
-        self.gofer_call = hooks.gofer_call
-        self.gofer_finished = hooks.gofer_finished
-        self.gofer_route = hooks.gofer_route

@@ -1,0 +1,262 @@
+"""Where the plugins of an agent take their requests: at most one endpoint each, and those that they are leaving."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping
+from time import monotonic
+
+from gofer.agent.barrier import RequestHooks
+from gofer.agent.config import broker_of
+from gofer.agent.endpoint import Endpoint
+from gofer.agent.failures import Refused, blamed
+from gofer.agent.plugin import Plugin, State
+from gofer.agent.sharing import check_trust
+from gofer.errors import PluginError
+
+__all__ = ["Endpoints"]
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 10.0  # seconds for a broker that is to take back what was not started
+
+
+class Endpoints:
+    """The endpoints of one container, by their plugins' names. Any thread.
+
+    Args:
+        plugins: those of the agent, by name.
+        hooks: what the requests go through.
+        make: makes the endpoint of a plugin.
+        timeout: returns the seconds that calls have to end.
+    """
+
+    def __init__(
+        self,
+        plugins: Mapping[str, Plugin],
+        hooks: RequestHooks,
+        make: Callable[[Plugin], Endpoint],
+        timeout: Callable[[], float],
+    ) -> None:
+        self._plugins = plugins
+        self._hooks = hooks
+        self._make = make
+        self._timeout = timeout
+        self._lock = threading.Lock()  # held for a moment only
+        self._at: dict[str, Endpoint] = {}
+        self._leaving: set[Endpoint] = set()
+        self.stopping = False
+        #: Whether nothing is attached for the moment; and what will be when that is over.
+        self.closed = False
+        self._held: dict[str, None] = {}
+
+    def has(self, name: str) -> bool:
+        """Tell whether a plugin is attached, or will be when requests are taken again."""
+        return name in self._at or name in self._held
+
+    def of(self, name: str) -> Endpoint | None:
+        """Return the endpoint of a plugin; None: it has none."""
+        return self._at.get(name)
+
+    def where(self, name: str) -> str:
+        """Tell in words where a plugin takes its requests."""
+        endpoint = self._at.get(name)
+        if endpoint is None:
+            return "its queue waits for required plugins" if name in self._held else "without a queue"
+        return f"queue {endpoint.address} at {endpoint.link.connector.url}"
+
+    # -- all at once: while a required plugin does not run ------------------------------------------------------------
+
+    def close(self, passing: Collection[str] = ()) -> None:
+        """Take no requests for any plugin: what runs goes on, what has not started is given back. Until ``open``.
+
+        Returns when the hooks have decided about all calls that have started.
+
+        Args:
+            passing: the names of plugins whose calls end before their hooks go.
+        """
+        with self._lock:
+            if self.closed or self.stopping:
+                return
+            self.closed = True
+            suspended = list(self._at.values())
+            self._held.update(dict.fromkeys(self._at))
+            self._at.clear()
+            self._leaving.update(suspended)
+            for endpoint in suspended:
+                endpoint.suspend()
+        if not self._hooks.close(passing, _PATIENCE):
+            log.warning("hooks have not decided about all calls in %g s; nothing waits for them any more", _PATIENCE)
+        for endpoint in suspended:
+            self._retire(endpoint)
+
+    def open(self, first: Collection[str], failed: Callable[[Refused], object]) -> list[Plugin]:
+        """Attach what is held, and return it.
+
+        Args:
+            first: the names of those to begin with.
+            failed: told of a plugin that cannot be attached.
+        """
+        attached = []
+        with self._lock:
+            self.closed = False
+            names = sorted(self._held, key=lambda name: name not in first)
+            self._held.clear()
+            leaving = list(self._leaving)
+        self._hooks.open()
+        for endpoint in leaving:
+            endpoint.given_back.wait(_PATIENCE)  # or it would be in nobody's hands
+        for name in names:
+            plugin = self._plugins.get(name)
+            if plugin is None or not plugin.is_running:
+                continue
+            try:
+                with blamed(plugin, "messaging", "url"):
+                    self.attach(plugin)
+            except Refused as refused:
+                failed(refused)
+            else:
+                attached.append(plugin)
+        return attached
+
+    # -- one plugin ---------------------------------------------------------------------------------------------------
+
+    def attach(self, plugin: Plugin) -> None:
+        """Do what ``Plugin.attach`` says."""
+        with self._lock:
+            if plugin.state is State.LOADING:
+                plugin.wants_queue = True
+                return
+            if not plugin.is_running or self.stopping:
+                raise PluginError(f"plugin {plugin.name!r} cannot be attached: it is {plugin.state.value}")
+            if self.closed:
+                self._held[plugin.name] = None
+                return
+            running = [one for one in self._plugins.values() if one.is_running]
+            if (problem := check_trust(plugin, running)) is not None:  # its code may have set another authenticator
+                raise Refused(plugin, problem)
+            before = self._at.get(plugin.name)
+            if before is not None and before.serves(plugin):
+                before.follow(plugin)  # it may have another authenticator
+                return
+            self._refuse_shared(plugin)
+            endpoint = self._at[plugin.name] = self._make(plugin)
+            spared = [one for one in self._leaving if one.has_queue_of(endpoint)]
+            if before is not None:
+                self._leaving.add(before)
+            endpoint.start()
+        for one in spared:  # it would empty and delete the queue
+            _in_background(one, one.spare)
+        if before is not None:
+            log.info("plugin %s: attached to %s; it was at %s", plugin.name, endpoint.address, before.address)
+            self._retire(before)
+
+    def detach(self, plugin: Plugin) -> None:
+        """Do what ``Plugin.detach`` says."""
+        with self._lock:
+            if plugin.state is State.LOADING:
+                plugin.wants_queue = False
+                return
+            self._held.pop(plugin.name, None)
+            endpoint = self._at.pop(plugin.name, None)
+            if endpoint is None:
+                return
+            self._leaving.add(endpoint)
+        deadline = monotonic() + self._timeout()
+
+        def leave(endpoint: Endpoint = endpoint) -> None:
+            if endpoint.managed != 2:
+                endpoint.stop(deadline)
+            elif not endpoint.leave(deadline, detached=True):
+                endpoint.retire()
+            self._forget(endpoint)
+
+        _in_background(endpoint, leave)
+
+    def leave(self, plugin: Plugin, deadline: float, *, for_good: bool) -> None:
+        """Take a plugin that runs no more from its queue.
+
+        Args:
+            for_good: what was accepted is finished; else it is given back.
+        """
+        with self._lock:
+            self._held.pop(plugin.name, None)
+            endpoint = self._at.pop(plugin.name, None)
+            if endpoint is not None:
+                self._leaving.add(endpoint)
+        if endpoint is None:
+            return
+        if not for_good:
+            endpoint.stop(deadline)
+        elif not endpoint.leave(deadline):
+            self._retire(endpoint)
+            return
+        self._forget(endpoint)
+
+    def hand_over(self, old: Plugin, new: Plugin) -> None:
+        """Have the workers of a plugin that is loaded again run what waits for those of the old one, and what comes."""
+        with self._lock:
+            mine = [one for one in (*self._at.values(), *self._leaving) if one.name == old.name]
+        for endpoint in mine:
+            endpoint.hand_over(old, new)
+        old.workers.hand_over(new.workers)  # what came another way, or comes late
+
+    def follow(self, new: Plugin) -> None:
+        """Serve a plugin that was loaded again, and runs: at its queue if that is the same, else at its new one.
+
+        Raises:
+            Refused, ConfigError, AdapterError: it cannot be attached.
+        """
+        with self._lock:
+            leaving = [one for one in self._leaving if one.name == new.name]
+            present = self._at.get(new.name)
+        if new.wants_to_attach:
+            self.attach(new)
+        elif present is not None:
+            with self._lock:
+                self._at.pop(new.name, None)
+                self._leaving.add(present)
+            self._retire(present)
+        else:
+            self._held.pop(new.name, None)
+        for one in leaving if present is None else [*leaving, present]:
+            if one is not self._at.get(new.name):
+                one.follow(new)  # what it has accepted is the new one's, too
+
+    def stop(self, deadline: float) -> list[threading.Thread]:
+        """Stop all at the same time, each in a thread of its own; nothing is attached any more. May be repeated."""
+        with self._lock:
+            self.stopping = True
+            endpoints = [*self._at.values(), *self._leaving]
+            self._at.clear()
+            self._leaving.clear()
+        return [_in_background(one, lambda one=one: one.stop(deadline)) for one in endpoints]  # type: ignore[misc]  # mypy cannot infer a lambda's default
+
+    def _refuse_shared(self, plugin: Plugin) -> None:
+        """Refuse a queue that another plugin reads: each would get requests that are for the other."""
+        for other in list(self._at.values()):
+            if other.name == plugin.name or plugin.url is None or other.queue.name != plugin.uuid:
+                continue
+            if broker_of(plugin.url) == broker_of(other.link.connector.url):
+                text = f"{plugin.uuid!r} is the queue of plugin {other.name!r} ({other.plugin.descriptor.file})"
+                raise Refused.at(plugin, "model", "queue", f"{text}; allowed: one plugin of an agent for each queue")
+
+    def _retire(self, endpoint: Endpoint) -> None:
+        """Have an endpoint that is left end when all that it has accepted has."""
+
+        def retire() -> None:
+            endpoint.retire()
+            self._forget(endpoint)
+
+        _in_background(endpoint, retire)
+
+    def _forget(self, endpoint: Endpoint) -> None:
+        with self._lock:
+            self._leaving.discard(endpoint)
+
+
+def _in_background(endpoint: Endpoint, work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work, name=f"gofer-{endpoint.name}-stop", daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,152 @@
+"""What a plugin's code may do wrong: raise, end the process, hang. Each becomes one line, and one plugin's problem."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gofer.agent.config import Problem
+from gofer.errors import GoferError, PluginError
+
+__all__ = ["Broken", "Refused", "blamed", "one_line", "within"]
+
+log = logging.getLogger(__name__)
+
+#: Modules of gofer 2 that plugins import, and what to write instead.
+_GONE = {
+    "gofer.common": "Python has its own for what was there: os.makedirs, threading, functools",
+    "gofer.compat": "write for Python 3: str, json",
+    "gofer.messaging.async": "write `from gofer.rmi.reply import ReplyConsumer`",
+    "gofer.messaging.producer": "call an agent's methods with gofer.proxy.Agent",
+    "gofer.messaging.consumer": "hear replies with gofer.rmi.reply.ReplyConsumer",
+    "gofer.messaging.model": "the errors are in gofer.errors",
+    "gofer.messaging.adapter.url": "write `from gofer.messaging import URL`",
+    "gofer.agent.action": "mark a function with @action, from gofer.decorators",
+    "gofer.agent.whiteboard": "a plugin has its own: plugin.whiteboard",
+    "gofer.threadpool": "Python has its own: concurrent.futures.ThreadPoolExecutor",
+    "gofer.transport": "the adapter is named in the URL; write `from gofer.messaging import URL`",
+}
+
+
+class Broken(PluginError):
+    """A plugin's own code failed. The text is one line; ``trace`` is the whole traceback."""
+
+    def __init__(self, text: str, trace: str) -> None:
+        super().__init__(text)
+        self.trace = trace
+
+
+class Refused(PluginError):
+    """A :class:`gofer.agent.plugin.Plugin` cannot run.
+
+    ``problem`` is the line that says why; ``trace`` the traceback, if its code raised.
+    """
+
+    def __init__(self, plugin: Any, problem: Problem, trace: str | None = None) -> None:
+        super().__init__(str(problem))
+        self.plugin = plugin
+        self.problem = problem
+        self.trace = trace
+
+    @classmethod
+    def at(cls, plugin: Any, section: str, key: str, text: str, trace: str | None = None) -> Refused:
+        """Make the error for a place of the plugin's descriptor."""
+        return cls(plugin, Problem("error", str(plugin.descriptor.file), section, key, text), trace)
+
+
+@contextmanager
+def blamed(plugin: Any, section: str, key: str, what: str = "") -> Iterator[None]:
+    """Turn whatever is raised within into a Refused for this plugin, at this place of its descriptor.
+
+    Everything, an end of the process included: a plugin's code raises it.
+    """
+    try:
+        yield
+    except Refused:
+        raise
+    except BaseException as raised:
+        if isinstance(raised, Broken):
+            words, trace = str(raised), raised.trace
+        else:
+            words, trace = one_line(raised)
+            if isinstance(raised, GoferError):
+                words = str(raised)  # it names what it is about; the class and the place would only be in the way
+        if plugin.missed is not None and "'NoneType'" in words:  # what Plugin.find has given where there is none
+            words += f" ({plugin.missed})"
+        raise Refused.at(plugin, section, key, f"{what}: {words}" if what else words, trace) from raised
+
+
+def one_line(raised: BaseException) -> tuple[str, str]:
+    """Tell an exception that a plugin's code raised in one line, with the place, and as its whole traceback."""
+    trace = "".join(traceback.format_exception(raised))
+    # The frames of the import machinery say nothing about the plugin.
+    frames = [f for f in traceback.extract_tb(raised.__traceback__) if not f.filename.startswith("<frozen ")]
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    if isinstance(raised, SyntaxError) and raised.filename:
+        place = f" ({raised.filename}, line {raised.lineno})"
+    try:
+        words = " ".join((raised.msg if isinstance(raised, SyntaxError) else str(raised)).split())
+    except Exception:  # noqa: BLE001 - the plugin's own __str__ may raise; its class's name must do
+        words = ""
+    if isinstance(raised, SystemExit):
+        words = f"it ended the process by exit status {words or 0}"
+    if instead := _instead(raised):
+        words = f"{words}; {instead}"
+    return f"{type(raised).__name__}{': ' if words else ''}{words[:300]}{place}", trace
+
+
+def within(seconds: float, work: Callable[[], object], name: str, *, late: Callable[[], object] | None = None) -> bool:
+    """Do some work in a thread of its own, and wait for that; False: it goes on, and nothing waits for it any more.
+
+    Args:
+        seconds: how long to wait.
+        name: the thread's.
+        late: called by that thread when the work has ended well, and nothing waits for it any more.
+
+    Raises:
+        BaseException: what the work has raised, if somebody still waits for it; else that is logged.
+    """
+    failed: list[BaseException] = []
+    told = threading.Lock()  # taken by the end of the work, or by who does not wait any more
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as raised:  # noqa: BLE001 - raised again by whoever waits
+            failed.append(raised)
+        if told.acquire(blocking=False):
+            return
+        try:
+            if failed:
+                log.error("%s: what nobody waits for any more has failed", name, exc_info=failed[0])
+            elif late is not None:
+                late()
+        except BaseException:  # a plugin's code, again
+            log.exception("%s: what follows what came late has failed", name)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if told.acquire(blocking=False):
+        return False
+    if failed:
+        raise failed[0]
+    return True
+
+
+def _instead(raised: BaseException) -> str:
+    """Say what to write instead of what is imported from gofer 2 and is not there any more."""
+    if isinstance(raised, SyntaxError) and re.search(r"\bgofer\.(rmi|messaging)\.async\b", raised.text or ""):
+        return "`async` is a word of the language now: write `from gofer.rmi.reply import ReplyConsumer`"
+    if isinstance(raised, ImportError) and (raised.name or "").partition(".")[0] == "gofer":
+        home = raised.name or ""
+        if isinstance(raised, ModuleNotFoundError):
+            return _GONE.get(home, "it is not in this version of gofer")
+        if "in this version of gofer" not in str(raised):  # else it says what to write
+            return f"this version of gofer has no such name in {home}"
+    return ""
