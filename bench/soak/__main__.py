@@ -87,8 +87,8 @@ def run(home: Path, plan: Plan, seed: int, seconds: float, least: int) -> tuple[
         broker = stack.enter_context(RabbitMQ(home / "rabbitmq"))
         agent = stack.enter_context(AgentProcess(home / "agent"))
         networks = [stack.enter_context(Relay(URL.parse(broker.url()))) for _ in range(2)]
-        places.furnish(agent, str(networks[0].url))
-        crew = stack.enter_context(Crew(str(networks[1].url), home, seed))
+        places.furnish(agent, networks[0].url.text)
+        crew = stack.enter_context(Crew(networks[1].url.text, home, seed))
         declare(broker.url())
         agent.start()
         until = time.time() + seconds

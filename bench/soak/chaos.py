@@ -106,7 +106,7 @@ class Chaos:
         """Change one of the descriptors, and tell the agent."""
         stage = self.stage
         queue = list(THREADS)[number % len(THREADS)]
-        stage.places.change(stage.agent, str(stage.agent_network.url), queue, THREADS[queue] - number % 2)
+        stage.places.change(stage.agent, stage.agent_network.url.text, queue, THREADS[queue] - number % 2)
         os.kill(stage.agent.pid, signal.SIGHUP)
 
     def _broker(self, blow: Blow) -> None:
