@@ -12,8 +12,7 @@ from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import HEAD, TAIL, Closed, Confirmed, Delivery, Done, Opened, SubscriptionLost
 from gofer.messaging.local import wire
-from gofer.messaging.local.queues import Consumer, Message
-from gofer.messaging.local.state import State
+from gofer.messaging.local.state import Consumer, Message, State
 
 __all__ = ["Client"]
 
