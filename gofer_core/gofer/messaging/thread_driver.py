@@ -214,7 +214,6 @@ class ThreadConnection(Connection):
             self.core.close()
             self._done = True
             self._wakeup.close()
-            self._poll = None
             return False
         self._submit(0, self.core.close)
         self._wake(self._watchers, self._waiters)
