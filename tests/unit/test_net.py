@@ -137,10 +137,9 @@ def tls(
 
 
 def greeting(wire: Wire) -> bytes:
-    while select.select([wire], [], [], WAIT)[0]:
-        if data := wire.read():
-            return data
-    raise AssertionError("no greeting came")
+    while not (data := wire.read()):
+        assert select.select([wire], [], [], WAIT)[0], "no greeting came"
+    return data
 
 
 class TestTcp:
@@ -430,8 +429,9 @@ class TestTransfers:
             wire = open_wire(connector(port, "localhost", "amqps", cacert=str(certificates.authority)), WAIT)
             came = bytearray()
             wire.write(b"x")  # the peer hangs up on that
-            while len(came) < 5 and select.select([wire], [], [], WAIT)[0]:
+            while len(came) < 5:
                 came += wire.read()
+                assert came or select.select([wire], [], [], WAIT)[0]
             assert bytes(came) == b"hello"
             assert select.select([wire], [], [], WAIT)[0]
             with pytest.raises(OSError, match="closed by the peer"):

@@ -71,8 +71,6 @@ class AsyncioConnection(Connection):
         super().__init__(connector, ack_delay=0.0, may_close=may_close)
         self.loop = loop
         self._thread = threading.get_ident()
-        self._watchers: dict[AsyncioWaiter, None] = {}  # woken after each turn
-        self._waiting = 0
         self._scheduled = self._writing = False
         self._polled = -1
         self._timer: asyncio.TimerHandle | None = None
@@ -97,31 +95,26 @@ class AsyncioConnection(Connection):
         """
         if ready():
             return True
-        watcher = waiter or AsyncioWaiter(self.loop)
-        if waiter is None:
-            self._watchers[watcher] = None
-        self._waiting += 1
+        own = waiter or AsyncioWaiter(self.loop)
         try:
+            self._waiters[own] = None
+            if waiter is None:
+                self._watchers[own] = None
             while not ready():
                 self.check_usable()
                 if deadline is not None and monotonic() >= deadline:
                     return False
-                await watcher.sleep(deadline)
+                await own.sleep(deadline)
             return True
         finally:
-            self._waiting -= 1
-            self._watchers.pop(watcher, None)
+            self._waiters.pop(own, None)
+            self._watchers.pop(own, None)
 
     async def _run_flow(self, flow: Flow, deadline: float | None) -> None:
         with contextlib.closing(flow), contextlib.suppress(StopIteration):
             ready = next(flow)
             while True:
                 ready = flow.send(await self.wait(ready, deadline))
-
-    @property
-    def waited_for(self) -> bool:
-        """Whether somebody waits on it at the moment."""
-        return self._waiting > 0
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

@@ -98,6 +98,8 @@ class Connection(ABC):
         self._tokens = itertools.count(1)
         self._housekeeping_at = monotonic() + 1.0
         self._due = self._read_at = 0.0
+        self._waiters: dict[Any, None] = {}  # of all that wait; and those of them that each turn wakes
+        self._watchers: dict[Any, None] = {}
         self._shared: dict[object, Any] = {}
         self._sharing = threading.RLock()  # a signal handler may run in the thread that holds it
 
@@ -342,6 +344,8 @@ class Connection(ABC):
         """Drop the parent's connection in a forked child; the broker hears nothing. Takes no lock: it may be held."""
         self.abandoned = self.closed = True
         self._sharing = threading.RLock()
+        self._waiters.clear()
+        self._watchers.clear()
         self.core.state, self.core.adapter = State.CLOSED, None
         wire, self._wire = self._wire, None
         if wire is not None:
@@ -359,11 +363,6 @@ class Connection(ABC):
     @abstractmethod
     def _detach(self) -> None:
         """Note that the socket is about to be closed."""
-
-    @property
-    @abstractmethod
-    def waited_for(self) -> bool:
-        """Whether somebody waits on it at the moment."""
 
     def _open(self) -> tuple[Adapter, Wire] | MessagingError:
         """Open a socket, or return why that failed; blocks. Reads the URL, the certificates and the name anew."""
@@ -390,6 +389,7 @@ class Connection(ABC):
         if self.core.adapter is adapter:
             self._close_wire()  # one that was lost in this turn
             self._wire = wire
+            self._read(now)
         else:
             wire.close()
 
@@ -470,7 +470,7 @@ class Connection(ABC):
     def _housekeep(self, now: float) -> float:
         """Close a connection that is not used; return when to look again."""
         limit = _IDLE if self.users else _IDLE_UNUSED
-        if self.waited_for or not self.core.idle:
+        if self._waiters or not self.core.idle:
             return now + limit
         due = self.core.used_at + limit
         if now < due:

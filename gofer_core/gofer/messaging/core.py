@@ -15,7 +15,6 @@ from __future__ import annotations
 import enum
 import itertools
 import logging
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
@@ -109,7 +108,6 @@ class Core:
         self._deadline = inf  # of the login, or of the close
         self._retry_at = inf  # the next try of a subscription
         self._reconnect = self._final = self._draining = False
-        self._events: deque[api.Event] = deque()
         self._last_output = b""
         # Messages that were published just after the connection was lost. The next connection sends them.
         self._unsent: dict[int, tuple[Any, ...]] = {}
@@ -484,13 +482,10 @@ class Core:
             return False
         self._draining, found = True, False
         try:
-            while True:
-                while self._events:
-                    self._handle(self._events.popleft())
-                if self.adapter is None or not (events := self.adapter.events()):
-                    break
+            while self.adapter is not None and (events := self.adapter.events()):
                 found = True
-                self._events.extend(events)
+                for event in events:
+                    self._handle(event)
         finally:
             self._draining = False
         return found
@@ -573,7 +568,6 @@ class Core:
             self._last_output = self.adapter.take(self.now)
         self.adapter, self.up_since, self.blocked, self._deadline, self._flush_at = None, None, None, inf, 0.0
         self._retry_at = inf
-        self._events.clear()
         self.error = None if intended and not self._final else copy_error(error)
         self.state = State.CLOSED if self._final else State.DOWN
         self.connect_at = self._backoff.due if self._reconnect and not self._final else inf

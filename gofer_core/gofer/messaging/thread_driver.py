@@ -79,8 +79,6 @@ class ThreadConnection(Connection):
         self._io = 0  # the ident of the I/O thread
         self._owner: dict[str, threading.Thread] = {}  # at most one I/O thread, however many were started
         self._done = False
-        self._watchers: dict[Waiter, None] = {}  # woken after each turn
-        self._waiters: dict[Waiter, None] = {}  # woken by a callback
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -102,20 +100,22 @@ class ThreadConnection(Connection):
             return True
         if self.in_driver:
             raise RuntimeError("cannot wait for a message in the thread that reads them (a hook or a callback)")
-        waiters = self._watchers if waiter is None else self._waiters
-        waiter = waiter or Waiter()
-        waiters[waiter] = None
+        own = waiter or Waiter()
         try:
+            self._waiters[own] = None
+            if waiter is None:
+                self._watchers[own] = None
             while not ready():
                 self.check_usable()
                 self._ensure_thread()
                 timeout = _CHECK_INTERVAL if deadline is None else deadline - monotonic()
                 if timeout <= 0:
                     return False
-                waiter.sleep(min(timeout, _CHECK_INTERVAL))
+                own.sleep(min(timeout, _CHECK_INTERVAL))
             return True
         finally:
-            waiters.pop(waiter, None)
+            self._waiters.pop(own, None)
+            self._watchers.pop(own, None)
 
     def publish(self, address: Address, body: bytes, *, deadline: float | None, **how: Any) -> int:
         """Send a message; wait for the connection and for room in the outbox if need be. See ``publish_nowait``.
@@ -198,11 +198,6 @@ class ThreadConnection(Connection):
         """Whether the calling thread is the I/O thread: a callback asks."""
         return threading.get_ident() == self._io
 
-    @property
-    def waited_for(self) -> bool:
-        """Whether somebody waits on it at the moment."""
-        return bool(self._watchers or self._waiters)
-
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def start_closing(self) -> bool:
@@ -216,15 +211,16 @@ class ThreadConnection(Connection):
             self._wakeup.close()
             return False
         self._submit(0, self.core.close)
-        self._wake(self._watchers, self._waiters)
+        self._wake(self._waiters)
         return True
 
     def wait_closed(self, deadline: float) -> None:
         """Wait until the broker has answered the close, at most to the deadline; not while a socket is opened."""
         waiter = Waiter()
-        self._watchers[waiter] = None
+        self._waiters[waiter] = self._watchers[waiter] = None
         while not (self.in_driver or self._done or self.core.state is State.CONNECTING or monotonic() >= deadline):
             waiter.sleep(0.5)
+        self._waiters.pop(waiter, None)
         self._watchers.pop(waiter, None)
 
     def finish(self, ready: Callable[[], object], deadline: float) -> None:
@@ -240,8 +236,6 @@ class ThreadConnection(Connection):
         self._done = True
         self._wakeup.abandon()
         self._poll = None
-        self._watchers.clear()
-        self._waiters.clear()
 
     # -- the I/O thread -----------------------------------------------------------------------------------------------
 
@@ -288,7 +282,7 @@ class ThreadConnection(Connection):
         self._poll = None
         self._done = True
         self._run_commands()  # late callers learn that it is closed
-        self._wake(self._watchers, self._waiters)
+        self._wake(self._waiters)
 
     def _run_commands(self) -> None:
         for _ in range(len(self._commands)):
@@ -329,7 +323,6 @@ class ThreadConnection(Connection):
         self._polled = -1
 
     @staticmethod
-    def _wake(*groups: dict[Waiter, None]) -> None:
-        for group in groups:
-            for waiter in list(group):
-                waiter.wake()
+    def _wake(waiters: dict[Waiter, None]) -> None:
+        for waiter in list(waiters):
+            waiter.wake()

@@ -35,6 +35,7 @@ class Wire:
         self.heard = False
         #: How many bytes the socket has taken.
         self.taken = 0
+        self._early = b"" if session is None else session.decrypt(b"")  # what came with the end of the handshake
         #: What waits for the socket.
         self.buffer = bytearray()
 
@@ -56,11 +57,14 @@ class Wire:
         return self.taken - waiting, waiting + self.unsent
 
     def read(self) -> bytes:
-        """Return the bytes that have arrived; b"": none for now.
+        """Return the bytes that have arrived; b"": none for now. The first call is made without a poll.
 
         Raises:
             OSError: the connection has ended, and all its bytes have been returned.
         """
+        if self._early:
+            data, self._early = self._early, b""
+            return data
         if self.session is not None and self.session.ended is not None:
             raise self.session.ended
         try:
