@@ -276,7 +276,7 @@ class ThreadConnection(Connection):
             self._turn(now)
             if self._watchers:
                 self._wake(self._watchers)
-            readable = self._sleep(now)
+            readable = not core.closed and self._sleep(now)
         self._write(monotonic())
         self._wakeup.close()
         self._poll = None
