@@ -135,6 +135,11 @@ class Connection(ABC):
         wire = self._wire
         return 0 if wire is None else wire.unsent
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits on it at the moment."""
+        return bool(self._waiters)
+
     def traffic(self) -> Traffic:
         """Tell what has moved on this connection so far. Any thread."""
         wire = self._wire
@@ -470,7 +475,7 @@ class Connection(ABC):
     def _housekeep(self, now: float) -> float:
         """Close a connection that is not used; return when to look again."""
         limit = _IDLE if self.users else _IDLE_UNUSED
-        if self._waiters or not self.core.idle:
+        if self.waited_for or not self.core.idle:
             return now + limit
         due = self.core.used_at + limit
         if now < due:

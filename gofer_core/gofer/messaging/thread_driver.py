@@ -67,13 +67,7 @@ class ThreadConnection(Connection):
         self._commands: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._large: deque[int] = deque()  # the sizes of large commands in the queue
         self._wakeup = Wakeup()
-        self._poll: Any
-        if hasattr(select, "epoll"):  # by edges: then the wakeup need not be cleared, which would cost a system call
-            self._poll, self._second = select.epoll(), 1
-            self._poll.register(self._wakeup.fileno(), select.EPOLLIN | select.EPOLLET)
-        else:
-            self._poll, self._second = select.poll(), 1000
-            self._poll.register(self._wakeup.fileno(), select.POLLIN)
+        self._poll: Any = None  # the I/O thread's
         self._polled, self._mask = -1, 0  # the socket that is polled, and for what
         self._asleep = False
         self._io = 0  # the ident of the I/O thread
@@ -296,6 +290,8 @@ class ThreadConnection(Connection):
 
     def _sleep(self, now: float) -> bool:
         """Wait until something is due, a command comes, or the socket is ready; return whether it can be read."""
+        if self._poll is None:
+            self._make_poll()
         wire = self._wire
         if wire is not None:
             mask = select.POLLIN | select.POLLOUT if wire.buffer else select.POLLIN
@@ -316,6 +312,14 @@ class ThreadConnection(Connection):
             elif self._second != 1:
                 self._wakeup.clear()
         return readable
+
+    def _make_poll(self) -> None:
+        if hasattr(select, "epoll"):  # by edges: then the wakeup need not be cleared, which would cost a system call
+            self._poll, self._second = select.epoll(), 1
+            self._poll.register(self._wakeup.fileno(), select.EPOLLIN | select.EPOLLET)
+        else:
+            self._poll, self._second = select.poll(), 1000
+            self._poll.register(self._wakeup.fileno(), select.POLLIN)
 
     def _detach(self) -> None:
         if self._polled >= 0:
