@@ -402,15 +402,15 @@ def test_a_connection_that_is_made_again_at_once_leaves_no_socket_behind(
         assert len(os.listdir("/proc/self/fd")) == descriptors
         assert link._wire is not None
         assert link._polled == link._wire.fileno()
-        cleared: list[float] = []
-        clear = link._wakeup.clear
+        turns: list[float] = []
+        sleep = link._sleep
 
-        def counted() -> None:
-            cleared.append(time.monotonic())
-            clear()
+        def counted(now: float) -> bool:
+            turns.append(now)
+            return sleep(now)
 
-        link._wakeup.clear = counted  # type: ignore[method-assign] # counts the wake-ups of this one
+        link._sleep = counted  # type: ignore[method-assign] # counts the turns of this one
         with ThreadPoolExecutor(1) as threads:
             threads.submit(threading.Event().wait, 0.3).result()
-        assert len(cleared) < 20
+        assert len(turns) < 20
     assert not [str(warning.message) for warning in recwarn]

@@ -12,8 +12,8 @@ from support.localbroker import LocalBroker
 
 #: Runs before gofer is imported.
 POOR = """
-    import os, socket, sys
-    for module, names in ((os, "eventfd EFD_"), (socket, "TCP_KEEP")):
+    import os, select, socket, sys
+    for module, names in ((os, "eventfd EFD_"), (select, "epoll"), (socket, "TCP_KEEP")):
         for name in [name for name in dir(module) if name.startswith(tuple(names.split()))]:
             delattr(module, name)
     assert not hasattr(os, "eventfd") and not hasattr(socket, "TCP_KEEPIDLE")

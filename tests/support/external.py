@@ -8,7 +8,7 @@ import time
 from gofer.errors import ConnectionLost
 from gofer.messaging.connector import Connector
 from gofer.messaging.tls import explain
-from gofer.messaging.transport import open_socket
+from gofer.messaging.transport import open_wire
 from gofer.messaging.wire import Wire
 
 __all__ = ["sasl_external"]
@@ -26,7 +26,7 @@ def sasl_external(connector: Connector, timeout: float = 10.0) -> int:
     Raises:
         MessagingError: the broker cannot be reached, or ends the connection.
     """
-    wire = Wire(open_socket(connector, timeout))
+    wire = open_wire(connector, timeout)
     try:
         wire.write(_HEADER)
         data = _until(b"EXTERNAL", wire, timeout)
@@ -44,6 +44,6 @@ def sasl_external(connector: Connector, timeout: float = 10.0) -> int:
 def _until(wanted: bytes, wire: Wire, timeout: float) -> bytes:
     data, deadline = b"", time.monotonic() + timeout
     while wanted not in data:
-        assert wire.pending or select.select([wire], [], [], max(0.0, deadline - time.monotonic()))[0], data
+        assert select.select([wire], [], [], max(0.0, deadline - time.monotonic()))[0], data
         data += wire.read()
     return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import ssl
 import threading
@@ -14,7 +15,7 @@ import pytest
 from gofer.errors import AdapterError, ConfigError, ConnectionLost
 from gofer.messaging.connector import Connector
 from gofer.messaging.proxies import parse_proxy
-from gofer.messaging.transport import open_socket
+from gofer.messaging.transport import open_wire
 from gofer.messaging.url import URL
 from support.certificates import Certificates
 from support.relays import ConnectProxy
@@ -84,9 +85,12 @@ def through(proxy: str, hosts: str = "broker.example", scheme: str = "amqp", **o
 
 
 def greeting(connector: Connector, timeout: float = WAIT) -> bytes:
-    with open_socket(connector, timeout) as sock:
-        sock.settimeout(WAIT)
-        return b"".join(iter(lambda: sock.recv(1), b"o")) + b"o"
+    data = b""
+    with open_wire(connector, timeout) as wire:
+        while not data.endswith(b"o"):
+            data += wire.read()
+            assert data.endswith(b"o") or select.select([wire], [], [], WAIT)[0]
+    return data
 
 
 class TestAnswers:

@@ -103,22 +103,20 @@ gofer.messaging.backoff: Backoff
 gofer.messaging.body: Body
 gofer.messaging.caller_conf: PROFILE_KEYS caller_conf profile profiles read_section
 gofer.messaging.certificates: Certificate day read_certificates read_file
-gofer.messaging.connection: Connection Traffic
+gofer.messaging.connection: Connection Flow Traffic
 gofer.messaging.connector: Connector SSL
 gofer.messaging.core: Answer Core OPERATION Settle State copy_error
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
     decode_reply decode_request encode head seconds_of shown timestamp unwrap
 gofer.messaging.endings: BrokerClosed LoginRefused NoVirtualHost ProtocolError ending who_answers
-gofer.messaging.handshake: Progress Stalled
 gofer.messaging.keyfiles: Watched check_rights files_in read_public read_secret
 gofer.messaging.local: default_path open_socket
 gofer.messaging.local.adapter: LocalAdapter
 gofer.messaging.local.client: Client
 gofer.messaging.local.paths: default_path listening locked open_socket path_of reachable
-gofer.messaging.local.queues: Consumer Message Queue Receiver Usage cost
 gofer.messaging.local.server: Broker serving
-gofer.messaging.local.state: Exchange State matches
+gofer.messaging.local.state: Consumer Exchange Message Queue Receiver State matches
 gofer.messaging.local.wire: Ask BadFrame Close Frame Heartbeat Hello MAX_BODY Publish Reader Settle VERSION write
 gofer.messaging.mock: install register uninstall
 gofer.messaging.model: Consumer Document Exchange Message Producer Queue Reader
@@ -127,8 +125,8 @@ gofer.messaging.proxies: find_proxy parse_proxy tunnel
 gofer.messaging.stamped: Expired MAX_AGE SKEW Stamp StampedAuthenticator read_limits
 gofer.messaging.subscription: Steps Subscription
 gofer.messaging.thread_driver: ThreadConnection Waiter
-gofer.messaging.tls: SecureSocket explain make_context shake_hands
-gofer.messaging.transport: open_socket
+gofer.messaging.tls: Session explain make_context shake_hands
+gofer.messaging.transport: open_wire
 gofer.messaging.url: URL place
 gofer.messaging.value: MAX_DEPTH plain
 gofer.messaging.wire: Wakeup Wire

@@ -13,12 +13,11 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from math import inf
 from time import monotonic
-from typing import Any, Literal
+from typing import Any
 
-from gofer.messaging.connection import Connection
+from gofer.messaging.connection import Connection, Flow
 from gofer.messaging.connector import Connector
 from gofer.messaging.core import State
-from gofer.messaging.subscription import Subscription
 
 __all__ = ["AsyncioConnection", "AsyncioWaiter"]
 
@@ -72,8 +71,6 @@ class AsyncioConnection(Connection):
         super().__init__(connector, ack_delay=0.0, may_close=may_close)
         self.loop = loop
         self._thread = threading.get_ident()
-        self._watchers: dict[AsyncioWaiter, None] = {}  # woken after each turn
-        self._waiting = 0
         self._scheduled = self._writing = False
         self._polled = -1
         self._timer: asyncio.TimerHandle | None = None
@@ -98,58 +95,26 @@ class AsyncioConnection(Connection):
         """
         if ready():
             return True
-        watcher = waiter or AsyncioWaiter(self.loop)
-        if waiter is None:
-            self._watchers[watcher] = None
-        self._waiting += 1
+        own = waiter or AsyncioWaiter(self.loop)
         try:
+            self._waiters[own] = None
+            if waiter is None:
+                self._watchers[own] = None
             while not ready():
                 self.check_usable()
                 if deadline is not None and monotonic() >= deadline:
                     return False
-                await watcher.sleep(deadline)
+                await own.sleep(deadline)
             return True
         finally:
-            self._waiting -= 1
-            self._watchers.pop(watcher, None)
+            self._waiters.pop(own, None)
+            self._watchers.pop(own, None)
 
-    async def open(self, deadline: float | None) -> None:
-        """Wait for the connection. See :meth:`ThreadConnection.open`."""
-        if self.core.state is not State.OPEN:
-            await self.wait(self._start_opening(), deadline)
-            self._check_open()
-
-    async def wait_sendable(self, deadline: float | None) -> None:
-        """Wait until a message can be sent.
-
-        Raises:
-            MessagingError: not possible by the deadline.
-        """
-        while not self.sendable:
-            await self.open(deadline)
-            self._check_sendable(await self.wait(lambda: self.sendable, deadline))
-
-    async def subscribe(
-        self,
-        subscription: Subscription,
-        timeout: float | None,  # noqa: ASYNC109 - as ThreadConnection.subscribe
-        *,
-        stay: Literal[True],
-    ) -> None:
-        """Have a queue's messages delivered from now on; after an error the connection goes on trying.
-
-        Raises:
-            MessagingError: the broker refused, or did not answer within ``timeout`` seconds.
-        """
-        deadline = None if timeout is None else monotonic() + timeout
-        answered = self.subscribe_nowait(subscription)
-        await self.open(deadline)
-        self._check_subscribed(subscription, await self.wait(answered, deadline))
-
-    @property
-    def waited_for(self) -> bool:
-        """Whether somebody waits on it at the moment."""
-        return self._waiting > 0
+    async def _run_flow(self, flow: Flow, deadline: float | None) -> None:
+        with contextlib.closing(flow), contextlib.suppress(StopIteration):
+            ready = next(flow)
+            while True:
+                ready = flow.send(await self.wait(ready, deadline))
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -197,14 +162,14 @@ class AsyncioConnection(Connection):
         while not (ready() or monotonic() >= deadline):
             if not self.core.unconfirmed and not self.backlog:
                 self.core.close()
-            self._turn()
+            self._turn(monotonic())
             wire = self._wire
             if wire is None:
                 break
             poll = select.poll()
-            poll.register(wire.fileno(), select.POLLIN | (select.POLLOUT if wire.unsent else 0))
-            if poll.poll(100) or wire.pending:
-                self._read()
+            poll.register(wire, select.POLLIN | (select.POLLOUT if wire.buffer else 0))
+            if poll.poll(100):
+                self._read(monotonic())
         self.closed = True
 
     def finish(self, ready: Callable[[], object], deadline: float) -> None:
@@ -218,8 +183,9 @@ class AsyncioConnection(Connection):
 
     def _submit(self, size: int, command: Callable[..., None], *arguments: Any) -> None:
         if threading.get_ident() == self._thread:
-            self._read_after_silence()
-            self.core.now = monotonic()
+            now = self.core.now = monotonic()
+            if self._stood_still(now):
+                self._read(now, to_end=True)
             self._guard(command, *arguments)
             self._schedule_turn()
         elif not self.loop.is_closed():
@@ -233,47 +199,45 @@ class AsyncioConnection(Connection):
 
     def _readable(self) -> None:
         # The messages wake tasks. These run before the turn that is then scheduled, which writes their output.
-        self._read()
+        now = monotonic()
+        self._read(now, to_end=self._stood_still(now))
         self._schedule_turn()
 
     def _on_timer(self) -> None:
-        self._timer, self._timer_at = None, inf
-        self._read_after_silence()
+        self._timer, self._timer_at, now = None, inf, monotonic()
+        if self._stood_still(now):
+            self._read(now, to_end=True)
         self._take_turn()
 
     def _take_turn(self) -> None:
-        self._scheduled = False
-        self._turn()
-        core = self.core
-        if core.state is State.DOWN and core.now >= core.connect_at:
+        self._scheduled, core, now = False, self.core, monotonic()
+        self._turn(now)
+        if core.state is State.DOWN and now >= core.connect_at:
             core.connecting()
             threading.Thread(target=self._connect, name="gofer-connect", daemon=True).start()
         self._watch()
         for watcher in list(self._watchers):
             watcher.wake()
-        due = min(core.deadline, self._housekeeping_at) if not core.closed else inf
+        due = inf if core.closed else self._due
         if due < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_at = due
-            self._timer = self.loop.call_later(max(0.0, due - monotonic()), self._on_timer)
+            self._timer = self.loop.call_later(max(0.0, due - now), self._on_timer)
 
     def _watch(self) -> None:
         wire = self._wire
         if wire is None:
             return
-        descriptor = wire.fileno()
-        if self._polled != descriptor:
-            self._polled = descriptor
-            self.loop.add_reader(descriptor, self._readable)
-        if (wire.unsent > 0) != self._writing:
-            self._writing = wire.unsent > 0
+        if self._polled != wire.descriptor:
+            self._polled = wire.descriptor
+            self.loop.add_reader(self._polled, self._readable)
+        if bool(wire.buffer) != self._writing:
+            self._writing = not self._writing
             if self._writing:
-                self.loop.add_writer(descriptor, self._take_turn)
+                self.loop.add_writer(self._polled, self._take_turn)
             else:
-                self.loop.remove_writer(descriptor)
-        if wire.pending:
-            self.loop.call_soon(self._readable)
+                self.loop.remove_writer(self._polled)
 
     def _detach(self) -> None:
         # Before the descriptor is closed: the next socket may have the same number.

@@ -20,7 +20,7 @@ __all__ = ["Certificate", "day", "read_certificates", "read_file"]
 
 _MOST = 1 << 20
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
-_SEQUENCE, _SET, _OID, _UTC_TIME, _TIME, _VERSION = 0x30, 0x31, 0x06, 0x17, 0x18, 0xA0
+_UTC_TIME, _TIME, _BMP_STRING, _VERSION = 0x17, 0x18, 0x1E, 0xA0
 _COMMON_NAME = bytes.fromhex("550403")
 
 
@@ -76,41 +76,33 @@ def day(seconds: float) -> str:
 
 def _certificate(der: bytes) -> Certificate:
     """Read what stands before the key: version, serial number, algorithm, issuer, validity, subject."""
-    tag, content, _ = _value(der, 0)
-    _expect(tag, _SEQUENCE)
-    tag, tbs, _ = _value(content, 0)
-    _expect(tag, _SEQUENCE)
-    position = 0
-    if tbs[0] == _VERSION:
-        _, _, position = _value(tbs, position)
-    for _ in range(3):  # serial number, algorithm, issuer
-        _, _, position = _value(tbs, position)
-    tag, validity, position = _value(tbs, position)
-    _expect(tag, _SEQUENCE)
-    _, subject, _ = _value(tbs, position)
-    kind, starts, middle = _value(validity, 0)
-    other, ends, _ = _value(validity, middle)
-    return Certificate(_common_name(subject), _time(kind, starts), _time(other, ends))
+    ((_, content),) = _values(der)
+    fields = _values(_values(content)[0][1])
+    if fields[0][0] == _VERSION:
+        del fields[0]
+    (starts, ends), subject = _values(fields[3][1]), fields[4][1]
+    name = ""
+    for _, several in _values(subject):
+        for _, pair in _values(several):
+            (_, oid), (kind, text) = _values(pair)
+            if oid == _COMMON_NAME:
+                name = text.decode("utf-16-be" if kind == _BMP_STRING else "utf-8", "replace")
+    return Certificate(name, _time(*starts), _time(*ends))
 
 
-def _value(data: bytes, position: int) -> tuple[int, bytes, int]:
-    """Return a value's tag, its content, and where the next one begins."""
-    tag, size = data[position], data[position + 1]
-    start = position + 2
-    if size & 0x80:
-        count = size & 0x7F
-        if not 0 < count <= 4:
-            raise ValueError("a length is not DER")
-        size = int.from_bytes(data[start : start + count])
-        start += count
-    if start + size > len(data):
-        raise ValueError("it is cut short")
-    return tag, data[start : start + size], start + size
-
-
-def _expect(tag: int, wanted: int) -> None:
-    if tag != wanted:
-        raise ValueError(f"has the tag {tag:#x} where a certificate has {wanted:#x}")
+def _values(data: bytes) -> list[tuple[int, bytes]]:
+    """Return the tags and the contents of values in DER, one after the other."""
+    found, position = [], 0
+    while position < len(data):
+        tag, size, start = data[position], data[position + 1], position + 2
+        if size & 0x80:
+            start += size & 0x7F
+            size = int.from_bytes(data[position + 2 : start])
+        position = start + size
+        if position > len(data):
+            raise ValueError("it is cut short")
+        found.append((tag, data[start:position]))
+    return found
 
 
 def _time(tag: int, content: bytes) -> float:
@@ -123,17 +115,3 @@ def _time(tag: int, content: bytes) -> float:
     # Not datetime's timestamp: years up to 9999 are allowed, and 99991231235959Z means "never".
     moment = datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
     return float(timegm(moment.timetuple()))
-
-
-def _common_name(subject: bytes) -> str:
-    name, position = "", 0
-    while position < len(subject):
-        _, several, position = _value(subject, position)
-        inner = 0
-        while inner < len(several):
-            _, pair, inner = _value(several, inner)
-            tag, oid, after = _value(pair, 0)
-            if tag == _OID and oid == _COMMON_NAME:
-                kind, text, _ = _value(pair, after)
-                name = text.decode("utf-16-be" if kind == 0x1E else "utf-8", "replace")
-    return name

@@ -12,7 +12,7 @@ import itertools
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -24,17 +24,20 @@ from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.core import OPERATION, Answer, Core, Settle, State, copy_error
 from gofer.messaging.subscription import Steps, Subscription
-from gofer.messaging.transport import open_socket
+from gofer.messaging.transport import open_wire
 from gofer.messaging.wire import Wire
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-__all__ = ["Connection", "Traffic"]
+__all__ = ["Connection", "Flow", "Traffic"]
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+#: What a driver waits for on behalf of a user: it is sent whether each condition came true in time.
+Flow = Generator[Callable[[], object], bool, None]
 
 #: Seconds to open a socket, and to close the connection.
 _OPEN = 15.0
@@ -44,8 +47,7 @@ _OUTBOX = 8 * 1024 * 1024
 #: Seconds without use after which a connection is closed, and the same for a connection without users.
 _IDLE = 300.0
 _IDLE_UNUSED = 5.0
-#: After this many seconds without a read the socket is read before anything else happens: the process may have stood
-#: still (SIGSTOP, a suspended machine), and the broker may have hung up meanwhile.
+#: Seconds without a read after which the process may have stood still.
 _SILENCE = 1.0
 
 
@@ -95,7 +97,9 @@ class Connection(ABC):
         self._wire: Wire | None = None
         self._tokens = itertools.count(1)
         self._housekeeping_at = monotonic() + 1.0
-        self._read_at = 0.0
+        self._due = self._read_at = 0.0
+        self._waiters: dict[Any, None] = {}  # of all that wait; and those of them that each turn wakes
+        self._watchers: dict[Any, None] = {}
         self._shared: dict[object, Any] = {}
         self._sharing = threading.RLock()  # a signal handler may run in the thread that holds it
 
@@ -122,13 +126,19 @@ class Connection(ABC):
     @property
     def sendable(self) -> bool:
         """Whether ``publish_nowait`` would send now."""
-        return self.core.state is State.OPEN and self.core.blocked is None and self.backlog <= _OUTBOX
+        core, wire = self.core, self._wire
+        return core.state is State.OPEN and core.blocked is None and (wire is None or len(wire.buffer) <= _OUTBOX)
 
     @property
     def backlog(self) -> int:
         """How many bytes wait for the socket."""
         wire = self._wire
         return 0 if wire is None else wire.unsent
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits on it at the moment."""
+        return bool(self._waiters)
 
     def traffic(self) -> Traffic:
         """Tell what has moved on this connection so far. Any thread."""
@@ -242,37 +252,79 @@ class Connection(ABC):
         """Have the driver check whether the connection is still used."""
         self._submit(0, setattr, self, "_housekeeping_at", 0.0)
 
-    # -- for waiting users --------------------------------------------------------------------------------------------
+    # -- for waiting users: they wait, where a thread drives it; an event loop's get something to await ----------------
 
-    def _start_opening(self) -> Callable[[], bool]:
-        """Connect; return a function that tells whether there is a connection, or a first one could not be made."""
-        self.check_usable()
-        core, tries = self.core, self.core.tries
-        self.connect_nowait()
-        return lambda: core.state is State.OPEN or (core.tries > tries and not core.opened_before)
+    def open(self, deadline: float | None) -> Any:
+        """Wait for the connection.
 
-    def _check_open(self) -> None:
-        """Raise why there is no connection, if there is none.
-
-        The error of a first connection is raised as it is: a wrong password is reported at once. A connection that was
-        there before may come back: then the error is that the time is over, and names the reason of the last try.
+        Raises:
+            MessagingError: it cannot be made (at once, if it never was before), or was not there by the deadline.
         """
+        return self._run_flow(self._opening(), deadline)
+
+    def wait_sendable(self, deadline: float | None) -> Any:
+        """Wait for the connection and for room in the outbox.
+
+        Raises:
+            MessagingError: not possible by the deadline.
+        """
+        return self._run_flow(self._becoming_sendable(), deadline)
+
+    def subscribe(self, subscription: Subscription, timeout: float | None, *, stay: bool = False) -> Any:
+        """Have a queue's messages delivered from now on, over every reconnect.
+
+        Args:
+            subscription: one that waits for its next try is tried at once.
+            timeout: seconds to wait for it; 0: do not wait, and report no error.
+            stay: go on trying after an error.
+
+        Raises:
+            NotFound, AdapterError: the broker refused; the subscription is dropped.
+            ConnectionLost: no connection within the time; likewise.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        return self._run_flow(self._subscribing(subscription, wait=timeout != 0, stay=stay), deadline)
+
+    @abstractmethod
+    def _run_flow(self, flow: Flow, deadline: float | None) -> Any:
+        """Wait for what a flow waits for."""
+
+    def _opening(self) -> Flow:
+        core, tries = self.core, self.core.tries
+        if core.state is State.OPEN:
+            return
         self.check_usable()
-        if self.core.state is not State.OPEN:
-            error = self.core.error
-            if error is not None and not self.core.opened_before:
+        self.connect_nowait()
+        yield lambda: core.state is State.OPEN or (core.tries > tries and not core.opened_before)
+        self.check_usable()
+        if not self.is_open:
+            # The error of a first connection is raised as it is: a wrong password is reported at once. A connection
+            # that was there before may come back: then the time is over, for the reason of the last try.
+            error = core.error
+            if error is not None and not core.opened_before:
                 raise copy_error(error)
             raise ConnectionLost(f"no connection to {self.connector.url} in time" + (f": {error}" if error else ""))
 
-    def _check_sendable(self, sendable: bool) -> None:
-        if not sendable:
-            raise ConnectionLost(f"cannot send to {self.connector.url}: {self.state}")
+    def _becoming_sendable(self) -> Flow:
+        while not self.sendable:
+            yield from self._opening()
+            if not (yield lambda: self.sendable):
+                raise ConnectionLost(f"cannot send to {self.connector.url}: {self.state}")
 
-    def _check_subscribed(self, subscription: Subscription, answered: bool) -> None:
-        if not answered:
-            raise ConnectionLost(f"the broker did not answer for the queue {subscription.queue!r}: {self.state}")
-        if not subscription.active and subscription.error is not None:
-            raise copy_error(subscription.error)
+    def _subscribing(self, subscription: Subscription, *, wait: bool, stay: bool) -> Flow:
+        answered = self.subscribe_nowait(subscription)
+        if not wait:
+            return
+        try:
+            yield from self._opening()
+            if not (yield answered):
+                raise ConnectionLost(f"the broker did not answer for the queue {subscription.queue!r}: {self.state}")
+            if not subscription.active and subscription.error is not None:
+                raise copy_error(subscription.error)
+        except BaseException:
+            if not stay:
+                self.unsubscribe_nowait(subscription)
+            raise
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -297,6 +349,8 @@ class Connection(ABC):
         """Drop the parent's connection in a forked child; the broker hears nothing. Takes no lock: it may be held."""
         self.abandoned = self.closed = True
         self._sharing = threading.RLock()
+        self._waiters.clear()
+        self._watchers.clear()
         self.core.state, self.core.adapter = State.CLOSED, None
         wire, self._wire = self._wire, None
         if wire is not None:
@@ -315,17 +369,12 @@ class Connection(ABC):
     def _detach(self) -> None:
         """Note that the socket is about to be closed."""
 
-    @property
-    @abstractmethod
-    def waited_for(self) -> bool:
-        """Whether somebody waits on it at the moment."""
-
     def _open(self) -> tuple[Adapter, Wire] | MessagingError:
         """Open a socket, or return why that failed; blocks. Reads the URL, the certificates and the name anew."""
         try:
             connector = self.connector.current()
             adapter = find(connector.url, connector.adapter)(connector)
-            return adapter, Wire(open_socket(connector, _OPEN, self.core.tries))
+            return adapter, open_wire(connector, _OPEN, self.core.tries)
         except MessagingError as error:
             return error
         except GoferError as error:  # a URL's file that cannot be read
@@ -335,7 +384,7 @@ class Connection(ABC):
             return AdapterError(f"{self.connector.url}: {type(error).__name__}: {error}")
 
     def _opened(self, opened: tuple[Adapter, Wire] | MessagingError) -> None:
-        """Log in on a new socket, or note that there is none."""
+        """Log in on a new socket, or note that there is none. A turn follows."""
         now = monotonic()
         if isinstance(opened, MessagingError):
             self._guard(self.core.connect_failed, opened, now)
@@ -343,41 +392,45 @@ class Connection(ABC):
         adapter, wire = opened
         self._guard(self.core.connected, adapter, now)
         if self.core.adapter is adapter:
-            old, self._wire = self._wire, wire
-            if old is not None:  # lost, and connected anew in the same turn
-                self._detach()
-                old.close()
-            self._write(now)
+            self._close_wire()  # one that was lost in this turn
+            self._wire = wire
+            self._read(now)
         else:
             wire.close()
 
-    def _turn(self) -> None:
-        """Do what is due, and write. Never waits, never raises."""
-        core, now = self.core, monotonic()
-        if now >= core.deadline:
-            self._guard(core.tick, now)
-        if now >= self._housekeeping_at:
-            self._housekeeping_at = self._housekeep(now)
+    def _turn(self, now: float) -> None:
+        """Do what is due, and write. Never waits, never raises. ``_due`` is when the next turn is wanted."""
+        if now >= self._due:
+            self._guard(self.core.tick, now)
+            if now >= self._housekeeping_at:
+                self._housekeeping_at = self._housekeep(now)
         self._write(now)
+        self._due = min(self.core.deadline, self._housekeeping_at)
 
-    def _read(self) -> bool:
-        """Read what the broker has sent; return whether there may be more."""
-        wire, now = self._wire, monotonic()
+    def _stood_still(self, now: float) -> bool:
+        """Whether nothing was read for long: then all is read, to the end, before anything else happens.
+
+        The process may have stood still (SIGSTOP, a suspended machine), and the broker may have hung up meanwhile.
+        """
+        return now - self._read_at > _SILENCE
+
+    def _read(self, now: float, *, to_end: bool = False) -> None:
+        """Read what the broker has sent, once or to the end."""
         self._read_at = now
-        if wire is None or self.core.adapter is None:
-            return False
-        try:
-            data = wire.read()
-        except OSError as error:
-            self._guard(self.core.lost, self._why_lost(wire, error), now)
-            return False
-        if data:
-            self._guard(self.core.receive, data, now)
-        return bool(data)
+        while (wire := self._wire) is not None and self.core.adapter is not None:
+            try:
+                data = wire.read()
+            except OSError as error:
+                self._guard(self.core.lost, self._why_lost(wire, error), now)
+                return
+            if data:
+                self._guard(self.core.receive, data, now)
+            if not (data and to_end):
+                return
 
     def _why_lost(self, wire: Wire, error: OSError) -> str:
         """Say why the socket has ended; for one that has never said a word of AMQP, what may be wrong with the port."""
-        if wire.secure:
+        if wire.session is not None:
             from gofer.messaging.tls import explain
 
             return explain(error, self.connector)
@@ -386,29 +439,25 @@ class Connection(ABC):
             reason += " before it said anything. Does the port expect TLS? Then write amqps://"
         return reason
 
-    def _read_after_silence(self) -> bool:
-        """Read to the end if nothing was read for long, and return whether that was so."""
-        silent = monotonic() - self._read_at > _SILENCE
-        while silent and self._read():
-            pass
-        return silent
-
     def _write(self, now: float) -> None:
         wire = self._wire
         if wire is None:
             return
         try:
             data = self.core.take(now)
-            if data or wire.unsent:
+            if data or wire.buffer:
                 wire.write(data)
         except OSError as error:
-            while self._read():
-                pass  # what the broker sent before it hung up: confirmations, or its reason
+            self._read(now, to_end=True)  # what the broker sent before it hung up: confirmations, or its reason
             self._guard(self.core.lost, self._why_lost(wire, error), now)
         except Exception as error:  # noqa: BLE001 - _fault logs it
             self._fault(error)
         if self.core.adapter is None:
-            self._wire = None
+            self._close_wire()
+
+    def _close_wire(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
             self._detach()
             wire.close()
 

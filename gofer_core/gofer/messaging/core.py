@@ -15,28 +15,14 @@ from __future__ import annotations
 import enum
 import itertools
 import logging
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
-from gofer.messaging.adapter import (
-    Adapter,
-    Blocked,
-    Cancel,
-    Closed,
-    Confirmed,
-    Delivery,
-    Done,
-    Event,
-    Opened,
-    Operation,
-    Outcome,
-    Subscribe,
-    SubscriptionLost,
-)
+from gofer.messaging import adapter as api
+from gofer.messaging.adapter import Adapter, Cancel, Delivery, Operation, Outcome, Subscribe
 from gofer.messaging.address import Address
 from gofer.messaging.backoff import Backoff
 from gofer.messaging.connector import Connector
@@ -120,8 +106,8 @@ class Core:
         self._silent = True  # the broker, on this connection
         self._flush_at = 0.0
         self._deadline = inf  # of the login, or of the close
+        self._retry_at = inf  # the next try of a subscription
         self._reconnect = self._final = self._draining = False
-        self._events: deque[Event] = deque()
         self._last_output = b""
         # Messages that were published just after the connection was lost. The next connection sends them.
         self._unsent: dict[int, tuple[Any, ...]] = {}
@@ -150,12 +136,9 @@ class Core:
             return inf
         due = min(self.adapter.deadline, self._deadline, self._flush_at or inf)
         if self.blocked is None:
-            for pending in self._pending.values():
-                due = min(due, pending.deadline)
-            if self.state is State.OPEN:
-                for subscription, backoff in self._subscriptions.items():
-                    if subscription.waiting:
-                        due = min(due, backoff.due)
+            due = min(due, self._retry_at)
+            if self._pending:
+                due = min(due, *(pending.deadline for pending in self._pending.values()))
         return due
 
     def connecting(self) -> None:
@@ -219,7 +202,8 @@ class Core:
             self._down(ConnectionLost("closed" if closing else self._no_login()))
         if self.blocked is None:
             self._expire()
-            self._make_subscriptions()
+            if now >= self._retry_at:
+                self._make_subscriptions()
 
     def _no_login(self) -> str:
         """Say that the broker did not answer, and what may be wrong if it has said nothing at all."""
@@ -231,6 +215,7 @@ class Core:
 
     def take(self, now: float) -> bytes:
         """Return what is to be written now."""
+        self._drain()  # what commands have brought about
         adapter = self.adapter
         if adapter is None:
             output, self._last_output = self._last_output, b""
@@ -334,7 +319,6 @@ class Core:
         except (ValueError, TypeError) as wrong:
             self.unconfirmed.pop(token, None)
             self._call(settle, Outcome.REFUSED, str(wrong))
-        self._drain()
 
     def forget(self, token: int) -> None:
         """Forget a message: its outcome is not reported any more."""
@@ -436,9 +420,12 @@ class Core:
 
     def _make_subscriptions(self) -> None:
         if self.state is State.OPEN:
+            self._retry_at = inf
             for subscription, backoff in list(self._subscriptions.items()):
                 if subscription.waiting and backoff.due <= self.now:
                     self._make_subscription(subscription)
+                elif subscription.waiting:
+                    self._retry_at = min(self._retry_at, backoff.due)
 
     def _make_subscription(self, subscription: Subscription) -> None:
         number = subscription.making = next(self._numbers)
@@ -478,7 +465,9 @@ class Core:
         error = why if isinstance(why, MessagingError) else AdapterError(str(why))
         first = subscription.active or subscription.error is None
         subscription.number, subscription.error = None, copy_error(error)
-        self._subscriptions[subscription].failed(self.now)
+        backoff = self._subscriptions[subscription]
+        backoff.failed(self.now)
+        self._retry_at = min(self._retry_at, backoff.due)
         if first:
             self._call(subscription.on_lost, str(error))
 
@@ -493,18 +482,15 @@ class Core:
             return False
         self._draining, found = True, False
         try:
-            while True:
-                while self._events:
-                    self._handle(self._events.popleft())
-                if self.adapter is None or not (events := self.adapter.events()):
-                    break
+            while self.adapter is not None and (events := self.adapter.events()):
                 found = True
-                self._events.extend(events)
+                for event in events:
+                    self._handle(event)
         finally:
             self._draining = False
         return found
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: api.Event) -> None:
         match event:
             case Delivery():
                 self.used_at = self.now
@@ -514,22 +500,22 @@ class Core:
                     self.release(event)
                 else:
                     self._call(subscription.on_delivery, event)
-            case Confirmed():
+            case api.Confirmed():
                 self._call(self.unconfirmed.pop(event.token, None), event.outcome, event.reason)
-            case Done():
+            case api.Done():
                 self._answered(event)
-            case SubscriptionLost():
+            case api.SubscriptionLost():
                 subscription = self._by_number.pop(event.number, None)
                 if subscription is not None and subscription.number == event.number:
                     self._subscription_failed(subscription, NotFound(event.reason))
-            case Blocked():
+            case api.Blocked():
                 self._block(event.reason)
-            case Opened():
+            case api.Opened():
                 self._opened()
-            case Closed():
+            case api.Closed():
                 self._down(event.error or ConnectionLost("closed"))
 
-    def _answered(self, event: Done) -> None:
+    def _answered(self, event: api.Done) -> None:
         pending = self._pending.pop(event.id, None)
         if pending is None:
             return
@@ -581,7 +567,7 @@ class Core:
         if self.adapter is not None:
             self._last_output = self.adapter.take(self.now)
         self.adapter, self.up_since, self.blocked, self._deadline, self._flush_at = None, None, None, inf, 0.0
-        self._events.clear()
+        self._retry_at = inf
         self.error = None if intended and not self._final else copy_error(error)
         self.state = State.CLOSED if self._final else State.DOWN
         self.connect_at = self._backoff.due if self._reconnect and not self._final else inf

@@ -26,18 +26,8 @@ from typing import Any, Self
 import msgspec
 
 from gofer.errors import AdapterError, ConnectionLost, DocumentError, MessagingError, NotFound
-from gofer.messaging.adapter import (
-    Bind,
-    DeclareExchange,
-    DeclareQueue,
-    DeleteExchange,
-    DeleteQueue,
-    Delivery,
-    Operation,
-    Outcome,
-    PurgeQueue,
-    Unbind,
-)
+from gofer.messaging import adapter as api
+from gofer.messaging.adapter import Delivery, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.auth import Authenticator, sign, verify
 from gofer.messaging.connector import Connector
@@ -54,6 +44,13 @@ log = logging.getLogger(__name__)
 _URL = "amqp://localhost"
 #: Seconds for the broker to answer.
 _TIMEOUT = 30.0
+
+#: What is raised for a message that was not taken.
+_FAILURES: dict[Outcome, tuple[type[MessagingError], str]] = {
+    Outcome.RETURNED: (NotFound, "there is no queue at"),
+    Outcome.REFUSED: (AdapterError, "the broker refused a message to"),
+    Outcome.UNKNOWN: (ConnectionLost, "no word from the broker about a message to"),
+}
 
 _Where = str | URL | Connector | None
 
@@ -78,7 +75,7 @@ class _Node:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
-    def _ask(self, operation: Operation, url: _Where) -> None:
+    def _ask(self, operation: api.Operation, url: _Where) -> None:
         connection = pool.acquire(Connector.of(url or self.url or _URL))
         try:
             differs = connection.ask(operation, _TIMEOUT)
@@ -104,16 +101,16 @@ class Queue(_Node):
         Raises:
             MessagingError: no connection, or the broker refuses.
         """
-        self._ask(DeclareQueue(self.name, self.durable, self.exclusive, self.auto_delete, self.expiration), url)
+        self._ask(api.DeclareQueue(self.name, self.durable, self.exclusive, self.auto_delete, self.expiration), url)
         return self
 
     def delete(self, url: _Where = None) -> None:
         """Delete it, and the messages that wait in it. Raises NotFound, and as ``declare``."""
-        self._ask(DeleteQueue(self.name), url)
+        self._ask(api.DeleteQueue(self.name), url)
 
     def purge(self, url: _Where = None) -> None:
         """Drop the messages that wait in it. Raises NotFound, and as ``declare``."""
-        self._ask(PurgeQueue(self.name), url)
+        self._ask(api.PurgeQueue(self.name), url)
 
 
 class Exchange(_Node):
@@ -127,20 +124,20 @@ class Exchange(_Node):
 
     def declare(self, url: _Where = None) -> Self:
         """Make sure that it exists. Raises as ``Queue.declare``."""
-        self._ask(DeclareExchange(self.name, self.policy, self.durable, self.auto_delete), url)
+        self._ask(api.DeclareExchange(self.name, self.policy, self.durable, self.auto_delete), url)
         return self
 
     def delete(self, url: _Where = None) -> None:
         """Delete it. Raises NotFound, and as ``declare``."""
-        self._ask(DeleteExchange(self.name), url)
+        self._ask(api.DeleteExchange(self.name), url)
 
     def bind(self, queue: Queue, url: _Where = None) -> None:
         """Have it route messages for the queue's name to the queue. Raises NotFound: one of both is missing."""
-        self._ask(Bind(queue.name, self.name, queue.name), url)
+        self._ask(api.Bind(queue.name, self.name, queue.name), url)
 
     def unbind(self, queue: Queue, url: _Where = None) -> None:
         """Undo ``bind``."""
-        self._ask(Unbind(queue.name, self.name, queue.name), url)
+        self._ask(api.Unbind(queue.name, self.name, queue.name), url)
 
 
 class _Endpoint:
@@ -222,12 +219,9 @@ class Producer(_Endpoint):
         connection.publish(Address.parse(address), data, deadline=deadline, ttl=ttl, settled=settled)
         connection.wait(lambda: outcomes, deadline, waiter)
         outcome, reason = outcomes[0] if outcomes else (Outcome.UNKNOWN, connection.state)
-        if outcome is Outcome.RETURNED:
-            raise NotFound(f"there is no queue at {address!r}: {reason}")
-        if outcome is Outcome.REFUSED:
-            raise AdapterError(f"the broker refused a message to {address!r}: {reason}")
-        if outcome is Outcome.UNKNOWN:
-            raise ConnectionLost(f"no word from the broker about a message to {address!r}: {reason}")
+        if outcome is not Outcome.CONFIRMED:
+            error, text = _FAILURES[outcome]
+            raise error(f"{text} {address!r}: {reason}")
         return sn
 
 

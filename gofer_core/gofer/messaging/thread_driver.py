@@ -11,14 +11,15 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
-from math import ceil, inf
+from contextlib import closing, suppress
+from math import inf
 from time import monotonic
 from typing import Any
 
 from gofer.errors import ConnectionLost, MessagingError
 from gofer.messaging.adapter import Operation
 from gofer.messaging.address import Address
-from gofer.messaging.connection import Connection
+from gofer.messaging.connection import Connection, Flow
 from gofer.messaging.connector import Connector
 from gofer.messaging.core import OPERATION, State, copy_error
 from gofer.messaging.subscription import Steps, Subscription
@@ -66,15 +67,12 @@ class ThreadConnection(Connection):
         self._commands: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._large: deque[int] = deque()  # the sizes of large commands in the queue
         self._wakeup = Wakeup()
-        self._poll = select.poll()
-        self._poll.register(self._wakeup.fileno(), select.POLLIN)
+        self._poll: Any = None  # the I/O thread's
         self._polled, self._mask = -1, 0  # the socket that is polled, and for what
         self._asleep = False
         self._io = 0  # the ident of the I/O thread
         self._owner: dict[str, threading.Thread] = {}  # at most one I/O thread, however many were started
         self._done = False
-        self._watchers: dict[Waiter, None] = {}  # woken after each turn
-        self._waiters: dict[Waiter, None] = {}  # woken by a callback
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -96,30 +94,22 @@ class ThreadConnection(Connection):
             return True
         if self.in_driver:
             raise RuntimeError("cannot wait for a message in the thread that reads them (a hook or a callback)")
-        waiters = self._watchers if waiter is None else self._waiters
-        waiter = waiter or Waiter()
-        waiters[waiter] = None
+        own = waiter or Waiter()
         try:
+            self._waiters[own] = None
+            if waiter is None:
+                self._watchers[own] = None
             while not ready():
                 self.check_usable()
                 self._ensure_thread()
                 timeout = _CHECK_INTERVAL if deadline is None else deadline - monotonic()
                 if timeout <= 0:
                     return False
-                waiter.sleep(min(timeout, _CHECK_INTERVAL))
+                own.sleep(min(timeout, _CHECK_INTERVAL))
             return True
         finally:
-            waiters.pop(waiter, None)
-
-    def open(self, deadline: float | None) -> None:
-        """Wait for the connection.
-
-        Raises:
-            MessagingError: it cannot be made (at once, if it never was before), or was not there by the deadline.
-        """
-        if self.core.state is not State.OPEN:
-            self.wait(self._start_opening(), deadline)
-            self._check_open()
+            self._waiters.pop(own, None)
+            self._watchers.pop(own, None)
 
     def publish(self, address: Address, body: bytes, *, deadline: float | None, **how: Any) -> int:
         """Send a message; wait for the connection and for room in the outbox if need be. See ``publish_nowait``.
@@ -131,14 +121,11 @@ class ThreadConnection(Connection):
             self.wait_sendable(deadline)
         return token
 
-    def wait_sendable(self, deadline: float | None) -> None:
-        """Wait for the connection and for room in the outbox.
-
-        Raises:
-            MessagingError: not possible by the deadline.
-        """
-        self.open(deadline)
-        self._check_sendable(self.wait(lambda: self.sendable, deadline))
+    def _run_flow(self, flow: Flow, deadline: float | None) -> None:
+        with closing(flow), suppress(StopIteration):
+            ready = next(flow)
+            while True:
+                ready = flow.send(self.wait(ready, deadline))
 
     def wait_written(self, timeout: float) -> None:
         """Wait until the socket has taken all that was sent so far, or the connection is gone.
@@ -146,39 +133,15 @@ class ThreadConnection(Connection):
         Raises:
             ConnectionLost: the connection was closed.
         """
-        written = threading.Event()
+        written: list[bool] = []
 
         def flush() -> None:
             self.core.flush()
             self._write(monotonic())
-            written.set()
+            written.append(True)
 
-        self._submit(0, flush)
-        self.wait(lambda: written.is_set() and not self.backlog, monotonic() + timeout)
-
-    def subscribe(self, subscription: Subscription, timeout: float | None, *, stay: bool = False) -> None:
-        """Have a queue's messages delivered from now on, over every reconnect.
-
-        Args:
-            subscription: one that waits for its next try is tried at once.
-            timeout: seconds to wait for it; 0: do not wait, and report no error.
-            stay: go on trying after an error.
-
-        Raises:
-            NotFound, AdapterError: the broker refused; the subscription is dropped.
-            ConnectionLost: no connection within the time; likewise.
-        """
-        deadline = None if timeout is None else monotonic() + timeout
-        answered = self.subscribe_nowait(subscription)
-        if timeout == 0:
-            return
-        try:
-            self.open(deadline)
-            self._check_subscribed(subscription, self.wait(answered, deadline))
-        except BaseException:
-            if not stay:
-                self.unsubscribe_nowait(subscription)
-            raise
+        self.call_soon(flush)
+        self.wait(lambda: written and not self.backlog, monotonic() + timeout)
 
     def unsubscribe(self, subscription: Subscription, timeout: float) -> None:
         """End a subscription. Deliveries that come later are released. An unknown subscription is ignored.
@@ -229,11 +192,6 @@ class ThreadConnection(Connection):
         """Whether the calling thread is the I/O thread: a callback asks."""
         return threading.get_ident() == self._io
 
-    @property
-    def waited_for(self) -> bool:
-        """Whether somebody waits on it at the moment."""
-        return bool(self._watchers or self._waiters)
-
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def start_closing(self) -> bool:
@@ -247,15 +205,16 @@ class ThreadConnection(Connection):
             self._wakeup.close()
             return False
         self._submit(0, self.core.close)
-        self._wake(self._watchers, self._waiters)
+        self._wake(self._waiters)
         return True
 
     def wait_closed(self, deadline: float) -> None:
         """Wait until the broker has answered the close, at most to the deadline; not while a socket is opened."""
         waiter = Waiter()
-        self._watchers[waiter] = None
+        self._waiters[waiter] = self._watchers[waiter] = None
         while not (self.in_driver or self._done or self.core.state is State.CONNECTING or monotonic() >= deadline):
             waiter.sleep(0.5)
+        self._waiters.pop(waiter, None)
         self._watchers.pop(waiter, None)
 
     def finish(self, ready: Callable[[], object], deadline: float) -> None:
@@ -270,8 +229,7 @@ class ThreadConnection(Connection):
         super().abandon()
         self._done = True
         self._wakeup.abandon()
-        self._watchers.clear()
-        self._waiters.clear()
+        self._poll = None
 
     # -- the I/O thread -----------------------------------------------------------------------------------------------
 
@@ -297,54 +255,71 @@ class ThreadConnection(Connection):
             return  # two threads, or an interrupted one, have started two
         self._io = threading.get_ident()
         core, readable = self.core, False
-        while not core.closed:
-            if not self._read_after_silence() and readable:
-                self._read()
-            self._run_commands()
-            if core.state is State.DOWN and core.now >= core.connect_at:
-                self._write(core.now)  # last words to the old socket, which is closed then
+        while core.state is not State.CLOSED:
+            now = core.now = monotonic()
+            stood_still = self._stood_still(now)
+            if readable or stood_still:
+                self._read(now, to_end=stood_still)
+            if self._commands:
+                self._run_commands()
+            if core.state is State.DOWN and now >= core.connect_at:
+                self._write(now)  # last words to the old socket, which is closed then
                 core.connecting()
                 self._opened(self._open())
-            else:
-                self._turn()
+                now = monotonic()
+            self._turn(now)
             if self._watchers:
                 self._wake(self._watchers)
-            readable = not core.closed and self._sleep()
+            readable = not core.closed and self._sleep(now)
         self._write(monotonic())
         self._wakeup.close()
+        self._poll = None
         self._done = True
         self._run_commands()  # late callers learn that it is closed
-        self._wake(self._watchers, self._waiters)
+        self._wake(self._waiters)
 
     def _run_commands(self) -> None:
-        self.core.now = monotonic()
         for _ in range(len(self._commands)):
             command, arguments = self._commands.popleft()
-            self._guard(command, *arguments)
+            try:
+                command(*arguments)
+            except Exception as error:  # noqa: BLE001 - _fault logs it
+                self._fault(error)
         if self._large and not self._commands:
             self._large.clear()  # not one by one: an interrupt may have struck between a size and its command
 
-    def _sleep(self) -> bool:
+    def _sleep(self, now: float) -> bool:
         """Wait until something is due, a command comes, or the socket is ready; return whether it can be read."""
+        if self._poll is None:
+            self._make_poll()
         wire = self._wire
-        descriptor = -1 if wire is None else wire.fileno()
-        pending = wire is not None and wire.pending
         if wire is not None:
-            mask = select.POLLIN | (select.POLLOUT if wire.unsent else 0)
-            if (descriptor, mask) != (self._polled, self._mask):
-                self._poll.register(descriptor, mask)
-                self._polled, self._mask = descriptor, mask
-        due = min(self.core.deadline, self._housekeeping_at)
-        timeout = None if due == inf else max(0, ceil((due - monotonic()) * 1000))
+            mask = select.POLLIN | select.POLLOUT if wire.buffer else select.POLLIN
+            if self._polled != wire.descriptor:
+                self._polled, self._mask = wire.descriptor, mask
+                self._poll.register(self._polled, mask)
+            elif self._mask != mask:
+                self._mask = mask
+                self._poll.modify(self._polled, mask)
+        due = self._due
+        timeout = None if due == inf else (due - now) * self._second if due > now else 0
         self._asleep = True  # set before the check of the commands: a later one sets the wakeup
-        ready = self._poll.poll(0 if self._commands or pending else timeout)
-        self._asleep = False
-        for found, _ in ready:
-            if found == descriptor:
-                pending = True
-            else:
+        ready = self._poll.poll(0 if self._commands else timeout)
+        self._asleep = readable = False
+        for descriptor, _ in ready:
+            if descriptor == self._polled:
+                readable = True
+            elif self._second != 1:
                 self._wakeup.clear()
-        return pending
+        return readable
+
+    def _make_poll(self) -> None:
+        if hasattr(select, "epoll"):  # by edges: then the wakeup need not be cleared, which would cost a system call
+            self._poll, self._second = select.epoll(), 1
+            self._poll.register(self._wakeup.fileno(), select.EPOLLIN | select.EPOLLET)
+        else:
+            self._poll, self._second = select.poll(), 1000
+            self._poll.register(self._wakeup.fileno(), select.POLLIN)
 
     def _detach(self) -> None:
         if self._polled >= 0:
@@ -352,7 +327,6 @@ class ThreadConnection(Connection):
         self._polled = -1
 
     @staticmethod
-    def _wake(*groups: dict[Waiter, None]) -> None:
-        for group in groups:
-            for waiter in list(group):
-                waiter.wake()
+    def _wake(waiters: dict[Waiter, None]) -> None:
+        for waiter in list(waiters):
+            waiter.wake()

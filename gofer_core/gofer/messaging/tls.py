@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
 import stat
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -16,20 +16,19 @@ from typing import TYPE_CHECKING
 from gofer.errors import AdapterError
 from gofer.messaging.certificates import day, read_certificates, read_file
 from gofer.messaging.connector import Connector
-from gofer.messaging.handshake import Progress, Stalled
 from gofer.messaging.url import place
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["SecureSocket", "explain", "make_context", "shake_hands"]
+__all__ = ["Session", "explain", "make_context", "shake_hands"]
 
-#: Bytes to read at a time.
+#: Bytes to read at a time, and of the largest record.
 _CHUNK = 256 * 1024
-#: Bytes of the largest record.
 _RECORD = 16 * 1024
-#: Bytes to encrypt at a time: what is encrypted is soon sent, and its memory used again.
-_PIECE = 64 * 1024
+#: The first bytes of TLS records, and of other protocols' answers.
+_KINDS = {b"\x14", b"\x15", b"\x16", b"\x17"}
+_FOREIGN = {b"AMQP": "with plain AMQP", b"HTTP": "with HTTP"}
 
 _UNUSED = "no TLS version or cipher is common to both. gofer speaks TLS 1.2 and 1.3: allow one of them at the broker"
 #: What OpenSSL's reasons mean, by parts of their names; the first that fits. Alerts are what the peer has sent.
@@ -127,9 +126,7 @@ def _read(option: str, path: str) -> bytes:
     try:
         content, status = read_file(path)
     except ValueError as error:
-        if "\0" in path:
-            raise AdapterError(f"{option} {path!r} has a NUL character in it. Allowed: the path of a file") from error
-        raise AdapterError(f"{option} {path} {error}. Allowed: one PEM file") from error
+        raise AdapterError(f"{option} {path} {error}. Allowed: one PEM file".replace("\0", "\\0")) from error
     except OSError as error:
         fix = f". User {os.geteuid()}, who runs this process, must be allowed to" if error.errno == errno.EACCES else ""
         raise AdapterError(f"{option} {path} cannot be read: {_system(error)}{fix}") from error
@@ -147,198 +144,121 @@ def _read(option: str, path: str) -> bytes:
     return content
 
 
-class SecureSocket:
-    """A connected socket that speaks TLS, and blocks only where its socket does. One thread at a time.
+class Session:
+    """TLS on one connection: bytes in, bytes out. The socket is somebody else's.
 
-    Not ``ssl.SSLSocket``: that reads by itself, so it could not say how far a peer came in the handshake; and it reads
-    the socket once for each record, of 16 KiB at most.
+    Not ``ssl.SSLSocket``: that reads by itself, and once for each record, so it could not show what a peer has answered
+    that speaks no TLS.
     """
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str) -> None:
-        """Own a socket. ``name``: of the host, as its certificate should have it."""
+    def __init__(self, context: ssl.SSLContext, name: str) -> None:
+        """``name``: of the host, as its certificate should have it."""
         import ssl
 
-        self._sock = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._want_read = ssl.SSLWantReadError
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
-        self._left = bytearray()  # encrypted, and not yet taken by the socket
+        #: The first bytes of the peer's answer.
+        self.answer = b""
+        #: Why the peer's side has ended, after all that came before was decrypted.
+        self.ended: OSError | None = None
 
-    def shake_hands(self, deadline: float, progress: Progress) -> None:
-        """Do the handshake, on a socket that does not block; ``progress`` hears all that the peer sends.
-
-        Raises:
-            Stalled: it was not done by the deadline; the text is empty.
-            OSError: the peer has hung up, or refuses, or cannot be believed.
-        """
-        done = False
-        while not done:
+    def shake_hands(self, sock: socket.socket, deadline: float) -> None:
+        """Do the handshake on a blocking socket."""
+        while True:
             try:
                 self._tls.do_handshake()
-                done = True
             except self._want_read:
-                pass
-            except OSError:
-                self._give_reason()
-                raise
-            while not self.flush():
-                _wait(self._sock, select.POLLOUT, deadline)
-            if not done:
-                _wait(self._sock, select.POLLIN, deadline)
-                data = self._sock.recv(_CHUNK)
+                sock.settimeout(max(deadline - time.monotonic(), 0.001))
+                sock.sendall(self._outgoing.read())
+                data = sock.recv(_CHUNK)
                 if not data:
-                    raise ConnectionResetError(errno.ECONNRESET, "closed by the peer")
-                progress.feed(data)
+                    raise ConnectionResetError(errno.ECONNRESET, "closed by the peer") from None
+                self.answer = self.answer or data[:8]
                 self._incoming.write(data)
-
-    def _give_reason(self) -> None:
-        """Send the alert that says why we refuse: the peer can log it."""
-        try:
-            self.flush()
-        except OSError:
-            pass  # it has gone; what is wrong is raised
-
-    @property
-    def pending(self) -> bool:
-        """Whether there may be something to read that the descriptor does not show."""
-        return self._incoming.pending > 0 or self._tls.pending() > 0
-
-    def recv(self, size: int) -> bytes:
-        """Read at most so many bytes, and at most one record; b"": the peer has closed the connection.
-
-        Raises:
-            BlockingIOError: there is nothing for now.
-            OSError: the connection has ended.
-        """
-        while True:
-            if self.pending:
-                try:
-                    return self._tls.read(min(size, _RECORD))
-                except self._want_read:
-                    self._answer()
-            data = self._sock.recv(_CHUNK)
-            if not data:
-                return b""
-            self._incoming.write(data)
-
-    def _answer(self) -> None:
-        """Write what TLS itself answers to what it has read."""
-        if self._outgoing.pending:
-            try:
-                self.flush()
             except OSError:
-                pass  # what the peer has sent before it went may say why
+                with suppress(OSError):  # the alert that says why we refuse: the peer can log it
+                    sock.sendall(self._outgoing.read())
+                raise
+            else:
+                sock.sendall(self._outgoing.read())
+                return
 
-    def send(self, data: bytes | bytearray | memoryview) -> int:
-        """Take some of the data; return how many bytes. What the socket does not take is ``unsent``.
+    def decrypt(self, data: bytes) -> bytes:
+        """Return what comes with these bytes from the socket.
 
         Raises:
-            BlockingIOError: it takes no more for now.
-            OSError: the connection has ended.
+            OSError: the connection has ended. After bytes that are whole it is noted as ``ended`` instead.
         """
-        if self._left and not self.flush():
-            raise BlockingIOError(errno.EAGAIN, "the socket takes no more")
-        sent = self._tls.write(data if len(data) <= _PIECE else memoryview(data)[:_PIECE])
-        self.flush()
-        return sent
+        self._incoming.write(data)
+        records: list[bytes] = []
+        try:
+            while record := self._tls.read(_RECORD):
+                records.append(record)
+            self.ended = ConnectionResetError("closed by the peer")
+        except self._want_read:
+            pass
+        except OSError as error:
+            if not records:
+                raise
+            self.ended = error
+        return b"".join(records)
 
-    @property
-    def unsent(self) -> int:
-        """How many encrypted bytes the socket has not taken."""
-        return len(self._left)
-
-    def flush(self) -> bool:
-        """Write what is encrypted; return whether the socket has taken all of it."""
-        left = self._left
-        if self._outgoing.pending:
-            data = self._outgoing.read()
-            if not left:
-                try:
-                    sent = self._sock.send(data)
-                except BlockingIOError:
-                    sent = 0
-                if sent == len(data):
-                    return True
-                data = data[sent:]
-            left += data
-        while left:
-            try:
-                sent = self._sock.send(left)
-            except BlockingIOError:
-                return False
-            del left[:sent]
-        return True
-
-    def fileno(self) -> int:
-        """Return what to wait on; -1 when closed."""
-        return self._sock.fileno()
-
-    def close(self) -> None:
-        """Give back the descriptor, without a word to the peer. Idempotent."""
-        self._sock.close()
-
-    def settimeout(self, seconds: float | None) -> None:
-        """Let ``recv`` wait so long; 0: it never does."""
-        self._sock.settimeout(seconds)
-
-    def getblocking(self) -> bool:
-        """Whether ``recv`` waits."""
-        return self._sock.getblocking()
-
-    def getpeername(self) -> tuple[str, int]:
-        """Return the address and the port of the peer."""
-        address: tuple[str, int] = self._sock.getpeername()
-        return address
-
-    def __enter__(self) -> SecureSocket:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def encrypt(self, data: bytes) -> bytes:
+        """Return what to write to the socket for these bytes."""
+        if data:
+            self._tls.write(data)
+        return self._outgoing.read()
 
 
 def shake_hands(
     sock: socket.socket, context: ssl.SSLContext, connector: Connector, at: tuple[str, int], deadline: float
-) -> SecureSocket:
-    """Shake hands with a peer on a connected socket.
+) -> Session:
+    """Shake hands with a peer on a connected socket that blocks.
 
     Args:
-        at: the host that was meant, and its port.
+        at: the host that was meant, and its port: a proxy may stand between.
         deadline: the ``time.monotonic()`` by which all of it has to be done.
-
-    Returns:
-        The socket that speaks TLS, non-blocking; it owns the other one.
 
     Raises:
         AdapterError: it cannot be: the text says why and what to do.
-        OSError: the peer hung up or fell silent; the text says at which step.
+        OSError: the peer hung up or fell silent; the text says whether it had answered.
     """
     import ssl
 
     host, port = at
     where = place(host, port)
-    progress = Progress()
-    sock.setblocking(False)
+
+    def step() -> str:
+        hint = f"Does port {port} speak TLS? Brokers have usually 5671 for TLS, and 5672 without"
+        return (
+            "in the middle of its answer"
+            if session.answer
+            else f"before it answered the greeting (ClientHello). {hint}"
+        )
+
     try:
-        secure = SecureSocket(sock, context, _name(host))
-        secure.shake_hands(deadline, progress)
+        session = Session(context, _name(host))
     except UnicodeError as error:
         raise AdapterError(f"{where}: not a host's name: {error}") from error
-    except Stalled:
-        raise Stalled(f"the TLS handshake stopped {progress.step(port)}") from None
+    try:
+        session.shake_hands(sock, deadline)
+    except TimeoutError:
+        raise TimeoutError(f"the TLS handshake stopped {step()}") from None
     except ssl.SSLCertVerificationError as error:
         raise AdapterError(f"{where}: {_distrust(error, connector, host)}") from error
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError) as error:
-        text = f"the peer closed the connection in the TLS handshake, {progress.step(port)}"
+        text = f"the peer closed the connection in the TLS handshake, {step()}"
         raise ConnectionResetError(errno.ECONNRESET, text) from error
     except ssl.SSLError as error:
-        foreign = progress.foreign
-        if foreign is not None:
-            text = f"the peer speaks no TLS on port {port}: {foreign}"
-            fix = "Use the broker's port for TLS (usually 5671), or a URL without TLS (amqp://)"
-            raise AdapterError(f"{where}: {text}. {fix}") from error
-        raise AdapterError(f"{where}: the TLS handshake failed: {explain(error, connector)}") from error
-    return secure
+        answer = session.answer
+        if answer[:1] in _KINDS and answer[1:2] in {b"", b"\x03"}:
+            raise AdapterError(f"{where}: the TLS handshake failed: {explain(error, connector)}") from error
+        known = (text for start, text in _FOREIGN.items() if answer.startswith(start))
+        text = f"the peer speaks no TLS on port {port}: it answers {next(known, repr(answer))}"
+        fix = "Use the broker's port for TLS (usually 5671), or a URL without TLS (amqp://)"
+        raise AdapterError(f"{where}: {text}. {fix}") from error
+    return session
 
 
 def explain(error: OSError, connector: Connector) -> str:
@@ -408,15 +328,6 @@ def _distrust(error: ssl.SSLCertVerificationError, connector: Connector, host: s
 def _name(host: str) -> str:
     """Return a host's name as certificates have it: without the final dot, or the scope of an address."""
     return host.partition("%")[0] if ":" in host else host.removesuffix(".")
-
-
-def _wait(sock: socket.socket, event: int, deadline: float) -> None:
-    """Wait until a socket is ready, at most to the deadline."""
-    poll = select.poll()
-    poll.register(sock, event)
-    left = deadline - time.monotonic()
-    if left <= 0 or not poll.poll(left * 1000):
-        raise Stalled
 
 
 def _system(error: Exception) -> str:

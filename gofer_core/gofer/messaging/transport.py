@@ -9,22 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError
 from gofer.messaging.connector import Connector
-from gofer.messaging.handshake import Stalled
 from gofer.messaging.proxies import find_proxy, tunnel
 from gofer.messaging.url import place
+from gofer.messaging.wire import Wire
 
 if TYPE_CHECKING:
     import ssl
 
-    from gofer.messaging.tls import SecureSocket
-
-__all__ = ["open_socket"]
+__all__ = ["open_wire"]
 
 # Probes of an idle connection, in seconds: they find a dead peer where heartbeats are turned off.
 _KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
 
-def open_socket(connector: Connector, timeout: float, tried: int = 0) -> socket.socket | SecureSocket:
+def open_wire(connector: Connector, timeout: float, tried: int = 0) -> Wire:
     """Open a connection to one of the connector's hosts: TCP, and TLS when its URL says so; or a Unix socket.
 
     Every host, and every address of it, is tried in turn. TLS is 1.2 or later, verified against ``cacert``, or the
@@ -36,78 +34,70 @@ def open_socket(connector: Connector, timeout: float, tried: int = 0) -> socket.
         tried: how many connections were tried before: with several hosts each begins at the next one.
 
     Returns:
-        A non-blocking socket with TCP_NODELAY and keepalive set. It is the caller's to close.
+        A connection whose socket has TCP_NODELAY and keepalive set. It is the caller's to close.
 
     Raises:
         ConnectionLost: refused, unreachable, unknown host, or no answer within ``timeout``.
         AdapterError: a certificate that does not verify, a peer that does not speak TLS, a file that is missing,
             unreadable or not PEM (the text names it), or a proxy that refuses.
     """
-    if connector.url.protocol == "local":
-        from gofer.messaging.local import open_socket as open_local
-
-        return open_local(connector, timeout)
-    deadline = time.monotonic() + timeout
     url = connector.url
-    context = None
+    if url.protocol == "local":
+        from gofer.messaging.local import open_socket
+
+        return Wire(open_socket(connector, timeout))
+    deadline, context = time.monotonic() + timeout, None
     if url.tls:
         from gofer.messaging.tls import make_context  # two megabytes that plain connections do not need
 
         context = make_context(connector)
-    hosts = url.hosts[tried % len(url.hosts) :] + url.hosts[: tried % len(url.hosts)]
+    first = tried % len(url.hosts)
+    hosts = url.hosts[first:] + url.hosts[:first]
     failures: list[MessagingError] = []
-    for position, (host, port) in enumerate(hosts):
+    for position, at in enumerate(hosts):
         # One that swallows everything must leave time for those after it.
-        share = time.monotonic() + (deadline - time.monotonic()) / (len(hosts) - position)
+        share = _share(deadline, len(hosts) - position)
         try:
-            return _open_host(connector, host, port, context, deadline=share, timeout=timeout)
+            return _open_host(connector, at, context, time.monotonic() + share, timeout)
         except (AdapterError, ConnectionLost) as error:  # another host may be as it should
             failures.append(error)
     kind = AdapterError if any(isinstance(error, AdapterError) for error in failures) else ConnectionLost
     raise kind("; ".join(map(str, failures))) from failures[-1]
 
 
+def _share(deadline: float, left: int) -> float:
+    """Return the seconds for one of so many that are left."""
+    return max(0.001, (deadline - time.monotonic()) / left)
+
+
 def _open_host(
-    connector: Connector, host: str, port: int, context: ssl.SSLContext | None, *, deadline: float, timeout: float
-) -> socket.socket | SecureSocket:
-    where = place(host, port)
-    proxy = find_proxy(connector, host)
-    target = (host, port) if proxy is None else (proxy.host, proxy.port or 0)
+    connector: Connector, at: tuple[str, int], context: ssl.SSLContext | None, deadline: float, timeout: float
+) -> Wire:
+    where = place(*at)
+    proxy = find_proxy(connector, at[0])
+    target = at if proxy is None else (proxy.host, proxy.port or 0)
     addresses = _resolve(*target, place(*target), deadline)
     refusals: list[str] = []
     for position, (family, kind, protocol, _, address) in enumerate(addresses):
-        share = (deadline - time.monotonic()) / (len(addresses) - position)
-        if share <= 0:
-            refusals.append(f"no answer within {timeout:g} s")
-            break
+        sock = None
         try:
-            sock = socket.socket(family, kind, protocol)
-        except OSError as error:  # a family this machine does not have
-            refusals.append(_reason(error))
-            continue
-        try:
+            sock = socket.socket(family, kind, protocol)  # an OSError for a family this machine does not have
             _set_options(sock)
-            sock.settimeout(share)
+            sock.settimeout(_share(deadline, len(addresses) - position))
             sock.connect(address)
             if proxy is not None:
                 tunnel(sock, proxy, where, deadline)
-            if context is not None:
-                from gofer.messaging.tls import shake_hands
+            if context is None:
+                return Wire(sock)
+            from gofer.messaging.tls import shake_hands
 
-                return shake_hands(sock, context, connector, (host, port), deadline)
-            sock.setblocking(False)
-        except TimeoutError as error:
-            sock.close()
-            step = f": {error}" if isinstance(error, Stalled) else ""
-            refusals.append(f"no answer within {timeout:g} s{step}")
-        except OSError as error:
-            sock.close()
-            refusals.append(_reason(error))
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
+            return Wire(sock, shake_hands(sock, context, connector, at, deadline))
+        except BaseException as error:
+            if sock is not None:
+                sock.close()
+            if not isinstance(error, OSError):
+                raise
+            refusals.append(_reason(error, timeout))
     by = "" if proxy is None else f" by the proxy {place(*target)}"
     raise ConnectionLost(f"{where}{by}: {'; '.join(dict.fromkeys(refusals)) or 'no address'}")
 
@@ -132,7 +122,7 @@ def _resolve(host: str, port: int, where: str, deadline: float) -> list[Any]:
     thread.start()
     thread.join(max(0.0, deadline - time.monotonic()))
     if failure:
-        raise ConnectionLost(f"{where}: cannot resolve the name: {_reason(failure[0])}")
+        raise ConnectionLost(f"{where}: cannot resolve the name: {_reason(failure[0], 0)}")
     if not found:
         raise ConnectionLost(f"{where}: the name was not resolved in time")
     return found
@@ -146,6 +136,9 @@ def _set_options(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _reason(error: Exception) -> str:
-    """The system's words for an error, without the number."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+def _reason(error: Exception, timeout: float) -> str:
+    """The system's words for an error, without the number; a handshake's own after those of a timeout."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if not isinstance(error, TimeoutError):
+        return text
+    return f"no answer within {timeout:g} s" + (f": {text}" if "handshake" in text else "")

@@ -16,7 +16,7 @@ from gofer.errors import ConfigError
 
 __all__ = ["URL", "place"]
 
-_PORTS = {"amqp": 5672, "tcp": 5672, "amqps": 5671, "ssl": 5671, "local": None}
+_PORTS = {"amqp": 5672, "tcp": 5672, "amqps": 5671, "ssl": 5671}
 _TLS = {"amqps", "ssl"}
 _HOST = r"(?: (?: \[ [0-9A-Fa-f:.]+ (?: % [\w.-]+ )? \] | [^:@/\[\],]* ) (?: : [0-9]* )? )"
 _SHAPE = re.compile(
@@ -65,25 +65,27 @@ class URL:
                 f"not a URL: {_masked(text)!r}; expected [adapter+]protocol://[user[:password]@]host[:port][/virtual-host]"
             )
         protocol = (found["protocol"] or "amqp").lower()
+        path, adapter = found["path"], found["adapter"]
+        if protocol == "local":
+            if found["hosts"] or found["user"] is not None:
+                raise ConfigError(f"{_masked(text)!r}: local takes only a path: local:// or local:///path/to.sock")
+            return cls("", protocol, adapter or "local", path=unquote(path) if path and path != "/" else None)
         if protocol not in _PORTS:
+            allowed = ", ".join(sorted([*_PORTS, "local"]))
+            raise ConfigError(f"unknown protocol {protocol!r} in {_masked(text)!r}; allowed: {allowed}")
+        if adapter == "local":
             raise ConfigError(
-                f"unknown protocol {protocol!r} in {_masked(text)!r}; allowed: {', '.join(sorted(_PORTS))}"
+                f"{_masked(text)!r}: the adapter local has no hosts. Write local:// or local:///path/to.sock for this"
+                f" machine's broker, or {protocol}:// without local+ for another one"
             )
         hosts = [_host(each, protocol, text) for each in found["hosts"].split(",")]
-        path = found["path"]
-        if protocol == "local":
-            if hosts != [("", None)] or found["user"] is not None:
-                raise ConfigError(f"{_masked(text)!r}: local takes only a path: local:// or local:///path/to.sock")
-            socket = unquote(path) if path and path != "/" else None
-            return cls("", protocol, found["adapter"] or "local", path=socket)
         if path is not None and "@" in path:
             raise ConfigError(f"not a URL: {_masked(text)!r}; write '/' in a user or password as %2F, and '@' as %40")
         (host, port), *others = hosts
         password = None if found["password"] is None else unquote(found["password"])
         user = None if not found["user"] and password is None else unquote(found["user"])
         vhost = unquote(path[1:]) if path is not None and len(path) > 1 else None
-        more = tuple((name, number or 0) for name, number in others)
-        return cls(host, protocol, found["adapter"], port, user, password, vhost, more)
+        return cls(host, protocol, adapter, port, user, password, vhost, tuple(others))
 
     @property
     def hosts(self) -> tuple[tuple[str, int], ...]:
@@ -121,18 +123,16 @@ def place(host: str, port: int) -> str:
     return f"{name}:{port}" if port else name
 
 
-def _host(text: str, protocol: str, url: str) -> tuple[str, int | None]:
+def _host(text: str, protocol: str, url: str) -> tuple[str, int]:
     """Read one ``host:port``."""
     name, _, number = text[1:].partition("]") if text.startswith("[") else text.partition(":")
     number = number.lstrip(":")
-    if protocol == "local":
-        return name, int(number[:6]) if number else None
     if not name:
         raise ConfigError(f"no host in {_masked(url)!r}")
     if any(c.isspace() or not c.isprintable() for c in name):
         raise ConfigError(f"the host {name[:200]!r} has spaces or control characters in it")
     port = int(number[:6]) if number else _PORTS[protocol]
-    if port is None or not 0 < port < 65536:
+    if not 0 < port < 65536:
         raise ConfigError(f"port {port} in {_masked(url)!r} is not between 1 and 65535")
     return name, port
 

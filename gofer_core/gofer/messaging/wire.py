@@ -8,91 +8,77 @@ import socket
 import struct
 import termios
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from gofer.messaging.tls import SecureSocket
+    from gofer.messaging.tls import Session
 
 __all__ = ["Wakeup", "Wire"]
 
-#: Bytes to read at a time, and TLS records (of 16 KiB at most) in a row before others get their turn.
+#: Bytes to read at a time.
 _CHUNK = 256 * 1024
-_RECORDS = 8
 #: What the system counts with.
 _COUNT = struct.Struct("i")
 
 
 class Wire:
-    """A socket with a buffer for unsent bytes. One thread at a time."""
+    """A socket that never blocks, with a buffer for unsent bytes, and with TLS if need be. One thread at a time."""
 
-    def __init__(self, sock: socket.socket | SecureSocket) -> None:
-        """Own a connected, non-blocking socket."""
-        self._sock: Any = sock
-        #: Whether it speaks TLS.
-        self.secure = type(sock) is not socket.socket
+    def __init__(self, sock: socket.socket, session: Session | None = None) -> None:
+        """Own a connected socket. ``session``: of TLS, after its handshake."""
+        sock.setblocking(False)
+        self.sock = sock
+        #: What to poll: for reading always, for writing while there is something in the buffer.
+        self.descriptor = sock.fileno()
+        self.session = session
         #: Whether the peer has said anything.
         self.heard = False
-        self._ended: OSError | None = None
-        self._unsent = bytearray()
         #: How many bytes the socket has taken.
         self.taken = 0
+        self._early = b"" if session is None else session.decrypt(b"")  # what came with the end of the handshake
+        #: What waits for the socket.
+        self.buffer = bytearray()
 
     def fileno(self) -> int:
-        """Return the descriptor to poll: for reading always, for writing while ``unsent`` is not 0; -1 when closed."""
-        descriptor: int = self._sock.fileno()
-        return descriptor
+        """Return the descriptor; -1 when closed."""
+        return self.sock.fileno()
 
     @property
     def unsent(self) -> int:
         """How many bytes wait for the socket."""
-        return len(self._unsent) + (self._sock.unsent if self.secure else 0)
+        return len(self.buffer)
 
     def progress(self) -> tuple[int, int]:
         """Return how many bytes the peer's system has taken, as far as this one tells, and how many have to wait."""
-        waiting = self._sock.unsent if self.secure else 0
         try:
-            waiting += _COUNT.unpack(fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(_COUNT.size)))[0]
+            waiting = _COUNT.unpack(fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(_COUNT.size)))[0]
         except (OSError, ValueError):  # not of this kind of socket; closed meanwhile
-            pass
-        return self.taken - waiting, waiting + len(self._unsent)
+            waiting = 0
+        return self.taken - waiting, waiting + self.unsent
 
     def read(self) -> bytes:
-        """Return the bytes that have arrived; b"": none for now.
+        """Return the bytes that have arrived; b"": none for now. The first call is made without a poll.
 
         Raises:
             OSError: the connection has ended, and all its bytes have been returned.
         """
-        if self._ended is not None:
-            raise self._ended
-        parts: list[bytes] = []
+        if self._early:
+            data, self._early = self._early, b""
+            return data
+        if self.session is not None and self.session.ended is not None:
+            raise self.session.ended
         try:
-            for _ in range(_RECORDS if self.secure else 1):
-                data = self._sock.recv(_CHUNK)
-                if not data:
-                    raise ConnectionResetError("closed by the peer")
-                if not self.heard:
-                    self._hear(data)
-                parts.append(data)
-                if self.secure and not self._sock.pending:
-                    break
+            data = self.sock.recv(_CHUNK)
         except BlockingIOError:
-            pass
-        except OSError as error:
-            if not parts:
-                raise
-            self._ended = error  # raised by the next call, after this was taken
-        return b"".join(parts)
-
-    def _hear(self, data: bytes) -> None:
-        """Look at the first bytes: no protocol of a broker begins as an answer of TLS does."""
-        self.heard = True
-        if not self.secure and data[0] in (0x15, 0x16) and data[1:2] == b"\x03":
+            return b""
+        if not data:
+            raise ConnectionResetError("closed by the peer")
+        if self.session is not None:
+            data = self.session.decrypt(data)
+        elif not self.heard and data[0] in (0x15, 0x16) and data[1:2] == b"\x03":  # as no protocol of a broker begins
             raise ConnectionResetError("the peer expects TLS on this port. Write amqps://, or use the port without TLS")
-
-    @property
-    def pending(self) -> bool:
-        """Whether there are bytes to read that a poll does not show."""
-        return bool(self.secure and (self._sock.pending or self._ended))
+        self.heard = True
+        return data
 
     def write(self, data: bytes = b"") -> None:
         """Write unsent bytes and ``data``, as far as the socket takes them; keep the rest.
@@ -100,13 +86,12 @@ class Wire:
         Raises:
             OSError: the connection has ended.
         """
-        unsent = self._unsent
-        if self.secure and not self._sock.flush():
-            unsent += data
-            return
+        if self.session is not None:
+            data = self.session.encrypt(data)
+        unsent = self.buffer
         try:
             if not unsent:
-                sent = self._sock.send(data) if data else 0
+                sent = self.sock.send(data) if data else 0
                 self.taken += sent
                 if sent < len(data):
                     unsent += memoryview(data)[sent:]
@@ -114,7 +99,7 @@ class Wire:
             unsent += data
             while unsent:
                 with memoryview(unsent) as view:
-                    sent = self._sock.send(view[:_CHUNK])
+                    sent = self.sock.send(view[:_CHUNK])
                 self.taken += sent
                 del unsent[:sent]
         except BlockingIOError:
@@ -122,8 +107,14 @@ class Wire:
                 unsent += data
 
     def close(self) -> None:
-        """Close the socket. Idempotent."""
-        self._sock.close()
+        """Close the socket, without a word to the peer. Idempotent."""
+        self.sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Wakeup:

@@ -12,8 +12,7 @@ from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import HEAD, TAIL, Closed, Confirmed, Delivery, Done, Opened, SubscriptionLost
 from gofer.messaging.local import wire
-from gofer.messaging.local.queues import Consumer, Message
-from gofer.messaging.local.state import State
+from gofer.messaging.local.state import Consumer, Message, State
 
 __all__ = ["Client"]
 
@@ -38,8 +37,7 @@ class Client(asyncio.Protocol):
         self._tags = 0
         self._reader = wire.Reader()
         self._output = bytearray()
-        self._full = self._leaving = False
-        self._heartbeat: float | None = None  # until it has said hello
+        self._greeted = self._full = self._leaving = False
         self._silent = 0  # half heartbeats without a sign of life
         self._waiting = 0  # bytes that waited for it at the last heartbeat
 
@@ -139,24 +137,24 @@ class Client(asyncio.Protocol):
                 )
             case wire.Hello(heartbeat=heartbeat) if not 0 <= heartbeat <= 86400:
                 self._refuse(f"a heartbeat of {heartbeat} s is not between 0 and 86400")
-            case wire.Hello(heartbeat=heartbeat) if self._heartbeat is None:
-                self._heartbeat = heartbeat
+            case wire.Hello(heartbeat=heartbeat) if not self._greeted:
+                self._greeted = True
                 self._timer.cancel()
                 self.send(Opened(self._instance))
                 if heartbeat:
                     self._timer = self._loop.call_later(heartbeat / 2, self._beat, heartbeat)
             case wire.BadFrame(reason):
                 self._refuse(reason)
-            case wire.Publish(token, exchange, key, body, ttl) if self._heartbeat is not None:
-                self.send(Confirmed(token, *self._state.publish(exchange, key, body, ttl)))
-            case wire.Settle(tag, requeue) if self._heartbeat is not None:
-                self.settle(tag, requeue=requeue)
-            case wire.Ask(id, operation) if self._heartbeat is not None:
-                self.ask(id, operation)
-            case wire.Heartbeat() if self._heartbeat is not None:
-                pass  # it has come: that is all
             case wire.Close():
                 self.leave(None)
+            case wire.Publish(token, exchange, key, body, ttl) if self._greeted:
+                self.send(Confirmed(token, *self._state.publish(exchange, key, body, ttl)))
+            case wire.Settle(tag, requeue) if self._greeted:
+                self.settle(tag, requeue=requeue)
+            case wire.Ask(id, operation) if self._greeted:
+                self.ask(id, operation)
+            case wire.Heartbeat() if self._greeted:
+                pass  # it has come: that is all
             case _:
                 self._refuse(f"{type(frame).__name__} is not what a client sends here")
 
@@ -168,6 +166,7 @@ class Client(asyncio.Protocol):
     def ask(self, id: int, operation: api.Operation) -> None:
         """Do an operation, and send its value or its error."""
         value: str | None = None
+        error: MessagingError | None = None
         try:
             match operation:
                 case api.Subscribe():
@@ -177,11 +176,10 @@ class Client(asyncio.Protocol):
                         self._cancel(self._consumers.pop(number))
                 case _:
                     value = self._state.do(operation, self)
-        except (NotFound, AdapterError) as error:
-            self.send(Done(id, None, error))
-        else:
-            self.send(Done(id, value))
-            self.ready()
+        except (NotFound, AdapterError) as refused:
+            error = refused
+        self.send(Done(id, value, error))
+        self.ready()
 
     def settle(self, tag: int, *, requeue: bool) -> None:
         """Settle a delivery: put it back into its queue, or drop it. An unknown tag is ignored."""

@@ -18,7 +18,7 @@ from gofer.errors import ConnectionLost
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import Adapter, Closed, Delivery, Event, Opened, Outcome
 from gofer.messaging.address import Address
-from gofer.messaging.transport import open_socket
+from gofer.messaging.transport import open_wire
 from gofer.messaging.wire import Wire
 
 __all__ = ["WAIT", "Call", "Connect", "Driver", "Heard", "Watched", "new_number"]
@@ -144,7 +144,7 @@ class Driver(Heard):
 
     def open(self, timeout: float = WAIT) -> Driver:
         """Open the socket and log in. Raises what ``Closed`` tells."""
-        self._sock = Wire(open_socket(self.adapter.connector, timeout))
+        self._sock = open_wire(self.adapter.connector, timeout)
         try:
             self.adapter.begin(self.now)
             self.until(lambda: self.opened is not None, "the login", timeout)
@@ -161,11 +161,10 @@ class Driver(Heard):
             return
         poll = select.poll()
         poll.register(wire, select.POLLIN | (select.POLLOUT if self._out or wire.unsent else 0))
-        seconds = 0.0 if wire.pending else max(min(timeout, left), 0.0)
-        ready = sum(mask for _, mask in poll.poll(seconds * 1000))
+        ready = sum(mask for _, mask in poll.poll(max(min(timeout, left), 0.0) * 1000))
         if ready & select.POLLOUT:
             self._write(wire)
-        if ready & ~select.POLLOUT or wire.pending:
+        if ready & ~select.POLLOUT:
             self._read(wire)
         elif self.now >= self.adapter.deadline:
             self.adapter.tick(self.now)
@@ -233,10 +232,8 @@ class Driver(Heard):
 
     def _read(self, wire: Wire) -> None:
         try:
-            while data := wire.read():
+            if data := wire.read():
                 self.adapter.receive(data, self.now)
-                if not wire.pending:
-                    return
         except OSError as error:
             wire.close()
             self._sock = None
