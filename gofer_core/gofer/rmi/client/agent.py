@@ -42,6 +42,7 @@ class Lease(Generic[_S]):
         self.owner = Owner()
         self._acquire, self._new_session = acquire, new_session
         self._connection: Connection | None = None
+        self._session: _S | None = None
         self._closed = False
         self._release: weakref.finalize[Any, Any] | None = None
 
@@ -61,6 +62,9 @@ class Lease(Generic[_S]):
         Raises:
             ConnectionLost: the lease was closed.
         """
+        session = self._session
+        if session is not None and exchange is None and not session.connection.abandoned:
+            return session
         connection = self._connection
         if connection is None or connection.abandoned:
             connection = self._take()
@@ -81,6 +85,7 @@ class Lease(Generic[_S]):
                 self._release = weakref.finalize(self, _release, mine, self.owner)
                 self._release.atexit = False
                 self._connection = connection = mine
+                self._session = self._session_of(mine)
         if not taken:
             pool.release(mine)
             self.check()
@@ -90,7 +95,7 @@ class Lease(Generic[_S]):
     def close(self) -> _S | None:
         """End the lease. Returns its session, whose connection the caller must release; None: there is none."""
         with pool.guard:
-            connection, self._connection, self._closed = self._connection, None, True
+            connection, self._connection, self._session, self._closed = self._connection, None, None, True
         if connection is None or connection.abandoned:
             return None
         if self._release is not None:
@@ -131,16 +136,19 @@ class RemoteAgent:
     """
 
     _lease: Lease[Any]
+    #: Runs ``_send`` to its end, and returns what the call returns; or a coroutine that does so.
+    _run: Callable[[Coroutine[Any, Any, Any]], Any]
 
     def __init__(self, url: str | URL | Connector, address: str, **options: Unpack[CallOptions]) -> None:
         self._lease = self._new_lease(Connector.of(url))
         self._address = Address.parse(address)
+        self._to = str(self._address)
         self._options = Options().having(options)
 
     def __call__(self, **options: Unpack[CallOptions]) -> Self:
         """Return a view of this agent with other options in place of some."""
         view = object.__new__(type(self))
-        view._lease, view._address = self._lease, self._address
+        view._lease, view._address, view._to = self._lease, self._address, self._to
         view._options = self._options.having(options)
         return view
 
@@ -170,13 +178,13 @@ class RemoteAgent:
         )
 
     def __repr__(self) -> str:
-        return f"<Agent {str(self._address)!r} at {self._lease.connector.url}>"
+        return f"<Agent {self._to!r} at {self._lease.connector.url}>"
 
     def _invoke(
         self, classname: str, method: str, cntr: list[Any] | None, args: tuple[Any, ...], kws: dict[str, Any], /
     ) -> Any:
         options = self._options
-        document = new_request((classname, method, cntr), args, kws, str(self._address), options)
+        document = new_request((classname, method, cntr), args, kws, self._to, options)
         if options.trigger:
             return Trigger(document["sn"], lambda: self._run(self._send(document, options)))
         return self._run(self._send(document, options))
@@ -206,8 +214,4 @@ class RemoteAgent:
 
     def _new_lease(self, connector: Connector) -> Lease[Any]:
         """Make the share in a connection."""
-        raise NotImplementedError
-
-    def _run(self, sending: Coroutine[Any, Any, Any]) -> Any:
-        """Run ``_send`` to its end, and return what the call returns; or a coroutine that does so."""
         raise NotImplementedError

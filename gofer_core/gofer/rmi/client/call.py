@@ -124,8 +124,9 @@ class Call:
 
     def sent(self) -> None:
         """Note that the request was sent."""
-        self._reached("sent")
         self.isolated = False
+        if self.state == "not sent":
+            self.state = "sent"
 
     def take(self, event: Any) -> Next:
         """Take an event; None: nothing has happened by ``due``.
@@ -162,7 +163,8 @@ class Call:
             self._end = notice
             return Next.END
         self.old = self.old or not notice.origin
-        self._reached(notice.kind)
+        if _ORDER[notice.kind] > _ORDER[self.state]:
+            self.state = notice.kind
         if not isinstance(notice, Progress):
             return Next.WAIT
         self.report = {
@@ -239,10 +241,6 @@ class Call:
         limit = self._limit
         return not self.late and (limit is None or monotonic() < limit)
 
-    def _reached(self, state: str) -> None:
-        if _ORDER[state] > _ORDER[self.state]:
-            self.state = state
-
     def _send_again(self) -> Next:
         # An agent that knows the request answers as it did, or will; none is run again because it was sent again.
         self.resend_at = None
@@ -257,9 +255,10 @@ class Call:
                 self._disbelieve(bad)
                 return Next.WAIT
         self.resend_at = None
-        if self._learns_the_time(received.notice):
+        notice = received.notice
+        if isinstance(notice, Rejected) and notice.code == EXPIRED and self._learns_the_time(notice):
             return Next.SEND  # it was not run: once more, by the agent's clock
-        return self.feed(received.notice)
+        return self.feed(notice)
 
     def _disbelieve(self, bad: DocumentError) -> None:
         """Note a reply that is not from our agent, as far as anybody can tell: it does not end the call."""
@@ -271,10 +270,8 @@ class Call:
 
     def _learns_the_time(self, notice: Notice) -> bool:
         """Note, once, what a rejection for being late says of the agent's clock; return whether to send again."""
-        if not isinstance(notice, Rejected) or notice.code != EXPIRED or self.ahead or not self._in_time():
-            return False
         there = seconds_of(notice.timestamp)
-        if there is None:
+        if there is None or self.ahead or not self._in_time():
             return False
         self.ahead = there + 0.5 - time()  # the timestamp is in whole seconds
         log.info("the agent's clock is %.0f s ahead of ours; %s is sent again", self.ahead, self.sn)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -119,7 +119,8 @@ class Session:
                 await self._done(connection.subscribe(self._subscription, wait, stay=True))
             ttl = call.ttl
             body = self._encode(call.document, call.options, ttl, call.ahead)
-            connection.forget(call.token)
+            if call.token:
+                connection.forget(call.token)
             call.sent_in = self._subscription.made
             # Its result is all the confirmation that a waiting caller needs; not asking for one spares the broker a
             # synchronous write for each request. But it must not overtake what was sent before without waiting.
@@ -169,9 +170,8 @@ class Session:
             await self._done(self.connection.wait(lambda: not self.unconfirmed.of(owner), deadline))
         self.unconfirmed.raise_late(owner)
 
-    def _new_waiter(self) -> Any:
-        """Make the alarm clock of a call."""
-        raise NotImplementedError
+    #: Makes the alarm clock of a call.
+    _new_waiter: Callable[[], Any]
 
     async def _done(self, doing: _T | Awaitable[_T]) -> _T:
         """Return the value of what the connection does: a thread has it already, a coroutine awaits it."""
@@ -234,8 +234,7 @@ class ThreadSession(Session):
 
     connection: ThreadConnection
 
-    def _new_waiter(self) -> Waiter:
-        return Waiter()
+    _new_waiter = Waiter
 
     async def _done(self, doing: Any) -> Any:
         return doing
