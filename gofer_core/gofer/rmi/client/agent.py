@@ -165,8 +165,7 @@ class RemoteAgent:
         double = seam.double
         return Stub(name, self._invoke) if double is None else double.stub(name, self._invoke, self._lease)
 
-    def __copy__(self) -> Self:
-        return self.__call__()
+    __copy__ = __call__
 
     def __deepcopy__(self, _: object) -> Self:
         return self.__call__()

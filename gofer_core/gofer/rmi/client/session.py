@@ -168,7 +168,7 @@ class Session:
         deadline = None if timeout is None else monotonic() + timeout
         if self.unconfirmed.of(owner):
             await self._done(self.connection.wait(lambda: not self.unconfirmed.of(owner), deadline))
-        self.unconfirmed.raise_late(owner)
+        self.unconfirmed.raise_failures(owner, late=True)
 
     #: Makes the alarm clock of a call.
     _new_waiter: Callable[[], Any]
