@@ -41,15 +41,14 @@ class Lease(Generic[_S]):
         self.connector = connector
         self.owner = Owner()
         self._acquire, self._new_session = acquire, new_session
-        self._connection: Connection | None = None
         self._session: _S | None = None
         self._closed = False
         self._release: weakref.finalize[Any, Any] | None = None
 
     @property
     def used(self) -> bool:
-        """Whether there may be something to flush: it has a connection, or had one."""
-        return self._closed or self._connection is not None
+        """Whether there may be something to flush: it has a session, or had one."""
+        return self._closed or self._session is not None
 
     def check(self) -> None:
         """Raise ConnectionLost if it was closed."""
@@ -63,44 +62,40 @@ class Lease(Generic[_S]):
             ConnectionLost: the lease was closed.
         """
         session = self._session
-        if session is not None and exchange is None and not session.connection.abandoned:
-            return session
-        connection = self._connection
-        if connection is None or connection.abandoned:
-            connection = self._take()
-        return self._session_of(connection, exchange)
+        if session is None or session.connection.abandoned:
+            session = self._take()
+        return session if exchange is None else self._session_of(session.connection, exchange)
 
     def _session_of(self, connection: Connection, exchange: str | None = None) -> _S:
         return connection.shared((self._new_session, exchange), lambda: self._new_session(connection, exchange))
 
-    def _take(self) -> Connection:
-        mine = self._acquire(self.connector)
+    def _take(self) -> _S:
+        connection = self._acquire(self.connector)
         with pool.guard:
-            connection = self._connection
-            taken = not self._closed and (connection is None or connection.abandoned)  # else a thread was faster
+            session = self._session
+            taken = not self._closed and (session is None or session.connection.abandoned)  # else a thread was faster
             if taken:
                 if self._release is not None:
                     self._release()
                 self.owner.gone = False
-                self._release = weakref.finalize(self, _release, mine, self.owner)
+                self._release = weakref.finalize(self, _release, connection, self.owner)
                 self._release.atexit = False
-                self._connection = connection = mine
-                self._session = self._session_of(mine)
+                self._session = session = self._session_of(connection)
         if not taken:
-            pool.release(mine)
+            pool.release(connection)
             self.check()
-        assert connection is not None  # noqa: S101 - check has raised
-        return connection
+        assert session is not None  # noqa: S101 - check has raised
+        return session
 
     def close(self) -> _S | None:
         """End the lease. Returns its session, whose connection the caller must release; None: there is none."""
         with pool.guard:
-            connection, self._connection, self._session, self._closed = self._connection, None, None, True
-        if connection is None or connection.abandoned:
+            session, self._session, self._closed = self._session, None, True
+        if session is None or session.connection.abandoned:
             return None
         if self._release is not None:
             self._release.detach()
-        return self._session_of(connection)
+        return session
 
 
 def _release(connection: Connection, owner: Owner) -> None:
