@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import calendar
 import time
 from itertools import permutations
@@ -13,6 +14,7 @@ from gofer.messaging.adapter import Outcome
 from gofer.messaging.document import EXPIRED
 from gofer.rmi.client.call import Call, Next, Resubscribed
 from gofer.rmi.client.replies import Notice, read_reply
+from gofer.rmi.client.session import complete
 from hypothesis import given
 from hypothesis import strategies as st
 from support.captured import CAPTURED, HexAuthenticator
@@ -297,3 +299,24 @@ def test_a_request_that_was_late_by_the_agents_clock_is_sent_once_more() -> None
     assert call.take(late) is Next.END
     with pytest.raises(Rejected):
         call.outcome()
+
+
+# -- callers with threads ------------------------------------------------------------------------------------------
+
+
+def test_a_thread_runs_no_coroutine_that_needs_a_loop() -> None:
+    async def suspended() -> None:
+        await asyncio.sleep(0)
+
+    with pytest.raises(RuntimeError, match="has suspended: it belongs to an event loop"):
+        complete(suspended())
+
+
+@pytest.mark.parametrize("error", [StopIteration(7), StopAsyncIteration(7), ValueError("7"), RuntimeError("7")])
+def test_a_thread_raises_what_a_coroutine_has_raised(error: Exception) -> None:
+    async def failed() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        complete(failed())
+    assert caught.value is error

@@ -83,9 +83,8 @@ class Session:
             Exception: what the method raised, or how else the request ended (see :mod:`gofer.errors`).
         """
         document["replyto"], document["wait"] = self.replyto, options.wait
-        waiter = self._new_waiter()
+        waiter, step = self._new_waiter(), Next.SEND
         call = self._calls[document["sn"]] = Call(document, options, waiter.wake)
-        step = Next.SEND
         try:
             while step is not Next.END:
                 if step is Next.REPORT and options.progress is not None:
@@ -212,6 +211,7 @@ class Session:
         yield DeleteQueue(self.queue)
 
     def _on_delivery(self, delivery: Delivery) -> None:
+        self.connection.accept(delivery)  # before the caller wakes up: what it sends next takes this along
         try:
             received = read_reply(delivery.body)
             call = self._calls.get(received.notice.sn or "")
@@ -220,7 +220,6 @@ class Session:
         except DocumentError as bad:
             text = "a reply that cannot be read was dropped: %s: %s"
             self._complain(logging.WARNING, text, bad, shown(repr(delivery.body[:200])))
-        self.connection.accept(delivery)
 
     def _on_made(self) -> None:
         made = self._subscription.made
