@@ -123,9 +123,7 @@ class TestBadOnes:
     @pytest.mark.parametrize("name", BAD)
     def test_each_is_contained_named_and_shown(self, farm: Place, name: str) -> None:
         file = farm.goferd.root / f"etc/gofer/plugins/{name}.conf"
-        lines = [
-            line for line in farm.goferd.tail(200).splitlines() if f"ERROR gofer.agent.container: {file}: " in line
-        ]
+        lines = [line for line in farm.goferd.tail(200).splitlines() if f"ERROR gofer.agent.loader: {file}: " in line]
         assert len(lines) == 1
         assert BAD[name] in lines[0]
 

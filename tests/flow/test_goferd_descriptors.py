@@ -93,7 +93,7 @@ BROKEN = [
     Broken(
         "nomodule", text("[main]\nenabled=1\nplugin=no.such\n"), ": [main] plugin: 'no.such' is neither an installed"
     ),
-    Broken("twice", twice, ": [main] plugin: plugin 'twice' is claimed by one 1.0 and two 1.0"),
+    Broken("twice", twice, ": [main] plugin: 'twice' in gofer.plugins is claimed by one 1.0 and two 1.0"),
     Broken("extends", text(f"{_MAIN}extends=nobody\n"), ": [main] extends: "),
     Broken("adapter", text(f"{_MAIN}[messaging]\nurl=pigeon+amqp://h\n"), ": [messaging] url: "),
     Broken("auth", text(f"{_MAIN}[messaging]\nauthenticator=nope\n"), ": [messaging] authenticator: "),
@@ -109,7 +109,7 @@ BROKEN = [
     Broken(
         "hook",
         module("hook", "from gofer.hooks import hookimpl\n@hookimpl\ndef gofer_laod(plugin): pass"),
-        ": [main] plugin: module hook_module: there is no hook gofer_laod; did you mean gofer_load?",
+        ": [main] plugin: module hook_module: unknown hook 'gofer_laod' in plugin ",
     ),
     Broken(
         "unstarted",
@@ -202,7 +202,7 @@ def checked(home: Home) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("one", BROKEN, ids=lambda one: one.name)
 def test_it_is_one_clear_line_and_the_plugin_beside_it_answers(one: Broken, home: Home, lines: list[str]) -> None:
     about = [line for line in lines if f"ERROR gofer.agent.main: {home.file(one)}: " in line]
-    about += [line for line in lines if f"ERROR gofer.agent.container: {home.file(one)}: " in line]
+    about += [line for line in lines if f"ERROR gofer.agent.loader: {home.file(one)}: " in line]
 
     assert len(about) == 1, "\n".join(lines)
     assert f"{home.file(one)}{one.says}" in about[0]
