@@ -11,12 +11,16 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.endings import BrokerClosed, LoginRefused, NoVirtualHost, ProtocolError, ending
 from gofer.messaging.url import URL
 
-_ADAPTERS = {"amqp": ("AmqpAdapter", "AMQP 0-9-1"), "proton": ("ProtonAdapter", "AMQP 1.0")}
+_ADAPTERS = {
+    "amqp": ("AmqpAdapter", "AMQP 0-9-1"),
+    "proton": ("ProtonAdapter", "AMQP 1.0"),
+    "qpid": ("QpidAdapter", "AMQP 0-10"),
+}
 _GREETINGS = {
     b"HTTP/1.1 400 Bad Request\r\n\r\n": "an HTTP server answers there",
     b"SSH-2.0-OpenSSH_9.2\r\n": "an SSH server answers there",
     b"\x15\x03\x01\x00\x02\x02\x0a\x15\x03\x01\x00\x02\x01\x00": "a server that wants TLS answers there",
-    b"AMQP\x01\x01\x00\x0a": "a broker that speaks AMQP 0-10 answers there",
+    b"AMQP\x00\x01\x00\x00": "a broker that speaks AMQP 1.0 without a login answers there",
     b"+OK POP3 ready\r\n": "something else answers there, which begins with",
     b"\xff\x00\xfe\x01binary\x00\x00": "something else answers there, which begins with ff 00 fe 01 62",
 }
@@ -44,7 +48,11 @@ def test_a_wrong_port_is_answered_by_who_is_there(name: str, data: bytes, words:
 
 @pytest.mark.parametrize(
     ("name", "data", "other"),
-    [("amqp", b"AMQP\x03\x01\x00\x00", "1.0"), ("proton", b"AMQP\x00\x00\x09\x01", "0-9-1")],
+    [
+        ("amqp", b"AMQP\x03\x01\x00\x00", "1.0"),
+        ("proton", b"AMQP\x00\x00\x09\x01", "0-9-1"),
+        ("qpid", b"AMQP\x00\x00\x09\x01", "0-9-1"),
+    ],
 )
 def test_a_broker_of_another_protocol_names_that(name: str, data: bytes, other: str) -> None:
     adapter = getattr(importlib.import_module(f"gofer_adapter_{name}"), _ADAPTERS[name][0])
