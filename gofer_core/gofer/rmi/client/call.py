@@ -148,10 +148,14 @@ class Call:
                 if "again" not in self.document:
                     raise NotFound(f"{self.called}: {no_agent(reason)}")
                 # The broker was restarted and forgot the queue: its agent needs a moment to declare it again.
-                self.resend_at = monotonic() + _RETRY
-                return Next.WAIT
+                return self.retry()
             self.isolated = True  # it may have been the fault of this request: then the broker refuses it alone
         return self._send_again()
+
+    def retry(self) -> Next:
+        """Have the request sent again in a moment."""
+        self.resend_at = monotonic() + _RETRY
+        return Next.WAIT
 
     def feed(self, notice: Notice) -> Next:
         """Take a believed notice; they may come in any order and any number of times. The first end counts."""

@@ -95,7 +95,10 @@ class Session:
                     heard = await self._done(self.connection.wait(call.inbox.__len__, call.due, waiter))
                 except ConnectionLost as lost:
                     if not call.late:
-                        raise
+                        if call.state == "not sent" or self.connection.closed or self.connection.abandoned:
+                            raise
+                        step = call.retry()  # it may be running: its caller waits on, as long as it wanted to
+                        continue
                     why = str(lost) if call.state == "not sent" else self.connection.state
                     raise call.timeout(why) from lost
                 if not heard and call.late:
