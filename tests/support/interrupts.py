@@ -142,7 +142,7 @@ class InterruptScenarios:
             Interrupts() as interrupts,
         ):
             assert agent.Dog().bark(0) == 0
-            (connection,) = pool._connections.values()
+            connection = agent._lease.session().connection
             up_since = connection.up_since
             posts, last = agent(wait=0), 0
             with busy(agent, threads, 2):
