@@ -82,12 +82,14 @@ class Consumer(Lane):
 
     def on_attached(self, link: Any) -> None:
         """Note that the broker agrees."""
-        link.flow(self._asked.prefetch)  # not before: the credit counts from a number that the broker tells with this
-        self.hub.urgent = True
-        self.hub.events.append(Done(cast(int, self._subscribing)))
-        self._subscribing = None
-        if self._cancelling:
-            self._drain()
+        if self._subscribing is not None:
+            # Not before: the credit counts from a number that the broker tells with this.
+            link.flow(self._asked.prefetch)
+            self.hub.urgent = True
+            self.hub.events.append(Done(self._subscribing))
+            self._subscribing = None
+            if self._cancelling:
+                self._drain()
 
     def on_link_flow(self, event: Any) -> None:
         """See whether the broker has given back the credit."""
