@@ -18,6 +18,7 @@ STATE = {
     "gofer.rmi.context._current": "a ContextVar: which request's method runs, for Context.current",
     "gofer.rmi.client.agent.seam": "what stands in for all agents of the process: None but in tests with mocks",
     "gofer.messaging.connector.added": "the connectors that a program has added, as gofer 2 had them: by their URLs",
+    "gofer.messaging.document._timestamp_of": "the text of the present second: each reply carries it",
     "gofer.messaging.pool.pool": "one connection per broker and process; counted, and emptied in a forked child",
 }
 
@@ -27,7 +28,7 @@ STATEFUL = re.compile(
     "|\\w*Executor|(System)?Random"
 )
 # What a lower-case name at module level may hold: objects that are called and never change.
-CALLED = re.compile("Encoder|Decoder|HookspecMarker|HookimplMarker|TypeVar|ParamSpec|TypeVarTuple|NewType")
+CALLED = re.compile("Command|Group|Encoder|Decoder|HookspecMarker|HookimplMarker|TypeVar|ParamSpec|TypeVarTuple|NewType")
 CHANGING = re.compile("append|extend|insert|add|update|setdefault|pop|popitem|remove|discard|clear|sort|reverse")
 TOP_DIRECTORY = re.compile("bin|boot|dev|etc|home|lib|media|mnt|opt|private|proc|root|run|sbin|srv|sys|tmp|usr|var")
 
