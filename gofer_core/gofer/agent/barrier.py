@@ -63,7 +63,7 @@ class RequestHooks:
 
     def _call(self, plugin: Plugin, request: Received, invoke: Callable[[], Any]) -> Any:
         # What answers Admin must not wait.
-        wait = 0.0 if request.channel.is_for_admin(request) else self._timeout()
+        wait = 0.0 if request.for_admin else self._timeout()
         with self._changed:
             if not self._changed.wait_for(lambda: not self._closed or plugin.name in self._passing, wait):
                 raise NotAuthorized("not run: a plugin that is required for all calls does not run")
