@@ -9,8 +9,7 @@ print(agent.Dog().bark("hello"))
 from __future__ import annotations
 
 import warnings
-from collections.abc import Coroutine
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
@@ -76,8 +75,7 @@ class Agent(RemoteAgent):
     def _new_lease(self, connector: Connector) -> Lease[ThreadSession]:
         return Lease(connector, pool.acquire, ThreadSession)
 
-    def _run(self, sending: Coroutine[Any, Any, Any]) -> Any:
-        return complete(sending)
+    _run = staticmethod(complete)
 
 
 def agent(url: str | URL | Connector, address: str, **options: Unpack[CallOptions]) -> Agent:

@@ -218,7 +218,7 @@ class TestReplies:
         for received in filter(None, map(read, told.of(trigger.sn))):
             if received.notice.sn == trigger.sn:
                 call.feed(received.notice)
-        if not call.done:
+        if not call.end:
             assert trigger() == "the end"
             return
         assert how(trigger) == how(call.outcome)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from gofer import aio
 from gofer.errors import ConfigError
 from gofer.messaging.adapter import Outcome
 from gofer.messaging.address import Address
@@ -80,6 +83,24 @@ def test_a_waiting_call_is_sent_once_more_after_a_reconnect(broker: LocalBroker,
         eventually(lambda: echo.seen[-1]["request"]["args"] == ["last"])
         asked = [(document["request"]["args"][0], document.get("again", False)) for document in echo.seen[:-1]]
         assert sorted(asked) == [(n, again) for n in range(4) for again in (False, True)]
+
+
+@pytest.mark.parametrize("wait", [1e12, 1e300])
+def test_a_wait_may_be_longer_than_any_clock_counts(broker: LocalBroker, connector: Connector, wait: float) -> None:
+    async def call() -> Any:
+        async with aio.Agent(connector, "agent", wait=wait) as agent:
+            return await agent.Dog().bark("loop")
+
+    with (
+        EchoAgent(broker.url, hold=True) as echo,
+        Agent(connector, "agent", wait=wait) as agent,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        calls = [threads.submit(agent.Dog().bark, "thread"), threads.submit(asyncio.run, call())]
+        eventually(lambda: len(echo.seen) == 2 and agent._lease.session().connection.waited_for)
+        for document in list(echo.seen):
+            echo.answer(document)
+        assert [call.result(10) for call in calls] == ["thread", "loop"]
 
 
 def test_a_large_message_behind_other_commands_leaves_the_connection_as_it_is(link: ThreadConnection) -> None:

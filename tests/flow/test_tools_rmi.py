@@ -657,7 +657,7 @@ def test_an_unknown_command_is_told_the_nearest() -> None:
     done = gofer("rim")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "gofer: no command 'rim' (did you mean 'rmi'?) (see gofer --help)\n"
-    assert "; commands: rmi, mgt, broker" in gofer("xyzzy").stderr
+    assert "; commands: rmi, agent, mgt, broker" in gofer("xyzzy").stderr
 
 
 def test_without_a_command_it_shows_its_help() -> None:
@@ -667,7 +667,7 @@ def test_without_a_command_it_shows_its_help() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["rmi", "mgt", "broker", "demo", "plugins", "adapters", "authenticators", "new", "completion"]
+    "command", ["rmi", "agent", "mgt", "broker", "demo", "plugins", "adapters", "authenticators", "new", "completion"]
 )
 def test_every_command_has_its_help(command: str) -> None:
     shown = gofer(command, "--help").stdout

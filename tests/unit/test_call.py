@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import calendar
 import time
 from itertools import permutations
@@ -13,6 +14,7 @@ from gofer.messaging.adapter import Outcome
 from gofer.messaging.document import EXPIRED
 from gofer.rmi.client.call import Call, Next, Resubscribed
 from gofer.rmi.client.replies import Notice, read_reply
+from gofer.rmi.client.session import complete
 from hypothesis import given
 from hypothesis import strategies as st
 from support.captured import CAPTURED, HexAuthenticator
@@ -39,15 +41,15 @@ def fed(*notices: Notice, **options: Any) -> Call:
 
 def test_a_call_as_it_goes() -> None:
     call = new_call("a", progress=print)
-    assert (call.state, call.done) == ("not sent", False)
+    assert (call.state, call.end) == ("not sent", None)
     call.sent()
     for notice, state in ((ACCEPTED, "accepted"), (STARTED, "started")):
         assert call.feed(notice) is Next.WAIT
-        assert (call.state, call.done) == (state, False)
+        assert (call.state, call.end) == (state, None)
     assert call.feed(progress(1, 3, "one")) is Next.REPORT
     assert call.report == {"sn": "a", "data": "mine", "any": "mine", "total": 3, "completed": 1, "details": "one"}
     assert call.feed(RESULT) is Next.END
-    assert call.done
+    assert call.end
     assert call.outcome() == 7
 
 
@@ -75,7 +77,7 @@ def test_the_first_end_counts_and_nothing_after_it(later: Notice, end: Notice, o
     state, report = call.state, call.report
     for _ in range(2):
         assert call.feed(later) is Next.END
-    assert call.done
+    assert call.end
     assert (call.state, call.report) == (state, report)
     if isinstance(outcome, type):
         for _ in range(2):
@@ -90,7 +92,7 @@ def test_whatever_comes_there_is_one_outcome(notices: list[Notice]) -> None:
     call = fed(*notices)
     ends = [notice for notice in notices if notice.done]
 
-    assert call.done == bool(ends)
+    assert call.end is (ends[0] if ends else None)
     if not ends:
         assert STATES.index(call.state) == max([0, *(STATES.index(notice.kind) for notice in notices)])
     elif ends[0] is RESULT:
@@ -244,7 +246,7 @@ def test_what_is_not_believed_changes_nothing_and_is_named_by_the_timeout() -> N
     call = sent(authenticator=HexAuthenticator())
     for _ in range(3):
         assert call.take(read_reply(CAPTURED["result-text"].body)) is Next.WAIT
-    assert (call.done, call.state) == (False, "sent")
+    assert (call.end, call.state) == (None, "sent")
     assert "no word that can be believed" in str(call.timeout("open"))
     assert str(call.timeout("open")).endswith("believed: 3 for 'not signed' (request a)")
 
@@ -297,3 +299,24 @@ def test_a_request_that_was_late_by_the_agents_clock_is_sent_once_more() -> None
     assert call.take(late) is Next.END
     with pytest.raises(Rejected):
         call.outcome()
+
+
+# -- callers with threads ------------------------------------------------------------------------------------------
+
+
+def test_a_thread_runs_no_coroutine_that_needs_a_loop() -> None:
+    async def suspended() -> None:
+        await asyncio.sleep(0)
+
+    with pytest.raises(RuntimeError, match="has suspended: it belongs to an event loop"):
+        complete(suspended())
+
+
+@pytest.mark.parametrize("error", [StopIteration(7), StopAsyncIteration(7), ValueError("7"), RuntimeError("7")])
+def test_a_thread_raises_what_a_coroutine_has_raised(error: Exception) -> None:
+    async def failed() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        complete(failed())
+    assert caught.value is error

@@ -450,6 +450,16 @@ def test_what_comes_as_the_connection_is_lost_is_sent_with_the_next_one(broker: 
     assert outcomes == [Outcome.CONFIRMED, Outcome.UNKNOWN]
 
 
+def test_what_needs_no_confirm_is_told_of_the_loss_instead(broker: Broker) -> None:
+    """Its sender waits for a reply. It sends again when it has subscribed to its reply queue, and not before."""
+    outcomes: list[Outcome] = []
+    broker.core.lost("cut", broker.now)
+    broker.core.publish(1, ADDRESS, b"x", None, True, False, False, lambda outcome, _: outcomes.append(outcome))
+    assert outcomes == [Outcome.UNKNOWN]
+    broker.connect()
+    assert not broker.adapter.published
+
+
 def test_order_is_kept_when_a_callback_publishes(broker: Broker) -> None:
     seen: list[int] = []
 

@@ -67,7 +67,7 @@ def read_by_everything(body: bytes) -> None:
     if received is not None:
         call = new_call("a-1")
         call.feed(received.notice)
-        raised = error_of(call) if call.done else None
+        raised = error_of(call) if call.end else None
         assert raised is None or (isinstance(raised.args, tuple) and repr(raised))
         assert str(call.timeout("open"))
     assert all(isinstance(text, str | None) for text in head(body))

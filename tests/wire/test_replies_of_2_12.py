@@ -160,7 +160,7 @@ def test_the_envelope_is_read(message: Captured) -> None:
 def test_a_value_is_returned(name: str) -> None:
     call = fed(CAPTURED[name])
 
-    assert call.done
+    assert call.end
     assert call.outcome() == VALUES[name]
 
 
@@ -180,7 +180,7 @@ def test_an_exception_of_a_class_known_here_is_raised_as_itself(name: str) -> No
     trace = message.document["result"]["exval"]
     call = fed(message)
 
-    assert call.done
+    assert call.end
     with pytest.raises(kind) as caught:
         call.outcome()
     assert type(caught.value) is kind
@@ -215,7 +215,7 @@ def test_a_status_is_a_state(name: str) -> None:
     status, data = STATUSES[name]
     call = fed(CAPTURED[name])
 
-    assert (call.state, call.done) == (status, False)
+    assert (call.state, call.end) == (status, None)
     assert reply_of(CAPTURED[name]).data == data
     assert f"it was {status} by the agent" in str(call.timeout("open"))
 
@@ -234,7 +234,7 @@ def test_progress_is_a_report(name: str) -> None:
         "completed": completed,
         "details": details,
     }
-    assert (call.state, call.done) == ("progress", False)
+    assert (call.state, call.end) == ("progress", None)
     assert f"last progress: {completed} of {total}" in str(call.timeout("open"))
 
 

@@ -339,14 +339,19 @@ def _make(kind: str, name: str, **properties: object) -> Message:
     return _method("create", type=kind, name=name, properties=properties, strict=True)
 
 
+def _flags_of_qpidd(asked: api.DeclareQueue) -> dict[str, object]:
+    flags = {"exclusive": asked.exclusive, **_lasting(asked, "auto-delete")}
+    if asked.expires is not None:
+        flags |= {"auto-delete": True, "qpid.auto_delete_timeout": max(1, round(asked.expires))}
+    return flags
+
+
 class _Qpidd(Broker):
     """Qpid's broker in C++: QMF2 over ``qmf.default.direct``. Made from its documentation, and never tried on one."""
 
     name, management, expires, excludes = "qpidd", "qmf.default.direct/broker", True, True
     questions: ClassVar = {
-        api.DeclareQueue: lambda o: _make(
-            "queue", o.name, exclusive=o.exclusive, **_lasting(o, "auto-delete"), **_timeout(o)
-        ),
+        api.DeclareQueue: lambda o: _make("queue", o.name, **_flags_of_qpidd(o)),
         api.CheckQueue: lambda o: _qmf("_query_request", f"queue:{o.name}", _what="OBJECT"),
         api.DeleteQueue: lambda o: _method("delete", type="queue", name=o.name, options={}),
         api.PurgeQueue: lambda o: _method("purge", f"queue:{o.name}", request=0, filter={}),
@@ -392,9 +397,3 @@ def _quoted(name: str) -> str:
 
 def _lasting(asked: Any, auto_delete: str = "auto_delete") -> dict[str, Any]:
     return {"durable": asked.durable, auto_delete: asked.auto_delete}
-
-
-def _timeout(asked: api.DeclareQueue) -> dict[str, Any]:
-    return (
-        {} if asked.expires is None else {"auto-delete": True, "qpid.auto_delete_timeout": max(1, round(asked.expires))}
-    )

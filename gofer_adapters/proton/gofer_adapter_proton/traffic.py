@@ -217,14 +217,16 @@ class Publisher(Lane):
 
     def on_lost(self, refused: Refused) -> None:
         """Tell what is known of the messages: they were refused with the link; or nothing."""
-        sent, self._sent = self._sent, set()
-        for token in sent:
-            if self._attached and not self._alone:
+        tokens, attached = list(self._sent), self._attached
+        self._sent.clear()
+        if not tokens or not attached:  # those that wait would only see the same again
+            tokens += [token for token, _ in self._waiting]
+            self._waiting.clear()
+        for token in tokens:
+            if attached and not self._alone:
                 self._confirm(token, Outcome.UNKNOWN, refused.text)
             else:
                 self._refuse(token, refused)
-        if not self._attached:
-            self._fail(refused)
         self.on_link_flow(None)
 
     def _fail(self, refused: Refused) -> None:

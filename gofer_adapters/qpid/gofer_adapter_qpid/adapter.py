@@ -9,9 +9,10 @@ from typing import cast
 from gofer.errors import ConnectionLost
 from gofer.messaging import adapter as api
 from gofer.messaging.connector import Connector
-from gofer.messaging.endings import BrokerClosed, LoginRefused, NoVirtualHost, ProtocolError, ending
+from gofer.messaging.endings import BrokerClosed, LoginRefused, NoVirtualHost, ProtocolError, ending, who_answers
 
 from gofer_adapter_qpid import amqp_0_10 as amqp
+from gofer_adapter_qpid.amqp_0_10.frames import PROTOCOL_HEADER
 from gofer_adapter_qpid.operations import steps
 from gofer_adapter_qpid.sessions import Consumer, Home
 
@@ -37,7 +38,7 @@ class QpidAdapter(api.Adapter):
         ours = {"heartbeat": connector.heartbeat, "properties": {"product": "gofer", "qpid.client_pid": os.getpid()}}
         self._home = Home(ways, url.path or "", **ours)
         self._consumers: dict[int, Consumer] = {}
-        self._opened = self._ended = self._looking = False
+        self._heard = self._opened = self._ended = self._looking = False
         self._next_look = 0.0
 
     # -- bytes --------------------------------------------------------------------------------------------------------
@@ -66,7 +67,9 @@ class QpidAdapter(api.Adapter):
                     self._opened = True
                     self._home.events.append(api.Opened())
             except Exception as error:  # noqa: BLE001 - whatever a decoder makes of a peer's bytes, they are wrong
-                self._end(error)
+                stranger = not self._heard and not PROTOCOL_HEADER.startswith(data[: len(PROTOCOL_HEADER)])
+                self._end(ProtocolError(who_answers(data)) if stranger else error)
+            self._heard = True
             if self._home.ended:
                 self._end(None)
 

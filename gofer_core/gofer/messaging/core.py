@@ -306,7 +306,8 @@ class Core:
         """Send a message; ``settle`` is called once (without ``confirm`` perhaps never, and never after ``forget``)."""
         adapter = self.adapter
         if adapter is None or self.state is not State.OPEN:
-            if self._final or not self._reconnect:
+            # Without confirm a caller waits, and sends again by itself, when it has its reply queue again.
+            if self._final or not self._reconnect or not confirm:
                 self._call(settle, Outcome.UNKNOWN, self.describe())
             else:  # the connection was lost just now: nothing was sent, so nothing is unknown
                 self._unsent[token] = (address, body, ttl, durable, confirm, isolated, settle)

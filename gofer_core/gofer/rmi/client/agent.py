@@ -41,14 +41,14 @@ class Lease(Generic[_S]):
         self.connector = connector
         self.owner = Owner()
         self._acquire, self._new_session = acquire, new_session
-        self._connection: Connection | None = None
+        self._session: _S | None = None
         self._closed = False
         self._release: weakref.finalize[Any, Any] | None = None
 
     @property
     def used(self) -> bool:
-        """Whether there may be something to flush: it has a connection, or had one."""
-        return self._closed or self._connection is not None
+        """Whether there may be something to flush: it has a session, or had one."""
+        return self._closed or self._session is not None
 
     def check(self) -> None:
         """Raise ConnectionLost if it was closed."""
@@ -61,41 +61,41 @@ class Lease(Generic[_S]):
         Raises:
             ConnectionLost: the lease was closed.
         """
-        connection = self._connection
-        if connection is None or connection.abandoned:
-            connection = self._take()
-        return self._session_of(connection, exchange)
+        session = self._session
+        if session is None or session.connection.abandoned:
+            session = self._take()
+        return session if exchange is None else self._session_of(session.connection, exchange)
 
     def _session_of(self, connection: Connection, exchange: str | None = None) -> _S:
         return connection.shared((self._new_session, exchange), lambda: self._new_session(connection, exchange))
 
-    def _take(self) -> Connection:
-        mine = self._acquire(self.connector)
+    def _take(self) -> _S:
+        connection = self._acquire(self.connector)
         with pool.guard:
-            connection = self._connection
-            taken = not self._closed and (connection is None or connection.abandoned)  # else a thread was faster
+            session = self._session
+            taken = not self._closed and (session is None or session.connection.abandoned)  # else a thread was faster
             if taken:
                 if self._release is not None:
                     self._release()
                 self.owner.gone = False
-                self._release = weakref.finalize(self, _release, mine, self.owner)
+                self._release = weakref.finalize(self, _release, connection, self.owner)
                 self._release.atexit = False
-                self._connection = connection = mine
+                self._session = session = self._session_of(connection)
         if not taken:
-            pool.release(mine)
+            pool.release(connection)
             self.check()
-        assert connection is not None  # noqa: S101 - check has raised
-        return connection
+        assert session is not None  # noqa: S101 - check has raised
+        return session
 
     def close(self) -> _S | None:
         """End the lease. Returns its session, whose connection the caller must release; None: there is none."""
         with pool.guard:
-            connection, self._connection, self._closed = self._connection, None, True
-        if connection is None or connection.abandoned:
+            session, self._session, self._closed = self._session, None, True
+        if session is None or session.connection.abandoned:
             return None
         if self._release is not None:
             self._release.detach()
-        return self._session_of(connection)
+        return session
 
 
 def _release(connection: Connection, owner: Owner) -> None:
@@ -131,16 +131,19 @@ class RemoteAgent:
     """
 
     _lease: Lease[Any]
+    #: Runs ``_send`` to its end, and returns what the call returns; or a coroutine that does so.
+    _run: Callable[[Coroutine[Any, Any, Any]], Any]
 
     def __init__(self, url: str | URL | Connector, address: str, **options: Unpack[CallOptions]) -> None:
         self._lease = self._new_lease(Connector.of(url))
         self._address = Address.parse(address)
+        self._to = str(self._address)
         self._options = Options().having(options)
 
     def __call__(self, **options: Unpack[CallOptions]) -> Self:
         """Return a view of this agent with other options in place of some."""
         view = object.__new__(type(self))
-        view._lease, view._address = self._lease, self._address
+        view._lease, view._address, view._to = self._lease, self._address, self._to
         view._options = self._options.having(options)
         return view
 
@@ -157,8 +160,7 @@ class RemoteAgent:
         double = seam.double
         return Stub(name, self._invoke) if double is None else double.stub(name, self._invoke, self._lease)
 
-    def __copy__(self) -> Self:
-        return self.__call__()
+    __copy__ = __call__
 
     def __deepcopy__(self, _: object) -> Self:
         return self.__call__()
@@ -170,13 +172,13 @@ class RemoteAgent:
         )
 
     def __repr__(self) -> str:
-        return f"<Agent {str(self._address)!r} at {self._lease.connector.url}>"
+        return f"<Agent {self._to!r} at {self._lease.connector.url}>"
 
     def _invoke(
         self, classname: str, method: str, cntr: list[Any] | None, args: tuple[Any, ...], kws: dict[str, Any], /
     ) -> Any:
         options = self._options
-        document = new_request((classname, method, cntr), args, kws, str(self._address), options)
+        document = new_request((classname, method, cntr), args, kws, self._to, options)
         if options.trigger:
             return Trigger(document["sn"], lambda: self._run(self._send(document, options)))
         return self._run(self._send(document, options))
@@ -206,8 +208,4 @@ class RemoteAgent:
 
     def _new_lease(self, connector: Connector) -> Lease[Any]:
         """Make the share in a connection."""
-        raise NotImplementedError
-
-    def _run(self, sending: Coroutine[Any, Any, Any]) -> Any:
-        """Run ``_send`` to its end, and return what the call returns; or a coroutine that does so."""
         raise NotImplementedError

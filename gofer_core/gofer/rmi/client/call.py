@@ -16,7 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from time import monotonic, time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from gofer.errors import AdapterError, CallError, DocumentError, NotFound, RequestTimeout
 from gofer.messaging.adapter import Outcome
@@ -27,6 +27,8 @@ from gofer.rmi.client.replies import Failed, Notice, Progress, Received, Rejecte
 __all__ = ["Call", "Next", "Resubscribed", "no_agent"]
 
 log = logging.getLogger(__name__)
+
+_E = TypeVar("_E", bound=Exception)
 
 #: Seconds between two tries to reach an agent's queue that a restarted broker does not know yet.
 _RETRY = 0.2
@@ -83,7 +85,8 @@ class Call:
         #: The session's notes: the message's token at the connection, and in which subscription it was sent.
         self.token = self.sent_in = 0
         self._disbelieved: dict[str, int] = {}  # why replies were not believed, and how many of these
-        self._end: Notice | None = None
+        #: The notice that it ended with.
+        self.end: Notice | None = None
 
     # -- for handlers, in the driver's thread -------------------------------------------------------------------------
 
@@ -98,11 +101,6 @@ class Call:
             self.put((outcome, reason))
 
     # -- for the session ----------------------------------------------------------------------------------------------
-
-    @property
-    def done(self) -> bool:
-        """Whether the request has ended."""
-        return self._end is not None
 
     @property
     def due(self) -> float | None:
@@ -124,8 +122,9 @@ class Call:
 
     def sent(self) -> None:
         """Note that the request was sent."""
-        self._reached("sent")
         self.isolated = False
+        if self.state == "not sent":
+            self.state = "sent"
 
     def take(self, event: Any) -> Next:
         """Take an event; None: nothing has happened by ``due``.
@@ -149,20 +148,25 @@ class Call:
                 if "again" not in self.document:
                     raise NotFound(f"{self.called}: {no_agent(reason)}")
                 # The broker was restarted and forgot the queue: its agent needs a moment to declare it again.
-                self.resend_at = monotonic() + _RETRY
-                return Next.WAIT
+                return self.retry()
             self.isolated = True  # it may have been the fault of this request: then the broker refuses it alone
         return self._send_again()
 
+    def retry(self) -> Next:
+        """Have the request sent again in a moment."""
+        self.resend_at = monotonic() + _RETRY
+        return Next.WAIT
+
     def feed(self, notice: Notice) -> Next:
         """Take a believed notice; they may come in any order and any number of times. The first end counts."""
-        if self._end is not None:
+        if self.end is not None:
             return Next.END
         if notice.done:
-            self._end = notice
+            self.end = notice
             return Next.END
         self.old = self.old or not notice.origin
-        self._reached(notice.kind)
+        if _ORDER[notice.kind] > _ORDER[self.state]:
+            self.state = notice.kind
         if not isinstance(notice, Progress):
             return Next.WAIT
         self.report = {
@@ -176,15 +180,11 @@ class Call:
         return Next.REPORT if self.options.progress is not None else Next.WAIT
 
     def outcome(self) -> Any:
-        """Return the value, or raise what the request ended with. Only when ``done``."""
-        if isinstance(self._end, Succeeded):
-            return self._end.retval
-        assert isinstance(self._end, Failed | Rejected)  # noqa: S101 - a notice that is done is one of the three
-        error = self._end.error(self.called)  # made now: a kept one would keep the frames that it was raised in
-        # An error that names a call already tells of one that the method itself has made.
-        if isinstance(error, CallError) and error.address is None:
-            error.method, error.address = self._method, self._address
-        raise error
+        """Return the value, or raise what the request ended with. Only when there is an ``end``."""
+        if isinstance(self.end, Succeeded):
+            return self.end.retval
+        assert isinstance(self.end, Failed | Rejected)  # noqa: S101 - a notice that is done is one of the three
+        raise self._named(self.end.error(self.called))  # made now: a kept one would keep the frames it was raised in
 
     def timeout(self, connection: str) -> RequestTimeout:
         """Make the error for a caller that waits no longer; it says how far the request got.
@@ -209,25 +209,22 @@ class Call:
         if self._disbelieved:
             reasons = "; ".join(f"{count} for {shown(why)}" for why, count in self._disbelieved.items())
             detail += f". Replies came, and were not believed: {reasons}"
-        error = RequestTimeout(self.sn, self.options.wait, self.state, detail, self.report)
-        error.method, error.address = self._method, self._address
-        return error
+        return self._named(RequestTimeout(self.sn, self.options.wait, self.state, detail, self.report))
 
     @property
     def called(self) -> str:
         """What was called, for errors: ``Dog.bark() at 'web-42'``."""
-        return f"{self._method}() at {self._address!r}"
+        asked = self.document["request"]
+        return f"{asked['classname']}.{asked['method']}() at {self.document['routing'][1]!r}"
 
     # -- private ------------------------------------------------------------------------------------------------------
 
-    @property
-    def _method(self) -> str:
-        return f"{self.document['request']['classname']}.{self.document['request']['method']}"
-
-    @property
-    def _address(self) -> str:
-        address: str = self.document["routing"][1]
-        return address
+    def _named(self, error: _E) -> _E:
+        """Name the call in an error, unless it does so already: it tells of a call that the method itself has made."""
+        if isinstance(error, CallError) and error.address is None:
+            asked = self.document["request"]
+            error.method, error.address = f"{asked['classname']}.{asked['method']}", self.document["routing"][1]
+        return error
 
     @property
     def _limit(self) -> float | None:
@@ -238,10 +235,6 @@ class Call:
     def _in_time(self) -> bool:
         limit = self._limit
         return not self.late and (limit is None or monotonic() < limit)
-
-    def _reached(self, state: str) -> None:
-        if _ORDER[state] > _ORDER[self.state]:
-            self.state = state
 
     def _send_again(self) -> Next:
         # An agent that knows the request answers as it did, or will; none is run again because it was sent again.
@@ -257,9 +250,10 @@ class Call:
                 self._disbelieve(bad)
                 return Next.WAIT
         self.resend_at = None
-        if self._learns_the_time(received.notice):
+        notice = received.notice
+        if isinstance(notice, Rejected) and notice.code == EXPIRED and self._learns_the_time(notice):
             return Next.SEND  # it was not run: once more, by the agent's clock
-        return self.feed(received.notice)
+        return self.feed(notice)
 
     def _disbelieve(self, bad: DocumentError) -> None:
         """Note a reply that is not from our agent, as far as anybody can tell: it does not end the call."""
@@ -271,10 +265,8 @@ class Call:
 
     def _learns_the_time(self, notice: Notice) -> bool:
         """Note, once, what a rejection for being late says of the agent's clock; return whether to send again."""
-        if not isinstance(notice, Rejected) or notice.code != EXPIRED or self.ahead or not self._in_time():
-            return False
         there = seconds_of(notice.timestamp)
-        if there is None:
+        if there is None or self.ahead or not self._in_time():
             return False
         self.ahead = there + 0.5 - time()  # the timestamp is in whole seconds
         log.info("the agent's clock is %.0f s ahead of ours; %s is sent again", self.ahead, self.sn)

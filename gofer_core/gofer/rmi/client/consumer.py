@@ -36,10 +36,9 @@ _REMEMBERED = 10_000
 
 
 class _Item(NamedTuple):
-    """A delivery, the number of its subscription, and how often the listener has raised for it."""
+    """A delivery, and how often the listener has raised for it."""
 
     delivery: Delivery
-    made: int
     tries: int = 0
 
 
@@ -114,7 +113,7 @@ class ReplyConsumer:
         subscription = Subscription(
             name,
             _PREFETCH,
-            lambda delivery: self._on_delivery(delivery, subscription),
+            self._on_delivery,
             self._prepare,
             lambda why: log.warning("no replies from %r for now: %s", name, why),
         )
@@ -166,8 +165,8 @@ class ReplyConsumer:
         if self._exchange:
             yield Bind(self._queue.name, self._exchange, self._queue.name)
 
-    def _on_delivery(self, delivery: Delivery, subscription: Subscription) -> None:
-        self._inbox.append(_Item(delivery, subscription.made))
+    def _on_delivery(self, delivery: Delivery) -> None:
+        self._inbox.append(_Item(delivery))
         self._waiter.wake()
 
     # -- in the consumer's own thread ---------------------------------------------------------------------------------
@@ -178,7 +177,8 @@ class ReplyConsumer:
                 due = self._later[0][0] if self._later else None
                 connection.wait(lambda: self._inbox or self._stopping, due, self._waiter)
                 item = None if self._stopping else self._next()
-                if item is not None and item.made == subscription.made:  # the broker sends what is older again
+                latest = max(subscription.number or 0, subscription.making or 0)
+                if item is not None and item.delivery.subscription >= latest:  # the broker sends what is older again
                     self._handle(item, listener, connection)
         except ConnectionLost:
             if not self._stopping:

@@ -10,7 +10,7 @@ import msgspec
 from gofer import errors
 from gofer.errors import DocumentError
 from gofer.messaging.auth import Authenticator, verify
-from gofer.messaging.document import Reply, Result, decode_reply, shown
+from gofer.messaging.document import Reply, Result, decode_reply, shown, unwrap
 from gofer.rmi.exceptions import from_result
 
 __all__ = ["Accepted", "Failed", "Listener", "Notice", "Progress", "Received", "Rejected", "Started", "Succeeded"]
@@ -154,7 +154,8 @@ def read_reply(body: bytes) -> Received:
     Raises:
         DocumentError: it cannot be read, or has neither a result nor a known status.
     """
-    reply = decode_reply(verify(body, None)[0])
+    signed = unwrap(body)
+    reply = decode_reply(body if signed is None else signed.message.encode("utf-8", "surrogatepass"))
     return Received(_notice(reply), reply, body)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,9 +83,8 @@ class Session:
             Exception: what the method raised, or how else the request ended (see :mod:`gofer.errors`).
         """
         document["replyto"], document["wait"] = self.replyto, options.wait
-        waiter = self._new_waiter()
+        waiter, step = self._new_waiter(), Next.SEND
         call = self._calls[document["sn"]] = Call(document, options, waiter.wake)
-        step = Next.SEND
         try:
             while step is not Next.END:
                 if step is Next.REPORT and options.progress is not None:
@@ -96,7 +95,10 @@ class Session:
                     heard = await self._done(self.connection.wait(call.inbox.__len__, call.due, waiter))
                 except ConnectionLost as lost:
                     if not call.late:
-                        raise
+                        if call.state == "not sent" or self.connection.closed or self.connection.abandoned:
+                            raise
+                        step = call.retry()  # it may be running: its caller waits on, as long as it wanted to
+                        continue
                     why = str(lost) if call.state == "not sent" else self.connection.state
                     raise call.timeout(why) from lost
                 if not heard and call.late:
@@ -119,7 +121,8 @@ class Session:
                 await self._done(connection.subscribe(self._subscription, wait, stay=True))
             ttl = call.ttl
             body = self._encode(call.document, call.options, ttl, call.ahead)
-            connection.forget(call.token)
+            if call.token:
+                connection.forget(call.token)
             call.sent_in = self._subscription.made
             # Its result is all the confirmation that a waiting caller needs; not asking for one spares the broker a
             # synchronous write for each request. But it must not overtake what was sent before without waiting.
@@ -167,11 +170,10 @@ class Session:
         deadline = None if timeout is None else monotonic() + timeout
         if self.unconfirmed.of(owner):
             await self._done(self.connection.wait(lambda: not self.unconfirmed.of(owner), deadline))
-        self.unconfirmed.raise_late(owner)
+        self.unconfirmed.raise_failures(owner, late=True)
 
-    def _new_waiter(self) -> Any:
-        """Make the alarm clock of a call."""
-        raise NotImplementedError
+    #: Makes the alarm clock of a call.
+    _new_waiter: Callable[[], Any]
 
     async def _done(self, doing: _T | Awaitable[_T]) -> _T:
         """Return the value of what the connection does: a thread has it already, a coroutine awaits it."""
@@ -212,6 +214,7 @@ class Session:
         yield DeleteQueue(self.queue)
 
     def _on_delivery(self, delivery: Delivery) -> None:
+        self.connection.accept(delivery)  # before the caller wakes up: what it sends next takes this along
         try:
             received = read_reply(delivery.body)
             call = self._calls.get(received.notice.sn or "")
@@ -220,7 +223,6 @@ class Session:
         except DocumentError as bad:
             text = "a reply that cannot be read was dropped: %s: %s"
             self._complain(logging.WARNING, text, bad, shown(repr(delivery.body[:200])))
-        self.connection.accept(delivery)
 
     def _on_made(self) -> None:
         made = self._subscription.made
@@ -234,8 +236,7 @@ class ThreadSession(Session):
 
     connection: ThreadConnection
 
-    def _new_waiter(self) -> Waiter:
-        return Waiter()
+    _new_waiter = Waiter
 
     async def _done(self, doing: Any) -> Any:
         return doing

@@ -153,32 +153,24 @@ class Unconfirmed:
 
     # -- failures -----------------------------------------------------------------------------------------------------
 
-    def raise_failures(self, owner: Owner) -> None:
+    def raise_failures(self, owner: Owner, *, late: bool = False) -> None:
         """Raise what is known to have failed of this owner's requests, once.
+
+        Args:
+            late: what is not confirmed yet has failed, too.
 
         Raises:
             NotTaken: some failed.
         """
+        failures = {}
         if self._failures:
             failures = {sn: why for sn, (whose, why) in list(self._failures.items()) if whose is owner}
             for sn in failures:
                 self._failures.pop(sn, None)
-            if failures:
-                raise NotTaken(failures)
-
-    def raise_late(self, owner: Owner) -> None:
-        """Raise what has failed of this owner's requests, and what is still unconfirmed.
-
-        Raises:
-            NotTaken: there are some.
-        """
-        late = dict.fromkeys(self.of(owner), self._no_word())
-        try:
-            self.raise_failures(owner)
-        except NotTaken as failed:
-            late = {**failed.reasons, **late}
         if late:
-            raise NotTaken(late)
+            failures |= dict.fromkeys(self.of(owner), self._no_word())
+        if failures:
+            raise NotTaken(failures)
 
     def raise_failure(self, request: UnconfirmedRequest) -> None:
         """Raise what has become of a request whose caller waited for the confirm.
