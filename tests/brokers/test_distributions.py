@@ -31,7 +31,7 @@ BAD = {
     "raises": "module gofer_plugin_raises cannot be imported: RuntimeError: not today",
     "exits": "module gofer_plugin_exits cannot be imported: SystemExit: it ended the process by exit status",
     "loads": "its @load or a gofer_load hook failed: OSError: no disk",
-    "misspelt": "there is no hook gofer_finnished; did you mean gofer_finished?",
+    "misspelt": "unknown hook 'gofer_finnished' in plugin ",
 }
 GOOD = ("animals", "retrievers", "toys", "mammals")
 
