@@ -14,6 +14,7 @@ from support.repository import TOP, distributions, settings, tracked
 
 # Module-level state that has to be: "module.name", and why.
 STATE = {
+    "gofer.agent.logs._second": "the text of the present second: each line carries it",
     "gofer.agent.plugin._current": "a ContextVar: which plugin's code runs, for Plugin.find without an argument",
     "gofer.rmi.context._current": "a ContextVar: which request's method runs, for Context.current",
     "gofer.rmi.client.agent.seam": "what stands in for all agents of the process: None but in tests with mocks",
