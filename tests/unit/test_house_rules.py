@@ -29,7 +29,9 @@ STATEFUL = re.compile(
     "|\\w*Executor|(System)?Random"
 )
 # What a lower-case name at module level may hold: objects that are called and never change.
-CALLED = re.compile("Command|Group|Encoder|Decoder|HookspecMarker|HookimplMarker|TypeVar|ParamSpec|TypeVarTuple|NewType")
+CALLED = re.compile(
+    "Command|Group|Encoder|Decoder|HookspecMarker|HookimplMarker|TypeVar|ParamSpec|TypeVarTuple|NewType"
+)
 CHANGING = re.compile("append|extend|insert|add|update|setdefault|pop|popitem|remove|discard|clear|sort|reverse")
 TOP_DIRECTORY = re.compile("bin|boot|dev|etc|home|lib|media|mnt|opt|private|proc|root|run|sbin|srv|sys|tmp|usr|var")
 
