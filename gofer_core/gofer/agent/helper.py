@@ -23,7 +23,7 @@ from gofer.agent.container import PluginContainer
 from gofer.agent.failures import Refused, one_line
 from gofer.agent.loader import Loader
 from gofer.agent.modules import Aside
-from gofer.agent.plugin import Plugin
+from gofer.agent.plugin import Plugin, State
 from gofer.agent.plugin_code import exchange_hooks, find_plugin, import_code
 from gofer.agent.sources import locate
 from gofer.errors import ConfigError
@@ -54,7 +54,8 @@ def main(argv: Sequence[str]) -> None:
     os.environ["GOFER_ROOT"] = told["root"]
     if told["check"]:
         imports = _imports(told, find_plugin)
-        _answer(control, [(one.file, one.section, one.key, one.text) for one in imports.problems(told["name"])])
+        found = [(one.file, one.section, one.key, one.text) for one in imports.problems(told["name"])]
+        _answer(control, [found, [name for name, one in imports.plugins.items() if one.state is State.QUARANTINED]])
         return
     _log_to_agent(pipe.Sender(control), told["levels"])
     try:

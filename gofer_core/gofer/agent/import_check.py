@@ -22,23 +22,27 @@ def import_problems(root: Root, descriptors: Sequence[Descriptor], others: Seque
     No ``@load`` function is run, and no hook of a plugin is called.
 
     Args:
-        others: those of plugins that their code may ask for, besides these.
+        others: those of plugins that their code may ask for, besides these. Where one of them cannot be imported
+            here, although it runs in the agent, this cannot tell anything.
     """
     if not descriptors:
         return []
     from concurrent.futures import ThreadPoolExecutor  # here: who has no plugins to import needs none of this
 
+    elsewhere = {one.name for one in others}
+
     def problems(descriptor: Descriptor) -> list[Problem]:
         try:
             process = HelperProcess(descriptor.name, HELPER)
             try:
-                found = process.start(greeting(root, descriptor.name, [*descriptors, *others], check=True), _LONGEST)
+                told = greeting(root, descriptor.name, [*descriptors, *others], check=True)
+                found, failed = process.start(told, _LONGEST)
             finally:
                 process.kill()
                 process.end()
         except ProcessDied as died:
-            found = [(str(descriptor.file), "main", "plugin", str(died))]
-        return [Problem("error", *one) for one in found]
+            found, failed = [(str(descriptor.file), "main", "plugin", str(died))], []
+        return [] if elsewhere & set(failed) else [Problem("error", *one) for one in found]
 
     with ThreadPoolExecutor(_AT_A_TIME) as threads:
         return [problem for found in threads.map(problems, descriptors) for problem in found]
