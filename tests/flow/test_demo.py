@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from gofer.tools.scenes import SCENES
+from gofer.tools.demo import read_steps
 from support.commands import GOFER, left_behind
 from support.waiting import eventually
+
+STEPS = read_steps()
 
 
 @contextmanager
@@ -49,7 +51,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def sections(output: str) -> dict[str, str]:
-    """Return what is printed behind each scene's code, by the scene's sentence."""
+    """Return what is printed behind each step's code, by the step's sentence."""
     found = {}
     for part in output.split("\n# ")[1:]:
         says, *lines = part.splitlines()
@@ -58,9 +60,9 @@ def sections(output: str) -> dict[str, str]:
 
 
 def outcome(output: str, code: str) -> str:
-    """Return what the scene with this piece of code printed."""
-    (scene,) = [scene for scene in SCENES if code in scene.code]
-    return sections(output)[scene.says].split("\n\n")[0].strip()
+    """Return what the step with this piece of code printed."""
+    (step,) = [step for step in STEPS if code in step.code]
+    return sections(output)[step.says].split("\n\n")[0].strip()
 
 
 @pytest.mark.xdist_group("demo")  # one process has it shown
@@ -86,9 +88,9 @@ def test_it_shows_each_outcome(shown: str) -> None:
 @pytest.mark.xdist_group("demo")
 def test_it_shows_the_code_that_it_runs(shown: str) -> None:
     code = re.findall(r"^(?:>>>|\.\.\.) (.*)$", shown, re.MULTILINE)
-    assert code == [line for scene in SCENES for line in scene.code.splitlines()]
-    for scene in SCENES:
-        ast.parse(scene.code)
+    assert code == [line for step in STEPS for line in step.code.splitlines()]
+    for step in STEPS:
+        ast.parse(step.code)
 
 
 def test_progress_is_a_live_bar_on_a_terminal(nowhere: Path) -> None:

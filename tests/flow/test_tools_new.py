@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.commands import gofer
+from support.commands import gofer, run_gofer
 from support.plugins import install
 
 KINDS = ("plugin", "adapter", "authenticator")
@@ -29,7 +29,7 @@ def files_of(folder: Path) -> list[str]:
 
 
 def test_a_plugin_is_a_whole_distribution(here: Path) -> None:
-    done = gofer("new", "plugin", "my-dogs")
+    done = run_gofer("new", "plugin", "my-dogs")
     assert (done.returncode, done.stderr) == (0, "")
     assert files_of(here / "my-dogs") == [
         ".gitignore",
@@ -49,7 +49,7 @@ def test_what_is_written_is_clean_for_every_name(here: Path) -> None:
     """By the project's own rules of ruff, and by mypy --strict."""
     for kind in KINDS:
         for name in NAMES:
-            assert gofer("new", kind, name, "-d", f"{kind}-{name}").returncode == 0
+            assert run_gofer("new", kind, name, "-d", f"{kind}-{name}").returncode == 0
     # Tests may assert, and have fixed passwords.
     ruff = [sys.executable, "-m", "ruff"]
     rules = "E,F,W,I,B,UP,N,SIM,RUF,PL,C4,PT,RET,ASYNC,BLE,PERF,LOG,G,DTZ,ISC"
@@ -65,7 +65,7 @@ def test_what_is_written_is_clean_for_every_name(here: Path) -> None:
 
 def test_no_word_of_the_templates_is_left_unfilled(here: Path) -> None:
     for kind in KINDS:
-        assert gofer("new", kind, "ours", "-d", kind).returncode == 0
+        assert run_gofer("new", kind, "ours", "-d", kind).returncode == 0
         for name in files_of(here / kind):
             text = (here / kind / name).read_text().replace("$GOFER_ROOT", "")
             assert "$" not in name + text
@@ -76,17 +76,17 @@ def test_nothing_is_overwritten(here: Path) -> None:
     (here / "dogs").mkdir()
     (here / "dogs/kept").write_text("kept")
     for arguments in (["dogs"], ["other", "--directory", "dogs"], ["other", "-d", "dogs/kept"]):
-        done = gofer("new", "plugin", *arguments)
+        done = run_gofer("new", "plugin", *arguments)
         assert done.returncode == 1
         assert done.stderr == f"gofer new: plugin: {arguments[-1]!r} already exists; nothing was written\n"
     assert files_of(here) == ["dogs/kept"]
 
 
 def test_a_directory_that_cannot_be_made_is_told(here: Path) -> None:
-    done = gofer("new", "plugin", "dogs", "-d", "no/such/parent")
+    done = run_gofer("new", "plugin", "dogs", "-d", "no/such/parent")
     assert done.returncode == 1
     assert "'no/such/parent' cannot be made: No such file or directory" in done.stderr
-    done = gofer("new", "plugin", "dogs", "-d", os.fsdecode(b"\xff"))
+    done = run_gofer("new", "plugin", "dogs", "-d", os.fsdecode(b"\xff"))
     assert done.returncode == 2
     assert r"Invalid value for DIR: '\udcff' is not UTF-8" in done.stderr
     assert files_of(here) == []
@@ -94,7 +94,7 @@ def test_a_directory_that_cannot_be_made_is_told(here: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "A", "9lives", "two words", "a/b", "..", "dog.s", "a--b", "dogs-", "é", "a" * 31])
 def test_a_name_that_is_none_is_refused(here: Path, name: str) -> None:
-    done = gofer("new", "plugin", "--", name)
+    done = run_gofer("new", "plugin", "--", name)
     assert done.returncode == 2
     assert "is no name for a plugin; allowed: at most 30 small letters and digits" in done.stderr
     assert os.listdir(here) == []
@@ -105,7 +105,7 @@ def test_a_name_that_is_none_is_refused(here: Path, name: str) -> None:
     [("My_Plugin", "my-plugin"), ("two words", "two-words"), ("a" * 31, "a" * 30), ("dogs-", "dogs")],
 )
 def test_a_name_that_would_do_is_told(name: str, better: str) -> None:
-    assert f"; try {better!r} (see gofer new plugin --help)" in gofer("new", "plugin", name).stderr
+    assert f"; try {better!r} (see gofer new plugin --help)" in run_gofer("new", "plugin", name).stderr
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_name_that_would_do_is_told(name: str, better: str) -> None:
     ],
 )
 def test_a_name_that_is_taken_is_refused(here: Path, kind: str, name: str, why: str) -> None:
-    done = gofer("new", kind, name)
+    done = run_gofer("new", kind, name)
     assert done.returncode == 2
     assert why in done.stderr
     assert os.listdir(here) == []

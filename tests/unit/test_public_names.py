@@ -212,25 +212,23 @@ gofer.tools.agent: agent mgt
 gofer.tools.agent_client: NoAgent NoAnswer ask
 gofer.tools.agent_tree: print_agent
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
-gofer.tools.authenticators: authenticators
 gofer.tools.broker: broker
 gofer.tools.certs: certs
 gofer.tools.certs_files: Exists check_directories write_files
 gofer.tools.certs_lines: Files TARGETS
-gofer.tools.completion: COMPLETE authenticator_names completion connector_of profile_names targets
-gofer.tools.demo: demo
-gofer.tools.listing: describe list_entry_points listing_options show
+gofer.tools.completion: COMPLETE authenticator_names completion profile_names targets
+gofer.tools.connecting: connector_of tls_options
+gofer.tools.demo: Step demo read_steps
+gofer.tools.import_check: Check check_imports main
+gofer.tools.listing: authenticators list_entry_points listing_options plugins
 gofer.tools.login: ask from_file
 gofer.tools.main: main
 gofer.tools.new: new
 gofer.tools.output: complain harmless print_json print_table text_of
 gofer.tools.pki: Entry Store
-gofer.tools.plugins: plugins
+gofer.tools.process_group: Interrupted Interrupts ProcessError ProcessGroup
 gofer.tools.progress: Bar
 gofer.tools.rmi: rmi
-gofer.tools.scenes: SCENES Scene play
-gofer.tools.stage: Interrupts Stage StageError Told
-gofer.tools.trial: Trial main run_trials
 gofer_adapter_amqp: AmqpAdapter
 gofer_adapter_amqp.adapter: AmqpAdapter
 gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND OPENED REFUSED logins

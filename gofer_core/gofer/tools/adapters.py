@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gofer.errors import GoferError
-from gofer.tools.completion import connector_of
+from gofer.tools.connecting import connector_of, tls_options
 from gofer.tools.listing import list_entry_points, listing_options
 from gofer.tools.output import complain, harmless, print_json, print_table
 
@@ -19,17 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ["adapters"]
 
-_FILE = click.Path(exists=True, dir_okay=False, readable=True)
 _STATES = {True: "yes", False: "no", None: "not tried"}
 
 
 @click.command()
 @listing_options
 @click.option("--test", "url", metavar="URL", help="Test what gofer can do on the broker at URL.")
-@click.option("--cacert", type=_FILE, metavar="FILE", help="With --test: the CA certificates of the broker's (PEM).")
-@click.option("--clientcert", type=_FILE, metavar="FILE", help="With --test: the certificate to show (PEM).")
-@click.option("--clientkey", type=_FILE, metavar="FILE", help="With --test: the key of the client certificate (PEM).")
-@click.option("--no-host-validation", is_flag=True, help="With --test: take a broker's certificate for any host.")
+@tls_options
 def adapters(as_json: bool, timeout: float, url: str | None, **how: Any) -> int:
     """List the installed adapters, by the names that stand in URLs before the +.
 
@@ -37,7 +33,7 @@ def adapters(as_json: bool, timeout: float, url: str | None, **how: Any) -> int:
 
     With --test, run the contract of adapters on your broker instead, and print what it supports. The test takes half a
     minute or more. It uses queues and exchanges with names of its own (contract-...), and deletes them. It does not
-    touch anything else at the broker. It needs pytest.
+    touch anything else at the broker. It needs pytest. The options for certificates are for --test.
 
     \b
     Exit status:
@@ -47,7 +43,7 @@ def adapters(as_json: bool, timeout: float, url: str | None, **how: Any) -> int:
       6    no connection to the broker
     """
     if url is None:
-        list_entry_points("gofer.adapters", as_json, timeout, "adapter")
+        list_entry_points("gofer.adapters", as_json, timeout)
         return 0
     if find_spec("pytest") is None:
         raise click.UsageError("--test needs pytest, which is not installed: pip install pytest")

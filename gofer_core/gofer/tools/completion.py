@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import click
 
 from gofer.errors import GoferError
+from gofer.tools.connecting import connector_of
 
-if TYPE_CHECKING:
-    from gofer.messaging.connector import Connector
-
-__all__ = ["COMPLETE", "authenticator_names", "completion", "connector_of", "profile_names", "targets"]
+__all__ = ["COMPLETE", "authenticator_names", "completion", "profile_names", "targets"]
 
 #: The variable that a shell sets for ``gofer`` to answer with what may stand there.
 COMPLETE = "_GOFER_COMPLETE"
@@ -39,29 +35,6 @@ def completion(context: click.Context, shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101 - click has these three
     click.echo(kind(context.find_root().command, {}, "gofer", COMPLETE).source())
-
-
-def connector_of(how: dict[str, Any], settings: dict[str, str]) -> Connector:
-    """Return how to connect, by the options of ``gofer rmi`` and, where they say nothing, by a profile.
-
-    Raises:
-        ConfigError: the URL, or the profile's ``host_validation``, cannot be read.
-    """
-    from gofer.errors import ConfigError
-    from gofer.messaging.connector import Connector
-    from gofer.messaging.url import URL
-
-    validation = settings.get("host_validation", "1").lower()
-    switches = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
-    if validation not in switches:
-        raise ConfigError(f"host_validation of the profile is {validation[:100]!r}; allowed: {', '.join(switches)}")
-    return Connector(
-        URL.parse(how.get("url") or settings.get("url") or "local://"),
-        how.get("cacert") or settings.get("cacert"),
-        how.get("clientcert") or settings.get("clientcert"),
-        how.get("clientkey") or settings.get("clientkey"),
-        switches[validation] and not how.get("no_host_validation"),
-    )
 
 
 def targets(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

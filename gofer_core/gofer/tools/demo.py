@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import shlex
 import shutil
 import sys
+import time
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from gofer.entry_points import listed
 from gofer.errors import GoferError, NotFound
 from gofer.tools.output import complain
-from gofer.tools.scenes import SCENES, Scene, play
-from gofer.tools.stage import Interrupts, Stage, StageError, Told
+from gofer.tools.process_group import Interrupted, Interrupts, ProcessError, ProcessGroup
 
-__all__ = ["demo"]
+__all__ = ["Step", "demo", "read_steps"]
 
 _START = 30.0  # seconds that a process may take to start on a busy machine
 
@@ -44,6 +46,26 @@ It keeps running until you press Ctrl-C. In a second terminal, type:
 """
 
 
+class Step(NamedTuple):
+    """A sentence, the code that shows what it says, and the name of the error that it ends with, if it is to."""
+
+    says: str
+    code: str
+    raises: str | None = None
+
+
+def read_steps() -> list[Step]:
+    """Read ``demo_steps.txt``: of each step the sentence, the error that it raises, and Python that is run as it is."""
+    found = []
+    for part in (files(__package__) / "demo_steps.txt").read_text("utf-8").strip().split("\n\n"):
+        says, code = part.removeprefix("# ").split("\n", 1)
+        raises = None
+        if code.startswith("# raises: "):
+            raises, code = code.removeprefix("# raises: ").split("\n", 1)
+        found.append(Step(says, code, raises))
+    return found
+
+
 @click.command()
 @click.option("--keep", is_flag=True, help="Keep running afterwards, for calls from a second terminal. Ctrl-C ends it.")
 def demo(keep: bool) -> int:
@@ -58,54 +80,53 @@ def demo(keep: bool) -> int:
       1    a call ended differently, or something did not start
       130  interrupted (SIGTERM: 143, SIGHUP: 129); with --keep, after the calls, 0
     """
-    with Interrupts() as interrupts:
-        try:
-            with Stage(interrupts) as stage:
-                _start(stage)
-                _show_all(stage)
-                if keep:
-                    _stay(stage)
-        except Told as told:
-            return told.status
-        except GoferError as error:
-            complain("gofer demo", error)
-            return 1
+    interrupts = Interrupts()
+    try:
+        with ProcessGroup(interrupts) as processes:
+            _start(processes)
+            with interrupts.allowed():
+                _run_steps()
+                processes.check()
+            if keep:
+                _stay(processes, interrupts)
+    except Interrupted as interrupted:
+        return interrupted.status
+    except GoferError as error:
+        complain("gofer demo", error)
+        return 1
     if not keep:
         _say(_NEXT.format(gofer=_command()))
     return 0
 
 
-def _start(stage: Stage) -> None:
+def _start(processes: ProcessGroup) -> None:
     sample = _sample_descriptor()
-    root = stage.root
-    os.environ["GOFER_ROOT"] = str(root.path)  # for the children, and for local:// in the code that is shown
+    root = processes.root
+    os.environ["GOFER_ROOT"] = str(root.path)  # for local:// in the code that is shown
     _say(f"Starting `gofer broker`, and `goferd` with the plugin demo, under {root.path}.")
     descriptor = root.ensure(root.descriptors) / "demo.conf"
     shutil.copyfile(sample, descriptor)
-    descriptor.chmod(0o600)
-    # Who is interrupted does not wait long for calls that run; and a caller that left is not waited for at all.
+    # A short timeout, so that an interrupted demo ends soon although a call runs.
     root.agent_conf.write_text("[main]\nshutdown_timeout = 2\n")
-    root.agent_conf.chmod(0o600)
-    broker = stage.start("broker", ["-P", "-m", "gofer.tools.main", "broker"])
-    stage.until(broker.read_bytes, _START, "the start of the broker")
-    stage.start(
-        "goferd", ["-P", "-c", "import sys; from gofer.agent.main import main; sys.exit(main())", "--foreground"]
-    )
-    stage.until(_answers, _START, "the start of goferd")
+    for file in (descriptor, root.agent_conf):
+        file.chmod(0o600)
+    processes.start("broker", ["-m", "gofer.tools.main", "broker"], Path.read_bytes, _START)
+    goferd = "import sys; from gofer.agent.main import main; sys.exit(main())"
+    processes.start("goferd", ["-c", goferd, "--foreground"], _answers, _START)
 
 
 def _sample_descriptor() -> Path:
     """Find the descriptor that comes with the plugin, without importing the plugin."""
     installed = next((one for one in listed("gofer.plugins") if one.name == "demo"), None)
     if installed is None:
-        raise StageError("the plugin demo is not installed; pip install gofer-plugin-demo")
+        raise ProcessError("the plugin demo is not installed; pip install gofer-plugin-demo")
     spec = importlib.util.find_spec(installed.value)
     if spec is None or spec.origin is None:
-        raise StageError(f"the plugin demo of {installed} has no module {installed.value}; install it again")
+        raise ProcessError(f"the plugin demo of {installed} has no module {installed.value}; install it again")
     return Path(spec.origin).with_name("demo.conf")
 
 
-def _answers() -> bool:
+def _answers(_: Path) -> bool:
     from gofer.proxy import Agent
 
     try:
@@ -116,41 +137,52 @@ def _answers() -> bool:
     return True
 
 
-def _show_all(stage: Stage) -> None:
+def _run_steps() -> None:
     names: dict[str, Any] = {}
     failed = []
     try:
-        for scene in SCENES:
-            _say(f"\n# {scene.says}", style="dim")
-            _say_code(scene.code)
-            if not _show(scene, names):
-                failed.append(scene.says)
+        for step in read_steps():
+            _say(f"\n# {step.says}", style="dim")
+            _say("\n".join(_as_typed(step.code)), style="bold")
+            if not _run(step, names):
+                failed.append(step.says)
     finally:
-        for agent in [value for name, value in names.items() if name == "agent"]:
-            agent.close()
-    stage.check()
+        if "agent" in names:
+            names["agent"].close()
     if failed:
-        raise StageError(f"these calls did not end as expected: {' '.join(failed)}")
+        raise ProcessError(f"these calls did not end as expected: {' '.join(failed)}")
 
 
-def _show(scene: Scene, names: dict[str, Any]) -> bool:
-    """Run a scene and print its outcome; tell whether it is the one that is meant."""
+def _as_typed(code: str) -> list[str]:
+    """Return code as the interactive interpreter shows it."""
+    return [f"{'... ' if line.startswith((' ', 'except')) else '>>> '}{line}" for line in code.splitlines()]
+
+
+def _run(step: Step, names: dict[str, Any]) -> bool:
+    """Run a step as the interactive interpreter would, and print its outcome; tell whether it is the one it says."""
+    *statements, last = ast.parse(step.code).body
     try:
-        value = play(scene.code, names)
+        if not isinstance(last, ast.Expr):
+            statements.append(last)
+        exec(compile(ast.Module(statements, []), "<demo>", "exec"), names)  # noqa: S102 - what demo_steps.txt shows
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), "<demo>", "eval"), names)  # noqa: S307 - as above
+            _say(repr(value), style="green")
     except Exception as error:  # noqa: BLE001 - whatever a call raises is its outcome, and is shown
-        _say(f"{type(error).__name__}: {error}", style="yellow" if type(error).__name__ == scene.raises else "red")
-        return type(error).__name__ == scene.raises
-    if value is not None:
-        _say(repr(value), style="green")
-    return scene.raises is None
+        _say(f"{type(error).__name__}: {error}", style="yellow" if type(error).__name__ == step.raises else "red")
+        return type(error).__name__ == step.raises
+    return step.raises is None
 
 
-def _stay(stage: Stage) -> None:
-    root, log = shlex.quote(str(stage.root.path)), shlex.quote(str(stage.log("goferd")))
+def _stay(processes: ProcessGroup, interrupts: Interrupts) -> None:
+    root, log = shlex.quote(str(processes.root.path)), shlex.quote(str(processes.log("goferd")))
     try:
-        _say(_KEPT.format(gofer=_command(anywhere=True), python=shlex.quote(sys.executable), root=root, log=log))
-        stage.watch()
-    except Told:
+        with interrupts.allowed():
+            _say(_KEPT.format(gofer=_command(anywhere=True), python=shlex.quote(sys.executable), root=root, log=log))
+            while True:
+                processes.check()
+                time.sleep(0.2)
+    except Interrupted:
         _say("Stopping.")
 
 
@@ -172,10 +204,3 @@ def _say(text: str, style: str | None = None) -> None:
     from rich.text import Text
 
     Console(highlight=False).print(Text(text, style=style), soft_wrap=True)
-
-
-def _say_code(code: str) -> None:
-    """Print code as the interactive interpreter shows it."""
-    first, *more = code.splitlines()
-    inside = (f"{'... ' if line.startswith((' ', 'except')) else '>>> '}{line}" for line in more)
-    _say("\n".join([f">>> {first}", *inside]), style="bold")

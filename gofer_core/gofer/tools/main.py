@@ -20,22 +20,20 @@ from gofer.tools.output import complain
 
 __all__ = ["main"]
 
+#: The module of each command.
 _COMMANDS = MappingProxyType(
     {
-        name: f"gofer.tools.{'agent' if name == 'mgt' else name}:{name}"
-        for name in (
-            "rmi",
-            "agent",
-            "mgt",
-            "broker",
-            "demo",
-            "plugins",
-            "adapters",
-            "authenticators",
-            "certs",
-            "new",
-            "completion",
-        )
+        "rmi": "rmi",
+        "agent": "agent",
+        "mgt": "agent",
+        "broker": "broker",
+        "demo": "demo",
+        "plugins": "listing",
+        "adapters": "adapters",
+        "authenticators": "listing",
+        "certs": "certs",
+        "new": "new",
+        "completion": "completion",
     }
 )
 
@@ -107,8 +105,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module, _, attribute = _COMMANDS[cmd_name].partition(":")
-        found = getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(f"gofer.tools.{_COMMANDS[cmd_name]}"), cmd_name)
         assert isinstance(found, click.Command)  # noqa: S101 - what the table above names
         found.epilog = _STATUSES
         return found

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from string import Template
 from types import MappingProxyType
@@ -25,84 +26,20 @@ _LONGEST = 30
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """One thing that can be made. ``files`` maps paths to templates; both have places for the values of a name.
-
-    ``taken``: names of gofer's own. ``classes``: names that the class in it must not have.
-    """
+    """One thing that can be made. ``taken``: names of gofer's own. ``classes``: names that its class must not have."""
 
     group: str
-    files: Mapping[str, str]
-    next: str
     taken: tuple[str, ...]
     classes: tuple[str, ...] = ()
 
 
-_COMMON = {".gitignore": "gitignore", "$module/py.typed": ""}
-
 _KINDS = MappingProxyType(
     {
         "plugin": _Kind(
-            "gofer.plugins",
-            {
-                **_COMMON,
-                "pyproject.toml": "plugin/pyproject.toml",
-                "README.md": "plugin/README",
-                "$module/__init__.py": "plugin/module",
-                "$module/$name.conf": "plugin/descriptor",
-                "tests/conftest.py": "plugin/fixtures",
-                "tests/test_$underscored.py": "plugin/tests",
-            },
-            """
-  pip install $folder
-  install -m 644 -Dt $$GOFER_ROOT/etc/gofer/plugins $folder/$module/$name.conf
-  goferd --check
-  gofer agent load $name.conf
-  gofer rmi -a $name -t $cls.greet world
-  python -m pytest $folder   # needs: pip install pytest
-
-`gofer agent load` loads the plugin into a running agent. Without one, type: gofer broker & goferd &
-""",
-            ("demo", "package", "system", "virt"),
-            ("Admin", "Context", "False", "None", "True"),
+            "gofer.plugins", ("demo", "package", "system", "virt"), ("Admin", "Context", "False", "None", "True")
         ),
-        "adapter": _Kind(
-            "gofer.adapters",
-            {
-                **_COMMON,
-                "pyproject.toml": "adapter/pyproject.toml",
-                "README.md": "adapter/README",
-                "$module/__init__.py": "adapter/module",
-                "$module/adapter.py": "adapter/adapter",
-                "tests/test_$underscored.py": "adapter/tests",
-            },
-            """
-  pip install $folder
-  python -m pytest $folder   # needs: pip install pytest
-
-The test passes unchanged, with gofer's local broker. Replace one method after the other in
-$folder/$module/adapter.py, and the URL in the test, with those of your broker.
-""",
-            ("amqp", "local", "proton", "qpid"),
-        ),
-        "authenticator": _Kind(
-            "gofer.authenticators",
-            {
-                **_COMMON,
-                "pyproject.toml": "authenticator/pyproject.toml",
-                "README.md": "authenticator/README",
-                "$module/__init__.py": "authenticator/module",
-                "$module/authenticator.py": "authenticator/authenticator",
-                "tests/test_$underscored.py": "authenticator/tests",
-            },
-            """
-  pip install $folder
-  python -m pytest $folder   # needs: pip install pytest
-
-The test passes unchanged, with one secret for everyone. Put your keys into
-$folder/$module/authenticator.py.
-""",
-            ("hmac", "x509"),
-        ),
+        "adapter": _Kind("gofer.adapters", ("amqp", "local", "proton", "qpid")),
+        "authenticator": _Kind("gofer.authenticators", ("hmac", "x509")),
     }
 )
 
@@ -116,13 +53,8 @@ def new() -> None:
 
 
 def _arguments(command: Callable[..., Any]) -> Callable[..., Any]:
-    directory = click.option(
-        "-d",
-        "--directory",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help="The directory to create (default: NAME, in the working directory).",
-    )
+    where = "The directory to create (default: NAME, in the working directory)."
+    directory = click.option("-d", "--directory", type=click.Path(path_type=Path), metavar="DIR", help=where)
     return click.argument("name")(directory(command))
 
 
@@ -148,19 +80,17 @@ def authenticator(name: str, directory: Path | None) -> None:
 
 
 def _write(what: str, name: str, directory: Path | None) -> None:
-    kind = _KINDS[what]
-    cls = _check(what, kind, name)
     folder = Path(name) if directory is None else directory
-    underscored = name.replace("-", "_")
     try:
         str(folder).encode()
     except UnicodeEncodeError:  # it stands in the README that is written
         raise click.BadParameter(f"{str(folder)!r} is not UTF-8", param_hint="DIR") from None
     shown = str(folder) if folder.is_absolute() or str(folder).startswith(".") else f"./{folder}"
+    underscored = name.replace("-", "_")
     values = {
         "name": name,
         "underscored": underscored,
-        "cls": cls,
+        "cls": _check(what, _KINDS[what], name),
         "module": f"gofer_{what}_{underscored}",
         "distribution": f"gofer-{what}-{name.replace('_', '-')}",
         "scheme": f"{name.replace('_', '-')}-1",
@@ -168,26 +98,35 @@ def _write(what: str, name: str, directory: Path | None) -> None:
         "directory": folder.resolve().name,
         "folder": shlex.quote(shown),
     }
-    written = {Template(path).substitute(values): _fill(template, values) for path, template in kind.files.items()}
     try:
         folder.mkdir()
     except FileExistsError:
         raise click.ClickException(f"{what}: {str(folder)!r} already exists; nothing was written") from None
     except OSError as error:
         raise click.ClickException(f"{what}: {str(folder)!r} cannot be made: {error.strerror}") from None
+    templates = files(__package__) / "templates"
     try:
-        for path, text in written.items():
-            file = folder / path
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(text, "utf-8")
+        for source in (templates / "common", templates / what):
+            _fill(source, folder, values)
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise click.ClickException(
-            f"{what}: {str(folder)!r} cannot be written: {error.strerror}; it was removed again"
-        ) from None
-    click.echo(
-        f"{shown} holds {values['distribution']}. What to type next:\n{_substitute(kind.next, values)}", nl=False
-    )
+        reason = f"{error.strerror}; it was removed again"
+        raise click.ClickException(f"{what}: {str(folder)!r} cannot be written: {reason}") from None
+    following = Template((templates / f"{what}.next.template").read_text("utf-8")).substitute(values)
+    click.echo(f"{shown} holds {values['distribution']}. What to type next:\n{following}", nl=False)
+
+
+def _fill(source: Traversable, folder: Path, values: Mapping[str, str]) -> None:
+    """Write a directory of templates into a folder. MODULE, NAME and UNDERSCORED in their names are values, too."""
+    for entry in source.iterdir():
+        name = entry.name.removesuffix(".template")
+        for word in ("module", "name", "underscored"):
+            name = name.replace(word.upper(), values[word])
+        if entry.is_dir():
+            (folder / name).mkdir(exist_ok=True)
+            _fill(entry, folder / name, values)
+        else:
+            (folder / name).write_text(Template(entry.read_text("utf-8")).substitute(values), "utf-8")
 
 
 def _check(what: str, kind: _Kind, name: str) -> str:
@@ -219,13 +158,3 @@ def _bad(text: str) -> click.BadParameter:
 
 def _a(what: str) -> str:
     return f"{'an' if what[0] in 'ae' else 'a'} {what}"
-
-
-def _fill(template: str, values: Mapping[str, str]) -> str:
-    if not template:
-        return ""
-    return _substitute((files(__package__) / "templates" / f"{template}.template").read_text("utf-8"), values)
-
-
-def _substitute(text: str, values: Mapping[str, str]) -> str:
-    return Template(text).substitute(values)

@@ -30,7 +30,8 @@ from gofer.errors import (
 from gofer.messaging.caller_conf import profile
 from gofer.tools import login
 from gofer.tools.arguments import address, call_input, duration, json_value, read_arguments, target
-from gofer.tools.completion import authenticator_names, connector_of, profile_names, targets
+from gofer.tools.completion import authenticator_names, profile_names, targets
+from gofer.tools.connecting import connector_of, tls_options
 from gofer.tools.output import complain, harmless, print_json
 from gofer.tools.progress import Bar
 
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["rmi"]
 
 _RAISED, _USAGE, _TIMEOUT, _NOT_FOUND, _REFUSED, _NO_CONNECTION = range(1, 7)
-_FILE = click.Path(exists=True, dir_okay=False, readable=True)
 _Meanings = tuple[tuple[tuple[type[Exception], ...], int], ...]
 # The first that fits counts. An error that came as a reply is the method's own, unless there was none to run.
 _ANSWERED: _Meanings = (
@@ -61,14 +61,10 @@ _UNANSWERED: _Meanings = (
 
 @click.command()
 @click.option(
-    "-u", "--url", envvar="GOFER_URL", show_envvar=True, help="The broker's URL (default: the profile's, or local://)."
+    "-u", "--url", envvar="GOFER_URL", help="The broker's URL (default: GOFER_URL, the profile's, or local://)."
 )
 @click.option(
-    "-a",
-    "--address",
-    type=address,
-    metavar="ADDRESS",
-    help="The agent's address: queue or exchange/queue (default: the profile's).",
+    "-a", "--address", type=address, help="The agent's address: queue or exchange/queue (default: the profile's)."
 )
 @click.option(
     "-t",
@@ -83,23 +79,18 @@ _UNANSWERED: _Meanings = (
     "--profile",
     "profile_name",
     envvar="GOFER_PROFILE",
-    show_envvar=True,
     metavar="NAME",
     shell_complete=profile_names,
-    help="Take URL, address and more from [profile NAME] of caller.conf (default: [profile default]).",
+    help="Take URL, address and more from [profile NAME] of caller.conf (default: GOFER_PROFILE, or default).",
 )
 @click.option(
-    "-w",
-    "--wait",
-    type=duration,
-    metavar="TIME",
-    help="Wait so long for the value: 5, 30s, 2m (default: 90s); 0: no.",
+    "-w", "--wait", type=duration, metavar="TIME", help="Wait so long for the value: 5, 2m (default: 90s); 0: no."
 )
 @click.option(
-    "--wait-for-agent", type=duration, metavar="TIME", help="Before the call, wait this long for the agent to answer."
+    "--wait-for-agent", type=duration, metavar="TIME", help="Before the call, wait so long for the agent's answer."
 )
 @click.option(
-    "--timeout", type=duration, metavar="TIME", help="The method may run this long, from its start, at the agent."
+    "--timeout", type=duration, metavar="TIME", help="The method may run so long, from its start, at the agent."
 )
 @click.option(
     "-r", "--reply", type=address, metavar="ADDRESS", help="Have replies sent to this address, and do not wait."
@@ -114,9 +105,7 @@ _UNANSWERED: _Meanings = (
     metavar="JSON",
     help="All arguments: [[positional, ...], {keyword: value}]; - reads standard input.",
 )
-@click.option(
-    "-c", "--constructor", type=call_input, metavar="JSON", help="The arguments of the remote class, as for -i."
-)
+@click.option("-c", "--constructor", type=call_input, metavar="JSON", help="Arguments of the remote class, as for -i.")
 @click.option("-p", "--progress", metavar="PREFIX", help="Show progress on standard error, PREFIX in front.")
 @click.option(
     "-A",
@@ -130,14 +119,7 @@ _UNANSWERED: _Meanings = (
 @click.option("--user", metavar="NAME", help="The user to call as; the password is asked for.")
 @click.option("--password", "ask_password", is_flag=True, help="Ask for the password, as --user does.")
 @click.option("--password-file", metavar="FILE", help="Read the password from the first line of FILE, not asking.")
-@click.option(
-    "--cacert", type=_FILE, metavar="FILE", help="The CA certificates that the broker's is checked against (PEM)."
-)
-@click.option(
-    "--clientcert", type=_FILE, metavar="FILE", help="The certificate shown to the broker (PEM); may hold the key too."
-)
-@click.option("--clientkey", type=_FILE, metavar="FILE", help="The key of the client certificate (PEM).")
-@click.option("--no-host-validation", is_flag=True, help="Take a broker's certificate for any host.")
+@tls_options
 @click.option("-v", "--verbose", is_flag=True, help="Print the connection's events on standard error.")
 @click.option("--json", "as_json", is_flag=True, help="Print the value as JSON even if it is text.")
 @click.argument("arguments", nargs=-1)

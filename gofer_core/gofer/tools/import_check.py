@@ -1,4 +1,4 @@
-"""Trying to import what is installed, each in a process of its own: it may end, kill or hang that one alone.
+"""Import what is installed, each in a process of its own, to see whether it is broken: it may end, kill or hang that.
 
 Run as a program, this module is that process.
 """
@@ -12,40 +12,38 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from gofer.root import Root
 
-__all__ = ["Trial", "main", "run_trials"]
+__all__ = ["Check", "check_imports", "main"]
 
 
-class Trial(NamedTuple):
-    """What to try: an entry point's group and name, and for a plugin the descriptor that goes with it, if any."""
+class Check(NamedTuple):
+    """What to import: an entry point's group and name, and for a plugin the descriptor that goes with it, if any."""
 
     group: str
     name: str
     descriptor: Path | None = None
 
 
-def run_trials(root: Root, trials: Iterable[Trial], timeout: float) -> list[str | None]:
-    """Try each, and return for each why it is broken, in one line; None: it is not.
+def check_imports(root: Root, checks: Sequence[Check], timeout: float) -> list[str | None]:
+    """Import each, and return for each why it is broken, in one line; None: it is not.
 
     Nothing is switched on by it: plugins' ``@load`` functions and hooks are not called. ``timeout`` is in seconds.
     """
-    with tempfile.TemporaryDirectory(prefix="gofer-trial-") as directory, ThreadPoolExecutor(4) as threads:
-        numbered = enumerate(trials)
-        return list(threads.map(lambda one: _try(root, one[1], Path(directory, str(one[0])), timeout), numbered))
+    with tempfile.TemporaryDirectory(prefix="gofer-check-") as folder, ThreadPoolExecutor(4) as threads:
+        folders = [Path(folder, str(number)) for number in range(len(checks))]
+        return list(threads.map(lambda check, own: _check(root, check, own, timeout), checks, folders))
 
 
-def _try(root: Root, trial: Trial, folder: Path, timeout: float) -> str | None:
+def _check(root: Root, check: Check, folder: Path, timeout: float) -> str | None:
     folder.mkdir(mode=0o700)
-    said = folder / "said"
-    command = [sys.executable, "-P", "-m", __name__, *map(str, (folder, *trial[:2], trial.descriptor or ""))]
     child = subprocess.Popen(  # noqa: S603 - this very module
-        command,
+        [sys.executable, "-P", "-m", __name__, str(folder), check.group, check.name, str(check.descriptor or "")],
         env={**os.environ, "GOFER_ROOT": str(root.path)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -54,32 +52,32 @@ def _try(root: Root, trial: Trial, folder: Path, timeout: float) -> str | None:
     )
     pidfd = os.pidfd_open(child.pid)
     try:
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        late = not poller.poll(timeout * 1000)
+        ended = select.select([pidfd], [], [], timeout)[0]
     finally:
         os.close(pidfd)
         # The whole group, as what it has started must not outlive it. It is not waited for yet: the number is its own.
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-    if late:
+    result = folder / "result"
+    if not ended:
         return f"importing it takes longer than {timeout:g} s"
-    if said.exists():
-        reason = json.loads(said.read_text("utf-8"))
-        return reason if isinstance(reason, str) else None
+    if result.exists():
+        reason: str | None = json.loads(result.read_text("utf-8"))
+        return reason
     if child.returncode < 0:
         return f"importing it kills the process ({signal.Signals(-child.returncode).name})"
     return f"importing it ends the process with status {child.returncode}"
 
 
 def main(folder: str, group: str, name: str, descriptor: str) -> None:
-    """Try one, and write the reason why it is broken, or null, into a file of the folder."""
-    reason = _try_plugin(folder, name, descriptor) if group == "gofer.plugins" else _try_object(group, name)
-    Path(folder, "said.new").write_text(json.dumps(reason), "utf-8")
-    Path(folder, "said.new").rename(Path(folder, "said"))
+    """Import one, and write the reason why it is broken, or null, into a file of the folder."""
+    reason = _import_plugin(folder, name, descriptor) if group == "gofer.plugins" else _import_object(group, name)
+    new = Path(folder, "result.new")
+    new.write_text(json.dumps(reason), "utf-8")
+    new.rename(Path(folder, "result"))
 
 
-def _try_object(group: str, name: str) -> str | None:
+def _import_object(group: str, name: str) -> str | None:
     from gofer.entry_points import load
     from gofer.errors import PluginError
     from gofer.messaging.adapter import Adapter
@@ -95,7 +93,7 @@ def _try_object(group: str, name: str) -> str | None:
     return f"{found!r} has no method {' and no method '.join(missing)}" if missing else None
 
 
-def _try_plugin(folder: str, name: str, descriptor: str) -> str | None:
+def _import_plugin(folder: str, name: str, descriptor: str) -> str | None:
     from gofer.agent.config import AgentConfig, Problem, read_descriptor
     from gofer.agent.container import PluginContainer
     from gofer.agent.failures import Refused, blamed
@@ -103,7 +101,7 @@ def _try_plugin(folder: str, name: str, descriptor: str) -> str | None:
     from gofer.agent.plugin_code import check_hooks
     from gofer.agent.sources import import_source, locate
 
-    file = Path(descriptor or Path(folder, "trial.conf"))
+    file = Path(descriptor or Path(folder, "checked.conf"))
     if not descriptor:
         file.write_text(f"[main]\nplugin = {name}\n")
         file.chmod(0o600)
