@@ -85,7 +85,7 @@ BROKEN = {
     "ends": ("import os; os._exit(0)", "ends the process with status 0"),
     "ends-7": ("import os; os._exit(7)", "ends the process with status 7"),
     "kills": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "kills the process (SIGKILL)"),
-    "hangs": ("import threading; threading.Event().wait()", "takes longer than 6 s"),
+    "hangs": ("import threading; threading.Event().wait()", "takes longer than 12 s"),
     "hook": ("from gofer.hooks import hookimpl\n@hookimpl\ndef gofer_lood(plugin): ...", "did you mean gofer_load"),
     "model": ("from gofer.decorators import remote\n@remote(model='spoon')\ndef f(): ...", "'spoon'"),
     "finds": ("from gofer.agent.plugin import Plugin\nPlugin.find('nobody')['Dog']", "'nobody'"),
@@ -101,7 +101,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     for name, (code, _) in BROKEN.items():
         install(site, name, code)
     environ = {"PYTHONPATH": str(site), "GOFER_ROOT": str(root)}
-    return listed("plugins", "--timeout", "6", environ=environ)
+    return listed("plugins", "--timeout", "12", environ=environ)
 
 
 @pytest.mark.xdist_group("listing")  # one process has them tried
