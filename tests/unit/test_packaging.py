@@ -84,6 +84,11 @@ def metadata(files: dict[str, zipfile.Path]) -> Message:
     return Parser().parsestr(info(files, "METADATA"))
 
 
+def template(path: str) -> bool:
+    """Tell whether a file, or the files of a folder, are what ``gofer new`` writes."""
+    return "/templates/" in path
+
+
 def test_a_wheel_holds_every_module_of_its_package(distribution: Distribution, files: dict[str, zipfile.Path]) -> None:
     ours = {str(path.relative_to(distribution.folder)) for _, path in distribution.modules()}
 
@@ -98,10 +103,10 @@ def test_a_wheel_holds_one_package_that_is_typed_and_no_tests(
 
     assert {top for top in tops if not top.endswith(".dist-info")} == {distribution.package}
     assert f"{distribution.package}/py.typed" in files
-    strangers = [
-        path for path in files if path.rpartition("/")[2].startswith(("test_", "conftest")) or "/tests/" in path
+    assert not [
+        path for path in files if path.rpartition("/")[2].startswith(("test_", "conftest")) and not template(path)
     ]
-    assert not strangers
+    assert not [path for path in files if "/tests/" in path and not template(path)]
 
 
 def test_metadata_is_complete(distribution: Distribution, files: dict[str, zipfile.Path]) -> None:
