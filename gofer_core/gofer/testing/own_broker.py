@@ -12,12 +12,13 @@ import io
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from gofer.errors import ConnectionLost, MessagingError
+from gofer.messaging.adapter import DeleteExchange, DeleteQueue
 from gofer.messaging.adapters import find
 from gofer.messaging.connector import Connector
 from gofer.testing import own_broker_suite
@@ -64,7 +65,9 @@ def run_contract(connector: Connector, heard: Callable[[Finding], None] = lambda
     Raises:
         KeyboardInterrupt: one of these signals came.
     """
-    suite, lacks = own_broker_suite.TestOwnBroker, _find_lacks(connector)
+    suite = own_broker_suite.TestOwnBroker
+    with _interruptible():
+        lacks = _find_lacks(connector)
     suite.adapter, suite.options, suite.broker = find(connector.url, connector.adapter), _options(connector), connector
     suite.limits = {**suite.limits, **lacks}
     for capability in own_broker_suite.CAPABILITIES:
@@ -92,11 +95,24 @@ def _find_lacks(connector: Connector) -> dict[str, str]:
             words = attempt(driver)
         except MessagingError as error:
             words = str(error)
+        except KeyboardInterrupt:
+            _delete(connector, driver.names)
+            raise
         finally:
             driver.close()
         if words is not None:
             lacks[capability] = words
     return lacks
+
+
+def _delete(connector: Connector, names: Sequence[str]) -> None:
+    """Delete the queues and exchanges of some names, as far as they are there and the broker can do that."""
+    driver = Driver(find(connector.url, connector.adapter)(connector)).open()
+    for name in names:
+        for operation in (DeleteQueue(name), DeleteExchange(name)):
+            with contextlib.suppress(MessagingError):
+                driver.ask(operation)
+    driver.close()
 
 
 class _Findings:
