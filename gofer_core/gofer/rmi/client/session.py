@@ -13,7 +13,7 @@ from functools import partial
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gofer.errors import ConnectionLost, DocumentError, MessagingError
+from gofer.errors import ConnectionLost, DocumentError, MessagingError, NotFound
 from gofer.limit import LimitedLog
 from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareQueue, DeleteQueue, Delivery
 from gofer.messaging.address import Address
@@ -93,8 +93,9 @@ class Session:
                     if step is Next.SEND:
                         await self._send(call, address)
                     heard = await self._done(self.connection.wait(call.inbox.__len__, call.due, waiter))
-                except ConnectionLost as lost:
+                except (ConnectionLost, NotFound) as lost:
                     if not call.late:
+                        # A restarted broker may need some tries until it has the reply queue again.
                         if call.state == "not sent" or self.connection.closed or self.connection.abandoned:
                             raise
                         step = call.retry()  # it may be running: its caller waits on, as long as it wanted to
