@@ -8,6 +8,7 @@ milliseconds.
 from __future__ import annotations
 
 import importlib.metadata
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -83,6 +84,8 @@ def load(group: str, name: str) -> Any:
         )
         return manager[name].plugin
     except (SystemExit, KeyboardInterrupt, AssertionError) as error:  # stevedore does not hand these to the callback
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise  # somebody has pressed Ctrl-C
         failed(None, None, error)
 
 

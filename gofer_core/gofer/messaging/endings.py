@@ -51,7 +51,9 @@ def ending(connector: Connector, protocol: str, opened: bool, error: Exception) 
         case LoginRefused():
             certificate = connector.clientcert if url.user is None else None
             who = f"user {url.user or 'guest'!r}" if certificate is None else f"the certificate {certificate}"
-            return AdapterError(f"{where}login refused for {who}: {error}")
+            # RabbitMQ 3 refuses a virtual host over AMQP 1.0 only when it is first used, and does not name it.
+            vhost = f" at virtual host {url.path!r}" if opened and url.path is not None else ""
+            return AdapterError(f"{where}login refused for {who}{vhost}: {error}")
         case NoVirtualHost():
             return AdapterError(f"{where}virtual host {url.path or '/'!r}: {error}")
         case BrokerClosed():
