@@ -61,7 +61,9 @@ class Kennel:
     def lines(self, sn: str) -> list[dict[str, Any]]:
         """Wait for the lines about a request, and return them."""
         log = self.process.root / "var/log/gofer/agent"
-        return eventually(lambda: [json.loads(one) for one in log.read_text().splitlines() if sn in one])
+        return eventually(
+            lambda: [json.loads(one) for one in log.read_text().rpartition("\n")[0].splitlines() if sn in one]
+        )
 
     def one_way(self, method: str, *args: Any) -> dict[str, Any]:
         sn = self.agent(wait=0).Dog()[method](*args)
@@ -90,7 +92,11 @@ def failed(kennel: Kennel, call: Callable[[], object]) -> dict[str, Any]:
     known = len(log.read_text().splitlines())
     with pytest.raises(RemoteException):
         call()
-    found = eventually(lambda: [json.loads(one) for one in log.read_text().splitlines()[known:] if "exception" in one])
+    found = eventually(
+        lambda: [
+            json.loads(one) for one in log.read_text().rpartition("\n")[0].splitlines()[known:] if "exception" in one
+        ]
+    )
     (line,) = found
     assert isinstance(line, dict)
     return line
