@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from gofer.decorators import action, direct, fork, load, once, remote, unload, user
 from gofer.errors import MemberNotFound, NamespaceNotFound, PluginError
+from gofer.rmi import description
 from gofer.rmi.api import API
 from gofer.rmi.model import DIRECT, FORK
 from support import kennel
@@ -242,7 +243,7 @@ def test_nothing_remote_is_an_error(nothing: object) -> None:
 
 
 def test_a_description_is_plain_json_with_everything_but_secrets(api: API) -> None:
-    told = api.describe()
+    told = description.of_api(api)
     text = json.dumps(told)
     for secret in ("garfield", "zwei", "made", "wag"):
         assert secret not in text
@@ -279,7 +280,7 @@ def test_a_default_value_with_a_broken_repr_does_not_break_the_description() -> 
     @remote
     def odd(value: object = Broken()) -> None: ...
 
-    told = API.of_module(module("zoo", odd=odd)).describe()
+    told = description.of_api(API.of_module(module("zoo", odd=odd)))
     assert told["functions"][0]["signature"] == "(...)"
     assert (
         told["functions"][0]["parameters"][0]["default"]

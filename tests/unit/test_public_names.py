@@ -134,7 +134,7 @@ gofer.metrics: Timer timestamp
 gofer.pam: authenticate
 gofer.pmon: PathMonitor
 gofer.proxy: Agent Double agent seam
-gofer.rmi.api: API Target
+gofer.rmi.api: API Target targets_of
 gofer.rmi.client.agent: Double Lease RemoteAgent seam
 gofer.rmi.client.call: Call Next Resubscribed no_agent
 gofer.rmi.client.consumer: ReplyConsumer
@@ -147,7 +147,7 @@ gofer.rmi.client.unconfirmed: Owner Unconfirmed UnconfirmedRequest
 gofer.rmi.clock: Clock Timer
 gofer.rmi.context: Context
 gofer.rmi.criteria: InvalidOperator MAX_BYTES MAX_DEPTH MAX_TERMS OPERATORS check matches
-gofer.rmi.description: of_class of_target
+gofer.rmi.description: of_api
 gofer.rmi.dispatcher: DispatchError MemberNotFound NamespaceNotFound NotAuthenticated NotAuthorized PasswordRequired
     RemoteException SecretNotMatched SecretRequired UserNotAuthorized UserRequired
 gofer.rmi.exceptions: from_result sentence to_result trace_of

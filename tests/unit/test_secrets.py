@@ -15,6 +15,7 @@ import pytest
 from gofer.decorators import mark_of, remote
 from gofer.errors import NotAuthorized
 from gofer.messaging.document import decode_request, encode
+from gofer.rmi import description
 from gofer.rmi.api import API
 from gofer.rmi.client.options import Options
 from gofer.rmi.server import dispatch
@@ -106,7 +107,7 @@ def test_neither_the_right_one_nor_a_wrong_one_is_shown_anywhere(tmp_path: Path,
     def shown(serving: Served) -> Iterator[object]:
         for given in (None, "s3cr3t-wrong", ["s3cr3t-wrong"]):
             yield serving.caller.error("doors", "door", secret=given, pam={"user": "me", "password": "s3cr3t-p"})
-        yield serving.plugin.api.describe()
+        yield description.of_api(serving.plugin.api)
         target = serving.plugin.api.find("doors", "door")
         yield from (target, target.mark, mark_of(target.function), asked("s3cr3t-wrong").document)
         yield Options().having({"secret": "s3cr3t-wrong", "user": "me", "password": "s3cr3t-p"})

@@ -9,6 +9,7 @@ import pytest
 from gofer.decorators import Version, remote, version, version_of
 from gofer.errors import NamespaceNotFound, PluginError
 from gofer.proxy import Agent
+from gofer.rmi import description
 from gofer.rmi.api import API
 
 
@@ -107,7 +108,8 @@ def test_versions_are_added_to_another_plugin_under_the_same_names() -> None:
 
 
 def test_a_description_tells_them() -> None:
-    told = {one["name"]: one["version"] for one in api(Dog, DogV2, made("2", default=True)).describe()["classes"]}
+    described = description.of_api(api(Dog, DogV2, made("2", default=True)))
+    told = {one["name"]: one["version"] for one in described["classes"]}
     assert told == {"Dog": None, "Dog@2": "2", "Cat": "2", "Cat@2": "2"}
 
 

@@ -14,6 +14,7 @@ from gofer.agent.config import Machine
 from gofer.agent.plugin import Container, Plugin
 from gofer.decorators import Action, remote
 from gofer.errors import NotAuthorized
+from gofer.rmi import description
 from gofer.rmi.api import API, Target
 from gofer.rmi.context import Context
 from gofer.rmi.server.tombstones import Owner
@@ -121,7 +122,7 @@ def _who(plugin: Plugin) -> dict[str, Any]:
 def _describe(plugin: Plugin) -> dict[str, Any]:
     source = plugin.source
     return {
-        **plugin.api.describe(),
+        **description.of_api(plugin.api),
         "distribution": None if source is None else source.distribution,
         "version": None if source is None else source.version,
     }

@@ -11,10 +11,9 @@ from typing import Any
 from gofer.decorators import DIRECT, FORK, Mark, mark_of, version_of
 from gofer.errors import MemberNotFound, NamespaceNotFound, PluginError
 from gofer.messaging.document import shown
-from gofer.rmi import description
 from gofer.suggest import available, did_you_mean
 
-__all__ = ["API", "Target"]
+__all__ = ["API", "Target", "targets_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,36 +205,17 @@ class API:
             found = [(name, other) for name in _names_of(getattr(other, "__name__", ""), other)]
         else:
             raise PluginError(f"plugin {self.plugin!r}: cannot take a {type(other).__name__} into its API")
-        if not any(True for name, value in found for _ in _targets_of(source, name, value)):
+        if not any(True for name, value in found for _ in targets_of(source, name, value)):
             shown = getattr(other, "__name__", None) or source
             raise PluginError(f"plugin {self.plugin!r}: {shown!r} has nothing that is marked @remote")
         self._take(source, found, aliases)
-
-    def describe(self) -> dict[str, Any]:
-        """Describe the API as plain JSON: classes and functions, with signatures, first docstring lines and marks.
-
-        A secret is told only as True; the values never leave the agent.
-        """
-        return {
-            "plugin": self.plugin,
-            "names": list(self.names),
-            "classes": [
-                description.of_class(name, cls, _targets_of(self.plugin, name, cls))
-                for name, cls in sorted(self.classes.items())
-            ],
-            "functions": [
-                description.of_target(target)
-                for name, function in sorted(self.functions.items())
-                for target in _targets_of(self.plugin, name, function)
-            ],
-        }
 
     def _take(self, source: str, found: Iterable[tuple[str, Any]], aliases: Iterable[str] = ()) -> None:
         """Add checked members by their names; all or nothing. ``source`` names the plugin that they come from."""
         classes, functions = dict(self.classes), dict(self.functions)
         table = {name: dict(members) for name, members in self._targets.items()}
         for name, value in found:
-            targets = list(_targets_of(self.plugin, name, value))
+            targets = list(targets_of(self.plugin, name, value))
             if not targets:
                 continue
             taken = classes.get(name, functions.get(name))
@@ -283,7 +263,7 @@ def _is_of(value: Any, module: ModuleType, others: Iterable[str]) -> bool:
     return not home.startswith(f"{module.__name__}.") and any(home.startswith(f"{other}.") for other in others)
 
 
-def _targets_of(plugin: str, name: str, value: Any) -> Iterator[Target]:
+def targets_of(plugin: str, name: str, value: Any) -> Iterator[Target]:
     """Iterate over the remote members of a class, or over the one that a remote function is."""
     if not isinstance(value, type):
         mark = mark_of(value)

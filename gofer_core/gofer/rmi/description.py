@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gofer.decorators import version_of
+from gofer.rmi.api import API, Target, targets_of
 
-if TYPE_CHECKING:
-    from gofer.rmi.api import Target
-
-__all__ = ["of_class", "of_target"]
+__all__ = ["of_api"]
 
 
-def of_class(name: str, cls: type, targets: Iterable[Target]) -> dict[str, Any]:
+def of_api(api: API) -> dict[str, Any]:
+    """Describe an API: its classes and functions, with signatures, first docstring lines and marks.
+
+    A secret is shown only as True; the values never leave the agent.
+    """
+    return {
+        "plugin": api.plugin,
+        "names": list(api.names),
+        "classes": [
+            _of_class(name, cls, targets_of(api.plugin, name, cls)) for name, cls in sorted(api.classes.items())
+        ],
+        "functions": [
+            _of_target(target)
+            for name, function in sorted(api.functions.items())
+            for target in targets_of(api.plugin, name, function)
+        ],
+    }
+
+
+def _of_class(name: str, cls: type, targets: Iterable[Target]) -> dict[str, Any]:
     """Describe a class and its remote methods. ``version`` is None for one that has none."""
     version = version_of(cls)
     return {
@@ -22,11 +39,11 @@ def of_class(name: str, cls: type, targets: Iterable[Target]) -> dict[str, Any]:
         "version": None if version is None else version.number,
         "doc": _first_line(cls),
         "constructor": _signature(cls, skip=False),
-        "methods": [of_target(target) for target in targets],
+        "methods": [_of_target(target) for target in targets],
     }
 
 
-def of_target(target: Target) -> dict[str, Any]:
+def _of_target(target: Target) -> dict[str, Any]:
     """Describe a method or function, without its ``self``."""
     mark = target.mark
     bound = target.cls is not None and not isinstance(target.member, staticmethod)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gofer.agent.builtin import started
 from gofer.agent.certificates import InUse, certificates_in_use
 from gofer.agent.failures import one_line
+from gofer.rmi import description
 from gofer.rmi.server.administration import OVERDUE
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _plugin(container: PluginContainer, plugin: Plugin) -> dict[str, Any]:
     }
     try:  # what the plugin's own classes and exceptions say of themselves
         told["actions"] = plugin.actions.describe()
-        api = plugin.api.describe()
+        api = description.of_api(plugin.api)
         told["api"] = {"classes": api["classes"], "functions": api["functions"], "names": api["names"]}
     except BaseException as raised:  # noqa: BLE001 - SystemExit, too: the other plugins are shown
         told["error"] = told["error"] or f"cannot be described: {one_line(raised)[0]}"
