@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gofer.errors import InvalidOperator
+from gofer.rmi.store import requests
 from support import kennel
 from support.receiving import Served, request, served
 from support.waiting import eventually
@@ -139,3 +141,18 @@ def test_they_are_given_back_to_the_disk_and_taken_up_again(tmp_path: Path) -> N
         assert [one[0] for one in kennel.ran()] == list(range(20))
         after.idle()
         assert after.requests.listing().entries == []
+
+
+def test_what_ends_while_it_is_about_to_be_written_is_not_written(tmp_path: Path) -> None:
+    """The sweep decides to write a request, and it ends before that: it would run again after a restart."""
+    with served(tmp_path, threads=1, patience=30.0) as serving:
+        document = request("Dog", "wait", "last")
+        serving.caller.send(document)
+        assert kennel.gate.entered.acquire(timeout=30)
+        (late,) = serving.registry.in_flight()
+        kennel.gate.open.set()
+        serving.caller.end(document["sn"])
+        serving.idle()
+        serving.persistence.take_over([late])
+        serving.persistence.look_up(late, lambda row, failed: None)
+        assert serving.store.call(partial(requests.find, document["sn"])) is None

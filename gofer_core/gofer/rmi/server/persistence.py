@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from gofer.errors import ConfigError, DocumentError
 from gofer.messaging.adapter import Delivery
 from gofer.messaging.address import Address
-from gofer.rmi.request import BROKER, QUEUED, RUNNING, STORED, WRITING, Received
+from gofer.rmi.request import ANSWERING, BROKER, QUEUED, RUNNING, STORED, WRITING, Received
 from gofer.rmi.server.channel import Backlog, Channel
 from gofer.rmi.server.nonces import Nonces
 from gofer.rmi.server.registry import Registry
@@ -103,7 +103,8 @@ class Persistence:
         Args:
             done: called by the store's thread, with what stands there; None: it was new.
         """
-        request.kept = WRITING
+        if not self._registry.write(request):
+            return  # it was cancelled just now
         request.tries = int(request.redelivered is not False)  # it may have run when it was delivered first
 
         def looked(row: Row | None, failed: Unavailable | None) -> None:
@@ -135,16 +136,13 @@ class Persistence:
 
     def take_over(self, found: Sequence[Received]) -> None:
         """Write requests that take long, and acknowledge them then."""
-        due = [one for one in found if one.kept == BROKER and one.channel.backlog.count < self._most]
-        for request in due:
-            request.kept = WRITING
-            request.keep_at = inf
+        due = [one for one in found if one.channel.backlog.count < self._most and self._registry.write(one)]
         if due:
             self._mine.update(request.key for request in due)
             work = partial(requests.take, [_record(one) for one in due])
             self._store.post(work, lambda _, failed: self._taken_over(due, failed))
         for request in found:
-            if request.kept == BROKER:
+            if request.kept == BROKER and request.state < ANSWERING:
                 self._take_over_later(request)
 
     def _taken_over(self, due: Sequence[Received], failed: Unavailable | None) -> None:

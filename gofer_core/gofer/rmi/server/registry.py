@@ -6,9 +6,10 @@ import enum
 import threading
 import time
 from collections import deque
+from math import inf
 from typing import NamedTuple
 
-from gofer.rmi.request import ANSWERING, ENDED, QUEUED, RECEIVED, RUNNING, Received
+from gofer.rmi.request import ANSWERING, BROKER, ENDED, QUEUED, RECEIVED, RUNNING, WRITING, Received
 
 __all__ = ["Arrival", "Known", "Registry"]
 
@@ -103,6 +104,18 @@ class Registry:
             if request.state > QUEUED:
                 return False
             request.state = RUNNING
+            return True
+
+    def write(self, request: Received) -> bool:
+        """Note that a request is being written to the store; False: it has its result, or is written already.
+
+        What ends while nobody writes it must not be written afterwards: it would run again after a restart.
+        """
+        with self.lock:
+            if request.kept != BROKER or request.state >= ANSWERING:
+                return False
+            request.kept = WRITING
+            request.keep_at = inf
             return True
 
     def answer(self, request: Received, *, waiting: bool = False) -> bool:
