@@ -26,7 +26,7 @@ pytest := $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 pip := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test brokers pairs check unit flow docs reference bench soak clean
+.PHONY: help demo test brokers pairs check unit flow docs reference metadata dist bench soak clean
 .NOTPARALLEL:
 
 help:
@@ -37,6 +37,8 @@ help:
 	@echo "make check   ruff, mypy --strict, import-linter and the pinned public names"
 	@echo "make unit    the tests that need nothing but Python and a C compiler"
 	@echo "make flow    the tests of whole processes, on the broker that gofer brings along"
+	@echo "make dist    sdist and wheel of each distribution, in dist/, checked and tried"
+	@echo "make metadata  copy version and licence, which all distributions share, into each"
 	@echo "make bench   the speed of calls beside raw py-amqp, on a RabbitMQ of its own"
 	@echo "make soak    ten minutes of calls while goferd and RabbitMQ are killed at random"
 	@echo "make docs    the documentation as a site, in build/site"
@@ -87,6 +89,13 @@ docs: $(TOOLS) reference
 # The tables of sections and keys in docs/configuration.md, written from those that configuration is read by.
 reference: $(TOOLS)
 	@PYTHONPATH=tests $(VENV)/bin/python -m support.reference
+
+# Version, classifiers and licence of each distribution, written from [tool.gofer] in pyproject.toml and from LICENSE.
+metadata: $(TOOLS)
+	@PYTHONPATH=tests $(VENV)/bin/python -m support.metadata
+
+dist: $(TOOLS)
+	@scripts/dist $(VENV)/bin/python dist $(DISTRIBUTIONS)
 
 clean:
 	[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)

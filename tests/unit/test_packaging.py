@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
-from support.repository import TOP, Distribution, distributions
+from support import metadata as shared
+from support.repository import TOP, Distribution, distributions, settings
 
 pytestmark = pytest.mark.xdist_group("packaging")  # one process makes what the module shares
 
@@ -119,6 +122,52 @@ def test_metadata_is_complete(distribution: Distribution, files: dict[str, zipfi
     assert found["Requires-Python"] == ">=3.11"
     assert found["Description-Content-Type"] == "text/markdown"
     assert str(found.get_payload()).strip() == (distribution.folder / "README.md").read_text("utf-8").strip()
+
+
+def test_a_wheel_holds_the_licence_and_no_link_or_text_that_stands_for_another(
+    distribution: Distribution, files: dict[str, zipfile.Path]
+) -> None:
+    found = metadata(files)
+
+    assert found.get_all("License-File") == ["LICENSE"]
+    assert info(files, "licenses/LICENSE") == (TOP / "LICENSE").read_text("utf-8")
+    assert found.get_all("Classifier") == settings()["tool"]["gofer"]["classifiers"]
+    for link in found.get_all("Project-URL", []):
+        assert "://" in link
+        assert "example" not in link
+    # A package index shows the README without the files beside it.
+    readme = str(found.get_payload())
+    assert not [target for target in re.findall(r"\]\(([^)]+)\)", readme) if "://" not in target]
+    assert not re.search(r"\b(TODO|TBD|FIXME|placeholder)\b", f"{readme} {found['Summary']}", re.IGNORECASE)
+
+
+def test_what_all_distributions_share_was_copied_into_each() -> None:
+    assert [str(file.relative_to(TOP)) for file, _ in shared.stale()] == [], "type: make metadata"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('version = "1"', 'version = "{version}"'),
+        (
+            'dependencies = ["gofer-core>=1", "amqp>=5"] # why',
+            'dependencies = ["gofer-core>={version}", "amqp>=5"] # why',
+        ),
+        ('dependencies = ["gofer-core[pam]"]', 'dependencies = ["gofer-core[pam]>={version}"]'),
+        ('dependencies = ["gofers>=1"]', 'dependencies = ["gofers>=1"]'),
+        ('classifiers = ["Typing :: Typed"]', None),
+    ],
+)
+def test_metadata_is_written_from_one_place_and_the_rest_is_left(before: str, after: str | None) -> None:
+    declared = settings()["tool"]["gofer"]
+    text = f'[project]\nname = "gofer-x"\n{before}\n\n[tool.x] # left\ny = 1\n'
+
+    new = shared.written(text)
+
+    assert {key: tomllib.loads(new)["project"][key] for key in declared} == declared
+    assert new.endswith("\n[tool.x] # left\ny = 1\n")
+    assert after is None or after.format(**declared) in new.splitlines()
+    assert shared.written(new) == new
 
 
 def metadata_version(distribution: Distribution) -> str:
