@@ -1,7 +1,7 @@
 # Each target installs what it needs into $(VENV), once, and may be repeated.
 #   PYTHON=python3.12      the Python to use (3.11 or newer; found by itself otherwise)
 #   VENV=/some/directory   another place for the virtual environment
-#   ARGS="-k links -x"     more arguments for pytest, gofer demo, the bench or the soak
+#   ARGS="-k links -x"     more arguments for pytest, gofer demo, the bench or the soak; ARGS="-m slow": the slow tests alone
 #   BROKERS=rabbitmq4      which brokers `make brokers` and `make pairs` use; names with commas
 #   JOBS=4                 how many processes share the tests; 0: the one that pytest runs in
 
@@ -35,8 +35,8 @@ help:
 	@echo "make brokers the tests of brokers, on RabbitMQ 3 and 4, Broker-J and Artemis, which it makes under build/ (as root)"
 	@echo "make pairs   the same flows over all pairs of adapters, on the same brokers"
 	@echo "make check   ruff, mypy --strict, import-linter and the pinned public names"
-	@echo "make unit    the tests that need nothing but Python and a C compiler"
-	@echo "make flow    the tests of whole processes, on the broker that gofer brings along"
+	@echo "make unit    the tests that need nothing but Python, without the slow ones"
+	@echo "make flow    the tests of whole processes, on the broker that gofer brings along, without the slow ones"
 	@echo "make dist    sdist and wheel of each distribution, in dist/, checked and tried"
 	@echo "make metadata  copy version and licence, which all distributions share, into each"
 	@echo "make bench   the speed of calls beside raw py-amqp, on a RabbitMQ of its own"
@@ -68,11 +68,10 @@ check: $(TOOLS)
 	$(VENV)/bin/python -m pytest -q tests/unit/test_public_names.py
 
 unit: $(TOOLS)
-	@scripts/need $(VENV)/bin/python compiler
-	$(pytest) tests/unit $(ARGS)
+	$(pytest) -m "not slow" tests/unit $(ARGS)
 
 flow: $(TOOLS)
-	$(pytest) tests/flow $(ARGS)
+	$(pytest) -m "not slow" tests/flow $(ARGS)
 
 bench: $(TOOLS)
 	@scripts/need $(VENV)/bin/python broker

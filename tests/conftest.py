@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,19 +21,35 @@ from support.contract_table import pytest_runtest_logreport, pytest_terminal_sum
 
 __all__ = ["pytest_runtest_logreport", "pytest_terminal_summary"]  # hooks
 
+# Where the environment forbids .pyc files, each process that runs tests, or that a test starts, would compile again all
+# that it imports: as much work as a good part of the tests themselves.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # What a shell has put into the background ignores SIGINT, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Nothing about time: machines that run tests are shared, and slow for reasons of their own. In CI the same values.
-_AT_LEISURE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("default", _AT_LEISURE)
-settings.register_profile("ci", _AT_LEISURE, derandomize=True, print_blob=True)
-settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
-
 _PUBLIC = ("etc/gofer/plugins", "etc/gofer/conf.d", "usr/share/gofer/plugins", "var/log/gofer")
 _PRIVATE = ("var/lib/gofer", "run/gofer")
 _GRACE = 2.0  # seconds in which a thread or a child that was told to end must be gone
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have hypothesis try 100 values for a property, and 25 where slow tests are left out; in CI always the same ones.
+
+    Nothing about time: machines that run tests are shared, and slow for reasons of their own.
+    """
+    in_ci = os.environ.get("CI") == "true"
+    settings.register_profile(
+        "gofer",
+        max_examples=25 if "not slow" in config.option.markexpr else 100,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        derandomize=in_ci,
+        print_blob=in_ci,
+    )
+    settings.load_profile("gofer")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups

@@ -613,5 +613,5 @@ class Connections(RuleBasedStateMachine):
         assert set(self.outcomes.values()) <= {1}
 
 
-Connections.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+Connections.TestCase.settings = settings(stateful_step_count=40)
 TestConnections = Connections.TestCase

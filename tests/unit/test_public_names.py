@@ -11,6 +11,7 @@ import pkgutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -349,15 +350,42 @@ def table(seen: dict[str, dict[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_module_says_what_it_is_and_what_it_offers(name: str, seen: dict[str, dict[str, Any]]) -> None:
-    module = seen[name]
+def faults(name: str, module: dict[str, Any]) -> Iterator[str]:
+    """Tell what is wrong with a module, as ``LOOK`` saw it."""
+    if module["error"] is not None:
+        yield f"{name} cannot be imported: {module['error']}"
+        return
+    if not (module["doc"] or "").strip():
+        yield f"{name} has no docstring"
+    if module["names"] is None:
+        yield f"{name} has no __all__"
+    elif len(module["names"]) > len(set(module["names"])):
+        yield f"{name}.__all__ names something twice"
+    if module["missing"]:
+        yield f"{name}.__all__ names what is not there: {module['missing']}"
 
-    assert module["error"] is None, module["error"]
-    assert (module["doc"] or "").strip(), f"{name} has no docstring"
-    assert module["names"] is not None, f"{name} has no __all__"
-    assert len(module["names"]) == len(set(module["names"])), f"{name}.__all__ names something twice"
-    assert not module["missing"], f"{name}.__all__ names what is not there: {module['missing']}"
+
+def test_every_module_says_what_it_is_and_what_it_offers(seen: dict[str, dict[str, Any]]) -> None:
+    found = [fault for name in MODULES for fault in faults(name, seen[name])]
+
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [
+        ({"error": "ImportError"}, "m cannot be imported: ImportError"),
+        ({"doc": None}, "m has no docstring"),
+        ({"names": None}, "m has no __all__"),
+        ({"names": ["a", "a"]}, "m.__all__ names something twice"),
+        ({"missing": ["b"]}, "m.__all__ names what is not there: ['b']"),
+    ],
+)
+def test_each_fault_is_seen(wrong: dict[str, Any], fault: str) -> None:
+    right = {"error": None, "doc": "Say it.", "names": ["a"], "missing": []}
+
+    assert list(faults("m", right)) == []
+    assert list(faults("m", right | wrong)) == [fault]
 
 
 def test_public_names_are_those_pinned_here(seen: dict[str, dict[str, Any]]) -> None:

@@ -32,7 +32,7 @@ from gofer.messaging.address import Address
 from gofer_adapter_qpid.amqp_0_10.codec import decode_structs, encode_struct
 from gofer_adapter_qpid.amqp_0_10.frames import PROTOCOL_HEADER
 from gofer_adapter_qpid.amqp_0_10.tables import STRUCTS
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 from support.qpid_peer import Heard, Peer, message, written
 
@@ -736,7 +736,6 @@ def test_a_session_may_end_anywhere() -> None:
         assert isinstance(check_end(peer)[-1], Closed)
 
 
-@settings(max_examples=300, deadline=None)
 @given(some.data())
 def test_a_spoilt_session_is_no_more_than_the_end(data: some.DataObject) -> None:
     stream = bytearray(b"".join(data.draw(some.permutations(_SESSION))))
@@ -749,7 +748,6 @@ def test_a_spoilt_session_is_no_more_than_the_end(data: some.DataObject) -> None
     check_end(peer)
 
 
-@settings(max_examples=300, deadline=None)
 @given(some.binary(max_size=300), some.sampled_from([0, 8, -1]))
 def test_any_bytes_are_no_more_than_the_end(data: bytes, after: int) -> None:
     peer = busy() if after < 0 else Peer()
@@ -757,7 +755,6 @@ def test_any_bytes_are_no_more_than_the_end(data: bytes, after: int) -> None:
     check_end(peer)
 
 
-@settings(max_examples=300, deadline=None)
 @given(some.data())
 def test_any_frame_is_no_more_than_the_end(data: some.DataObject) -> None:
     """Frames whose heads are right: any payload, any order of segments, on any channel."""

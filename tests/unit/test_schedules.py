@@ -9,7 +9,7 @@ import pytest
 from gofer.agent.schedules import Cron, Every, Moment, Schedule, schedule_of
 from gofer.crontab import parse_crontab
 from gofer.decorators import Action
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -225,7 +225,6 @@ def numbers(low: int, high: int) -> st.SearchStrategy[str]:
     st.tuples(numbers(0, 59), numbers(0, 23), numbers(1, 28), st.just("*"), numbers(0, 7)).map(" ".join),
     st.integers(0, 60 * 24 * 60),
 )
-@settings(max_examples=50)
 def test_the_next_time_is_the_first_minute_that_fits(line: str, minutes: int) -> None:
     fields = parse_crontab(line)
 
