@@ -24,9 +24,10 @@ from gofer.suggest import did_you_mean
 
 __all__ = ["MAX_AGE", "SKEW", "Expired", "Stamp", "StampedAuthenticator", "read_limits"]
 
-#: The greatest age of a document in seconds, unless its request has a ``ttl``: days, as agents may be offline. And the
-#: seconds that two clocks may differ.
-MAX_AGE, SKEW = 7 * 86400.0, 300.0
+#: The greatest age of a document in seconds, unless its request has a ``ttl``: days, because agents may be offline.
+MAX_AGE = 7 * 86400.0
+#: The seconds that two clocks may differ.
+SKEW = 300.0
 
 _MOST = 32768  # characters of a signature; a certificate of a long chain of names fits
 _SHAPE = re.compile(r"([a-z0-9-]{1,32})\.([A-Za-z0-9_-]*)\.([0-9]{1,15})\.([0-9a-f]{32})\.([A-Za-z0-9_-]*)")
