@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.repository import TOP, Distribution, distributions
 
-pytestmark = pytest.mark.xdist_group("packaging")  # one process makes what the module shares
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("packaging")]  # one process makes what the module shares
 
 DISTRIBUTIONS = distributions()
 
