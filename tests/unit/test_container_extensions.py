@@ -14,6 +14,8 @@ from gofer.errors import PluginError
 from support.containers import Kennel
 from support.plugins import describe, install
 
+pytestmark = pytest.mark.slow  # it compiles
+
 EXTENSION = """
 #include <Python.h>
 static PyObject *number(PyObject *self, PyObject *none) { return PyLong_FromLong(1); }

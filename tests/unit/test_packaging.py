@@ -17,7 +17,7 @@ import pytest
 from support import metadata as shared
 from support.repository import TOP, Distribution, distributions, settings
 
-pytestmark = pytest.mark.xdist_group("packaging")  # one process makes what the module shares
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("packaging")]  # one process makes what the module shares
 
 DISTRIBUTIONS = distributions()
 
