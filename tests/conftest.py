@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep what was collected out of the garbage collector: thousands of tests, which it would go through again and again.
+    """Keep what was collected out of the garbage collector, which would go through thousands of tests again and again.
 
     A reload collects garbage, for one, and took ten times as long after 3,000 tests were found as after 30.
     """
