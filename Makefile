@@ -48,7 +48,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/gofer demo $(ARGS)
 
 test: $(TOOLS) check
-	@scripts/need $(VENV)/bin/python broker compiler
+	@scripts/need $(VENV)/bin/python broker compiler packages
 	$(pytest) $(ARGS)
 
 brokers: $(TOOLS)
