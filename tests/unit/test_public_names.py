@@ -272,6 +272,14 @@ gofer_authenticator_x509.authenticator: X509Authenticator
 gofer_authenticator_x509.trust: ANY_PURPOSE CLIENT_AUTH Key Trust check_key common_name load_certificate
     read_purpose
 gofer_plugin_demo: Demo TooTired hello
+gofer_plugin_package: Package check
+gofer_plugin_package.apt: Apt
+gofer_plugin_package.changes: Change Installed change difference rollback
+gofer_plugin_package.dnf: Dnf
+gofer_plugin_package.managers: Manager QUIET Wanted parse_names query
+gofer_plugin_package.packages: Ended Package
+gofer_plugin_package.settings: Settings read_settings
+gofer_plugin_package.transactions: run_transaction
 gofer_plugin_system: Script Service Shell System check
 gofer_plugin_system.access: run_as
 gofer_plugin_system.commands: Ended Shell

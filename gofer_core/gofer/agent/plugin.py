@@ -244,6 +244,20 @@ class Plugin:
                 raise RuntimeError(f"plugin {self.name!r} cannot become {state.value}: it is {self._state.value}")
             self._state = state
 
+    def require_authentication(self) -> None:
+        """Refuse to be loaded where no caller could show who it is: for ``@load`` functions.
+
+        Raises:
+            PluginError: there is no authenticator, and passwords cannot be checked. The text says what to set.
+        """
+        unavailable = None if self.authenticator is not None else self.container.logins.unavailable()
+        if unavailable is not None:
+            raise PluginError(
+                f"callers cannot be identified: there is no authenticator, and {unavailable}. Set [messaging] "
+                "authenticator in the descriptor, like authenticator = hmac, "
+                "or [pam] service in agent.conf to a file of /etc/pam.d"
+            )
+
     @property
     def is_running(self) -> bool:
         """Whether it answers requests, now or with its new code."""

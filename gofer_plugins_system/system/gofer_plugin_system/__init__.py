@@ -12,7 +12,6 @@ import os
 
 from gofer.agent.plugin import Plugin
 from gofer.decorators import load
-from gofer.errors import PluginError
 
 from gofer_plugin_system.commands import Shell
 from gofer_plugin_system.power import System
@@ -32,14 +31,7 @@ def check() -> None:
         PluginError: there is no authenticator, and passwords cannot be checked. The text says what to set.
     """
     plugin = Plugin.find(__name__)
-    if plugin.authenticator is not None:
-        return
-    unavailable = plugin.container.logins.unavailable()
-    if unavailable is not None:
-        raise PluginError(
-            f"callers cannot be identified: there is no authenticator, and {unavailable}. Set [messaging] "
-            "authenticator in the descriptor, like authenticator = hmac, "
-            "or [pam] service in agent.conf to a file of /etc/pam.d"
-        )
-    whose = "a user's password" if os.geteuid() == 0 else "the password of the agent's own user, as it is not root,"
-    log.info("plugin %s: no [messaging] authenticator is set, so every call needs %s", plugin.name, whose)
+    plugin.require_authentication()
+    if plugin.authenticator is None:
+        whose = "a user's password" if os.geteuid() == 0 else "the password of the agent's own user, as it is not root,"
+        log.info("plugin %s: no [messaging] authenticator is set, so every call needs %s", plugin.name, whose)
