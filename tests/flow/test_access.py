@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -18,6 +22,7 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.testing.agents import AgentProcess
 from gofer_authenticator_hmac import HmacAuthenticator
+from support.commands import run_gofer
 from support.guarded import Guarded
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
@@ -90,7 +95,8 @@ class Cat:
 
 
 @pytest.fixture
-def house(root: Path, tmp_path: Path) -> Iterator[Guarded]:
+def house(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guarded]:
+    monkeypatch.syspath_prepend(tmp_path)
     with (
         LocalBroker(str(tmp_path / "broker.sock")) as broker,
         AgentProcess(root, path=(tmp_path,)) as process,
@@ -404,3 +410,140 @@ async def _storm(house: Guarded, rules: str) -> None:
     assert min(counts.get(one, 0) for one in (("alice", "value"), ("bob", "access.denied"))) > 100
     assert counts["carol", "value"] > 20 < counts["carol", "access.denied"]
     assert {("alice", "access.denied"), ("bob", "value")} & counts.keys() == set()
+
+
+# -- gofer can, and goferd --check -------------------------------------------------------------------------------------
+
+
+def test_can_tells_which_rule_decides_without_an_agent(house: Guarded) -> None:
+    house.groups(operators="alice, erin")
+    dog = house.describe("dog", "Admin.* = @operators\n# more\nDog.b?rk = bob, @operators\ncat.* = *", "forward = cat")
+    cat = house.describe("cat", "Cat.purr = alice", "accept = dog")
+    numbers = {line.partition(" =")[0]: n for n, line in enumerate(dog.read_text().splitlines(), 1)}
+    assert can(house, "alice", "dog", "Dog.bark") == (
+        0,
+        ["yes", f"  dog: {dog}, line {numbers['Dog.b?rk']}: Dog.b?rk = bob, @operators (alice is in @operators)"],
+        "",
+    )
+    status, lines, _ = can(house, "bob", "dog", "Dog.dig")
+    assert (status, lines) == (
+        1,
+        [
+            "no",
+            f"  dog: no rule in [access] of {dog} lets bob call Dog.dig",
+            "  dog: rules about Dog.dig: none",
+            (
+                f"  dog: rules for bob: line {numbers['Dog.b?rk']}: Dog.b?rk = bob, @operators; "
+                f"line {numbers['cat.*']}: cat.* = *"
+            ),
+            "  dog: to allow it, add: Dog.dig = bob",
+        ],
+    )
+    assert can(house, "anonymous", "dog", "Dog.bark")[0] == 1
+    status, lines, _ = can(house, "alice", "dog", "Cat.purr")
+    assert (status, lines[1]) == (1, f"  dog: no rule in [access] of {dog} lets alice call Cat.purr")
+    assert lines[-1] == f"  cat: {cat}, line {len(cat.read_text().splitlines())}: Cat.purr = alice"
+    status, _, said = can(house, "alice", "dog", "Dog.brk")
+    assert "plugin 'dog' has no remote method Dog.brk (did you mean 'Dog.bark'?)" in said
+    assert "there is no" not in said
+    status, lines, _ = can(house, "alice", "dog", "Dog.bark", "--json")
+    assert (status, json.loads("".join(lines))["allowed"]) == (0, True)
+    for words, says in (
+        (("alice", "dgo", "Dog.bark"), "did you mean 'dog'"),
+        (("@operators", "dog", "Dog.bark"), "is a group"),
+        (("alice", "dog", "bark"), "is not Class.method"),
+    ):
+        status, _, said = can(house, *words)
+        assert (status, says in said) == (2, True)
+
+
+def test_can_says_what_the_agent_does(house: Guarded) -> None:
+    house.groups(operators="bob")
+    house.describe("dog", "Admin.hello = *\nCat.purr = *\nDog.* = @operators\ndog.count = alice", "forward = cat")
+    house.describe("cat", "Cat.purr = bob\nAdmin.hello = alice\n", "accept = dog\nadmin = bob")
+    started(house)
+    for who in ("alice", "bob", None):
+        for address, called in (
+            ("dog", "Dog.bark"),
+            ("dog", "dog.count"),
+            ("dog", "Cat.purr"),
+            ("dog", "Cat.scratch"),
+            ("dog", "Admin.hello"),
+            ("cat", "Cat.purr"),
+            ("cat", "Admin.hello"),
+        ):
+            namespace, _, method = called.partition(".")
+            with house.agent(who, address) as agent:
+                try:
+                    agent[namespace][method]()
+                    may = True
+                except (Rejected, NotAuthorized):
+                    may = False
+            assert can(house, who or "anonymous", address, called)[0] == (0 if may else 1), (who, address, called)
+
+
+def test_check_finds_rules_that_cannot_be_meant(house: Guarded) -> None:
+    house.groups(operators="alice")
+    house.describe("dog", "Dog.bark = @operators\nDog.brak = alice\nAdmin.hello = @oprators\nDog.* = anonymous")
+    house.describe("cat", "Cat.purr = alice\nCat.scratch = anonymous", signed=False)
+    status, lines, _ = check(house)
+    lines = [line.replace(str(house.root), "") for line in lines if line.startswith(("warning", "error"))]
+    assert (status, [re.sub(r"line \d+", "line N", line) for line in lines]) == (
+        0,
+        [
+            (
+                "warning: /etc/gofer/plugins/cat.conf: [access] Cat.purr: line N: plugin 'cat' has no authenticator, "
+                "so its callers have no identity; add authenticator to [messaging], or name anonymous"
+            ),
+            (
+                "warning: /etc/gofer/plugins/dog.conf: [access] Admin.hello: line N: there is no group 'oprators' "
+                "(did you mean 'operators'?); [groups] of agent.conf has: operators"
+            ),
+            (
+                "warning: /etc/gofer/plugins/dog.conf: [access] Dog.brak: line N: matches no method (did you mean "
+                "'Dog.bark'?), as far as importing the plugins tells"
+            ),
+        ],
+    )
+
+
+def test_check_and_can_live_with_a_plugin_that_ends_the_process(house: Guarded) -> None:
+    house.describe("dog", "Dog.bark = alice")
+    house.code("bad", "import os\nos._exit(3)\n")
+    house.describe("bad", None)
+    status, lines, _ = check(house)
+    assert status == 1
+    assert [line for line in lines if "the rules of [access] are not checked" in line]
+    status, _, said = can(house, "alice", "dog", "Dog.bark")
+    assert (status, "only the rules of 'dog' are looked at" in said) == (0, True)
+
+
+def test_check_refuses_what_is_no_rule(house: Guarded) -> None:
+    for rule, says in (
+        ("Dog.bark =", "has no value"),
+        ("bark = alice", "is no method"),
+        ("Dog.[b]ark = alice", "is no method"),
+        ("Dog.bark = alice # she", "has a comment behind its value"),
+        ("Dog.bark = ,", "has no value"),
+        ("Dog.bark = alice\n  Dog.dig = bob", None),
+    ):
+        house.describe("dog", rule)
+        status, lines, _ = check(house)
+        assert (status, says is None or any(says in line for line in lines)) == (0 if says is None else 1, True), lines
+
+
+def can(house: Guarded, *words: str) -> tuple[int, list[str], str]:
+    done = run_gofer("can", *words)
+    return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+def check(house: Guarded) -> tuple[int, list[str], str]:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from gofer.agent.main import main; sys.exit(main())", "--check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(house.site), "GOFER_ROOT": str(house.root)},
+    )
+    return done.returncode, done.stdout.splitlines(), done.stderr

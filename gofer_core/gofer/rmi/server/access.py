@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
-__all__ = ["ANONYMOUS", "ANYBODY", "Access", "Denied", "Rule", "why_denied"]
+__all__ = ["ANONYMOUS", "ANYBODY", "Access", "Denied", "Rule", "Verdict", "why_denied"]
 
 #: In a rule: every caller with an identity; and a caller without one, whose request is not signed.
 ANYBODY, ANONYMOUS = "*", "anonymous"
@@ -53,9 +54,29 @@ class Rule:
                 return one
         return None
 
+    @property
+    def text(self) -> str:
+        """The rule as it is written."""
+        return f"{self.called} = {', '.join(self.who)}"
+
     def __str__(self) -> str:
         where = self.file if self.line is None else f"{self.file}, line {self.line}"
-        return f"{where}: {self.called} = {', '.join(self.who)}"
+        return f"{where}: {self.text}"
+
+
+class Verdict(NamedTuple):
+    """What the rules of one plugin say about a call.
+
+    ``rule``: the one that allows it, which means the caller by ``word``; None: there is none, or the plugin has no
+    rules. ``about`` are those that cover the method, ``theirs`` those that mean the caller.
+    """
+
+    plugin: str
+    allowed: bool
+    rule: Rule | None
+    word: str | None
+    about: list[Rule]
+    theirs: list[Rule]
 
 
 @dataclass(frozen=True)
@@ -81,6 +102,19 @@ class Access:
             if plugin in self.rules and self.rule_for(plugin, identity, classname, method) is None:
                 return plugin
         return None
+
+    def explain(self, plugin: str, identity: str | None, classname: str, method: str) -> Verdict:
+        """Tell how a plugin's rules decide about a call, and by which of them."""
+        rules = self.rules.get(plugin)
+        rule = self.rule_for(plugin, identity, classname, method)
+        return Verdict(
+            plugin,
+            rules is None or rule is not None,
+            rule,
+            None if rule is None else rule.names(identity, self.groups),
+            [one for one in rules or () if one.covers(classname, method)],
+            [one for one in rules or () if one.names(identity, self.groups)],
+        )
 
     def unknown_groups(self, plugin: str) -> list[tuple[Rule, str]]:
         """Return the groups in a plugin's rules that there are none of."""
