@@ -25,7 +25,7 @@ Guards = Mapping[str, frozenset[str]]
 """By section, the keys that keep somebody out. A slip that takes one of them out of effect is an error."""
 
 _HEADER = re.compile(r"\[([^\[\]]*[^\[\]\s][^\[\]]*)\]\s*([#;].*)?")
-_KEY = re.compile(r"[\w.-]+\s*[=:]")
+_KEY = re.compile(r"[\w.@*?-]+\s*[=:]")
 _WORD = re.compile(r"[\w.-]+")
 
 
@@ -42,13 +42,15 @@ class Content:
     """What a file holds.
 
     ``remarks``: what is odd, each with its section and key, where it has them. ``incomplete``: the sections of which
-    something is not used. ``ignored``: the numbers of the lines that are neither header, key, nor comment.
+    something is not used. ``ignored``: the numbers of the lines that are neither header, key, nor comment. ``lines``:
+    in which line each key of an ini file is, by its section and name.
     """
 
     sections: Sections = field(default_factory=dict)
     remarks: list[tuple[str | None, str | None, str]] = field(default_factory=list)
     incomplete: set[str] = field(default_factory=set)
     ignored: list[int] = field(default_factory=list)
+    lines: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
 def parse_ini(text: str, guards: Guards | None = None, standard: frozenset[str] = frozenset()) -> Content:
@@ -104,7 +106,8 @@ def parse_ini(text: str, guards: Guards | None = None, standard: frozenset[str] 
                 twice = f"the key is there twice, in lines {numbers[name]} and {number}; the last one is used"
                 content.remarks.append((section, name, twice))
             values[name] = above = [named[2].strip()]
-            numbers[name], indent = number, deeper
+            numbers[name] = content.lines[section, name] = number
+            indent = deeper
     for name, values in parts:
         before, now = content.sections.get(name, {}), {key: "\n".join(lines).rstrip() for key, lines in values.items()}
         content.sections[name] = {**now}

@@ -101,6 +101,9 @@ class PluginForTests:
     def hook(self) -> Any:
         return self.manager.hook
 
+    def authorize(self, request: Received, target: Target | None = None) -> None:
+        """Everybody may call everything."""
+
     def forks(self, target: Target) -> None:
         """There is no agent that could start a process for its calls."""
 

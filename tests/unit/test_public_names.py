@@ -21,6 +21,7 @@ pytestmark = pytest.mark.xdist_group("public-names")  # one process makes what t
 
 PUBLIC_NAMES = """
 gofer.agent: PluginContainer
+gofer.agent.access_check: access_of access_problems
 gofer.agent.actions: Actions Actor
 gofer.agent.barrier: RequestHooks
 gofer.agent.builtin: admin_api help_text started
@@ -51,7 +52,7 @@ gofer.agent.failures: Broken Refused blamed one_line within
 gofer.agent.forking: HELPER greeting
 gofer.agent.gate: Gate
 gofer.agent.helper: main
-gofer.agent.import_check: import_problems
+gofer.agent.import_check: Method import_problems methods
 gofer.agent.links: Links
 gofer.agent.loader: Batch Loader
 gofer.agent.lock: AgentLock AlreadyRunning
@@ -74,7 +75,7 @@ gofer.agent.reload: Reload dependents
 gofer.agent.rmi: Context
 gofer.agent.schedules: Cron Every Moment Schedule moment schedule_of
 gofer.agent.serving: Serving
-gofer.agent.sharing: accepting build_apis check_trust may_reach owners
+gofer.agent.sharing: accepting build_apis check_trust homes may_reach owners
 gofer.agent.signals: Signals
 gofer.agent.sources: GROUP Source import_source locate unused_files
 gofer.aio: Agent
@@ -163,6 +164,7 @@ gofer.rmi.policy: RequestTimeout
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
 gofer.rmi.request: ANSWERING BROKER ENDED QUEUED RECEIVED RUNNING Received STATES STORED WRITING digest_of
+gofer.rmi.server.access: ANONYMOUS ANYBODY Access Denied Rule Verdict why_denied
 gofer.rmi.server.administration: ANSWERING Administration Entry INTERRUPTED Listing OVERDUE STATES UNDELIVERABLE
     WAITING
 gofer.rmi.server.channel: Backlog Channel
@@ -214,6 +216,7 @@ gofer.tools.agent_client: NoAgent NoAnswer ask
 gofer.tools.agent_tree: print_agent
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.broker: broker
+gofer.tools.can: can
 gofer.tools.certs: certs
 gofer.tools.certs_files: Exists check_directories write_files
 gofer.tools.certs_lines: Files TARGETS

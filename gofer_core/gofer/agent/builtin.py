@@ -28,7 +28,10 @@ def admin_api(plugin: Plugin) -> API:
     here = _who(plugin)
 
     class Admin:
-        """The agent itself. Answered by one thread for each plugin: nothing in here may wait."""
+        """The agent itself. Answered by one thread for each plugin: nothing in here may wait.
+
+        Where descriptors have rules in [access], help and describe tell only what the caller may call.
+        """
 
         def __init__(self) -> None:
             allowed = plugin.descriptor.admin
@@ -52,12 +55,13 @@ def admin_api(plugin: Plugin) -> API:
         @remote
         def help(self) -> str:
             """Tell all plugins' classes, methods and functions as text."""
-            return help_text(plugin.container)
+            return help_text(plugin.container, Context.current().identity)
 
         @remote
         def describe(self) -> dict[str, Any]:
             """Tell all plugins' APIs as JSON: signatures, docs, versions."""
-            return {"plugins": [_describe(one) for one in _running(plugin.container)]}
+            identity = Context.current().identity
+            return {"plugins": [_describe(one, identity) for one in _running(plugin.container)]}
 
         @remote
         def cancel(self, sn: str | None = None, criteria: dict[str, Any] | None = None) -> list[str]:
@@ -80,17 +84,18 @@ def admin_api(plugin: Plugin) -> API:
     return api
 
 
-def help_text(container: Container) -> str:
-    """Write what can be called, plugin by plugin, laid out as gofer 2.12 does."""
+def help_text(container: Container, identity: str | None = None) -> str:
+    """Write what a caller may call, plugin by plugin, laid out as gofer 2.12 does."""
     plugins = _running(container)
     lines = ["Plugins:"]
     for plugin in plugins:
+        allowed = [target for target in plugin.api if container.may_call(identity, plugin, target)]
         lines += ["", f"  <plugin> {plugin.name}", "    Classes:"]
-        for name in sorted(plugin.api.classes):
-            methods = (target for target in plugin.api if target.namespace == name and target.cls is not None)
+        for name in sorted({target.namespace for target in allowed if target.cls is not None}):
+            methods = (target for target in allowed if target.namespace == name and target.cls is not None)
             lines += [f"      <class> {name}", "        Methods:"]
             lines += sorted(f"          {target.method}{_parameters(target.function)}" for target in methods)
-        functions = plugin.api.functions
+        functions = {target.method: target.function for target in allowed if target.cls is None}
         lines += ["    Functions:", *(f"      {name}{_parameters(functions[name])}" for name in sorted(functions))]
     lines += ["", "Actions:"]
     lines += [f"  {_action(plugin, one)}" for plugin in plugins for one in plugin.api.actions]
@@ -119,10 +124,10 @@ def _who(plugin: Plugin) -> dict[str, Any]:
     }
 
 
-def _describe(plugin: Plugin) -> dict[str, Any]:
+def _describe(plugin: Plugin, identity: str | None) -> dict[str, Any]:
     source = plugin.source
     return {
-        **description.of_api(plugin.api),
+        **description.of_api(plugin.api, lambda target: plugin.container.may_call(identity, plugin, target)),
         "distribution": None if source is None else source.distribution,
         "version": None if source is None else source.version,
     }

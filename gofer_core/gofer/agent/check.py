@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable
 
+from gofer.agent.access_check import access_problems
 from gofer.agent.certificates import files_of, read_in_use
 from gofer.agent.config import AgentConfig, Descriptor, Problem, check_together, read_descriptors
 from gofer.agent.import_check import import_problems
@@ -37,6 +38,7 @@ def check(root: Root, config: AgentConfig, problems: Iterable[Problem]) -> int:
     there = [one for one, these in missing if not any(_place(problem)[1:] == _CODE for problem in these)]
     known = {_place(problem) for problem in found}
     found += [problem for problem in import_problems(root, there) if _place(problem) not in known]
+    found += access_problems(root, config, enabled)
     for problem in found:
         print(f"{problem.severity}: {problem}")
     errors = sum(problem.severity == "error" for problem in found)

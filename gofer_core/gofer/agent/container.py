@@ -15,7 +15,7 @@ import pluggy
 
 from gofer import hooks as specifications
 from gofer.agent.barrier import RequestHooks
-from gofer.agent.config import AgentConfig, Descriptor, Problem, not_trusted, read_descriptor
+from gofer.agent.config import AgentConfig, Descriptor, Problem, not_trusted, read_agent, read_descriptor
 from gofer.agent.core_hooks import CoreHooks
 from gofer.agent.endpoint import Endpoint
 from gofer.agent.endpoints import Endpoints
@@ -26,11 +26,13 @@ from gofer.agent.loader import Loader
 from gofer.agent.plugin import Plugin, State, current
 from gofer.agent.reload import Reload, dependents
 from gofer.agent.serving import Serving
-from gofer.agent.sharing import accepting, may_reach, owners
+from gofer.agent.sharing import accepting, homes, may_reach, owners
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
+from gofer.rmi.api import Target
 from gofer.rmi.clock import Clock
+from gofer.rmi.server.access import Access
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.hooks import call_each
 from gofer.root import Root
@@ -66,6 +68,8 @@ class PluginContainer:
         self.root = root
         self.config = config
         self.plugins: dict[str, Plugin] = {}
+        #: Who may call what. What is loaded or changed is in it first; nothing is taken out of it.
+        self.access = Access(groups=config.groups)
         self.clock = Clock()
         self.links = Links(pool, self.clock, config.messaging.probe_interval)
         self.hooks = pluggy.PluginManager("gofer")
@@ -87,6 +91,7 @@ class PluginContainer:
                 serving=self.serving,
                 hook=request_hooks,
                 plugins=self.plugins,
+                access=lambda: self.access,
             )
 
         self.endpoints = Endpoints(self.plugins, request_hooks, make, self._timeout)
@@ -114,6 +119,7 @@ class PluginContainer:
         with self.changes:
             self.clock.start()
             every = list(descriptors)
+            self._take_access(every)
             self.gate.expect(every, broken)
             self.gate.review(tell=False)
             self.loader.load([Plugin(self, one) for one in every], anew=False)
@@ -135,6 +141,7 @@ class PluginContainer:
             known = self.plugins.get(descriptor.name)
             if known is not None and known.is_alive:
                 raise PluginError(f"plugin {descriptor.name!r} is loaded already, from {known.descriptor.file}")
+            self._read_access([descriptor])
             self.gate.expect_one(descriptor)
             self.gate.review(tell=False)
             self.loader.load([Plugin(self, descriptor)])
@@ -147,7 +154,7 @@ class PluginContainer:
         """Load a plugin again: its descriptor and its code as they are now; and those that took something from it.
 
         What is accepted meanwhile waits for the new code; what runs ends in the old (within the shutdown timeout: after
-        that the new code is used beside it).
+        that the new code is used beside it). Who may call counts at once, whatever becomes of the code.
 
         Args:
             which: its name, or the path of its descriptor.
@@ -167,6 +174,7 @@ class PluginContainer:
             if not known.is_running:
                 self.unload(known.name)
                 return self.load(descriptor)
+            self._read_access([descriptor])
             return self._replace(known, {known.name: descriptor})
 
     def _replace(self, known: Plugin, descriptors: Mapping[str, Descriptor]) -> Plugin:
@@ -342,7 +350,7 @@ class PluginContainer:
     def update(self, descriptors: Iterable[Descriptor], kept: Collection[str] = ()) -> None:
         """Follow the descriptors as they are now: unload what is gone, load what is new, do both for what has changed.
 
-        What is quarantined is tried again.
+        What is quarantined is tried again. Who may call counts at once; where nothing else has changed, that is all.
 
         Args:
             kept: the files of descriptors that cannot be read; what they described goes on as it is.
@@ -352,11 +360,16 @@ class PluginContainer:
             for plugin in self.plugins.values():
                 if plugin.name not in wanted and (descriptor := self._elsewhere(plugin, kept)) is not None:
                     wanted[plugin.name] = descriptor
+            used = [plugin.descriptor for plugin in self.plugins.values()]  # one that cannot be read may be older
+            self._read_access(one for one in wanted.values() if not any(one is old for old in used))
             self.gate.expect(wanted.values(), kept)
             self.gate.review(tell=False)
             changed = []
             for plugin in list(self.plugins.values()):
                 now = wanted.get(plugin.name)
+                if now is not None and plugin.is_running and now.differs_in_access_alone(plugin.descriptor):
+                    plugin.follow(now)
+                    log.info("plugin %s: who may call it has changed", plugin.name)
                 if now == plugin.descriptor and plugin.state is not State.QUARANTINED:
                     del wanted[plugin.name]
                 elif now is not None and now.enabled and plugin.is_running:
@@ -373,6 +386,32 @@ class PluginContainer:
                 except PluginError:
                     log.debug("plugin %s runs on as it was", name)  # why, is an error in the log
             self.gate.review()
+
+    def _read_access(self, descriptors: Iterable[Descriptor]) -> None:
+        """Have the rules of descriptors count, and the groups as they are now; if these cannot be read, as before."""
+        config, problems = read_agent(self.root)
+        errors = [one for one in problems if one.severity == "error" and one.section in (None, "groups")]
+        for one in errors:
+            log.error("%s; the groups stay as they were", one)
+        self._take_access(descriptors, None if errors else config.groups)
+
+    def _take_access(
+        self, descriptors: Iterable[Descriptor], groups: Mapping[str, frozenset[str]] | None = None
+    ) -> None:
+        every = list(descriptors)
+        rules = {**self.access.rules, **{one.name: one.access for one in every if one.access is not None}}
+        for one in every:
+            if one.access is None:
+                rules.pop(one.name, None)
+        self.access = Access(rules, self.access.groups if groups is None else groups)
+        for one in every:
+            for rule, group in self.access.unknown_groups(one.name):
+                log.warning("%s: there is no group %r, so it lets nobody in by that", rule, group)
+
+    def may_call(self, identity: str | None, plugin: Plugin, target: Target) -> bool:
+        """Tell whether the rules allow that a caller calls a method at its plugin's own queue."""
+        names = [plugin.name, *homes(target, self.plugins)]
+        return self.access.refusing(names, identity, target.namespace, target.method) is None
 
     def _elsewhere(self, plugin: Plugin, kept: Collection[str]) -> Descriptor | None:
         """Return the descriptor of a plugin that cannot be read now, or is elsewhere; None: it is gone."""

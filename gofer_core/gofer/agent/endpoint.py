@@ -14,7 +14,7 @@ from gofer.agent.config import AgentConfig, broker_of
 from gofer.agent.links import Links
 from gofer.agent.plugin import Plugin, current
 from gofer.agent.serving import Serving
-from gofer.agent.sharing import accepting
+from gofer.agent.sharing import accepting, homes
 from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareQueue, DeleteQueue
 from gofer.messaging.adapters import find
@@ -23,12 +23,14 @@ from gofer.messaging.document import shown
 from gofer.messaging.subscription import Steps
 from gofer.rmi.api import API, Target
 from gofer.rmi.model.fork import Forks
+from gofer.rmi.server.access import Access, Denied, why_denied
 from gofer.rmi.server.consumer import Consumer
 from gofer.rmi.server.replies import GIVE_UP, Refusal
 from gofer.rmi.store import Unavailable
 
 if TYPE_CHECKING:
     from gofer.rmi.clock import Timer
+    from gofer.rmi.request import Received
 
 __all__ = ["Endpoint"]
 
@@ -65,12 +67,14 @@ class Endpoint:
         serving: Serving,
         hook: Any,
         plugins: Mapping[str, Plugin],
+        access: Callable[[], Access],
     ) -> None:
         """Find the connection and the identity. Nothing is sent yet.
 
         Args:
             hook: the hook caller of the agent's pluggy.PluginManager.
             plugins: those of the agent, by name.
+            access: returns the rules of the agent as they are now.
 
         Raises:
             ConfigError: there is no URL, or the identity cannot be kept.
@@ -90,6 +94,7 @@ class Endpoint:
         self.max_message = config.messaging.max_message
         self._config = config
         self._plugins = plugins
+        self._access = access
         self._serving = serving
         self._links = links
         self._use = _use(plugin, connector)
@@ -144,6 +149,21 @@ class Endpoint:
     def api(self) -> API:
         """What callers may call."""
         return self.plugin.api
+
+    def authorize(self, request: Received, target: Target | None = None) -> None:
+        """Check that the rules allow a call: those of this plugin, and those of the plugins that a method is of.
+
+        Raises:
+            Denied: they do not.
+        """
+        access = self._access()
+        if access.rules:
+            names = [self.name] if target is None else [self.name, *homes(target, self._plugins)]
+            refusing = access.refusing(names, request.identity, request.classname, request.method)
+            if refusing is not None:
+                file = self._plugins[refusing].descriptor.file if refusing in self._plugins else "its descriptor"
+                signs = self.authenticator is not None
+                raise Denied(why_denied(request.identity, refusing, request.target, file, signs=signs))
 
     def forks(self, target: Target) -> Forks:
         """Return what runs a method in a child process: that of the plugin whose module has it.

@@ -18,7 +18,7 @@ HELPER = "gofer.agent.helper"
 
 def greeting(
     root: Root,
-    name: str,
+    name: str | None,
     descriptors: Iterable[Descriptor],
     *,
     levels: Mapping[str, int] = MappingProxyType({}),
@@ -27,7 +27,7 @@ def greeting(
     """Write what the process is told first: JSON.
 
     Args:
-        name: the plugin to import.
+        name: the plugin to import; None: all, to tell what can be called.
         descriptors: of all plugins; its code may ask for the others.
         levels: those of the log.
         check: tell what is wrong with the plugin, and end; else fork its calls.

@@ -1,8 +1,8 @@
 """``python -m gofer.agent.helper``: the process that forks one plugin's calls. Started by the agent alone.
 
 It imports the plugin's module, and those of plugins that this one asks for, as the agent has; of ``@load`` functions it
-runs those that say ``fork=True``. It has no queue, no worker and no clock. For ``goferd --check`` it only tells what is
-wrong with the plugin.
+runs those that say ``fork=True``. It has no queue, no worker and no clock. For ``goferd --check`` and ``gofer can`` it
+only tells what is wrong with the plugin, or what can be called.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gofer.agent.builtin import admin_api
 from gofer.agent.config import AgentConfig, Descriptor, Problem, redescribe
 from gofer.agent.container import PluginContainer
 from gofer.agent.failures import Refused, one_line
@@ -25,6 +26,7 @@ from gofer.agent.loader import Loader
 from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin, State
 from gofer.agent.plugin_code import exchange_hooks, find_plugin, import_code
+from gofer.agent.sharing import accepting, homes
 from gofer.agent.sources import locate
 from gofer.errors import ConfigError
 from gofer.rmi.api import Target
@@ -52,6 +54,9 @@ def main(argv: Sequence[str]) -> None:
     told = json.loads(words)
     sys.path[:] = told["path"]
     os.environ["GOFER_ROOT"] = told["root"]
+    if told["check"] and told["name"] is None:
+        _answer(control, _imports(told, _locate).methods())
+        return
     if told["check"]:
         imports = _imports(told, find_plugin)
         found = [(one.file, one.section, one.key, one.text) for one in imports.problems(told["name"])]
@@ -112,6 +117,22 @@ class _Imports(Loader):
             except Refused as refused:  # perhaps by its authenticator: then its code is looked at, too
                 found[refused.problem] = None
         return list(found)
+
+    def methods(self) -> list[tuple[str, str, str, list[str]]]:
+        """Import all, and return what can be called: plugin, class, method, and the plugins that the method is of."""
+        while self.pending:
+            self.begin(next(iter(self.pending)))
+        for plugin in self.plugins.values():
+            plugin.given = list(self.extending(plugin))
+        self.build_apis()
+        found = []
+        for plugin in self.plugins.values():
+            forwarded = [target for other in accepting(plugin, self.plugins) for target in other.api]
+            found += [
+                (plugin.name, target.namespace, target.method, homes(target, self.plugins))
+                for target in (*plugin.api, *admin_api(plugin), *forwarded)
+            ]
+        return found
 
     def _made(self, name: str) -> Plugin:
         plugin = self.plugins[name] = self.pending.pop(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from gofer.agent.config import Descriptor, Problem
 from gofer.agent.forking import HELPER, greeting
@@ -10,10 +11,40 @@ from gofer.errors import ProcessDied
 from gofer.rmi.model.fork import HelperProcess
 from gofer.root import Root
 
-__all__ = ["import_problems"]
+__all__ = ["Method", "import_problems", "methods"]
 
 _LONGEST = 30.0  # seconds that an import may take
 _AT_A_TIME = 4
+
+
+class Method(NamedTuple):
+    """What can be called at a plugin's queue. ``homes``: the plugins whose code it is; their rules count, too."""
+
+    plugin: str
+    classname: str
+    method: str
+    homes: tuple[str, ...]
+
+
+def methods(root: Root, descriptors: Sequence[Descriptor]) -> list[Method]:
+    """Import the code of all plugins, in one process, and tell what can be called where; Admin, too.
+
+    What ``@load`` functions and hooks of plugins add is not in it: none of them is run.
+
+    Raises:
+        ProcessDied: some code ended that process, or takes too long.
+    """
+    found = _asked("all", greeting(root, None, descriptors, check=True)) if descriptors else []
+    return [Method(plugin, classname, method, tuple(homes)) for plugin, classname, method, homes in found]
+
+
+def _asked(name: str, told: bytes) -> Any:
+    process = HelperProcess(name, HELPER)
+    try:
+        return process.start(told, _LONGEST)
+    finally:
+        process.kill()
+        process.end()
 
 
 def import_problems(root: Root, descriptors: Sequence[Descriptor], others: Sequence[Descriptor] = ()) -> list[Problem]:
@@ -33,13 +64,9 @@ def import_problems(root: Root, descriptors: Sequence[Descriptor], others: Seque
 
     def problems(descriptor: Descriptor) -> list[Problem]:
         try:
-            process = HelperProcess(descriptor.name, HELPER)
-            try:
-                told = greeting(root, descriptor.name, [*descriptors, *others], check=True)
-                found, failed = process.start(told, _LONGEST)
-            finally:
-                process.kill()
-                process.end()
+            found, failed = _asked(
+                descriptor.name, greeting(root, descriptor.name, [*descriptors, *others], check=True)
+            )
         except ProcessDied as died:
             found, failed = [(str(descriptor.file), "main", "plugin", str(died))], []
         return [] if elsewhere & set(failed) else [Problem("error", *one) for one in found]

@@ -21,7 +21,7 @@ from gofer.errors import ConfigError, PluginError
 from gofer.messaging.address import Address
 from gofer.messaging.document import shown
 from gofer.messaging.url import URL
-from gofer.rmi.api import API
+from gofer.rmi.api import API, Target
 from gofer.rmi.clock import Clock
 from gofer.rmi.model.coroutines import Loop
 from gofer.rmi.model.fork import Forks
@@ -96,6 +96,7 @@ class Container(Protocol):
     def detach(self, plugin: Plugin) -> None: ...
     def is_attached(self, plugin: Plugin) -> bool: ...
     def open_requests(self, plugin: Plugin) -> int: ...
+    def may_call(self, identity: str | None, plugin: Plugin, target: Target) -> bool: ...
 
 
 class Plugin:
@@ -155,6 +156,12 @@ class Plugin:
         self._cfg = LiveSettings(str(descriptor.file), descriptor.sections, texts=descriptor.file.suffix != ".json")
         self._described = 0, descriptor
         self._identity: Address | None = None  # made up where none is given
+
+    def follow(self, descriptor: Descriptor) -> None:
+        """Take a descriptor in which nothing has changed but who may call. For the container."""
+        changes, found = self._described
+        self._described = changes, descriptor if found is self.descriptor else found
+        self.descriptor = descriptor
 
     def __repr__(self) -> str:
         return f"<Plugin {self.name} {self.state.value}>"

@@ -17,9 +17,9 @@ from typing import Any
 from gofer.agent.config import Problem, not_trusted
 from gofer.agent.plugin import Plugin
 from gofer.errors import PluginError
-from gofer.rmi.api import API
+from gofer.rmi.api import API, Target
 
-__all__ = ["accepting", "build_apis", "check_trust", "may_reach", "owners"]
+__all__ = ["accepting", "build_apis", "check_trust", "homes", "may_reach", "owners"]
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,16 @@ def owners(more: Any, plugins: Iterable[Plugin]) -> Iterator[Plugin]:
                 yield plugin
         elif isinstance(module, str) and plugin.has_name(module):
             yield plugin
+
+
+def homes(target: Target, plugins: Mapping[str, Plugin]) -> list[str]:
+    """Name the plugins that a method is of: those whose modules have its class, or the function itself."""
+    modules = {getattr(one, "__module__", None) for one in (target.cls, target.function)}
+    return [
+        name
+        for name, plugin in list(plugins.items())
+        if name == target.plugin or any(isinstance(one, str) and plugin.has_name(one) for one in modules)
+    ]
 
 
 def _reaches(asked: Plugin, owner: Plugin, everybody: Mapping[str, Plugin]) -> bool:

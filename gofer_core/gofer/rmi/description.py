@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from gofer.decorators import version_of
@@ -12,21 +13,27 @@ from gofer.rmi.api import API, Target, targets_of
 __all__ = ["of_api"]
 
 
-def of_api(api: API) -> dict[str, Any]:
+def of_api(api: API, tells: Callable[[Target], bool] = lambda target: True) -> dict[str, Any]:
     """Describe an API: its classes and functions, with signatures, first docstring lines and marks.
 
     A secret is shown only as True; the values never leave the agent.
+
+    Args:
+        tells: which methods are in it; a class without any is left out.
     """
+    told = {
+        name: [target for target in targets_of(api.plugin, name, cls) if tells(target)]
+        for name, cls in sorted(api.classes.items())
+    }
     return {
         "plugin": api.plugin,
         "names": list(api.names),
-        "classes": [
-            _of_class(name, cls, targets_of(api.plugin, name, cls)) for name, cls in sorted(api.classes.items())
-        ],
+        "classes": [_of_class(name, api.classes[name], targets) for name, targets in told.items() if targets],
         "functions": [
             _of_target(target)
             for name, function in sorted(api.functions.items())
             for target in targets_of(api.plugin, name, function)
+            if any(tells(replace(target, namespace=space)) for space in api.names)
         ],
     }
 

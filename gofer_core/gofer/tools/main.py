@@ -26,6 +26,7 @@ _COMMANDS = MappingProxyType(
         "rmi": "rmi",
         "agent": "agent",
         "mgt": "agent",
+        "can": "can",
         "broker": "broker",
         "demo": "demo",
         "plugins": "listing",

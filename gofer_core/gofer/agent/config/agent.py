@@ -15,9 +15,9 @@ from msgspec import Struct, field
 from msgspec.structs import fields
 
 from gofer.agent.config import kinds
-from gofer.agent.config.files import list_files, list_unread
-from gofer.agent.config.keys import Reader, Schema, keys_of
-from gofer.agent.config.problem import Problem
+from gofer.agent.config.files import distrust, list_files, list_unread
+from gofer.agent.config.keys import GUARD, Reader, Schema, keys_of
+from gofer.agent.config.problem import Problem, shown
 from gofer.root import Root
 
 __all__ = [
@@ -32,7 +32,9 @@ __all__ = [
 ]
 
 _LOG_FILE = kinds.line("the path of a file, absolute or relative to /var/log/gofer")
+_MEMBERS = kinds.names("identities with commas between", kinds.line("an identity"))
 _LOGGER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_GROUP = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class MainConfig(Struct, frozen=True):
@@ -118,6 +120,14 @@ class AgentConfig(Struct, frozen=True):
     logging: LoggingConfig = LoggingConfig()
     pam: PamConfig = PamConfig()
     messaging: MessagingConfig = MessagingConfig()
+    groups: Annotated[
+        Mapping[str, frozenset[str]],
+        "groups",
+        _MEMBERS,
+        "The identities in a group; `[access]` of descriptors names it with an @: `@operators`.",
+        GUARD,
+        _GROUP,
+    ] = field(default=MappingProxyType({}), name="<group>")
 
 
 AGENT = Schema(
@@ -127,8 +137,9 @@ AGENT = Schema(
         "logging": "What is logged, and where to.",
         "pam": "How passwords are checked.",
         "messaging": "What all connections to brokers share.",
+        "groups": "Groups of callers.",
     },
-    keys=tuple(keys_of(MainConfig, ManagementConfig, LoggingConfig, PamConfig, MessagingConfig)),
+    keys=tuple(keys_of(MainConfig, ManagementConfig, LoggingConfig, PamConfig, MessagingConfig, AgentConfig)),
     retired={
         ("main", "monitor"): "descriptors are not watched for changes; send SIGHUP or use `gofer agent reload`",
         ("pmon", None): "descriptors are not watched for changes; send SIGHUP or use `gofer agent reload`",
@@ -149,7 +160,9 @@ def read_agent(root: Root) -> tuple[AgentConfig, list[Problem]]:
     values: dict[tuple[str, str], object] = {}
     for path in later if _is_absent(root.agent_conf) else [root.agent_conf, *later]:
         reader = Reader(AGENT, path)
-        reader.read_file()
+        content = reader.read_file()
+        if content is not None and "groups" in content.sections:
+            _check_groups(reader)
         values |= reader.values
         problems += reader.problems
     for path in map(root.agent_conf.with_suffix, (".json", ".ini", ".cfg", ".yaml", ".yml", ".toml")):
@@ -159,16 +172,34 @@ def read_agent(root: Root) -> tuple[AgentConfig, list[Problem]]:
     problems += list_unread(root.conf_d)
     parts: dict[str, dict[str, Any]] = {section: {} for section in AGENT.sections}
     levels: dict[str, int] = {}
+    groups: dict[str, frozenset[str]] = {}
     for (section, name), value in values.items():
         key = AGENT.find(section, name)
         if key is not None and key.pattern is None:
             parts[section][key.field] = value
         elif isinstance(value, int):
             levels[name] = value
+        elif isinstance(value, tuple):
+            groups[name] = frozenset(value)
     file = parts["logging"].get("file")
     parts["logging"] |= {"levels": MappingProxyType(levels), "file": None if file is None else root.log / file}
     types = {one.name: one.type for one in fields(AgentConfig)}
-    return AgentConfig(**{section: types[section](**given) for section, given in parts.items()}), problems
+    del parts["groups"]
+    made = {section: types[section](**given) for section, given in parts.items()}
+    return AgentConfig(**made, groups=MappingProxyType(groups)), problems
+
+
+def _check_groups(reader: Reader) -> None:
+    """Refuse groups that somebody else could have written, or with members that are no identities."""
+    for path in (reader.path, reader.path.absolute().parent):
+        if reason := distrust(path):
+            reader.error("groups", None, f"is not used: {path} {reason}")
+            reader.values = {place: value for place, value in reader.values.items() if place[0] != "groups"}
+    for (section, name), members in list(reader.values.items()):
+        wrong = [one for one in members if one[0] == "@" or one == "anonymous"] if isinstance(members, tuple) else []
+        if section == "groups" and wrong:
+            reader.error(section, name, f"{shown(wrong[0])} is no identity; allowed: identities with commas between")
+            del reader.values[section, name]
 
 
 def _is_absent(path: Path) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gofer.agent.config.agent import MessagingConfig
 from gofer.agent.config.files import distrusted, list_files, list_unread, read_text
@@ -32,6 +35,7 @@ from gofer.errors import ConfigError
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
+from gofer.rmi.server.access import Rule
 from gofer.root import Root
 from gofer.sections import Sections, Unreadable
 
@@ -53,6 +57,9 @@ _OTHER = Kind("a plugin's name", NAME.read)
 _PLUGINS = names("plugin names with commas between", NAME)
 _PLUGINS_OR_ALL = names("plugin names with commas between, or * for all", NAME, star=True)
 _IDENTITIES = names("identities with commas between", line("an identity"))
+_CALLERS = names(
+    "identities, @groups and anonymous with commas between, or * for every identity", line("an identity"), star=True
+)
 _ADDRESSES = names("addresses with commas between", line("an address"))
 _AUTHENTICATOR = line("the name of an installed authenticator, or the dotted path of a class")
 _TIME = seconds(above_zero=True)
@@ -66,8 +73,8 @@ class Descriptor(Struct, frozen=True, kw_only=True):
     Durations are seconds, files absolute paths; None: not given (and no limit). ``entry``: what to load when
     ``plugin`` is None, the file's base name. ``queue``: its ``key`` is the queue's name, its ``exchange`` (``""``: the
     default one) what it is bound to; None: not given, and then ``exchange`` says what a queue named later is bound to.
-    ``admin``: None: anyone. ``sections``: all sections as written, the user's own and the standard ones; not to be
-    changed.
+    ``admin`` and ``access``: None: anyone. ``sections``: all sections as written, the user's own and the standard ones;
+    not to be changed.
     """
 
     file: Path
@@ -147,6 +154,14 @@ class Descriptor(Struct, frozen=True, kw_only=True):
     kind: Annotated[str, "model", choice("classic", "quorum"), "The kind of queue that is declared."] = field(
         default="classic", name="type"
     )
+    access: Annotated[
+        tuple[Rule, ...] | None,
+        "access",
+        _CALLERS,
+        "Who may call `Class.method`; each part may have `*` and `?`, and `*` alone is everything.",
+        GUARD,
+        re.compile(".*", re.DOTALL),
+    ] = field(default=None, name="<Class.method>")
     sections: Sections
 
     def __hash__(self) -> int:
@@ -159,6 +174,12 @@ class Descriptor(Struct, frozen=True, kw_only=True):
         """Tell whether requests for this plugin may be forwarded to another one, as both must say."""
         wanted = other.name in self.forward or "*" in self.forward
         return wanted and (self.name in other.accept or "*" in other.accept)
+
+    def differs_in_access_alone(self, other: Descriptor) -> bool:
+        """Tell whether another descriptor of the plugin has other rules of access, and is the same in all else."""
+        mine, theirs = ({**one.sections, "access": {}} for one in (self, other))
+        same: bool = replace(self, access=None, sections=mine) == replace(other, access=None, sections=theirs)
+        return same and self != other
 
     def same_authenticator(self, other: Descriptor) -> bool:
         """Tell whether both descriptors name the same authenticator, with the same settings."""
@@ -204,6 +225,7 @@ DESCRIPTOR = Schema(
         "main": "The plugin.",
         "messaging": "Its connection to a broker.",
         "model": "Its queue at the broker.",
+        "access": "Who may call what. With this section, nobody may call what it does not allow.",
     },
     keys=(
         *keys_of(Descriptor),
@@ -334,9 +356,22 @@ def _describe(reader: Reader, sections: Sections) -> Descriptor | None:
                 values["url"] = read_url_file(values["url_file"])
             except ConfigError as error:
                 reader.error("messaging", "url_file", str(error))
+    if "access" in sections:
+        values["access"] = tuple(_rules(reader))
     _place_queue(reader, values)
     _check_tls(reader, values)
     return None if reader.failed else Descriptor(file=path, entry=path.stem, sections=sections, **values)
+
+
+def _rules(reader: Reader) -> Iterator[Rule]:
+    for (section, called), who in reader.values.items():
+        if section != "access" or not isinstance(who, tuple):
+            continue
+        if not Rule.is_valid(called):
+            text = "is no method; allowed: Class.method or module.function, with * and ? in each part, or * for all"
+            reader.error(section, called, text)
+        else:
+            yield Rule(called, who, str(reader.path), reader.lines.get((section, called)))
 
 
 def _place_queue(reader: Reader, values: dict[str, Any]) -> None:

@@ -111,8 +111,9 @@ def written(value: object) -> str | None:
 class Reader:
     """Reads the sections of one file by a schema, and collects ``problems`` in the file's order.
 
-    ``values`` maps (section, key) to what was read; what is blank or wrong is not in it. In a file that is no JSON a
-    comment behind a value, and quotes around it, are part of the value; that is told.
+    ``values`` maps (section, key) to what was read; what is blank or wrong is not in it. ``lines`` maps it to the line
+    in the file, where that is known. In a file that is no JSON a comment behind a value, and quotes around it, are part
+    of the value; that is told.
     """
 
     def __init__(self, schema: Schema, path: Path) -> None:
@@ -120,6 +121,7 @@ class Reader:
         self.path = path
         self._ini = path.suffix != ".json"
         self.values: dict[tuple[str, str], object] = {}
+        self.lines: Mapping[tuple[str, str], int] = {}
         self.problems: list[Problem] = []
 
     @property
@@ -160,6 +162,7 @@ class Reader:
             return None
         for remark in content.remarks:
             self.warn(*remark)
+        self.lines = content.lines
         self.read(content.sections)
         return content
 
@@ -233,6 +236,8 @@ class Reader:
         near = nearest(section, known, cutoff=0.8)
         if near is not None and near in sections:
             near = nearest(section, known, cutoff=0.92)
-        if near is not None:
+        if near is not None and all(key.guard for key in self.schema.of(near)):  # without it everybody is let in
+            self.error(section, None, f"unknown section; if it is meant to be [{near}], rename it, else call it other")
+        elif near is not None:
             text = f"unknown section; did you mean [{near}]? The plugin gets it as a section of its own"
             self.warn(section, None, text)

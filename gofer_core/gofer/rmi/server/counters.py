@@ -16,6 +16,7 @@ class Counters:
     ``done``                  ended by a value
     ``failed``                ended by an exception
     ``rejected``              refused, with a code
+    ``denied``                of these, the ones that the rules of ``[access]`` do not allow
     ``cancelled``             cancelled before they ended
     ``interrupted``           started by an agent that died, and not run again
     ``repeated``              deliveries of a request that was known already (not run again)
@@ -32,6 +33,7 @@ class Counters:
         "done",
         "failed",
         "rejected",
+        "denied",
         "cancelled",
         "interrupted",
         "repeated",

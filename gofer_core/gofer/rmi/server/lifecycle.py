@@ -17,6 +17,7 @@ from gofer.rmi.exceptions import sentence
 from gofer.rmi.progress import Progress
 from gofer.rmi.request import ANSWERING, QUEUED, Received
 from gofer.rmi.server import dispatch, results
+from gofer.rmi.server.access import Denied
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.hooks import HookCalls
 from gofer.rmi.server.logins import Logins
@@ -238,7 +239,9 @@ class Lifecycle:
         token = Context(request).enter()
         try:
             with service.entered():
+                service.authorize(request)  # first: who may not call it does not hear what there is
                 target = request.api = request.api or dispatch.find(service, request)
+                service.authorize(request, target)
                 if request.beside and not target.holds_no_thread:  # a hook has sent it elsewhere
                     request.beside, request.resolved = False, True
                     service.workers.put(request)
@@ -322,6 +325,8 @@ class Lifecycle:
             self._not_kept(request, raised)
         elif type(raised) is AlreadyStarted:
             self._started_before(request, raised.result)
+        elif type(raised) is Denied:
+            self._denied(request, raised)
         elif raised is not None:
             self.fail(request, raised)
         elif request.called_off and value is None:  # a value is given: only the method knows that it stopped short
@@ -367,6 +372,12 @@ class Lifecycle:
     def reject(self, request: Received, refusal: Refusal) -> None:
         """End a request that is not accepted, or cannot be run."""
         self._end(request, "rejected", None, shown(str(refusal), 300)[1:-1], refusal=refusal)
+
+    def _denied(self, request: Received, denied: Denied) -> None:
+        channel = request.channel
+        channel.counters.add("denied")
+        channel.complain(logging.WARNING, "plugin %s: %r is denied: %s", channel.service.name, request, denied)
+        self.reject(request, Refusal("access.denied", "the agent's rules do not allow this call", str(denied)))
 
     def conflict(self, request: Received) -> None:
         """Reject a request with the number of another one."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gofer.messaging.auth import Authenticator
 from gofer.rmi.api import API, Target
 from gofer.rmi.model.coroutines import Loop
 from gofer.rmi.model.fork import Forks
 from gofer.rmi.server.workers import Workers
+
+if TYPE_CHECKING:
+    from gofer.rmi.request import Received
 
 __all__ = ["Service"]
 
@@ -61,6 +64,16 @@ class Service(Protocol):
     @property
     def loop(self) -> Loop:
         """Where its ``async def`` methods run."""
+
+    def authorize(self, request: Received, target: Target | None = None) -> None:
+        """Check that the agent's rules allow a call. Quick; any thread.
+
+        Args:
+            target: the method that answers, once it is found.
+
+        Raises:
+            Denied: they do not.
+        """
 
     def forks(self, target: Target) -> Forks | None:
         """Return what runs a method that is marked FORK; None: nothing does here."""
