@@ -42,15 +42,18 @@ class _Contract(AuthenticatorContract):
     identity = "somebody"
     kind: str
 
-    @pytest.fixture
-    def make(self, authority: Authority) -> Make:
-        holder = authority.issue("somebody", kind=self.kind)
+    @pytest.fixture(scope="class")  # a new key for RSA takes longer than a test
+    @classmethod
+    def make(cls, tmp_path_factory: pytest.TempPathFactory) -> Make:
+        authority = Authority(tmp_path_factory.mktemp("pki"))
+        holder = authority.issue("somebody", kind=cls.kind)
         return lambda **limits: of(holder, authority, **limits)
 
-    @pytest.fixture
-    def stranger(self, tmp_path: Path) -> X509Authenticator:
-        other = Authority(tmp_path / "other")
-        return of(other.issue("somebody", kind=self.kind), other)
+    @pytest.fixture(scope="class")
+    @classmethod
+    def stranger(cls, tmp_path_factory: pytest.TempPathFactory) -> X509Authenticator:
+        other = Authority(tmp_path_factory.mktemp("other"))
+        return of(other.issue("somebody", kind=cls.kind), other)
 
 
 class TestWithEllipticCurves(_Contract):
