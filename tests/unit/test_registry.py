@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -17,9 +17,10 @@ from support.receiving import Served, request, served
 from support.waiting import eventually
 
 
-@pytest.fixture
-def serving(tmp_path: Path) -> Any:
-    with served(tmp_path) as serving:
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Something to serve requests with: each test has a registry of its own."""
+    with served(tmp_path_factory.mktemp("kennel")) as serving:
         yield serving
 
 
