@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep what was collected out of the garbage collector, which would go through thousands of tests again and again.
+    """Keep thousands of collected tests out of the garbage collector, which would go through them again and again.
 
     A reload collects garbage, for one, and took ten times as long after 3,000 tests were found as after 30.
     """
@@ -66,6 +66,13 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.collect()
         gc.freeze()
         gc.enable()
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name long texts and bytes by their beginning: each report, and each process, carries the names of tests."""
+    if isinstance(val, str | bytes) and len(val) > 100:
+        return f"{val[:60]!a}...{len(val)}"
+    return None
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups

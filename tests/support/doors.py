@@ -35,7 +35,7 @@ class Echo:
             case "refuse":
                 raise Unusable("not-found", "no such thing")
             case "much":
-                return "x" * 50_000_000
+                return "x" * 16_000_000
         return {"do": request.sn}
 
 

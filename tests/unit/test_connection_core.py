@@ -335,7 +335,7 @@ def seconds_back(agents: int, away: float) -> Counter[int]:
 @pytest.mark.parametrize("away", [5.0, 6.0, 8.0, 12.0, 20.0, 30.0, 90.0])
 def test_a_fleet_comes_back_to_a_restarted_broker_in_no_crowd(away: float) -> None:
     """Spread over the seconds, and all within the longest pause."""
-    agents = 3000
+    agents = 1000
     back = seconds_back(agents, away)
     assert max(back.values()) < 0.15 * agents
     assert len(back) > 15

@@ -181,7 +181,7 @@ class TestFailing:
         monkeypatch.setattr(threading, "gate", gate, raising=False)
         self.impatient(kennel)
 
-        with pytest.raises(PluginError, match=r"importing it has taken 1 s; given up"):
+        with pytest.raises(PluginError, match=r"importing it has taken 0\.5 s; given up"):
             kennel.container.reload("dog")
 
         gate.set()
@@ -199,8 +199,8 @@ class TestFailing:
     @staticmethod
     def impatient(kennel: Kennel) -> None:
         config = kennel.container.config
-        kennel.container.config = replace(config, main=replace(config.main, shutdown_timeout=1.0))
-        kennel.container.loader.patience = 1.0
+        kennel.container.config = replace(config, main=replace(config.main, shutdown_timeout=0.5))
+        kennel.container.loader.patience = 0.5
 
     def test_a_load_that_hangs_is_given_up_and_undone_when_it_returns(
         self, kennel: Kennel, gate: threading.Event
@@ -210,7 +210,7 @@ class TestFailing:
         kennel.change("dog", code(2, load="import threading; threading.gate.wait(20)"))
         self.impatient(kennel)
 
-        with pytest.raises(PluginError, match=r"its @load or a gofer_load hook has taken 1 s; given up"):
+        with pytest.raises(PluginError, match=r"its @load or a gofer_load hook has taken 0\.5 s; given up"):
             kennel.container.reload("dog")
 
         assert kennel["dog"]["version"]() == 1
@@ -236,7 +236,7 @@ class TestFailing:
         kennel.container.reload("cat")
 
         assert "dog" not in kennel.container.plugins
-        says = "plugin dog: its @unload has taken 1 s; nothing waits for it any more"
+        says = "plugin dog: its @unload has taken 0.5 s; nothing waits for it any more"
         assert errors() == [says, says]
 
 

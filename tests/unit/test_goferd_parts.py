@@ -180,7 +180,7 @@ class TestLinks:
     def pauses(self, url: str) -> list[float]:
         """Return the pauses after the first failures of connections of agents."""
         found = []
-        for _ in range(100):
+        for _ in range(30):
             links = Links(Pool(), Clock(), 0.0)
             connection = links.acquire(Connector.of(url))
             connection.core.connecting()

@@ -26,6 +26,12 @@ def store(tmp_path: Path) -> Iterator[Database]:
     store.stop()
 
 
+@pytest.fixture
+def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that failed is tried again soon."""
+    monkeypatch.setattr("gofer.rmi.store.database._PAUSE", 0.2)
+
+
 def written(store: Database) -> int:
     count: int = store.call(lambda file: file.execute("SELECT count(*) FROM nonces").fetchone()[0])
     return count
@@ -149,6 +155,7 @@ def test_what_was_signed_before_a_ledger_was_found_corrupt_at_the_start_does_not
     assert second.note(nonce(3, age=-310)) is Seen.NEVER  # signed after that, whatever its signer's clock says
 
 
+@pytest.mark.usefixtures("short_pause")
 def test_a_file_that_cannot_be_read_at_the_start_is_not_taken_for_an_empty_one(store: Database) -> None:
     Nonces(store).note(nonce(1))
     written(store)
@@ -192,6 +199,7 @@ def test_a_request_is_acknowledged_when_its_signature_is_on_the_disk(store: Data
     assert written(store) == 3
 
 
+@pytest.mark.usefixtures("short_pause")
 def test_a_ledger_that_cannot_be_used_is_told_and_memory_serves(
     store: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

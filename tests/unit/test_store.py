@@ -28,6 +28,12 @@ def store(tmp_path: Path) -> Iterator[Database]:
     store.stop()
 
 
+@pytest.fixture
+def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that failed is tried again soon."""
+    monkeypatch.setattr("gofer.rmi.store.database._PAUSE", 0.5)
+
+
 def record(key: str, body: bytes = b"{}", plugin: str = "dog") -> requests.Record:
     return requests.Record(key, plugin, body, None, b"0123456789abcdef")
 
@@ -216,6 +222,7 @@ def test_a_corrupt_file_is_set_aside_and_said(tmp_path: Path, how: str, caplog: 
     store.stop()
 
 
+@pytest.mark.usefixtures("short_pause")
 def test_a_locked_file_fails_what_is_asked_and_is_tried_again(
     store: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -409,7 +416,7 @@ def test_the_time_in_which_a_process_stands_still_does_not_count(tmp_path: Path)
         from pathlib import Path
         from gofer.rmi.store import database
 
-        database._WAIT = 3
+        database._WAIT = 2
         place = Path(sys.argv[1])
         store = database.Database(place, lambda: None)
 
@@ -429,7 +436,7 @@ def test_the_time_in_which_a_process_stands_still_does_not_count(tmp_path: Path)
     try:
         eventually((tmp_path / "begun").exists)
         child.send_signal(signal.SIGSTOP)
-        threading.Event().wait(4.0)
+        threading.Event().wait(2.5)
         (tmp_path / "go").touch()
         child.send_signal(signal.SIGCONT)
         assert child.communicate(timeout=40) == (b"written\n", b"")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +41,18 @@ class _Contract(AuthenticatorContract):
     identity = "somebody"
     kind: str
 
-    @pytest.fixture
-    def make(self, authority: Authority) -> Make:
-        holder = authority.issue("somebody", kind=self.kind)
+    @pytest.fixture(scope="class")  # a new key for RSA takes longer than a test
+    @classmethod
+    def make(cls, tmp_path_factory: pytest.TempPathFactory) -> Make:
+        authority = Authority(tmp_path_factory.mktemp("pki"))
+        holder = authority.issue("somebody", kind=cls.kind)
         return lambda **limits: of(holder, authority, **limits)
 
-    @pytest.fixture
-    def stranger(self, tmp_path: Path) -> X509Authenticator:
-        other = Authority(tmp_path / "other")
-        return of(other.issue("somebody", kind=self.kind), other)
+    @pytest.fixture(scope="class")
+    @classmethod
+    def stranger(cls, tmp_path_factory: pytest.TempPathFactory) -> X509Authenticator:
+        other = Authority(tmp_path_factory.mktemp("other"))
+        return of(other.issue("somebody", kind=cls.kind), other)
 
 
 class TestWithEllipticCurves(_Contract):
@@ -204,7 +206,10 @@ def test_a_list_must_be_signed_by_an_authority(authority: Authority, agent: Hold
         of(agent, authority, crl=other.revoke())
 
 
-def test_an_authority_that_is_taken_away_is_trusted_no_more(authority: Authority, tmp_path: Path) -> None:
+def test_an_authority_that_is_taken_away_is_trusted_no_more(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gofer.messaging.keyfiles._LOOK", 0.0)
     second = Authority(tmp_path / "second", "second")
     extra = authority.ca / "second.pem"
     extra.write_bytes((second.ca / "second.pem").read_bytes())
@@ -224,11 +229,11 @@ def test_an_authority_that_is_taken_away_is_trusted_no_more(authority: Authority
     eventually(refused)
 
 
-def test_a_new_certificate_is_used_when_it_is_there(authority: Authority) -> None:
+def test_a_new_certificate_is_used_when_it_is_there(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gofer.messaging.keyfiles._LOOK", 0.0)
     ours = of(authority.issue("web-42"), authority)
     first = ours.signer()
     authority.issue("web-42")
-    time.sleep(1.1)  # it looks once a second
     assert ours.signer() != first
     assert ours.validate({}, DIGEST, ours.sign(DIGEST).encode()) == "web-42"
 

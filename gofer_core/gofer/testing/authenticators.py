@@ -107,6 +107,7 @@ class AuthenticatorContract:
     @pytest.mark.parametrize(
         "garbage",
         [b"", b".", b"....", b"\xff" * 100, b"A" * 1_000_000, string.printable.encode(), b"x." + b"A." * 4],
+        ids=["nothing", "dot", "dots", "ones", "long", "printable", "five parts"],
     )
     def test_garbage_is_not_valid_and_nothing_worse(self, make: Make, garbage: bytes) -> None:
         """Whatever it is, ValidationFailed is raised."""
