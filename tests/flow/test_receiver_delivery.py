@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gofer.messaging.adapter import Bind, DeclareExchange, DeclareQueue, Delivery
 from gofer.messaging.subscription import Subscription
-from gofer.rmi.server.replies import Refusal
+from gofer.rmi.server.reply_encoder import Refusal
 from support import kennel
 from support.connections import cut, declaring
 from support.receiving import QUEUE, Served, driven, request, served

@@ -72,10 +72,11 @@ gofer.agent.plugin: Container Plugin State current
 gofer.agent.plugin_code: ask_extensions check_hooks exchange_hooks find_plugin import_code run_load run_unload
 gofer.agent.probe: Probe
 gofer.agent.reload: Reload dependents
+gofer.agent.request_services: RequestServices
 gofer.agent.rmi: Context
 gofer.agent.schedules: Cron Every Moment Schedule moment schedule_of
-gofer.agent.serving: Serving
 gofer.agent.sharing: accepting build_apis check_trust homes may_reach owners
+gofer.agent.sighup: Changes decide descriptors_of
 gofer.agent.signals: Signals
 gofer.agent.sources: GROUP Source import_source locate unused_files
 gofer.aio: Agent
@@ -138,11 +139,11 @@ gofer.pmon: PathMonitor
 gofer.proxy: Agent Double agent seam
 gofer.rmi.api: API Target targets_of
 gofer.rmi.client.agent: Double Lease RemoteAgent seam
-gofer.rmi.client.call: Call Next Resubscribed no_agent
-gofer.rmi.client.consumer: ReplyConsumer
+gofer.rmi.client.call: Call Next no_agent
 gofer.rmi.client.options: CallOptions OPTION_NAMES Options Report
-gofer.rmi.client.replies: Accepted Failed Listener Notice Progress Received Rejected Started Succeeded
-    check_listener notify read_reply
+gofer.rmi.client.replies: Accepted Failed Notice Progress Received Rejected ReplyQueue Resubscribed Started
+    Succeeded read_reply
+gofer.rmi.client.reply_consumer: Listener ReplyConsumer
 gofer.rmi.client.session: Session ThreadSession complete
 gofer.rmi.client.stub: Invoke Method Stub Trigger fixed new_request
 gofer.rmi.client.unconfirmed: Owner Unconfirmed UnconfirmedRequest
@@ -157,7 +158,7 @@ gofer.rmi.model: DIRECT FORK
 gofer.rmi.model.coroutines: Loop Run
 gofer.rmi.model.direct: call
 gofer.rmi.model.fork: Forks HelperProcess
-gofer.rmi.model.helper: GRACE end_with_parent serve threads
+gofer.rmi.model.fork_children: GRACE end_with_parent serve threads
 gofer.rmi.model.pipe: BEGUN CALL EXIT FAILED FORK IMPORT IMPORTED KILL LogHandler PROGRESS RAISED Sender TERMINATE
     VALUE pair receive send
 gofer.rmi.policy: RequestTimeout
@@ -178,9 +179,9 @@ gofer.rmi.server.nonces: Nonce Nonces Seen
 gofer.rmi.server.persistence: AlreadyStarted Persistence
 gofer.rmi.server.registry: Arrival Known Registry
 gofer.rmi.server.rejections: Rejections start_of
-gofer.rmi.server.replies: CannotSign Encoder GIVE_UP Publisher Refusal Settled
+gofer.rmi.server.reply_encoder: CannotSign Encoder Refusal of_error of_value
+gofer.rmi.server.reply_publisher: GIVE_UP Publisher Settled
 gofer.rmi.server.request_log: RequestLog
-gofer.rmi.server.results: of_error of_value
 gofer.rmi.server.serial: Outcome SerialThread
 gofer.rmi.server.service: Service
 gofer.rmi.server.statuses: MOST_HELD Statuses

@@ -25,8 +25,9 @@ from gofer.agent.links import Links
 from gofer.agent.loader import Loader
 from gofer.agent.plugin import Plugin, State, current
 from gofer.agent.reload import Reload, dependents
-from gofer.agent.serving import Serving
+from gofer.agent.request_services import RequestServices
 from gofer.agent.sharing import accepting, homes, may_reach, owners
+from gofer.agent.sighup import decide, descriptors_of
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
@@ -75,10 +76,10 @@ class PluginContainer:
         self.hooks = pluggy.PluginManager("gofer")
         self.hooks.add_hookspecs(specifications)
         self.hooks.register(CoreHooks(self))
-        self.serving = Serving(root, config.pam.service, self.clock, self._running, self._channel_of)
-        self.requests = self.serving.requests
-        self.logins = self.serving.logins
-        self.store = self.serving.store
+        self.services = RequestServices(root, config.pam.service, self.clock, self._running, self._channel_of)
+        self.requests = self.services.requests
+        self.logins = self.services.logins
+        self.store = self.services.store
         #: Held while plugins are loaded and unloaded.
         self.changes = threading.RLock()
         request_hooks = RequestHooks(self.hooks.hook, self._timeout)
@@ -88,7 +89,7 @@ class PluginContainer:
                 plugin,
                 config=self.config,
                 links=self.links,
-                serving=self.serving,
+                services=self.services,
                 hook=request_hooks,
                 plugins=self.plugins,
                 access=lambda: self.access,
@@ -100,7 +101,7 @@ class PluginContainer:
             root,
             self.plugins,
             hooks=self.hooks,
-            hook_calls=self.serving.hook_calls,
+            hook_calls=self.services.hook_calls,
             endpoints=self.endpoints,
             changes=self.changes,
             imported=imported,
@@ -348,36 +349,27 @@ class PluginContainer:
             self.gate.review()
 
     def update(self, descriptors: Iterable[Descriptor], kept: Collection[str] = ()) -> None:
-        """Follow the descriptors as they are now: unload what is gone, load what is new, do both for what has changed.
+        """Follow the descriptors as they are now: load, reload and unload what :func:`decide` says.
 
-        What is quarantined is tried again. Who may call counts at once; where nothing else has changed, that is all.
+        Who may call counts at once; where nothing else has changed, that is all.
 
         Args:
             kept: the files of descriptors that cannot be read; what they described goes on as it is.
         """
         with self._change():
-            wanted = {descriptor.name: descriptor for descriptor in descriptors}
-            for plugin in self.plugins.values():
-                if plugin.name not in wanted and (descriptor := self._elsewhere(plugin, kept)) is not None:
-                    wanted[plugin.name] = descriptor
+            wanted = descriptors_of(descriptors, self.plugins.values(), self.root, kept)
             used = [plugin.descriptor for plugin in self.plugins.values()]  # one that cannot be read may be older
             self._read_access(one for one in wanted.values() if not any(one is old for old in used))
             self.gate.expect(wanted.values(), kept)
             self.gate.review(tell=False)
-            changed = []
-            for plugin in list(self.plugins.values()):
-                now = wanted.get(plugin.name)
-                if now is not None and plugin.is_running and now.differs_in_access_alone(plugin.descriptor):
-                    plugin.follow(now)
-                    log.info("plugin %s: who may call it has changed", plugin.name)
-                if now == plugin.descriptor and plugin.state is not State.QUARANTINED:
-                    del wanted[plugin.name]
-                elif now is not None and now.enabled and plugin.is_running:
-                    changed.append(plugin.name)
-                else:
-                    self.unload(plugin.name)
-            self.loader.load([Plugin(self, one) for name, one in wanted.items() if name not in changed])
-            for name in changed:
+            changes = decide(wanted, self.plugins.values())
+            for descriptor in changes.access:
+                self.plugins[descriptor.name].follow(descriptor)
+                log.info("plugin %s: who may call it has changed", descriptor.name)
+            for name in changes.unload:
+                self.unload(name)
+            self.loader.load([Plugin(self, one) for one in changes.load])
+            for name in changes.reload:
                 plugin = self.plugins[name]
                 if plugin.descriptor == wanted[name] or not plugin.is_running:
                     continue  # it was loaded again with another one already
@@ -413,18 +405,6 @@ class PluginContainer:
         names = [plugin.name, *homes(target, self.plugins)]
         return self.access.refusing(names, identity, target.namespace, target.method) is None
 
-    def _elsewhere(self, plugin: Plugin, kept: Collection[str]) -> Descriptor | None:
-        """Return the descriptor of a plugin that cannot be read now, or is elsewhere; None: it is gone."""
-        file = plugin.descriptor.file
-        if str(file) in kept:
-            return plugin.descriptor
-        if file.parent == self.root.descriptors or not file.exists():
-            return None
-        descriptor, problems = read_descriptor(self.root, file)
-        for problem in problems:
-            log.log(logging.ERROR if problem.severity == "error" else logging.WARNING, "%s", problem)
-        return plugin.descriptor if descriptor is None else descriptor
-
     def stop(self, timeout: float) -> None:
         """Stop everything: take no new requests, and let running calls end within ``timeout`` seconds.
 
@@ -447,7 +427,7 @@ class PluginContainer:
                 self.loader.end(plugin, State.STOPPED)
             for plugin in list(self.loader.parting):
                 plugin.forks.stop()
-            self.serving.stop()
+            self.services.stop()
         finally:
             if held:
                 self.changes.release()

@@ -13,7 +13,7 @@ from gofer.agent.builtin import admin_api
 from gofer.agent.config import AgentConfig, broker_of
 from gofer.agent.links import Links
 from gofer.agent.plugin import Plugin, current
-from gofer.agent.serving import Serving
+from gofer.agent.request_services import RequestServices
 from gofer.agent.sharing import accepting, homes
 from gofer.errors import AdapterError, MessagingError, NotFound
 from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareQueue, DeleteQueue
@@ -25,7 +25,8 @@ from gofer.rmi.api import API, Target
 from gofer.rmi.model.fork import Forks
 from gofer.rmi.server.access import Access, Denied, why_denied
 from gofer.rmi.server.consumer import Consumer
-from gofer.rmi.server.replies import GIVE_UP, Refusal
+from gofer.rmi.server.reply_encoder import Refusal
+from gofer.rmi.server.reply_publisher import GIVE_UP
 from gofer.rmi.store import Unavailable
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Endpoint:
         *,
         config: AgentConfig,
         links: Links,
-        serving: Serving,
+        services: RequestServices,
         hook: Any,
         plugins: Mapping[str, Plugin],
         access: Callable[[], Access],
@@ -95,7 +96,7 @@ class Endpoint:
         self._config = config
         self._plugins = plugins
         self._access = access
-        self._serving = serving
+        self._services = services
         self._links = links
         self._use = _use(plugin, connector)
         self.managed, self._exchange, self.queue = self._use[1:4]
@@ -124,10 +125,10 @@ class Endpoint:
         self.consumer = Consumer(
             self,
             self.link,
-            registry=serving.registry,
-            persistence=serving.persistence,
-            nonces=serving.nonces,
-            lifecycle=serving.lifecycle,
+            registry=services.registry,
+            persistence=services.persistence,
+            nonces=services.nonces,
+            lifecycle=services.lifecycle,
             counters=plugin.counters,
             prefetch=plugin.described.prefetch,
             exclusive=exclusive,
@@ -210,7 +211,7 @@ class Endpoint:
     def _restore(self) -> Unavailable | None:
         """Read what the ledger knows of the plugin's requests, and take up what it holds; return why that fails."""
         try:
-            self._serving.restore(self.name, nonces=self.authenticator is not None)
+            self._services.restore(self.name, nonces=self.authenticator is not None)
             self.consumer.recover()
         except Unavailable as failed:
             return failed
@@ -260,7 +261,7 @@ class Endpoint:
         """Bind the queue to its exchange again and again: where the binding is lost, callers reach nobody."""
         with self._starting:
             if self.managed and self._exchange and not self._ending.is_set():
-                self._rebinding = self._serving.clock.call_after(_REBIND, self._bind)
+                self._rebinding = self._services.clock.call_after(_REBIND, self._bind)
 
     def _bind(self) -> None:
         if self.link.is_open:
@@ -377,7 +378,7 @@ class Endpoint:
         """Say what is left of a plugin that is unloaded, or detached."""
         channel = self.consumer.channel
         unended = channel.unended
-        overdue = [one for one in self._serving.registry.overdue() if one.channel is channel]
+        overdue = [one for one in self._services.registry.overdue() if one.channel is channel]
         running = {request.key: request.target for request in (*unended, *overdue)}
         if running:
             names = ", ".join(sorted(set(running.values())))

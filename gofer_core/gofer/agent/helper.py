@@ -31,7 +31,7 @@ from gofer.agent.sources import locate
 from gofer.errors import ConfigError
 from gofer.rmi.api import Target
 from gofer.rmi.model import pipe
-from gofer.rmi.model.helper import end_with_parent, serve, threads
+from gofer.rmi.model.fork_children import end_with_parent, serve, threads
 from gofer.root import Root
 
 __all__ = ["main"]

@@ -2,8 +2,9 @@
 
 A caller's session, a consumer and an agent hold one. It owns the state (:mod:`gofer.messaging.core`) and the socket.
 Two subclasses drive it: :mod:`gofer.messaging.thread_driver` by a thread of its own, and
-:mod:`gofer.messaging.asyncio_driver` in an event loop. Callbacks run in the driver's thread: they are quick and never
-wait.
+:mod:`gofer.messaging.asyncio_driver` in an event loop. Whether or not anybody uses the connection, its driver reads it,
+sends heartbeats when they are due, and closes it when it was idle for long. Callbacks run in the driver's thread: they
+are quick and never wait.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Connection(ABC):
         self._may_close = may_close
         self._wire: Wire | None = None
         self._tokens = itertools.count(1)
-        self._housekeeping_at = monotonic() + 1.0
+        self._close_idle_at = monotonic() + 1.0
         self._due = self._read_at = 0.0
         self._waiters: dict[Any, None] = {}  # of all that wait; and those of them that each turn wakes
         self._watchers: dict[Any, None] = {}
@@ -250,7 +251,7 @@ class Connection(ABC):
 
     def users_changed(self) -> None:
         """Have the driver check whether the connection is still used."""
-        self._submit(0, setattr, self, "_housekeeping_at", 0.0)
+        self._submit(0, setattr, self, "_close_idle_at", 0.0)
 
     # -- for waiting users: they wait, where a thread drives it; an event loop's get something to await ----------------
 
@@ -402,10 +403,10 @@ class Connection(ABC):
         """Do what is due, and write. Never waits, never raises. ``_due`` is when the next turn is wanted."""
         if now >= self._due:
             self._guard(self.core.tick, now)
-            if now >= self._housekeeping_at:
-                self._housekeeping_at = self._housekeep(now)
+            if now >= self._close_idle_at:
+                self._close_idle_at = self._close_if_idle(now)
         self._write(now)
-        self._due = min(self.core.deadline, self._housekeeping_at)
+        self._due = min(self.core.deadline, self._close_idle_at)
 
     def _stood_still(self, now: float) -> bool:
         """Whether nothing was read for long: then all is read, to the end, before anything else happens.
@@ -472,7 +473,7 @@ class Connection(ABC):
         log.error("%s: the connection is dropped", self.connector.url, exc_info=error)
         self.core.failed(error)
 
-    def _housekeep(self, now: float) -> float:
+    def _close_if_idle(self, now: float) -> float:
         """Close a connection that is not used; return when to look again."""
         limit = _IDLE if self.users else _IDLE_UNUSED
         if self.waited_for or not self.core.idle:

@@ -1,13 +1,13 @@
-"""The documented home of consumers of replies (see :mod:`gofer.rmi.client.consumer`)::
+"""The documented home of consumers of replies (see :mod:`gofer.rmi.client.reply_consumer`)::
 
 from gofer.proxy import Agent
-from gofer.rmi.reply import ReplyConsumer
+from gofer.rmi.reply import Listener, ReplyConsumer
 
 with ReplyConsumer("tasks", "amqp://broker.example.com").start(listener):
     Agent("amqp://broker.example.com", "web-42", reply="tasks").Dog().bark("hello")
 """
 
-from gofer.rmi.client.consumer import ReplyConsumer
-from gofer.rmi.client.replies import Accepted, Failed, Listener, Notice, Progress, Rejected, Started, Succeeded
+from gofer.rmi.client.replies import Accepted, Failed, Notice, Progress, Rejected, Started, Succeeded
+from gofer.rmi.client.reply_consumer import Listener, ReplyConsumer
 
 __all__ = ["Accepted", "Failed", "Listener", "Notice", "Progress", "Rejected", "ReplyConsumer", "Started", "Succeeded"]

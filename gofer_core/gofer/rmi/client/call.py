@@ -16,15 +16,15 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from time import monotonic, time
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from gofer.errors import AdapterError, CallError, DocumentError, NotFound, RequestTimeout
 from gofer.messaging.adapter import Outcome
 from gofer.messaging.document import EXPIRED, seconds_of, shown
 from gofer.rmi.client.options import Options, Report
-from gofer.rmi.client.replies import Failed, Notice, Progress, Received, Rejected, Succeeded
+from gofer.rmi.client.replies import Failed, Notice, Progress, Received, Rejected, Resubscribed, Succeeded
 
-__all__ = ["Call", "Next", "Resubscribed", "no_agent"]
+__all__ = ["Call", "Next", "no_agent"]
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +44,6 @@ class Next(enum.Enum):
     WAIT = "wait for an event"
     REPORT = "call the progress callback with the report, then wait for an event"
     END = "return or raise the outcome"
-
-
-class Resubscribed(NamedTuple):
-    """An event: the reply queue's subscription was made again; replies before that may be lost."""
-
-    number: int
 
 
 class Call:

@@ -1,20 +1,37 @@
-"""What a reply says: six kinds of notices, read in one place for waiting calls and for consumers; and listeners."""
+"""Replies: each is read here, for waiting calls and for consumers, and is handed to the call that waits for it.
+
+A reply becomes a notice of one of six kinds.
+"""
 
 from __future__ import annotations
 
-import inspect
-from typing import Any, ClassVar, NamedTuple
+import logging
+import uuid
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
 
 from gofer import errors
-from gofer.errors import DocumentError
+from gofer.errors import DocumentError, MessagingError
+from gofer.limit import LimitedLog
+from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareQueue, DeleteQueue, Delivery
 from gofer.messaging.auth import Authenticator, verify
 from gofer.messaging.document import Reply, Result, decode_reply, shown, unwrap
+from gofer.messaging.subscription import Steps, Subscription
 from gofer.rmi.exceptions import from_result
 
-__all__ = ["Accepted", "Failed", "Listener", "Notice", "Progress", "Received", "Rejected", "Started", "Succeeded"]
-__all__ += ["check_listener", "notify", "read_reply"]
+if TYPE_CHECKING:
+    from gofer.messaging.connection import Connection
+
+__all__ = ["Accepted", "Failed", "Notice", "Progress", "Received", "Rejected", "ReplyQueue", "Resubscribed", "Started"]
+__all__ += ["Succeeded", "read_reply"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds without use after which the broker deletes a reply queue: a dead caller leaves nothing behind.
+_QUEUE_EXPIRES = 600.0
+#: Replies that the broker may deliver before they are acknowledged.
+_PREFETCH = 1000
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,52 +197,82 @@ def _notice(reply: Reply) -> Notice:
     raise DocumentError("model.invalid", "MODEL: document not valid", f"status {shown(str(reply.status), 60)}")
 
 
-class Listener:
-    """Is told of replies. Override the methods you need; a listener needs neither this base nor all of the methods."""
+class Resubscribed(NamedTuple):
+    """An event: the reply queue's subscription was made again; replies before that may be lost."""
 
-    def accepted(self, reply: Accepted) -> None:
-        """Handle: the agent has the request."""
-
-    def started(self, reply: Started) -> None:
-        """Handle: the method was started."""
-
-    def progress(self, reply: Progress) -> None:
-        """Handle: the method reports its progress."""
-
-    def rejected(self, reply: Rejected) -> None:
-        """Handle: the agent refused the request. Nothing follows."""
-
-    def succeeded(self, reply: Succeeded) -> None:
-        """Handle: the method returned. Nothing follows."""
-
-    def failed(self, reply: Failed) -> None:
-        """Handle: the method raised. Nothing follows."""
+    number: int
 
 
-_KINDS = tuple(kind.kind for kind in (Accepted, Started, Progress, Rejected, Succeeded, Failed))
+class WaitingCall(Protocol):
+    """What the reply queue knows of a call: the subscription in which it was sent (0: not yet), and its inbox."""
+
+    sent_in: int
+
+    def put(self, event: Received | Resubscribed, /) -> None: ...
 
 
-def check_listener(listener: object) -> None:
-    """Check that something can be told of replies.
+class ReplyQueue:
+    """A queue with a name of its own, declared and subscribed to again after each reconnect.
 
-    Raises:
-        TypeError: it cannot; the text says what can.
+    Its methods run in the thread that reads the broker.
+
+    Attributes:
+        address: where agents reply to.
+        calls: the calls that wait, by serial number. Any thread adds and removes its own.
+
+    Args:
+        exchange: what the queue is bound to; None: the default exchange.
     """
-    if isinstance(listener, type):
-        raise TypeError(f"a listener is an object: pass {listener.__name__}(), not the class")
-    methods = [listener] if callable(listener) else [getattr(listener, kind, None) for kind in _KINDS]
-    if not any(map(callable, methods)):
-        raise TypeError(
-            f"a listener is something callable, or has some of the methods {', '.join(_KINDS)}; "
-            f"a {type(listener).__name__} is not and has none"
+
+    def __init__(self, connection: Connection, exchange: str | None) -> None:
+        self._connection = connection
+        self._queue = str(uuid.uuid4())
+        self._exchange = exchange
+        self.address = f"{exchange}/{self._queue}" if exchange else self._queue
+        self.calls: dict[str, WaitingCall] = {}
+        self._declaration = DeclareQueue(self._queue, expires=_QUEUE_EXPIRES)
+        self._complain = LimitedLog(log)
+        self.subscription = Subscription(
+            self._queue,
+            _PREFETCH,
+            self._on_delivery,
+            self._prepare,
+            on_made=self._on_made,
+            dispose=self._dispose,
+            keep_open=False,
         )
-    for method in methods:
-        if inspect.iscoroutinefunction(method):
-            raise TypeError(f"a listener is called, not awaited: {method!r} is async")
 
+    def _on_delivery(self, delivery: Delivery) -> None:
+        self._connection.accept(delivery)  # before the caller wakes up: what it sends next takes this along
+        try:
+            received = read_reply(delivery.body)
+            call = self.calls.get(received.notice.sn or "")
+            if call is not None:
+                call.put(received)  # else it comes too late: its caller has gone
+        except DocumentError as bad:
+            text = "a reply that cannot be read was dropped: %s: %s"
+            self._complain(logging.WARNING, text, bad, shown(repr(delivery.body[:200])))
 
-def notify(listener: Any, notice: Notice) -> None:
-    """Call a listener, or its method for the notice's kind, if it has one."""
-    method = listener if callable(listener) else getattr(listener, notice.kind, None)
-    if method is not None:
-        method(notice)
+    def _on_made(self) -> None:
+        made = self.subscription.made
+        for call in list(self.calls.values()):
+            if call.sent_in and call.sent_in != made:
+                call.put(Resubscribed(made))
+
+    def _prepare(self) -> Steps:
+        answer = yield self._declaration
+        if answer == NO_EXPIRY and self._declaration.expires is not None:
+            # Nobody deletes it for a caller that was killed. So where it cannot expire, it goes with the connection: a
+            # caller repeats its request after a reconnect, and an agent repeats a reply that had no queue.
+            try:
+                yield DeleteQueue(self._queue)
+            except MessagingError:
+                self._declaration = DeclareQueue(self._queue)  # nor can the broker delete it: it is used as it is
+            else:
+                self._declaration = DeclareQueue(self._queue, auto_delete=True)
+                yield self._declaration
+        if self._exchange:
+            yield Bind(self._queue, self._exchange, self._queue)
+
+    def _dispose(self) -> Steps:
+        yield DeleteQueue(self._queue)

@@ -1,4 +1,4 @@
-"""The caller's half of one connection: the reply queue, and the calls that wait for replies.
+"""The caller's half of one connection: it sends the requests of all agents, and waits for what becomes of them.
 
 One session per connection and reply exchange, shared by all agents in the process. Its coroutines serve callers with
 threads, too: :func:`complete` runs them there, and each ``await`` blocks the thread.
@@ -6,24 +6,19 @@ threads, too: :func:`complete` runs them there, and each ``await`` blocks the th
 
 from __future__ import annotations
 
-import logging
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gofer.errors import ConnectionLost, DocumentError, MessagingError, NotFound
-from gofer.limit import LimitedLog
-from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareQueue, DeleteQueue, Delivery
+from gofer.errors import ConnectionLost, NotFound
 from gofer.messaging.address import Address
 from gofer.messaging.auth import sign
-from gofer.messaging.document import encode, shown, timestamp
-from gofer.messaging.subscription import Steps, Subscription
+from gofer.messaging.document import encode, timestamp
 from gofer.messaging.thread_driver import ThreadConnection, Waiter
-from gofer.rmi.client.call import Call, Next, Resubscribed
+from gofer.rmi.client.call import Call, Next
 from gofer.rmi.client.options import Options
-from gofer.rmi.client.replies import read_reply
+from gofer.rmi.client.replies import ReplyQueue
 from gofer.rmi.client.unconfirmed import Owner, Unconfirmed, UnconfirmedRequest
 
 if TYPE_CHECKING:
@@ -31,18 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Session", "ThreadSession", "complete"]
 
-log = logging.getLogger(__name__)
-
 _T = TypeVar("_T")
-
-#: Seconds without use after which the broker deletes a reply queue: a dead caller leaves nothing behind.
-_REPLY_EXPIRES = 600.0
-#: Replies that the broker may deliver before they are acknowledged.
-_PREFETCH = 1000
 
 
 class Session:
-    """Sends requests, and gives each caller the replies to its own.
+    """Sends requests, and returns the values of those that are waited for.
 
     A request without a waiting caller may wait ``publish_wait`` seconds for the connection.
     """
@@ -52,24 +40,8 @@ class Session:
 
     def __init__(self, connection: Any, exchange: str | None = None) -> None:
         self.connection = connection
-        self.queue = str(uuid.uuid4())
-        self.replyto = f"{exchange}/{self.queue}" if exchange else self.queue
+        self.replies = ReplyQueue(connection, exchange)
         self.unconfirmed = connection.shared(Unconfirmed, lambda: Unconfirmed(connection))
-        self._exchange = exchange
-        self._declaration = DeclareQueue(self.queue, expires=_REPLY_EXPIRES)
-        self._calls: dict[str, Call] = {}
-        self._complain = LimitedLog(log)
-        self._subscription = Subscription(
-            self.queue,
-            _PREFETCH,
-            self._on_delivery,
-            self._prepare,
-            on_made=self._on_made,
-            dispose=self._dispose,
-            keep_open=False,
-        )
-
-    # -- requests -----------------------------------------------------------------------------------------------------
 
     async def call(self, document: dict[str, Any], address: Address, options: Options) -> Any:
         """Send a request and wait for its end.
@@ -82,9 +54,9 @@ class Session:
             NotFound: nobody listens at the address.
             Exception: what the method raised, or how else the request ended (see :mod:`gofer.errors`).
         """
-        document["replyto"], document["wait"] = self.replyto, options.wait
+        document["replyto"], document["wait"] = self.replies.address, options.wait
         waiter, step = self._new_waiter(), Next.SEND
-        call = self._calls[document["sn"]] = Call(document, options, waiter.wake)
+        call = self.replies.calls[document["sn"]] = Call(document, options, waiter.wake)
         try:
             while step is not Next.END:
                 if step is Next.REPORT and options.progress is not None:
@@ -106,7 +78,7 @@ class Session:
                     raise call.timeout(self.connection.state)
                 step = call.take(call.inbox.popleft() if heard else None)
         finally:
-            del self._calls[call.sn]
+            del self.replies.calls[call.sn]
             self.connection.forget(call.token)
         return call.outcome()
 
@@ -117,14 +89,15 @@ class Session:
         """
         connection = self.connection
         while True:
-            if not self._subscription.active:
+            subscription = self.replies.subscription
+            if not subscription.active:
                 wait = None if call.deadline is None else max(0.001, call.deadline - monotonic())
-                await self._done(connection.subscribe(self._subscription, wait, stay=True))
+                await self._done(connection.subscribe(subscription, wait, stay=True))
             ttl = call.ttl
             body = self._encode(call.document, call.options, ttl, call.ahead)
             if call.token:
                 connection.forget(call.token)
-            call.sent_in = self._subscription.made
+            call.sent_in = subscription.made
             # Its result is all the confirmation that a waiting caller needs; not asking for one spares the broker a
             # synchronous write for each request. But it must not overtake what was sent before without waiting.
             confirm = call.isolated or len(self.unconfirmed) > 0
@@ -193,43 +166,6 @@ class Session:
         if len(body) > most:
             raise ValueError(f"the request is {len(body)} bytes long, over the limit of {most} (max_message)")
         return body
-
-    # -- replies, in the driver's thread ------------------------------------------------------------------------------
-
-    def _prepare(self) -> Steps:
-        answer = yield self._declaration
-        if answer == NO_EXPIRY and self._declaration.expires is not None:
-            # Nobody deletes it for a caller that was killed. So where it cannot expire, it goes with the connection: a
-            # caller repeats its request after a reconnect, and an agent repeats a reply that had no queue.
-            try:
-                yield DeleteQueue(self.queue)
-            except MessagingError:
-                self._declaration = DeclareQueue(self.queue)  # nor can the broker delete it: it is used as it is
-            else:
-                self._declaration = DeclareQueue(self.queue, auto_delete=True)
-                yield self._declaration
-        if self._exchange:
-            yield Bind(self.queue, self._exchange, self.queue)
-
-    def _dispose(self) -> Steps:
-        yield DeleteQueue(self.queue)
-
-    def _on_delivery(self, delivery: Delivery) -> None:
-        self.connection.accept(delivery)  # before the caller wakes up: what it sends next takes this along
-        try:
-            received = read_reply(delivery.body)
-            call = self._calls.get(received.notice.sn or "")
-            if call is not None:
-                call.put(received)  # else it comes too late: its caller has gone
-        except DocumentError as bad:
-            text = "a reply that cannot be read was dropped: %s: %s"
-            self._complain(logging.WARNING, text, bad, shown(repr(delivery.body[:200])))
-
-    def _on_made(self) -> None:
-        made = self._subscription.made
-        for call in list(self._calls.values()):
-            if call.sent_in and call.sent_in != made:
-                call.put(Resubscribed(made))
 
 
 class ThreadSession(Session):

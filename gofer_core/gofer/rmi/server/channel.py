@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from gofer.limit import LimitedLog
 from gofer.rmi.request import ANSWERING, Received
 from gofer.rmi.server.counters import Counters
-from gofer.rmi.server.replies import GIVE_UP, Encoder, Publisher, Refusal
+from gofer.rmi.server.reply_encoder import Encoder, Refusal
+from gofer.rmi.server.reply_publisher import GIVE_UP, Publisher
 from gofer.rmi.server.serial import SerialThread
 from gofer.rmi.server.service import Service
 

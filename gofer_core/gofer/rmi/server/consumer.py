@@ -19,7 +19,8 @@ from gofer.rmi.server.nonces import Nonces, Seen
 from gofer.rmi.server.persistence import Persistence
 from gofer.rmi.server.registry import Known, Registry
 from gofer.rmi.server.rejections import Rejections, start_of
-from gofer.rmi.server.replies import GIVE_UP, Refusal
+from gofer.rmi.server.reply_encoder import Refusal
+from gofer.rmi.server.reply_publisher import GIVE_UP
 from gofer.rmi.server.service import Service
 from gofer.rmi.server.verification import Refused, Verification, too_late
 

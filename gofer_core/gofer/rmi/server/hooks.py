@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gofer.limit import LimitedLog
-from gofer.rmi.server.replies import Refusal
+from gofer.rmi.server.reply_encoder import Refusal
 from gofer.rmi.server.serial import Outcome, SerialThread
 
 if TYPE_CHECKING:

@@ -16,14 +16,15 @@ from gofer.rmi.context import Context
 from gofer.rmi.exceptions import sentence
 from gofer.rmi.progress import Progress
 from gofer.rmi.request import ANSWERING, QUEUED, Received
-from gofer.rmi.server import dispatch, results
+from gofer.rmi.server import dispatch, reply_encoder
 from gofer.rmi.server.access import Denied
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.hooks import HookCalls
 from gofer.rmi.server.logins import Logins
 from gofer.rmi.server.persistence import AlreadyStarted, Persistence
 from gofer.rmi.server.registry import Registry
-from gofer.rmi.server.replies import CannotSign, Refusal, Settled
+from gofer.rmi.server.reply_encoder import CannotSign, Refusal
+from gofer.rmi.server.reply_publisher import Settled
 from gofer.rmi.server.request_log import RequestLog
 from gofer.rmi.server.serial import Outcome, SerialThread
 from gofer.rmi.server.statuses import Statuses
@@ -335,7 +336,7 @@ class Lifecycle:
             self.fail(request, ExecutionTimeout(request.late))
         else:
             try:
-                result = results.of_value(value)
+                result = reply_encoder.of_value(value)
             except BaseException as unfit:  # noqa: BLE001 - its caller hears that
                 self.fail(request, unfit)
             else:
@@ -365,7 +366,7 @@ class Lifecycle:
             elif request.late is not None:
                 raised = ExecutionTimeout(request.late)
         crossed, request.crossed = request.crossed, None  # it refers to its frames, and these to the request
-        result = results.of_error(raised, crossed)
+        result = reply_encoder.of_error(raised, crossed)
         outcome = next((name for kind, name in _OUTCOMES if issubclass(type(raised), kind)), "exception")
         return self._end(request, outcome, result, sentence(raised), waiting=waiting)
 

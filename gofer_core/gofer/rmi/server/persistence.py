@@ -22,7 +22,7 @@ from gofer.rmi.request import ANSWERING, BROKER, QUEUED, RUNNING, STORED, WRITIN
 from gofer.rmi.server.channel import Backlog, Channel
 from gofer.rmi.server.nonces import Nonces
 from gofer.rmi.server.registry import Registry
-from gofer.rmi.server.replies import Settled
+from gofer.rmi.server.reply_publisher import Settled
 from gofer.rmi.store import Database, Unavailable, bodies, requests, schema
 from gofer.rmi.store.requests import Record, Row
 

@@ -13,7 +13,8 @@ from gofer.messaging.document import head, shown, unwrap
 from gofer.rmi.request import Received
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.nonces import Seen
-from gofer.rmi.server.replies import CannotSign, Refusal, Settled
+from gofer.rmi.server.reply_encoder import CannotSign, Refusal
+from gofer.rmi.server.reply_publisher import Settled
 from gofer.rmi.server.verification import Refused
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gofer.messaging.adapter import Outcome
 from gofer.rmi.request import ANSWERING, RUNNING, Received
-from gofer.rmi.server.replies import CannotSign
+from gofer.rmi.server.reply_encoder import CannotSign
 
 __all__ = ["MOST_HELD", "Statuses"]
 

@@ -32,7 +32,7 @@ from gofer.messaging.document import (
 )
 from gofer.messaging.stamped import SKEW
 from gofer.rmi.server.nonces import Nonce
-from gofer.rmi.server.replies import Refusal
+from gofer.rmi.server.reply_encoder import Refusal
 
 if TYPE_CHECKING:
     from gofer.rmi.server.service import Service

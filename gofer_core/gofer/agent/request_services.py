@@ -18,10 +18,10 @@ from gofer.rmi.server.tombstones import Tombstones
 from gofer.rmi.store import Database
 from gofer.root import Root
 
-__all__ = ["Serving"]
+__all__ = ["RequestServices"]
 
 
-class Serving:
+class RequestServices:
     """The parts of the agent's half of gofer.rmi, put together. Nothing runs before the first request.
 
     Args:

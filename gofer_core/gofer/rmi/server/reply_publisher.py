@@ -1,34 +1,27 @@
-"""Replies: written, signed, sent, and sent again until a broker takes them."""
+"""Replies are sent, and sent again, until they are settled: a broker has them, or they are given up."""
 
 from __future__ import annotations
 
 import enum
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from math import inf
 from random import SystemRandom
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from gofer.errors import ResultTooLarge
 from gofer.limit import LimitedLog
 from gofer.messaging.adapter import Outcome
 from gofer.messaging.address import Address
-from gofer.messaging.auth import Authenticator, sign
-from gofer.messaging.document import VERSION, encode, shown, timestamp
-from gofer.rmi.exceptions import to_result
+from gofer.messaging.document import shown
 from gofer.rmi.server.counters import Counters
 
 if TYPE_CHECKING:
     from gofer.messaging.thread_driver import ThreadConnection
-    from gofer.rmi.request import Received
 
-__all__ = ["GIVE_UP", "CannotSign", "Encoder", "Publisher", "Refusal", "Settled"]
+__all__ = ["GIVE_UP", "Publisher", "Settled"]
 
 log = logging.getLogger(__name__)
 
@@ -41,117 +34,12 @@ _HURRIED = 1.0  # for how long a reply that was not taken is tried again, when i
 _LONGEST_WAIT_FOR_LINK = 0.5  # asking a connection that is down, or full, costs nothing
 
 
-class CannotSign(Exception):
-    """The authenticator has failed; what cannot be signed is not sent."""
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """Why a request is rejected."""
-
-    code: str
-    description: str
-    details: Any = None
-
-    def __str__(self) -> str:
-        return f"{self.code}: {self.description}" + ("" if self.details is None else f" ({self.details})")
-
-
 class Settled(enum.Enum):
     """What became of a reply."""
 
     CONFIRMED = "confirmed"  # a broker has it, or nobody waits for it
     GIVEN_UP = "given up"
     UNSENT = "unsent"  # the publisher was stopped before either
-
-
-class Encoder:
-    """Writes the replies of one plugin, signed if the plugin signs. Any thread.
-
-    Args:
-        origin: the address of the plugin.
-        limit: the most bytes of a reply.
-    """
-
-    def __init__(self, origin: str, authenticator: Authenticator | None, limit: int) -> None:
-        self._origin = origin
-        self._authenticator = authenticator
-        self._limit = limit
-
-    def status(self, request: Received, status: str, **more: Any) -> bytes:
-        """Write ``accepted``, ``started`` or ``progress``."""
-        return self._write(self._envelope(request.sn, request.document.replyto, request.data, status=status, **more))
-
-    def reply(
-        self, request: Received, result: bytes | None
-    ) -> tuple[bytes | CannotSign, bytes | None, ResultTooLarge | None]:
-        """Write a result, or the refusal that the request has: see ``result``. Nothing, where nobody waits for it."""
-        if request.replyto is None:
-            return b"", result, None
-        try:
-            if result is not None:
-                return self.result(request, result)
-            return self.rejected(request.sn, str(request.replyto), request.data, request.refusal), None, None
-        except CannotSign as failed:
-            return failed, result, None
-
-    def rejected(self, sn: str | None, replyto: str, data: Any, refusal: Refusal) -> bytes:
-        """Write a rejection; without its data where those make it too large."""
-        told = msgspec.structs.asdict(refusal)
-        body = self._write(self._envelope(sn, replyto, data, status="rejected", **told))
-        if len(body) > self._limit:
-            body = self._write(self._envelope(sn, replyto, None, status="rejected", **told))
-        return body
-
-    def result(self, request: Received, result: bytes) -> tuple[bytes, bytes, ResultTooLarge | None]:
-        """Write a result.
-
-        Args:
-            result: the value of ``result``, encoded.
-
-        Returns:
-            The reply; the encoded result in it, which is another one when that was too large; and then why.
-        """
-        body = self._result(request, request.data, result)
-        if len(body) <= self._limit:
-            return body, result, None
-        large = ResultTooLarge(f"the reply has {len(body)} bytes, and {self._limit} is the limit")
-        result = encode(to_result(large))
-        body = self._result(request, request.data, result)
-        if len(body) > self._limit:
-            body = self._result(request, None, result)
-        return body, result, large
-
-    def _result(self, request: Received, data: Any, result: bytes) -> bytes:
-        return self._write(self._envelope(request.sn, request.document.replyto, data, result=msgspec.Raw(result)))
-
-    def _envelope(self, sn: str | None, replyto: str | None, data: Any, **more: Any) -> dict[str, Any]:
-        return {
-            "sn": sn,
-            "version": VERSION,
-            "routing": (None, replyto),
-            "origin": self._origin,
-            "timestamp": timestamp(),
-            "data": data,
-            **more,
-        }
-
-    def _write(self, envelope: Mapping[str, Any]) -> bytes:
-        try:
-            body = encode(envelope)
-        except UnicodeEncodeError:  # data with lone surrogates, which only the original's encoder writes
-            body = json.dumps(envelope, default=_unwrapped).encode()
-        if self._authenticator is None:
-            return body
-        try:
-            return sign(body, self._authenticator)
-        except Exception as broken:
-            raise CannotSign(f"{type(broken).__name__}: {broken}") from broken
-
-
-def _unwrapped(value: Any) -> Any:
-    if isinstance(value, msgspec.Raw):
-        return json.loads(bytes(value))
-    raise TypeError(f"not JSON: {type(value).__name__}")
 
 
 class _Pending:

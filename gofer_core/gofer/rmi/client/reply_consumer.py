@@ -1,7 +1,8 @@
-"""A consumer of replies: it calls a listener with what comes to a queue of replies."""
+"""A consumer of replies: it calls a listener with each reply that comes to a queue."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from collections import deque
@@ -20,9 +21,18 @@ from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.thread_driver import ThreadConnection, Waiter
 from gofer.messaging.url import URL
 from gofer.rmi.client.options import Options
-from gofer.rmi.client.replies import Notice, check_listener, notify, read_reply
+from gofer.rmi.client.replies import (
+    Accepted,
+    Failed,
+    Notice,
+    Progress,
+    Rejected,
+    Started,
+    Succeeded,
+    read_reply,
+)
 
-__all__ = ["ReplyConsumer"]
+__all__ = ["Listener", "ReplyConsumer"]
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +43,57 @@ _START = 20.0
 _OPERATION = 10.0
 #: Serial numbers of ended requests that are remembered.
 _REMEMBERED = 10_000
+
+
+class Listener:
+    """Is told of replies. Override the methods you need; a listener needs neither this base nor all of the methods."""
+
+    def accepted(self, reply: Accepted) -> None:
+        """Handle: the agent has the request."""
+
+    def started(self, reply: Started) -> None:
+        """Handle: the method was started."""
+
+    def progress(self, reply: Progress) -> None:
+        """Handle: the method reports its progress."""
+
+    def rejected(self, reply: Rejected) -> None:
+        """Handle: the agent refused the request. Nothing follows."""
+
+    def succeeded(self, reply: Succeeded) -> None:
+        """Handle: the method returned. Nothing follows."""
+
+    def failed(self, reply: Failed) -> None:
+        """Handle: the method raised. Nothing follows."""
+
+
+_KINDS = tuple(kind.kind for kind in (Accepted, Started, Progress, Rejected, Succeeded, Failed))
+
+
+def _check_listener(listener: object) -> None:
+    """Check that something can be told of replies.
+
+    Raises:
+        TypeError: it cannot; the text says what can.
+    """
+    if isinstance(listener, type):
+        raise TypeError(f"a listener is an object: pass {listener.__name__}(), not the class")
+    methods = [listener] if callable(listener) else [getattr(listener, kind, None) for kind in _KINDS]
+    if not any(map(callable, methods)):
+        raise TypeError(
+            f"a listener is something callable, or has some of the methods {', '.join(_KINDS)}; "
+            f"a {type(listener).__name__} is not and has none"
+        )
+    for method in methods:
+        if inspect.iscoroutinefunction(method):
+            raise TypeError(f"a listener is called, not awaited: {method!r} is async")
+
+
+def _notify(listener: Any, notice: Notice) -> None:
+    """Call a listener, or its method for the notice's kind, if it has one."""
+    method = listener if callable(listener) else getattr(listener, notice.kind, None)
+    if method is not None:
+        method(notice)
 
 
 class _Item(NamedTuple):
@@ -105,7 +166,7 @@ class ReplyConsumer:
             RuntimeError: it was started before.
             MessagingError: there is no connection, or the broker refused.
         """
-        check_listener(listener)
+        _check_listener(listener)
         if self.running:
             raise RuntimeError(f"{self!r} was started before")
         self._stopping = False
@@ -205,17 +266,17 @@ class ReplyConsumer:
             return
         notice = received.notice
         if notice.sn not in self._ended:
-            if not self._notify(listener, notice) and notice.done and not self._keep(item, connection):
+            if not self._notified(listener, notice) and notice.done and not self._keep(item, connection):
                 return
             if notice.done and notice.sn is not None:
                 self._remember(notice.sn)
         connection.accept(item.delivery)
         connection.wait_written(_OPERATION)  # the listener may be busy with the next one for long
 
-    def _notify(self, listener: Any, notice: Notice) -> bool:
+    def _notified(self, listener: Any, notice: Notice) -> bool:
         """Call the listener; return whether it has returned."""
         try:
-            notify(listener, notice)
+            _notify(listener, notice)
         except BaseException as raised:  # whatever a listener does, the next reply is told
             log.error("the listener raised for %s of request %s", notice.kind, shown(str(notice.sn)), exc_info=raised)
             return False

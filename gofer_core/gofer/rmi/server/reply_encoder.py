@@ -1,0 +1,166 @@
+"""Replies as documents: what a method has returned or raised, statuses and rejections; written and signed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gofer.errors import ResultTooLarge
+from gofer.messaging.auth import Authenticator, sign
+from gofer.messaging.document import VERSION, encode, timestamp
+from gofer.messaging.value import plain
+from gofer.rmi.exceptions import to_result
+
+if TYPE_CHECKING:
+    from gofer.rmi.request import Received
+
+__all__ = ["CannotSign", "Encoder", "Refusal", "of_error", "of_value"]
+
+#: Where methods are called from: the frames below are the plugin's own.
+_CALLING = ("gofer.rmi.model.direct", "gofer.rmi.model.coroutines", "gofer.rmi.server.lifecycle")
+
+# An exception is not asked about itself, as its class may have an answer of its own: this is the real one.
+_TRACEBACK = vars(BaseException)["__traceback__"]
+
+
+class CannotSign(Exception):
+    """The authenticator has failed; what cannot be signed is not sent."""
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a request is rejected."""
+
+    code: str
+    description: str
+    details: Any = None
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.description}" + ("" if self.details is None else f" ({self.details})")
+
+
+class Encoder:
+    """Writes the replies of one plugin, signed if the plugin signs. Any thread.
+
+    Args:
+        origin: the address of the plugin.
+        limit: the most bytes of a reply.
+    """
+
+    def __init__(self, origin: str, authenticator: Authenticator | None, limit: int) -> None:
+        self._origin = origin
+        self._authenticator = authenticator
+        self._limit = limit
+
+    def status(self, request: Received, status: str, **more: Any) -> bytes:
+        """Write ``accepted``, ``started`` or ``progress``."""
+        return self._write(self._envelope(request.sn, request.document.replyto, request.data, status=status, **more))
+
+    def reply(
+        self, request: Received, result: bytes | None
+    ) -> tuple[bytes | CannotSign, bytes | None, ResultTooLarge | None]:
+        """Write a result, or the refusal that the request has: see ``result``. Nothing, where nobody waits for it."""
+        if request.replyto is None:
+            return b"", result, None
+        try:
+            if result is not None:
+                return self.result(request, result)
+            return self.rejected(request.sn, str(request.replyto), request.data, request.refusal), None, None
+        except CannotSign as failed:
+            return failed, result, None
+
+    def rejected(self, sn: str | None, replyto: str, data: Any, refusal: Refusal) -> bytes:
+        """Write a rejection; without its data where those make it too large."""
+        told = msgspec.structs.asdict(refusal)
+        body = self._write(self._envelope(sn, replyto, data, status="rejected", **told))
+        if len(body) > self._limit:
+            body = self._write(self._envelope(sn, replyto, None, status="rejected", **told))
+        return body
+
+    def result(self, request: Received, result: bytes) -> tuple[bytes, bytes, ResultTooLarge | None]:
+        """Write a result.
+
+        Args:
+            result: the value of ``result``, encoded.
+
+        Returns:
+            The reply; the encoded result in it, which is another one when that was too large; and then why.
+        """
+        body = self._result(request, request.data, result)
+        if len(body) <= self._limit:
+            return body, result, None
+        large = ResultTooLarge(f"the reply has {len(body)} bytes, and {self._limit} is the limit")
+        result = encode(to_result(large))
+        body = self._result(request, request.data, result)
+        if len(body) > self._limit:
+            body = self._result(request, None, result)
+        return body, result, large
+
+    def _result(self, request: Received, data: Any, result: bytes) -> bytes:
+        return self._write(self._envelope(request.sn, request.document.replyto, data, result=msgspec.Raw(result)))
+
+    def _envelope(self, sn: str | None, replyto: str | None, data: Any, **more: Any) -> dict[str, Any]:
+        return {
+            "sn": sn,
+            "version": VERSION,
+            "routing": (None, replyto),
+            "origin": self._origin,
+            "timestamp": timestamp(),
+            "data": data,
+            **more,
+        }
+
+    def _write(self, envelope: Mapping[str, Any]) -> bytes:
+        try:
+            body = encode(envelope)
+        except UnicodeEncodeError:  # data with lone surrogates, which only the original's encoder writes
+            body = json.dumps(envelope, default=_unwrapped).encode()
+        if self._authenticator is None:
+            return body
+        try:
+            return sign(body, self._authenticator)
+        except Exception as broken:
+            raise CannotSign(f"{type(broken).__name__}: {broken}") from broken
+
+
+def _unwrapped(value: Any) -> Any:
+    if isinstance(value, msgspec.Raw):
+        return json.loads(bytes(value))
+    raise TypeError(f"not JSON: {type(value).__name__}")
+
+
+def of_value(value: Any) -> bytes:
+    """Write a value.
+
+    Raises:
+        BaseException: it is not plain JSON, or raises when it is looked at.
+    """
+    return encode({"retval": plain(value, "result")})
+
+
+def of_error(raised: BaseException, crossed: tuple[BaseException, bytes] | None = None) -> bytes:
+    """Write an exception, and take its traceback off: its frames refer to it.
+
+    Args:
+        crossed: what a method in a process of its own has raised, and how that process has written it.
+    """
+    _TRACEBACK.__set__(raised, _below(_TRACEBACK.__get__(raised)))
+    try:
+        return crossed[1] if crossed is not None and crossed[0] is raised else encode(to_result(raised))
+    except Exception as worse:  # noqa: BLE001 - an integer of 5,000 digits among its arguments, for one
+        return encode(to_result(TypeError(f"a {type(raised).__qualname__} that cannot be sent: {worse}")))
+    finally:
+        _TRACEBACK.__set__(raised, None)
+
+
+def _below(trace: TracebackType | None) -> TracebackType | None:
+    """Return the part of a traceback below our own frames and those of hooks; all of it when that is nothing."""
+    below, at = trace, trace
+    while at is not None:
+        if at.tb_frame.f_globals.get("__name__", "") in _CALLING:
+            below = at.tb_next
+        at = at.tb_next
+    return below or trace
