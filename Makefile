@@ -48,7 +48,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/gofer demo $(ARGS)
 
 test: $(TOOLS) check
-	@scripts/need $(VENV)/bin/python broker compiler packages $(if $(CI),browser)
+	@scripts/need $(VENV)/bin/python broker compiler packages $(if $(CI),browser promtool)
 	$(pytest) $(ARGS)
 
 brokers: $(TOOLS)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import inspect
+import logging
 import os
 import pickle
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from gofer.config import Config, Graph, get_bool
+from gofer.decorators import mark_of, remote
 from gofer.errors import ConfigError, NotAuthorized
 from gofer.messaging import Connector
 from gofer.messaging.connector import added
@@ -157,6 +162,52 @@ class TestTimer:
         took = timer.duration()
         assert took == timer.duration() > 0
         assert str(timer).endswith((" (ms)", " (seconds)"))
+
+    def test_as_a_decorator_it_logs_each_call(self, caplog: pytest.LogCaptureFixture) -> None:
+        @Timer()
+        def work(words: str) -> str:
+            """Do it."""
+            return words
+
+        @Timer()
+        def fail() -> None:
+            raise ValueError("no")
+
+        @Timer()
+        async def later(words: str) -> str:
+            await asyncio.sleep(0.02)
+            return words
+
+        with caplog.at_level(logging.DEBUG, logger=__name__):
+            assert work("now") == "now"
+            with pytest.raises(ValueError, match="no"):
+                fail()
+            assert asyncio.run(later("later")) == "later"
+        assert (work.__name__, work.__doc__) == ("work", "Do it.")
+        assert inspect.iscoroutinefunction(later)
+        said = [(one.name, one.getMessage()) for one in caplog.records if " took " in one.getMessage()]
+        assert [name for name, _ in said] == [__name__] * 3
+        assert [re.sub(r"[0-9.]+ \(ms\)", "N (ms)", text).rpartition(".")[2] for _, text in said] == [
+            "work() took N (ms)",
+            "fail() took N (ms)",
+            "later() took N (ms)",
+        ]
+        assert float(said[2][1].split()[2]) >= 20
+
+    def test_decorators_of_gofer_stand_above_or_below_it(self) -> None:
+        @remote(timeout=5)
+        @Timer()
+        def above() -> None: ...
+
+        @Timer()
+        @remote(timeout=5)
+        def below() -> None: ...
+
+        for function in (above, below):
+            mark = mark_of(function)
+            assert mark is not None
+            assert mark.remote
+            assert mark.timeout == 5
 
     def test_a_timestamp_is_utc(self) -> None:
         assert len(timestamp()) == len("2018-06-29T00:00:00Z")

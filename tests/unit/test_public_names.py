@@ -170,7 +170,7 @@ gofer.rmi.server.administration: ANSWERING Administration Entry INTERRUPTED List
     WAITING
 gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
-gofer.rmi.server.counters: Counters
+gofer.rmi.server.counters: BOUNDS Counters
 gofer.rmi.server.dispatch: Pending authorize check_once coroutine_of find invoke login_of outcome_of way_out
 gofer.rmi.server.hooks: HookCalls Only Raised call_each named
 gofer.rmi.server.lifecycle: Lifecycle
@@ -194,8 +194,8 @@ gofer.rmi.store: Database Unavailable
 gofer.rmi.store.bodies: decode light silenced
 gofer.rmi.store.database: Database Unavailable Work
 gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUEUED RUNNING Record Row UNDELIVERABLE
-    absent begin buried bury claim clean count drop find keep kept known load pull pull_one remove revive rows
-    settle take trim
+    absent begin buried bury claim clean count count_all drop find keep kept known load pull pull_one remove revive
+    rows settle take trim
 gofer.rmi.store.schema: VERSION boot prepare recover version_of
 gofer.root: Root
 gofer.sections: Content Guards Sections Unreadable parse_ini parse_json
@@ -276,6 +276,9 @@ gofer_authenticator_x509.authenticator: X509Authenticator
 gofer_authenticator_x509.trust: ANY_PURPOSE CLIENT_AUTH Key Trust check_key common_name load_certificate
     read_purpose
 gofer_plugin_demo: Demo TooTired hello
+gofer_plugin_metrics: start stop write
+gofer_plugin_metrics.readings: Readings
+gofer_plugin_metrics.serving: serve
 gofer_plugin_package: Package check
 gofer_plugin_package.apt: Apt
 gofer_plugin_package.changes: Change Installed change difference rollback

@@ -89,6 +89,8 @@ class Core:
         #: How many tries to connect have ended, with a connection or without.
         self.tries = 0
         self.opened_before = False
+        #: How many tries have ended with a connection.
+        self.openings = 0
         #: Why there is no connection: the error of the last try, or of the loss.
         self.error: MessagingError | None = None
         #: Why the broker takes no messages for now, in its words.
@@ -545,6 +547,7 @@ class Core:
         log.info("%s: connected", self.connector.url)
         self.state, self._deadline = State.OPEN, inf
         self.tries += 1
+        self.openings += 1
         self.error, self.opened_before = None, True
         self.up_since = self.used_at = self.now
         self._make_subscriptions()

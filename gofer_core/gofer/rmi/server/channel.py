@@ -104,6 +104,16 @@ class Channel:
         """The accepted requests in memory that have no result yet."""
         return [request for request in list(self._open) if request.state < ANSWERING]
 
+    def time(self, request: Received, outcome: str, seconds: float) -> None:
+        """Count how long a request has taken that has ended."""
+        time, target = self.counters.time, request.api
+        how = "left" if request.started is None else "ran"
+        time((how, outcome, "", "") if target is None else (how, outcome, target.namespace, target.method), seconds)
+        if request.started is not None:
+            time(("waited",), request.started - request.arrived)
+        if request.refusal is not None:
+            time(("rejected", request.refusal.code), seconds)
+
     def enter(self, request: Received) -> None:
         """Count a request among those that ``wait`` waits for."""
         self._open[request] = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from hmac import compare_digest, digest
@@ -54,11 +55,13 @@ def invoke(service: Service, request: Received, target: Target) -> Any:
     if _is_ours(hook):  # it calls the method
         return _run(service, target, request)
     once = _Once(lambda: _run(service, target, request))
+    began = time.monotonic()
     try:
         value = hook(plugin=service.plugin, request=request, invoke=once)
         # None may mean that no hook has called it: then this is the place.
         return once() if value is None else value
     finally:
+        request.channel.counters.time(("hook", "gofer_call"), time.monotonic() - began - once.seconds)
         once.forget()
 
 
@@ -123,11 +126,12 @@ def coroutine_of(request: Received, value: Awaitable[Any]) -> Coroutine[Any, Any
 class _Once:
     """The call of one method, for hooks: called again it returns, or raises, what it did the first time."""
 
-    __slots__ = ("_called", "_raised", "_run", "_value")
+    __slots__ = ("_called", "_raised", "_run", "_value", "seconds")
 
     def __init__(self, run: Callable[[], Any]) -> None:
         self._run = run
         self._called = False
+        self.seconds = 0.0  # that it took
         self._value: Any = None
         self._raised: BaseException | None = None
 
@@ -137,11 +141,14 @@ class _Once:
                 raise self._raised
             return self._value
         self._called = True
+        began = time.monotonic()
         try:
             self._value = self._run()
         except BaseException as raised:
             self._raised = raised
             raise
+        finally:
+            self.seconds = time.monotonic() - began
         return self._value
 
     def forget(self) -> None:

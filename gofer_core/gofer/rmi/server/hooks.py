@@ -125,11 +125,13 @@ class _Listener:
     def _tell(self, arguments: Mapping[str, Any], entered: Entered, size: int) -> None:
         self._bytes -= size
         raised: list[BaseException] = []
+        began = time.monotonic()
         try:
             with entered():
                 raised = [one.error for one in call_each(self._hook, arguments)[1]]
         except BaseException as failed:  # noqa: BLE001 - a plugin's code, and the next end is told all the same
             raised = [failed]
+        arguments["request"].channel.counters.time(("hook", "gofer_finished"), time.monotonic() - began)
         for error in raised:
             self._complain(logging.ERROR, "hook %s failed", self._name, error=error)
 
@@ -191,11 +193,14 @@ class HookCalls:
 
         def work() -> None:
             arguments = {"plugin": service.plugin, "request": request}
+            began = time.monotonic()
             with service.entered():
                 _, failed = call_each(
                     service.hook.gofer_accept, arguments, calling=lambda name: asked.__setitem__(0, name)
                 )
             raised.extend(failed)
+            if service.hook.gofer_accept.get_hookimpls():
+                request.channel.counters.time(("hook", "gofer_accept"), time.monotonic() - began)
 
         def late() -> None:
             text = "plugin %s: hook %s has taken more than %g s over %r, which is rejected for that"

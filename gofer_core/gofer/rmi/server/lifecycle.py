@@ -421,6 +421,7 @@ class Lifecycle:
             self._persistence.keep_result(request, result, send)
         # After the result, which its caller waits for.
         seconds = time.monotonic() - (request.started or request.arrived)
+        channel.time(request, outcome, seconds)
         self._hooks.finished(channel.service, request, outcome, seconds)
         self._log.write(request, outcome, seconds, why, result)
         return True

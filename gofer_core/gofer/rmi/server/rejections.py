@@ -37,6 +37,7 @@ class Rejections:
         """Answer a message that was refused before it became a request, if its sender can be told."""
         channel = self._channel
         channel.counters.add("rejected")
+        channel.counters.time(("rejected", refused.refusal.code))
         details = refused.refusal.details
         why = refused.refusal.code if details is None else f"{refused.refusal.code}: {shown(str(details))}"
         try:
@@ -82,6 +83,7 @@ class Rejections:
         """Reject a request that came too late. Told once: most likely nobody waits, and a great many may come."""
         channel, sent = self._channel, 0
         channel.counters.add("rejected")
+        channel.counters.time(("rejected", refusal.code))
         self._complain(logging.WARNING, "plugin %s: %r is not run: %s", channel.service.name, request, refusal.details)
         if request.replyto is not None:
             try:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANSWERING", "CANCELLED", "DAY", "DONE", "INTERRUPTED", "MOST_KEPT", "QUEUED", "RUNNING", "UNDELIVERABLE",
-    "Record", "Row", "absent", "begin", "bury", "buried", "claim", "clean", "count", "drop", "find", "keep", "known",
-    "kept", "load", "pull", "pull_one", "remove", "revive", "rows", "settle", "take", "trim",
+    "Record", "Row", "absent", "begin", "bury", "buried", "claim", "clean", "count", "count_all", "drop", "find",
+    "keep", "known", "kept", "load", "pull", "pull_one", "remove", "revive", "rows", "settle", "take", "trim",
 ]  # fmt: skip
 
 DAY = 86_400.0  # seconds
@@ -183,6 +183,11 @@ def count(plugin: str, file: sqlite3.Connection) -> int:
     """Count the requests of a plugin that wait."""
     found = file.execute("SELECT count(*) FROM requests WHERE plugin = ? AND state = ?", (plugin, QUEUED))
     return int(found.fetchone()[0])
+
+
+def count_all(file: sqlite3.Connection) -> list[tuple[str, str, int]]:
+    """Count all requests, by plugin and state."""
+    return file.execute("SELECT plugin, state, count(*) FROM requests GROUP BY plugin, state").fetchall()
 
 
 def known(plugin: str, most: int, file: sqlite3.Connection) -> list[str]:

@@ -1,4 +1,4 @@
-"""Counts and times of all calls, as text for Prometheus: in the file that ``[metrics] file`` names, every second."""
+"""Counts and times of all calls, as text for Prometheus: in the file that ``[stopwatch] file`` names, every second."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def exposition() -> str:
 @action(seconds=1)
 def write() -> None:
     """Write the text, whole or not at all."""
-    file = Path(plugin.cfg.metrics.file)
+    file = Path(plugin.cfg.stopwatch.file)
     new = file.with_suffix(".new")
     new.write_text(exposition())
     new.replace(file)
