@@ -93,7 +93,7 @@ class Readings(Collector):
         in_hand = GaugeMetricFamily("gofer_requests_open", "Requests in hand", labels=("plugin", "state"))
         overdue = GaugeMetricFamily("gofer_requests_overdue", "Methods that run past their limit", labels=("plugin",))
         threads = GaugeMetricFamily("gofer_workers", "Threads that run methods", labels=("plugin", "state"))
-        late = Counter(one.channel.service.name for one in self._container.serving.registry.overdue())
+        late = Counter(one.channel.service.name for one in self._container.services.registry.overdue())
         for plugin in plugins:
             states: Counter[str] = Counter()
             endpoint = self._container.endpoints.of(plugin.name)
