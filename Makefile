@@ -15,7 +15,7 @@ BROKERS ?= rabbitmq,rabbitmq4,brokerj,artemis
 FOUND := $(patsubst %/pyproject.toml,%,$(wildcard gofer_*/pyproject.toml gofer_*/*/pyproject.toml))
 DISTRIBUTIONS := gofer_core $(sort $(filter-out gofer_core,$(FOUND)))
 # Those whose libraries pip compiles. Only the tests need them: a first look must not ask for a compiler.
-COMPILED := gofer_adapters/proton
+COMPILED := gofer_adapters/proton gofer_plugins_system/virt
 
 # The marks that remember what is installed already.
 INSTALLED := $(VENV)/.gofer-installed
@@ -111,7 +111,7 @@ $(INSTALLED): $(VENV)/bin/python $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
 	@touch $@
 
 $(TOOLS): $(INSTALLED) tests/requirements.txt
-	@scripts/need $(VENV)/bin/python proton
+	@scripts/need $(VENV)/bin/python proton libvirt
 	@echo "Installing what the tests need into $(VENV)"
 	@$(pip) $(addprefix --editable ./,$(COMPILED)) --requirement tests/requirements.txt
 	@touch $@

@@ -293,6 +293,9 @@ gofer_plugin_system.commands: Ended Shell
 gofer_plugin_system.power: System
 gofer_plugin_system.scripts: Script
 gofer_plugin_system.services: Service
+gofer_plugin_virt: Virt check close
+gofer_plugin_virt.connections: connect disconnect uri_of
+gofer_plugin_virt.domains: Domain Virt
 """
 
 # Documented names -> where their objects are at home. Programs written for gofer 2.12 import the former.
