@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -151,7 +150,7 @@ class TestInstalling:
             writes += 1
             if writes > at:
                 raise OSError(28, "No space left on device", str(arguments[0]))
-            write(*arguments, **given)  # type: ignore[arg-type]
+            write(*arguments, **given)
 
         with monkeypatch.context() as full:
             full.setattr(service_record, "_write", dying)
@@ -270,7 +269,7 @@ class TestRemoving:
             goferd.start()
             for options in ((), ("--purge",)):
                 assert f"process {goferd.pid} holds" in refusal("uninstall", *options)
-            goferd.process.send_signal(signal.SIGKILL)  # type: ignore[union-attr]
+            goferd.kill()
         wants = top / "etc/systemd/system/multi-user.target.wants"
         wants.mkdir()
         (wants / "goferd.service").symlink_to(top / UNIT)
