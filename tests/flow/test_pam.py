@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,9 @@ from gofer.errors import (
     UserRequired,
 )
 from gofer.proxy import Agent
+from gofer.rmi.server.logins import check_by_pam
 from gofer.testing.agents import AgentProcess
+from support.commands import gofer
 from support.localbroker import LocalBroker
 from support.people import Person
 from support.presence import until_it_answers
@@ -178,3 +183,74 @@ class TestUsers:
             assert not all(one.done() for one in wrong)
             refused = [one.exception(60) for one in wrong]
         assert {type(one) for one in refused} == {NotAuthenticated}
+
+
+@pytest.mark.xdist_group("pam")
+class TestTheServiceThatComesWithGofer:
+    """``/etc/pam.d/gofer``, as `gofer service install` writes it."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def text(cls, tmp_path_factory: pytest.TempPathFactory) -> str:
+        folder = tmp_path_factory.mktemp("destdir")
+        done = gofer("service", "install", "--destdir", str(folder), environ={"GOFER_ROOT": ""})
+        assert done.returncode == 0, done.stderr
+        return (folder / "etc/pam.d/gofer").read_text()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def jane(cls) -> Iterator[Person]:
+        with Person("jim") as jane:
+            yield jane
+
+    def test_it_takes_the_right_password_of_an_account_that_is_open(self, text: str, jane: Person) -> None:
+        with pam_file(f"gofer-test-{os.getpid()}", text) as service:
+            right = jane.password.encode()
+            assert check_by_pam(jane.name, right, service)
+            assert not check_by_pam(jane.name, b"wrong", service)
+            assert not check_by_pam("root", b"anything", service)
+            assert not check_by_pam("nobody-of-this-name", right, service)
+            for close, reopen in (
+                (("usermod", "-e", "1"), ("usermod", "-e", "")),
+                (("passwd", "-l"), ("passwd", "-u")),
+            ):
+                subprocess.run([*close, jane.name], check=True, capture_output=True, timeout=30)
+                assert not check_by_pam(jane.name, right, service), close
+                subprocess.run([*reopen, jane.name], check=True, capture_output=True, timeout=30)
+                assert check_by_pam(jane.name, right, service), reopen
+
+    def test_an_agent_asks_it_where_nothing_else_is_named(
+        self, text: str, jane: Person, root: Path, broker: LocalBroker
+    ) -> None:
+        """It refuses this user whatever the password is, while ``passwd`` takes the right one."""
+        if os.path.exists("/etc/pam.d/gofer"):
+            pytest.skip("this machine has a PAM service gofer of its own, which is left alone")
+        refusing = f"auth requisite pam_succeed_if.so quiet user != {jane.name}\n{text}"
+        names = f"JANE, JOE, TRACE = {jane.name!r}, 'nobody', {str(root / 'trace')!r}\n"
+        with AgentProcess(root) as process, Agent(broker.url, "door", wait=60) as agent:
+            process.plugin(
+                "door", names + PLUGIN, f"[main]\nenabled = 1\n[messaging]\nurl = {broker.url}\n[model]\nqueue = door\n"
+            )
+            process.start()
+            mine = until_it_answers(agent, process.tail())(user=jane.name, password=jane.password)
+            assert mine.Door().jane() == "jane"
+            with pam_file("gofer", refusing):
+                with pytest.raises(NotAuthenticated):
+                    mine.Door().jane()
+                process.configure("[pam]\nservice = passwd\n")
+                process.stop()
+                process.start()
+                assert until_it_answers(mine, process.tail()).Door().jane() == "jane"
+            assert mine.Door().jane() == "jane"
+
+
+@contextmanager
+def pam_file(name: str, text: str) -> Iterator[str]:
+    """A PAM service of this machine, for a while."""
+    path = Path("/etc/pam.d") / name
+    with path.open("x") as file:  # another test's, or the machine's own, is not overwritten
+        file.write(text)
+    try:
+        yield name
+    finally:
+        path.unlink()

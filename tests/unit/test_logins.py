@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,51 @@ def test_the_methods_service_comes_before_the_agents() -> None:
     assert pam_service(None, "login") == "login"
     assert pam_service("passwd", "login") == "passwd"
     assert pam_service(None, None) in ("gofer", "passwd")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "configured", "installed", "asked"),
+    [
+        ("door", "agents", ["door", "agents", "gofer", "passwd"], "door"),
+        (None, "agents", ["door", "agents", "gofer", "passwd"], "agents"),
+        (None, None, ["door", "agents", "gofer", "passwd"], "gofer"),
+        (None, None, ["door", "agents", "passwd"], "passwd"),
+        ("passwd", None, ["gofer", "passwd"], "passwd"),
+        ("", "", ["gofer", "passwd"], "gofer"),
+        # One that was named and is not there is told. Another one could let others in.
+        ("door", "agents", ["agents", "gofer", "passwd"], None),
+        (None, "agents", ["gofer", "passwd"], None),
+        (None, None, ["other"], None),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_service_is_the_methods_the_agents_gofer_or_passwd(
+    *,
+    wanted: str | None,
+    configured: str | None,
+    installed: list[str],
+    asked: str | None,
+    place: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folders = [tmp_path / "etc", tmp_path / "usr"]
+    monkeypatch.setattr("gofer.rmi.server.logins._SERVICES", tuple(map(str, folders)))
+    folders[place].mkdir()
+    for name in installed:
+        (folders[place] / name).touch()
+    if asked is None:
+        with pytest.raises(NotAuthorized, match=f"no PAM service '{wanted or configured or 'passwd'}'"):
+            pam_service(wanted, configured)
+    else:
+        assert pam_service(wanted, configured) == asked
+
+
+def test_a_directory_of_that_name_is_no_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gofer.rmi.server.logins._SERVICES", (str(tmp_path),))
+    (tmp_path / "gofer").mkdir()
+    (tmp_path / "passwd").touch()
+    assert pam_service(None, None) == "passwd"
 
 
 class Pam:

@@ -234,6 +234,9 @@ gofer.tools.pki: Entry Store
 gofer.tools.process_group: Interrupted Interrupts ProcessError ProcessGroup
 gofer.tools.progress: Bar
 gofer.tools.rmi: rmi
+gofer.tools.service: service
+gofer.tools.service_files: Service
+gofer.tools.service_record: Record State install stage uninstall
 gofer_adapter_amqp: AmqpAdapter
 gofer_adapter_amqp.adapter: AmqpAdapter
 gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND OPENED REFUSED logins

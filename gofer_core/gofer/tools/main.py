@@ -34,6 +34,7 @@ _COMMANDS = MappingProxyType(
         "authenticators": "listing",
         "certs": "certs",
         "new": "new",
+        "service": "service",
         "completion": "completion",
     }
 )

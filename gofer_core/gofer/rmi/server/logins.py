@@ -20,7 +20,7 @@ __all__ = ["Attempt", "Logins", "attempt", "pam_service"]
 
 log = logging.getLogger(__name__)
 
-_SERVICES = "/etc/pam.d"
+_SERVICES = ("/etc/pam.d", "/usr/lib/pam.d")  # where Linux-PAM looks; some systems have their own files in the second
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MOST = 4  # passwords that are checked at the same time, each of another user
 _WAITING = 32  # of one user
@@ -73,12 +73,16 @@ def pam_service(wanted: str | None, default: str | None) -> str:
         NotAuthorized: that one must not be asked. PAM takes an unknown name for another service, and ``su`` takes any
             password from root.
     """
-    service = wanted or default or ("gofer" if os.path.isfile(f"{_SERVICES}/gofer") else "passwd")
-    if not _NAME.fullmatch(service) or not os.path.isfile(f"{_SERVICES}/{service}"):
+    service = wanted or default or ("gofer" if _exists("gofer") else "passwd")
+    if not _NAME.fullmatch(service) or not _exists(service):
         raise NotAuthorized(f"the agent cannot check passwords: there is no PAM service {service!r}")
     if service.lower().startswith("su"):
         raise NotAuthorized(f"the agent cannot check passwords: the PAM service {service!r} may take any from root")
     return service
+
+
+def _exists(service: str) -> bool:
+    return any(os.path.isfile(f"{folder}/{service}") for folder in _SERVICES)
 
 
 def check_by_pam(user: str, password: bytes, service: str) -> bool:
