@@ -67,7 +67,7 @@ class House(Guarded):
 
     def records(self) -> list[dict[str, Any]]:
         found = [read_line(line) for file in files_in(self.logs) for line in file.read_bytes().splitlines()]
-        return [dict(one.fields) for one in found if one is not None]
+        return [{**one.fields, "hash": one.hash} for one in found if one is not None]
 
     def verified(self) -> Verification:
         looked = Verification()
@@ -154,7 +154,7 @@ def test_arguments_are_written_where_that_is_asked_for_and_no_secret_is(house: H
 @pytest.mark.parametrize(
     ("section", "says"),
     [
-        ("max_size = 5", "[audit] max_size: 5 is out of range; allowed: bytes"),
+        ("max_size = 5", "[audit] max_size: '5' is out of range; allowed: bytes"),
         ("sync = often", "[audit] sync: 'often' is not a duration"),
         ("maxsize = 5M", "[audit] maxsize: unknown key; allowed: directory, max_size"),
         ("directory = /proc/audit", "/proc/audit"),
@@ -167,6 +167,7 @@ def test_a_wrong_setting_keeps_the_agent_from_taking_requests(house: House, sect
     assert "required plugin 'audit'" in manage(house.root, do="show")["agent"]["closed"][0]
 
 
+@pytest.mark.slow
 def test_a_killed_agent_leaves_a_log_that_fits_and_knows_all_that_ran(house: House, tmp_path: Path) -> None:
     """Kill it again and again under load, and cut the last record each time as a kill in a write would."""
     house.audit()
@@ -244,6 +245,7 @@ def test_on_a_full_disk_nothing_runs_or_the_log_says_how_much_it_lacks(
     assert lost in (range(78, 83) if required else range(39, 43))
 
 
+@pytest.mark.slow
 def test_reloads_under_load_lose_no_record(house: House) -> None:
     house.audit()
     started(house)

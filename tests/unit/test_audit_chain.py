@@ -1,4 +1,4 @@
-"""The chain of an audit log, and its files: every cut, change and removal is found, and no crash is mistaken for one."""
+"""The chain of an audit log, and its files: each cut, change and removal is found, and no crash is taken for one."""
 
 from __future__ import annotations
 

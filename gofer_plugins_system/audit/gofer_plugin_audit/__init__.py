@@ -14,7 +14,7 @@ from collections.abc import Generator
 from importlib.metadata import version
 from typing import Any
 
-from gofer.agent.config import Machine
+from gofer.agent.config import LiveSection, Machine
 from gofer.agent.config.kinds import FLAG, Kind, Wrong, line, seconds, size, whole
 from gofer.agent.plugin import Plugin
 from gofer.decorators import load, unload
@@ -40,36 +40,36 @@ _MOST = 4000  # characters of a call's arguments
 
 
 class _Audit:
-    """The log of this plugin, and what could not be written to it."""
+    """The log, while the plugin is loaded; and how many records could not be written to it."""
 
-    def __init__(self, plugin: Plugin) -> None:
-        self._plugin = plugin
+    def __init__(self) -> None:
         self._log: AuditLog | None = None
-        self._arguments = False
+        self._required = self._arguments = False
         self._lock = threading.Lock()
         self._lost = 0
         self._complain = LimitedLog(log, rate=0.1, burst=3)
 
-    def begin(self) -> None:
+    def begin(self, plugin: Plugin) -> None:
         """Open the log."""
-        root, section = self._plugin.container.root, self._plugin.cfg.audit
+        root, section = plugin.container.root, plugin.cfg.audit
         for key, _ in section:
             if key not in _KINDS:
                 raise ConfigError(f"[audit] {key}: unknown key; allowed: {', '.join(_KINDS)}")
-        directory = root.log / self._setting("directory", "audit")
+        directory = root.log / _setting(section, "directory", "audit")
         if directory.is_relative_to(root.log):
             root.ensure(root.log)
         opened = AuditLog(
             root.ensure(directory, 0o700),
-            max_size=self._setting("max_size", "64M"),
-            keep=self._setting("keep", None),
-            sync=self._setting("sync", "1s"),
+            max_size=_setting(section, "max_size", "64M"),
+            keep=_setting(section, "keep", None),
+            sync=_setting(section, "sync", "1s"),
         )
+        self._arguments = _setting(section, "arguments", "0")
+        self._required = plugin.descriptor.required
         try:
             opened.open(host=Machine.this().host, pid=os.getpid(), version=version("gofer-core"))
         except OSError as failed:
             raise ConfigError(f"{directory}: the audit log cannot be written: {failed.strerror}") from failed
-        self._arguments = self._setting("arguments", "0")
         self._log = opened
         log.info("audit: the log is in %s; last record %s", directory, opened.where)
 
@@ -88,7 +88,7 @@ class _Audit:
         """
         more = {"arguments": _arguments(request)} if self._arguments else {}
         failed = self._write("call", plugin, request, durable=True, **more)
-        if failed is not None and self._plugin.descriptor.required:
+        if failed is not None and self._required:
             raise NotAuthorized(f"not run: the audit log cannot be written: {failed}")
 
     def finished(self, plugin: Plugin, request: Received, outcome: str, seconds: float) -> None:
@@ -99,7 +99,7 @@ class _Audit:
     def _write(self, event: str, plugin: Plugin, request: Received, **fields: Any) -> str | None:
         """Write a record; return why that fails, and count what is lost."""
         api, pam = request.api, request.document.pam
-        told = {
+        told: dict[str, Any] = {
             "sn": request.sn,
             "who": request.identity,
             "user": pam.get("user") if isinstance(pam, dict) and request.authenticated is not None else None,
@@ -124,13 +124,14 @@ class _Audit:
             return why
         return None
 
-    def _setting(self, key: str, default: str | None) -> Any:
-        kind: Kind = _KINDS[key]
-        raw = self._plugin.cfg.audit[key] if key in self._plugin.cfg.audit else default
-        try:
-            return None if raw is None else kind.read(raw)
-        except Wrong as wrong:
-            raise ConfigError(f"[audit] {key}: {wrong}; allowed: {kind.allowed}") from None
+
+def _setting(section: LiveSection, key: str, default: str | None) -> Any:
+    kind: Kind = _KINDS[key]
+    raw = section[key] if key in section else default  # noqa: SIM401 - it has no get(): that may be a key
+    try:
+        return None if raw is None else kind.read(raw)
+    except Wrong as wrong:
+        raise ConfigError(f"[audit] {key}: {wrong}; allowed: {kind.allowed}") from None
 
 
 def _arguments(request: Received) -> str:
@@ -139,13 +140,13 @@ def _arguments(request: Received) -> str:
     return json.dumps({"cntr": asked.cntr, "args": asked.args, "kws": asked.kws})[:_MOST]
 
 
-_audit = _Audit(Plugin.find(__name__))
+_audit = _Audit()
 
 
 @load
 def begin() -> None:
     """Open the log."""
-    _audit.begin()
+    _audit.begin(Plugin.find(__name__))
 
 
 @unload

@@ -1,8 +1,8 @@
 """The lines of an audit log, each bound to the one before it, and whether a log is whole.
 
-A line is JSON. Its last member, ``hash``, is the SHA-256 of all of the line before it. The member before that, ``prev``,
-is the hash of the line before; ``seq`` counts the lines. So nobody can change, remove or add a line in the middle
-without making all later lines anew.
+A line is JSON. Its last member, ``hash``, is the SHA-256 of all of the line before it. The member before that,
+``prev``, is the hash of the line before; ``seq`` counts the lines. So nobody can change, remove or add a line in the
+middle without making all later lines anew.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Verification:
         """Look at the next file."""
         self._first = True
         number = 0
-        for number, line in enumerate(lines, 1):  # noqa: B007 - told after the loop
+        for number, line in enumerate(lines, 1):
             record = read_line(line)
             if record is None:
                 self._torn_at = self._torn_at or number
@@ -123,34 +123,35 @@ class Verification:
             )
 
     def _look(self, file: str, number: int, record: Record) -> Finding | None:
-        before, torn = self.last, b"".join(self._torn)
-        if torn:
-            at, self._torn, self._torn_at = self._torn_at, [], 0
-            told = record.fields.get("torn_sha256") if record.event == RECOVERED else None
-            if told != torn_digest(torn.removesuffix(b"\n")):
+        """Return what is wrong with a line that is as it was written, where it stands; None: nothing."""
+        if self._torn:
+            at, torn = self._torn_at, b"".join(self._torn).removesuffix(b"\n")
+            self._torn, self._torn_at = [], 0
+            if record.event != RECOVERED or record.fields.get("torn_sha256") != torn_digest(torn):
                 return Finding(file, at, "changed", "this line is not as it was written")
             self.notes.append(f"{file}, line {at}: cut short by a crash or a full disk, and told by line {number}")
         elif self._first and record.event not in _BEGINS:
-            return Finding(
-                file, number, "missing", f"record {record.seq} is no beginning of a file: lines before it are gone"
-            )
+            text = f"record {record.seq} is no beginning of a file: the lines before it are gone"
+            return Finding(file, number, "missing", text)
+        kind, text = self._compare(file, record)
+        return Finding(file, number, kind, text) if kind else None
+
+    def _compare(self, file: str, record: Record) -> tuple[str, str]:
+        """Compare a record with the one before it, and with the expected one; tell kind and text of what is wrong."""
+        before = self.last
         if before is None:
             if record.seq != 1:
                 self.notes.append(f"{file} begins with record {record.seq}; those before it are not looked at")
             elif record.prev != GENESIS:
-                return Finding(file, number, "changed", "the first record names one before it")
+                return "changed", "the first record names one before it"
         elif record.seq > before.seq + 1:
-            gone = (
-                f"records {before.seq + 1} to {record.seq - 1} are"
-                if record.seq > before.seq + 2
-                else f"record {before.seq + 1} is"
-            )
-            return Finding(file, number, "missing", f"{gone} missing before this line")
+            one, last = before.seq + 1, record.seq - 1
+            gone = f"record {one} is" if one == last else f"records {one} to {last} are"
+            return "missing", f"{gone} missing before this line"
         elif record.seq <= before.seq:
-            return Finding(file, number, "changed", f"record {record.seq} stands behind record {before.seq}")
+            return "changed", f"record {record.seq} stands behind record {before.seq}"
         elif record.prev != before.hash:
-            text = f"record {before.seq}, before this line, is not the one that was written there"
-            return Finding(file, number, "changed", text)
+            return "changed", f"record {before.seq}, before this line, is not the one that was written there"
         if self._expected is not None and record.seq == self._expected[0] and record.hash != self._expected[1]:
-            return Finding(file, number, "changed", f"record {record.seq} is not the one with the expected hash")
-        return None
+            return "changed", f"record {record.seq} is not the one with the expected hash"
+        return "", ""
