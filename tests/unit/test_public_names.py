@@ -72,10 +72,11 @@ gofer.agent.plugin: Container Plugin State current
 gofer.agent.plugin_code: ask_extensions check_hooks exchange_hooks find_plugin import_code run_load run_unload
 gofer.agent.probe: Probe
 gofer.agent.reload: Reload dependents
+gofer.agent.request_services: RequestServices
 gofer.agent.rmi: Context
 gofer.agent.schedules: Cron Every Moment Schedule moment schedule_of
-gofer.agent.serving: Serving
 gofer.agent.sharing: accepting build_apis check_trust homes may_reach owners
+gofer.agent.sighup: Changes decide descriptors_of
 gofer.agent.signals: Signals
 gofer.agent.sources: GROUP Source import_source locate unused_files
 gofer.aio: Agent
@@ -138,11 +139,11 @@ gofer.pmon: PathMonitor
 gofer.proxy: Agent Double agent seam
 gofer.rmi.api: API Target targets_of
 gofer.rmi.client.agent: Double Lease RemoteAgent seam
-gofer.rmi.client.call: Call Next Resubscribed no_agent
-gofer.rmi.client.consumer: ReplyConsumer
+gofer.rmi.client.call: Call Next no_agent
 gofer.rmi.client.options: CallOptions OPTION_NAMES Options Report
-gofer.rmi.client.replies: Accepted Failed Listener Notice Progress Received Rejected Started Succeeded
-    check_listener notify read_reply
+gofer.rmi.client.replies: Accepted Failed Notice Progress Received Rejected ReplyQueue Resubscribed Started
+    Succeeded read_reply
+gofer.rmi.client.reply_consumer: Listener ReplyConsumer
 gofer.rmi.client.session: Session ThreadSession complete
 gofer.rmi.client.stub: Invoke Method Stub Trigger fixed new_request
 gofer.rmi.client.unconfirmed: Owner Unconfirmed UnconfirmedRequest
@@ -158,7 +159,7 @@ gofer.rmi.model: DIRECT FORK
 gofer.rmi.model.coroutines: Loop Run
 gofer.rmi.model.direct: call
 gofer.rmi.model.fork: Forks HelperProcess
-gofer.rmi.model.helper: GRACE end_with_parent serve threads
+gofer.rmi.model.fork_children: GRACE end_with_parent serve threads
 gofer.rmi.model.pipe: BEGUN CALL EXIT FAILED FORK IMPORT IMPORTED KILL LogHandler PROGRESS RAISED Sender TERMINATE
     VALUE pair receive send
 gofer.rmi.policy: RequestTimeout
@@ -170,7 +171,7 @@ gofer.rmi.server.administration: ANSWERING Administration Entry INTERRUPTED List
     WAITING
 gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
-gofer.rmi.server.counters: Counters
+gofer.rmi.server.counters: BOUNDS Counters
 gofer.rmi.server.dispatch: Pending Unfit authorize check_arguments check_once coroutine_of find invoke login_of
     outcome_of way_out
 gofer.rmi.server.hooks: HookCalls Only Raised call_each named
@@ -180,9 +181,9 @@ gofer.rmi.server.nonces: Nonce Nonces Seen
 gofer.rmi.server.persistence: AlreadyStarted Persistence
 gofer.rmi.server.registry: Arrival Known Registry
 gofer.rmi.server.rejections: Rejections start_of
-gofer.rmi.server.replies: CannotSign Encoder GIVE_UP Publisher Refusal Settled
+gofer.rmi.server.reply_encoder: CannotSign Encoder Refusal of_error of_value
+gofer.rmi.server.reply_publisher: GIVE_UP Publisher Settled
 gofer.rmi.server.request_log: RequestLog
-gofer.rmi.server.results: of_error of_value
 gofer.rmi.server.serial: Outcome SerialThread
 gofer.rmi.server.service: Service
 gofer.rmi.server.statuses: MOST_HELD Statuses
@@ -195,8 +196,8 @@ gofer.rmi.store: Database Unavailable
 gofer.rmi.store.bodies: decode light silenced
 gofer.rmi.store.database: Database Unavailable Work
 gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUEUED RUNNING Record Row UNDELIVERABLE
-    absent begin buried bury claim clean count drop find keep kept known load pull pull_one remove revive rows
-    settle take trim
+    absent begin buried bury claim clean count count_all drop find keep kept known load pull pull_one remove revive
+    rows settle take trim
 gofer.rmi.store.schema: VERSION boot prepare recover version_of
 gofer.root: Root
 gofer.sections: Content Guards Sections Unreadable parse_ini parse_json
@@ -281,6 +282,17 @@ gofer_plugin_audit.chain: Finding GENESIS RECOVERED Record Verification line_of 
 gofer_plugin_audit.command: audit
 gofer_plugin_audit.log: AuditLog files_in
 gofer_plugin_demo: Demo TooTired hello
+gofer_plugin_metrics: start stop write
+gofer_plugin_metrics.readings: Readings
+gofer_plugin_metrics.serving: serve
+gofer_plugin_package: Package check
+gofer_plugin_package.apt: Apt
+gofer_plugin_package.changes: Change Installed change difference rollback
+gofer_plugin_package.dnf: Dnf
+gofer_plugin_package.managers: Manager QUIET Wanted parse_names query
+gofer_plugin_package.packages: Ended Package
+gofer_plugin_package.settings: Settings read_settings
+gofer_plugin_package.transactions: run_transaction
 gofer_plugin_system: Script Service Shell System check
 gofer_plugin_system.access: run_as
 gofer_plugin_system.commands: Ended Shell
