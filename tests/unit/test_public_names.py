@@ -172,8 +172,7 @@ gofer.rmi.server.administration: ANSWERING Administration Entry INTERRUPTED List
 gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
 gofer.rmi.server.counters: BOUNDS Counters
-gofer.rmi.server.dispatch: Pending Unfit authorize check_arguments check_once coroutine_of find invoke login_of
-    outcome_of way_out
+gofer.rmi.server.dispatch: Pending Unfit authorize check_once coroutine_of find invoke login_of outcome_of way_out
 gofer.rmi.server.hooks: HookCalls Only Raised call_each named
 gofer.rmi.server.lifecycle: Lifecycle
 gofer.rmi.server.logins: Attempt Logins attempt pam_service

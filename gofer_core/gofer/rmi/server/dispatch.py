@@ -20,7 +20,7 @@ from gofer.rmi.server.logins import Attempt, attempt
 from gofer.rmi.server.service import Service
 
 __all__ = [
-    "Pending", "Unfit", "authorize", "check_arguments", "check_once", "coroutine_of", "find", "invoke", "login_of",
+    "Pending", "Unfit", "authorize", "check_once", "coroutine_of", "find", "invoke", "login_of",
     "outcome_of", "way_out",
 ]  # fmt: skip
 
@@ -50,10 +50,12 @@ def invoke(service: Service, request: Received, target: Target) -> Any:
 
     Raises:
         NotAuthorized: not for this caller.
+        Unfit: not with these arguments.
         DispatchError: it cannot be run here.
         BaseException: whatever the method or a hook raised.
     """
     authorize(target, request)
+    _check_arguments(service, target, request)
     hook = service.hook.gofer_call
     if _is_ours(hook):  # it calls the method
         return _run(service, target, request)
@@ -72,7 +74,7 @@ class Unfit(Exception):
     """Arguments do not fit the annotations of the method. The text says which one, and where in it."""
 
 
-def check_arguments(service: Service, target: Target, request: Received) -> None:
+def _check_arguments(service: Service, target: Target, request: Received) -> None:
     """Check that the arguments of a call fit the annotations of the method, and of its class's constructor.
 
     The method is given what was sent: nothing is converted.

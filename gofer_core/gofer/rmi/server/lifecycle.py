@@ -251,7 +251,6 @@ class Lifecycle:
                 if login is not None:
                     self._logins.check(login, partial(self._logged_in, request, target))
                     return
-                dispatch.check_arguments(service, target, request)
                 if target.mark.once:
                     dispatch.check_once(target, exclusive=request.channel.exclusive)
                     self._persistence.claim(request, once=True)
