@@ -29,13 +29,16 @@ __all__ = [
     "Mark",
     "Version",
     "action",
+    "destructive",
     "direct",
     "fork",
+    "idempotent",
     "initializer",
     "load",
     "mark_of",
     "once",
     "pam",
+    "read_only",
     "remote",
     "unload",
     "user",
@@ -82,7 +85,10 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """All that decorators have said about one function."""
+    """All that decorators have said about one function.
+
+    ``untyped``: its annotations say nothing of what callers may pass.
+    """
 
     remote: bool = False
     secret: Secret | None = field(default=None, repr=False)
@@ -94,6 +100,10 @@ class Mark:
     load: bool = False
     load_in_fork: bool = False
     unload: bool = False
+    untyped: bool = False
+    read_only: bool = False
+    destructive: bool = False
+    idempotent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +134,9 @@ def mark_of(fn: object) -> Mark | None:
 @overload
 def remote(fn: _F, /) -> _F: ...
 @overload
-def remote(*, secret: Secret | None = None, model: str | None = None, timeout: float | None = None) -> _Decorator: ...
+def remote(
+    *, secret: Secret | None = None, model: str | None = None, timeout: float | None = None, typed: bool = True
+) -> _Decorator: ...
 def remote(
     fn: Any = None,
     /,
@@ -132,6 +144,7 @@ def remote(
     secret: Secret | None = None,
     model: str | None = None,
     timeout: float | None = None,
+    typed: bool = True,
     **unknown: Any,
 ) -> Any:
     """Expose a function or method to callers.
@@ -140,6 +153,7 @@ def remote(
         secret: what a caller must pass: text, several texts of which one must match, or a callable that returns them.
         model: DIRECT (in the agent's process) or FORK (in a child of its own).
         timeout: seconds that a call may run.
+        typed: whether arguments that do not fit the annotations are refused before the call.
     """
 
     def check(name: str) -> Mark:
@@ -148,9 +162,12 @@ def remote(
         if secret is not None and not _is_secret(secret):
             raise TypeError(f"@remote on {name}: secret is text, a list or tuple of texts (not empty), or a callable")
         _positive("remote", name, "timeout", timeout)
-        return Mark(remote=True, secret=secret, model=model, timeout=None if timeout is None else float(timeout))
+        if not isinstance(typed, bool):
+            raise TypeError(f"@remote on {name}: typed is True or False, not {typed!r}")
+        limit = None if timeout is None else float(timeout)
+        return Mark(remote=True, secret=secret, model=model, timeout=limit, untyped=not typed)
 
-    return _decorate("remote", fn, check, more, unknown, ("secret", "model", "timeout"))
+    return _decorate("remote", fn, check, more, unknown, ("secret", "model", "timeout", "typed"))
 
 
 @overload
@@ -178,6 +195,33 @@ def once() -> _Decorator: ...
 def once(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
     """Never run a request a second time, whatever happens to the agent: its caller hears Interrupted instead."""
     return _decorate("once", fn, lambda _: Mark(once=True), more, unknown)
+
+
+@overload
+def read_only(fn: _F, /) -> _F: ...
+@overload
+def read_only() -> _Decorator: ...
+def read_only(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
+    """Tell callers that the function changes nothing. Nobody checks that."""
+    return _decorate("read_only", fn, lambda _: Mark(read_only=True), more, unknown)
+
+
+@overload
+def destructive(fn: _F, /) -> _F: ...
+@overload
+def destructive() -> _Decorator: ...
+def destructive(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
+    """Tell callers that the function destroys or stops something: ask a person first."""
+    return _decorate("destructive", fn, lambda _: Mark(destructive=True), more, unknown)
+
+
+@overload
+def idempotent(fn: _F, /) -> _F: ...
+@overload
+def idempotent() -> _Decorator: ...
+def idempotent(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
+    """Tell callers that calling the function twice with the same arguments does no more than calling it once."""
+    return _decorate("idempotent", fn, lambda _: Mark(idempotent=True), more, unknown)
 
 
 @overload
@@ -391,6 +435,8 @@ def _mark(decorator: str, fn: _F, added: Mark) -> _F:
     for once_only in ("secret", "timeout", "action"):
         if getattr(added, once_only) is not None and getattr(before, once_only) is not None:
             raise TypeError(f"@{decorator} on {_name(fn)}: {once_only} is given twice")
+    if (added.read_only or before.read_only) and (added.destructive or before.destructive):
+        raise TypeError(f"@{decorator} on {_name(fn)}: what is read-only is not destructive")
     changes: dict[str, Any] = {
         name: value for name in Mark.__slots__ if (value := getattr(added, name)) not in (None, False, ())
     }

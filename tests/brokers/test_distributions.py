@@ -40,7 +40,7 @@ GOOD = ("animals", "retrievers", "toys", "mammals")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where everything is installed."""
     target = tmp_path_factory.mktemp("site")
-    pip_install(target, "farm", "audit", "authorizer", "stopwatch", *BAD)
+    pip_install(target, "farm", "journal", "authorizer", "stopwatch", *BAD)
     return target
 
 
@@ -158,7 +158,7 @@ def watched(rabbitmq: RabbitMQ, site: Path, root: Path, tmp_path: Path) -> Itera
     for name, (scheme, settings) in schemes.items():
         messaging = f"[messaging]\nurl={url}\nauthenticator={scheme}\n[model]\nqueue=watched-{name}\n"
         describe(root, name, f"[main]\nenabled=1\n{messaging}[{scheme}]\n{settings}")
-    describe(root, "audit", f"[main]\nenabled=1\n[audit]\nfile={tmp_path / 'audit'}\n")
+    describe(root, "journal", f"[main]\nenabled=1\n[journal]\nfile={tmp_path / 'audit'}\n")
     describe(root, "stopwatch", f"[main]\nenabled=1\n[stopwatch]\nfile={tmp_path / 'metrics.prom'}\n")
     rules = "Admin.* = *\nDog.* = alice\nDog.bark = bob\nRetriever.* = carol\n"
     describe(root, "authorizer", f"[main]\nenabled=1\nrequired=1\n[allow]\n{rules}")

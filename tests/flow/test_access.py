@@ -341,6 +341,7 @@ def test_what_waits_when_the_rules_change_is_decided_by_the_new_ones(house: Guar
 RELOADS = 20
 
 
+@pytest.mark.slow
 def test_under_load_no_call_slips_through_and_none_is_denied_wrongly(house: Guarded) -> None:
     rules = "Admin.hello = *\nDog.bark = alice{}\nDog.howl = alice{}\nDog.dig = alice"
     house.describe("dog", rules.format("", ""))
@@ -457,6 +458,7 @@ def test_can_tells_which_rule_decides_without_an_agent(house: Guarded) -> None:
         assert (status, says in said) == (2, True)
 
 
+@pytest.mark.slow
 def test_can_says_what_the_agent_does(house: Guarded) -> None:
     house.groups(operators="bob")
     house.describe("dog", "Admin.hello = *\nCat.purr = *\nDog.* = @operators\ndog.count = alice", "forward = cat")

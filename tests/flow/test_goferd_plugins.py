@@ -162,7 +162,7 @@ class TestHooks:
         from gofer.hooks import hookimpl
 
         def write(*line):
-            with open(Plugin.find("audit").container.root.path / "audit", "a") as file:
+            with open(Plugin.find("auditor").container.root.path / "audit", "a") as file:
                 file.write(json.dumps(line) + "\\n")
 
         @hookimpl
@@ -186,7 +186,7 @@ class TestHooks:
 
     def test_a_plugin_refuses_wraps_and_records_the_requests_of_others(self, farm: Farm) -> None:
         farm.plugin("dog")
-        farm.plugin("audit", self.AUDIT)
+        farm.plugin("auditor", self.AUDIT)
         dog = farm["dog"]
         audit = farm.root / "audit"
 

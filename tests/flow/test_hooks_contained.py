@@ -176,7 +176,7 @@ def test_one_that_raises_silences_no_other(serving: Serving, name: str) -> None:
 def test_one_that_never_hears_the_end_of_a_request_delays_nothing(serving: Serving) -> None:
     """Nobody waits for it: not callers, nor the ledger, nor other hooks, nor the end of the agent."""
     hangs = "@hookimpl\ndef gofer_finished(plugin, request):\n    write('hangs', request.method)\n    until('never')\n"
-    serving.plugin("audit", WRITE, AUDIT)
+    serving.plugin("m-audit", WRITE, AUDIT)
     serving.plugin("hangs", WRITE, hangs)
     serving.plugin("dog", DANGER, queue=True)
     with started(serving, "dog") as (dog,):

@@ -91,6 +91,7 @@ class PluginForTests:
     latency: float = 0.0
     max_age: float | None = None
     timeout: float | None = None
+    typed: bool = True
     max_message: int = 1 << 20
 
     @property

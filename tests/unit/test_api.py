@@ -254,11 +254,25 @@ def test_a_description_is_plain_json_with_everything_but_secrets(api: API) -> No
     assert methods["echo"] == {
         "name": "echo",
         "doc": "Return what it is given.",
+        "documentation": "Return what it is given.\n\nMore about it.",
         "signature": "(value: Any = None) -> Any",
-        "parameters": [{"name": "value", "kind": "positional_or_keyword", "type": "Any", "default": "None"}],
+        "parameters": [
+            {"name": "value", "kind": "positional_or_keyword", "type": "Any", "schema": {}, "default": "None"}
+        ],
+        "schema": {
+            "type": "object",
+            "properties": {"value": {"default": None}},
+            "required": [],
+            "additionalProperties": False,
+        },
+        "returns": {},
         "model": DIRECT,
         "async": False,
         "once": False,
+        "read_only": False,
+        "destructive": False,
+        "idempotent": False,
+        "typed": False,
         "timeout": None,
         "secret": False,
         "users": [],

@@ -82,8 +82,8 @@ gofer.agent.sources: GROUP Source import_source locate unused_files
 gofer.aio: Agent
 gofer.config: Config Graph get_bool
 gofer.crontab: Crontab parse_crontab
-gofer.decorators: Action DIRECT FORK Login Mark Version action direct fork initializer load mark_of once pam remote
-    unload user version version_of
+gofer.decorators: Action DIRECT FORK Login Mark Version action destructive direct fork idempotent initializer load
+    mark_of once pam read_only remote unload user version version_of
 gofer.duration: DURATIONS parse_duration
 gofer.entry_points: Installed find listed load
 gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost DispatchError DocumentError
@@ -149,6 +149,7 @@ gofer.rmi.client.stub: Invoke Method Stub Trigger fixed new_request
 gofer.rmi.client.unconfirmed: Owner Unconfirmed UnconfirmedRequest
 gofer.rmi.clock: Clock Timer
 gofer.rmi.context: Context
+gofer.rmi.contract: Contract Parameter constructor_of contract_of is_plain
 gofer.rmi.criteria: InvalidOperator MAX_BYTES MAX_DEPTH MAX_TERMS OPERATORS check matches
 gofer.rmi.description: of_api
 gofer.rmi.dispatcher: DispatchError MemberNotFound NamespaceNotFound NotAuthenticated NotAuthorized PasswordRequired
@@ -171,7 +172,7 @@ gofer.rmi.server.administration: ANSWERING Administration Entry INTERRUPTED List
 gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
 gofer.rmi.server.counters: BOUNDS Counters
-gofer.rmi.server.dispatch: Pending authorize check_once coroutine_of find invoke login_of outcome_of way_out
+gofer.rmi.server.dispatch: Pending Unfit authorize check_once coroutine_of find invoke login_of outcome_of way_out
 gofer.rmi.server.hooks: HookCalls Only Raised call_each named
 gofer.rmi.server.lifecycle: Lifecycle
 gofer.rmi.server.logins: Attempt Logins attempt pam_service
@@ -278,6 +279,10 @@ gofer_authenticator_x509: X509Authenticator
 gofer_authenticator_x509.authenticator: X509Authenticator
 gofer_authenticator_x509.trust: ANY_PURPOSE CLIENT_AUTH Key Trust check_key common_name load_certificate
     read_purpose
+gofer_plugin_audit: begin end gofer_call gofer_finished
+gofer_plugin_audit.chain: Finding GENESIS RECOVERED Record Verification line_of read_line torn_digest
+gofer_plugin_audit.command: audit
+gofer_plugin_audit.log: AuditLog files_in
 gofer_plugin_demo: Demo TooTired hello
 gofer_plugin_metrics: start stop write
 gofer_plugin_metrics.readings: Readings

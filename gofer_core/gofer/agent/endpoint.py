@@ -143,6 +143,7 @@ class Endpoint:
         self.latency = plugin.described.latency
         self.max_age = plugin.described.max_age
         self.timeout = plugin.described.timeout
+        self.typed = plugin.described.typed
 
     # -- what its requests ask for ------------------------------------------------------------------------------------
 

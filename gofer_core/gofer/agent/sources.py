@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 GROUP = "gofer.plugins"
 
 #: The plugins of this project, and the distributions that have them.
-_OURS = MappingProxyType({name: f"gofer-plugin-{name}" for name in ("demo", "package", "system", "virt")})
+_OURS = MappingProxyType({name: f"gofer-plugin-{name}" for name in ("audit", "demo", "package", "system", "virt")})
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 from gofer.decorators import DIRECT, FORK, Mark, mark_of, version_of
 from gofer.errors import MemberNotFound, NamespaceNotFound, PluginError
 from gofer.messaging.document import shown
+from gofer.rmi.contract import Contract, constructor_of, contract_of
 from gofer.suggest import available, did_you_mean
 
 __all__ = ["API", "Target", "targets_of"]
@@ -43,6 +44,16 @@ class Target:
     def holds_no_thread(self) -> bool:
         """Whether it runs on the plugin's event loop: an ``async def`` that is not forked."""
         return self.is_async and self.model == DIRECT
+
+    @property
+    def contract(self) -> Contract:
+        """What its annotations say."""
+        return contract_of(self.function, bound=self.cls is not None and not isinstance(self.member, staticmethod))
+
+    @property
+    def constructor(self) -> Contract | None:
+        """What the annotations of its class's constructor say; None: it is a function."""
+        return None if self.cls is None else constructor_of(self.cls)
 
     @property
     def name(self) -> str:
@@ -312,6 +323,7 @@ def _check_marks(target: Target) -> None:
     idle = [f"@{mark.model}"] if mark.model is not None and mark.action is None else []
     idle += ["@once"] if mark.once else []
     idle += ["@user, or @pam,"] if mark.logins else []
+    idle += [f"@{name}" for name in ("read_only", "destructive", "idempotent") if getattr(mark, name)]
     if idle:
         raise PluginError(f"{idle[0]} on {target.name}: it is for remote methods, and this one has no @remote")
 

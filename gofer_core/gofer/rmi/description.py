@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from gofer.decorators import version_of
 from gofer.rmi.api import API, Target, targets_of
+from gofer.rmi.contract import Contract, constructor_of
 
 __all__ = ["of_api"]
 
 
 def of_api(api: API, tells: Callable[[Target], bool] = lambda target: True) -> dict[str, Any]:
-    """Describe an API: its classes and functions, with signatures, first docstring lines and marks.
+    """Describe an API: its classes and functions, with signatures, docstrings, JSON Schemas and marks.
 
     A secret is shown only as True; the values never leave the agent.
 
@@ -38,50 +39,63 @@ def of_api(api: API, tells: Callable[[Target], bool] = lambda target: True) -> d
     }
 
 
-def _of_class(name: str, cls: type, targets: Iterable[Target]) -> dict[str, Any]:
+def _of_class(name: str, cls: type, targets: Sequence[Target]) -> dict[str, Any]:
     """Describe a class and its remote methods. ``version`` is None for one that has none."""
     version = version_of(cls)
+    constructor = constructor_of(cls)
     return {
         "name": name,
         "version": None if version is None else version.number,
-        "doc": _first_line(cls),
+        **_docs(cls),
         "constructor": _signature(cls, skip=False),
+        "parameters": _parameters(constructor),
+        "schema": constructor.schema(),
         "methods": [_of_target(target) for target in targets],
     }
 
 
 def _of_target(target: Target) -> dict[str, Any]:
     """Describe a method or function, without its ``self``."""
-    mark = target.mark
+    mark, contract = target.mark, target.contract
     bound = target.cls is not None and not isinstance(target.member, staticmethod)
+    _, returns, definitions = contract.schemas()
     return {
         "name": target.method,
-        "doc": _first_line(target.function),
+        **_docs(target.function),
         "signature": _signature(target.function, skip=bound),
-        "parameters": _parameters(target.function, skip=bound),
+        "parameters": _parameters(contract),
+        "schema": contract.schema(),
+        "returns": {**returns, "$defs": definitions} if definitions else returns,
         "model": target.model,
         "async": target.is_async,
         "once": mark.once,
+        "read_only": mark.read_only,
+        "destructive": mark.destructive,
+        "idempotent": mark.idempotent,
         "timeout": mark.timeout,
+        "typed": contract.checks and not mark.untyped,
         "secret": mark.secret is not None,
         "users": [login.user for login in mark.logins],
     }
 
 
-def _parameters(function: Callable[..., Any], *, skip: bool) -> list[dict[str, Any]]:
-    try:
-        parameters = list(inspect.signature(function).parameters.values())[1 if skip else 0 :]
-    except (TypeError, ValueError):
-        return []  # what is written in C tells no signature
-    empty = inspect.Parameter.empty
+def _docs(documented: object) -> dict[str, str]:
+    whole = (inspect.getdoc(documented) or "").strip()
+    return {"doc": whole.partition("\n")[0], "documentation": whole}
+
+
+def _parameters(contract: Contract) -> list[dict[str, Any]]:
+    """Describe parameters, those without a name among them; what is written in C tells none."""
+    schemas, _, _ = contract.schemas()
     return [
         {
             "name": one.name,
             "kind": one.kind.name.lower(),
-            "type": None if one.annotation is empty else inspect.formatannotation(one.annotation).strip("'"),
-            "default": None if one.default is empty else _shown(one.default),
+            "type": one.annotation,
+            "schema": schema,
+            "default": None if one.default is inspect.Parameter.empty else _shown(one.default),
         }
-        for one in parameters
+        for one, schema in zip(contract.parameters or (), schemas, strict=False)
     ]
 
 
@@ -119,7 +133,3 @@ def _shown(value: object) -> str:
         return repr(value)[:200]
     except Exception:  # noqa: BLE001 - the repr of a default value may do anything
         return f"<{type(value).__qualname__}>"
-
-
-def _first_line(documented: object) -> str:
-    return (inspect.getdoc(documented) or "").strip().partition("\n")[0]

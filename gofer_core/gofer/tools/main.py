@@ -12,7 +12,8 @@ from types import MappingProxyType
 
 import click
 
-from gofer.errors import GoferError
+from gofer.entry_points import listed, load
+from gofer.errors import GoferError, PluginError
 from gofer.streams import open_missing
 from gofer.suggest import did_you_mean
 from gofer.tools.completion import COMPLETE
@@ -38,6 +39,9 @@ _COMMANDS = MappingProxyType(
         "completion": "completion",
     }
 )
+
+#: Commands of other distributions: an entry point's name, and a click command.
+_GROUP = "gofer.commands"
 
 _STATUSES = """\b
 Exit status of every command:
@@ -102,13 +106,20 @@ class _Lazy(click.Group):
     """A group whose commands are imported when they are needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return [*_COMMANDS, *(one.name for one in listed(_GROUP) if one.name not in _COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name in _COMMANDS:
+            found = getattr(importlib.import_module(f"gofer.tools.{_COMMANDS[cmd_name]}"), cmd_name)
+        elif cmd_name in self.list_commands(ctx):
+            try:
+                found = load(_GROUP, cmd_name)
+            except PluginError as broken:  # the other commands are listed, and work
+                complain("gofer", broken)
+                return None
+        else:
             return None
-        found = getattr(importlib.import_module(f"gofer.tools.{_COMMANDS[cmd_name]}"), cmd_name)
-        assert isinstance(found, click.Command)  # noqa: S101 - what the table above names
+        assert isinstance(found, click.Command)  # noqa: S101 - what the table above, or an entry point, names
         found.epilog = _STATUSES
         return found
 
@@ -116,7 +127,10 @@ class _Lazy(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in _COMMANDS and not ctx.resilient_parsing:
-            hint = did_you_mean(args[0], _COMMANDS) or f"; commands: {', '.join(_COMMANDS)}"
+            known = self.list_commands(ctx)
+            if args[0] in known:
+                return super().resolve_command(ctx, args)
+            hint = did_you_mean(args[0], known) or f"; commands: {', '.join(known)}"
             ctx.fail(f"no command {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)
 

@@ -95,6 +95,9 @@ class Descriptor(Struct, frozen=True, kw_only=True):
     max_age: Annotated[
         float | None, "main", _TIME, "How old a request without a `ttl` may be when it comes; older ones are rejected."
     ] = None
+    typed: Annotated[
+        bool, "main", FLAG, "Whether arguments that do not fit the annotations of a method are refused."
+    ] = True
     accept: Annotated[
         Names, "main", _PLUGINS_OR_ALL, "The plugins whose requests this one answers when they cannot."
     ] = ()

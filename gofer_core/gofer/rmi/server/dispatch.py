@@ -19,7 +19,10 @@ from gofer.rmi.request import Received
 from gofer.rmi.server.logins import Attempt, attempt
 from gofer.rmi.server.service import Service
 
-__all__ = ["Pending", "authorize", "check_once", "coroutine_of", "find", "invoke", "login_of", "outcome_of", "way_out"]
+__all__ = [
+    "Pending", "Unfit", "authorize", "check_once", "coroutine_of", "find", "invoke", "login_of",
+    "outcome_of", "way_out",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +50,12 @@ def invoke(service: Service, request: Received, target: Target) -> Any:
 
     Raises:
         NotAuthorized: not for this caller.
+        Unfit: not with these arguments.
         DispatchError: it cannot be run here.
         BaseException: whatever the method or a hook raised.
     """
     authorize(target, request)
+    _check_arguments(service, target, request)
     hook = service.hook.gofer_call
     if _is_ours(hook):  # it calls the method
         return _run(service, target, request)
@@ -63,6 +68,29 @@ def invoke(service: Service, request: Received, target: Target) -> Any:
     finally:
         request.channel.counters.time(("hook", "gofer_call"), time.monotonic() - began - once.seconds)
         once.forget()
+
+
+class Unfit(Exception):
+    """Arguments do not fit the annotations of the method. The text says which one, and where in it."""
+
+
+def _check_arguments(service: Service, target: Target, request: Received) -> None:
+    """Check that the arguments of a call fit the annotations of the method, and of its class's constructor.
+
+    The method is given what was sent: nothing is converted.
+
+    Raises:
+        Unfit: one does not.
+    """
+    if not service.typed or target.mark.untyped:
+        return
+    asked = request.document.request
+    wrong = target.contract.fault(asked.args or (), asked.keywords)
+    if wrong is None and asked.cntr is not None and any(asked.cntr) and (constructor := target.constructor) is not None:
+        wrong = constructor.fault(asked.cntr[0] or (), asked.cntr[1] or {})
+        wrong = wrong and f"constructor, {wrong}"
+    if wrong is not None:
+        raise Unfit(f"{target.name}(): {wrong}")
 
 
 def check_once(target: Target, *, exclusive: bool) -> None:

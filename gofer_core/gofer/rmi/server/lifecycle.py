@@ -328,6 +328,8 @@ class Lifecycle:
             self._started_before(request, raised.result)
         elif type(raised) is Denied:
             self._denied(request, raised)
+        elif type(raised) is dispatch.Unfit:
+            self.reject(request, Refusal("arguments.invalid", "the arguments do not fit the method", str(raised)))
         elif raised is not None:
             self.fail(request, raised)
         elif request.called_off and value is None:  # a value is given: only the method knows that it stopped short

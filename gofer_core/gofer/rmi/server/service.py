@@ -94,6 +94,10 @@ class Service(Protocol):
         """Seconds that a method may run; None: no limit."""
 
     @property
+    def typed(self) -> bool:
+        """Whether arguments must fit the annotations of methods."""
+
+    @property
     def max_message(self) -> int:
         """The most bytes of a document, either way."""
 

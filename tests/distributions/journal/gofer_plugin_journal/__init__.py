@@ -1,4 +1,4 @@
-"""An audit log: one line of JSON for each call of any plugin, in the file that ``[audit] file`` names."""
+"""A journal: one line of JSON for each call of any plugin, in the file that ``[journal] file`` names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _open: list[Any] = []
 @load
 def start() -> None:
     """Open the file; what cannot be written down keeps the plugin from running."""
-    _open.append(open(plugin.cfg.audit.file, "a", encoding="utf-8"))  # noqa: SIM115 - closed by stop()
+    _open.append(open(plugin.cfg.journal.file, "a", encoding="utf-8"))  # noqa: SIM115 - closed by stop()
 
 
 @unload
