@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from gofer.errors import PluginError
 
-__all__ = ["Installed", "find", "listed", "load"]
+__all__ = ["Installed", "find", "listed", "load", "scan"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -33,7 +33,7 @@ class Installed:
 
 def listed(group: str) -> list[Installed]:
     """Return all that is installed under a group, in the order of names, then of distributions. Imports none of it."""
-    return sorted(_scan(group))
+    return sorted(scan(group))
 
 
 def find(group: str, name: str) -> Installed | None:
@@ -42,11 +42,14 @@ def find(group: str, name: str) -> Installed | None:
     Raises:
         PluginError: two distributions claim the name; the text names both.
     """
-    return _find(group, name, _scan(group))
+    return _find(group, name, scan(group))
 
 
-def load(group: str, name: str) -> Any:
+def load(group: str, name: str, among: Mapping[Installed, importlib.metadata.EntryPoint] | None = None) -> Any:
     """Import what is installed under a group by a name, and return it.
+
+    Args:
+        among: what ``scan`` has returned a moment ago; None: scan now.
 
     Raises:
         PluginError: nothing has that name, two distributions claim it, or importing it fails. The text names the
@@ -68,7 +71,7 @@ def load(group: str, name: str) -> Any:
         _find(group, name, scanned)
         return claiming[0]
 
-    scanned = _scan(group)
+    scanned = scan(group) if among is None else among
     installed = _find(group, name, scanned)
     if installed is None:
         names = ", ".join(sorted({one.name for one in scanned})) or "nothing"
@@ -89,20 +92,24 @@ def load(group: str, name: str) -> Any:
         failed(None, None, error)
 
 
+def scan(group: str) -> dict[Installed, importlib.metadata.EntryPoint]:
+    """Read the metadata of everything installed; a distribution that stands in it twice counts once."""
+    found: dict[Installed, importlib.metadata.EntryPoint] = {}
+    known: dict[importlib.metadata.Distribution, tuple[str, str]] = {}  # it parses a file each time it is asked
+    for point in importlib.metadata.entry_points(group=group):
+        distribution, version = "an unknown distribution", ""
+        if point.dist is not None:
+            if point.dist not in known:
+                metadata = point.dist.metadata
+                known[point.dist] = metadata["Name"], metadata["Version"]
+            distribution, version = known[point.dist]
+        found[Installed(point.name, distribution, version, point.value)] = point
+    return found
+
+
 def _find(group: str, name: str, scanned: Iterable[Installed]) -> Installed | None:
     found = [one for one in scanned if one.name == name]
     if len({one.distribution for one in found}) > 1:
         who = " and ".join(sorted(map(str, found)))
         raise PluginError(f"{name!r} in {group} is claimed by {who}; uninstall all but one")
     return found[0] if found else None
-
-
-def _scan(group: str) -> dict[Installed, importlib.metadata.EntryPoint]:
-    """Read the metadata of everything installed; a distribution that stands in it twice counts once."""
-    found: dict[Installed, importlib.metadata.EntryPoint] = {}
-    for point in importlib.metadata.entry_points(group=group):
-        metadata = None if point.dist is None else point.dist.metadata
-        distribution = "an unknown distribution" if metadata is None else metadata["Name"]
-        version = "" if metadata is None else metadata["Version"]
-        found[Installed(point.name, distribution, version, point.value)] = point
-    return found

@@ -29,6 +29,7 @@ class TestLocalAdapter(AdapterContract):
 
     adapter = LocalAdapter
     has_logins = False
+    heartbeat = 0.5
     limits = {  # noqa: RUF012 - as it is in the contract
         "has_logins": "The local broker asks for no password: the socket's mode and the peer's user are the login.",
         "tls": "The local broker listens on a Unix socket, which needs no TLS.",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.repository import TOP, distributions
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fresh"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("dist"), pytest.mark.timeout(400)]
 
 
 def test_every_distribution_is_built_and_checked_and_the_wheels_alone_make_calls(tmp_path: Path) -> None:

@@ -21,15 +21,29 @@ def pythons() -> list[str]:
     return [path for path in done.stdout.splitlines() if os.path.realpath(path) != mine]
 
 
+def pip(*arguments: str | Path) -> None:
+    """Run the pip of this environment, which can install into others."""
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, f"pip {' '.join(map(str, arguments))}: {done.stdout}{done.stderr}"
+
+
 @pytest.fixture(scope="module")
-def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An environment of one of them, with gofer-core as it stands here; its Python."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """gofer-core as it stands here, built once for all Pythons."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, TOP / "gofer_core")
+    (built,) = folder.iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> str:
+    """An environment of one of them, with gofer-core; its Python."""
     folder = tmp_path_factory.mktemp("python")
-    subprocess.run([request.param, "-m", "venv", folder], check=True, timeout=120)
+    subprocess.run([request.param, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
     made = str(folder / "bin/python")
-    pip = [made, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", TOP / "gofer_core"]
-    done = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, f"{request.param}: pip cannot install gofer-core: {done.stdout}{done.stderr}"
+    pip("--python", made, "install", wheel)
     return made
 
 

@@ -90,10 +90,10 @@ def closure(names: tuple[str, ...]) -> Iterator[importlib.metadata.Distribution]
 
 
 def copy(distribution: importlib.metadata.Distribution, site: Path) -> None:
-    """Copy a distribution's files, but for its commands."""
+    """Copy a distribution's files, the compiled ones, too, but not its commands."""
     for file in distribution.files or ():
         source, target = Path(str(distribution.locate_file(file))), site / str(file)
-        if ".." in file.parts or "__pycache__" in file.parts or not source.is_file():
+        if ".." in file.parts or not source.is_file():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target)

@@ -85,7 +85,7 @@ gofer.crontab: Crontab parse_crontab
 gofer.decorators: Action DIRECT FORK Login Mark Version action destructive direct fork idempotent initializer load
     mark_of once pam read_only remote unload user version version_of
 gofer.duration: DURATIONS parse_duration
-gofer.entry_points: Installed find listed load
+gofer.entry_points: Installed find listed load scan
 gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost DispatchError DocumentError
     ExecutionTimeout GoferError Interrupted InvalidOperator MemberNotFound MessagingError NamespaceNotFound
     NotAuthenticated NotAuthorized NotFound NotTaken PasswordRequired PluginError ProcessDied Rejected

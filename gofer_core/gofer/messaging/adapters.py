@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gofer.entry_points import Installed, listed, load
+from gofer.entry_points import Installed, listed, load, scan
 from gofer.errors import AdapterError, PluginError
 from gofer.messaging.adapter import Adapter
 from gofer.messaging.url import URL
@@ -38,7 +38,8 @@ def find(url: URL, preferred: str | None = None) -> type[Adapter]:
         AdapterError: no such adapter (the text says what is installed and what to install), two distributions claim it,
             importing it fails, or it is not an adapter.
     """
-    names = {one.name for one in installed()}
+    scanned = scan(GROUP)
+    names = {one.name for one in scanned}
     name = _choose(url, preferred, names)
     if name not in names:
         asked = f"the adapter {name!r} of {url}" if url.adapter or not preferred else f"the preferred adapter {name!r}"
@@ -46,11 +47,11 @@ def find(url: URL, preferred: str | None = None) -> type[Adapter]:
         instead = _instead(name)
         raise AdapterError(f"{asked} is not installed{hint}; installed: {available(names)}{instead}")
     try:
-        found = load(GROUP, name)
+        found = load(GROUP, name, scanned)
     except PluginError as error:
         raise AdapterError(f"no adapter for {url}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Adapter)):
-        who = ", ".join(str(one) for one in installed() if one.name == name)
+        who = ", ".join(str(one) for one in scanned if one.name == name)
         raise AdapterError(f"no adapter for {url}: {name!r} of {who} is {found!r}, and not a subclass of Adapter")
     return found
 

@@ -29,6 +29,9 @@ class Base:
     #: Attributes of the connectors but for url, heartbeat and max_message: TLS files and so on.
     options: ClassVar[dict[str, object]] = {}
 
+    #: Seconds between heartbeats, where a test waits for several of them. AMQP 0-9-1 and 0-10 know whole seconds only.
+    heartbeat: ClassVar[float] = 1.0
+
     #: What the broker cannot do, in a sentence each: by the name of a test, which must fail then, or of one of the
     #: capabilities below that is False.
     limits: ClassVar[dict[str, str]] = {}

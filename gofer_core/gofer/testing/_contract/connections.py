@@ -20,8 +20,6 @@ from gofer.testing._contract.nodes import OPERATIONS
 
 __all__ = ["Connections"]
 
-_HEARTBEAT = 1.0
-
 
 class Connections(Base):
     """A connection opens and ends cleanly, and lives as long as its peer."""
@@ -137,14 +135,14 @@ class Connections(Base):
     # -- heartbeats ------------------------------------------------------------------------------------------
 
     def test_an_idle_connection_outlives_its_heartbeat(self, connect: Connect, queue: str) -> None:
-        idle = connect(heartbeat=_HEARTBEAT)
+        idle = connect(heartbeat=self.heartbeat)
         idle.subscribe(queue)
         held = idle.hold(queue, b"held")
-        idle.pass_time(3.5 * _HEARTBEAT)
+        idle.pass_time(3.5 * self.heartbeat)
         idle.accept(*held)
         assert idle.hold(queue, b"alive")[0].redelivered is self.flag(False)
 
-    @pytest.mark.parametrize("heartbeat", [_HEARTBEAT, 20.0])
+    @pytest.mark.parametrize("heartbeat", [1.0, 20.0])
     def test_a_silent_peer_is_dead_after_two_heartbeats_of_ours(self, connect: Connect, heartbeat: float) -> None:
         driver = connect(heartbeat=heartbeat)
         driver.queue()

@@ -19,7 +19,6 @@ from gofer.testing.proxy import Proxy
 
 __all__ = ["Liveness"]
 
-_HEARTBEAT = 1.0
 #: What a connection is doing when its peer falls silent.
 _DOING: dict[str, Callable[[Driver, str], object]] = {
     "nothing": lambda driver, queue: None,
@@ -43,7 +42,7 @@ class Liveness(Base):
 
     def ends(self, driver: Driver) -> MessagingError | None:
         """Drive until the end, and return what it was for. It must come: nothing hangs."""
-        driver.until(lambda: driver.closed is not None, "the end", WAIT + 2 * _HEARTBEAT)
+        driver.until(lambda: driver.closed is not None, "the end", WAIT + 2 * self.heartbeat)
         assert driver.closed is not None
         return driver.closed.error
 
@@ -57,7 +56,7 @@ class Liveness(Base):
         queue: str,
         doing: Callable[[Driver, str], object],
     ) -> None:
-        driver = connect(heartbeat=_HEARTBEAT)
+        driver = connect(heartbeat=self.heartbeat)
         held = driver.hold(queue, b"held")
         with frozen():
             doing(driver, queue)
@@ -72,7 +71,7 @@ class Liveness(Base):
 
     @pytest.mark.parametrize("both", [True, False], ids=["both ways", "to us"])
     def test_a_network_that_falls_silent_is_a_dead_peer(self, connect: Connect, proxy: Proxy, both: bool) -> None:
-        driver = connect(url=proxy.url, heartbeat=_HEARTBEAT)
+        driver = connect(url=proxy.url, heartbeat=self.heartbeat)
         driver.settle_down()
         proxy.to_client.swallows, proxy.to_broker.swallows = True, both
         assert isinstance(self.ends(driver), ConnectionLost)
@@ -80,11 +79,11 @@ class Liveness(Base):
     def test_a_network_that_stalls_for_less_than_a_heartbeat_changes_nothing(
         self, connect: Connect, proxy: Proxy, queue: str
     ) -> None:
-        driver = connect(url=proxy.url, heartbeat=4 * _HEARTBEAT)
+        driver = connect(url=proxy.url, heartbeat=4 * self.heartbeat)
         driver.subscribe(queue)
         proxy.to_client.stalled = proxy.to_broker.stalled = True
         token = driver.post(queue, b"late")
-        driver.pass_time(_HEARTBEAT)
+        driver.pass_time(self.heartbeat)
         assert token not in driver.confirmations
         proxy.to_client.stalled = proxy.to_broker.stalled = False
         driver.confirmed(token)
@@ -143,10 +142,10 @@ class Liveness(Base):
     def test_a_message_that_takes_longer_than_two_heartbeats_is_a_sign_of_life(
         self, connect: Connect, proxy: Proxy, driver: Driver, queue: str, way: str
     ) -> None:
-        slow = connect(url=proxy.url, heartbeat=_HEARTBEAT)
+        slow = connect(url=proxy.url, heartbeat=self.heartbeat)
         slow.subscribe(queue)
         direction, size = getattr(proxy, way), 1 << 20
-        direction.piece, direction.pause = size // 20, _HEARTBEAT / 5
+        direction.piece, direction.pause = size // 15, self.heartbeat / 5
         start = time.monotonic()
         if way == "to_client":
             driver.give(queue, bytes(size))
@@ -154,7 +153,7 @@ class Liveness(Base):
             slow.give(queue, bytes(size))
             direction.piece = 0
         assert len(slow.one().body) == size
-        assert time.monotonic() - start > 2.5 * _HEARTBEAT
+        assert time.monotonic() - start > 2.5 * self.heartbeat
         direction.piece = 0
         slow.settle_down()
 
