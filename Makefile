@@ -11,6 +11,9 @@ ARGS ?=
 JOBS ?= 3
 BROKERS ?= rabbitmq,rabbitmq4,brokerj,artemis
 
+# Some containers set it. Each of the processes that the tests start would compile all of gofer.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The distributions of this repository, the core first: the others require it.
 FOUND := $(patsubst %/pyproject.toml,%,$(wildcard gofer_*/pyproject.toml gofer_*/*/pyproject.toml))
 DISTRIBUTIONS := gofer_core $(sort $(filter-out gofer_core,$(FOUND)))

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 # What stands there asserts for the tests, and its failures are to be as clear as theirs.
 pytest.register_assert_rewrite("support", "gofer.testing._contract")
 
+from support import forkserver  # noqa: E402 - the line above must come first
 from support.contract_table import pytest_runtest_logreport, pytest_terminal_summary  # noqa: E402 - the line above must come first
 
 __all__ = ["pytest_runtest_logreport", "pytest_terminal_summary"]  # hooks
@@ -134,4 +135,4 @@ def children_of_this_process() -> set[int]:
             if task.exists():
                 raise
             return children_of_this_process()  # that thread has just ended: its children are another's now
-    return found
+    return found - forkserver.pids()

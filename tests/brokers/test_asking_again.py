@@ -17,8 +17,8 @@ from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.rmi.client.session import ThreadSession
-from gofer.testing.agents import AgentProcess
 from support.brokers.rabbitmq import RabbitMQ
+from support.goferd import AgentProcess
 from support.presence import answers
 from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually

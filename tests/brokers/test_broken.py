@@ -18,9 +18,9 @@ from gofer.errors import Interrupted, RequestTimeout
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.brokers.rabbitmq import RabbitMQ
 from support.danger import DANGER, died
+from support.goferd import AgentProcess
 from support.presence import until_it_answers
 from support.probe import descriptor, runs
 from support.relays import Relay

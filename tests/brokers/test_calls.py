@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.brokers.rabbitmq import RabbitMQ
 from support.calls import CallScenarios
+from support.goferd import AgentProcess
 from support.probe import runs
 from support.waiting import eventually
 

@@ -13,10 +13,10 @@ from gofer.errors import Interrupted
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.brokers.rabbitmq import RabbitMQ
 from support.calls import Mailbox
 from support.danger import DANGER, counted_in, died, open_in, restarted
+from support.goferd import AgentProcess
 from support.presence import until_it_answers
 from support.probe import descriptor, runs
 from support.waiting import eventually

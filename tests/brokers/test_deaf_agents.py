@@ -12,12 +12,12 @@ from urllib.parse import quote
 import pytest
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from gofer.testing.proxy import Proxy
 from support.amqp_proxy import DeafeningProxy, HoldingProxy
 from support.brokers import BrokerJ, RabbitMQ3
 from support.brokers.rabbitmq import RabbitMQ
 from support.certificates import Certificates
+from support.goferd import AgentProcess
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor
 from support.reloads import manage

@@ -10,8 +10,8 @@ import pytest
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.brokers.rabbitmq import RabbitMQ
+from support.goferd import AgentProcess
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor
 from support.reloads import manage

@@ -16,11 +16,11 @@ from gofer.errors import (
     SecretRequired,
 )
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from gofer_authenticator_hmac import HmacAuthenticator
 from gofer_authenticator_x509 import X509Authenticator
 from support.brokers.rabbitmq import RabbitMQ
 from support.distributions import pip_install
+from support.goferd import AgentProcess
 from support.pki import Authority
 from support.plugins import describe
 from support.presence import until_it_answers

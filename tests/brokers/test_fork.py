@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.brokers.rabbitmq import RabbitMQ
 from support.forked import FORKED
+from support.goferd import AgentProcess
 from support.probe import descriptor
 
 

@@ -15,8 +15,8 @@ from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.brokers.rabbitmq import RabbitMQ
+from support.goferd import AgentProcess
 from support.plugins import describe, install
 from support.waiting import eventually
 

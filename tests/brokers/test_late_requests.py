@@ -11,8 +11,8 @@ from gofer.errors import RequestTimeout
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.brokers.rabbitmq import RabbitMQ
+from support.goferd import AgentProcess
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually

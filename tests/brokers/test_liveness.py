@@ -23,10 +23,10 @@ from gofer.messaging.transport import open_wire
 from gofer.messaging.url import URL
 from gofer.messaging.wire import Wire
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.brokers.rabbitmq import RabbitMQ
 from support.company import linked
 from support.connections import connection_to, declaring
+from support.goferd import AgentProcess
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor
 from support.reloads import manage

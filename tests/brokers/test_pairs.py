@@ -18,9 +18,9 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.rmi.reply import ReplyConsumer
-from gofer.testing.agents import AgentProcess
 from support.brokers import Broker
 from support.brokers.chosen import FIXTURES
+from support.goferd import AgentProcess
 from support.pairs import Pair, chosen_pairs
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor, runs

@@ -15,13 +15,13 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing._contract.driver import Driver
-from gofer.testing.agents import AgentProcess
 from gofer.testing.proxy import Proxy
 from gofer_adapter_amqp import AmqpAdapter
 from gofer_adapter_proton import ProtonAdapter
 from support.brokers import BrokerJ, RabbitMQ3, RabbitMQ4
 from support.certificates import Certificates
 from support.danger import DANGER
+from support.goferd import AgentProcess
 from support.presence import until_it_answers
 from support.probe import descriptor
 

@@ -18,11 +18,11 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing._contract.driver import Driver
-from gofer.testing.agents import AgentProcess
 from gofer_adapter_qpid import QpidAdapter
 from support.brokers import BrokerJ
 from support.calls import CallScenarios, serving
 from support.certificates import Certificates
+from support.goferd import AgentProcess
 from support.presence import until_it_answers
 from support.probe import descriptor, runs
 from support.waiting import eventually

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gofer.testing.agents import AgentProcess
 from support.brokers import BrokerJ
+from support.goferd import AgentProcess
 from support.probe import PROBE, descriptor
 from support.waiting import eventually
 

@@ -14,10 +14,10 @@ from gofer.messaging.auth import sign
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from gofer_authenticator_hmac import HmacAuthenticator
 from support.brokers.rabbitmq import RabbitMQ
 from support.calls import Mailbox, linked
+from support.goferd import AgentProcess
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually

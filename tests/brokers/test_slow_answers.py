@@ -12,10 +12,10 @@ from gofer.messaging.adapter import DeclareQueue, DeleteQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.amqp_proxy import HoldingProxy, declare_ok
 from support.brokers.rabbitmq import RabbitMQ
 from support.company import linked
+from support.goferd import AgentProcess
 from support.presence import answers
 from support.probe import PROBE, descriptor
 from support.waiting import eventually

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.amqp_proxy import HoldingProxy, declare_ok
 from support.brokers.rabbitmq import RabbitMQ
+from support.goferd import AgentProcess
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor
 from support.reloads import manage

@@ -22,13 +22,13 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from gofer.testing.proxy import Proxy
 from support.brokers import Broker
 from support.brokers.chosen import FIXTURES, chosen_brokers
 from support.brokers.server import free_port
 from support.certificates import Certificates
 from support.connections import connection_to
+from support.goferd import AgentProcess
 from support.pairs import Pair, spoken
 from support.presence import until_it_answers
 from support.probe import PROBE

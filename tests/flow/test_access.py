@@ -20,7 +20,7 @@ from gofer.aio import Agent as AsyncAgent
 from gofer.errors import MemberNotFound, NotAuthorized, Rejected, SecretRequired
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
-from gofer.testing.agents import AgentProcess
+from support.goferd import AgentProcess
 from gofer_authenticator_hmac import HmacAuthenticator
 from support.commands import run_gofer
 from support.guarded import Guarded

@@ -19,7 +19,7 @@ from gofer.aio import Agent
 from gofer.errors import ConnectionLost, NotFound, NotTaken, RemoteException, RequestTimeout
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
-from gofer.testing.agents import AgentProcess
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor, runs

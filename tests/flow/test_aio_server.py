@@ -13,7 +13,7 @@ import pytest
 from gofer import proxy
 from gofer.aio import Agent
 from gofer.errors import GoferError, MemberNotFound
-from gofer.testing.agents import AgentProcess
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor

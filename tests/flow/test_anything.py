@@ -24,10 +24,10 @@ from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.rmi.client.replies import Received, read_reply
 from gofer.rmi.reply import Notice, ReplyConsumer
-from gofer.testing.agents import AgentProcess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.connections import declaring
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.mangled import BODIES, JUNK, mangled, swapped
 from support.presence import until_it_answers

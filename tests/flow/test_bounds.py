@@ -13,9 +13,9 @@ from gofer.errors import ExecutionTimeout, Rejected
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.calls import Mailbox
 from support.danger import DANGER
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.probe import descriptor

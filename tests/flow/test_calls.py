@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.calls import CallScenarios
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.probe import runs
 from support.waiting import eventually

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from gofer.errors import Cancelled, InvalidOperator, NotFound, RequestTimeout
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.probe import descriptor, runs
 from support.waiting import eventually

@@ -14,8 +14,8 @@ from gofer.errors import Cancelled
 from gofer.proxy import Agent
 from gofer.rmi.reply import ReplyConsumer
 from gofer.rmi.server.logins import Logins
-from gofer.testing.agents import AgentProcess
 from support import kennel
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.probe import descriptor, runs

@@ -18,9 +18,9 @@ from gofer.agent.config import read_descriptor
 from gofer.agent.plugin import State
 from gofer.rmi.clock import Clock
 from gofer.root import Root
-from gofer.testing.agents import AgentProcess
 from support.certificates import Certificates
 from support.commands import gofer
+from support.goferd import AgentProcess
 from support.plugins import describe, install
 from support.waiting import eventually
 

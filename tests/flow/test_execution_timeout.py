@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from gofer.errors import ExecutionTimeout
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.probe import runs

@@ -15,8 +15,8 @@ import psutil
 import pytest
 from gofer.errors import Cancelled, DispatchError, ExecutionTimeout, ProcessDied, ResultTooLarge
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.forked import FORKED
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.probe import descriptor, runs

@@ -13,7 +13,7 @@ from gofer.errors import GoferError, NotFound, Rejected, RequestTimeout
 from gofer.messaging.auth import Authenticator, ValidationFailed
 from gofer.proxy import Agent
 from gofer.rmi.reply import ReplyConsumer
-from gofer.testing.agents import AgentProcess
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.waiting import eventually

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.waiting import eventually
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from gofer.errors import NotFound
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.plugins import describe, install
 from support.presence import answers, until_it_answers

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from gofer.errors import NamespaceNotFound
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.commands import gofer
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 

@@ -12,8 +12,8 @@ from time import monotonic
 import pytest
 from gofer.errors import Rejected
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.danger import DANGER
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.probe import descriptor, runs

@@ -17,9 +17,9 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.subscription import Subscription
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.company import connected, linked, run
 from support.echo import EchoAgent
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor, runs

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from gofer.errors import Cancelled, Interrupted
-from gofer.testing.agents import AgentProcess
 from support.danger import DANGER, counted_in, died, ledger_of, open_in, restarted, served
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.probe import descriptor, runs
 from support.waiting import eventually

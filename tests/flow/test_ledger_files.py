@@ -14,9 +14,9 @@ import pytest
 from gofer.errors import Rejected
 from gofer.proxy import Agent
 from gofer.rmi.store import requests
-from gofer.testing.agents import AgentProcess
 from support import kennel, receiving
 from support.danger import ledger_of, served, there
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.probe import runs
 from support.receiving import request

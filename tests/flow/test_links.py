@@ -23,9 +23,9 @@ from gofer.messaging.subscription import Subscription
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.company import declare, linked
 from support.connections import cut, declaring, suspend
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually

@@ -13,8 +13,8 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.rmi.reply import ReplyConsumer
-from gofer.testing.agents import AgentProcess
 from support.calls import Mailbox
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor

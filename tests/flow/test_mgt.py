@@ -18,9 +18,9 @@ import pytest
 from gofer.agent.management.wire import socket_of, token_of
 from gofer.proxy import Agent
 from gofer.root import Root
-from gofer.testing.agents import AgentProcess
 from gofer.tools.agent_client import ask
 from support.commands import GOFER, gofer
+from support.goferd import AgentProcess
 from support.managed import Site, free_port, managed
 from support.plugins import describe, install
 from support.presence import until_it_answers

@@ -11,9 +11,9 @@ from gofer.agent.management.wire import Unusable
 from gofer.errors import Cancelled
 from gofer.proxy import Agent
 from gofer.root import Root
-from gofer.testing.agents import AgentProcess
 from gofer.tools.agent_client import ask
 from support.commands import gofer
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.managed import Site, managed
 from support.plugins import describe, install

@@ -11,9 +11,9 @@ import pytest
 from gofer.errors import ExecutionTimeout
 from gofer.proxy import Agent
 from gofer.root import Root
-from gofer.testing.agents import AgentProcess
 from gofer.tools.agent_client import ask
 from support.commands import gofer
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.probe import runs

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from gofer.errors import Interrupted, Rejected, UserRequired
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
+from support.goferd import AgentProcess
 from gofer_authenticator_hmac import HmacAuthenticator
 from support.localbroker import LocalBroker
 from support.packages import AptRoot, DnfRoot

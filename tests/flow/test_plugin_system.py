@@ -31,8 +31,8 @@ from gofer.errors import (
     UserRequired,
 )
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from gofer_authenticator_hmac import HmacAuthenticator
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.people import Person
 from support.presence import until_it_answers

@@ -13,7 +13,7 @@ from gofer.messaging.connector import Connector, added
 from gofer.proxy import Agent
 from gofer.rmi.policy import RequestTimeout as PolicyTimeout
 from gofer.rmi.reply import Listener, ReplyConsumer
-from gofer.testing.agents import AgentProcess
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import answers, until_it_answers
 from support.waiting import eventually

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from gofer.errors import Cancelled, NotFound, Rejected, RequestTimeout
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.plugins import describe, install
 from support.presence import until_it_answers

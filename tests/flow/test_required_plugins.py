@@ -17,8 +17,8 @@ from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.commands import gofer
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.plugins import describe, install
 from support.presence import answers, until_it_answers

@@ -13,7 +13,7 @@ import pytest
 from gofer.errors import Cancelled, ExecutionTimeout
 from gofer.proxy import Agent
 from gofer.rmi.shell import LIMIT, Shell
-from gofer.testing.agents import AgentProcess
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.probe import descriptor

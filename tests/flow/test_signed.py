@@ -17,8 +17,8 @@ from gofer.errors import ConfigError, NotAuthorized, Rejected, RequestTimeout
 from gofer.messaging.auth import ValidationFailed, sign
 from gofer.messaging.stamped import StampedAuthenticator
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.calls import Mailbox
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.probe import PROBE, runs

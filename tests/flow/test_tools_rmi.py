@@ -23,9 +23,9 @@ from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing._contract.driver import Driver
-from gofer.testing.agents import AgentProcess
 from support.certificates import Certificates
 from support.commands import GOFER, gofer
+from support.goferd import AgentProcess
 from support.local_clients import connected
 from support.localbroker import LocalBroker
 from support.plugins import install

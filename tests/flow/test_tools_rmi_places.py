@@ -18,8 +18,8 @@ import pytest
 from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.commands import GOFER, gofer
+from support.goferd import AgentProcess
 from support.local_clients import connected
 from support.localbroker import LocalBroker
 from support.plugins import install

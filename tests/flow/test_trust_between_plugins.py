@@ -13,8 +13,8 @@ import pytest
 from gofer.agent.management.wire import Unusable
 from gofer.errors import DispatchError, NotFound, Rejected, RequestTimeout
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from gofer_authenticator_hmac import HmacAuthenticator
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.plugins import describe, install
 from support.presence import until_it_answers

@@ -12,8 +12,8 @@ import pytest
 from gofer.proxy import Agent
 from gofer.rmi.reply import ReplyConsumer
 from gofer.root import Root
-from gofer.testing.agents import AgentProcess
 from gofer.tools.agent_client import ask
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import answers, until_it_answers
 from support.probe import PROBE, descriptor, runs

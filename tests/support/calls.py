@@ -29,9 +29,9 @@ from gofer.messaging.subscription import Subscription
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 
 from support.connections import declaring
+from support.goferd import AgentProcess
 from support.presence import timed_out, until_it_answers
 from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -13,24 +12,18 @@ from pathlib import Path
 import psutil
 from gofer.tools.main import main
 
-__all__ = ["GOFER", "gofer", "left_behind", "run_gofer"]
+from support import forkserver
+from support.forkserver import GOFER
 
-#: The command as it is installed.
-GOFER = str(Path(sys.executable).with_name("gofer"))
+__all__ = ["GOFER", "gofer", "left_behind", "run_gofer"]
 
 
 def gofer(
     *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None, timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Run ``gofer`` to its end, GOFER_ROOT and all as in this process but for ``environ``."""
-    return subprocess.run(
-        [GOFER, *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **(environ or {})},
-        timeout=timeout,
-        check=False,
+    return forkserver.run(
+        [GOFER, *arguments], input=stdin, text=True, env={**os.environ, **(environ or {})}, timeout=timeout
     )
 
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.probe import PROBE, descriptor
 from support.waiting import eventually

@@ -11,7 +11,7 @@ from typing import Any
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
+from support.goferd import AgentProcess
 from gofer_authenticator_hmac import HmacAuthenticator
 
 from support.localbroker import LocalBroker

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from types import TracebackType
 
+from support import forkserver
 from support.waiting import eventually
 
 __all__ = ["LocalBroker"]
@@ -31,7 +32,7 @@ class LocalBroker:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-c", _SERVE, self.path], stdout=subprocess.PIPE, text=True)
+        self._process = forkserver.Popen([sys.executable, "-c", _SERVE, self.path], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
 

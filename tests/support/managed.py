@@ -10,10 +10,10 @@ from typing import Any
 
 from gofer.proxy import Agent
 from gofer.root import Root
-from gofer.testing.agents import AgentProcess
 from gofer.tools.agent_client import ask
 
 from support.commands import gofer
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.plugins import describe, install
 from support.presence import until_it_answers

@@ -13,9 +13,9 @@ import pytest
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from gofer.testing.proxy import Proxy
 
+from support.goferd import AgentProcess
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor
 from support.waiting import eventually

@@ -39,10 +39,10 @@ import gofer_plugin_demo
 from gofer.agent.config import Problem, read_agent, read_descriptor
 from gofer.proxy import Agent
 from gofer.root import Root
-from gofer.testing.agents import AgentProcess
 
 from support.commands import left_behind
 from support.contract_table import BEGIN, END
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.waiting import eventually

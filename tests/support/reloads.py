@@ -12,9 +12,9 @@ from gofer.aio import Agent as AsyncAgent
 from gofer.errors import GoferError, NotFound, Rejected
 from gofer.proxy import Agent
 from gofer.root import Root
-from gofer.testing.agents import AgentProcess
 from gofer.tools.agent_client import ask
 
+from support.goferd import AgentProcess
 from support.plugins import describe, install
 from support.presence import until_it_answers
 

@@ -27,9 +27,9 @@ from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.rmi import reply
 from gofer.rmi.reply import Listener, Notice, ReplyConsumer
-from gofer.testing.agents import AgentProcess
 
 from support.calls import linked, serving
+from support.goferd import AgentProcess
 from support.presence import answers
 from support.probe import runs
 from support.waiting import eventually

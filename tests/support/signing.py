@@ -12,10 +12,10 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.stamped import StampedAuthenticator
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from gofer_authenticator_hmac import HmacAuthenticator
 from gofer_authenticator_x509 import X509Authenticator
 
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.pki import Authority
 from support.presence import until_it_answers

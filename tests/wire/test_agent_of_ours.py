@@ -21,8 +21,8 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.thread_driver import ThreadConnection
-from gofer.testing.agents import AgentProcess
 from support.captured import CAPTURED, HexAuthenticator, captured
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.wireplugin import DESCRIPTOR, WIRE
 

@@ -34,6 +34,8 @@ class AgentProcess:
         watchdog: the limit of its service manager's watchdog, in seconds; ``notified`` tells what it has said.
     """
 
+    _popen = subprocess.Popen  # gofer's own tests have a quicker one
+
     def __init__(
         self,
         root: Path,
@@ -86,7 +88,7 @@ class AgentProcess:
             told = {} if self._watchdog is None else {"WATCHDOG_USEC": str(round(self._watchdog * 1e6))}
             self._release_guard()  # of one that has ended by itself
             self._guard = Guard()
-            self.process = subprocess.Popen(  # noqa: S603 - this Python, with our own words
+            self.process = self._popen(
                 [*self._wrapper, sys.executable, "-c", _GOFERD, "-f"],
                 env={**self._environ, **told, "NOTIFY_SOCKET": "@" + address[1:]},
                 stdin=subprocess.DEVNULL,
