@@ -20,9 +20,9 @@ from gofer.aio import Agent as AsyncAgent
 from gofer.errors import MemberNotFound, NotAuthorized, Rejected, SecretRequired
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
-from support.goferd import AgentProcess
 from gofer_authenticator_hmac import HmacAuthenticator
 from support.commands import run_gofer
+from support.goferd import AgentProcess
 from support.guarded import Guarded
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers

@@ -18,8 +18,8 @@ import psutil
 import pytest
 from gofer.errors import Interrupted, Rejected, UserRequired
 from gofer.proxy import Agent
-from support.goferd import AgentProcess
 from gofer_authenticator_hmac import HmacAuthenticator
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.packages import AptRoot, DnfRoot
 from support.presence import until_it_answers

@@ -11,9 +11,9 @@ from typing import Any
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from support.goferd import AgentProcess
 from gofer_authenticator_hmac import HmacAuthenticator
 
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.plugins import describe, install
 from support.waiting import eventually
