@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from support.brokers.rabbitmq import RabbitMQ
+from support.goferd import AgentProcess
 from support.managed import free_port
 from support.pages import Block, read_page
 from support.plugins import describe

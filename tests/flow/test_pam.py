@@ -21,8 +21,8 @@ from gofer.errors import (
 )
 from gofer.proxy import Agent
 from gofer.rmi.server.logins import check_by_pam
-from gofer.testing.agents import AgentProcess
 from support.commands import gofer
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.people import Person
 from support.presence import until_it_answers

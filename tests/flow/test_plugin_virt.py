@@ -15,9 +15,9 @@ from gofer.agent.config import LiveSettings
 from gofer.agent.plugin import Plugin
 from gofer.errors import Rejected, UserRequired
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from gofer_authenticator_hmac import HmacAuthenticator
 from gofer_plugin_virt.connections import connect, disconnect
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 

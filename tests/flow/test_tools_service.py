@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from gofer.root import Root
-from gofer.testing.agents import AgentProcess
 from gofer.tools import service_record
 from gofer.tools.service_files import Service
 from support.commands import GOFER, gofer, run_gofer
+from support.goferd import AgentProcess
 from support.repository import TOP
 from support.units import command, read_unit
 
