@@ -3,6 +3,10 @@
 Other threads append commands to a deque and wake the I/O thread. A waiting thread sleeps on a lock of its own, which
 the I/O thread releases. Nothing else is shared: an interrupt may strike anywhere, and a signal handler may call all of
 it.
+
+One short cut: a message may be written by the thread that publishes it, while the I/O thread sleeps and nothing is in
+flight. That spares a single call the way to the I/O thread; under load the batches of the I/O thread are cheaper. The
+main thread never does so: it runs signal handlers, which may call, or raise, in the middle of anything.
 """
 
 from __future__ import annotations
@@ -70,7 +74,8 @@ class ThreadConnection(Connection):
         self._poll: Any = None  # the I/O thread's
         self._polled, self._mask = -1, 0  # the socket that is polled, and for what
         self._asleep = False
-        self._io = 0  # the ident of the I/O thread
+        self._turn_lock = threading.Lock()  # held by the thread that drives: the I/O thread does while it is awake
+        self._driver = self._io = 0  # the ident of that thread, and of the I/O thread
         self._owner: dict[str, threading.Thread] = {}  # at most one I/O thread, however many were started
         self._done = False
 
@@ -189,8 +194,8 @@ class ThreadConnection(Connection):
 
     @property
     def in_driver(self) -> bool:
-        """Whether the calling thread is the I/O thread: a callback asks."""
-        return threading.get_ident() == self._io
+        """Whether the calling thread drives the connection at the moment: a callback asks."""
+        return threading.get_ident() == self._driver
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -229,13 +234,16 @@ class ThreadConnection(Connection):
         super().abandon()
         self._done = True
         self._wakeup.abandon()
+        self._turn_lock = threading.Lock()
         self._poll = None
 
     # -- the I/O thread -----------------------------------------------------------------------------------------------
 
     def _submit(self, size: int, command: Callable[..., None], *arguments: Any) -> None:
-        if threading.get_ident() == self._io:  # a callback: its output goes with this turn's
+        if threading.get_ident() == self._driver:  # a callback: its output goes with this turn's
             command(*arguments)
+            return
+        if size > 0 and self._asleep and not self.core.unconfirmed and self._write_alone(command, arguments):
             return
         if size > _LARGE:
             self._large.append(size)
@@ -246,6 +254,30 @@ class ThreadConnection(Connection):
         elif not self._owner:
             self._ensure_thread()
 
+    def _write_alone(self, publish: Callable[..., None], arguments: tuple[Any, ...]) -> bool:
+        """Publish in the calling thread while the I/O thread sleeps; return whether that was possible."""
+        own = threading.get_ident()
+        if own == threading.main_thread().ident or not self._turn_lock.acquire(blocking=False):
+            return False
+        try:
+            core, wire = self.core, self._wire
+            if wire is None or wire.buffer or self._commands or not self._asleep:
+                return False
+            self._driver = own
+            now = core.now = monotonic()
+            self._guard(publish, *arguments)
+            data = core.take(now)
+            try:
+                wire.write(data)
+            except OSError:
+                wire.buffer += data  # the I/O thread tries it once more, and handles the error
+            if wire.buffer or core.adapter is None:
+                self._wakeup.set()
+        finally:
+            self._driver = self._io
+            self._turn_lock.release()
+        return True
+
     def _ensure_thread(self) -> None:
         if not (self._owner or self._done):
             threading.Thread(target=self._run, name="gofer-io", daemon=True).start()
@@ -253,7 +285,8 @@ class ThreadConnection(Connection):
     def _run(self) -> None:
         if self._owner.setdefault("io", threading.current_thread()) is not threading.current_thread():
             return  # two threads, or an interrupted one, have started two
-        self._io = threading.get_ident()
+        self._turn_lock.acquire()
+        self._driver = self._io = threading.get_ident()
         core, readable = self.core, False
         while core.state is not State.CLOSED:
             now = core.now = monotonic()
@@ -304,7 +337,9 @@ class ThreadConnection(Connection):
         due = self._due
         timeout = None if due == inf else (due - now) * self._second if due > now else 0
         self._asleep = True  # set before the check of the commands: a later one sets the wakeup
+        self._turn_lock.release()
         ready = self._poll.poll(0 if self._commands else timeout)
+        self._turn_lock.acquire()
         self._asleep = readable = False
         for descriptor, _ in ready:
             if descriptor == self._polled:
