@@ -70,7 +70,7 @@ url = {url}
 queue = {queue}
 """
 THREADS = 8
-TEXT = "x" * 100
+TEXT, LARGE = "x" * 100, "x" * 1_000_000
 Measure = tuple[float, list[float]]  # calls a second, and the seconds of each call (if it was timed)
 
 
@@ -131,8 +131,11 @@ def the_measures(url: str, agent: Agent, calls: int) -> dict[str, Callable[[], M
         ),
         "8 threads: gofer": lambda: threaded(agent, calls),
         "8 threads: gofer.aio, 64 calls in flight": lambda: in_flight(url, calls, 64),
+        "8 threads: gofer.aio, 256 calls in flight": lambda: in_flight(url, calls, 256),
         "one way: raw py-amqp (the floor)": lambda: (calls / raw.one_way(url, calls), []),
         "one way: gofer": lambda: one_way(agent, calls),
+        "1 MB there and back: raw py-amqp (the floor)": lambda: ping_pong(url, "echo", max(20, calls // 50), LARGE),
+        "1 MB there and back: gofer": lambda: sequence(agent, max(20, calls // 50), text=LARGE),
     }
 
 
@@ -152,23 +155,23 @@ def timed(call: Callable[[], object], count: int) -> Measure:
     return count / (perf_counter() - begin), times
 
 
-def ping_pong(url: str, kind: str, calls: int) -> Measure:
+def ping_pong(url: str, kind: str, calls: int, body: str = "x" * 300) -> Measure:
     """Measure raw calls in sequence."""
-    caller = raw.Caller(url, kind)
+    caller = raw.Caller(url, kind, body)
     try:
-        for _ in range(50):
+        for _ in range(min(50, calls)):
             caller.call()
         return timed(caller.call, calls)
     finally:
         caller.close()
 
 
-def sequence(agent: Agent, calls: int, method: str = "echo") -> Measure:
+def sequence(agent: Agent, calls: int, method: str = "echo", text: str = TEXT) -> Measure:
     """Measure one caller that waits for each result."""
     call = getattr(agent.Bench(), method)
-    for _ in range(50):
-        call(TEXT)
-    return timed(lambda: call(TEXT), calls)
+    for _ in range(min(50, calls)):
+        call(text)
+    return timed(lambda: call(text), calls)
 
 
 def threaded(agent: Agent, calls: int) -> Measure:

@@ -102,6 +102,10 @@ class Channel:
     def on_closed(self, closed: Closed) -> None:
         """Handle the end of the channel: the broker closed it."""
 
+    def begins(self, kind: int, payload: bytes) -> bool:
+        """Tell whether a frame begins a message that is delivered to an open channel."""
+        return kind == 1 and payload.startswith(wire.DELIVER) and self.usable and not self._method
+
     def receive(self, kind: int, payload: bytes) -> None:
         """Take a frame: a method, or a message's header or body. What comes after our close is dropped."""
         if kind == 1:

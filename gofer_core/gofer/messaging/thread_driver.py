@@ -37,6 +37,7 @@ _QUEUED_BYTES = 8 * 1024 * 1024
 _LARGE = 8 * 1024
 #: Seconds that an acknowledgement may wait for other output: a packet for each costs more than it is worth.
 _ACK_DELAY = 0.002
+_READ, _READ_WRITE = select.POLLIN, select.POLLIN | select.POLLOUT
 #: Seconds after which a waiting thread checks that the I/O thread was started: an interrupt may have struck the thread
 #: that was to start it.
 _CHECK_INTERVAL = 1.0
@@ -97,7 +98,7 @@ class ThreadConnection(Connection):
         """
         if ready():
             return True
-        if self.in_driver:
+        if threading.get_ident() == self._driver:
             raise RuntimeError("cannot wait for a message in the thread that reads them (a hook or a callback)")
         own = waiter or Waiter()
         try:
@@ -105,12 +106,13 @@ class ThreadConnection(Connection):
             if waiter is None:
                 self._watchers[own] = None
             while not ready():
-                self.check_usable()
-                self._ensure_thread()
+                if self.closed or not self._owner:
+                    self.check_usable()
+                    self._ensure_thread()
                 timeout = _CHECK_INTERVAL if deadline is None else deadline - monotonic()
                 if timeout <= 0:
                     return False
-                own.sleep(min(timeout, _CHECK_INTERVAL))
+                own.sleep(timeout if timeout < _CHECK_INTERVAL else _CHECK_INTERVAL)
             return True
         finally:
             self._waiters.pop(own, None)
@@ -188,9 +190,8 @@ class ThreadConnection(Connection):
     @property
     def sendable(self) -> bool:
         """Whether ``publish_nowait`` would send now."""
-        if not super().sendable or len(self._commands) >= _QUEUED:
-            return False
-        return not self._large or sum(list(self._large)) <= _QUEUED_BYTES
+        full = len(self._commands) >= _QUEUED or (self._large and sum(list(self._large)) > _QUEUED_BYTES)
+        return not full and super().sendable
 
     @property
     def in_driver(self) -> bool:
@@ -327,7 +328,7 @@ class ThreadConnection(Connection):
             self._make_poll()
         wire = self._wire
         if wire is not None:
-            mask = select.POLLIN | select.POLLOUT if wire.buffer else select.POLLIN
+            mask = _READ_WRITE if wire.buffer else _READ
             if self._polled != wire.descriptor:
                 self._polled, self._mask = wire.descriptor, mask
                 self._poll.register(self._polled, mask)
