@@ -119,8 +119,9 @@ class Channel:
                 self._missing -= len(payload)
                 self._body.add(payload)
             if not self._missing:
-                method, header, self._method, self._header = self._method, self._header, b"", b""
-                self.on_message(method, header, bytes(self._body))
+                method, header, body = self._method, self._header, bytes(self._body)
+                self._method, self._header, self._body = b"", b"", Body(None)
+                self.on_message(method, header, body)
 
     def _receive_method(self, method: tuple[int, int], payload: bytes) -> None:
         if method == spec.Channel.Close:
