@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import perf_counter, sleep
 
@@ -40,11 +41,14 @@ class Bench:
         return text
 
     @remote
+    def length(self, text):
+        return len(text)
+
+    @remote
     def sleep(self, seconds):
         time.sleep(seconds)
 """
 _IDLE = 3.0  # seconds after which an agent is idle
-_MB = 1e6
 
 
 def start_and_size(url: str, root: Path) -> tuple[float, float]:
@@ -68,21 +72,20 @@ def start_and_size(url: str, root: Path) -> tuple[float, float]:
 
 
 def after_large(url: str, root: Path) -> tuple[float, float]:
-    """Return by how many MB an agent, and this process, have grown after a call whose text has 10 MB."""
+    """Return by how many MB an agent, and this process, have grown after a call with 10 MB and a short result."""
     with _running(url, root) as (process, agent):
         for _ in range(100):
-            agent.Bench().echo("x" * 100)
-        agent.Bench().echo("x" * 1000)
+            agent.Bench().echo("x" * 1000)
         sleep(_IDLE)
-        before, mine = _size(process), psutil.Process().memory_info().rss / _MB
-        agent.Bench().echo("x" * 10_000_000)
+        before, mine = _size(process), _size(None)
+        agent.Bench().length("x" * 10_000_000)
         sleep(_IDLE)
-        return _size(process) - before, psutil.Process().memory_info().rss / _MB - mine
+        return _size(process) - before, _size(None) - mine
 
 
-def queued(url: str, root: Path, count: int = 10_000) -> tuple[float, float]:
-    """Return the MB that 1,000 requests take behind a method that is busy, and how many are done in a second then."""
-    with _running(url, root, "threads = 1\n") as (process, agent):
+def queued(url: str, root: Path, count: int = 10_000) -> float:
+    """Return the MB that 1,000 requests take behind a method that is busy."""
+    with _running(url, root) as (process, agent):
         bench = agent(wait=0).Bench()
         for _ in range(100):
             agent.Bench().echo("x" * 100)
@@ -92,24 +95,25 @@ def queued(url: str, root: Path, count: int = 10_000) -> tuple[float, float]:
         for _ in range(count):
             bench.echo("x" * 100)
         agent.flush(60)
-        sleep(8)  # the agent has taken all it takes
+        sleep(8)  # by then the agent has taken what it takes
         grown = (_size(process) - before) / count * 1000
-        agent(wait=60).Bench().echo("x")  # behind all others, of which few are done when the busy method ends
-        return grown, _size(process) - before
+        agent(wait=60).Bench().echo("x")  # behind all others
+        return grown
 
 
-def many_plugins(url: str, root: Path, count: int) -> tuple[int, float]:
-    """Return the threads and the MB of an idle agent with so many plugins; each has answered a call."""
+def many_plugins(url: str, root: Path, count: int = 50) -> tuple[int, int, float]:
+    """Return the threads of an agent with so many plugins before and after each has answered a call, and its MB."""
     process = AgentProcess(root)
     for number in range(count):
         process.plugin(f"bench{number}", _PLUGIN, DESCRIPTOR.format(url=url, queue=f"{root.name}-{number}"))
     with process:
         process.start()
+        sleep(_IDLE)
+        idle, size = psutil.Process(process.pid).num_threads(), _size(process)
         for number in range(count):
             with Agent(url, f"{root.name}-{number}", wait=30) as agent:
-                ready(lambda agent=agent: agent.Bench().echo("x"))
-        sleep(_IDLE)
-        return psutil.Process(process.pid).num_threads(), _size(process)
+                ready(partial(agent.Bench().echo, "x"))
+        return idle, psutil.Process(process.pid).num_threads(), size
 
 
 def ready(call: Callable[[], object]) -> None:
@@ -127,14 +131,15 @@ def ready(call: Callable[[], object]) -> None:
 
 
 @contextmanager
-def _running(url: str, root: Path, more: str = "") -> Iterator[tuple[AgentProcess, Agent]]:
+def _running(url: str, root: Path) -> Iterator[tuple[AgentProcess, Agent]]:
     process = AgentProcess(root)
-    process.plugin("bench", _PLUGIN, DESCRIPTOR.format(url=url, queue=root.name) + more)
+    process.plugin("bench", _PLUGIN, DESCRIPTOR.format(url=url, queue=root.name))
     with process, Agent(url, root.name, wait=30) as agent:
         process.start()
         ready(lambda: agent.Bench().echo("x"))
         yield process, agent
 
 
-def _size(process: AgentProcess) -> float:
-    return psutil.Process(process.pid).memory_info().rss / _MB
+def _size(process: AgentProcess | None) -> float:
+    """Return the MB of an agent, or of this process."""
+    return psutil.Process(None if process is None else process.pid).memory_info().rss / 1e6
