@@ -26,7 +26,7 @@ def in_a_thread(work: Callable[[], object]) -> None:
     def run() -> None:
         try:
             work()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread of the test
             failed.append(error)
 
     thread = threading.Thread(target=run)
