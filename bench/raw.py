@@ -77,8 +77,9 @@ def sink(url: str) -> None:
 class Caller:
     """One caller: a connection and a reply queue of its own."""
 
-    def __init__(self, url: str, kind: str) -> None:
+    def __init__(self, url: str, kind: str, body: str = _BODY) -> None:
         self.connection = connect(url)
+        self._body = body
         self.channel = self.connection.channel()
         self.confirmed = kind == "confirmed"
         if self.confirmed:
@@ -94,7 +95,7 @@ class Caller:
 
     def call(self) -> None:
         """Send a message and wait for its answer."""
-        message = amqp.Message(_BODY, reply_to=self.queue, delivery_mode=2 if self.confirmed else 1)
+        message = amqp.Message(self._body, reply_to=self.queue, delivery_mode=2 if self.confirmed else 1)
         publish: Callable[..., object] = (
             self.channel.basic_publish_confirm if self.confirmed else self.channel.basic_publish
         )

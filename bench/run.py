@@ -1,7 +1,8 @@
-"""Measure gofer against raw py-amqp on one RabbitMQ, in one run, interleaved.
+"""Measure gofer against raw py-amqp on one RabbitMQ, in one run, interleaved; and the memory and threads of agents.
 
-``make bench``, or ``PYTHONPATH=tests python bench/run.py [--rounds 5]``. Rates depend on the machine and its mood; the
-ratios to the floor of the same round are what counts. Prints a table in markdown, as bench/README.md keeps it.
+``make bench``, or ``PYTHONPATH=tests python bench/run.py [--rounds 5] [--only speed|signed|footprint]``. Rates depend
+on the machine and its mood; the ratios to the floor of the same round are what counts. Prints tables in markdown, as
+bench/README.md keeps them.
 """
 
 from __future__ import annotations
@@ -22,13 +23,9 @@ from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter, sleep
 
-import psutil
 import raw
+from footprint import DESCRIPTOR, after_large, many_plugins, queued, ready, start_and_size
 from gofer import aio
-from gofer.errors import NotFound
-from gofer.messaging.adapter import DeclareQueue
-from gofer.messaging.connector import Connector
-from gofer.messaging.pool import pool
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from signing import Signing
@@ -59,18 +56,8 @@ class Bench:
     def total(self):
         return count
 """
-DESCRIPTOR = """
-[main]
-enabled = 1
-
-[messaging]
-url = {url}
-
-[model]
-queue = {queue}
-"""
 THREADS = 8
-TEXT = "x" * 100
+TEXT, LARGE = "x" * 100, "x" * 1_000_000
 Measure = tuple[float, list[float]]  # calls a second, and the seconds of each call (if it was timed)
 
 
@@ -79,11 +66,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds, 3 or more (default: 5)")
     parser.add_argument("--calls", type=int, default=2000, help="calls of each measure in each round (default: 2000)")
+    parser.add_argument("--only", choices=("speed", "signed", "footprint"), help="leave out the others")
     options = parser.parse_args()
-    rounds = max(3, options.rounds)
+    options.rounds = max(3, options.rounds)
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gofer-bench-")))
+        # What pip has installed is compiled: an agent must not do that at each start, which also takes memory.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(home / "compiled")
         url = stack.enter_context(RabbitMQ(home / "rabbitmq")).url()
+        results, sizes = {}, []
+        if options.only != "footprint":
+            results = rates(url, home, options)
+        if options.only in {None, "footprint"}:
+            sizes = footprints(url, home, options.rounds)
+    print(head(options.rounds, options.calls))
+    print("\n\n".join(filter(None, (table(results) if results else "", "\n".join(sizes)))))
+
+
+def rates(url: str, home: Path, options: argparse.Namespace) -> dict[str, list[Measure]]:
+    """Take the measures that are compared with a floor, round by round."""
+    with ExitStack() as stack:
         for kind in ("echo", "confirmed", "sink"):
             stack.enter_context(serving(url, kind))
         process = stack.enter_context(AgentProcess(home / "agent"))
@@ -99,24 +102,40 @@ def main() -> None:
         }
         for one in (agent, *signed.values()):
             ready(one.Bench().total)
-        measures = the_measures(url, agent, options.calls)
-        measures["signed: gofer, unsigned (the floor)"] = lambda: sequence(agent, options.calls)
-        for name, one in signed.items():
-            measures[f"signed: gofer, {name}"] = partial(sequence, one, options.calls)
+        measures = the_measures(url, agent, options.calls) if options.only != "signed" else {}
+        if options.only != "speed":
+            measures["signed: gofer, unsigned (the floor)"] = lambda: sequence(agent, options.calls)
+            for name, one in signed.items():
+                measures[f"signed: gofer, {name}"] = partial(sequence, one, options.calls)
         results: dict[str, list[Measure]] = {name: [] for name in measures}
-        for number in range(rounds):
+        for number in range(options.rounds):
             for name, measure in measures.items():
                 results[name].append(measure())
                 print(f"round {number + 1}: {name}: {results[name][-1][0]:.0f}/s", file=sys.stderr)
-        starts, sizes = zip(*(start_and_size(url, home / f"start-{n}") for n in range(rounds)), strict=True)
-    print(head(rounds, options.calls))
-    print(table(results))
-    print(
-        f"\nAn agent with the amqp adapter and one plugin: {statistics.median(sizes) / 1e6:.1f} MB RSS when idle; "
-        f"{statistics.median(starts):.2f} s from its start to its first reply "
-        f"(medians of {rounds}; {min(sizes) / 1e6:.1f}-{max(sizes) / 1e6:.1f} MB, "
-        f"{min(starts):.2f}-{max(starts):.2f} s)."
-    )
+        return results
+
+
+def footprints(url: str, home: Path, rounds: int) -> list[str]:
+    """Measure memory, threads and the start of agents; return the lines of a table in markdown."""
+    figures: dict[str, list[float]] = {}
+
+    def note(**found: float) -> None:
+        for name, figure in found.items():
+            figures.setdefault(name.replace("_", " "), []).append(figure)
+
+    start_and_size(url, home / "first")  # compiles
+    for n in range(rounds):
+        seconds, size = start_and_size(url, home / f"start-{n}")
+        note(seconds_from_its_start_to_its_first_reply=seconds, MB_when_idle=size)
+        agent, caller = after_large(url, home / f"large-{n}")
+        note(MB_more_after_a_call_with_10_MB=agent, MB_more_at_its_caller=caller)
+    note(MB_for_each_1000_of_10000_requests_that_wait=queued(url, home / "queued"))
+    idle, called, size = many_plugins(url, home / "plugins")
+    note(threads_with_50_plugins=idle, threads_when_each_was_called=called, MB_with_50_plugins=size)
+    lines = ["| an agent's | median | lowest | highest |", "|---|---|---|---|"]
+    for name, found in figures.items():
+        lines.append(f"| {name} | {statistics.median(found):.2f} | {min(found):.2f} | {max(found):.2f} |")
+    return lines
 
 
 def the_measures(url: str, agent: Agent, calls: int) -> dict[str, Callable[[], Measure]]:
@@ -131,8 +150,11 @@ def the_measures(url: str, agent: Agent, calls: int) -> dict[str, Callable[[], M
         ),
         "8 threads: gofer": lambda: threaded(agent, calls),
         "8 threads: gofer.aio, 64 calls in flight": lambda: in_flight(url, calls, 64),
+        "8 threads: gofer.aio, 256 calls in flight": lambda: in_flight(url, calls, 256),
         "one way: raw py-amqp (the floor)": lambda: (calls / raw.one_way(url, calls), []),
         "one way: gofer": lambda: one_way(agent, calls),
+        "1 MB there and back: raw py-amqp (the floor)": lambda: ping_pong(url, "echo", max(20, calls // 50), LARGE),
+        "1 MB there and back: gofer": lambda: sequence(agent, max(20, calls // 50), text=LARGE),
     }
 
 
@@ -152,23 +174,23 @@ def timed(call: Callable[[], object], count: int) -> Measure:
     return count / (perf_counter() - begin), times
 
 
-def ping_pong(url: str, kind: str, calls: int) -> Measure:
+def ping_pong(url: str, kind: str, calls: int, body: str = "x" * 300) -> Measure:
     """Measure raw calls in sequence."""
-    caller = raw.Caller(url, kind)
+    caller = raw.Caller(url, kind, body)
     try:
-        for _ in range(50):
+        for _ in range(min(50, calls)):
             caller.call()
         return timed(caller.call, calls)
     finally:
         caller.close()
 
 
-def sequence(agent: Agent, calls: int, method: str = "echo") -> Measure:
+def sequence(agent: Agent, calls: int, method: str = "echo", text: str = TEXT) -> Measure:
     """Measure one caller that waits for each result."""
     call = getattr(agent.Bench(), method)
-    for _ in range(50):
-        call(TEXT)
-    return timed(lambda: call(TEXT), calls)
+    for _ in range(min(50, calls)):
+        call(text)
+    return timed(lambda: call(text), calls)
 
 
 def threaded(agent: Agent, calls: int) -> Measure:
@@ -220,40 +242,6 @@ def one_way(agent: Agent, calls: int) -> Measure:
     while agent.Bench().total() < before + calls:
         pass
     return calls / (perf_counter() - start), []
-
-
-def start_and_size(url: str, root: Path) -> tuple[float, int]:
-    """Return the seconds from an agent's start to its first reply, and its size when idle."""
-    queue = root.name
-    link = pool.acquire(Connector.of(url))
-    link.ask(DeclareQueue(queue))
-    process = AgentProcess(root)
-    process.plugin("bench", PLUGIN, DESCRIPTOR.format(url=url, queue=queue))
-    with Agent(url, queue, wait=30) as agent, process:
-        begin = threading.Thread(target=process.start)
-        start = perf_counter()
-        begin.start()
-        agent.Bench().echo(TEXT)  # it waits in the queue until the agent takes it
-        seconds = perf_counter() - start
-        begin.join()
-        sleep(2)  # idle
-        size = psutil.Process(process.pid).memory_info().rss
-    pool.release(link)
-    return seconds, size
-
-
-def ready(call: Callable[[], object]) -> None:
-    """Wait until the agent has declared its queue."""
-    deadline = perf_counter() + 20
-    while True:
-        try:
-            call()
-        except NotFound:
-            if perf_counter() > deadline:
-                raise
-            sleep(0.05)
-        else:
-            return
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def _issue(folder: Path, name: str, *by: str | Path) -> tuple[Path, Path]:
     certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
     usage = "digitalSignature" if by else "keyCertSign"
     made = ("-out", certificate, "-keyout", key, "-days", "2", "-subj", f"/CN={name}", "-addext", f"keyUsage={usage}")
-    end = ("-addext", "basicConstraints=critical,CA:FALSE") if by else ()
+    end = ("-addext", "basicConstraints=critical,CA:FALSE", "-addext", "extendedKeyUsage=clientAuth") if by else ()
     command = ("openssl", "req", "-x509", *_CURVE, *made, *end, *by)
     subprocess.run([str(one) for one in command], check=True, capture_output=True, timeout=60)
     key.chmod(0o600)

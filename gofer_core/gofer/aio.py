@@ -92,4 +92,4 @@ class _Session(Session):
         return AsyncioWaiter(self.connection.loop)
 
     async def _done(self, doing: Any) -> Any:
-        return await doing if inspect.isawaitable(doing) else doing
+        return await doing if hasattr(doing, "__await__") or inspect.isawaitable(doing) else doing

@@ -111,7 +111,9 @@ class TestRequests:
     @classmethod
     def serving(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         with served(tmp_path_factory.mktemp("served"), threads=1) as serving:
-            serving.store.call(lambda file: None)  # its thread is there before and after each test
+            # Their threads, the store's and the worker's, are there before and after each test.
+            serving.store.call(lambda file: None)
+            assert serving.caller.value("Dog", "echo", "here") == "here"
             yield serving
 
     @settings(max_examples=60)

@@ -145,3 +145,45 @@ def test_withdrawing_some_leaves_the_others_in_their_order() -> None:
     eventually(lambda: len(done) == 2)
     assert done == ["b1", "b2"]
     workers.stop(5)
+
+
+def test_threads_start_when_they_are_needed_and_not_before() -> None:
+    workers, leave = Workers("dog", 3), threading.Event()
+
+    def threads() -> list[str]:
+        return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("gofer-dog"))
+
+    workers.start()
+    assert threads() == []
+    done = threading.Semaphore(0)
+    for _ in range(5):  # one after the other: one thread is enough
+        workers.put(Job(done.release))
+        assert done.acquire(timeout=30)
+        eventually(lambda: workers.busy == 0)
+    assert threads() == ["gofer-dog-1"]
+    for _ in range(5):
+        workers.put(Job(lambda: leave.wait(30)))
+    eventually(lambda: workers.busy == 3)
+    assert threads() == ["gofer-dog-1", "gofer-dog-2", "gofer-dog-3"]
+    leave.set()
+    eventually(lambda: workers.waiting == 0)
+    assert workers.stop(30) == ([], [])
+    assert threads() == []
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers, done = Workers("dog", 1), list[int]()
+    workers.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "_start_new_thread", _no_more_threads)
+        workers.put(Job(lambda: done.append(1)))
+    assert "gofer-dog-1 cannot be started: can't start new thread" in caplog.text
+    workers.put(Job(lambda: done.append(2)))
+    eventually(lambda: done == [1, 2])
+    assert workers.stop(30) == ([], [])
+
+
+def _no_more_threads(*_: object) -> None:
+    raise RuntimeError("can't start new thread")

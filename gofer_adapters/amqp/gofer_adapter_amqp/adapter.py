@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from math import inf
-from typing import ClassVar, cast
+from typing import Any, ClassVar
 
 from amqp import spec
 from amqp.serialization import loads
@@ -147,9 +147,10 @@ class AmqpAdapter(api.Adapter):
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _settle(self, delivery: api.Delivery, requeue: bool | None) -> None:
-        consumer, tag = cast("tuple[Consumer, int]", delivery.tag)
+        tag: Any = delivery.tag
+        consumer: Consumer = tag[0]
         if self._open and consumer.home is self._channels:
-            consumer.settle(tag, requeue)
+            consumer.settle(tag[1], requeue)
 
     def _flush(self) -> None:
         for consumer in self._consumers.values():
@@ -173,6 +174,7 @@ class AmqpAdapter(api.Adapter):
         """Take all frames that are whole, and return where the rest begins."""
         offset, length = 0, len(data)
         channels = self._channels
+        most = min(channels.frame_max - 8, api.HEAD)  # the limit of a subscription is no less
         while length - offset >= 8 and not self._ended:
             kind, number, size = wire.frame_head(data, offset)
             end = offset + 7 + size
@@ -185,7 +187,12 @@ class AmqpAdapter(api.Adapter):
             offset = end + 1
             channel = channels.open.get(number)
             if channel is not None:
-                channel.receive(kind, payload)
+                whole = wire.message_at(data, offset, number, most) if channel.begins(kind, payload) else None
+                if whole is None:
+                    channel.receive(kind, payload)
+                else:
+                    header, body, offset = whole
+                    channel.on_message(payload, header, body)
             elif number == 0 and kind == 1:
                 self._receive_method(wire.signature(payload), payload)
             # RabbitMQ's timer may close a channel twice, if our answer to the first takes long.

@@ -102,6 +102,10 @@ class Channel:
     def on_closed(self, closed: Closed) -> None:
         """Handle the end of the channel: the broker closed it."""
 
+    def begins(self, kind: int, payload: bytes) -> bool:
+        """Tell whether a frame begins a message that is delivered to an open channel."""
+        return kind == 1 and payload.startswith(wire.DELIVER) and self.usable and not self._method
+
     def receive(self, kind: int, payload: bytes) -> None:
         """Take a frame: a method, or a message's header or body. What comes after our close is dropped."""
         if kind == 1:
@@ -115,8 +119,9 @@ class Channel:
                 self._missing -= len(payload)
                 self._body.add(payload)
             if not self._missing:
-                method, header, self._method, self._header = self._method, self._header, b"", b""
-                self.on_message(method, header, bytes(self._body))
+                method, header, body = self._method, self._header, bytes(self._body)
+                self._method, self._header, self._body = b"", b"", Body(None)
+                self.on_message(method, header, body)
 
     def _receive_method(self, method: tuple[int, int], payload: bytes) -> None:
         if method == spec.Channel.Close:

@@ -8,13 +8,15 @@ the same run (Python 3.11, 400 bytes, persistent, with an expiration).
 from __future__ import annotations
 
 from struct import Struct
-from typing import NamedTuple
 
+import msgspec
 from amqp.serialization import dumps
 
-__all__ = ["FRAME_ENDS", "HEARTBEAT", "LONGEST", "PROTOCOL_HEADER", "Message", "body_size", "expiration", "frame_head"]
+__all__ = ["DELIVER", "FRAME_ENDS", "HEARTBEAT", "LONGEST", "PROTOCOL_HEADER", "Message", "body_size", "expiration"]
 __all__ += [
     "consumers",
+    "frame_head",
+    "message_at",
     "message_id",
     "method_frame",
     "publish_frames",
@@ -40,6 +42,7 @@ _settle = Struct(">BHIHHQBB").pack
 
 #: The longest time to live that RabbitMQ takes, in milliseconds (49 days): it refuses a message or a queue with more.
 LONGEST = 4_294_967_295
+DELIVER = b"\x00\x3c\x00\x3c"  # how basic.deliver begins
 _DELIVER = 60  # after whose number comes the consumer's tag
 _PUBLISH = b"\x00\x3c\x00\x28\x00\x00"
 _MANDATORY = b"\x01"
@@ -57,7 +60,7 @@ def method_frame(channel: int, method: tuple[int, int], format: str = "", *argum
     return b"".join((_head(1, channel, 4 + len(encoded)), _method(*method), encoded, _END))
 
 
-class Message(NamedTuple):
+class Message(msgspec.Struct, frozen=True):
     """A message as it is published; ``token`` is its sender's number, and the message id on the wire.
 
     It expires after some ``milliseconds``; or, where it tells when it was ``sent``, at that point in time.
@@ -74,16 +77,16 @@ class Message(NamedTuple):
 
 def publish_frames(channel: int, frame_max: int, message: Message) -> bytes:
     """Encode a message, mandatory and persistent if it is durable."""
-    exchange, key, token, milliseconds, sent, body, durable = message
-    where, to, identity = exchange.encode(), key.encode(), b"%d" % token
-    size = len(body)
+    milliseconds, sent, body = message.milliseconds, message.sent, message.body
+    where, to, identity = message.exchange.encode(), message.key.encode(), b"%d" % message.token
+    encoding, size = _ENCODING[message.durable], len(body)
     method = b"".join((_PUBLISH, bytes((len(where),)), where, bytes((len(to),)), to, _MANDATORY))
     if milliseconds is None:
-        header = _header(60, 0, size, _PROPERTIES) + _ENCODING[durable]
+        header = _header(60, 0, size, _PROPERTIES) + encoding
     else:
         expires = b"%d" % milliseconds
         flags = _header(60, 0, size, _PROPERTIES | _EXPIRATION | (_TIMESTAMP if sent else 0))
-        header = b"".join((flags, _ENCODING[durable], bytes((len(expires),)), expires))
+        header = b"".join((flags, encoding, bytes((len(expires),)), expires))
     header = b"".join((header, bytes((len(identity),)), identity, _long(sent) if sent else b""))
     frames = [_head(1, channel, len(method)), method, _END, _head(2, channel, len(header)), header, _END]
     for start in range(0, size, frame_max - 8):
@@ -121,11 +124,32 @@ def expiration(header: bytes) -> float | None:
 
     A number that is too large for a time to live is a point in time, like the timestamp beside it.
     """
-    text, offset = _text(header, _EXPIRATION), _offset(header, _TIMESTAMP)
+    text = _text(header, _EXPIRATION)
     if not text.isdigit():
         return None
+    offset = _offset(header, _TIMESTAMP)
     sent = int.from_bytes(header[offset : offset + 8]) if offset and int(text) > LONGEST else 0
     return max(0, int(text) - sent) / 1000
+
+
+def message_at(data: bytes, offset: int, number: int, most: int) -> tuple[bytes, bytes, int] | None:
+    """Read a message's header and its body, and where the next frame begins; None: they are not as most are.
+
+    Most are whole, and have one body frame of ``most`` bytes or fewer.
+    """
+    length = len(data)
+    if length < offset + 7:
+        return None
+    kind, channel, size = frame_head(data, offset)
+    middle = offset + 7 + size
+    if kind != 2 or channel != number or size < 14 or length < middle + 8 or data[middle] != 0xCE:
+        return None
+    kind, channel, size = frame_head(data, middle + 1)
+    end = middle + 8 + size
+    if kind != 3 or channel != number or size > most or length <= end or data[end] != 0xCE:
+        return None
+    header = data[offset + 7 : middle]
+    return (header, data[middle + 8 : end], end + 1) if body_size(header) == size else None
 
 
 def consumers(declared: bytes) -> int:

@@ -25,6 +25,12 @@ class LineFormatter(logging.Formatter):
         """Take no options: one look for all."""
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; a short way for most, which have no traceback: there is one for each request."""
+        if record.exc_info or record.exc_text or record.stack_info:
+            return super().format(record)
+        return f"{_iso(record)} {record.levelname} {record.name}: {record.getMessage()}"
+
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
         """Return the record's time in ISO 8601, with milliseconds."""
         return _iso(record)

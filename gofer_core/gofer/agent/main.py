@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 
 from gofer.agent import logs
+from gofer.agent.allocator import give_memory_back
 from gofer.agent.certificates import CertificateWatch
 from gofer.agent.check import check
 from gofer.agent.config import AgentConfig, Descriptor, Problem, check_together, read_agent, read_descriptors
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, problems = read_agent(root)
         if options.check:
             return check(root, config, problems)
+        give_memory_back()
         logging_of_ours = _set_up_logging(root, config)
         with AgentLock(root), Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP)) as signals:
             return _Daemon(root, config, signals, logging_of_ours).run(problems)

@@ -13,9 +13,9 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from gofer.errors import DocumentError
-from gofer.messaging.document import encode, unwrap
+from gofer.messaging.document import Signed, encode, unwrap
 
-__all__ = ["Authenticator", "ValidationFailed", "sign", "verify"]
+__all__ = ["Authenticator", "ValidationFailed", "sign", "signer_of", "text_of", "verify"]
 
 _CODE = "security.authentication"
 _SENTENCE = "SECURITY: message authentication failed"
@@ -82,9 +82,17 @@ def verify(body: bytes, authenticator: Authenticator | None, document: Any = Non
             authenticator: it fails closed.
     """
     signed = unwrap(body)
-    inner = body if signed is None else signed.message.encode("utf-8", "surrogatepass")
-    if authenticator is None:
-        return inner, None
+    inner = text_of(body, signed)
+    return inner, None if authenticator is None else signer_of(signed, inner, authenticator, document)
+
+
+def text_of(body: bytes, signed: Signed | None) -> bytes:
+    """Return the document's own text: the body, or what its wrapper holds."""
+    return body if signed is None else signed.message.encode("utf-8", "surrogatepass")
+
+
+def signer_of(signed: Signed | None, inner: bytes, authenticator: Authenticator, document: Any) -> str | None:
+    """Return the identity of who has signed a document that was unwrapped; raise as ``verify`` does."""
     if signed is None:
         raise DocumentError(_CODE, _SENTENCE, "not signed")
     try:
@@ -99,10 +107,10 @@ def verify(body: bytes, authenticator: Authenticator | None, document: Any = Non
     except Exception as broken:
         raise DocumentError(_CODE, _SENTENCE, f"authenticator failed: {type(broken).__name__}") from broken
     if not isinstance(identity, str):
-        return inner, None
+        return None
     if not identity.isprintable():  # it is logged and compared: invisible characters make it look like another
         raise DocumentError(_CODE, _SENTENCE, f"the identity {identity[:60]!r} has control characters in it")
-    return inner, identity
+    return identity
 
 
 def _text(signature: bytes) -> str | bytes:

@@ -20,14 +20,15 @@ class Body:
     def __init__(self, limit: int | None) -> None:
         self.size = 0
         self._limit = inf if limit is None else max(limit, HEAD + TAIL)
-        self._kept = bytearray()
+        self._parts: list[bytes] = []
 
     def add(self, part: bytes) -> None:
         """Take the next part."""
         self.size += len(part)
-        self._kept += part
+        self._parts.append(part)
         if self.size > self._limit:
-            del self._kept[HEAD:-TAIL]
+            kept = b"".join(self._parts)
+            self._parts = [kept[:HEAD], kept[max(HEAD, len(kept) - TAIL) :]]
 
     def __bytes__(self) -> bytes:
-        return bytes(self._kept)
+        return b"".join(self._parts)

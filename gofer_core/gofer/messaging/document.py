@@ -52,8 +52,12 @@ MAX_CONTAINERS = 500_000
 _MAX_DIGITS = 100_000  # of all integers of more than 200 digits together
 _MAX_NAME = 255  # characters of a class or a method
 
+_SMALL = 4096  # bytes of a document whose brackets are counted in no time
+_ENDS = 65536  # bytes from either end of a document within which a wrapper has its signature
 _NO_BRACKETS = bytes(set(range(256)) - set(b'"[{'))
 _LONG_NUMBERS = re.compile(rb"[0-9]{200,}+")
+_DIGITS_AS_0 = bytes(ord("0") if chr(byte) in "0123456789" else 0 for byte in range(256))
+_200_DIGITS = b"0" * 200
 
 _SN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}")
 _PLAIN_VERSION = re.compile(r"[0-9A-Za-z.]{1,20}")
@@ -208,7 +212,8 @@ def decode_reply(body: bytes) -> Reply:
 
 def unwrap(body: bytes) -> Signed | None:
     """Return the wrapper if the body is a signed document, None if it is a plain one (or no document at all)."""
-    if b'"signature"' not in body or b'"message"' not in body:
+    ends = body if len(body) <= 2 * _ENDS else body[:_ENDS] + body[-_ENDS:]  # all of 10 MB would take 20 ms
+    if b'"signature"' not in ends or b'"message"' not in ends:
         return None
     try:
         return msgspec.json.decode(body, type=Signed)
@@ -250,7 +255,7 @@ def check_size(body: bytes) -> None:
     Raises:
         DocumentError: ``model.invalid``.
     """
-    if body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
+    if len(body) > MAX_CONTAINERS and _has_brackets(body, MAX_DEPTH) and _count_brackets(body) > MAX_CONTAINERS:
         count = len(_outside_text(body, _NO_BRACKETS))
         if count > MAX_CONTAINERS:
             raise _invalid(f"{count} lists and objects, {MAX_CONTAINERS} are allowed")
@@ -261,7 +266,25 @@ def check_size(body: bytes) -> None:
 
 
 def _digits(body: bytes) -> int:
+    if _200_DIGITS not in body.translate(_DIGITS_AS_0):  # 2 ms for 1 MB, where the search for numbers takes 35
+        return 0
     return sum(map(len, _LONG_NUMBERS.findall(body)))
+
+
+def _count_brackets(body: bytes) -> int:
+    return body.count(b"[") + body.count(b"{")
+
+
+def _has_brackets(body: bytes, most: int) -> bool:
+    """Tell whether a document has more brackets than this, in texts or elsewhere."""
+    if len(body) <= _SMALL:
+        return _count_brackets(body) > most
+    for bracket in (b"[", b"{"):  # from one to the next: in long texts that takes a hundredth of the time of count
+        at = body.find(bracket)
+        while at >= 0 and most >= 0:
+            most -= 1
+            at = body.find(bracket, at + 1)
+    return most < 0
 
 
 def _outside_text(body: bytes, without: bytes = b"") -> bytes:
@@ -321,7 +344,7 @@ def _decode_leniently(body: bytes, kind: type[_T], bad: Exception) -> _T:
 
 def _check_depth(body: bytes) -> None:
     # Brackets in text count here too, so this only ever asks for a walk that was not needed.
-    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+    if not _has_brackets(body, MAX_DEPTH):
         return
     try:
         # The decoder has skipped unknown fields: they may be no JSON. len reads numbers of any length.

@@ -3,6 +3,10 @@
 Other threads append commands to a deque and wake the I/O thread. A waiting thread sleeps on a lock of its own, which
 the I/O thread releases. Nothing else is shared: an interrupt may strike anywhere, and a signal handler may call all of
 it.
+
+One short cut: a message may be written by the thread that publishes it, while the I/O thread sleeps and nothing is in
+flight. That spares a single call the way to the I/O thread; under load the batches of the I/O thread are cheaper. The
+main thread never does so: it runs signal handlers, which may call, or raise, in the middle of anything.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ _QUEUED_BYTES = 8 * 1024 * 1024
 _LARGE = 8 * 1024
 #: Seconds that an acknowledgement may wait for other output: a packet for each costs more than it is worth.
 _ACK_DELAY = 0.002
+_READ, _READ_WRITE = select.POLLIN, select.POLLIN | select.POLLOUT
 #: Seconds after which a waiting thread checks that the I/O thread was started: an interrupt may have struck the thread
 #: that was to start it.
 _CHECK_INTERVAL = 1.0
@@ -70,7 +75,8 @@ class ThreadConnection(Connection):
         self._poll: Any = None  # the I/O thread's
         self._polled, self._mask = -1, 0  # the socket that is polled, and for what
         self._asleep = False
-        self._io = 0  # the ident of the I/O thread
+        self._turn_lock = threading.Lock()  # held by the thread that drives: the I/O thread does while it is awake
+        self._driver = self._io = 0  # the ident of that thread, and of the I/O thread
         self._owner: dict[str, threading.Thread] = {}  # at most one I/O thread, however many were started
         self._done = False
 
@@ -92,7 +98,7 @@ class ThreadConnection(Connection):
         """
         if ready():
             return True
-        if self.in_driver:
+        if threading.get_ident() == self._driver:
             raise RuntimeError("cannot wait for a message in the thread that reads them (a hook or a callback)")
         own = waiter or Waiter()
         try:
@@ -100,12 +106,13 @@ class ThreadConnection(Connection):
             if waiter is None:
                 self._watchers[own] = None
             while not ready():
-                self.check_usable()
-                self._ensure_thread()
+                if self.closed or not self._owner:
+                    self.check_usable()
+                    self._ensure_thread()
                 timeout = _CHECK_INTERVAL if deadline is None else deadline - monotonic()
                 if timeout <= 0:
                     return False
-                own.sleep(min(timeout, _CHECK_INTERVAL))
+                own.sleep(timeout if timeout < _CHECK_INTERVAL else _CHECK_INTERVAL)
             return True
         finally:
             self._waiters.pop(own, None)
@@ -183,14 +190,13 @@ class ThreadConnection(Connection):
     @property
     def sendable(self) -> bool:
         """Whether ``publish_nowait`` would send now."""
-        if not super().sendable or len(self._commands) >= _QUEUED:
-            return False
-        return not self._large or sum(list(self._large)) <= _QUEUED_BYTES
+        full = len(self._commands) >= _QUEUED or (self._large and sum(list(self._large)) > _QUEUED_BYTES)
+        return not full and super().sendable
 
     @property
     def in_driver(self) -> bool:
-        """Whether the calling thread is the I/O thread: a callback asks."""
-        return threading.get_ident() == self._io
+        """Whether the calling thread drives the connection at the moment: a callback asks."""
+        return threading.get_ident() == self._driver
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -229,13 +235,16 @@ class ThreadConnection(Connection):
         super().abandon()
         self._done = True
         self._wakeup.abandon()
+        self._turn_lock = threading.Lock()
         self._poll = None
 
     # -- the I/O thread -----------------------------------------------------------------------------------------------
 
     def _submit(self, size: int, command: Callable[..., None], *arguments: Any) -> None:
-        if threading.get_ident() == self._io:  # a callback: its output goes with this turn's
+        if threading.get_ident() == self._driver:  # a callback: its output goes with this turn's
             command(*arguments)
+            return
+        if size > 0 and self._asleep and not self.core.unconfirmed and self._write_alone(command, arguments):
             return
         if size > _LARGE:
             self._large.append(size)
@@ -246,6 +255,30 @@ class ThreadConnection(Connection):
         elif not self._owner:
             self._ensure_thread()
 
+    def _write_alone(self, publish: Callable[..., None], arguments: tuple[Any, ...]) -> bool:
+        """Publish in the calling thread while the I/O thread sleeps; return whether that was possible."""
+        own = threading.get_ident()
+        if own == threading.main_thread().ident or not self._turn_lock.acquire(blocking=False):
+            return False
+        try:
+            core, wire = self.core, self._wire
+            if wire is None or wire.buffer or self._commands or not self._asleep:
+                return False
+            self._driver = own
+            now = core.now = monotonic()
+            self._guard(publish, *arguments)
+            data = core.take(now)
+            try:
+                wire.write(data)
+            except OSError:
+                wire.buffer += data  # the I/O thread tries it once more, and handles the error
+            if wire.buffer or core.adapter is None:
+                self._wakeup.set()
+        finally:
+            self._driver = self._io
+            self._turn_lock.release()
+        return True
+
     def _ensure_thread(self) -> None:
         if not (self._owner or self._done):
             threading.Thread(target=self._run, name="gofer-io", daemon=True).start()
@@ -253,7 +286,8 @@ class ThreadConnection(Connection):
     def _run(self) -> None:
         if self._owner.setdefault("io", threading.current_thread()) is not threading.current_thread():
             return  # two threads, or an interrupted one, have started two
-        self._io = threading.get_ident()
+        self._turn_lock.acquire()
+        self._driver = self._io = threading.get_ident()
         core, readable = self.core, False
         while core.state is not State.CLOSED:
             now = core.now = monotonic()
@@ -294,7 +328,7 @@ class ThreadConnection(Connection):
             self._make_poll()
         wire = self._wire
         if wire is not None:
-            mask = select.POLLIN | select.POLLOUT if wire.buffer else select.POLLIN
+            mask = _READ_WRITE if wire.buffer else _READ
             if self._polled != wire.descriptor:
                 self._polled, self._mask = wire.descriptor, mask
                 self._poll.register(self._polled, mask)
@@ -304,7 +338,9 @@ class ThreadConnection(Connection):
         due = self._due
         timeout = None if due == inf else (due - now) * self._second if due > now else 0
         self._asleep = True  # set before the check of the commands: a later one sets the wakeup
+        self._turn_lock.release()
         ready = self._poll.poll(0 if self._commands else timeout)
+        self._turn_lock.acquire()
         self._asleep = readable = False
         for descriptor, _ in ready:
             if descriptor == self._polled:

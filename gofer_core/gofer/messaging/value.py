@@ -17,6 +17,9 @@ MAX_DEPTH = 100
 _ATOMS = frozenset({str, bool, type(None)})
 _TOO_LARGE = 10**4300
 
+#: Where a value is: the path to what holds it (None: nothing does) and its place there. It becomes text for an error.
+_Path = tuple[Any, Any]
+
 
 def plain(value: Any, what: str = "value") -> Any:
     """Return the value, with subclasses of str, int and float made plain.
@@ -29,41 +32,48 @@ def plain(value: Any, what: str = "value") -> Any:
     """
     if type(value) in _ATOMS and (type(value) is not str or value.isascii()):
         return value
-    return _plain(value, what, 0)
+    return _plain(value, (None, what), 0)
 
 
-def _plain(value: Any, path: str, depth: int) -> Any:
+def _plain(value: Any, path: _Path, depth: int) -> Any:
     kind = type(value)
     if kind is str or isinstance(value, str):
-        return _text(value, path)
+        return value if kind is str and value.isascii() else _text(value, path)
     if kind in _ATOMS:
         return value
     if isinstance(value, float):
         if not isfinite(value):
-            raise TypeError(f"{path} is {value!r}: only finite numbers can be sent")
+            raise TypeError(f"{_name(path)} is {value!r}: only finite numbers can be sent")
         return float(value)
     if isinstance(value, int):
         if not -_TOO_LARGE < value < _TOO_LARGE:
-            raise TypeError(f"{path} is an integer of more than 4,300 digits: it cannot be sent")
+            raise TypeError(f"{_name(path)} is an integer of more than 4,300 digits: it cannot be sent")
         return int(value)
     if depth >= MAX_DEPTH:
-        raise TypeError(f"{path.split('[', 1)[0]} is nested deeper than {MAX_DEPTH}")
+        raise TypeError(f"{_name(path).split('[', 1)[0]} is nested deeper than {MAX_DEPTH}")
     if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{path}[{n}]", depth + 1) for n, item in enumerate(value)]
+        return [_plain(item, (path, n), depth + 1) for n, item in enumerate(value)]
     if isinstance(value, dict):
-        return {_key(key, path): _plain(item, f"{path}[{key!r}]", depth + 1) for key, item in value.items()}
-    raise TypeError(f"{path} is a {kind.__module__}.{kind.__qualname__}: only plain JSON values can be sent")
+        return {_key(key, path): _plain(item, (path, key), depth + 1) for key, item in value.items()}
+    raise TypeError(f"{_name(path)} is a {kind.__module__}.{kind.__qualname__}: only plain JSON values can be sent")
 
 
-def _text(value: str, path: str) -> str:
+def _name(path: _Path) -> str:
+    """Name the place of a value."""
+    above, here = path
+    return str(here) if above is None else f"{_name(above)}[{here!r}]"
+
+
+def _text(value: str, path: _Path) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as bad:
-        raise TypeError(f"{path} is text with a lone surrogate at {bad.start}: it cannot be sent as UTF-8") from None
+        text = f"{_name(path)} is text with a lone surrogate at {bad.start}: it cannot be sent as UTF-8"
+        raise TypeError(text) from None
     return value if type(value) is str else str.__str__(value)
 
 
-def _key(key: Any, path: str) -> str:
+def _key(key: Any, path: _Path) -> str:
     if not isinstance(key, str):
-        raise TypeError(f"{path} has the key {key!r}: the keys of a dict must be text")
+        raise TypeError(f"{_name(path)} has the key {key!r}: the keys of a dict must be text")
     return _text(key, path)

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Wakeup", "Wire"]
 
-#: Bytes to read at a time.
-_CHUNK = 256 * 1024
+#: Bytes to read, and to write, at a time. Reading 256 KiB at a time cost 50 µs for a short message, not 5: such memory
+#: comes from the system, and goes back to it.
+_READ = 64 * 1024
+_WRITE = 256 * 1024
 #: What the system counts with.
 _COUNT = struct.Struct("i")
 
@@ -68,7 +70,7 @@ class Wire:
         if self.session is not None and self.session.ended is not None:
             raise self.session.ended
         try:
-            data = self.sock.recv(_CHUNK)
+            data = self.sock.recv(_READ)
         except BlockingIOError:
             return b""
         if not data:
@@ -99,7 +101,7 @@ class Wire:
             unsent += data
             while unsent:
                 with memoryview(unsent) as view:
-                    sent = self.sock.send(view[:_CHUNK])
+                    sent = self.sock.send(view[:_WRITE])
                 self.taken += sent
                 del unsent[:sent]
         except BlockingIOError:

@@ -76,8 +76,9 @@ class Call:
         self.resend_at: float | None = None
         #: By how many seconds the agent's clock is known to be ahead of ours.
         self.ahead = 0.0
-        #: The session's notes: the message's token at the connection, and in which subscription it was sent.
-        self.token = self.sent_in = 0
+        #: The session's notes: the message's token at the connection, in which subscription it was sent, and the token
+        #: that the connection has forgotten, as its reply has come.
+        self.token = self.sent_in = self.forgotten = 0
         self._disbelieved: dict[str, int] = {}  # why replies were not believed, and how many of these
         #: The notice that it ended with.
         self.end: Notice | None = None
@@ -88,6 +89,13 @@ class Call:
         """Put an event into the inbox."""
         self.inbox.append(event)
         self.wake()
+
+    def answered_by(self, received: Received) -> int:
+        """Return the token of the message that this reply ends; 0: it does not, or is still to be verified."""
+        if not received.notice.done or self.options.authenticator is not None:
+            return 0
+        self.forgotten = self.token
+        return self.token
 
     def settled(self, outcome: Outcome, reason: str) -> None:
         """Take the broker's word on the request; a confirm is no event: the result says more."""

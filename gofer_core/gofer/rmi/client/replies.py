@@ -210,6 +210,8 @@ class WaitingCall(Protocol):
 
     def put(self, event: Received | Resubscribed, /) -> None: ...
 
+    def answered_by(self, received: Received, /) -> int: ...
+
 
 class ReplyQueue:
     """A queue with a name of its own, declared and subscribed to again after each reconnect.
@@ -247,8 +249,10 @@ class ReplyQueue:
         try:
             received = read_reply(delivery.body)
             call = self.calls.get(received.notice.sn or "")
-            if call is not None:
-                call.put(received)  # else it comes too late: its caller has gone
+            if call is not None:  # else it comes too late: its caller has gone
+                # Here, and not by the caller's thread, which would have to queue a command for it.
+                self._connection.forget(call.answered_by(received))
+                call.put(received)
         except DocumentError as bad:
             text = "a reply that cannot be read was dropped: %s: %s"
             self._complain(logging.WARNING, text, bad, shown(repr(delivery.body[:200])))

@@ -79,7 +79,8 @@ class Session:
                 step = call.take(call.inbox.popleft() if heard else None)
         finally:
             del self.replies.calls[call.sn]
-            self.connection.forget(call.token)
+            if call.forgotten != call.token:
+                self.connection.forget(call.token)
         return call.outcome()
 
     async def _send(self, call: Call, address: Address) -> None:

@@ -20,6 +20,8 @@ requests = logging.getLogger("gofer.rmi.requests")
 
 _PAUSE = 0.02  # seconds in which lines gather: a thread that is woken for each costs more than the line
 _MOST = 20_000  # lines that wait; more are written by whoever comes
+# What is the same in all records. Made by logging, each would take 12 calls of functions more, of the 41 of a line.
+_RECORD = vars(requests.makeRecord(requests.name, 0, __file__, 0, "%s %s %s %s %s %.1f ms%s", (), None))
 
 
 class _Line(NamedTuple):
@@ -87,9 +89,10 @@ def _write(line: _Line) -> None:
     caller = shown(request.identity or request.document.replyto or "nobody")
     why = f": {line.why}" if line.why else ""
     words = (request.sn, caller, line.plugin, request.target, line.outcome, line.seconds * 1000, why)
-    record = requests.makeRecord(requests.name, line.level, __file__, 0, "%s %s %s %s %s %.1f ms%s", words, None)
-    record.created, record.msecs = line.at, line.at % 1 * 1000
-    record.exc_text = line.trace
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    level = logging.getLevelName(line.level)
+    told = {"args": words, "levelno": line.level, "levelname": level, "exc_text": line.trace}
+    record.__dict__.update(_RECORD, **told, created=line.at, msecs=line.at % 1 * 1000)
     try:
         requests.handle(record)
     except Exception:

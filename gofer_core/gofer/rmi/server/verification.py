@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gofer.errors import ConfigError, DocumentError
 from gofer.messaging.adapter import HEAD, TAIL
 from gofer.messaging.address import Address
-from gofer.messaging.auth import verify
+from gofer.messaging.auth import signer_of, text_of
 from gofer.messaging.document import (
     EXPIRED,
     Head,
     Request,
+    Signed,
     check_size,
     decode_request,
     encode,
@@ -105,17 +106,14 @@ class Verification:
                 sn=found.sn,
                 replyto=found.replyto,
             )
-        signer: str | None = None
-        inner = body
-        try:
-            if self._authenticator is None:
-                inner, _ = verify(body, None)
-            else:
-                inner, signer = verify(body, self._authenticator, _mapping(body))
-        except DocumentError as bad:
-            signed = unwrap(body)
-            found = head(body if signed is None else signed.message.encode("utf-8", "surrogatepass"))
-            raise Refused(_refusal(bad), sn=found.sn, replyto=found.replyto) from None
+        signed, signer = unwrap(body), None
+        inner = text_of(body, signed)
+        if self._authenticator is not None:
+            try:
+                signer = signer_of(signed, inner, self._authenticator, _mapping(inner))
+            except DocumentError as bad:
+                found = head(inner)
+                raise Refused(_refusal(bad), sn=found.sn, replyto=found.replyto) from None
         try:
             request = decode_request(inner)
         except DocumentError as bad:
@@ -123,7 +121,7 @@ class Verification:
         if self._authenticator is None:
             return Verified(request, None, None)
         self._check_addressee(request)
-        return Verified(request, signer, self._nonce(body, inner, request, signer))
+        return Verified(request, signer, self._nonce(signed, inner, request, signer))
 
     def _named(self, signer: str | None) -> str:
         """Name a signer, so that what one is remembered of is told from all others, and from other age limits."""
@@ -131,9 +129,8 @@ class Verification:
         age = getattr(self._authenticator, "max_age", _REMEMBERED)
         return f"{signer or 'nobody'} ({kind.__module__}.{kind.__qualname__}, {age:g} s)"
 
-    def _nonce(self, body: bytes, inner: bytes, request: Request, signer: str | None) -> Nonce | None:
+    def _nonce(self, signed: Signed | None, inner: bytes, request: Request, signer: str | None) -> Nonce | None:
         read: Any = getattr(self._authenticator, "stamp", None)
-        signed = unwrap(body)
         if read is not None and signed is not None:
             stamp = read(base64.b64decode(signed.signature))
             age = getattr(self._authenticator, "max_age", _REMEMBERED)
@@ -181,11 +178,9 @@ def _refusal(bad: DocumentError) -> Refusal:
 
 def _mapping(body: bytes) -> dict[str, Any]:
     """Return the fields of a document, for an authenticator; none of what is no document."""
-    signed = unwrap(body)
-    text = body if signed is None else signed.message.encode("utf-8", "surrogatepass")
     try:
-        check_size(text)
-        found = json.loads(text.decode("utf-8", "surrogatepass"))
+        check_size(body)
+        found = json.loads(body.decode("utf-8", "surrogatepass"))
     except (DocumentError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

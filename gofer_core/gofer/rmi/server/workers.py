@@ -28,26 +28,55 @@ class Task(Protocol):
 
 
 class _Lane:
-    """Threads that take tasks in the order in which they came, of which any can be taken back. Any thread."""
+    """Threads that take tasks in the order in which they came, of which any can be taken back. Any thread.
+
+    A thread starts when a task finds no other one idle. It ends with the lane: the plugin's own objects, as those of
+    sqlite3, may belong to the thread that made them.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.tasks: OrderedDict[Task, None] = OrderedDict()
         self.running: list[Task | None] = [None] * len(names)
-        self.threads = [
-            threading.Thread(target=self._work, args=(n,), name=name, daemon=True) for n, name in enumerate(names)
-        ]
+        self.threads: list[threading.Thread] = []
+        self._names = names
         self._tickets: queue.SimpleQueue[bool] = queue.SimpleQueue()  # at least one for each task; False: end
+        self._starting = threading.Lock()
+        self._open = False
+
+    def start(self) -> None:
+        self._open = True
+        for _ in self._names:
+            self._start_thread()
 
     def put(self, task: Task) -> None:
         self.tasks[task] = None
         self._tickets.put(True)
+        if self._open and len(self.threads) < len(self._names):
+            self._start_thread()
 
     def end(self) -> None:
+        with self._starting:
+            self._open = False
         for _ in self.threads:
             self._tickets.put(False)
 
     def discard(self, task: Task) -> bool:
         return self.tasks.pop(task, self) is None
+
+    def _start_thread(self) -> None:
+        """Start one more thread if a task waits, all others are busy, and there may be more."""
+        with self._starting:
+            number = len(self.threads)
+            idle = self.running[:number].count(None)
+            if not self._open or number == len(self._names) or self._tickets.qsize() <= idle:
+                return
+            thread = threading.Thread(target=self._work, args=(number,), name=self._names[number], daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as failed:  # the system has no more threads; the next task tries again
+                log.error("%s cannot be started: %s", thread.name, failed)
+            else:
+                self.threads.append(thread)
 
     def _work(self, number: int) -> None:
         while self._tickets.get():
@@ -56,6 +85,8 @@ class _Lane:
             except KeyError:
                 continue  # it was taken back
             self.running[number] = task
+            if len(self.threads) < len(self._names):
+                self._start_thread()  # for a task that came while this one seemed to be idle
             try:
                 task.run()
             except BaseException as raised:  # noqa: BLE001 - SystemExit, too: no task may end the thread that others need
@@ -65,45 +96,33 @@ class _Lane:
 
 
 class Workers:
-    """A fixed number of threads that take tasks in the order in which they came.
+    """Threads that take tasks in the order in which they came. Each is started when it is needed.
 
-    One more thread, started when it is needed, takes those that go ``beside`` the others, so that these never wait for
-    what holds a thread.
+    One more thread takes those that go ``beside`` the others, so that these never wait for what holds a thread.
 
     Args:
         name: the plugin's; the threads are named ``gofer-<plugin>-<n>``.
+        threads: how many there may be.
     """
 
     def __init__(self, name: str, threads: int) -> None:
         self._lane = _Lane([f"gofer-{name}-{n + 1}" for n in range(threads)])
         self._beside = _Lane([f"gofer-{name}-async"])
         self._heir: Workers | None = None
-        self._starting = threading.Lock()
-        self._started = False
 
     def start(self) -> None:
-        """Start the threads, once."""
-        for thread in self._lane.threads:
-            thread.start()
-        with self._starting:
-            self._started = True
-        self._start_beside()
+        """Begin with the tasks."""
+        self._lane.start()
+        self._beside.start()
 
     def put(self, task: Task) -> None:
         """Have a task done by the next thread that is free. Any thread; never waits."""
         if getattr(task, "beside", False):
             self._beside.put(task)
-            self._start_beside()
         else:
             self._lane.put(task)
         if self._heir is not None:
             self._pass_on(self._heir)
-
-    def _start_beside(self) -> None:
-        if self._beside.tasks and self._beside.threads[0].ident is None:
-            with self._starting:
-                if self._started and self._beside.threads[0].ident is None:
-                    self._beside.threads[0].start()
 
     def hand_over(self, heir: Workers) -> None:
         """Have others do what waits, in its order, and what is put here from now on. ``stop`` follows."""
@@ -154,7 +173,7 @@ class Workers:
         for lane in (self._lane, self._beside):
             lane.end()
         for thread in self._lane.threads + self._beside.threads:
-            if thread.ident is not None and thread is not threading.current_thread():
+            if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
         return waiting, self.running()
 

@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 #: What is done to the file, within a transaction of the store's thread.
 Work = Callable[["sqlite3.Connection"], Any]
 
-_SOON = 0.01  # seconds between two commits for which nobody waits: one for each call would cost as much as the call
+_SOON = 0.025  # seconds between two commits for which nobody waits: one for each call would cost as much as the call
 _GROUP = 500  # most pieces of work in one transaction
 _BUSY = 1.0  # seconds to wait for somebody who has locked the file
 _QUIET = 60.0  # seconds after a line in the log in which no other is written for the same failure
