@@ -20,6 +20,7 @@ __all__ = [
     "gofer_accept",
     "gofer_call",
     "gofer_extend",
+    "gofer_facts",
     "gofer_find",
     "gofer_finished",
     "gofer_load",
@@ -103,4 +104,13 @@ def gofer_finished(plugin: Plugin, request: Received, outcome: str, seconds: flo
 
     Called by a thread of each implementation's own, once a request, soon after its result was sent: one request after
     another, and nobody waits for it. Raising is logged.
+    """
+
+
+@hookspec
+def gofer_facts() -> dict[str, Any] | None:
+    """Say something of this machine: plain data under names of your own, which callers may choose machines by.
+
+    Called by a thread of its own when the agent has joined a fleet, and again every ``[fleet] interval``. Raising is
+    logged, and what it said before stands.
     """

@@ -23,6 +23,7 @@ from gofer.agent.failures import Refused
 from gofer.agent.gate import Gate
 from gofer.agent.links import Links
 from gofer.agent.loader import Loader
+from gofer.agent.membership import Membership
 from gofer.agent.plugin import Plugin, State, current
 from gofer.agent.reload import Reload, dependents
 from gofer.agent.request_services import RequestServices
@@ -107,6 +108,14 @@ class PluginContainer:
             imported=imported,
             review=self.gate.review,
         )
+        self.membership = Membership(
+            config,
+            self.plugins,
+            endpoints=self.endpoints,
+            links=self.links,
+            clock=self.clock,
+            facts=self.hooks.hook.gofer_facts,
+        )
         self._reloading: Mapping[str, threading.Event] = {}
 
     # -- loading --------------------------------------------------------------------------------------------------
@@ -126,6 +135,7 @@ class PluginContainer:
             self.loader.load([Plugin(self, one) for one in every], anew=False)
             if not self._running():
                 log.warning("no plugin runs; descriptors are read from %s", self.root.descriptors)
+            self.membership.start()
 
     def load(self, what: Descriptor | str | Path) -> Plugin:
         """Load one plugin.
@@ -412,6 +422,7 @@ class PluginContainer:
         """
         deadline = monotonic() + timeout
         self.loader.stop()
+        self.membership.stop()
         for plugin in list(self.plugins.values()):
             plugin.actions.stop()
         ending = self.endpoints.stop(deadline)

@@ -10,7 +10,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from gofer.agent.builtin import admin_api
-from gofer.agent.config import AgentConfig, broker_of
+from gofer.agent.config import AgentConfig
 from gofer.agent.links import Links
 from gofer.agent.plugin import Plugin, current
 from gofer.agent.request_services import RequestServices
@@ -21,6 +21,7 @@ from gofer.messaging.adapters import find
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import shown
 from gofer.messaging.subscription import Steps
+from gofer.messaging.url import broker_of
 from gofer.rmi.api import API, Target
 from gofer.rmi.model.fork import Forks
 from gofer.rmi.server.access import Access, Denied, why_denied

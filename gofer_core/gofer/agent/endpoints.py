@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Mapping
 from time import monotonic
 
 from gofer.agent.barrier import RequestHooks
-from gofer.agent.config import broker_of
 from gofer.agent.endpoint import Endpoint
 from gofer.agent.failures import Refused, blamed
 from gofer.agent.plugin import Plugin, State
 from gofer.agent.sharing import check_trust
 from gofer.errors import PluginError
+from gofer.messaging.url import broker_of
 
 __all__ = ["Endpoints"]
 

@@ -244,6 +244,18 @@ def head(body: bytes) -> Head:
     )
 
 
+def fields_of(body: bytes) -> dict[str, Any]:
+    """Return the fields of a document, signed or not, for an authenticator; none of what is no document."""
+    signed = unwrap(body)
+    text = body if signed is None else signed.message.encode("utf-8", "surrogatepass")
+    try:
+        check_size(text)
+        found = json.loads(text.decode("utf-8", "surrogatepass"))
+    except (DocumentError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _text(raw: msgspec.Raw) -> str | None:
     """Read a field if it is text. Other values are not decoded."""
     return msgspec.json.decode(raw, type=str) if bytes(raw).startswith(b'"') else None

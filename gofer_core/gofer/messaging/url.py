@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 
 from gofer.errors import ConfigError
 
-__all__ = ["URL", "place"]
+__all__ = ["URL", "broker_of", "place"]
 
 _PORTS = {"amqp": 5672, "tcp": 5672, "amqps": 5671, "ssl": 5671}
 _TLS = {"amqps", "ssl"}
@@ -115,6 +115,12 @@ class URL:
         hosts = ",".join(place(host, port) for host, port in self.hosts)
         vhost = "" if self.path is None else "/" + quote(self.path, safe="")
         return f"{adapter}{self.protocol}://{login + '@' if login else ''}{hosts}{vhost}"
+
+
+def broker_of(url: URL) -> tuple[object, ...]:
+    """Return what tells one broker's queues from another's: two URLs with the same lead to the same queues."""
+    port = url.port if url.port is not None else (5671 if url.tls else 5672)
+    return ("local", url.path) if url.protocol == "local" else (url.host.lower(), port, url.path or "")
 
 
 def place(host: str, port: int) -> str:

@@ -7,6 +7,7 @@ are.
 
 from gofer.agent.config.agent import (
     AgentConfig,
+    FleetConfig,
     LoggingConfig,
     MainConfig,
     ManagementConfig,
@@ -27,11 +28,11 @@ from gofer.agent.config.identity import Machine, made_on, stable_uuid
 from gofer.agent.config.live import LiveSection, LiveSettings
 from gofer.agent.config.problem import Problem
 from gofer.agent.config.required import asks_to_be_required
-from gofer.agent.config.together import broker_of, check_together, not_trusted
+from gofer.agent.config.together import check_together, not_trusted
 
 __all__ = [
-    "AgentConfig", "MainConfig", "ManagementConfig", "LoggingConfig", "PamConfig", "MessagingConfig", "read_agent",
-    "Descriptor", "read_descriptor", "read_descriptors", "read_url_file", "redescribe", "find_plugin_dirs",
-    "broker_of", "check_together", "not_trusted", "asks_to_be_required", "distrust", "Machine", "made_on",
-    "stable_uuid", "LiveSection", "LiveSettings", "Problem",
+    "AgentConfig", "MainConfig", "ManagementConfig", "LoggingConfig", "PamConfig", "MessagingConfig", "FleetConfig",
+    "read_agent", "Descriptor", "read_descriptor", "read_descriptors", "read_url_file", "redescribe",
+    "find_plugin_dirs", "check_together", "not_trusted", "asks_to_be_required", "distrust", "Machine",
+    "made_on", "stable_uuid", "LiveSection", "LiveSettings", "Problem",
 ]  # fmt: skip

@@ -23,6 +23,7 @@ from gofer.root import Root
 __all__ = [
     "AGENT",
     "AgentConfig",
+    "FleetConfig",
     "LoggingConfig",
     "MainConfig",
     "ManagementConfig",
@@ -112,6 +113,31 @@ class MessagingConfig(Struct, frozen=True):
         return f"<MessagingConfig: {', '.join(self.__struct_fields__)}>"  # the proxy's URL may hold a password
 
 
+class FleetConfig(Struct, frozen=True):
+    """``[fleet]``: whether callers find this machine without knowing its address. Times are in seconds.
+
+    ``name``: None: the host name. ``plugin``: None: the first that has a broker.
+    """
+
+    enabled: Annotated[
+        bool, "fleet", kinds.FLAG, "Whether this machine answers when a fleet is asked who is there."
+    ] = False
+    name: Annotated[
+        str | None, "fleet", kinds.NAME, "What this machine is called in listings; the default is its host name."
+    ] = None
+    groups: Annotated[tuple[str, ...], "fleet", kinds.GROUPS, "The groups that it belongs to."] = ()
+    plugin: Annotated[
+        str | None,
+        "fleet",
+        kinds.NAME,
+        "The plugin whose broker, certificates, authenticator and address are the machine's in the fleet; the default "
+        "is the first, by name, that has a broker.",
+    ] = None
+    interval: Annotated[
+        float, "fleet", kinds.seconds(above_zero=True, high=86400), "How often the machine's facts are looked at."
+    ] = 300.0
+
+
 class AgentConfig(Struct, frozen=True):
     """The agent's settings, a part for each section. Frozen; without arguments, the defaults."""
 
@@ -120,6 +146,7 @@ class AgentConfig(Struct, frozen=True):
     logging: LoggingConfig = LoggingConfig()
     pam: PamConfig = PamConfig()
     messaging: MessagingConfig = MessagingConfig()
+    fleet: FleetConfig = FleetConfig()
     groups: Annotated[
         Mapping[str, frozenset[str]],
         "groups",
@@ -137,9 +164,10 @@ AGENT = Schema(
         "logging": "What is logged, and where to.",
         "pam": "How passwords are checked.",
         "messaging": "What all connections to brokers share.",
+        "fleet": "Whether this machine can be found by those who call many.",
         "groups": "Groups of callers.",
     },
-    keys=tuple(keys_of(MainConfig, ManagementConfig, LoggingConfig, PamConfig, MessagingConfig, AgentConfig)),
+    keys=tuple(keys_of(MainConfig, ManagementConfig, LoggingConfig, PamConfig, MessagingConfig, FleetConfig, AgentConfig)),
     retired={
         ("main", "monitor"): "descriptors are not watched for changes; send SIGHUP or use `gofer agent reload`",
         ("pmon", None): "descriptors are not watched for changes; send SIGHUP or use `gofer agent reload`",

@@ -21,7 +21,7 @@ from gofer.messaging.url import URL
 from gofer.suggest import nearest
 
 __all__ = [
-    "ADDRESS", "BROKER", "EXCHANGE", "FLAG", "LEVEL", "NAME", "OWN_HOST", "PROXY", "Kind", "Wrong", "choice",
+    "ADDRESS", "BROKER", "EXCHANGE", "FLAG", "GROUPS", "LEVEL", "NAME", "OWN_HOST", "PROXY", "Kind", "Wrong", "choice",
     "dotted", "line", "names", "seconds", "size", "whole",
 ]  # fmt: skip
 
@@ -224,12 +224,20 @@ def _own_host(raw: object) -> str:
     return host
 
 
+def _group(raw: object) -> str:
+    text = _text(raw, "a group's name")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+        raise Wrong(f"{shown(raw)} is not a group's name")
+    return text
+
+
 FLAG = Kind("0, 1, yes, no, true, false, on, off", _flag)
 NAME = Kind("letters, digits, '_', '-' and '.', not starting with '-' or '.', at most 100 of them", _name)
 LEVEL = Kind("CRITICAL, DEBUG, ERROR, FATAL, INFO, WARN, WARNING (in any case)", _level)
 PROXY = Kind("http://[user:password@]host:port", _proxy)
 ADDRESS = Kind("<queue> or <exchange>/<queue>, each at most 255 bytes", _address)
 EXCHANGE = Kind("an exchange's name: no '/', at most 255 bytes", _exchange)
+GROUPS = names("names with commas between, each of letters, digits, '_' and '-', at most 64 of them", Kind("", _group))
 OWN_HOST = Kind("localhost, 127.0.0.1, ::1, or a name for one of these", _own_host)
 BROKER = Kind(
     "[adapter+]protocol://[user[:password]@]host[:port][/virtual-host], "

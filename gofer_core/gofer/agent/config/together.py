@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 
 from gofer.agent.config.descriptor import Descriptor
 from gofer.agent.config.problem import Problem
-from gofer.messaging.url import URL
+from gofer.messaging.url import broker_of
 from gofer.suggest import nearest
 
-__all__ = ["broker_of", "check_together", "not_trusted"]
+__all__ = ["check_together", "not_trusted"]
 
 
 def check_together(descriptors: Iterable[Descriptor]) -> list[Problem]:
@@ -20,12 +20,6 @@ def check_together(descriptors: Iterable[Descriptor]) -> list[Problem]:
     every = list(descriptors)
     enabled = [one for one in every if one.enabled]
     return [problem for one in enabled for problem in _problems(one, every, enabled)]
-
-
-def broker_of(url: URL) -> tuple[object, ...]:
-    """Return what tells one broker's queues from another's: two URLs with the same lead to the same queues."""
-    port = url.port if url.port is not None else (5671 if url.tls else 5672)
-    return ("local", url.path) if url.protocol == "local" else (url.host.lower(), port, url.path or "")
 
 
 def not_trusted(asked: Descriptor, owner: Descriptor, how: str) -> str:

@@ -43,6 +43,7 @@ def show(container: PluginContainer, phase: str) -> dict[str, Any]:
             "ledger": {"error": _text(container.store.error)},
             "waiting": sorted(container.pending),
             "closed": container.gate.reasons() if container.endpoints.closed else [],
+            "fleet": container.membership.describe(),
             "certificates": [_certificate(one) for one in certificates_in_use(plugins)],
         },
         "plugins": [_plugin(container, plugin) for plugin in sorted(plugins, key=lambda plugin: plugin.name)],

@@ -23,9 +23,9 @@ from gofer.messaging.document import (
     Head,
     Request,
     Signed,
-    check_size,
     decode_request,
     encode,
+    fields_of,
     head,
     seconds_of,
     shown,
@@ -110,7 +110,7 @@ class Verification:
         inner = text_of(body, signed)
         if self._authenticator is not None:
             try:
-                signer = signer_of(signed, inner, self._authenticator, _mapping(inner))
+                signer = signer_of(signed, inner, self._authenticator, fields_of(inner))
             except DocumentError as bad:
                 found = head(inner)
                 raise Refused(_refusal(bad), sn=found.sn, replyto=found.replyto) from None
@@ -151,7 +151,7 @@ class Verification:
             _refusal(bad),
             sn=found.sn,
             replyto=found.replyto,
-            data=_mapping(inner).get("data") if versioned else None,  # not found where an unknown field is no JSON
+            data=fields_of(inner).get("data") if versioned else None,  # not found where an unknown field is no JSON
             trusted=versioned or self._authenticator is not None,
         )
 
@@ -174,16 +174,6 @@ class Verification:
 def _refusal(bad: DocumentError) -> Refusal:
     details = bad.details if bad.details is None else str(bad.details).encode("utf-8", "backslashreplace").decode()
     return Refusal(bad.code, bad.description, details)
-
-
-def _mapping(body: bytes) -> dict[str, Any]:
-    """Return the fields of a document, for an authenticator; none of what is no document."""
-    try:
-        check_size(body)
-        found = json.loads(body.decode("utf-8", "surrogatepass"))
-    except (DocumentError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _head_of_ends(body: bytes) -> Head:

@@ -1,0 +1,1 @@
+"""Many machines at once: who is there, and one method called on all that are meant."""

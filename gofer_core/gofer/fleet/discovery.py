@@ -1,0 +1,179 @@
+"""Asking a fleet who is there: one question for all, and an answer from each machine that is meant."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import Counter
+from time import monotonic
+from typing import Any
+
+import msgspec
+
+from gofer.card import ALL, EXCHANGE, MAX_CARD, Card, Question, Who, key_of_group, read_answer
+from gofer.errors import AdapterError, DocumentError
+from gofer.limit import LimitedLog
+from gofer.messaging.adapter import NO_EXPIRY, DeclareQueue, DeleteQueue, Delivery, Outcome
+from gofer.messaging.address import Address
+from gofer.messaging.asyncio_driver import AsyncioConnection, AsyncioWaiter
+from gofer.messaging.auth import sign, verify
+from gofer.messaging.connector import Connector
+from gofer.messaging.document import VERSION, encode, fields_of, shown, timestamp
+from gofer.messaging.pool import pool
+from gofer.messaging.subscription import Steps, Subscription
+from gofer.targets import Targets
+
+__all__ = ["Found", "discover"]
+
+log = logging.getLogger(__name__)
+
+_EXPIRES = 60.0  # seconds after which the broker deletes the queue of a caller that was killed
+_QUIET = 0.5  # seconds without an answer, when all must have answered, that end the wait early
+_MOST = 100_000  # answers
+
+
+class Found:
+    """What came of a question.
+
+    Attributes:
+        cards: one of each machine that has answered.
+        asked: whether any machine has heard the question, as far as the broker knows.
+        refused: how many answers were not believed, by the reason; and doubles.
+    """
+
+    def __init__(self) -> None:
+        self.cards: dict[str, Card] = {}
+        self.asked = True
+        self.refused: Counter[str] = Counter()
+
+
+async def discover(
+    connector: Connector,
+    targets: Targets,
+    *,
+    wait: float = 5.0,
+    jitter: float = 1.0,
+    authenticator: Any = None,
+) -> Found:
+    """Ask who is there.
+
+    Args:
+        wait: seconds to wait for answers; it may end earlier, when none has come for a while.
+        jitter: seconds over which the machines spread their answers: some 3 for ten thousand.
+        authenticator: signs the question, and validates the answers.
+
+    Raises:
+        MessagingError: no connection, or the broker does not take the question.
+    """
+    connection = pool.acquire_asyncio(connector, asyncio.get_running_loop())
+    asking = _Asking(connection, authenticator)
+    try:
+        return await asking.ask(targets, wait, jitter)
+    finally:
+        asking.stop()
+        pool.release(connection, linger=True)
+
+
+class _Asking:
+    """One question."""
+
+    def __init__(self, connection: AsyncioConnection, authenticator: Any) -> None:
+        self._connection = connection
+        self._authenticator = authenticator
+        self._queue = f"fleet.{uuid.uuid4()}"
+        self._sn = str(uuid.uuid4())
+        self._found = Found()
+        self._last = 0.0  # when the last answer came, or the last one should
+        self._settled: tuple[Outcome, str] | None = None
+        self._complain = LimitedLog(log, rate=1.0, burst=3)
+        self._waiter = AsyncioWaiter(connection.loop)
+        self._subscription = Subscription(
+            self._queue,
+            1000,
+            self._on_delivery,
+            self._prepare,
+            limit=MAX_CARD,
+            dispose=self._dispose,
+            keep_open=False,
+        )
+
+    async def ask(self, targets: Targets, wait: float, jitter: float) -> Found:
+        connection, deadline = self._connection, monotonic() + wait
+        await connection.subscribe(self._subscription, wait)
+        group = targets.group
+        key = ALL if group is None else key_of_group(group)
+        question = Question(
+            sn=self._sn,
+            version=VERSION,
+            routing=[None, f"{EXCHANGE}/{key}"],
+            replyto=self._queue,
+            who=Who(targets=str(targets), jitter=jitter, wait=wait),
+            timestamp=timestamp(),
+            ttl=wait,
+            expires=round(time.time() + wait, 3),
+        )
+        body = encode(msgspec.to_builtins(question))
+        if self._authenticator is not None:
+            body = sign(body, self._authenticator)
+        await connection.wait_sendable(deadline)
+        connection.publish_nowait(
+            Address(EXCHANGE, key), body, ttl=wait, durable=False, isolated=True, settled=self._on_settled
+        )
+        self._last = monotonic() + min(jitter, wait / 2)
+        await connection.wait(lambda: self._settled is not None, deadline, self._waiter)
+        while self._found.asked and monotonic() < (end := min(deadline, self._last + _QUIET)):
+            await connection.wait(lambda: not self._found.asked, end, self._waiter)
+        if self._settled is not None and self._settled[0] is Outcome.REFUSED:
+            raise AdapterError(f"the broker refused a question to the fleet: {self._settled[1]}")
+        return self._found
+
+    def stop(self) -> None:
+        self._connection.unsubscribe_nowait(self._subscription)
+        if self._connection.is_open:
+            self._connection.ask_nowait(DeleteQueue(self._queue), lambda value, error: None)
+
+    # -- in the loop's thread, called by the connection ---------------------------------------------------------------
+
+    def _prepare(self) -> Steps:
+        if (yield DeclareQueue(self._queue, durable=False, expires=_EXPIRES)) == NO_EXPIRY:
+            yield DeleteQueue(self._queue)
+            yield DeclareQueue(self._queue, durable=False, auto_delete=True)
+
+    def _dispose(self) -> Steps:
+        yield DeleteQueue(self._queue)
+
+    def _on_settled(self, outcome: Outcome, reason: str) -> None:
+        self._settled = outcome, reason
+        self._found.asked = outcome is not Outcome.RETURNED
+        self._waiter.wake()
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        self._connection.accept(delivery)
+        found = self._found
+        if len(found.cards) + sum(found.refused.values()) >= _MOST:
+            found.refused["too many answers"] += 1
+            return
+        try:
+            card = self._read(delivery)
+        except DocumentError as bad:
+            why = str(bad.details or bad)
+            found.refused[why if why in found.refused or len(found.refused) < 10 else "other reasons"] += 1
+            self._complain(logging.WARNING, "an answer of the fleet is not believed: %s", shown(why))
+            return
+        if card.address in found.cards:
+            found.refused["a second answer of the same machine"] += 1
+            return
+        found.cards[card.address] = card
+        self._last = max(self._last, monotonic())
+
+    def _read(self, delivery: Delivery) -> Card:
+        if delivery.cut:
+            raise DocumentError("model.size", "MODEL: document too large", "an answer is too long")
+        body = delivery.body
+        inner, _ = verify(body, self._authenticator, None if self._authenticator is None else fields_of(body))
+        answer = read_answer(inner)
+        if answer.sn != self._sn:
+            raise DocumentError("model.invalid", "MODEL: document not valid", "an answer to another question")
+        return answer.card

@@ -1,0 +1,149 @@
+"""The machines that a caller knows: their cards, and when they were seen first and last."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gofer.card import Card
+from gofer.errors import ConfigError
+from gofer.fleet.state import StateError, connect, state_directory
+from gofer.messaging.address import Address
+from gofer.messaging.url import URL, broker_of
+from gofer.sections import Unreadable, parse_ini
+from gofer.targets import Targets
+
+__all__ = ["Member", "Members", "read_members"]
+
+_SCHEMA = """
+CREATE TABLE members (
+    broker TEXT NOT NULL, address TEXT NOT NULL, name TEXT NOT NULL, card BLOB NOT NULL,
+    answers INTEGER NOT NULL, first REAL NOT NULL, last REAL NOT NULL,
+    PRIMARY KEY (broker, address)
+) WITHOUT ROWID
+"""
+_UPDATE = """
+INSERT INTO members VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    name = excluded.name, card = excluded.card, answers = 1, last = excluded.last
+"""
+_card = msgspec.json.Decoder(Card)
+
+
+class Member(NamedTuple):
+    """A machine. ``answers``: it has answered a question; else it was added by its address. Times: since 1970."""
+
+    card: Card
+    answers: bool
+    first: float
+    last: float
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.card.name
+
+    def fields(self) -> dict[str, Any]:
+        """Return the card as plain data, for targets."""
+        found: dict[str, Any] = msgspec.to_builtins(self.card)
+        return found
+
+
+class Members:
+    """Those of one broker. One thread.
+
+    Args:
+        path: the database; None: that of the user.
+
+    Raises:
+        StateError: it cannot be used.
+    """
+
+    def __init__(self, url: URL, path: Path | None = None) -> None:
+        self._broker = "/".join(map(str, broker_of(url)))
+        self._path = path or state_directory() / "fleet.db"
+        self._database = connect(self._path, _SCHEMA, 1)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def select(self, targets: Targets | None = None) -> list[Member]:
+        """Return those that are meant, by name. None: all."""
+        rows = self._execute(
+            "SELECT card, answers, first, last FROM members WHERE broker = ? ORDER BY name, address", self._broker
+        )
+        found = [Member(_card.decode(card), bool(answers), first, last) for card, answers, first, last in rows]
+        return found if targets is None else [one for one in found if targets.matches(one.fields())]
+
+    def remember(self, cards: Iterable[Card], *, answers: bool = True) -> None:
+        """Note the cards of machines that have answered; or of others, of which no known one is changed."""
+        now = time.time()
+        self._write(
+            _UPDATE if answers else "INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(self._broker, one.address, one.name, msgspec.json.encode(one), answers, now, now) for one in cards],
+        )
+
+    def forget(self, members: Iterable[Member]) -> None:
+        """Forget machines."""
+        self._write(
+            "DELETE FROM members WHERE broker = ? AND address = ?",
+            [(self._broker, one.card.address) for one in members],
+        )
+
+    def _execute(self, statement: str, *values: Any) -> list[Any]:
+        try:
+            return self._database.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        try:
+            with self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                self._database.executemany(statement, rows)
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: sqlite3.Error) -> StateError:
+        return StateError(f"{self._path}: cannot be used: {error}; move it away to begin anew")
+
+
+def read_members(path: Path) -> list[Card]:
+    """Read machines that do not answer questions from a file: one section for each address, in ini or JSON.
+
+    ``[web-42]``, and in it, if it is said, ``name`` and ``groups`` (names with commas between).
+
+    Raises:
+        ConfigError: the file cannot be read, or something in it is wrong.
+    """
+    try:
+        text = path.read_text("utf-8")
+        sections: Any = (
+            msgspec.json.decode(text, type=dict[str, dict[str, Any]])
+            if path.suffix == ".json"
+            else parse_ini(text).sections
+        )
+    except (OSError, UnicodeDecodeError, Unreadable, msgspec.MsgspecError) as wrong:
+        raise ConfigError(f"{path}: cannot be read: {wrong}") from None
+    cards = []
+    for address, keys in sections.items():
+        unknown = sorted(set(keys) - {"name", "groups"})
+        if unknown:
+            raise ConfigError(f"{path}: [{address}] {unknown[0]}: unknown; allowed: name, groups")
+        groups = keys.get("groups", [])
+        listed = [one.strip() for one in groups.split(",") if one.strip()] if isinstance(groups, str) else groups
+        try:
+            card = msgspec.convert(
+                {"name": keys.get("name") or address, "address": str(Address.parse(address)), "groups": listed}, Card
+            )
+            card.check()
+        except (msgspec.ValidationError, ConfigError, ValueError) as wrong:
+            details = getattr(wrong, "details", None)
+            raise ConfigError(f"{path}: [{address}]: {details or wrong}") from None
+        cards.append(card)
+    return cards
