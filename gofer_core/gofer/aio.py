@@ -22,7 +22,7 @@ from gofer.messaging.pool import pool
 from gofer.rmi.client.agent import Lease, RemoteAgent
 from gofer.rmi.client.session import Session
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "AsyncioSession"]
 
 _CLOSE_WAIT = 5.0
 
@@ -64,8 +64,8 @@ class Agent(RemoteAgent):
             if pool.leave(session.connection):
                 await session.connection.aclose()
 
-    def _new_lease(self, connector: Connector) -> Lease[_Session]:
-        return Lease(connector, lambda wanted: pool.acquire_asyncio(wanted, asyncio.get_running_loop()), _Session)
+    def _new_lease(self, connector: Connector) -> Lease[AsyncioSession]:
+        return Lease(connector, lambda wanted: pool.acquire_asyncio(wanted, asyncio.get_running_loop()), AsyncioSession)
 
     def _session(self, exchange: str | None = None) -> Session:
         session = super()._session(exchange)
@@ -83,7 +83,7 @@ class Agent(RemoteAgent):
             raise
 
 
-class _Session(Session):
+class AsyncioSession(Session):
     """A session for the coroutines of one event loop."""
 
     connection: AsyncioConnection

@@ -28,6 +28,7 @@ _COMMANDS = MappingProxyType(
         "agent": "agent",
         "mgt": "agent",
         "can": "can",
+        "fleet": "fleet",
         "broker": "broker",
         "demo": "demo",
         "plugins": "listing",

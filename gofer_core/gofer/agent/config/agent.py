@@ -167,7 +167,9 @@ AGENT = Schema(
         "fleet": "Whether this machine can be found by those who call many.",
         "groups": "Groups of callers.",
     },
-    keys=tuple(keys_of(MainConfig, ManagementConfig, LoggingConfig, PamConfig, MessagingConfig, FleetConfig, AgentConfig)),
+    keys=tuple(
+        keys_of(MainConfig, ManagementConfig, LoggingConfig, PamConfig, MessagingConfig, FleetConfig, AgentConfig)
+    ),
     retired={
         ("main", "monitor"): "descriptors are not watched for changes; send SIGHUP or use `gofer agent reload`",
         ("pmon", None): "descriptors are not watched for changes; send SIGHUP or use `gofer agent reload`",

@@ -80,6 +80,8 @@ class Call:
         #: that the connection has forgotten, as its reply has come.
         self.token = self.sent_in = self.forgotten = 0
         self._disbelieved: dict[str, int] = {}  # why replies were not believed, and how many of these
+        #: Told of each believed reply.
+        self.on_reply: Callable[[Notice], object] | None = None
         #: The notice that it ended with.
         self.end: Notice | None = None
 
@@ -163,6 +165,8 @@ class Call:
         """Take a believed notice; they may come in any order and any number of times. The first end counts."""
         if self.end is not None:
             return Next.END
+        if self.on_reply is not None:
+            self.on_reply(notice)
         if notice.done:
             self.end = notice
             return Next.END

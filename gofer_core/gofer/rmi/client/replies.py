@@ -224,11 +224,12 @@ class ReplyQueue:
 
     Args:
         exchange: what the queue is bound to; None: the default exchange.
+        queue: its name; None: a new one.
     """
 
-    def __init__(self, connection: Connection, exchange: str | None) -> None:
+    def __init__(self, connection: Connection, exchange: str | None, queue: str | None = None) -> None:
         self._connection = connection
-        self._queue = str(uuid.uuid4())
+        self._queue = queue or str(uuid.uuid4())
         self._exchange = exchange
         self.address = f"{exchange}/{self._queue}" if exchange else self._queue
         self.calls: dict[str, WaitingCall] = {}
@@ -280,3 +281,9 @@ class ReplyQueue:
 
     def _dispose(self) -> Steps:
         yield DeleteQueue(self._queue)
+
+    def leave(self) -> None:
+        """Delete the queue, now that no call uses it any more, and the connection goes on."""
+        self._connection.unsubscribe_nowait(self.subscription)
+        if self._connection.is_open:
+            self._connection.ask_nowait(DeleteQueue(self._queue), lambda value, error: None)

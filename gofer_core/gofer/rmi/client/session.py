@@ -18,7 +18,7 @@ from gofer.messaging.document import encode, timestamp
 from gofer.messaging.thread_driver import ThreadConnection, Waiter
 from gofer.rmi.client.call import Call, Next
 from gofer.rmi.client.options import Options
-from gofer.rmi.client.replies import ReplyQueue
+from gofer.rmi.client.replies import Notice, ReplyQueue
 from gofer.rmi.client.unconfirmed import Owner, Unconfirmed, UnconfirmedRequest
 
 if TYPE_CHECKING:
@@ -38,13 +38,23 @@ class Session:
     publish_wait = 30.0
     connection: ThreadConnection | AsyncioConnection
 
-    def __init__(self, connection: Any, exchange: str | None = None) -> None:
+    def __init__(self, connection: Any, exchange: str | None = None, queue: str | None = None) -> None:
+        """Keep all. ``queue``: the name of the reply queue, for requests of an earlier process; None: a new one."""
         self.connection = connection
-        self.replies = ReplyQueue(connection, exchange)
+        self.replies = ReplyQueue(connection, exchange, queue)
         self.unconfirmed = connection.shared(Unconfirmed, lambda: Unconfirmed(connection))
 
-    async def call(self, document: dict[str, Any], address: Address, options: Options) -> Any:
+    async def call(
+        self,
+        document: dict[str, Any],
+        address: Address,
+        options: Options,
+        on_reply: Callable[[Notice], object] | None = None,
+    ) -> Any:
         """Send a request and wait for its end.
+
+        Args:
+            on_reply: called with each believed reply.
 
         Returns:
             The method's value.
@@ -57,6 +67,7 @@ class Session:
         document["replyto"], document["wait"] = self.replies.address, options.wait
         waiter, step = self._new_waiter(), Next.SEND
         call = self.replies.calls[document["sn"]] = Call(document, options, waiter.wake)
+        call.on_reply = on_reply
         try:
             while step is not Next.END:
                 if step is Next.REPORT and options.progress is not None:

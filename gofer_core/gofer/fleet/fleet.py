@@ -1,0 +1,256 @@
+"""A fleet of machines at one broker: finding them, and calling many of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from gofer.aio import Agent
+from gofer.card import Card
+from gofer.errors import CallError, ConfigError, MessagingError
+from gofer.fleet.discovery import Found, discover
+from gofer.fleet.members import Member, Members
+from gofer.fleet.record import OPEN, Record, RunRow, TargetRow
+from gofer.fleet.run import Confirm, Run
+from gofer.fleet.waves import Waves, sizes
+from gofer.messaging.connector import Connector
+from gofer.messaging.url import URL
+from gofer.rmi.client.options import Options
+from gofer.rmi.client.stub import Stub
+from gofer.targets import Targets
+
+__all__ = ["Fleet", "Plan", "Selection"]
+
+#: Options of calls that a run has; the others belong to a single call.
+_OPTIONS = ("wait", "ttl", "data", "timeout", "secret", "user", "password", "pam", "authenticator")
+_STORED = ("wait", "ttl", "data", "timeout")
+
+
+class Fleet:
+    """Machines that joined (``[fleet]`` in their agent.conf), and others that were added by their addresses.
+
+    For one event loop; ``async with``, or ``close``.
+
+    ::
+
+        async with Fleet("amqp://broker.example.com") as fleet:
+            async for outcome in fleet.where("group=web").Dog().bark("hello"):
+                print(outcome.name, outcome.kind, outcome.value)
+
+    Args:
+        url: the broker.
+        directory: where the machines and runs are remembered; None: ``$XDG_STATE_HOME/gofer``.
+        options: of all calls: ``wait`` (seconds for each), ``ttl``, ``timeout``, ``authenticator`` ...
+
+    Raises:
+        TypeError, ConfigError: an option, or the URL, is wrong.
+        StateError: what is remembered cannot be read.
+    """
+
+    def __init__(self, url: str | URL | Connector, *, directory: Path | None = None, **options: Any) -> None:
+        wrong = sorted(set(options) - set(_OPTIONS))
+        if wrong:
+            raise TypeError(f"no option {wrong[0]!r} for a fleet; allowed: {', '.join(_OPTIONS)}")
+        self._connector = Connector.of(url)
+        self._options = Options(wait=60.0).having(options)
+        self.members = Members(self._connector.url, None if directory is None else directory / "fleet.db")
+        self.record = Record(None if directory is None else directory / "runs.db")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what is remembered."""
+        self.members.close()
+        self.record.close()
+
+    def add(self, cards: Iterable[Card]) -> None:
+        """Add machines by their addresses: old agents, and those without ``[fleet]``."""
+        self.members.remember(cards, answers=False)
+
+    async def ask(self, targets: Targets | str = "all", *, wait: float = 5.0, jitter: float | None = None) -> Found:
+        """Ask who is there, and remember the answers.
+
+        Args:
+            wait: seconds to wait for answers, at most.
+            jitter: seconds over which the machines spread them; None: the more there are, the longer.
+
+        Raises:
+            ConfigError: the expression cannot be read.
+            MessagingError: no connection, or the broker refuses.
+        """
+        meant = Targets(targets) if isinstance(targets, str) else targets
+        if jitter is None:
+            jitter = min(wait / 2, 0.2 + len(self.members.select()) / 4000)
+        authenticator = self._options.authenticator
+        found = await discover(self._connector, meant, wait=wait, jitter=jitter, authenticator=authenticator)
+        self.members.remember(found.cards.values())
+        return found
+
+    def where(self, targets: Targets | str = "all") -> Selection:
+        """Select machines among those that are remembered: call ``ask`` before, to know who is there now.
+
+        Raises:
+            ConfigError: the expression cannot be read.
+        """
+        meant = Targets(targets) if isinstance(targets, str) else targets
+        return Selection(self, self.members.select(meant), str(meant))
+
+    def at(self, cards: Iterable[Card], name: str = "addresses") -> Selection:
+        """Select machines by their cards. ``name``: what the record calls that."""
+        now = time.time()
+        return Selection(self, [Member(card, False, now, now) for card in cards], name)
+
+    def resume(self, which: str, *, confirm: Confirm | None = None, **waves: Any) -> Run:
+        """Take up a run whose process has ended, or which was stopped: machines without an outcome are asked.
+
+        Args:
+            which: its id, the beginning of it, or ``last``.
+            waves: what is to change of the run's waves.
+
+        Raises:
+            ConfigError: there is no such run, or it is one at another broker.
+        """
+        row = self.record.run(which)
+        if row.broker != str(self._connector.url):
+            raise ConfigError(f"run {row.id} is one at {row.broker}; this is {self._connector.url}")
+        plan = Waves.of({**row.waves, **waves})
+        options = self._options.having(row.options)
+        return Run(self._connector, self.record, row, options=options, waves=plan, confirm=confirm)
+
+    async def cancel(self, which: str) -> int:
+        """Have the agents cancel what they have of a run; return how many were asked.
+
+        The process that runs it, if there is one, hears of each cancelled request; else ``resume`` does.
+        """
+        row = self.record.run(which)
+        sent = [one for one in self.record.targets(row.number) if one.sent is not None and one.outcome in OPEN]
+        options = {"wait": 5.0, "authenticator": self._options.authenticator}
+        async with Agent(self._connector, "gofer.fleet", **options) as agent:  # it only holds the connection
+            limit = asyncio.Semaphore(256)
+
+            async def cancel(one: TargetRow) -> bool:
+                async with limit:
+                    try:
+                        await Agent(self._connector, one.address, **options).Admin().cancel(sn=one.sn)
+                    except (CallError, MessagingError):
+                        return False
+                    return True
+
+            asked = await asyncio.gather(*map(cancel, sent))
+            await agent.flush()
+        return sum(asked)
+
+    def retry(self, which: str, kinds: Iterable[str] = ("exception", "interrupted", "unreachable")) -> Selection:
+        """Select the machines of a run that have certain outcomes, for another run."""
+        row, wanted = self.record.run(which), set(kinds)
+        cards = [
+            Card(name=one.name, address=one.address) for one in self.record.targets(row.number) if one.outcome in wanted
+        ]
+        return self.at(cards, f"run {row.id}: {', '.join(sorted(wanted))}")
+
+    def begin(
+        self,
+        selection: Selection,
+        of: tuple[str, str, list[Any] | None],
+        args: tuple[Any, ...],
+        kws: dict[str, Any],
+    ) -> Run:
+        """Write a new run into the record: what ``selection.Class().method(...)`` does. Nothing is sent yet."""
+        plan = selection.plan()
+        waves = [n for n, size in enumerate(sizes(plan.ends)) for _ in range(size)]
+        now = time.time()
+        row = RunRow(
+            0,
+            f"{time.strftime('%m%d-%H%M%S', time.localtime(now))}-{uuid.uuid4().hex[:4]}",
+            now,
+            str(self._connector.url),
+            selection.name,
+            [*of, list(args), kws],
+            {name: value for name in _STORED if (value := getattr(self._options, name)) is not None},
+            selection.waves.text(),
+            f"fleet.{uuid.uuid4()}",
+            "waiting",
+            None,
+        )
+        targets = (
+            TargetRow(n, one.name, one.card.address_of(of[0]), str(uuid.uuid4()), wave, "waiting", None, None, None)
+            for n, (one, wave) in enumerate(zip(plan.members, waves, strict=True))
+        )
+        row = self.record.begin(row, targets)
+        return Run(
+            self._connector,
+            self.record,
+            row,
+            options=self._options,
+            waves=selection.waves,
+            confirm=selection.confirm,
+        )
+
+
+class Plan:
+    """What a run would do: its machines in their order, and how many are called at the end of each wave."""
+
+    def __init__(self, members: list[Member], ends: list[int]) -> None:
+        self.members, self.ends = members, ends
+
+
+class Selection:
+    """Machines to be called. Attributes are remote classes, as those of an Agent: ``selection.Dog().bark('x')``.
+
+    Calling returns a :class:`gofer.fleet.run.Run`. ``selection(ramp="1,10%,100%", stop_after="2%")`` is the same
+    selection with waves: see :class:`gofer.fleet.waves.Waves`.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        members: list[Member],
+        name: str,
+        waves: Waves | None = None,
+        confirm: Confirm | None = None,
+    ) -> None:
+        self.fleet, self.members, self.name = fleet, members, name
+        self.waves = waves or Waves()
+        self.confirm = confirm
+
+    def __call__(self, *, confirm: Confirm | None = None, **waves: Any) -> Selection:
+        """Return the selection with other waves.
+
+        Raises:
+            ConfigError: a value is none.
+        """
+        allowed = Waves.__dataclass_fields__
+        wrong = sorted(set(waves) - set(allowed))
+        if wrong:
+            raise ConfigError(f"no {wrong[0]!r} for waves; allowed: {', '.join(allowed)}")
+        given: Mapping[str, Any] = {**self.waves.text(), **waves, "confirm": confirm is not None}
+        return Selection(self.fleet, self.members, self.name, Waves.of(given), confirm)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getattr__(self, name: str) -> Stub:
+        if name.startswith("_"):
+            raise AttributeError(f"remote names do not start with '_': {name!r}")
+        return self[name]
+
+    def __getitem__(self, name: str) -> Stub:
+        return Stub(name, self._invoke)
+
+    def plan(self) -> Plan:
+        """Return what a run would do."""
+        taken = self.members[: self.waves.taken(len(self.members))]
+        return Plan(taken, self.waves.ends(len(taken)))
+
+    def _invoke(
+        self, classname: str, method: str, cntr: list[Any] | None, args: tuple[Any, ...], kws: dict[str, Any], /
+    ) -> Run:
+        return self.fleet.begin(self, (classname, method, cntr), args, kws)

@@ -1,0 +1,264 @@
+"""The record of runs: one SQLite file, in which a row stands for each machine before its request is sent."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gofer.errors import ConfigError
+from gofer.fleet.state import StateError, connect, state_directory
+from gofer.suggest import available
+
+__all__ = ["OUTCOMES", "OPEN", "Record", "RunRow", "TargetRow", "WordRow"]
+
+#: How the request of a machine has ended, or (the last four) stands.
+OUTCOMES = (
+    "value", "exception", "refused", "interrupted", "cancelled", "unreachable", "queued", "running", "untouched",
+    "waiting",
+)  # fmt: skip
+#: Those that ``resume`` asks again.
+OPEN = ("queued", "running", "untouched", "waiting")
+
+_SCHEMA = """
+CREATE TABLE runs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created REAL NOT NULL, broker TEXT NOT NULL,
+    targets TEXT NOT NULL, request TEXT NOT NULL, options TEXT NOT NULL, waves TEXT NOT NULL,
+    replyto TEXT NOT NULL, state TEXT NOT NULL, why TEXT
+);
+CREATE TABLE targets (
+    run INTEGER NOT NULL, n INTEGER NOT NULL, name TEXT NOT NULL, address TEXT NOT NULL, sn TEXT NOT NULL,
+    wave INTEGER NOT NULL, outcome TEXT NOT NULL, sent REAL, ended REAL, details TEXT,
+    PRIMARY KEY (run, n)
+) WITHOUT ROWID;
+CREATE TABLE words (run INTEGER NOT NULL, n INTEGER NOT NULL, at REAL NOT NULL, word TEXT NOT NULL, details TEXT);
+CREATE INDEX words_of ON words (run, n)
+"""
+
+
+class RunRow(NamedTuple):
+    """A run.
+
+    ``request``: class, method, constructor's arguments, args, kws. ``replyto``: the queue for replies, the same when it
+    is taken up: a request is the same one only with that. ``state``: waiting, running, stopped or ended.
+    """
+
+    number: int
+    id: str
+    created: float
+    broker: str
+    targets: str
+    request: list[Any]
+    options: dict[str, Any]
+    waves: dict[str, Any]
+    replyto: str
+    state: str
+    why: str | None
+
+    @property
+    def method(self) -> str:
+        """``Class.method``."""
+        return f"{self.request[0]}.{self.request[1]}"
+
+
+class TargetRow(NamedTuple):
+    """A machine of a run. ``details``: the value, or what says how it ended. Times: seconds since 1970, or None."""
+
+    n: int
+    name: str
+    address: str
+    sn: str
+    wave: int
+    outcome: str
+    sent: float | None
+    ended: float | None
+    details: Any
+
+
+class WordRow(NamedTuple):
+    """A word that a request got: accepted, started, progress ...; when it came, and what it said."""
+
+    at: float
+    word: str
+    details: Any
+
+
+class Record:
+    """All runs of a user. Any thread; everything is on the disk when a method returns.
+
+    Args:
+        path: the file; None: that of the user.
+
+    Raises:
+        StateError: it cannot be used, as any method may raise later.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or state_directory() / "runs.db"
+        self._lock = threading.Lock()
+        self._file = connect(self.path, _SCHEMA, 1)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._file.close()
+
+    def begin(self, run: RunRow, targets: Iterable[TargetRow]) -> RunRow:
+        """Write a new run and its machines; return it with its number."""
+        encode = msgspec.json.encode
+
+        def work(file: sqlite3.Connection) -> int:
+            values = (
+                run.id,
+                run.created,
+                run.broker,
+                run.targets,
+                run.request,
+                run.options,
+                run.waves,
+                run.replyto,
+                run.state,
+            )
+            plain = [encode(one).decode() if isinstance(one, list | dict) else one for one in values]
+            number = file.execute(
+                "INSERT INTO runs (id, created, broker, targets, request, options, waves, replyto, state)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                plain,
+            ).lastrowid
+            rows = ((number, one.n, one.name, one.address, one.sn, one.wave, one.outcome) for one in targets)
+            file.executemany("INSERT INTO targets VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)", rows)
+            return int(number or 0)
+
+        return run._replace(number=self._do(work))
+
+    def write(
+        self,
+        run: int,
+        *,
+        sent: Sequence[int] = (),
+        ended: Sequence[TargetRow] = (),
+        words: Sequence[tuple[int, WordRow]] = (),
+    ) -> None:
+        """Write what has happened: whose requests are sent next, who has ended, and who has said what."""
+        now = time.time()
+
+        def work(file: sqlite3.Connection) -> None:
+            file.executemany(
+                "UPDATE targets SET sent = coalesce(sent, ?) WHERE run = ? AND n = ?", [(now, run, n) for n in sent]
+            )
+            file.executemany(
+                "UPDATE targets SET outcome = ?, ended = ?, details = ? WHERE run = ? AND n = ?",
+                [(one.outcome, one.ended, _text(one.details), run, one.n) for one in ended],
+            )
+            file.executemany(
+                "INSERT INTO words VALUES (?, ?, ?, ?, ?)",
+                [(run, n, word.at, word.word, _text(word.details)) for n, word in words],
+            )
+
+        self._do(work)
+
+    def close_run(self, run: int, state: str, why: str | None = None) -> None:
+        """Write that a run goes on, was stopped, or has ended."""
+        self._do(lambda file: file.execute("UPDATE runs SET state = ?, why = ? WHERE number = ?", (state, why, run)))
+
+    @contextmanager
+    def held(self, run: RunRow) -> Iterator[None]:
+        """Keep other processes from taking up a run.
+
+        Raises:
+            ConfigError: one has it.
+        """
+        path = self.path.with_name(f"{self.path.stem}-{run.number}.lock")
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateError(f"{path}: cannot be made: {error.strerror}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"run {run.id} is being run by another process") from None
+        else:
+            yield
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(file)
+
+    def forget(self, run: int) -> None:
+        """Delete a run."""
+
+        def work(file: sqlite3.Connection) -> None:
+            for table, column in (("words", "run"), ("targets", "run"), ("runs", "number")):
+                file.execute(f"DELETE FROM {table} WHERE {column} = ?", (run,))  # noqa: S608 - our own names
+
+        self._do(work)
+
+    def run(self, which: str) -> RunRow:
+        """Return a run by its id, or by the beginning of it; ``last``: the latest.
+
+        Raises:
+            ConfigError: there is none, or several begin so.
+        """
+        runs = self.runs()
+        if which == "last" and runs:
+            return runs[0]
+        found = [run for run in runs if run.id.startswith(which)]
+        exact = [run for run in found if run.id == which]
+        if len(exact or found) != 1:
+            known = available([run.id for run in (found or runs)[:10]])
+            raise ConfigError(
+                f"{'several runs begin' if found else 'no run begins'} with {which[:80]!r}; runs: {known}"
+            )
+        return (exact or found)[0]
+
+    def runs(self) -> list[RunRow]:
+        """Return all runs, the latest first."""
+        columns = ", ".join(RunRow._fields)
+        rows = self._do(lambda file: file.execute(f"SELECT {columns} FROM runs ORDER BY number DESC").fetchall())  # noqa: S608 - our own names
+        decode = msgspec.json.decode
+        return [RunRow._make([*row[:5], *map(decode, row[5:8]), *row[8:]]) for row in rows]
+
+    def targets(self, run: int) -> list[TargetRow]:
+        """Return the machines of a run."""
+        columns = ", ".join(TargetRow._fields)
+        statement = f"SELECT {columns} FROM targets WHERE run = ? ORDER BY n"  # noqa: S608 - our own names
+        rows = self._do(lambda file: file.execute(statement, (run,)).fetchall())
+        return [TargetRow._make([*row[:8], None if row[8] is None else msgspec.json.decode(row[8])]) for row in rows]
+
+    def words(self, run: int, n: int) -> list[WordRow]:
+        """Return what a machine has said, in the order in which it came."""
+        statement = "SELECT at, word, details FROM words WHERE run = ? AND n = ? ORDER BY rowid"
+        rows = self._do(lambda file: file.execute(statement, (run, n)).fetchall())
+        return [WordRow(at, word, None if said is None else msgspec.json.decode(said)) for at, word, said in rows]
+
+    def counts(self, run: int) -> Counter[str]:
+        """Count the machines of a run by their outcomes."""
+        statement = "SELECT outcome, count(*) FROM targets WHERE run = ? GROUP BY outcome"
+        return Counter(dict(self._do(lambda file: file.execute(statement, (run,)).fetchall())))
+
+    def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        try:
+            with self._lock:
+                self._file.execute("BEGIN IMMEDIATE")
+                try:
+                    value = work(self._file)
+                    self._file.execute("COMMIT")
+                except BaseException:
+                    if self._file.in_transaction:
+                        self._file.execute("ROLLBACK")
+                    raise
+                return value
+        except sqlite3.Error as error:
+            raise StateError(f"{self.path}: cannot be used: {error}") from error
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()
