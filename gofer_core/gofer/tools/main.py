@@ -29,6 +29,7 @@ _COMMANDS = MappingProxyType(
         "mgt": "agent",
         "can": "can",
         "fleet": "fleet",
+        "emulate": "emulate",
         "broker": "broker",
         "demo": "demo",
         "plugins": "listing",

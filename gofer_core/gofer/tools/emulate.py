@@ -1,0 +1,82 @@
+"""``gofer emulate``: many agents in one process, for trying what calls many."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import click
+
+from gofer.errors import ConfigError, MessagingError
+from gofer.messaging.caller_conf import profile
+from gofer.tools.arguments import duration
+from gofer.tools.completion import profile_names
+from gofer.tools.connecting import connector_of, tls_options
+from gofer.tools.output import complain
+
+__all__ = ["emulate"]
+
+
+@click.command()
+@click.option(
+    "-u", "--url", envvar="GOFER_URL", help="The broker's URL (default: GOFER_URL, the profile's, or local://)."
+)
+@click.option(
+    "--profile",
+    "profile_name",
+    envvar="GOFER_PROFILE",
+    metavar="NAME",
+    shell_complete=profile_names,
+    help="Take the URL and more from [profile NAME] of caller.conf (default: GOFER_PROFILE, or default).",
+)
+@click.option("-n", "count", type=click.IntRange(1, 50_000), default=100, help="How many agents (default: 100).")
+@click.option("--prefix", default="emulated", metavar="NAME", help="What their names begin with (default: emulated).")
+@click.option(
+    "--latency", type=duration, default=0.0, metavar="TIME", help="A method takes up to so long (default: 0)."
+)
+@click.option("--fail", type=click.FloatRange(0, 1), default=0.0, help="The share whose methods raise, like 0.05.")
+@click.option("--frozen", type=click.FloatRange(0, 1), default=0.0, help="The share that never answer a request.")
+@click.option("--gone", type=click.FloatRange(0, 1), default=0.0, help="The share whose queues do not exist.")
+@click.option("--seed", type=int, default=0, help="Of the random choices.")
+@click.option("--runs", type=click.Path(dir_okay=False), help="Write the serial number of each run into this file.")
+@tls_options
+def emulate(*, count: int, latency: float, runs: str | None, **how: Any) -> int:
+    """Emulate agents until interrupted: each has its own connection, joins the fleet, and answers every method.
+
+    Prints "ready" when all are up. A process needs two descriptors for each agent: see ulimit -n.
+
+    \b
+    Exit status:
+      0    interrupted, as meant
+      2    wrong arguments
+      6    no connection to the broker
+    """
+    logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
+    try:
+        asyncio.run(_emulate(count, latency, runs, how))
+    except KeyboardInterrupt:
+        return 0
+    except ConfigError as wrong:
+        complain("gofer emulate", wrong)
+        return 2
+    except (MessagingError, OSError) as failed:
+        complain("gofer emulate", failed)
+        return 6
+    return 0
+
+
+async def _emulate(count: int, latency: float, runs: str | None, how: dict[str, Any]) -> None:
+    from gofer.testing.emulator import Emulator, Script
+
+    script = Script(latency=(0.0, latency), fail=how["fail"], frozen=how["frozen"], gone=how["gone"], seed=how["seed"])
+    file = None if runs is None else open(runs, "a", buffering=1, encoding="utf-8")  # noqa: SIM115, ASYNC230 - it stays open to the end
+
+    def ran(sn: str) -> None:
+        if file is not None:
+            file.write(f"{sn}\n")
+
+    connector = connector_of(how, profile(how["profile_name"]))
+    async with Emulator(connector, count, script, prefix=how["prefix"], ran=ran):
+        print("ready", flush=True)
+        await asyncio.Event().wait()
