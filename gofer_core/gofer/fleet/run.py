@@ -116,6 +116,11 @@ class Run:
         return len(self._targets)
 
     @property
+    def outcomes(self) -> list[Outcome]:
+        """How all machines stand now, in the order of the plan."""
+        return [_outcome(one) for one in self._targets]
+
+    @property
     def stopped(self) -> str | None:
         """Why it was stopped; None: it was not."""
         return self._stopped
@@ -131,8 +136,7 @@ class Run:
     async def _summary(self) -> Summary:
         async for _ in self:
             pass
-        found = [_outcome(one) for one in await asyncio.to_thread(self._record.targets, self._row.number)]
-        return Summary(self.id, len(found), self.counts, self._stopped, found)
+        return Summary(self.id, len(self._targets), self.counts, self._stopped, self.outcomes)
 
     async def __aiter__(self) -> AsyncIterator[Outcome]:
         """Iterate over outcomes as they come.
@@ -188,8 +192,9 @@ class Run:
             await asyncio.to_thread(self._record.close_run, self._row.number, "running")
             await self._waves_of(self._targets)
             await self._write()
-            untouched = self._counts["untouched"] + self._counts["waiting"]
-            state = "stopped" if untouched else "ended"
+            if not self._counts["untouched"] + self._counts["waiting"]:
+                self._stopped = None  # what would have stopped it came with the last one
+            state = "ended" if self._stopped is None else "stopped"
             await asyncio.to_thread(self._record.close_run, self._row.number, state, self._stopped)
         finally:
             for task in self._running.values():

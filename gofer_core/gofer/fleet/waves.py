@@ -136,13 +136,13 @@ class Waves:
 
     def stops(self, counts: Mapping[str, int], total: int) -> str | None:
         """Say why a run with these outcomes goes no further; None: it goes on."""
-        for names, most, what in (
-            (("exception", "refused", "interrupted"), self.stop_after, "failures"),
-            (("unreachable",), self.max_unreachable, "machines that were not reached"),
+        for names, most, what, single in (
+            (("exception", "refused", "interrupted"), self.stop_after, "failures", "failure"),
+            (("unreachable",), self.max_unreachable, "machines not reached", "machine not reached"),
         ):
             count = sum(counts.get(name, 0) for name in names)
             if most is not None and count > 0 and count >= max(1, most.of(total)):
-                return f"{count} {what} of {total} machines; allowed: fewer than {most}"
+                return f"{count} {what if count > 1 else single} of {total} machines; allowed: fewer than {most}"
         return None
 
 

@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from gofer.tools.output import complain, harmless, print_json, print_table
 
 if TYPE_CHECKING:
     from gofer.card import Card
-    from gofer.fleet import Fleet, Outcome, Run, Selection
+    from gofer.fleet import Fleet, Run, Selection
 
 __all__ = ["fleet"]
 
@@ -138,7 +138,7 @@ async def _count(fleet: Fleet, targets: str, wait: float) -> int:
     found = await fleet.ask(targets, wait=wait)
     known = fleet.members.select(_expression(targets))
     missing = [one.name for one in known if one.answers and one.card.address not in found.cards]
-    print(f"{len(found.cards)} answer, {len(missing)} are missing")
+    print(f"{_machines(len(found.cards))} answered, {len(missing)} missing")
     for name in missing:
         print(f"missing: {harmless(name)}")
     return _FAILED if missing else 0
@@ -154,7 +154,7 @@ def _add(how: dict[str, Any], /, file: Path) -> int:
     async def add(fleet: Fleet) -> int:
         cards = read_members(file)
         fleet.add(cards)
-        print(f"{len(cards)} machines added")
+        print(f"{_machines(len(cards))} added")
         return 0
 
     return _do(how, add)
@@ -242,7 +242,7 @@ def _print_plan(selection: Selection, method: tuple[str, str]) -> int:
     plan = selection.plan()
     begin = 0
     for n, end in enumerate(plan.ends):
-        print(f"wave {n + 1} of {len(plan.ends)}: {'.'.join(method)} on {end - begin} machines")
+        print(f"wave {n + 1} of {len(plan.ends)}: {'.'.join(method)} on {_machines(end - begin)}")
         for member in plan.members[begin:end]:
             print(f"  {harmless(member.name)} ({harmless(member.card.address_of(method[0]))})")
         begin = end
@@ -326,7 +326,7 @@ def _cancel(how: dict[str, Any], /, run: str) -> int:
 
     async def cancel(fleet: Fleet) -> int:
         asked = await fleet.cancel(run)
-        print(f"{asked} machines were asked to cancel")
+        print(f"{_machines(asked)} asked to cancel")
         return 0
 
     return _do(how, cancel)
@@ -369,7 +369,7 @@ def _forget(how: dict[str, Any], /, what: str, *, machine: bool) -> int:
         if machine:
             members = fleet.members.select(_expression(what))
             fleet.members.forget(members)
-            print(f"{len(members)} machines forgotten")
+            print(f"{_machines(len(members))} forgotten")
         else:
             row = fleet.record.run(what)
             fleet.record.forget(row.number)
@@ -457,11 +457,9 @@ async def _show(run: Run, given: dict[str, Any]) -> int:
     from gofer.fleet.waves import Amount
 
     require = Amount.parse(given["require"] or "100%", "--require").of(len(run))
-    outcomes: list[Outcome] = []
     try:
         with Live(run, quiet=given["jsonl"] or given["as_json"]) as live:
             async for outcome in run:
-                outcomes.append(outcome)
                 live.show(outcome)
                 if given["jsonl"]:
                     print(json.dumps(outcome._asdict(), ensure_ascii=False), flush=True)
@@ -469,14 +467,15 @@ async def _show(run: Run, given: dict[str, Any]) -> int:
         words = shlex.join(["gofer", "fleet", "resume", run.id])
         complain("gofer fleet", f"interrupted; to go on: {words}; to stop it: gofer fleet cancel {run.id}")
         raise
-    _report(run, outcomes, given)
+    _report(run, given)
     if run.stopped is not None:
         complain("gofer fleet", f"run {run.id} was stopped: {run.stopped}")
         return _STOPPED
     return 0 if run.counts["value"] >= require else _FAILED
 
 
-def _report(run: Run, outcomes: Sequence[Outcome], given: dict[str, Any]) -> None:
+def _report(run: Run, given: dict[str, Any]) -> None:
+    outcomes = run.outcomes
     if given["as_json"]:
         print_json({"run": run.id, "counts": run.counts, "outcomes": [one._asdict() for one in outcomes]})
     elif not given["jsonl"]:
@@ -485,6 +484,10 @@ def _report(run: Run, outcomes: Sequence[Outcome], given: dict[str, Any]) -> Non
         else:
             print_outcomes(outcomes)
         print(f"run {run.id}: {summary_line(run.counts)}")
+
+
+def _machines(count: int) -> str:
+    return f"{count} machine{'' if count == 1 else 's'}"
 
 
 def _clock(at: float) -> str:

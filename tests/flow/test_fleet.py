@@ -1,0 +1,487 @@
+"""Fleets: who is there, one method called on many, and what stays when something is killed, damaged or forged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gofer.card import Answer, Card
+from gofer.errors import ConfigError
+from gofer.fleet import Fleet, Outcome
+from gofer.fleet.discovery import discover
+from gofer.fleet.state import StateError
+from gofer.messaging.connector import Connector
+from gofer.messaging.document import VERSION, encode
+from gofer.targets import Targets
+from gofer.testing.agents import AgentProcess
+from gofer.testing.emulator import Emulator, Script
+from support.commands import GOFER
+from support.localbroker import LocalBroker
+from support.waiting import eventually
+
+pytestmark = pytest.mark.xdist_group("fleet")
+
+DOGS = """
+import time
+
+from gofer.decorators import remote
+from gofer.hooks import hookimpl
+
+
+class Dog:
+    @remote
+    def bark(self, n):
+        return "w" * n
+
+    @remote
+    def fail(self):
+        raise ValueError("no")
+
+    @remote
+    def sleep(self, seconds):
+        time.sleep(seconds)
+        return "awake"
+
+
+@hookimpl
+def gofer_facts():
+    return {"kennel": {"dogs": 3}, "os": "is gofer's own"}
+"""
+DESCRIPTOR = "[main]\nenabled=1\n[messaging]\nurl={url}\n[model]\nqueue={queue}\n"
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    with LocalBroker(str(tmp_path_factory.mktemp("fleet") / "broker.sock")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def agents(broker: LocalBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[AgentProcess]]:
+    """Two machines, ``web-0`` and ``web-1``, in the groups ``web`` and ``g0`` or ``g1``."""
+    top = tmp_path_factory.mktemp("machines")
+    agents = [AgentProcess(top / f"m{n}") for n in range(2)]
+    try:
+        for n, agent in enumerate(agents):
+            conf = f"[fleet]\nenabled=1\nname=web-{n}\ngroups=web,g{n}\n"
+            (agent.root / "etc/gofer/agent.conf").write_text(conf)
+            agent.plugin("dogs", DOGS, DESCRIPTOR.format(url=broker.url, queue=f"kennel-{n}"))
+            agent.start()
+        eventually(lambda: len(names(broker)) == 2)
+        yield agents
+    finally:
+        for agent in agents:
+            agent.__exit__(None, None, None)
+
+
+@pytest.fixture
+def state(tmp_path: Path, broker: LocalBroker, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this test's caller remembers things; ``gofer fleet`` and ``Fleet`` use it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("GOFER_URL", broker.url)
+    return tmp_path / "state/gofer"
+
+
+def names(broker: LocalBroker, targets: str = "all", **how: Any) -> list[str]:
+    """The names of the machines that answer."""
+    found = asyncio.run(discover(Connector.of(broker.url), Targets(targets), wait=10, jitter=0.0, **how))
+    return sorted(card.name for card in found.cards.values())
+
+
+def gofer(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [GOFER, "fleet", *arguments], input=stdin, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def kinds(outcomes: list[Outcome]) -> dict[str, str]:
+    return {one.name: one.kind for one in outcomes}
+
+
+# -- who is there ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("targets", "found"),
+    [
+        ("all", ["web-0", "web-1"]),
+        ("group=g1", ["web-1"]),
+        ("name=web-0", ["web-0"]),
+        ("group=web and not name=web-0", ["web-1"]),
+        ("group=nobody", []),
+        ("class=Dog and facts.cpus>=1 and facts.kennel.dogs=3", ["web-0", "web-1"]),
+        ("facts.os.kernel and plugin=dogs", ["web-0", "web-1"]),  # a plugin cannot say what gofer says
+    ],
+)
+def test_machines_answer_that_are_meant(
+    broker: LocalBroker, agents: list[AgentProcess], targets: str, found: list[str]
+) -> None:
+    assert names(broker, targets) == found
+
+
+def test_the_card_says_what_a_machine_is(broker: LocalBroker, agents: list[AgentProcess]) -> None:
+    found = asyncio.run(discover(Connector.of(broker.url), Targets("name=web-0"), wait=10, jitter=0.0))
+    (card,) = found.cards.values()
+    assert (card.name, card.address, card.groups) == ("web-0", "kennel-0", ["web", "g0"])
+    assert card.plugins["dogs"].address == "kennel-0"
+    assert "Dog" in card.plugins["dogs"].classes
+    assert card.facts["host"] == os.uname().nodename
+    assert not found.refused
+
+
+def test_a_machine_that_was_there_and_is_not_is_missing_by_name(
+    broker: LocalBroker, agents: list[AgentProcess], state: Path
+) -> None:
+    assert gofer("ls").returncode == 0
+    agents[1].stop()
+    try:
+        listed = gofer("ls", "-w", "2", "--json")
+        assert listed.returncode == 1
+        assert {one["name"]: one["state"] for one in json.loads(listed.stdout)} == {
+            "web-0": "answers",
+            "web-1": "missing",
+        }
+        pinged = gofer("ping", "-w", "2")
+        assert pinged.returncode == 1
+        assert pinged.stdout == "1 machine answered, 1 missing\nmissing: web-1\n"
+    finally:
+        agents[1].start()
+        eventually(lambda: len(names(broker)) == 2)
+    assert gofer("forget", "--machine", "name=web-1").stdout == "1 machine forgotten\n"
+    assert "web-1" not in gofer("ls", "--no-ask").stdout
+
+
+def test_machines_without_fleet_are_added_by_address(state: Path, agents: list[AgentProcess], tmp_path: Path) -> None:
+    machines = tmp_path / "old.ini"
+    machines.write_text("[kennel-0]\nname = old\ngroups = attic, web\n\n[nowhere]\n")
+    assert gofer("add", str(machines)).stdout == "2 machines added\n"
+    done = gofer("call", "group=attic", "Dog.bark", "2", "--no-ask", "--json")
+    assert [(one["name"], one["value"]) for one in json.loads(done.stdout)["outcomes"]] == [("old", "ww")]
+    machines.write_text("[kennel-0]\ngroup = attic\n")
+    refused = gofer("add", str(machines))
+    assert refused.returncode == 2
+    assert "[kennel-0] group: unknown; allowed: name, groups" in refused.stderr
+
+
+def test_what_is_forged_doubled_or_too_large_is_refused_and_counted(broker: LocalBroker) -> None:
+    """A machine that answers a thousand times, under another's address, to other questions, and too much."""
+    connector = Connector.of(broker.url)
+
+    async def ask() -> Any:
+        from gofer.fleet.discovery import _Asking
+        from gofer.messaging.adapter import Delivery
+        from gofer.messaging.pool import pool
+
+        connection = pool.acquire_asyncio(connector, asyncio.get_running_loop())
+        asking = _Asking(connection, None)
+        await connection.subscribe(asking._subscription, 10.0)
+        card = Card(name="a", address="a")
+
+        def body(sn: str, origin: str, card: Card, size: int = 0) -> bytes:
+            import msgspec
+
+            answer = Answer(sn=sn, version=VERSION, routing=[None, "x"], origin=origin, card=card)
+            return encode({**msgspec.to_builtins(answer), "padding": "x" * size})
+
+        answers = [body(asking._sn, "a", card)] * 1000
+        answers += [body("another", "b", Card(name="b", address="b")), body(asking._sn, "c", card)]
+        answers += [body(asking._sn, "d", Card(name="d\n", address="d")), b"no document", b"{}"]
+        answers += [body(asking._sn, "e", Card(name="e", address="e"), 70_000)]
+        for one in answers:
+            asking._on_delivery(Delivery(0, one, False, None, None))
+        asking.stop()
+        pool.release(connection)
+        return asking._found
+
+    found = asyncio.run(ask())
+    assert list(found.cards) == ["a"]
+    assert found.refused["a second answer of the same machine"] == 999
+    assert sum(found.refused.values()) == 999 + 6
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+def test_each_machine_has_one_outcome(state: Path, broker: LocalBroker, agents: list[AgentProcess]) -> None:
+    async def go() -> None:
+        async with Fleet(broker.url, wait=10) as fleet:
+            await fleet.ask()
+            fleet.add([Card(name="gone", address="nowhere")])
+            summary = await fleet.where().Dog().bark(3)
+            assert {one.name: (one.kind, one.ok) for one in summary.outcomes} == {
+                "web-0": ("value", True),
+                "web-1": ("value", True),
+                "gone": ("unreachable", False),
+            }
+            assert summary.counts == {"value": 2, "unreachable": 1}
+            assert sum(summary.counts.values()) == summary.total == 3
+            seen = [outcome async for outcome in fleet.where("group=web").Dog().fail()]
+            assert kinds(seen) == {"web-0": "exception", "web-1": "exception"}
+            assert {one.value for one in seen} == {"ValueError: no"}
+            assert kinds((await fleet.where("group=web").Dog().nope()).outcomes) == {
+                "web-0": "refused",
+                "web-1": "refused",
+            }
+
+    asyncio.run(go())
+
+
+def test_what_has_not_ended_is_collected_later(state: Path, agents: list[AgentProcess]) -> None:
+    first = gofer("call", "group=web", "Dog.sleep", "2", "-w", "1")
+    assert first.returncode == 1
+    assert "2 × running" in first.stdout  # noqa: RUF001 - the sign is meant
+    second = gofer("resume", "last", "-w", "30")
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "2 × awake" in second.stdout  # noqa: RUF001 - as above
+    words = gofer("why", "last", "web-0").stdout
+    assert [line.split()[1] for line in words.splitlines()[1:]] == [
+        "sent",
+        "accepted",
+        "started",
+        "succeeded",
+        "value:",
+    ]
+
+
+def test_a_run_stops_and_goes_on(state: Path, agents: list[AgentProcess]) -> None:
+    stopped = gofer("call", "group=web", "Dog.fail", "--ramp", "1,100%", "--stop-after", "1")
+    assert stopped.returncode == 3
+    assert "1 failure of 2 machines" in stopped.stderr
+    assert "run" in gofer("status").stdout
+    assert "untouched: not called" in gofer("status", "last").stdout
+    again = gofer("resume", "last", "--stop-after", "100%")
+    assert again.returncode == 1
+    assert "2 × exception: ValueError: no" in again.stdout  # noqa: RUF001 - as above
+    assert gofer("retry", "last", "--outcome", "value").stdout.endswith("has no machine with value\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["call", "nme=3", "Dog.bark"], 2, "no such thing to test: 'nme'"),
+        (["call", "all", "Dog"], 2, "is not Class.method"),
+        (["call", "group=nobody", "Dog.bark"], 2, "no machine is meant by 'group=nobody'"),
+        (["call", "all", "Dog.bark", "--limit", "x"], 2, "limit is 'x'; allowed: a number like 5"),
+        (["call", "all", "Dog.bark", "--ramp", "100%,1"], 2, "each step has more"),
+        (["call", "all", "Dog.bark", "--health", "Dog"], 2, "health is 'Dog'; allowed: Class.method"),
+        (["call", "@/no/such/file", "Dog.bark"], 2, "cannot be read"),
+        (["resume", "zzz"], 2, "no run begins with 'zzz'"),
+        (["why", "zzz", "x"], 2, "no run begins with 'zzz'"),
+        (["-u", "amqp://127.0.0.1:1", "ping"], 6, "127.0.0.1:1"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    state: Path, agents: list[AgentProcess], arguments: list[str], status: int, words: str
+) -> None:
+    done = gofer(*arguments)
+    assert (done.returncode, words in done.stderr) == (status, True), done
+
+
+def test_a_plan_sends_nothing(state: Path, agents: list[AgentProcess]) -> None:
+    gofer("ls")
+    planned = gofer("call", "group=web", "Dog.bark", "1", "--plan", "--ramp", "1", "--no-ask")
+    assert planned.stdout.splitlines() == [
+        "wave 1 of 2: Dog.bark on 1 machine",
+        "  web-0 (kennel-0)",
+        "wave 2 of 2: Dog.bark on 1 machine",
+        "  web-1 (kennel-1)",
+    ]
+    assert gofer("status", "--json").stdout == "[]\n"
+
+
+def test_addresses_come_from_standard_input(state: Path, agents: list[AgentProcess]) -> None:
+    done = gofer("call", "-", "Dog.bark", "1", "--jsonl", stdin="kennel-0\n# a comment\n\nkennel-1\nkennel-0\n")
+    assert done.returncode == 0
+    assert sorted(json.loads(line)["address"] for line in done.stdout.splitlines()) == ["kennel-0", "kennel-1"]
+
+
+def test_the_health_of_a_wave_decides_about_the_next(
+    state: Path, broker: LocalBroker, agents: list[AgentProcess]
+) -> None:
+    async def go() -> None:
+        async with Fleet(broker.url, wait=10) as fleet:
+            await fleet.ask()
+            well = await fleet.where("group=web")(ramp="1", health="Admin.hello").Dog().bark(1)
+            assert well.counts == {"value": 2}
+            ill = await fleet.where("group=web")(ramp="1", health="Dog.fail").Dog().bark(1)
+            assert ill.counts == {"value": 1, "untouched": 1}
+            assert "web-0 is not well: Dog.fail" in str(ill.stopped)
+            asked: list[int] = []
+
+            def confirm(following: int, counts: Counter[str]) -> bool:
+                asked.append(following)
+                return False
+
+            refused = await fleet.where("group=web")(ramp="1", confirm=confirm).Dog().bark(1)
+            assert (refused.counts, asked, refused.stopped) == ({"value": 1, "untouched": 1}, [1], "not confirmed")
+
+    asyncio.run(go())
+
+
+# -- many, by the emulator ---------------------------------------------------------------------------------------------
+
+
+def test_the_sum_of_outcomes_is_the_fleet(state: Path, broker: LocalBroker) -> None:
+    """Some fail, are frozen, or gone: the run ends when it said it would, and each machine has an outcome."""
+
+    async def go() -> None:
+        script = Script(fail=0.05, frozen=0.05, gone=0.05, seed=7, groups=("sum",), version="2.0")
+        async with Emulator(broker.url, 200, script, prefix="sum"), Fleet(broker.url, wait=3) as fleet:
+            found = await fleet.ask("group=sum", wait=30, jitter=0.2)
+            assert len(found.cards) == 200
+            summary = await fleet.where("group=sum and gofer=2.0").Emulated().work(1)
+            assert summary.counts == {"value": 170, "exception": 10, "unreachable": 20}
+            assert sum(summary.counts.values()) == summary.total == 200
+
+    asyncio.run(go())
+
+
+def test_a_run_stops_at_its_budget_the_same_way_each_time(state: Path, broker: LocalBroker) -> None:
+    async def go() -> list[set[str]]:
+        untouched = []
+        for _ in range(2):
+            script = Script(fail=0.05, seed=3, groups=("budget",))
+            async with Emulator(broker.url, 200, script, prefix="budget"), Fleet(broker.url, wait=20) as fleet:
+                await fleet.ask("group=budget", wait=30, jitter=0.2)
+                meant = fleet.where("group=budget")
+                summary = await meant(ramp="1,10%,100%", stop_after="2%", batch="1").Emulated().work(1)
+                assert summary.counts["exception"] == 4
+                assert "4 failures of 200 machines" in str(summary.stopped)
+                assert summary.counts["untouched"] == 200 - summary.counts["value"] - 4 > 0
+                untouched.append({one.name for one in summary.outcomes if one.kind == "untouched"})
+        return untouched
+
+    first, second = asyncio.run(go())
+    assert first == second
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_is_taken_up_and_nothing_runs_twice(
+    state: Path, broker: LocalBroker, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    seed = random.randrange(1 << 30)
+    chance = random.Random(seed)
+    emulator = subprocess.Popen(
+        [GOFER, "emulate", "-n", "100", "--prefix", "killed", "--latency", "0.2", "--runs", str(runs)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert emulator.stdout is not None
+        assert emulator.stdout.readline() == "ready\n"
+        assert len(names(broker, "name=killed-*")) == 100
+        for _ in range(5):
+            command = subprocess.Popen(
+                [GOFER, "fleet", "call", "name=killed-*", "Emulated.work", "1", "--batch", "10"],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            at = chance.randrange(100)
+            eventually(partial(_has_sent, state, at, command))
+            command.send_signal(signal.SIGKILL)
+            command.wait()
+            resumed = gofer("resume", "last")
+            assert resumed.returncode == 0, (seed, resumed)
+            with sqlite3.connect(state / "runs.db") as file:
+                sns = [
+                    sn for (sn,) in file.execute("SELECT sn FROM targets WHERE run = (SELECT max(run) FROM targets)")
+                ]
+                left = file.execute("SELECT count(*) FROM targets WHERE outcome <> 'value'").fetchone()[0]
+            assert (len(sns), left) == (100, 0), seed
+            ran = Counter(runs.read_text().split())
+            assert [ran[sn] for sn in sns] == [1] * 100, seed
+    finally:
+        emulator.send_signal(signal.SIGINT)
+        emulator.communicate()
+
+
+def _has_sent(state: Path, at: int, command: subprocess.Popen[bytes]) -> bool:
+    return _sent(state) > at or command.poll() is not None
+
+
+def _sent(state: Path) -> int:
+    """Count the machines of the latest run to which a request was sent."""
+    try:
+        with sqlite3.connect(f"file:{state}/runs.db?mode=ro", uri=True) as file:
+            latest = "SELECT count(*) FROM targets WHERE sent IS NOT NULL AND run = (SELECT max(number) FROM runs)"
+            return int(file.execute(latest).fetchone()[0])
+    except sqlite3.Error:
+        return 0  # not made yet
+
+
+def test_two_processes_do_not_run_the_same(state: Path, broker: LocalBroker, agents: list[AgentProcess]) -> None:
+    command = subprocess.Popen(
+        [GOFER, "fleet", "call", "group=web", "Dog.sleep", "3"], stdout=subprocess.PIPE, text=True
+    )
+    eventually(lambda: _sent(state) == 2)
+    second = gofer("resume", "last")
+    assert second.returncode == 2
+    assert "is being run by another process" in second.stderr
+    assert "2 × awake" in command.communicate()[0]  # noqa: RUF001 - as above
+
+
+@pytest.mark.parametrize("damage", ["garbage", "read-only", "full"])
+def test_a_record_that_cannot_be_written_is_told_and_nothing_is_sent(
+    state: Path, broker: LocalBroker, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        script = Script(groups=("damaged",))
+        async with Emulator(broker.url, 5, script, prefix="damaged") as emulator, Fleet(broker.url, wait=10) as fleet:
+            await fleet.ask("group=damaged", wait=30)
+            if damage == "garbage":
+                fleet.record.close()
+                _spoil(state)
+                with pytest.raises(StateError, match=r"runs.db: cannot be used: .*; move it away to begin anew"):
+                    Fleet(broker.url)
+            elif damage == "full":
+                fleet.record._file.execute("PRAGMA max_page_count = 1")  # as a full disk answers
+                with pytest.raises(StateError, match=r"runs.db: cannot be used: database or disk is full"):
+                    await fleet.where("group=damaged").Emulated().work("x" * 100_000)
+            else:
+                run = fleet.where("group=damaged").Emulated().work(1)
+                fleet.record._file.execute("PRAGMA query_only = 1")  # as a disk that was remounted answers
+                with pytest.raises(StateError, match=r"runs.db: cannot be used: attempt to write a readonly database"):
+                    await run
+            assert not emulator.runs
+
+    asyncio.run(go())
+
+
+def _spoil(state: Path) -> None:
+    for file in state.glob("runs.db*"):
+        file.unlink()
+    (state / "runs.db").write_bytes(b"no database" * 1000)
+
+
+def test_a_run_is_cancelled_by_another_command(state: Path, agents: list[AgentProcess]) -> None:
+    command = subprocess.Popen(
+        [GOFER, "fleet", "call", "group=web", "Dog.sleep", "20"], stdout=subprocess.PIPE, text=True
+    )
+    eventually(lambda: _sent(state) == 2)
+    begin = time.monotonic()
+    assert eventually(lambda: gofer("cancel", "last").stdout == "2 machines asked to cancel\n")
+    out = command.communicate()[0]
+    assert "2 cancelled" in out or "2 value" in out  # its methods do not look whether they are cancelled
+    assert time.monotonic() - begin < 60
+
+
+def test_an_unknown_option_is_refused(state: Path, broker: LocalBroker) -> None:
+    with pytest.raises(TypeError, match="no option 'reply' for a fleet; allowed: wait, ttl"):
+        Fleet(broker.url, reply="x")
+    fleet = Fleet(broker.url)
+    with pytest.raises(ConfigError, match="no 'rampe' for waves; allowed: limit, batch, ramp"):
+        fleet.where()(rampe="1")
+    fleet.close()
