@@ -1,0 +1,116 @@
+"""A fleet at each broker, by each of its protocols: found, called, killed and back after a restart of the broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gofer.fleet import Fleet
+from gofer.messaging.connector import Connector
+from gofer.messaging.url import URL
+from gofer.testing.agents import AgentProcess
+from gofer.testing.emulator import Emulator, Script
+from support.brokers import Broker
+from support.brokers.chosen import FIXTURES, chosen_brokers
+from support.pairs import spoken
+from support.probe import PROBE, descriptor
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    ways = [(broker, adapter) for broker in chosen_brokers() for adapter in spoken(broker)]
+    metafunc.parametrize("way", ways, ids="-".join, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def way(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """The names of a broker and an adapter."""
+    chosen: tuple[str, str] = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def broker(request: pytest.FixtureRequest, way: tuple[str, str]) -> Broker:
+    found: Broker = request.getfixturevalue(FIXTURES[way[0]])
+    return found
+
+
+@pytest.fixture(scope="module")
+def connector(broker: Broker, way: tuple[str, str]) -> Connector:
+    return Connector(URL.parse(broker.url(adapter=way[1])), reconnect_max=1.0)
+
+
+@pytest.fixture(scope="module")
+def machines(
+    broker: Broker, way: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[AgentProcess]]:
+    """Two machines of the group ``two``."""
+    name = "-".join(way)
+    agents = [AgentProcess(tmp_path_factory.mktemp("machine")) for _ in range(2)]
+    try:
+        for n, agent in enumerate(agents):
+            agent.configure(f"[messaging]\nreconnect_max=1\n[fleet]\nenabled=1\nname={name}-{n}\ngroups=two,{name}\n")
+            agent.plugin("probe", PROBE, descriptor(broker.url(adapter=way[1]), f"fleet-{name}-{n}"))
+            agent.start()
+        yield agents
+    finally:
+        for agent in agents:
+            agent.__exit__(None, None, None)
+
+
+async def all_there(fleet: Fleet, targets: str, count: int, deadline: float = 60.0) -> dict[str, Any]:
+    """Ask until so many machines answer."""
+    end = asyncio.get_running_loop().time() + deadline
+    while True:
+        found = await fleet.ask(targets, wait=10, jitter=0.2)
+        if len(found.cards) == count or asyncio.get_running_loop().time() > end:
+            assert len(found.cards) == count, (sorted(found.cards), found.refused)
+            assert not found.refused
+            return {card.name: card for card in found.cards.values()}
+
+
+def test_real_machines_are_found_and_called(
+    connector: Connector, way: tuple[str, str], machines: list[AgentProcess], tmp_path: Path
+) -> None:
+    name = "-".join(way)
+
+    async def go() -> None:
+        async with Fleet(connector, directory=tmp_path, wait=30) as fleet:
+            cards = await all_there(fleet, f"group={name}", 2)
+            assert sorted(cards) == [f"{name}-0", f"{name}-1"]
+            assert cards[f"{name}-0"].plugins["probe"].address == f"fleet-{name}-0"
+            summary = await fleet.where(f"group={name}").Probe().echo("x")
+            assert {one.name: one.value for one in summary.outcomes} == {f"{name}-0": "x", f"{name}-1": "x"}
+            assert len(await all_there(fleet, f"name={name}-1", 1)) == 1
+            machines[1].kill()
+            machines[1].start()
+            await all_there(fleet, f"group={name}", 2)
+
+    asyncio.run(go())
+
+
+def test_emulated_machines_are_back_after_a_restart(
+    connector: Connector, broker: Broker, way: tuple[str, str], tmp_path: Path
+) -> None:
+    """200 of them: found, called once each, nothing lost, and all of them again when the broker serves again."""
+    count = 200
+    group = f"many-{'-'.join(way)}"
+
+    async def go() -> None:
+        script = Script(groups=(group,))
+        async with (
+            Emulator(connector, count, script, prefix=group) as emulator,
+            Fleet(connector, directory=tmp_path, wait=60) as fleet,
+        ):
+            await all_there(fleet, f"group={group}", count)
+            summary = await fleet.where(f"group={group}").Emulated().work(1)
+            assert summary.counts == {"value": count}
+            assert set(emulator.runs.values()) == {1}
+            await asyncio.to_thread(broker.restart)
+            await all_there(fleet, f"group={group}", count, 120.0)
+            again = await fleet.where(f"group={group}").Emulated().work(2)
+            assert again.counts == {"value": count}
+
+    asyncio.run(go())
