@@ -200,7 +200,7 @@ class Run:
             for task in self._running.values():
                 task.cancel()
             await asyncio.gather(*self._running.values(), return_exceptions=True)
-            session.leave()
+            session.replies.leave()
             if pool.leave(connection):
                 await connection.aclose()
 
