@@ -222,6 +222,7 @@ class _Joined:
         self._limit = Limit(_RATE, _BURST)
         self._complain = LimitedLog(log, rate=0.1, burst=5)
         self._waiting = 0
+        self._lost = ""
         self._stopped = False
         self.subscription = Subscription(
             self._queue,
@@ -260,7 +261,9 @@ class _Joined:
         yield DeleteQueue(self._queue)
 
     def _on_lost(self, why: str) -> None:
-        self._complain(logging.WARNING, "this machine hears no questions of its fleet: %s", why)
+        if why != self._lost and self.link.is_open:  # the connection tells of itself
+            log.warning("this machine hears no questions of its fleet: %s", why)
+        self._lost = why
 
     def _on_delivery(self, delivery: Delivery) -> None:
         self.link.accept(delivery)

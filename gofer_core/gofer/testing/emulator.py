@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 import msgspec
 
 from gofer.card import ALL, EXCHANGE, Answer, Card, PluginCard, key_of_group, read_question
-from gofer.errors import Cancelled, ConfigError, DocumentError
+from gofer.errors import AdapterError, Cancelled, ConfigError, DocumentError
 from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareExchange, DeclareQueue, DeleteQueue, Delivery, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.asyncio_driver import AsyncioConnection
@@ -205,7 +205,10 @@ class EmulatedAgent:
         if self.kind != "gone":
             self._requests = Subscription(self.name, 10, self._on_request, self._prepare_requests)
             await connection.subscribe(self._requests, 120.0)
-        await connection.subscribe(self._questions, 120.0)
+        try:
+            await connection.subscribe(self._questions, 120.0)
+        except AdapterError:
+            self._questions = None  # a broker without exchanges: it is called by its address
 
     async def stop(self) -> None:
         """Delete its queues, and close its connection."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gofer.errors import CallError, ConfigError, MessagingError
+from gofer.errors import AdapterError, CallError, ConfigError, MessagingError
 from gofer.messaging.caller_conf import profile
 from gofer.tools import login
 from gofer.tools.arguments import call_input, duration, read_arguments, target
@@ -424,7 +424,10 @@ async def _select(fleet: Fleet, targets: str, *, ask: bool) -> Selection:
     if targets == "-" or targets.startswith("@"):
         return fleet.at(_cards(fleet, _lines(targets)), targets)
     if ask:
-        await fleet.ask(targets)
+        try:
+            await fleet.ask(targets)
+        except AdapterError as cannot:  # some brokers have no exchanges
+            complain("gofer fleet", f"nobody was asked who is there: {cannot}; those that are remembered are called")
     return fleet.where(targets)
 
 
