@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from gofer.card import Card
-from gofer.errors import AdapterError
+from gofer.errors import AdapterError, MessagingError
 from gofer.fleet import Fleet
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
@@ -70,8 +70,15 @@ async def all_there(fleet: Fleet, targets: str, count: int, deadline: float = 60
     """Ask until so many machines answer."""
     end = asyncio.get_running_loop().time() + deadline
     while True:
-        found = await fleet.ask(targets, wait=10, jitter=0.2)
-        if len(found.cards) == count or asyncio.get_running_loop().time() > end:
+        late = asyncio.get_running_loop().time() > end
+        try:
+            found = await fleet.ask(targets, wait=10, jitter=0.2)
+        except MessagingError:  # the broker is starting
+            if late:
+                raise
+            await asyncio.sleep(0.2)
+            continue
+        if len(found.cards) == count or late:
             assert len(found.cards) == count, (sorted(found.cards), found.refused)
             assert not found.refused
             return {card.name: card for card in found.cards.values()}

@@ -240,9 +240,7 @@ class _Joined:
 
     def stop(self) -> None:
         self._stopped = True
-        self.link.unsubscribe_nowait(self.subscription)
-        if self.link.is_open:
-            self.link.ask_nowait(DeleteQueue(self._queue), lambda value, error: None)
+        self.link.unsubscribe_nowait(self.subscription, dispose=True)
 
     # -- in the I/O thread --------------------------------------------------------------------------------------------
 

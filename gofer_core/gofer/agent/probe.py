@@ -86,8 +86,7 @@ class Probe:
         if self._timer is not None:
             self._timer.cancel()
         if not closing:
-            self._connection.unsubscribe_nowait(self._subscription)
-            self._connection.ask_nowait(DeleteQueue(self._queue), lambda value, error: None)
+            self._connection.unsubscribe_nowait(self._subscription, dispose=True)
 
     @property
     def deaf(self) -> str | None:

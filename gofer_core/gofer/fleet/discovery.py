@@ -130,9 +130,7 @@ class _Asking:
         return self._found
 
     def stop(self) -> None:
-        self._connection.unsubscribe_nowait(self._subscription)
-        if self._connection.is_open:
-            self._connection.ask_nowait(DeleteQueue(self._queue), lambda value, error: None)
+        self._connection.unsubscribe_nowait(self._subscription, dispose=True)
 
     # -- in the loop's thread, called by the connection ---------------------------------------------------------------
 

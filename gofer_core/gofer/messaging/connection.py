@@ -228,9 +228,18 @@ class Connection(ABC):
         self._submit(0, self.core.subscribe, subscription)
         return lambda: subscription.made > made or subscription.active or subscription.error
 
-    def unsubscribe_nowait(self, subscription: Subscription) -> None:
-        """End a subscription; what comes of that is not told. An unknown one is ignored."""
-        self._submit(0, self.core.unsubscribe, subscription, lambda value, error: None)
+    def unsubscribe_nowait(self, subscription: Subscription, *, dispose: bool = False) -> None:
+        """End a subscription; what comes of that is not told. An unknown one is ignored.
+
+        Args:
+            dispose: do then what its ``dispose`` says. RabbitMQ 4 ends the session of who deletes a queue before.
+        """
+
+        def ended(*_: object) -> None:
+            if dispose and subscription.dispose is not None and self.is_open:
+                self.ask_nowait(subscription.dispose(), lambda value, error: None)
+
+        self._submit(0, self.core.unsubscribe, subscription, ended)
 
     def resubscribe(self, subscription: Subscription, reason: str) -> None:
         """Make a subscription again that the broker seems to have forgotten."""

@@ -17,12 +17,13 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import Any, NamedTuple, Self
 
 import msgspec
 
 from gofer.card import ALL, EXCHANGE, Answer, Card, PluginCard, key_of_group, read_question
-from gofer.errors import AdapterError, Cancelled, ConfigError, DocumentError
+from gofer.errors import AdapterError, Cancelled, ConfigError, ConnectionLost, DocumentError
 from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareExchange, DeclareQueue, DeleteQueue, Delivery, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.asyncio_driver import AsyncioConnection
@@ -38,6 +39,7 @@ __all__ = ["EmulatedAgent", "Emulator", "Script"]
 _AT_ONCE = 100  # connections that are opened at the same time
 _REMEMBERED = 32  # requests of an agent whose results are remembered
 _EXPIRES = 600.0
+_PATIENCE = 120.0  # seconds for an agent to come up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,10 @@ class Emulator:
         return sum(agent.is_up for agent in self.agents)
 
 
+def _delete(queue: str) -> Steps:
+    yield DeleteQueue(queue)
+
+
 class _Running(NamedTuple):
     timer: asyncio.TimerHandle
     request: Request
@@ -201,23 +207,39 @@ class EmulatedAgent:
         emulator = self._emulator
         connection = AsyncioConnection(emulator.connector, lambda _: False, asyncio.get_running_loop())
         self._connection = connection
-        self._questions = Subscription(f"fleet.{self.name}", 10, self._on_question, self._prepare_questions)
+        queue = f"fleet.{self.name}"
+        self._questions = Subscription(
+            queue, 10, self._on_question, self._prepare_questions, dispose=partial(_delete, queue)
+        )
         if self.kind != "gone":
-            self._requests = Subscription(self.name, 10, self._on_request, self._prepare_requests)
-            await connection.subscribe(self._requests, 120.0)
+            self._requests = Subscription(
+                self.name, 10, self._on_request, self._prepare_requests, dispose=partial(_delete, self.name)
+            )
+            await self._subscribe(connection, self._requests)
         try:
-            await connection.subscribe(self._questions, 120.0)
+            await self._subscribe(connection, self._questions)
         except AdapterError:
             self._questions = None  # a broker without exchanges: it is called by its address
+
+    async def _subscribe(self, connection: AsyncioConnection, subscription: Subscription) -> None:
+        """Subscribe; try again while a broker does not take so many connections at once."""
+        deadline = monotonic() + _PATIENCE
+        while True:
+            try:
+                await connection.subscribe(subscription, max(1.0, deadline - monotonic()))
+            except ConnectionLost:
+                if monotonic() > deadline:
+                    raise
+                await asyncio.sleep(self._emulator.random.uniform(0.0, 2.0))
+            else:
+                return
 
     async def stop(self) -> None:
         """Delete its queues, and close its connection."""
         connection = self._connection
         if connection is not None:
             for one in filter(None, (self._requests, self._questions)):
-                connection.unsubscribe_nowait(one)
-                if connection.is_open:
-                    connection.ask_nowait(DeleteQueue(one.queue), lambda value, error: None)
+                connection.unsubscribe_nowait(one, dispose=True)
             await connection.aclose()
 
     def crash(self) -> None:

@@ -284,6 +284,4 @@ class ReplyQueue:
 
     def leave(self) -> None:
         """Delete the queue, now that no call uses it any more, and the connection goes on."""
-        self._connection.unsubscribe_nowait(self.subscription)
-        if self._connection.is_open:
-            self._connection.ask_nowait(DeleteQueue(self._queue), lambda value, error: None)
+        self._connection.unsubscribe_nowait(self.subscription, dispose=True)
