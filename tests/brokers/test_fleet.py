@@ -17,7 +17,7 @@ from gofer.testing.agents import AgentProcess
 from gofer.testing.emulator import Emulator, Script
 from support.brokers import Broker
 from support.brokers.chosen import FIXTURES, chosen_brokers
-from support.pairs import spoken
+from support.pairs import Pair, spoken
 from support.probe import PROBE, descriptor
 from support.waiting import eventually
 
@@ -26,39 +26,37 @@ _WITHOUT_EXCHANGES = {("rabbitmq", "proton"), ("artemis", "proton")}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    ways = [(broker, adapter) for broker in chosen_brokers() for adapter in spoken(broker)]
-    metafunc.parametrize("way", ways, ids="-".join, indirect=True, scope="module")
+    pairs = [Pair(adapter, adapter, broker) for broker in chosen_brokers() for adapter in spoken(broker)]
+    metafunc.parametrize("pair", pairs, ids=str, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
-def way(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """The names of a broker and an adapter."""
-    chosen: tuple[str, str] = request.param
+def pair(request: pytest.FixtureRequest) -> Pair:
+    """The broker, and the adapter by which all speak to it."""
+    chosen: Pair = request.param
     return chosen
 
 
 @pytest.fixture(scope="module")
-def broker(request: pytest.FixtureRequest, way: tuple[str, str]) -> Broker:
-    found: Broker = request.getfixturevalue(FIXTURES[way[0]])
+def broker(request: pytest.FixtureRequest, pair: Pair) -> Broker:
+    found: Broker = request.getfixturevalue(FIXTURES[pair.broker])
     return found
 
 
 @pytest.fixture(scope="module")
-def connector(broker: Broker, way: tuple[str, str]) -> Connector:
-    return Connector(URL.parse(broker.url(adapter=way[1])), reconnect_max=1.0)
+def connector(broker: Broker, pair: Pair) -> Connector:
+    return Connector(URL.parse(pair.urls(broker)[0]), reconnect_max=1.0)
 
 
 @pytest.fixture(scope="module")
-def machines(
-    broker: Broker, way: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[AgentProcess]]:
+def machines(broker: Broker, pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[AgentProcess]]:
     """Two machines of the group ``two``."""
-    name = "-".join(way)
+    name = str(pair)
     agents = [AgentProcess(tmp_path_factory.mktemp("machine")) for _ in range(2)]
     try:
         for n, agent in enumerate(agents):
             agent.configure(f"[messaging]\nreconnect_max=1\n[fleet]\nenabled=1\nname={name}-{n}\ngroups=two,{name}\n")
-            agent.plugin("probe", PROBE, descriptor(broker.url(adapter=way[1]), f"fleet-{name}-{n}"))
+            agent.plugin("probe", PROBE, descriptor(pair.urls(broker)[0], f"fleet-{name}-{n}"))
             agent.start()
         yield agents
     finally:
@@ -85,13 +83,13 @@ async def all_there(fleet: Fleet, targets: str, count: int, deadline: float = 60
 
 
 def test_real_machines_are_found_and_called(
-    connector: Connector, way: tuple[str, str], machines: list[AgentProcess], tmp_path: Path
+    connector: Connector, pair: Pair, machines: list[AgentProcess], tmp_path: Path
 ) -> None:
-    name = "-".join(way)
+    name = str(pair)
 
     async def go() -> None:
         async with Fleet(connector, directory=tmp_path, wait=30) as fleet:
-            if way in _WITHOUT_EXCHANGES:
+            if (pair.broker, pair.agent) in _WITHOUT_EXCHANGES:
                 try:
                     assert not (await fleet.ask(wait=1)).cards  # somebody else has made the exchange
                 except AdapterError as cannot:
@@ -114,11 +112,11 @@ def test_real_machines_are_found_and_called(
 
 
 def test_emulated_machines_are_back_after_a_restart(
-    connector: Connector, broker: Broker, way: tuple[str, str], tmp_path: Path
+    connector: Connector, broker: Broker, pair: Pair, tmp_path: Path
 ) -> None:
     """200 of them: found, called once each, nothing lost, and all of them again when the broker serves again."""
     count = 200
-    group = f"many-{'-'.join(way)}"
+    group = f"many-{pair}"
 
     async def go() -> None:
         script = Script(groups=(group,))
@@ -126,7 +124,7 @@ def test_emulated_machines_are_back_after_a_restart(
             Emulator(connector, count, script, prefix=group) as emulator,
             Fleet(connector, directory=tmp_path, wait=60) as fleet,
         ):
-            if way in _WITHOUT_EXCHANGES:
+            if (pair.broker, pair.agent) in _WITHOUT_EXCHANGES:
                 fleet.add(agent.card() for agent in emulator.agents)
             else:
                 await all_there(fleet, f"group={group}", count)
@@ -134,7 +132,7 @@ def test_emulated_machines_are_back_after_a_restart(
             assert summary.counts == {"value": count}
             assert set(emulator.runs.values()) == {1}
             await asyncio.to_thread(broker.restart)
-            if way not in _WITHOUT_EXCHANGES:
+            if (pair.broker, pair.agent) not in _WITHOUT_EXCHANGES:
                 await all_there(fleet, f"group={group}", count, 120.0)
             again = await fleet.where(f"group={group}").Emulated().work(2)
             assert again.counts == {"value": count}

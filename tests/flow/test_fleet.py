@@ -27,7 +27,8 @@ from gofer.messaging.document import VERSION, encode
 from gofer.targets import Targets
 from gofer.testing.agents import AgentProcess
 from gofer.testing.emulator import Emulator, Script
-from support.commands import GOFER
+from support import forkserver
+from support.forkserver import GOFER
 from support.localbroker import LocalBroker
 from support.waiting import eventually
 
@@ -101,7 +102,7 @@ def names(broker: LocalBroker, targets: str = "all", **how: Any) -> list[str]:
 
 
 def gofer(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return forkserver.run(
         [GOFER, "fleet", *arguments], input=stdin, capture_output=True, text=True, timeout=120, check=False
     )
 
@@ -374,7 +375,7 @@ def test_a_command_that_is_killed_is_taken_up_and_nothing_runs_twice(
     runs = tmp_path / "runs"
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
-    emulator = subprocess.Popen(
+    emulator = forkserver.Popen(
         [GOFER, "emulate", "-n", "100", "--prefix", "killed", "--latency", "0.2", "--runs", str(runs)],
         stdout=subprocess.PIPE,
         text=True,
@@ -384,7 +385,7 @@ def test_a_command_that_is_killed_is_taken_up_and_nothing_runs_twice(
         assert emulator.stdout.readline() == "ready\n"
         assert len(names(broker, "name=killed-*")) == 100
         for _ in range(5):
-            command = subprocess.Popen(
+            command = forkserver.Popen(
                 [GOFER, "fleet", "call", "name=killed-*", "Emulated.work", "1", "--batch", "10"],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -423,7 +424,7 @@ def _sent(state: Path) -> int:
 
 
 def test_two_processes_do_not_run_the_same(state: Path, broker: LocalBroker, agents: list[AgentProcess]) -> None:
-    command = subprocess.Popen(
+    command = forkserver.Popen(
         [GOFER, "fleet", "call", "group=web", "Dog.sleep", "3"], stdout=subprocess.PIPE, text=True
     )
     eventually(lambda: _sent(state) == 2)
@@ -467,7 +468,7 @@ def _spoil(state: Path) -> None:
 
 
 def test_a_run_is_cancelled_by_another_command(state: Path, agents: list[AgentProcess]) -> None:
-    command = subprocess.Popen(
+    command = forkserver.Popen(
         [GOFER, "fleet", "call", "group=web", "Dog.sleep", "20"], stdout=subprocess.PIPE, text=True
     )
     eventually(lambda: _sent(state) == 2)

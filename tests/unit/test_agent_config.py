@@ -267,12 +267,13 @@ def test_a_wrong_value_is_an_error_that_says_what_is_allowed(root: Path, content
             "[managment]\nenabled=1\n",
             (
                 "[managment]: unknown section, ignored; did you mean [management]? "
-                "allowed: [main], [management], [logging], [pam], [messaging]"
+                "allowed: [main], [management], [logging], [pam], [messaging], [fleet], [groups]"
             ),
         ),
         (
             "[zzz]\n",
-            "[zzz]: unknown section, ignored; allowed: [main], [management], [logging], [pam], [messaging]",
+            "[zzz]: unknown section, ignored; "
+            "allowed: [main], [management], [logging], [pam], [messaging], [fleet], [groups]",
         ),
         (
             "[management]\nprot=1\n",
@@ -468,6 +469,9 @@ def test_reading_configuration_imports_nothing_heavy() -> None:
         "gofer.messaging.connector",
         "gofer.messaging.proxies",
         "gofer.messaging.url",
+        "gofer.rmi",
+        "gofer.rmi.server",
+        "gofer.rmi.server.access",
         "gofer.root",
         "gofer.sections",
         "gofer.suggest",
