@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import random
@@ -27,6 +28,7 @@ from gofer.messaging.document import VERSION, encode
 from gofer.targets import Targets
 from gofer.testing.agents import AgentProcess
 from gofer.testing.emulator import Emulator, Script
+from gofer_authenticator_hmac import HmacAuthenticator
 from support import forkserver
 from support.forkserver import GOFER
 from support.localbroker import LocalBroker
@@ -486,3 +488,19 @@ def test_an_unknown_option_is_refused(state: Path, broker: LocalBroker) -> None:
     with pytest.raises(ConfigError, match="no 'rampe' for waves; allowed: limit, batch, ramp"):
         fleet.where()(rampe="1")
     fleet.close()
+
+
+def test_with_an_authenticator_only_signed_questions_are_answered(broker: LocalBroker, tmp_path: Path) -> None:
+    for name, key in (("keys", b"k" * 32), ("other", b"o" * 32)):
+        (tmp_path / name).write_text(f"fleet {base64.b64encode(key).decode()}\n")
+        (tmp_path / name).chmod(0o600)
+    trusted, stranger = (HmacAuthenticator.from_settings({"keys": name}, tmp_path) for name in ("keys", "other"))
+    with AgentProcess(tmp_path / "signed") as agent:
+        (agent.root / "etc/gofer/agent.conf").write_text("[fleet]\nenabled=1\nname=signed\n")
+        described = DESCRIPTOR.format(url=broker.url, queue="signed").replace("[model]", "authenticator=hmac\n[model]")
+        agent.plugin("dogs", DOGS, f"{described}[hmac]\nkeys={tmp_path / 'keys'}\n")
+        agent.start()
+        eventually(lambda: names(broker, "name=signed", authenticator=trusted) == ["signed"])
+        assert names(broker, "name=signed") == []
+        assert names(broker, "name=signed", authenticator=stranger) == []
+        assert "a question of the fleet is not answered: " in agent.tail()

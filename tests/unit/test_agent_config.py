@@ -272,8 +272,10 @@ def test_a_wrong_value_is_an_error_that_says_what_is_allowed(root: Path, content
         ),
         (
             "[zzz]\n",
-            "[zzz]: unknown section, ignored; "
-            "allowed: [main], [management], [logging], [pam], [messaging], [fleet], [groups]",
+            (
+                "[zzz]: unknown section, ignored; "
+                "allowed: [main], [management], [logging], [pam], [messaging], [fleet], [groups]"
+            ),
         ),
         (
             "[management]\nprot=1\n",

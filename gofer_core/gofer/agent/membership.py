@@ -25,7 +25,7 @@ from gofer.limit import Limit, LimitedLog
 from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareExchange, DeclareQueue, DeleteQueue, Delivery
 from gofer.messaging.address import Address
 from gofer.messaging.auth import sign, verify
-from gofer.messaging.document import VERSION, encode, fields_of, shown, timestamp
+from gofer.messaging.document import VERSION, encode, shown, timestamp
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.url import broker_of
 from gofer.targets import Targets
@@ -292,7 +292,7 @@ class _Joined:
         Raises:
             DocumentError: it is not one that we may answer.
         """
-        inner, _ = verify(body, self.authenticator, None if self.authenticator is None else fields_of(body))
+        inner, _ = verify(body, self.authenticator)
         question = read_question(inner)
         exchange, _, key = str(question.routing[1]).partition("/")
         if exchange != EXCHANGE or "/" in question.replyto:

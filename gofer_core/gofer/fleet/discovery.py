@@ -20,7 +20,7 @@ from gofer.messaging.address import Address
 from gofer.messaging.asyncio_driver import AsyncioConnection, AsyncioWaiter
 from gofer.messaging.auth import sign, verify
 from gofer.messaging.connector import Connector
-from gofer.messaging.document import VERSION, encode, fields_of, shown, timestamp
+from gofer.messaging.document import VERSION, encode, shown, timestamp
 from gofer.messaging.pool import pool
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.targets import Targets
@@ -169,8 +169,7 @@ class _Asking:
     def _read(self, delivery: Delivery) -> Card:
         if delivery.cut:
             raise DocumentError("model.size", "MODEL: document too large", "an answer is too long")
-        body = delivery.body
-        inner, _ = verify(body, self._authenticator, None if self._authenticator is None else fields_of(body))
+        inner, _ = verify(delivery.body, self._authenticator)
         answer = read_answer(inner)
         if answer.sn != self._sn:
             raise DocumentError("model.invalid", "MODEL: document not valid", "an answer to another question")

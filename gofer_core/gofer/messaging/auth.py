@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from gofer.errors import DocumentError
-from gofer.messaging.document import Signed, encode, unwrap
+from gofer.messaging.document import Signed, encode, fields_of, unwrap
 
 __all__ = ["Authenticator", "ValidationFailed", "sign", "signer_of", "text_of", "verify"]
 
@@ -74,6 +74,9 @@ def sign(body: bytes, authenticator: Authenticator) -> bytes:
 def verify(body: bytes, authenticator: Authenticator | None, document: Any = None) -> tuple[bytes, str | None]:
     """Unwrap a document, and verify it if there is an authenticator.
 
+    Args:
+        document: its fields, if they are known.
+
     Returns:
         The document's own text, and the signer's identity. Without an authenticator a wrapper is only taken off.
 
@@ -83,7 +86,9 @@ def verify(body: bytes, authenticator: Authenticator | None, document: Any = Non
     """
     signed = unwrap(body)
     inner = text_of(body, signed)
-    return inner, None if authenticator is None else signer_of(signed, inner, authenticator, document)
+    if authenticator is None:
+        return inner, None
+    return inner, signer_of(signed, inner, authenticator, fields_of(inner) if document is None else document)
 
 
 def text_of(body: bytes, signed: Signed | None) -> bytes:

@@ -245,12 +245,10 @@ def head(body: bytes) -> Head:
 
 
 def fields_of(body: bytes) -> dict[str, Any]:
-    """Return the fields of a document, signed or not, for an authenticator; none of what is no document."""
-    signed = unwrap(body)
-    text = body if signed is None else signed.message.encode("utf-8", "surrogatepass")
+    """Return the fields of a document's own text, for an authenticator; none of what is no document."""
     try:
-        check_size(text)
-        found = json.loads(text.decode("utf-8", "surrogatepass"))
+        check_size(body)
+        found = json.loads(body.decode("utf-8", "surrogatepass"))
     except (DocumentError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
