@@ -57,6 +57,7 @@ def main() -> None:
             caller.call()
         measures = {
             "one caller: raw BlockingConnection (the floor)": partial(run.timed, caller.call, options.calls),
+            "one caller: raw, durable requests": partial(run.timed, partial(caller.call, durable=True), options.calls),
             "one caller: gofer over proton": partial(run.sequence, agent, options.calls),
             "one caller: gofer over proton, 8 threads": partial(run.threaded, agent, options.calls),
             "one caller: gofer.aio over proton, 64 calls": partial(run.in_flight, url, options.calls, 64),

@@ -47,9 +47,9 @@ class Caller:
         self._receiver = self.connection.create_receiver(answers, credit=10)
         self._answers = answers
 
-    def call(self) -> None:
+    def call(self, durable: bool = False) -> None:
         """Send a message and wait for its answer."""
-        self._sender.send(Message(body=_BODY, inferred=True, reply_to=self._answers))
+        self._sender.send(Message(body=_BODY, inferred=True, reply_to=self._answers, durable=durable))
         self._receiver.receive(timeout=30)
         self._receiver.accept()
 

@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from functools import lru_cache
 from math import inf
 from typing import ClassVar
 
@@ -452,6 +451,6 @@ class Adapter(ABC):
         """Tell the broker to drop the message, or to dead-letter it where the queue is set up so."""
 
 
-@lru_cache(1000)  # the same few are asked about with each message
 def _is_bad(name: str) -> bool:
-    return len(name.encode()) > 255 or "\0" in name
+    # Only text of more than 63 characters can have more than 255 bytes, and that is cheaper to know.
+    return (len(name) > 63 and len(name.encode()) > 255) or "\0" in name

@@ -458,12 +458,18 @@ class Connection(ABC):
             if data or wire.buffer:
                 wire.write(data)
         except OSError as error:
-            self._read(now, to_end=True)  # what the broker sent before it hung up: confirmations, or its reason
-            self._guard(self.core.lost, self._why_lost(wire, error), now)
+            self._write_failed(wire, error)
         except Exception as error:  # noqa: BLE001 - _fault logs it
             self._fault(error)
         if self.core.adapter is None:
             self._close_wire()
+
+    def _write_failed(self, wire: Wire, error: OSError) -> None:
+        """Give up a socket that takes nothing more."""
+        if wire is self._wire:
+            now = monotonic()
+            self._read(now, to_end=True)  # what the broker sent before it hung up: confirmations, or its reason
+            self._guard(self.core.lost, self._why_lost(wire, error), now)
 
     def _close_wire(self) -> None:
         wire, self._wire = self._wire, None

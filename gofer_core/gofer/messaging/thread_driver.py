@@ -267,12 +267,13 @@ class ThreadConnection(Connection):
             self._driver = own
             now = core.now = monotonic()
             self._guard(publish, *arguments)
-            data = core.take(now)
             try:
-                wire.write(data)
-            except OSError:
-                wire.buffer += data  # the I/O thread tries it once more, and handles the error
-            if wire.buffer or core.adapter is None:
+                wire.write(core.take(now))
+            except OSError as error:  # the I/O thread handles it: it may be about to read why
+                self._commands.append((self._write_failed, (wire, error)))
+            except Exception as error:  # noqa: BLE001 - _fault logs it
+                self._fault(error)
+            if self._commands or wire.buffer or core.adapter is None:
                 self._wakeup.set()
         finally:
             self._driver = self._io
