@@ -23,7 +23,6 @@ PUBLIC_NAMES = """
 gofer.agent: PluginContainer
 gofer.agent.access_check: access_of access_problems
 gofer.agent.actions: Actions Actor
-gofer.agent.allocator: give_memory_back
 gofer.agent.barrier: RequestHooks
 gofer.agent.builtin: admin_api help_text started
 gofer.agent.certificates: CertificateWatch InUse certificates_in_use files_of read_in_use
@@ -86,7 +85,7 @@ gofer.crontab: Crontab parse_crontab
 gofer.decorators: Action DIRECT FORK Login Mark Version action destructive direct fork idempotent initializer load
     mark_of once pam read_only remote unload user version version_of
 gofer.duration: DURATIONS parse_duration
-gofer.entry_points: Installed find listed load scan
+gofer.entry_points: Installed find listed load
 gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost DispatchError DocumentError
     ExecutionTimeout GoferError Interrupted InvalidOperator MemberNotFound MessagingError NamespaceNotFound
     NotAuthenticated NotAuthorized NotFound NotTaken PasswordRequired PluginError ProcessDied Rejected
@@ -101,7 +100,7 @@ gofer.messaging.adapter: Adapter Bind Blocked Cancel CheckQueue Closed Confirmed
 gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
-gofer.messaging.auth: Authenticator ValidationFailed sign signer_of text_of verify
+gofer.messaging.auth: Authenticator ValidationFailed sign verify
 gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator missing_authenticator
 gofer.messaging.backoff: Backoff
 gofer.messaging.body: Body
@@ -216,6 +215,7 @@ gofer.testing.proxy: Direction Filter Proxy
 gofer.tools.adapters: adapters
 gofer.tools.agent: agent mgt
 gofer.tools.agent_client: NoAgent NoAnswer ask
+gofer.tools.agent_options: agent_options
 gofer.tools.agent_tree: print_agent
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.broker: broker
@@ -226,6 +226,7 @@ gofer.tools.certs_lines: Files TARGETS
 gofer.tools.completion: COMPLETE authenticator_names completion profile_names targets
 gofer.tools.connecting: connector_of tls_options
 gofer.tools.demo: Step demo read_steps
+gofer.tools.describe: at_address describe
 gofer.tools.import_check: Check check_imports main
 gofer.tools.listing: authenticators list_entry_points listing_options plugins
 gofer.tools.login: ask from_file
@@ -235,18 +236,16 @@ gofer.tools.output: complain harmless print_json print_table text_of
 gofer.tools.pki: Entry Store
 gofer.tools.process_group: Interrupted Interrupts ProcessError ProcessGroup
 gofer.tools.progress: Bar
-gofer.tools.rmi: rmi
-gofer.tools.service: service
-gofer.tools.service_files: Service
-gofer.tools.service_record: Record State install stage uninstall
+gofer.tools.rmi: answer rmi
+gofer.tools.stubs: stubs write_stubs
 gofer_adapter_amqp: AmqpAdapter
 gofer_adapter_amqp.adapter: AmqpAdapter
 gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND OPENED REFUSED logins
 gofer_adapter_amqp.channel: Channel Channels Question Steps Task
 gofer_adapter_amqp.messages: Consumer Publisher
 gofer_adapter_amqp.operations: steps
-gofer_adapter_amqp.wire: DELIVER FRAME_ENDS HEARTBEAT LONGEST Message PROTOCOL_HEADER body_size consumers expiration
-    frame_head message_at message_id method_frame publish_frames reply settle_frame signature tag_and_flag
+gofer_adapter_amqp.wire: FRAME_ENDS HEARTBEAT LONGEST Message PROTOCOL_HEADER body_size consumers expiration
+    frame_head message_id method_frame publish_frames reply settle_frame signature tag_and_flag
 gofer_adapter_proton: ProtonAdapter
 gofer_adapter_proton.adapter: ProtonAdapter
 gofer_adapter_proton.brokers: Ask Broker NOT_FOUND Question Refused broker_of
@@ -302,9 +301,6 @@ gofer_plugin_system.commands: Ended Shell
 gofer_plugin_system.power: System
 gofer_plugin_system.scripts: Script
 gofer_plugin_system.services: Service
-gofer_plugin_virt: Virt check close
-gofer_plugin_virt.connections: connect disconnect uri_of
-gofer_plugin_virt.domains: Domain Virt
 """
 
 # Documented names -> where their objects are at home. Programs written for gofer 2.12 import the former.
