@@ -228,6 +228,7 @@ gofer.testing.proxy: Direction Filter Proxy
 gofer.tools.adapters: adapters
 gofer.tools.agent: agent mgt
 gofer.tools.agent_client: NoAgent NoAnswer ask
+gofer.tools.agent_options: agent_options
 gofer.tools.agent_tree: print_agent
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.broker: broker
@@ -238,6 +239,7 @@ gofer.tools.certs_lines: Files TARGETS
 gofer.tools.completion: COMPLETE authenticator_names completion profile_names targets
 gofer.tools.connecting: connector_of tls_options
 gofer.tools.demo: Step demo read_steps
+gofer.tools.describe: at_address describe
 gofer.tools.emulate: emulate
 gofer.tools.fleet: fleet
 gofer.tools.fleet_output: Live plain print_groups print_outcomes print_values summary_line
@@ -250,10 +252,11 @@ gofer.tools.output: complain harmless print_json print_table text_of
 gofer.tools.pki: Entry Store
 gofer.tools.process_group: Interrupted Interrupts ProcessError ProcessGroup
 gofer.tools.progress: Bar
-gofer.tools.rmi: rmi
+gofer.tools.rmi: answer rmi
 gofer.tools.service: service
 gofer.tools.service_files: Service
 gofer.tools.service_record: Record State install stage uninstall
+gofer.tools.stubs: stubs write_stubs
 gofer_adapter_amqp: AmqpAdapter
 gofer_adapter_amqp.adapter: AmqpAdapter
 gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND OPENED REFUSED logins
