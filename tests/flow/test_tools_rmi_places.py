@@ -311,7 +311,7 @@ def complete(words: str, environ: Mapping[str, str]) -> list[str]:
 
 def test_commands_options_and_names_are_completed(conf: Path) -> None:
     write(conf, "[profile lab]\nurl = local://\n\n[profile far]\nurl = local://\n")
-    assert complete("gofer a", {}) == ["agent", "adapters", "authenticators"]
+    assert complete("gofer a", {}) == ["agent", "adapters", "authenticators", "audit"]
     assert complete("gofer agent re", {}) == ["reload", "requests", "retry"]
     assert complete("gofer new p", {}) == ["plugin"]
     assert complete("gofer rmi --wait", {}) == ["--wait", "--wait-for-agent"]

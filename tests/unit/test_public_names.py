@@ -23,32 +23,31 @@ PUBLIC_NAMES = """
 gofer.agent: PluginContainer
 gofer.agent.access_check: access_of access_problems
 gofer.agent.actions: Actions Actor
-gofer.agent.allocator: give_memory_back
 gofer.agent.barrier: RequestHooks
 gofer.agent.builtin: admin_api help_text started
 gofer.agent.certificates: CertificateWatch InUse certificates_in_use files_of read_in_use
 gofer.agent.check: check
-gofer.agent.config: AgentConfig Descriptor FleetConfig LiveSection LiveSettings LoggingConfig Machine MainConfig
-    ManagementConfig MessagingConfig PamConfig Problem asks_to_be_required check_together distrust find_plugin_dirs
-    made_on not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe stable_uuid
-gofer.agent.config.agent: AGENT AgentConfig FleetConfig LoggingConfig MainConfig ManagementConfig MessagingConfig
-    PamConfig read_agent
+gofer.agent.config: AgentConfig Descriptor LiveSection LiveSettings LoggingConfig Machine MainConfig
+    ManagementConfig MessagingConfig PamConfig Problem asks_to_be_required broker_of check_together distrust
+    find_plugin_dirs made_on not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe
+    stable_uuid
+gofer.agent.config.agent: AGENT AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig
+    read_agent
 gofer.agent.config.descriptor: DESCRIPTOR Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
     redescribe
 gofer.agent.config.files: MAX_FILE distrust distrusted list_files list_unread read_bytes read_text
 gofer.agent.config.identity: Machine made_on stable_uuid
 gofer.agent.config.keys: GUARD Key Reader Schema keys_of written
-gofer.agent.config.kinds: ADDRESS BROKER EXCHANGE FLAG GROUPS Kind LEVEL NAME OWN_HOST PROXY Wrong choice dotted
-    line names seconds size whole
+gofer.agent.config.kinds: ADDRESS BROKER EXCHANGE FLAG Kind LEVEL NAME OWN_HOST PROXY Wrong choice dotted line names
+    seconds size whole
 gofer.agent.config.live: LiveSection LiveSettings
 gofer.agent.config.problem: Problem plain shown
 gofer.agent.config.required: asks_to_be_required
-gofer.agent.config.together: check_together not_trusted
+gofer.agent.config.together: broker_of check_together not_trusted
 gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
 gofer.agent.endpoint: Endpoint
 gofer.agent.endpoints: Endpoints
-gofer.agent.facts: Facts own_facts
 gofer.agent.failures: Broken Refused blamed one_line within
 gofer.agent.forking: HELPER greeting
 gofer.agent.gate: Gate
@@ -67,7 +66,6 @@ gofer.agent.management.server: Answering Management
 gofer.agent.management.view: plugin_line show
 gofer.agent.management.wire: Answer CODES Cancel Channel Drop Error Load MAX_ANSWER MAX_REQUEST Reload Request
     Requests Retry Show Unload Unusable decode decode_request encode proof socket_of token_of
-gofer.agent.membership: Membership
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify watchdog_interval
 gofer.agent.plugin: Container Plugin State current
@@ -81,28 +79,19 @@ gofer.agent.sharing: accepting build_apis check_trust homes may_reach owners
 gofer.agent.sighup: Changes decide descriptors_of
 gofer.agent.signals: Signals
 gofer.agent.sources: GROUP Source import_source locate unused_files
-gofer.aio: Agent AsyncioSession
-gofer.card: Answer Card EXCHANGE PluginCard Question Who key_of_group read_answer read_question
+gofer.aio: Agent
 gofer.config: Config Graph get_bool
 gofer.crontab: Crontab parse_crontab
 gofer.decorators: Action DIRECT FORK Login Mark Version action destructive direct fork idempotent initializer load
     mark_of once pam read_only remote unload user version version_of
 gofer.duration: DURATIONS parse_duration
-gofer.entry_points: Installed find listed load scan
+gofer.entry_points: Installed find listed load
 gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost DispatchError DocumentError
     ExecutionTimeout GoferError Interrupted InvalidOperator MemberNotFound MessagingError NamespaceNotFound
     NotAuthenticated NotAuthorized NotFound NotTaken PasswordRequired PluginError ProcessDied Rejected
     RemoteException RequestTimeout ResultTooLarge SecretNotMatched SecretRequired UserNotAuthorized UserRequired
-gofer.fleet: Fleet Found Member Outcome Plan Run Selection Summary Waves read_members
-gofer.fleet.discovery: Found discover
-gofer.fleet.fleet: Fleet Plan Selection
-gofer.fleet.members: Member Members read_members
-gofer.fleet.record: OPEN OUTCOMES Record RunRow TargetRow WordRow
-gofer.fleet.run: Confirm Outcome Run Summary
-gofer.fleet.state: StateError connect state_directory
-gofer.fleet.waves: Amount CAREFUL Waves
-gofer.hooks: gofer_accept gofer_call gofer_extend gofer_facts gofer_find gofer_finished gofer_load gofer_route
-    gofer_unload hookimpl hookspec
+gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofer_load gofer_route gofer_unload
+    hookimpl hookspec
 gofer.limit: Limit LimitedLog
 gofer.messaging: Connector Consumer Document Exchange NotFound Producer Queue Reader URL
 gofer.messaging.adapter: Adapter Bind Blocked Cancel CheckQueue Closed Confirmed DeclareExchange DeclareQueue
@@ -111,7 +100,7 @@ gofer.messaging.adapter: Adapter Bind Blocked Cancel CheckQueue Closed Confirmed
 gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
-gofer.messaging.auth: Authenticator ValidationFailed sign signer_of text_of verify
+gofer.messaging.auth: Authenticator ValidationFailed sign verify
 gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator missing_authenticator
 gofer.messaging.backoff: Backoff
 gofer.messaging.body: Body
@@ -141,7 +130,7 @@ gofer.messaging.subscription: Steps Subscription
 gofer.messaging.thread_driver: ThreadConnection Waiter
 gofer.messaging.tls: Session explain make_context shake_hands
 gofer.messaging.transport: open_wire
-gofer.messaging.url: URL broker_of place
+gofer.messaging.url: URL place
 gofer.messaging.value: MAX_DEPTH plain
 gofer.messaging.wire: Wakeup Wire
 gofer.metrics: Timer timestamp
@@ -213,12 +202,10 @@ gofer.root: Root
 gofer.sections: Content Guards Sections Unreadable parse_ini parse_json
 gofer.streams: open_missing
 gofer.suggest: available did_you_mean nearest
-gofer.targets: MAX_LENGTH Targets
 gofer.testing: AdapterContract AuthenticatorContract
 gofer.testing.agents: AgentProcess
 gofer.testing.authenticators: AuthenticatorContract
 gofer.testing.contract: AdapterContract
-gofer.testing.emulator: EmulatedAgent Emulator Script
 gofer.testing.guard: Guard
 gofer.testing.mock: Call install register uninstall
 gofer.testing.own_broker: Finding check_login run_contract
@@ -228,6 +215,7 @@ gofer.testing.proxy: Direction Filter Proxy
 gofer.tools.adapters: adapters
 gofer.tools.agent: agent mgt
 gofer.tools.agent_client: NoAgent NoAnswer ask
+gofer.tools.agent_options: agent_options
 gofer.tools.agent_tree: print_agent
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.broker: broker
@@ -238,9 +226,7 @@ gofer.tools.certs_lines: Files TARGETS
 gofer.tools.completion: COMPLETE authenticator_names completion profile_names targets
 gofer.tools.connecting: connector_of tls_options
 gofer.tools.demo: Step demo read_steps
-gofer.tools.emulate: emulate
-gofer.tools.fleet: fleet
-gofer.tools.fleet_output: Live plain print_groups print_outcomes print_values summary_line
+gofer.tools.describe: at_address describe
 gofer.tools.import_check: Check check_imports main
 gofer.tools.listing: authenticators list_entry_points listing_options plugins
 gofer.tools.login: ask from_file
@@ -250,18 +236,16 @@ gofer.tools.output: complain harmless print_json print_table text_of
 gofer.tools.pki: Entry Store
 gofer.tools.process_group: Interrupted Interrupts ProcessError ProcessGroup
 gofer.tools.progress: Bar
-gofer.tools.rmi: rmi
-gofer.tools.service: service
-gofer.tools.service_files: Service
-gofer.tools.service_record: Record State install stage uninstall
+gofer.tools.rmi: answer rmi
+gofer.tools.stubs: stubs write_stubs
 gofer_adapter_amqp: AmqpAdapter
 gofer_adapter_amqp.adapter: AmqpAdapter
 gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND OPENED REFUSED logins
 gofer_adapter_amqp.channel: Channel Channels Question Steps Task
 gofer_adapter_amqp.messages: Consumer Publisher
 gofer_adapter_amqp.operations: steps
-gofer_adapter_amqp.wire: DELIVER FRAME_ENDS HEARTBEAT LONGEST Message PROTOCOL_HEADER body_size consumers expiration
-    frame_head message_at message_id method_frame publish_frames reply settle_frame signature tag_and_flag
+gofer_adapter_amqp.wire: FRAME_ENDS HEARTBEAT LONGEST Message PROTOCOL_HEADER body_size consumers expiration
+    frame_head message_id method_frame publish_frames reply settle_frame signature tag_and_flag
 gofer_adapter_proton: ProtonAdapter
 gofer_adapter_proton.adapter: ProtonAdapter
 gofer_adapter_proton.brokers: Ask Broker NOT_FOUND Question Refused broker_of
@@ -317,9 +301,6 @@ gofer_plugin_system.commands: Ended Shell
 gofer_plugin_system.power: System
 gofer_plugin_system.scripts: Script
 gofer_plugin_system.services: Service
-gofer_plugin_virt: Virt check close
-gofer_plugin_virt.connections: connect disconnect uri_of
-gofer_plugin_virt.domains: Domain Virt
 """
 
 # Documented names -> where their objects are at home. Programs written for gofer 2.12 import the former.

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from gofer.agent.config import Machine
 from gofer.agent.plugin import Container, Plugin
+from gofer.agent.sharing import accepting
 from gofer.decorators import Action, remote
 from gofer.errors import NotAuthorized
 from gofer.rmi import description
@@ -59,9 +60,13 @@ def admin_api(plugin: Plugin) -> API:
 
         @remote
         def describe(self) -> dict[str, Any]:
-            """Tell all plugins' APIs as JSON: signatures, docs, versions."""
+            """Tell all plugins' APIs as JSON: signatures, JSON Schemas, docs, marks, versions.
+
+            ``asked`` names the plugin of this queue, ``forwards`` of each the plugins that answer what it cannot.
+            """
             identity = Context.current().identity
-            return {"plugins": [_describe(one, identity) for one in _running(plugin.container)]}
+            plugins = [_describe(one, identity) for one in _running(plugin.container)]
+            return {"asked": plugin.name, "plugins": plugins}
 
         @remote
         def cancel(self, sn: str | None = None, criteria: dict[str, Any] | None = None) -> list[str]:
@@ -128,6 +133,7 @@ def _describe(plugin: Plugin, identity: str | None) -> dict[str, Any]:
     source = plugin.source
     return {
         **description.of_api(plugin.api, lambda target: plugin.container.may_call(identity, plugin, target)),
+        "forwards": [one.name for one in accepting(plugin, plugin.container.plugins) if one.is_running],
         "distribution": None if source is None else source.distribution,
         "version": None if source is None else source.version,
     }

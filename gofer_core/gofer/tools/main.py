@@ -25,6 +25,8 @@ __all__ = ["main"]
 _COMMANDS = MappingProxyType(
     {
         "rmi": "rmi",
+        "describe": "describe",
+        "stubs": "stubs",
         "agent": "agent",
         "mgt": "agent",
         "can": "can",

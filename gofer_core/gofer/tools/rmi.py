@@ -29,9 +29,10 @@ from gofer.errors import (
 )
 from gofer.messaging.caller_conf import profile
 from gofer.tools import login
+from gofer.tools.agent_options import agent_options
 from gofer.tools.arguments import address, call_input, duration, json_value, read_arguments, target
-from gofer.tools.completion import authenticator_names, profile_names, targets
-from gofer.tools.connecting import connector_of, tls_options
+from gofer.tools.completion import targets
+from gofer.tools.connecting import connector_of
 from gofer.tools.output import complain, harmless, print_json
 from gofer.tools.progress import Bar
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from gofer.proxy import Agent
     from gofer.rmi.client.options import CallOptions
 
-__all__ = ["rmi"]
+__all__ = ["answer", "rmi"]
 
 _RAISED, _USAGE, _TIMEOUT, _NOT_FOUND, _REFUSED, _NO_CONNECTION = range(1, 7)
 _Meanings = tuple[tuple[tuple[type[Exception], ...], int], ...]
@@ -60,12 +61,7 @@ _UNANSWERED: _Meanings = (
 
 
 @click.command()
-@click.option(
-    "-u", "--url", envvar="GOFER_URL", help="The broker's URL (default: GOFER_URL, the profile's, or local://)."
-)
-@click.option(
-    "-a", "--address", type=address, help="The agent's address: queue or exchange/queue (default: the profile's)."
-)
+@agent_options
 @click.option(
     "-t",
     "--target",
@@ -74,14 +70,6 @@ _UNANSWERED: _Meanings = (
     metavar="NAME.NAME",
     shell_complete=targets,
     help="Class.method, Class@version.method or module.function.",
-)
-@click.option(
-    "--profile",
-    "profile_name",
-    envvar="GOFER_PROFILE",
-    metavar="NAME",
-    shell_complete=profile_names,
-    help="Take URL, address and more from [profile NAME] of caller.conf (default: GOFER_PROFILE, or default).",
 )
 @click.option(
     "-w", "--wait", type=duration, metavar="TIME", help="Wait so long for the value: 5, 2m (default: 90s); 0: no."
@@ -107,19 +95,11 @@ _UNANSWERED: _Meanings = (
 )
 @click.option("-c", "--constructor", type=call_input, metavar="JSON", help="Arguments of the remote class, as for -i.")
 @click.option("-p", "--progress", metavar="PREFIX", help="Show progress on standard error, PREFIX in front.")
-@click.option(
-    "-A",
-    "--authenticator",
-    metavar="NAME",
-    shell_complete=authenticator_names,
-    help="Signs and verifies: an installed one, or a class's dotted path.",
-)
 @click.option("--secret", "ask_secret", is_flag=True, help="Ask for the secret that the method requires.")
 @click.option("--secret-file", metavar="FILE", help="Read the secret from the first line of FILE; -: standard input.")
 @click.option("--user", metavar="NAME", help="The user to call as; the password is asked for.")
 @click.option("--password", "ask_password", is_flag=True, help="Ask for the password, as --user does.")
 @click.option("--password-file", metavar="FILE", help="Read the password from the first line of FILE, not asking.")
-@tls_options
 @click.option("-v", "--verbose", is_flag=True, help="Print the connection's events on standard error.")
 @click.option("--json", "as_json", is_flag=True, help="Print the value as JSON even if it is text.")
 @click.argument("arguments", nargs=-1)
@@ -154,13 +134,8 @@ def rmi(*, arguments: tuple[str, ...], verbose: bool, as_json: bool, **how: Any)
     else:
         args, kws = how["given"]
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, format="%(name)s: %(message)s")
-    try:
-        value = _call(args, kws, how)
-    except Exception as error:
-        status = _status(error)
-        if status is None:
-            raise
-        _tell(error, status)
+    status, value = answer("gofer rmi", args, kws, how)
+    if status != 0:
         return status
     if as_json or not isinstance(value, str):
         print_json(value)
@@ -169,35 +144,51 @@ def rmi(*, arguments: tuple[str, ...], verbose: bool, as_json: bool, **how: Any)
     return 0
 
 
+def answer(command: str, args: list[Any], kws: dict[str, Any], how: dict[str, Any]) -> tuple[int, Any]:
+    """Call a method by the options of a command, and return the exit status and the value; tell what went wrong.
+
+    Args:
+        how: ``target``, and any of the options of ``gofer rmi``.
+    """
+    try:
+        return 0, _call(args, kws, how)
+    except Exception as error:
+        status = _status(error)
+        if status is None:
+            raise
+        _tell(command, error, status)
+        return status, None
+
+
 def _call(args: list[Any], kws: dict[str, Any], how: dict[str, Any]) -> Any:
     from gofer.proxy import Agent
 
-    settings = profile(how["profile_name"])
-    at = how["address"] or settings.get("address")
+    settings = profile(how.get("profile_name"))
+    at = how.get("address") or settings.get("address")
     if at is None:
         raise click.UsageError("no address: give -a ADDRESS, or put address = ADDRESS into a profile of caller.conf")
     connector = connector_of(how, settings)
-    options: CallOptions = {"trigger": 1, "confirm": how["reply"] is not None or how["wait"] == 0}
+    options: CallOptions = {"trigger": 1, "confirm": how.get("reply") is not None or how.get("wait") == 0}
     for name in ("wait", "reply", "ttl", "data", "timeout"):
-        if how[name] is not None:
+        if how.get(name) is not None:
             options[name] = how[name]
     options.update(_proofs(how, settings))
     with ExitStack() as stack:
-        if how["progress"] is not None:
+        if how.get("progress") is not None:
             options["progress"] = stack.enter_context(Bar(how["progress"]))
         agent = stack.enter_context(Agent(connector, at, **options))
-        if how["wait_for_agent"] is not None:
+        if how.get("wait_for_agent") is not None:
             _wait_for(agent, how["wait_for_agent"])
         namespace, method = how["target"]
         stub = agent[namespace]
-        if how["constructor"] is not None:
+        if how.get("constructor") is not None:
             positional, keywords = how["constructor"]
             stub = stub(*positional, **keywords)
         request = stub[method](*args, **kws)
         try:
             return request()
         except KeyboardInterrupt:
-            words = ["gofer", "rmi", *(["-u", str(connector.url)] if how["url"] else []), "-a", at]
+            words = ["gofer", "rmi", *(["-u", str(connector.url)] if how.get("url") else []), "-a", at]
             cancel = shlex.join([*words, "-t", "Admin.cancel", f"sn={request.sn}"])
             complain("gofer rmi", f"interrupted; request {request.sn} may still run. To cancel it: {cancel}")
             raise
@@ -206,20 +197,20 @@ def _call(args: list[Any], kws: dict[str, Any], how: dict[str, Any]) -> Any:
 def _proofs(how: dict[str, Any], settings: dict[str, str]) -> CallOptions:
     """Return what shows that this caller may call: the authenticator, the secret, user and password."""
     found: CallOptions = {}
-    authenticator = how["authenticator"] or settings.get("authenticator")
+    authenticator = how.get("authenticator") or settings.get("authenticator")
     if authenticator is not None:
         found["authenticator"] = authenticator
-    if how["secret_file"] is not None:
+    if how.get("secret_file") is not None:
         found["secret"] = login.from_file(how["secret_file"], "--secret-file")
-    elif how["ask_secret"]:
+    elif how.get("ask_secret"):
         found["secret"] = login.ask("secret", "--secret-file")
-    user = how["user"] or settings.get("user")
+    user = how.get("user") or settings.get("user")
     if user is None:
-        if how["ask_password"] or how["password_file"] is not None:
+        if how.get("ask_password") or how.get("password_file") is not None:
             raise click.UsageError("a password needs a user: --user NAME")
         return found
     found["user"] = user
-    if how["password_file"] is not None:
+    if how.get("password_file") is not None:
         found["password"] = login.from_file(how["password_file"], "--password-file")
     else:
         found["password"] = login.ask(f"password of {user}", "--password-file")
@@ -261,15 +252,15 @@ def _trace(error: Exception) -> str:
     return trace if isinstance(trace, str) else ""
 
 
-def _tell(error: Exception, status: int) -> None:
+def _tell(command: str, error: Exception, status: int) -> None:
     trace = _trace(error).rstrip()
     if status == _RAISED and "\n" in trace:  # else the line below says all of it
         print(harmless(trace), file=sys.stderr)
     if isinstance(error, RemoteException):
         name = f"{error.xmodule}.{error.xclass}"
         said = (line for line in error.trace.splitlines() if line.startswith(name))  # the traceback's own last part
-        complain("gofer rmi", next(said, f"{name}: {error.xargs}"))
+        complain(command, next(said, f"{name}: {error.xargs}"))
     elif status == _RAISED or not str(error):
-        complain("gofer rmi", f"{type(error).__name__}: {error}")
+        complain(command, f"{type(error).__name__}: {error}")
     else:
-        complain("gofer rmi", error)
+        complain(command, error)

@@ -1,0 +1,47 @@
+"""The options by which commands find an agent, and sign: as an agent at an address, of a broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from gofer.tools.arguments import address
+from gofer.tools.completion import authenticator_names, profile_names
+from gofer.tools.connecting import tls_options
+
+__all__ = ["agent_options"]
+
+
+def agent_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--url``, ``--address``, ``--profile``, ``--authenticator``, and the options for TLS."""
+    for option in (
+        tls_options,
+        click.option(
+            "-A",
+            "--authenticator",
+            metavar="NAME",
+            shell_complete=authenticator_names,
+            help="Signs and verifies: an installed one, or a class's dotted path.",
+        ),
+        click.option(
+            "--profile",
+            "profile_name",
+            envvar="GOFER_PROFILE",
+            metavar="NAME",
+            shell_complete=profile_names,
+            help="Take URL, address and more from [profile NAME] of caller.conf (default: GOFER_PROFILE, or default).",
+        ),
+        click.option(
+            "-a",
+            "--address",
+            type=address,
+            help="The agent's address: queue or exchange/queue (default: the profile's).",
+        ),
+        click.option(
+            "-u", "--url", envvar="GOFER_URL", help="The broker's URL (default: GOFER_URL, the profile's, or local://)."
+        ),
+    ):
+        command = option(command)
+    return command
