@@ -23,6 +23,7 @@ PUBLIC_NAMES = """
 gofer.agent: PluginContainer
 gofer.agent.access_check: access_of access_problems
 gofer.agent.actions: Actions Actor
+gofer.agent.allocator: give_memory_back
 gofer.agent.barrier: RequestHooks
 gofer.agent.builtin: admin_api help_text started
 gofer.agent.certificates: CertificateWatch InUse certificates_in_use files_of read_in_use
@@ -85,7 +86,7 @@ gofer.crontab: Crontab parse_crontab
 gofer.decorators: Action DIRECT FORK Login Mark Version action destructive direct fork idempotent initializer load
     mark_of once pam read_only remote unload user version version_of
 gofer.duration: DURATIONS parse_duration
-gofer.entry_points: Installed find listed load
+gofer.entry_points: Installed find listed load scan
 gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost DispatchError DocumentError
     ExecutionTimeout GoferError Interrupted InvalidOperator MemberNotFound MessagingError NamespaceNotFound
     NotAuthenticated NotAuthorized NotFound NotTaken PasswordRequired PluginError ProcessDied Rejected
@@ -100,7 +101,7 @@ gofer.messaging.adapter: Adapter Bind Blocked Cancel CheckQueue Closed Confirmed
 gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
-gofer.messaging.auth: Authenticator ValidationFailed sign verify
+gofer.messaging.auth: Authenticator ValidationFailed sign signer_of text_of verify
 gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator missing_authenticator
 gofer.messaging.backoff: Backoff
 gofer.messaging.body: Body
@@ -237,6 +238,9 @@ gofer.tools.pki: Entry Store
 gofer.tools.process_group: Interrupted Interrupts ProcessError ProcessGroup
 gofer.tools.progress: Bar
 gofer.tools.rmi: answer rmi
+gofer.tools.service: service
+gofer.tools.service_files: Service
+gofer.tools.service_record: Record State install stage uninstall
 gofer.tools.stubs: stubs write_stubs
 gofer_adapter_amqp: AmqpAdapter
 gofer_adapter_amqp.adapter: AmqpAdapter
@@ -244,8 +248,8 @@ gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND OPENED REFUSE
 gofer_adapter_amqp.channel: Channel Channels Question Steps Task
 gofer_adapter_amqp.messages: Consumer Publisher
 gofer_adapter_amqp.operations: steps
-gofer_adapter_amqp.wire: FRAME_ENDS HEARTBEAT LONGEST Message PROTOCOL_HEADER body_size consumers expiration
-    frame_head message_id method_frame publish_frames reply settle_frame signature tag_and_flag
+gofer_adapter_amqp.wire: DELIVER FRAME_ENDS HEARTBEAT LONGEST Message PROTOCOL_HEADER body_size consumers expiration
+    frame_head message_at message_id method_frame publish_frames reply settle_frame signature tag_and_flag
 gofer_adapter_proton: ProtonAdapter
 gofer_adapter_proton.adapter: ProtonAdapter
 gofer_adapter_proton.brokers: Ask Broker NOT_FOUND Question Refused broker_of
@@ -301,6 +305,9 @@ gofer_plugin_system.commands: Ended Shell
 gofer_plugin_system.power: System
 gofer_plugin_system.scripts: Script
 gofer_plugin_system.services: Service
+gofer_plugin_virt: Virt check close
+gofer_plugin_virt.connections: connect disconnect uri_of
+gofer_plugin_virt.domains: Domain Virt
 """
 
 # Documented names -> where their objects are at home. Programs written for gofer 2.12 import the former.
