@@ -28,27 +28,27 @@ gofer.agent.barrier: RequestHooks
 gofer.agent.builtin: admin_api help_text started
 gofer.agent.certificates: CertificateWatch InUse certificates_in_use files_of read_in_use
 gofer.agent.check: check
-gofer.agent.config: AgentConfig Descriptor LiveSection LiveSettings LoggingConfig Machine MainConfig
-    ManagementConfig MessagingConfig PamConfig Problem asks_to_be_required broker_of check_together distrust
-    find_plugin_dirs made_on not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe
-    stable_uuid
-gofer.agent.config.agent: AGENT AgentConfig LoggingConfig MainConfig ManagementConfig MessagingConfig PamConfig
-    read_agent
+gofer.agent.config: AgentConfig Descriptor FleetConfig LiveSection LiveSettings LoggingConfig Machine MainConfig
+    ManagementConfig MessagingConfig PamConfig Problem asks_to_be_required check_together distrust find_plugin_dirs
+    made_on not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe stable_uuid
+gofer.agent.config.agent: AGENT AgentConfig FleetConfig LoggingConfig MainConfig ManagementConfig MessagingConfig
+    PamConfig read_agent
 gofer.agent.config.descriptor: DESCRIPTOR Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
     redescribe
 gofer.agent.config.files: MAX_FILE distrust distrusted list_files list_unread read_bytes read_text
 gofer.agent.config.identity: Machine made_on stable_uuid
 gofer.agent.config.keys: GUARD Key Reader Schema keys_of written
-gofer.agent.config.kinds: ADDRESS BROKER EXCHANGE FLAG Kind LEVEL NAME OWN_HOST PROXY Wrong choice dotted line names
-    seconds size whole
+gofer.agent.config.kinds: ADDRESS BROKER EXCHANGE FLAG GROUPS Kind LEVEL NAME OWN_HOST PROXY Wrong choice dotted
+    line names seconds size whole
 gofer.agent.config.live: LiveSection LiveSettings
 gofer.agent.config.problem: Problem plain shown
 gofer.agent.config.required: asks_to_be_required
-gofer.agent.config.together: broker_of check_together not_trusted
+gofer.agent.config.together: check_together not_trusted
 gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
 gofer.agent.endpoint: Endpoint
 gofer.agent.endpoints: Endpoints
+gofer.agent.facts: Facts own_facts
 gofer.agent.failures: Broken Refused blamed one_line within
 gofer.agent.forking: HELPER greeting
 gofer.agent.gate: Gate
@@ -67,6 +67,7 @@ gofer.agent.management.server: Answering Management
 gofer.agent.management.view: plugin_line show
 gofer.agent.management.wire: Answer CODES Cancel Channel Drop Error Load MAX_ANSWER MAX_REQUEST Reload Request
     Requests Retry Show Unload Unusable decode decode_request encode proof socket_of token_of
+gofer.agent.membership: Membership
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify watchdog_interval
 gofer.agent.plugin: Container Plugin State current
@@ -80,7 +81,8 @@ gofer.agent.sharing: accepting build_apis check_trust homes may_reach owners
 gofer.agent.sighup: Changes decide descriptors_of
 gofer.agent.signals: Signals
 gofer.agent.sources: GROUP Source import_source locate unused_files
-gofer.aio: Agent
+gofer.aio: Agent AsyncioSession
+gofer.card: Answer Card EXCHANGE PluginCard Question Who key_of_group read_answer read_question
 gofer.config: Config Graph get_bool
 gofer.crontab: Crontab parse_crontab
 gofer.decorators: Action DIRECT FORK Login Mark Version action destructive direct fork idempotent initializer load
@@ -91,8 +93,16 @@ gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost Dispat
     ExecutionTimeout GoferError Interrupted InvalidOperator MemberNotFound MessagingError NamespaceNotFound
     NotAuthenticated NotAuthorized NotFound NotTaken PasswordRequired PluginError ProcessDied Rejected
     RemoteException RequestTimeout ResultTooLarge SecretNotMatched SecretRequired UserNotAuthorized UserRequired
-gofer.hooks: gofer_accept gofer_call gofer_extend gofer_find gofer_finished gofer_load gofer_route gofer_unload
-    hookimpl hookspec
+gofer.fleet: Fleet Found Member Outcome Plan Run Selection Summary Waves read_members
+gofer.fleet.discovery: Found discover
+gofer.fleet.fleet: Fleet Plan Selection
+gofer.fleet.members: Member Members read_members
+gofer.fleet.record: OPEN OUTCOMES Record RunRow TargetRow WordRow
+gofer.fleet.run: Confirm Outcome Run Summary
+gofer.fleet.state: StateError connect state_directory
+gofer.fleet.waves: Amount CAREFUL Waves
+gofer.hooks: gofer_accept gofer_call gofer_extend gofer_facts gofer_find gofer_finished gofer_load gofer_route
+    gofer_unload hookimpl hookspec
 gofer.limit: Limit LimitedLog
 gofer.messaging: Connector Consumer Document Exchange NotFound Producer Queue Reader URL
 gofer.messaging.adapter: Adapter Bind Blocked Cancel CheckQueue Closed Confirmed DeclareExchange DeclareQueue
@@ -131,7 +141,7 @@ gofer.messaging.subscription: Steps Subscription
 gofer.messaging.thread_driver: ThreadConnection Waiter
 gofer.messaging.tls: Session explain make_context shake_hands
 gofer.messaging.transport: open_wire
-gofer.messaging.url: URL place
+gofer.messaging.url: URL broker_of place
 gofer.messaging.value: MAX_DEPTH plain
 gofer.messaging.wire: Wakeup Wire
 gofer.metrics: Timer timestamp
@@ -203,10 +213,12 @@ gofer.root: Root
 gofer.sections: Content Guards Sections Unreadable parse_ini parse_json
 gofer.streams: open_missing
 gofer.suggest: available did_you_mean nearest
+gofer.targets: MAX_LENGTH Targets
 gofer.testing: AdapterContract AuthenticatorContract
 gofer.testing.agents: AgentProcess
 gofer.testing.authenticators: AuthenticatorContract
 gofer.testing.contract: AdapterContract
+gofer.testing.emulator: EmulatedAgent Emulator Script
 gofer.testing.guard: Guard
 gofer.testing.mock: Call install register uninstall
 gofer.testing.own_broker: Finding check_login run_contract
@@ -228,6 +240,9 @@ gofer.tools.completion: COMPLETE authenticator_names completion profile_names ta
 gofer.tools.connecting: connector_of tls_options
 gofer.tools.demo: Step demo read_steps
 gofer.tools.describe: at_address describe
+gofer.tools.emulate: emulate
+gofer.tools.fleet: fleet
+gofer.tools.fleet_output: Live plain print_groups print_outcomes print_values summary_line
 gofer.tools.import_check: Check check_imports main
 gofer.tools.listing: authenticators list_entry_points listing_options plugins
 gofer.tools.login: ask from_file
