@@ -71,7 +71,7 @@ BROKEN = [
     Broken("large", text("#" * (2 << 20)), ": is too large"),
     Broken("sections", text(f"{_MAIN}admin=ops\n{_MAIN}"), ": [main]: the section is there twice, and the last one, "),
     Broken(
-        "stray", text(f"{_MAIN}admin ops\n"), ": [main]: line 4 has no key, or no '=' behind it, and it may be admin"
+        "stray", text(f"{_MAIN}admin ops\n"), ": [main]: line 4 has no key, or no '=' after it, and it may be admin"
     ),
     Broken("comment", text(f"{_MAIN}[model]\nqueue=k # comment\n"), ": [model] queue: has a comment behind its value"),
     Broken("flag", text("[main]\nenabled=maybe\n"), ": [main] enabled: 'maybe' is neither yes nor no; allowed: 0, 1"),

@@ -109,7 +109,7 @@ class Pool:
                 try:
                     callback(deadline)
                 except Exception:  # the others must be closed, too
-                    log.exception("%r: its last messages were not looked after", connection)
+                    log.exception("%r: its last messages were not flushed", connection)
         closing = [connection for connection in connections if connection.start_closing()]
         deadline = monotonic() + _EXIT
         for connection in closing:
