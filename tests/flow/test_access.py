@@ -525,7 +525,7 @@ def test_check_refuses_what_is_no_rule(house: Guarded) -> None:
         ("Dog.bark =", "has no value"),
         ("bark = alice", "is no method"),
         ("Dog.[b]ark = alice", "is no method"),
-        ("Dog.bark = alice # she", "has a comment behind its value"),
+        ("Dog.bark = alice # she", "has a comment after its value"),
         ("Dog.bark = ,", "has no value"),
         ("Dog.bark = alice\n  Dog.dig = bob", None),
     ):

@@ -179,7 +179,7 @@ class Plugin:
         because its descriptor comes later, is loaded first.
 
         Returns:
-            None: there is none of that name, which is a line in the log.
+            None: there is no plugin of that name. The log says so.
 
         Raises:
             PluginError: this is a thread that the plugin has started by itself.

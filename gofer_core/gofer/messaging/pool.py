@@ -1,7 +1,7 @@
 """The connections of a process: counted, shared by equal connectors, closed when nobody uses them.
 
 Each connection does its own housekeeping (heartbeats, the idle timeout) in its driver's thread. In a forked child the
-pool starts empty, and the parent's connections are dropped: their brokers hear nothing.
+pool starts empty, and the parent's connections are dropped without a word to their brokers.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class Call:
         """Take an event; None: nothing has happened by ``due``.
 
         Raises:
-            NotFound: nobody listens at the address.
+            NotFound: there is no agent at the address.
             AdapterError: the broker refused the request.
         """
         if event is None:

@@ -46,7 +46,7 @@ _REMEMBERED = 10_000
 
 
 class Listener:
-    """Is told of replies. Override the methods you need; a listener needs neither this base nor all of the methods."""
+    """Handles replies. Override the methods you need; a listener needs neither this base class nor all methods."""
 
     def accepted(self, reply: Accepted) -> None:
         """Handle: the agent has the request."""
@@ -151,7 +151,7 @@ class ReplyConsumer:
 
     @property
     def running(self) -> bool:
-        """Whether the listener is told of replies; a lost connection is made again all the while."""
+        """Whether the listener gets replies. While it is true, a lost connection is made again."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, listener: Any) -> ReplyConsumer:
