@@ -110,7 +110,7 @@ def test_a_file_that_is_not_read_is_told(process: AgentProcess) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[model]\nqueue=k # comment\n", "[model] queue: has a comment behind its value; allowed: comments on lines "),
+        ("[model]\nqueue=k # comment\n", "[model] queue: has a comment after its value; write comments on their own "),
         (
             "[messaging]\nauthenticator hmac\n",
             "[messaging]: line 4 has no key, or no '=' after it, and it may be auth",
