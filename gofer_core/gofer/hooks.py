@@ -48,7 +48,7 @@ def gofer_unload(plugin: Plugin) -> None:
     """Take part in a plugin's unloading, when its last call has ended.
 
     Called by a thread of its own, for a limited time; the plugin's own ``@unload`` functions come before all hooks.
-    An exception is logged; the plugin is unloaded nevertheless, and the other hooks are called.
+    Raising is logged; the plugin is unloaded nevertheless, and the other hooks are called.
     """
 
 
@@ -64,7 +64,7 @@ def gofer_extend(plugin: Plugin) -> Any:
 def gofer_find(name: str) -> Plugin | None:
     """Find a plugin by name, for delegation: what ``Plugin.find`` asks. The first that is not None counts.
 
-    Called by any thread. The caller of ``find`` gets an exception, unless another implementation finds the plugin;
+    Called by any thread. Raising reaches the caller of ``find``, unless another implementation finds the plugin;
     then it is logged.
     """
 
