@@ -41,7 +41,7 @@ class Agent(RemoteAgent):
         await self.close()
 
     async def flush(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the word of gofer.proxy
-        """Wait until the broker has answered for every request that was sent without waiting.
+        """Wait until the broker has confirmed or refused every request that was sent without waiting.
 
         Raises:
             NotTaken: some were not taken, or not within ``timeout`` seconds; ``reasons`` says which and why.
@@ -49,10 +49,10 @@ class Agent(RemoteAgent):
         await self._flush(timeout)
 
     async def close(self) -> None:
-        """Flush, and give up the connection (the last one to do so closes it). Idempotent; the agent is done with.
+        """Flush, and release the connection; the last agent to do so closes it. Idempotent. The agent is closed then.
 
         Raises:
-            NotTaken: as ``flush``, within five seconds; it is closed all the same.
+            NotTaken: as ``flush``, within five seconds. The agent is closed nevertheless.
         """
         session = self._lease.close()
         if session is None:

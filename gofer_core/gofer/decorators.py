@@ -63,7 +63,7 @@ _NUMBER = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 class Login:
     """A PAM user who may call; ``service`` None means the agent's own choice.
 
-    ``identity``: who has a verified identity needs no password.
+    ``identity``: a caller with a verified identity needs no password.
     """
 
     user: str
@@ -193,7 +193,7 @@ def once(fn: _F, /) -> _F: ...
 @overload
 def once() -> _Decorator: ...
 def once(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
-    """Never run a request a second time, whatever happens to the agent: its caller hears Interrupted instead."""
+    """Never run a request a second time, whatever happens to the agent: its caller gets Interrupted instead."""
     return _decorate("once", fn, lambda _: Mark(once=True), more, unknown)
 
 

@@ -12,7 +12,7 @@ from gofer.errors import ConfigError
 
 __all__ = ["DURATIONS", "parse_duration"]
 
-DURATIONS = "seconds as a number, or a number with s, m, h or d behind it, like '30s', '5m', '2h', '1d'"
+DURATIONS = "seconds as a number, or a number followed by s, m, h or d, like '30s', '5m', '2h', '1d'"
 """What ``parse_duration`` takes, in words, for messages and help texts."""
 
 _SHAPE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([smhd]?)")

@@ -10,16 +10,16 @@
     │   ├── NotFound (LookupError)          no such queue or exchange, or no route to one
     │   ├── ConnectionLost (ConnectionError)  no connection, or it went away
     │   └── DocumentError (ValueError)      a document that cannot be read, signed or verified
-    └── CallError                           what a caller hears instead of a value
+    └── CallError                           what a caller gets instead of a value
         ├── RequestTimeout (TimeoutError)   no result in time; says how far the request got
         ├── Rejected                        the agent refused the request, with a code
-        ├── NotTaken                        requests sent without waiting that no broker took
+        ├── NotTaken                        requests sent without waiting that the broker did not confirm
         ├── Cancelled                       cancelled before it ended
-        ├── Interrupted                     started, and its end is not known
-        ├── ExecutionTimeout (TimeoutError) ran longer than it may
+        ├── Interrupted                     started, and its end is unknown
+        ├── ExecutionTimeout (TimeoutError) ran longer than its limit
         ├── ProcessDied                     the process of a forked call ended without a result
         ├── ResultTooLarge                  a result over the size limit
-        ├── InvalidOperator (ValueError)    criteria with an operator that there is none of
+        ├── InvalidOperator (ValueError)    criteria with an unknown operator
         ├── RemoteException                 a remote exception whose class is not known here
         └── DispatchError                   the agent has no such method, or not for this caller
             ├── NamespaceNotFound (LookupError)
@@ -79,7 +79,7 @@ class PluginError(GoferError):
 
 
 class MessagingError(GoferError):
-    """Root of what brokers and messages do to us."""
+    """Root of the errors of brokers, connections and messages."""
 
 
 class AdapterError(MessagingError):
@@ -182,7 +182,7 @@ class Rejected(CallError):
 
 
 class NotTaken(CallError):
-    """Requests sent without waiting that were not taken. ``reasons`` maps each serial number to its sentence."""
+    """Requests sent without waiting that the broker did not confirm. ``reasons``: a sentence by serial number."""
 
     def __init__(self, reasons: dict[str, str]) -> None:
         super().__init__(reasons)
@@ -199,11 +199,11 @@ class Cancelled(CallError):
 
 
 class Interrupted(CallError):
-    """The request was started, and its end is not known: its agent died, and it may not be run again."""
+    """The request was started, and its end is unknown: its agent died, and it may not be run again."""
 
 
 class ExecutionTimeout(CallError, TimeoutError):
-    """The method ran longer than it may."""
+    """The method ran longer than its limit."""
 
 
 class ProcessDied(CallError):
@@ -215,7 +215,7 @@ class ResultTooLarge(CallError):
 
 
 class InvalidOperator(CallError, ValueError):
-    """Criteria with an operator that there is none of."""
+    """Criteria with an unknown operator."""
 
 
 class RemoteException(CallError):
@@ -289,7 +289,7 @@ class PasswordRequired(NotAuthorized):
 
 
 class UserNotAuthorized(NotAuthorized):
-    """The user passed is not one who may."""
+    """The user passed may not call the method."""
 
 
 class NotAuthenticated(NotAuthorized):

@@ -39,7 +39,7 @@ def gofer_load(plugin: Plugin) -> None:
     """Take part in a plugin's loading, before it is attached to its queue.
 
     Called by the thread that loads; the plugin's own ``@load`` functions come after all hooks. Raising quarantines that
-    plugin; at a reload, its old code goes on.
+    plugin; at a reload, its old code continues.
     """
 
 
@@ -48,7 +48,7 @@ def gofer_unload(plugin: Plugin) -> None:
     """Take part in a plugin's unloading, when its last call has ended.
 
     Called by a thread of its own, for a limited time; the plugin's own ``@unload`` functions come before all hooks.
-    Raising is logged; the plugin is unloaded all the same, and the other hooks are called.
+    Raising is logged; the plugin is unloaded nevertheless, and the other hooks are called.
     """
 
 
@@ -64,17 +64,17 @@ def gofer_extend(plugin: Plugin) -> Any:
 def gofer_find(name: str) -> Plugin | None:
     """Find a plugin by name, for delegation: what ``Plugin.find`` asks. The first that is not None counts.
 
-    Called by any thread. Raising is an exception of the one who asked, unless another implementation finds the plugin;
+    Called by any thread. Raising reaches the caller of ``find``, unless another implementation finds the plugin;
     then it is logged.
     """
 
 
 @hookspec
 def gofer_accept(plugin: Plugin, request: Received) -> None:
-    """Refuse a request before it is accepted, by raising: its caller hears Rejected, code ``hook.refused``.
+    """Refuse a request before it is accepted, by raising: its caller gets Rejected, code ``hook.refused``.
 
     Called by one thread for each plugin that is called, for every request. One that takes longer than one second
-    refuses that request, too; the agent names it in its log, and goes on with the next request.
+    refuses that request, too; the agent names it in its log, and continues with the next request.
     """
 
 
@@ -100,7 +100,7 @@ def gofer_call(plugin: Plugin, request: Received, invoke: Any) -> Any:
 
 @hookspec
 def gofer_finished(plugin: Plugin, request: Received, outcome: str, seconds: float) -> None:
-    """Hear that a request has ended: ``value``, ``exception``, ``rejected``, ``cancelled`` or ``interrupted``.
+    """Learn that a request has ended: ``value``, ``exception``, ``rejected``, ``cancelled`` or ``interrupted``.
 
     Called by a thread of each implementation's own, once a request, soon after its result was sent: one request after
     another, and nobody waits for it. Raising is logged.

@@ -94,7 +94,7 @@ class PathMonitor:
         plugin = current()
         while not self._ended.wait(self._interval):
             if plugin is not None and plugin.state in (State.STOPPED, State.QUARANTINED):
-                log.debug("plugin %s: what watched files for its code ends with it", plugin.name)
+                log.debug("plugin %s: its file watches end with it", plugin.name)
                 return
             self.check()
 

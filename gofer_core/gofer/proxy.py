@@ -49,7 +49,7 @@ class Agent(RemoteAgent):
         self.close()
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until the broker has answered for every request that was sent without waiting.
+        """Wait until the broker has confirmed or refused every request that was sent without waiting.
 
         Raises:
             NotTaken: some were not taken, or not within ``timeout`` seconds; ``reasons`` says which and why.
@@ -57,10 +57,10 @@ class Agent(RemoteAgent):
         complete(self._flush(timeout))
 
     def close(self) -> None:
-        """Flush, and give up the connection (the last one to do so closes it). Idempotent; the agent is done with.
+        """Flush, and release the connection; the last agent to do so closes it. Idempotent. The agent is closed then.
 
         Raises:
-            NotTaken: as ``flush``, within five seconds; it is closed all the same.
+            NotTaken: as ``flush``, within five seconds. The agent is closed nevertheless.
         """
         session = self._lease.close()
         if session is None:

@@ -158,7 +158,7 @@ def parse_json(text: str, guards: Guards | None = None) -> Content:
 
 def _pass_over(content: Content, guards: Guards, section: str | None, number: int, words: str) -> None:
     """Remark a line that is not used, unless it was perhaps to keep somebody out. It may hold a secret: not shown."""
-    why = "stands before any section" if section is None else "has no key, or no '=' behind it"
+    why = "stands before any section" if section is None else "has no key, or no '=' after it"
     known = guards.get(section, ()) if section is not None else {key for keys in guards.values() for key in keys}
     found = _WORD.match(words)
     meant = None if found is None else nearest(found[0], known, cutoff=0.8)

@@ -134,7 +134,7 @@ def test_a_queue_that_another_agent_reads_is_left_to_that(
 
         manage(root, do="unload", which="plain")
 
-        assert "queue 'plain' is left as it is: " in goferd.tail()
+        assert "queue 'plain' stays as it is: " in goferd.tail()
         assert "connection lost" not in goferd.tail()
         assert agent.plain.hello() == "hello"
 

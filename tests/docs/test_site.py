@@ -119,7 +119,7 @@ def test_every_error_of_a_call_is_in_the_table_of_errors() -> None:
 def test_every_code_of_a_rejection_is_in_the_table_of_codes() -> None:
     page = (TOP / "docs/errors.md").read_text("utf-8").partition("## Rejected")[2].partition("## The tree")[0]
     named = set(re.findall(r"`((?:[a-z]+)\.(?:[a-z]+))`", page))
-    code = re.compile(r'"((?:model|security|hook|request|ledger|agent)\.[a-z]+|plugin\.(?:unloaded|detached))"')
+    code = re.compile(r'"((?:model|security|access|hook|request|ledger|agent)\.[a-z]+|plugin\.(?:unloaded|detached))"')
     sources = [*TOP.glob("gofer_core/gofer/rmi/**/*.py"), *TOP.glob("gofer_core/gofer/messaging/*.py")]
     sources += TOP.glob("gofer_core/gofer/agent/*.py")
     used = {each for path in sources for each in code.findall(path.read_text("utf-8"))}

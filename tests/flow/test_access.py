@@ -300,11 +300,11 @@ def test_rules_count_at_once_and_the_code_is_not_loaded_again(house: Guarded) ->
         house.reread()
         denied(bob.Dog().bark)
         assert carol.Dog().bark(1) == 1
-        assert house.log("loaded again") == 0
+        assert house.log("reloaded") == 0
         # Code that cannot be loaded keeps nobody in who is out, and the old code answers.
         house.describe("dog", "Admin.hello = *\nDog.bark = bob", "timeout = 10m")
         (house.site / "dog_module.py").write_text("oops(")
-        house.reread("it is not loaded again")
+        house.reread("it is not reloaded")
         denied(carol.Dog().bark)
         assert bob.Dog().bark(2) == 2
         # A descriptor with a slip changes nothing.
@@ -348,7 +348,7 @@ def test_under_load_no_call_slips_through_and_none_is_denied_wrongly(house: Guar
     started(house)
     asyncio.run(_storm(house, rules))
     assert house.log("who may call it has changed") == RELOADS // 2
-    assert house.log("loaded again from") == RELOADS // 2
+    assert house.log("reloaded from") == RELOADS // 2
 
 
 async def _storm(house: Guarded, rules: str) -> None:
@@ -503,7 +503,7 @@ def test_check_finds_rules_that_cannot_be_meant(house: Guarded) -> None:
             ),
             (
                 "warning: /etc/gofer/plugins/dog.conf: [access] Dog.brak: line N: matches no method (did you mean "
-                "'Dog.bark'?), as far as importing the plugins tells"
+                "'Dog.bark'?)among the plugins that could be imported"
             ),
         ],
     )
@@ -525,7 +525,7 @@ def test_check_refuses_what_is_no_rule(house: Guarded) -> None:
         ("Dog.bark =", "has no value"),
         ("bark = alice", "is no method"),
         ("Dog.[b]ark = alice", "is no method"),
-        ("Dog.bark = alice # she", "has a comment behind its value"),
+        ("Dog.bark = alice # she", "has a comment after its value"),
         ("Dog.bark = ,", "has no value"),
         ("Dog.bark = alice\n  Dog.dig = bob", None),
     ):

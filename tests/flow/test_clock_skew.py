@@ -69,7 +69,9 @@ def test_a_caller_that_is_behind_is_told_that_replies_came_and_why_they_were_not
     told = called(served, tmp_path, -600, door)
     assert told.startswith("RequestTimeout"), told
     assert "no word from the agent" not in told
-    assert re.search(r"Replies came, and were not believed: \d+ for 'signed (59\d|60\d) s in the future", told), told
+    assert re.search(
+        r"Replies arrived that could not be verified: \d+ for 'signed (59\d|60\d) s in the future", told
+    ), told
     assert "clock" in told
     assert re.search(r"rejected \(security\.expired\): 'signed (59\d|60\d) s ago, allowed: \d(\.\d)? s", served.log), (
         served.log

@@ -73,7 +73,7 @@ def test_a_descriptor_of_gofer_2_is_read_as_it_was_and_what_is_odd_is_told(
             "line 3 stands before any section; it is ignored",
             "[main]: the section is there twice, in lines 4 and 8; the last one is used as a whole",
             "[main] enabled: the key is there twice, in lines 9 and 10; the last one is used",
-            "[main]: line 13 has no key, or no '=' behind it; it is ignored",
+            "[main]: line 13 has no key, or no '=' after it; it is ignored",
             "[main]: not used, because the section is there twice: threads",
             "[model] queue: 'old dogs' has a space in it, ",
         ]
@@ -110,10 +110,10 @@ def test_a_file_that_is_not_read_is_told(process: AgentProcess) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[model]\nqueue=k # comment\n", "[model] queue: has a comment behind its value; allowed: comments on lines "),
+        ("[model]\nqueue=k # comment\n", "[model] queue: has a comment after its value; write comments on their own "),
         (
             "[messaging]\nauthenticator hmac\n",
-            "[messaging]: line 4 has no key, or no '=' behind it, and it may be auth",
+            "[messaging]: line 4 has no key, or no '=' after it, and it may be auth",
         ),
         (
             "[model]\ntype=quorom\n",

@@ -284,7 +284,7 @@ def test_detached_it_rejects_what_waits_and_deletes_its_queue(place: Place, tmp_
 def test_detached_it_leaves_what_waits_in_a_queue_that_is_not_its_own_to_delete(
     place: Place, tmp_path: Path, managed: int
 ) -> None:
-    if managed == 0:  # somebody else has declared it
+    if managed == 0:  # another program has declared it
         place.start("prefetch=1\nmanaged=1\n")
         place.goferd.stop()
     place.start(f"prefetch=1\nmanaged={managed}\n")

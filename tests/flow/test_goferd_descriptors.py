@@ -71,9 +71,9 @@ BROKEN = [
     Broken("large", text("#" * (2 << 20)), ": is too large"),
     Broken("sections", text(f"{_MAIN}admin=ops\n{_MAIN}"), ": [main]: the section is there twice, and the last one, "),
     Broken(
-        "stray", text(f"{_MAIN}admin ops\n"), ": [main]: line 4 has no key, or no '=' behind it, and it may be admin"
+        "stray", text(f"{_MAIN}admin ops\n"), ": [main]: line 4 has no key, or no '=' after it, and it may be admin"
     ),
-    Broken("comment", text(f"{_MAIN}[model]\nqueue=k # comment\n"), ": [model] queue: has a comment behind its value"),
+    Broken("comment", text(f"{_MAIN}[model]\nqueue=k # comment\n"), ": [model] queue: has a comment after its value"),
     Broken("flag", text("[main]\nenabled=maybe\n"), ": [main] enabled: 'maybe' is neither yes nor no; allowed: 0, 1"),
     Broken("threads", text(f"{_MAIN}threads=many\n"), ": [main] threads: 'many' is not a whole number; allowed: "),
     Broken("range", text(f"{_MAIN}[model]\nmanaged=3\n"), ": [model] managed: '3' is out of range; allowed: "),

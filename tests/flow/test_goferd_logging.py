@@ -69,7 +69,7 @@ def test_a_plugin_that_takes_all_logging_is_named_and_the_lines_go_on(
     agent.flush(10)
     eventually(lambda: sn in goferd.tail())
     (told,) = [line for line in goferd.tail().splitlines() if "logging of the whole process" in line]
-    assert " WARNING gofer.agent.main: plugin greedy: its code, being loaded, has changed the logging" in told
+    assert " WARNING gofer.agent.main: plugin greedy, while it was loaded, has changed the logging" in told
     assert "loggers of gofer were disabled" in told
 
 

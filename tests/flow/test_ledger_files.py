@@ -52,7 +52,7 @@ def refuses_what_needs_it(process: AgentProcess, agent: Agent, folder: Path) -> 
     with ThreadPoolExecutor(1) as threads:
         slow = threads.submit(agent.Probe().note, str(folder / "slow"), "slow", 2.0)
         for n in range(3):
-            with pytest.raises(Rejected, match="cannot write down") as caught:
+            with pytest.raises(Rejected, match="cannot record") as caught:
                 agent.Danger().single(str(folder / f"refused-{n}"))
             assert caught.value.code == "ledger.unavailable"
             assert "cannot be used" in str(caught.value.details)
@@ -60,7 +60,7 @@ def refuses_what_needs_it(process: AgentProcess, agent: Agent, folder: Path) -> 
             assert agent.Probe().echo("quick") == "quick"
         assert slow.result(30) == "slow"  # the broker goes on holding it
     assert said(process) == 1
-    assert "quick calls go on" in process.log.read_text()
+    assert "quick calls continue" in process.log.read_text()
 
 
 def is_used_again(process: AgentProcess, agent: Agent, folder: Path) -> None:

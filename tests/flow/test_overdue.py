@@ -159,7 +159,7 @@ def test_one_that_holds_a_thread_is_listed_and_named_until_it_returns(yard: Yard
     assert f"{sn} kennel Dog.hang() took longer than 0.3 s; it may still run." in told
 
     yard.mgt("--unload", "kennel")
-    assert "plugin kennel: unloaded; 1 of its calls go on: Dog.hang" in yard.process.tail()
+    assert "plugin kennel: unloaded; 1 of its calls continue: Dog.hang" in yard.process.tail()
     assert [one["sn"] for one in yard.overdue()] == [sn]
     go.touch()
     eventually(lambda: not yard.listed())

@@ -295,7 +295,7 @@ class TestUnload:
             yard.manage("unload").result(20)
 
             assert agent.Dog().version() == 1
-            assert "queue 'dog' is left as it is: " in yard.goferd.tail()
+            assert "queue 'dog' stays as it is: " in yard.goferd.tail()
 
     def test_a_method_may_unload_its_own_plugin(self, yard: Yard) -> None:
         agent = yard.start()

@@ -66,7 +66,7 @@ def test_every_reply_is_signed_and_a_consumer_believes_no_other(
         caplog.at_level(logging.WARNING),
     ):
         agent.Who().am_i()
-        eventually(lambda: caplog.text.count("a reply is not told") == 3)
+        eventually(lambda: caplog.text.count("a reply is dropped") == 3)
     assert doubting.silent
 
 

@@ -63,7 +63,7 @@ def test_it_is_sent_again_when_somebody_asks_for_that(serving: Served) -> None:
     end = serving.caller.end(asked["sn"])
     assert (end["result"], end["data"]) == ({"retval": "again"}, {"who": "again"})
     assert kept(serving) == []
-    with pytest.raises(LookupError, match="none that is kept"):
+    with pytest.raises(LookupError, match="no such request is kept"):
         serving.requests.retry(asked["sn"])
     assert kennel.ran() == ["again"]
     assert serving.caller.words(asked["sn"]).count("result") == 1
@@ -83,7 +83,7 @@ def test_it_is_dropped(serving: Served) -> None:
     eventually(lambda: kept(serving))
     serving.requests.drop(asked["sn"])
     assert kept(serving) == []
-    with pytest.raises(LookupError, match="none that is kept"):
+    with pytest.raises(LookupError, match="no such request is kept"):
         serving.requests.drop(asked["sn"])
 
 

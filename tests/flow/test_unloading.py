@@ -85,7 +85,7 @@ def test_what_runs_is_named_when_its_plugin_is_unloaded(site: Site, tmp_path: Pa
         running = threads.submit(site.agent.Probe().note, str(trace), "begun", until=str(go))
         eventually(lambda: runs(trace))
         site.manage("unload", which="probe")
-        assert "unloaded; 1 of its calls go on: Probe.note" in site.process.tail()
+        assert "unloaded; 1 of its calls continue: Probe.note" in site.process.tail()
         assert "unloaded; 1 results undelivered" in site.process.tail()
         go.touch()
         assert running.result(30) == "begun"

@@ -31,7 +31,7 @@ from gofer.root import Root
 from hypothesis import given
 from hypothesis import strategies as st
 
-SECONDS = "seconds, or a number with s, m, h or d behind it, like 30s or 5m"
+SECONDS = "seconds, or a number followed by s, m, h or d, like 30s or 5m"
 
 
 def configure(root: Path, **files: str | object) -> tuple[AgentConfig, list[str]]:
@@ -229,14 +229,14 @@ def test_empty_files_say_nothing(root: Path) -> None:
             "[messaging]\nmax_message=16MB\n",
             (
                 "[messaging] max_message: '16MB' is not a size; "
-                "allowed: bytes, or a number with K, M or G (KiB, MiB, GiB) behind it, from 1 KiB to 128 MiB"
+                "allowed: bytes, or a number followed by K, M or G (KiB, MiB, GiB), from 1 KiB to 128 MiB"
             ),
         ),
         (
             "[messaging]\nmax_message=1G\n",
             (
                 "[messaging] max_message: '1G' is out of range; "
-                "allowed: bytes, or a number with K, M or G (KiB, MiB, GiB) behind it, from 1 KiB to 128 MiB"
+                "allowed: bytes, or a number followed by K, M or G (KiB, MiB, GiB), from 1 KiB to 128 MiB"
             ),
         ),
         (

@@ -247,8 +247,8 @@ def test_what_is_not_believed_changes_nothing_and_is_named_by_the_timeout() -> N
     for _ in range(3):
         assert call.take(read_reply(CAPTURED["result-text"].body)) is Next.WAIT
     assert (call.end, call.state) == (None, "sent")
-    assert "no word that can be believed" in str(call.timeout("open"))
-    assert str(call.timeout("open")).endswith("believed: 3 for 'not signed' (request a)")
+    assert "no reply that can be verified" in str(call.timeout("open"))
+    assert str(call.timeout("open")).endswith("verified: 3 for 'not signed' (request a)")
 
 
 def test_a_request_that_nobody_takes_or_the_broker_refuses_ends_the_call() -> None:

@@ -407,7 +407,7 @@ class TestExtending:
         kennel.container.unload("dog")
 
         assert kennel["hounds"]["Hound"]().bark() == "woof"
-        assert "plugin dog: unloaded; with what they took from it go on: hounds" in caplog.text
+        assert "plugin dog: unloaded; these continue with what they took from it: hounds" in caplog.text
 
 
 class TestIdentity:

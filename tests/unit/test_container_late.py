@@ -107,7 +107,7 @@ def test_those_behind_it_run_and_it_is_named_once(late: Late, gate: Gate, caplog
         one.getMessage() for one in caplog.records if one.levelno == logging.WARNING and str(file) in one.getMessage()
     ]
     assert told == [
-        f"{file}: [main] plugin: importing and loading it has taken 0.1 s so far; the others go on without it"
+        f"{file}: [main] plugin: importing and loading it has taken 0.1 s so far; the other plugins continue without it"
     ]
 
 

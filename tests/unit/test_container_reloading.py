@@ -151,7 +151,7 @@ class TestFailing:
         assert kennel.container.hooks.is_registered(module)
         assert before.error is not None
         (line,) = errors()
-        assert line == f"{before.error}; it is not loaded again"
+        assert line == f"{before.error}; it is not reloaded"
 
         kennel.change("dog", code(3))
         kennel.container.reload("dog")
@@ -236,7 +236,7 @@ class TestFailing:
         kennel.container.reload("cat")
 
         assert "dog" not in kennel.container.plugins
-        says = "plugin dog: its @unload has taken 0.5 s; nothing waits for it any more"
+        says = "plugin dog: its @unload has taken 0.5 s; gofer no longer waits for it"
         assert errors() == [says, says]
 
 

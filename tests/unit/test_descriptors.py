@@ -46,7 +46,7 @@ URL_SHAPE = (
     "[adapter+]protocol://[user[:password]@]host[:port][/virtual-host], "
     "protocols amqp, amqps, ssl, tcp; or local:// or local:///path/to.sock"
 )
-SECONDS = "seconds, or a number with s, m, h or d behind it, like 30s or 5m"
+SECONDS = "seconds, or a number followed by s, m, h or d, like 30s or 5m"
 ADDRESS = "<queue> or <exchange>/<queue>, each at most 255 bytes"
 FLAG = "0, 1, yes, no, true, false, on, off"
 REGULAR = "a regular file, or a link to one"
@@ -251,7 +251,7 @@ def test_blank_keys_of_a_template_count_as_not_given(plugins: Path) -> None:
 def test_a_value_is_everything_behind_the_first_equals_sign(plugins: Path) -> None:
     dog, said = read_one(plugins, "[main]\n[messaging]\nurl=amqp://u:%25#;=%20@host\n[x]\ny=%(z)s #1\n")
 
-    assert said == ["[x] y: is passed on with all that stands behind the '='; write comments on lines of their own"]
+    assert said == ["[x] y: has a comment after its value, which becomes part of it; write comments on their own lines"]
     assert dog.url is not None
     assert dog.url.password == "%#;= "
     assert dog.sections["x"]["y"] == "%(z)s #1"
@@ -578,17 +578,17 @@ BROKEN: dict[str, tuple[str, str | bytes | object, str | None]] = {
     "a comment behind a value": (
         "x.conf",
         "[main]\n[model]\nqueue=k # comment\n",
-        "[model] queue: has a comment behind its value; allowed: comments on lines of their own",
+        "[model] queue: has a comment after its value; write comments on their own lines",
     ),
     "a comment behind a url": (
         "x.conf",
         "[main]\n[messaging]\nurl=amqp://u:hunter2@h ; comment\n",
-        "[messaging] url: has a comment behind its value; allowed: comments on lines of their own",
+        "[messaging] url: has a comment after its value; write comments on their own lines",
     ),
     "a comment behind an identity": (
         "x.conf",
         "[main]\nadmin = ops\t# them\n",
-        "[main] admin: has a comment behind its value; allowed: comments on lines of their own",
+        "[main] admin: has a comment after its value; write comments on their own lines",
     ),
     "an authenticator lost with the first of two sections": (
         "x.conf",
@@ -610,7 +610,7 @@ BROKEN: dict[str, tuple[str, str | bytes | object, str | None]] = {
         "x.conf",
         "[main]\n[messaging]\nauthenticator hmac\n",
         (
-            "[messaging]: line 3 has no key, or no '=' behind it, and it may be authenticator; "
+            "[messaging]: line 3 has no key, or no '=' after it, and it may be authenticator; "
             "allowed: authenticator = value"
         ),
     ),
@@ -962,8 +962,8 @@ def test_code_directories_follow_the_same_rule(root: Path) -> None:
                 "conf.d; it is ignored"
             ),
         ),
-        ("[main]\nhunter2\n", "[main]: line 2 has no key, or no '=' behind it; it is ignored"),
-        ("[main]\n[x]\n= hunter2\n", "[x]: line 3 has no key, or no '=' behind it; it is ignored"),
+        ("[main]\nhunter2\n", "[main]: line 2 has no key, or no '=' after it; it is ignored"),
+        ("[main]\n[x]\n= hunter2\n", "[x]: line 3 has no key, or no '=' after it; it is ignored"),
         (
             "[main]\nenabled=1\nenabled=0\n",
             "[main] enabled: the key is there twice, in lines 2 and 3; the last one is used",
@@ -1017,7 +1017,7 @@ queue=q
     assert [line.partition(";")[0] for line in said] == [
         "line 1 is @import, which gofer 2 ignored, too: write the keys of that file here, or put it into conf.d",
         "line 2 stands before any section",
-        "[foobar]: line 9 has no key, or no '=' behind it",
+        "[foobar]: line 9 has no key, or no '=' after it",
         "[main]: the section is there twice, in lines 3 and 10",
         "[main] enabled: the key is there twice, in lines 11 and 12",
         "[main]: not used, because the section is there twice: threads",

@@ -59,7 +59,7 @@ class TestTheUnixSocket:
         management = agent.start()
         management.stop()
         assert path.read_text() == "mine"
-        assert warnings() == [f"no management by a Unix socket: {path} is there, and is not a socket"]
+        assert warnings() == [f"no management on a Unix socket: {path} is there, and is not a socket"]
 
     def test_a_long_path_is_reached(self, tmp_path: Path) -> None:
         top = tmp_path / ("a" * 60) / ("b" * 60)

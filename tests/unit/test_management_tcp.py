@@ -37,7 +37,7 @@ class TestTCP:
         token = token_of(agent.root)
         assert stat.S_IMODE(token.stat().st_mode) == 0o600
         assert agent.ask(port=port, host="127.0.0.1") == {"do": "echo"}
-        assert agent.echo.callers == ["somebody who knows the token"]
+        assert agent.echo.callers == ["a caller that knows the token"]
         assert len(agent.ask("much", port=port, host="127.0.0.1")) == 16_000_000
         with pytest.raises(Unusable, match="no such thing"):
             agent.ask("refuse", port=port, host="127.0.0.1")
@@ -63,7 +63,7 @@ class TestTCP:
         socket_of(agent.root).unlink()
         assert agent.ask() == {"do": "echo"}
         assert agent.ask(host="127.0.0.1") == {"do": "echo"}
-        assert agent.echo.callers == ["somebody who knows the token"] * 2
+        assert agent.echo.callers == ["a caller that knows the token"] * 2
 
     @pytest.mark.parametrize(
         "lines",
@@ -89,7 +89,7 @@ class TestTCP:
             assert json.loads(stream.readline())["error"]["code"] in ("refused", "malformed")
         assert agent.echo.callers == []
         (warning,) = warnings()
-        assert warning.startswith("management: somebody by TCP: ")  # not "who knows the token"
+        assert warning.startswith("management: a caller on TCP: ")  # not "who knows the token"
 
     def test_a_proof_is_good_for_one_connection(self, agent: Doors) -> None:
         port = free_port()
@@ -116,7 +116,7 @@ class TestTCP:
         port = free_port()
         token_of(agent.root).mkdir()
         agent.start(enabled=True, host="127.0.0.1", port=port)
-        assert warnings() == [f"no management by TCP: {token_of(agent.root)}: cannot be written: Is a directory"]
+        assert warnings() == [f"no management on TCP: {token_of(agent.root)}: cannot be written: Is a directory"]
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), 10)
         assert agent.ask() == {"do": "echo"}
@@ -128,7 +128,7 @@ class TestTCP:
             port = taken.getsockname()[1]
             agent.start(enabled=True, host="localhost", port=port)
         expected = f"[management] port: cannot listen on localhost port {port}: Address already in use"
-        assert warnings() == [f"no management by TCP: {expected}"]
+        assert warnings() == [f"no management on TCP: {expected}"]
         assert agent.ask() == {"do": "echo"}
         assert not token_of(agent.root).exists()
 

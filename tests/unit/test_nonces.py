@@ -214,8 +214,8 @@ def test_a_ledger_that_cannot_be_used_is_told_and_memory_serves(
         eventually(lambda: told == [1, 2])
         nonces.secured(nonce(1), lambda: told.append(3))
         assert told == [1, 2, 3]
-    eventually(lambda: "cannot be told" in caplog.text)
-    assert caplog.text.count("signed requests sent again after a restart cannot be told") == 1
+    eventually(lambda: "cannot be recognised" in caplog.text)
+    assert caplog.text.count("copies of signed requests cannot be recognised after a restart") == 1
     store.path.rmdir()
 
     def writes_again() -> bool:

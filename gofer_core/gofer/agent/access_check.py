@@ -53,7 +53,7 @@ def _unmatched(one: Descriptor, asked: Sequence[Method]) -> Iterator[Problem]:
     for rule in one.access or ():
         if not any(rule.covers(each.classname, each.method) for each in asked):
             hint = did_you_mean(rule.called, [f"{each.classname}.{each.method}" for each in asked])
-            yield _odd(one, rule, f"matches no method{hint}, as far as importing the plugins tells")
+            yield _odd(one, rule, f"matches no method{hint}among the plugins that could be imported")
 
 
 def _odd(one: Descriptor, rule: Rule, text: str) -> Problem:

@@ -72,7 +72,7 @@ def admin_api(plugin: Plugin) -> API:
         def cancel(self, sn: str | None = None, criteria: dict[str, Any] | None = None) -> list[str]:
             """Cancel requests of this plugin: one by its serial number, or those whose data meet criteria.
 
-            Returns the serial numbers of those that were waiting or running. A number that has not come yet is
+            Returns the serial numbers of those that were waiting or running. A number that has not arrived yet is
             remembered for a day, and its request cancelled when it comes. Where requests are signed, and [main] admin
             names nobody, only those of the caller's own identity are cancelled.
             """

@@ -207,7 +207,7 @@ class PluginContainer:
             self.gate.pause(self._reloading)
             reload.run()
         except Refused as refused:
-            log.error("%s; it is not loaded again", refused.problem)
+            log.error("%s; it is not reloaded", refused.problem)
             for old in {known, self.plugins[refused.plugin.name]}:
                 if old.is_running:
                     old.error, old.trace = str(refused.problem), refused.trace
@@ -220,7 +220,7 @@ class PluginContainer:
                     self.gate.expect_one(new.descriptor)
             self.gate.review()
         for new in news:
-            log.info("plugin %s: loaded again from %s, %s", new.name, new.source, self.endpoints.where(new.name))
+            log.info("plugin %s: reloaded from %s, %s", new.name, new.source, self.endpoints.where(new.name))
         gc.collect()  # the old modules: they refer to themselves
         return self.plugins[known.name]
 
@@ -354,7 +354,7 @@ class PluginContainer:
             del self.plugins[plugin.name]
             self.loader.build_apis()
             users = sorted(one.name for one in self.plugins.values() if plugin.name in one.needs)
-            rest = f"; with what they took from it go on: {', '.join(users)}" if users else ""
+            rest = f"; these continue with what they took from it: {', '.join(users)}" if users else ""
             log.info("plugin %s: unloaded%s", plugin.name, rest)
             self.gate.review()
 

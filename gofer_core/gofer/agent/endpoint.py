@@ -384,7 +384,7 @@ class Endpoint:
         running = {request.key: request.target for request in (*unended, *overdue)}
         if running:
             names = ", ".join(sorted(set(running.values())))
-            log.warning("plugin %s: %s; %d of its calls go on: %s", self.name, what, len(running), names)
+            log.warning("plugin %s: %s; %d of its calls continue: %s", self.name, what, len(running), names)
         left = len(channel.opened()) - len(unended)
         if left > 0:
             refused = dict(channel.publisher.refused())
@@ -402,7 +402,7 @@ class Endpoint:
         """Reject what waits in the queue and what comes; False: that is not ours to do."""
         if self.consumer.subscription is None or self._spared:
             return False  # it has never been read, or is read again
-        left = "plugin %s: queue %r is left as it is: %s"
+        left = "plugin %s: queue %r stays as it is: %s"
         if not self.link.is_open:
             log.warning(left, self.name, self.queue.name, self.link.state)
             return False
@@ -427,9 +427,9 @@ class Endpoint:
 
     def _delete(self) -> bool:
         """Delete the queue, which nobody else reads, as soon as it is empty; return whether it is gone."""
-        kept = None if self._difference in (None, NO_EXPIRY) else "somebody else has declared it"
+        kept = None if self._difference in (None, NO_EXPIRY) else "another program has declared it"
         if self.queue.kind == "quorum":
-            kept = "brokers do not delete quorum queues only if they are empty"
+            kept = "brokers cannot delete a quorum queue on condition that it is empty"
         if kept is not None:
             log.info("plugin %s: queue %r is left, empty: %s", self.name, self.queue.name, kept)
             return False
@@ -449,7 +449,7 @@ class Endpoint:
                     continue
                 log.warning("plugin %s: queue %r is not deleted: %s", self.name, self.queue.name, refused)
             except MessagingError as gone:
-                log.warning("plugin %s: queue %r is left as it is: %s", self.name, self.queue.name, gone)
+                log.warning("plugin %s: queue %r stays as it is: %s", self.name, self.queue.name, gone)
             else:
                 log.info("plugin %s: queue %r deleted", self.name, self.queue.name)
                 return True

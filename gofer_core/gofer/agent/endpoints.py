@@ -87,7 +87,7 @@ class Endpoints:
             for endpoint in suspended:
                 endpoint.suspend()
         if not self._hooks.close(passing, _PATIENCE):
-            log.warning("hooks have not decided about all calls in %g s; nothing waits for them any more", _PATIENCE)
+            log.warning("hooks have not decided about all calls in %g s; gofer no longer waits for them", _PATIENCE)
         for endpoint in suspended:
             self._retire(endpoint)
 

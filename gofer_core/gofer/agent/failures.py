@@ -23,7 +23,7 @@ _GONE = {
     "gofer.compat": "write for Python 3: str, json",
     "gofer.messaging.async": "write `from gofer.rmi.reply import ReplyConsumer`",
     "gofer.messaging.producer": "call an agent's methods with gofer.proxy.Agent",
-    "gofer.messaging.consumer": "hear replies with gofer.rmi.reply.ReplyConsumer",
+    "gofer.messaging.consumer": "read replies with gofer.rmi.reply.ReplyConsumer",
     "gofer.messaging.model": "the errors are in gofer.errors",
     "gofer.messaging.adapter.url": "write `from gofer.messaging import URL`",
     "gofer.agent.action": "mark a function with @action, from gofer.decorators",
@@ -123,11 +123,11 @@ def within(seconds: float, work: Callable[[], object], name: str, *, late: Calla
             return
         try:
             if failed:
-                log.error("%s: what nobody waits for any more has failed", name, exc_info=failed[0])
+                log.error("%s: it failed after nobody waited for it any more", name, exc_info=failed[0])
             elif late is not None:
                 late()
         except BaseException:  # a plugin's code, again
-            log.exception("%s: what follows what came late has failed", name)
+            log.exception("%s: the step after a late result has failed", name)
 
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
@@ -142,7 +142,7 @@ def within(seconds: float, work: Callable[[], object], name: str, *, late: Calla
 def _instead(raised: BaseException) -> str:
     """Say what to write instead of what is imported from gofer 2 and is not there any more."""
     if isinstance(raised, SyntaxError) and re.search(r"\bgofer\.(rmi|messaging)\.async\b", raised.text or ""):
-        return "`async` is a word of the language now: write `from gofer.rmi.reply import ReplyConsumer`"
+        return "`async` is a keyword of Python now: write `from gofer.rmi.reply import ReplyConsumer`"
     if isinstance(raised, ImportError) and (raised.name or "").partition(".")[0] == "gofer":
         home = raised.name or ""
         if isinstance(raised, ModuleNotFoundError):

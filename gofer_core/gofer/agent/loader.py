@@ -249,7 +249,7 @@ class Loader:
             text = f"importing it has taken {seconds}; given up"
             self._batch.refused.append(Refused.at(plugin, "main", "plugin", text))
             return
-        text = f"importing and loading it has taken {seconds} so far; the others go on without it"
+        text = f"importing and loading it has taken {seconds} so far; the other plugins continue without it"
         log.warning("%s", Problem("warning", str(plugin.descriptor.file), "main", "plugin", text))
 
     def _finish_late(self, plugin: Plugin, refused: Refused | None) -> None:

@@ -107,9 +107,9 @@ class _Daemon:
     def _repair_logging(self, plugin: str | None = None) -> None:
         """Undo what a plugin's code did to the logging of the whole process, and tell that it did."""
         if changed := self.logging.repair():
-            whose = "the code of some plugin" if plugin is None else f"plugin {plugin}: its code, being loaded,"
+            whose = "the code of a plugin" if plugin is None else f"plugin {plugin}, while it was loaded,"
             log.warning(
-                "%s has changed the logging of the whole process, set up again now: %s", whose, "; ".join(changed)
+                "%s has changed the logging of the whole process; gofer has restored: %s", whose, "; ".join(changed)
             )
 
     def _watch_logging(self) -> None:
@@ -157,13 +157,13 @@ class _Daemon:
         while not stopping.is_set() and (left := deadline + _ENDING - time.monotonic()) > 0:
             if self.signals.wait(left) == signal.SIGINT:
                 if interrupted:
-                    log.warning("SIGINT again: exit at once")
+                    log.warning("second SIGINT: exiting at once")
                     _exit_now(130)
                 interrupted = True
         status = 1 if self.failed else 0
         self.management.stop()
         if not stopping.is_set():
-            log.warning("a plugin does not stop in time; exit without it")
+            log.warning("a plugin does not stop in time; exiting without it")
             _exit_now(status)
         log.info("goferd has stopped")
         _exit_by(time.monotonic() + _ENDING, status)
@@ -203,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="tell all that is wrong with the configuration and the plugins' code, and exit",
+        help="print all errors in the configuration and in the plugins' code, and exit",
     )
     parser.add_argument("--version", action="version", version=f"goferd {version('gofer-core')}")
     return parser
@@ -228,7 +228,7 @@ def _exit_by(deadline: float, status: int) -> None:
 
     def late() -> None:
         time.sleep(max(0.0, deadline - time.monotonic()))
-        log.warning("threads of plugins do not end; exit without them")
+        log.warning("some threads of plugins do not end; exiting without them")
         _exit_now(status)
 
     threading.Thread(target=late, name="gofer-exit", daemon=True).start()

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 _GONE = {
     "export": "write plugin['Name']",
     "node": "plugin.queue is its address, plugin.url its broker",
-    "pool": "nothing there was for a plugin's code; `gofer agent requests` lists what runs and waits",
+    "pool": "it was not meant for plugins; `gofer agent requests` lists what runs and waits",
     "scheduler": "requests are no files; plugin.pending is how many it has accepted that have not ended",
 }
 
@@ -179,7 +179,7 @@ class Plugin:
         because its descriptor comes later, is loaded first.
 
         Returns:
-            None: there is none of that name, which is a line in the log.
+            None: there is no plugin of that name. The log says so.
 
         Raises:
             PluginError: this is a thread that the plugin has started by itself.

@@ -140,7 +140,7 @@ def run_unload(hooks: pluggy.PluginManager, plugin: Plugin, seconds: float) -> N
         left = seconds if number == 0 else max(_LAST, deadline - monotonic())
         try:
             if not within(left, unload, f"gofer-{plugin.name}-unload"):
-                log.error("%s has taken %.3g s; nothing waits for it any more", what, left)
+                log.error("%s has taken %.3g s; gofer no longer waits for it", what, left)
         except BaseException:  # a plugin's code, which may even try to end the process; it is unloaded all the same
             log.exception("%s failed", what)
 

@@ -95,7 +95,7 @@ class Probe:
         if asked is not None and monotonic() - asked > max(_HUNG, _SILENT * self._interval):
             return f"{url}: the I/O thread hangs"
         if self._silent > _SILENT and self._up_since == self._connection.up_since:
-            return f"{url}: the connection seems open, nothing comes through it, and it is not made again"
+            return f"{url}: the connection seems open, no message arrives, and gofer cannot reconnect"
         return None
 
     def describe(self) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class Reload:
         for old, _ in self._pairs:
             running = len(old.workers.running()) + old.loop.running
             if running:
-                log.info("plugin %s: its new code waits for %d calls of the old one to end", old.name, running)
+                log.info("plugin %s: its new code waits until %d calls of the old code have ended", old.name, running)
         for old, _ in self._pairs:
             old.workers.stop(max(0.0, deadline - monotonic()))
             old.loop.wait(max(0.0, deadline - monotonic()))
@@ -157,7 +157,7 @@ class Reload:
             new.actions.start(old.actions)
             if old.workers.running() or old.loop.running:
                 left = len(old.workers.running()) + old.loop.running
-                log.warning("plugin %s: loaded again; %d calls of its old code go on", old.name, left)
+                log.warning("plugin %s: reloaded; %d calls continue in the old code", old.name, left)
             self._loader.part(old)
 
     def _go_back(self) -> None:

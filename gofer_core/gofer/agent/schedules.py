@@ -165,5 +165,5 @@ def _zone() -> tzinfo:
     try:
         return get_localzone()
     except Exception as wrong:  # noqa: BLE001 - a machine's time zone may be set in many wrong ways
-        log.warning("the time zone of this machine cannot be told (%s); cron lines are read as UTC", wrong)
+        log.warning("the time zone of this machine is unknown (%s); cron lines are read as UTC", wrong)
         return UTC

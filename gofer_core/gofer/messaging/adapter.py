@@ -89,7 +89,7 @@ class DeclareQueue(msgspec.Struct, frozen=True, tag=True):
     The sentence says how the queue that is there differs from this; it is used as it is. Errors: AdapterError: not
     permitted, or another connection's exclusive queue. ``expires``: seconds without a consumer after which the broker
     deletes it; None: never. Where the broker cannot do that, the queue is declared without, and the value is
-    ``NO_EXPIRY``: whoever asked deletes the queue when it is not needed any more. The defaults are those of gofer 2.12:
+    ``NO_EXPIRY``: then the caller deletes the queue when it is no longer needed. The defaults are those of gofer 2.12:
     durable, shared, kept. ``kind`` is ``classic`` or ``quorum``, and is declared explicitly: a virtual host's default
     does not count.
     """
@@ -160,7 +160,7 @@ class Bind(msgspec.Struct, frozen=True, tag=True):
 
 
 class Unbind(msgspec.Struct, frozen=True, tag=True):
-    """Undo ``Bind``. A binding that does not exist is no error. Errors: NotFound: no such queue or exchange."""
+    """Undo ``Bind``. A missing binding is not an error. Errors: NotFound: no such queue or exchange."""
 
     queue: str
     exchange: str
@@ -427,7 +427,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def forget(self, token: int) -> None:
-        """Note that nobody waits any more for the outcome of a message sent with ``confirm=False``.
+        """Note that nobody waits for the outcome of a message sent with ``confirm=False`` any more.
 
         An unknown token is ignored.
         """

@@ -284,7 +284,7 @@ class Reader(_Endpoint):
         self._waiter.wake()
 
     def get(self, timeout: float | None = None) -> Message | None:
-        """Wait for a message, for so many seconds (None: without end); return None if there was none."""
+        """Wait for a message, for ``timeout`` seconds (None: no limit); return None if there was none."""
         connection = self._open
         deadline = None if timeout is None else monotonic() + timeout
         connection.wait(lambda: self._inbox, deadline, self._waiter)

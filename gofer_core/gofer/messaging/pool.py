@@ -1,7 +1,7 @@
 """The connections of a process: counted, shared by equal connectors, closed when nobody uses them.
 
 Each connection does its own housekeeping (heartbeats, the idle timeout) in its driver's thread. In a forked child the
-pool starts empty, and the parent's connections are dropped: their brokers hear nothing.
+pool starts empty, and the parent's connections are dropped without a word to their brokers.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Pool:
                 try:
                     callback(deadline)
                 except Exception:  # the others must be closed, too
-                    log.exception("%r: its last messages were not looked after", connection)
+                    log.exception("%r: its last messages were not flushed", connection)
         closing = [connection for connection in connections if connection.start_closing()]
         deadline = monotonic() + _EXIT
         for connection in closing:

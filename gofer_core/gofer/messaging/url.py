@@ -51,7 +51,7 @@ class URL:
         """Read a URL.
 
         Raises:
-            ConfigError: not a URL, an unknown protocol, or a port that is none. The text shows no password.
+            ConfigError: not a URL, an unknown protocol, or an invalid port. The text shows no password.
         """
         if isinstance(text, URL):
             return text

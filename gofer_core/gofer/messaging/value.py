@@ -47,7 +47,7 @@ def _plain(value: Any, path: _Path, depth: int) -> Any:
         return float(value)
     if isinstance(value, int):
         if not -_TOO_LARGE < value < _TOO_LARGE:
-            raise TypeError(f"{_name(path)} is an integer of more than 4,300 digits: it cannot be sent")
+            raise TypeError(f"{_name(path)} is an integer of more than 4,300 digits, which cannot be sent")
         return int(value)
     if depth >= MAX_DEPTH:
         raise TypeError(f"{_name(path).split('[', 1)[0]} is nested deeper than {MAX_DEPTH}")

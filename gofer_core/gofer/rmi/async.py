@@ -11,5 +11,5 @@ __all__: list[str] = []
 def __getattr__(name: str) -> NoReturn:
     if name.startswith("__"):
         raise AttributeError(name)
-    text = "gofer.rmi.async is gofer.rmi.reply now, as `async` is a word of the language"
+    text = "gofer.rmi.async is gofer.rmi.reply now, because `async` is a keyword of Python"
     raise ImportError(f"{text}: from gofer.rmi.reply import {name}", name=__name__)

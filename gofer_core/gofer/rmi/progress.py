@@ -21,7 +21,7 @@ _MOMENT = 0.02  # seconds in which a method may set the other attributes, too: o
 class Progress:
     """How far a method is: ``total``, ``completed`` and ``details``, any plain JSON values. Any thread.
 
-    Setting ``completed`` or ``details`` reports a moment later, so that what is set together is told together, and at
+    Setting ``completed`` or ``details`` reports a moment later, so that values set together are one report, and at
     most ten times a second. The last is always sent, 0.1 s later or before the result. Setting ``total`` does not
     report.
 

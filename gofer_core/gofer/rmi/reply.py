@@ -1,7 +1,7 @@
 """The documented home of consumers of replies (see :mod:`gofer.rmi.client.reply_consumer`)::
 
 from gofer.proxy import Agent
-from gofer.rmi.reply import Listener, ReplyConsumer
+from gofer.rmi.reply import ReplyConsumer
 
 with ReplyConsumer("tasks", "amqp://broker.example.com").start(listener):
     Agent("amqp://broker.example.com", "web-42", reply="tasks").Dog().bark("hello")

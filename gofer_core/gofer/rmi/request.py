@@ -44,7 +44,7 @@ class Received:
     delivered before; None: the broker cannot tell. ``arrived`` and ``started`` are times of ``time.monotonic()``.
     ``state`` is one of the constants of this module, and changes under the registry's lock alone.
 
-    ``cancelled``: it shall not go on, because somebody asked so (``called_off``) or because it takes too long
+    ``cancelled``: its method should stop, because somebody asked so (``called_off``) or because it takes too long
     (``late`` says so in words). ``on_cancel`` and ``on_expire`` are called then, by any thread. ``beside``: its method
     holds no worker (``async def``). ``returned``: the method has ended; ``overdue``: it has not, though its caller was
     told that it takes too long.
@@ -171,7 +171,7 @@ class Received:
         self.channel.run(self)
 
     def stop(self) -> bool:
-        """Tell the running method that it shall not go on; False: it was told already. Any thread.
+        """Tell the running method to stop; False: it was told already. Any thread.
 
         One that is overdue may be told again.
         """

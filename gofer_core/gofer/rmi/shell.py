@@ -53,7 +53,7 @@ class Shell:
             the last MiB is kept, behind a line that says how much was left out; what is no UTF-8 is replaced by U+FFFD.
 
         Raises:
-            OSError: it cannot be run (FileNotFoundError: there is none of that name).
+            OSError: it cannot be run (FileNotFoundError: no such program).
             ValueError: no command was given.
         """
         if not command:

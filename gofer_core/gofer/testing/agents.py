@@ -31,7 +31,7 @@ class AgentProcess:
         path: directories that its Python looks for modules in, first.
         environ: more environment, over this process's own.
         wrapper: a command that becomes it, as ``setpriv`` with its options does.
-        watchdog: the limit of its service manager's watchdog, in seconds; ``notified`` tells what it has said.
+        watchdog: the limit of its service manager's watchdog, in seconds; ``notified`` returns what it has sent.
     """
 
     _popen = subprocess.Popen  # gofer's own tests have a quicker one

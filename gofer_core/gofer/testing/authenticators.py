@@ -55,7 +55,7 @@ class AuthenticatorContract:
 
     @pytest.fixture
     def stranger(self) -> StampedAuthenticator:
-        """Give one that nobody knows."""
+        """Return one whose keys are unknown."""
         raise NotImplementedError("a subclass of AuthenticatorContract has a fixture `stranger`")
 
     def test_what_was_signed_is_valid_and_names_its_signer(self, make: Make) -> None:

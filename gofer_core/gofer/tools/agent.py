@@ -51,10 +51,12 @@ def _place(text: str) -> str:
 
 _PORT = click.IntRange(1, 65535)
 _CONNECTION: Sequence[click.Parameter] = (
-    click.Option(["-h", "--host"], metavar="HOST", help="Connect by TCP to HOST (default: [management] host)."),
-    click.Option(["-p", "--port"], type=_PORT, metavar="PORT", help="Connect by TCP to PORT (default: likewise)."),
+    click.Option(["-h", "--host"], metavar="HOST", help="Connect on TCP to HOST (default: [management] host)."),
+    click.Option(
+        ["-p", "--port"], type=_PORT, metavar="PORT", help="Connect on TCP to PORT (default: [management] port)."
+    ),
     click.Option(["-w", "--wait"], type=duration, default=60.0, metavar="TIME", help="Wait for the answer (60s)."),
-    click.Option(["--root"], metavar="DIR", help="Use the agent of the root DIR (default: GOFER_ROOT, else /)."),
+    click.Option(["--root"], metavar="DIR", help="Use the agent under the root DIR (default: GOFER_ROOT, else /)."),
     click.Option(["--json", "as_json"], is_flag=True, help="Print the answer as JSON."),
 )
 _HOW = ("host", "port", "wait", "root", "as_json")
@@ -217,7 +219,7 @@ def _print_requests(command: str, value: Mapping[str, Any]) -> None:
         cells = [[harmless(" ".join(cell.split())) for cell in row] for row in rows]
         print_table(["SN", "PLUGIN", "STATE", "METHOD", "SINCE", "SECONDS", "CALLER", "DATA", "REASON"], cells)
     if value["unavailable"]:
-        complain(command, f"what the ledger holds is not listed: {value['unavailable']}")
+        complain(command, f"the requests in the ledger are not listed: {value['unavailable']}")
     if value["total"] > len(rows):
         complain(command, f"{len(rows)} of {value['total']} are listed; --most lists more")
 

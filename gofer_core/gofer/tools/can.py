@@ -92,7 +92,7 @@ def _lines(one: Verdict, identity: str, called: tuple[str, str], file: str) -> I
         word = one.word or ""
         yield f"{one.plugin}: {one.rule}" + (f" ({identity} is in {word})" if word.startswith("@") else "")
     elif one.allowed:
-        yield f"{one.plugin}: {file} has no [access], so everybody may"
+        yield f"{one.plugin}: {file} has no [access], so everyone may"
     else:
         name = ".".join(called)
         yield f"{one.plugin}: no rule in [access] of {file} lets {identity} call {name}"

@@ -112,7 +112,7 @@ _names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 
 @_command
 @_issuing
-@click.option("--name", default="gofer CA", metavar="TEXT", help="Name the authority so (default: gofer CA).")
+@click.option("--name", default="gofer CA", metavar="TEXT", help="The authority's name (default: gofer CA).")
 @click.option("--broker", "brokers", multiple=True, metavar="NAMES", help="Also issue a broker's certificate.")
 @click.option("--client", "clients", multiple=True, metavar="NAME", help="Also issue a client's certificate.")
 @click.option(
@@ -145,7 +145,7 @@ def init(
 @_command
 @_names
 @_issuing
-@click.option("--file", metavar="TEXT", help="Name the files so (default: the first NAME).")
+@click.option("--file", metavar="TEXT", help="The base name of the files (default: the first NAME).")
 def broker(store: Store, *, names: _Names, file: str | None, replace: bool, **how: Any) -> None:
     """Issue a certificate to a broker, for each NAME that URLs call it by: DNS names and IP addresses."""
     store.issue("brokers", file, names, **how)

@@ -49,7 +49,7 @@ _GROUP = "gofer.commands"
 
 _STATUSES = """\b
 Exit status of every command:
-  74   the output cannot be written: a full disk, for one
+  74   the output cannot be written, for example because the disk is full
   130  interrupted
   141  the reader of the output has gone away"""
 

@@ -72,16 +72,21 @@ _UNANSWERED: _Meanings = (
     help="Class.method, Class@version.method or module.function.",
 )
 @click.option(
-    "-w", "--wait", type=duration, metavar="TIME", help="Wait so long for the value: 5, 2m (default: 90s); 0: no."
+    "-w",
+    "--wait",
+    type=duration,
+    metavar="TIME",
+    help="Wait at most this long for the value: 5, 2m (default: 90s). 0: do not wait.",
 )
 @click.option(
-    "--wait-for-agent", type=duration, metavar="TIME", help="Before the call, wait so long for the agent's answer."
+    "--wait-for-agent",
+    type=duration,
+    metavar="TIME",
+    help="Before the call, wait at most this long until the agent answers.",
 )
+@click.option("--timeout", type=duration, metavar="TIME", help="The method may run this long.")
 @click.option(
-    "--timeout", type=duration, metavar="TIME", help="The method may run so long, from its start, at the agent."
-)
-@click.option(
-    "-r", "--reply", type=address, metavar="ADDRESS", help="Have replies sent to this address, and do not wait."
+    "-r", "--reply", type=address, metavar="ADDRESS", help="The agent sends replies to this address; do not wait."
 )
 @click.option("-T", "--ttl", type=duration, metavar="TIME", help="The agent must accept the request within this time.")
 @click.option("-d", "--data", type=json_value, metavar="JSON", help="Comes back in every reply.")

@@ -42,7 +42,7 @@ class Shell:
         Raises:
             UserRequired, PasswordRequired, NotAuthenticated: of user and password one is missing, or they were refused.
             PermissionError: the agent does not run as root, and the user is another one than its own.
-            OSError: the program of a list cannot be run (FileNotFoundError: there is none of that name).
+            OSError: the program of a list cannot be run (FileNotFoundError: no such program).
             TypeError: neither a text nor a list of texts.
             ValueError: an empty list.
         """

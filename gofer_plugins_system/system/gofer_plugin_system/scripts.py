@@ -53,7 +53,7 @@ class Script:
             UserRequired, PasswordRequired: one is blank, or no text.
             NotAuthenticated: they were refused, or tried too often.
             PermissionError: the agent does not run as root, and the user is another one than its own.
-            OSError: the interpreter cannot be run (FileNotFoundError: there is none of that name).
+            OSError: the interpreter cannot be run (FileNotFoundError: no such program).
             TypeError: an option is not a text.
         """
         for option in options:

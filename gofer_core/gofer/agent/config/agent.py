@@ -42,7 +42,7 @@ class MainConfig(Struct, frozen=True):
     """``[main]``. Times are in seconds."""
 
     shutdown_timeout: Annotated[
-        float, "main", kinds.seconds(), "How long running calls may go on when the agent is told to stop."
+        float, "main", kinds.seconds(), "How long running calls may continue when the agent stops."
     ] = 30.0
 
 
@@ -50,7 +50,7 @@ class ManagementConfig(Struct, frozen=True):
     """``[management]``: whether and where ``gofer agent`` reaches the agent by TCP."""
 
     enabled: Annotated[
-        bool, "management", kinds.FLAG, "Whether management listens by TCP, too, beside its Unix socket."
+        bool, "management", kinds.FLAG, "Whether management also listens on TCP, beside its Unix socket."
     ] = False
     host: Annotated[str, "management", kinds.OWN_HOST, "Where management listens; other machines cannot reach it."] = (
         "localhost"
@@ -80,7 +80,7 @@ class PamConfig(Struct, frozen=True):
     """``[pam]``. ``service``: None: nothing was said."""
 
     service: Annotated[
-        str | None, "pam", kinds.NAME, "The PAM service that checks passwords where a method names none."
+        str | None, "pam", kinds.NAME, "The PAM service that checks passwords, unless the method names another."
     ] = None
 
 
@@ -90,23 +90,24 @@ class MessagingConfig(Struct, frozen=True):
     ``adapter``: None: nothing was said. ``proxy``: None: brokers are reached directly.
     """
 
-    adapter: Annotated[
-        str | None, "messaging", kinds.NAME, "The adapter for URLs that name none, before any other installed one."
-    ] = None
+    adapter: Annotated[str | None, "messaging", kinds.NAME, "The preferred adapter for URLs that name none."] = None
     reconnect_max: Annotated[
         float, "messaging", kinds.seconds(above_zero=True, high=86400), "The longest pause between attempts to connect."
     ] = 30.0
     max_message: Annotated[
-        int, "messaging", kinds.size(1 << 10, 128 << 20), "The largest message that is sent or taken."
+        int, "messaging", kinds.size(1 << 10, 128 << 20), "The largest message that is sent or accepted."
     ] = 16 << 20
     proxy: Annotated[
-        str | None, "messaging", kinds.PROXY, "An HTTP proxy to brokers: `http://[user:password@]host:port`."
+        str | None,
+        "messaging",
+        kinds.PROXY,
+        "The HTTP proxy for connections to brokers: `http://[user:password@]host:port`.",
     ] = None
     probe_interval: Annotated[
         float,
         "messaging",
         kinds.seconds(high=86400),
-        "How often the agent sends itself a message as a check; 0: never.",
+        "How often the agent sends itself a message as a check. 0: never.",
     ] = 60.0
 
     def __repr__(self) -> str:

@@ -91,22 +91,23 @@ class Descriptor(Struct, frozen=True, kw_only=True):
     latency: Annotated[
         float, "main", seconds(), "How long a request waits, and can be cancelled, before a worker takes it."
     ] = 0.0
-    timeout: Annotated[float | None, "main", _TIME, "The longest that a method may run."] = None
+    timeout: Annotated[float | None, "main", _TIME, "How long a method may run."] = None
     max_age: Annotated[
-        float | None, "main", _TIME, "How old a request without a `ttl` may be when it comes; older ones are rejected."
+        float | None,
+        "main",
+        _TIME,
+        "How old a request without a `ttl` may be when it arrives. Older requests are rejected.",
     ] = None
     typed: Annotated[
         bool, "main", FLAG, "Whether arguments that do not fit the annotations of a method are refused."
     ] = True
-    accept: Annotated[
-        Names, "main", _PLUGINS_OR_ALL, "The plugins whose requests this one answers when they cannot."
-    ] = ()
+    accept: Annotated[Names, "main", _PLUGINS_OR_ALL, "The plugins that may forward requests to this one."] = ()
     forward: Annotated[
-        Names, "main", _PLUGINS_OR_ALL, "The plugins that are asked for what this one cannot answer."
+        Names, "main", _PLUGINS_OR_ALL, "The plugins to which this one forwards requests that it cannot answer."
     ] = ()
-    extends: Annotated[str | None, "main", _OTHER, "The plugin that is given this one's remote methods."] = None
+    extends: Annotated[str | None, "main", _OTHER, "The plugin to whose API this one adds its remote methods."] = None
     admin: Annotated[
-        Names | None, "main", _IDENTITIES, "The identities that may use Admin; without it, every caller may.", GUARD
+        Names | None, "main", _IDENTITIES, "The identities that may use Admin. Without it, every caller may.", GUARD
     ] = None
     trust: Annotated[
         Names, "main", _PLUGINS, "The plugins whose callers may reach this one's methods past its authenticator."
@@ -115,45 +116,54 @@ class Descriptor(Struct, frozen=True, kw_only=True):
         bool, "main", FLAG, "Whether the agent takes no requests for any plugin while this one does not run.", GUARD
     ] = False
     url: Annotated[
-        URL | None, "messaging", BROKER, "The broker; without one the plugin connects to none, or sets its own."
+        URL | None,
+        "messaging",
+        BROKER,
+        "The broker's URL. Without it, the plugin does not connect, or sets the URL itself.",
     ] = None
     url_file: Annotated[
-        Path | None, "messaging", _FILE, "A file that holds the broker's URL, read again at each connection."
+        Path | None, "messaging", _FILE, "A file with the broker's URL. It is read again before each connection."
     ] = None
     authenticator: Annotated[
         str | None, "messaging", _AUTHENTICATOR, "What signs and verifies this plugin's messages.", GUARD
     ] = None
     cacert: Annotated[
-        Path | None, "messaging", _FILE, "The CA certificates that the broker's is checked against (PEM)."
+        Path | None, "messaging", _FILE, "The CA certificates that verify the broker's certificate (PEM)."
     ] = None
     clientcert: Annotated[
-        Path | None, "messaging", _FILE, "The certificate shown to the broker (PEM); it may hold the key too."
+        Path | None, "messaging", _FILE, "The client certificate for the broker (PEM). It may hold the key, too."
     ] = None
     clientkey: Annotated[Path | None, "messaging", _FILE, "The key of the client certificate (PEM)."] = None
     host_validation: Annotated[
         bool, "messaging", FLAG, "Whether the broker's certificate must be for the URL's host."
     ] = True
     heartbeat: Annotated[
-        float, "messaging", seconds(high=3600), "The time between heartbeats; 0: none. A broker silent for two is dead."
+        float,
+        "messaging",
+        seconds(high=3600),
+        "The time between heartbeats. 0: none. A broker that is silent for two heartbeats counts as dead.",
     ] = 10.0
     audience: Annotated[
-        Names, "messaging", _ADDRESSES, "More addresses for which signed requests are taken, beside the queue's own."
+        Names, "messaging", _ADDRESSES, "More addresses for which signed requests are accepted, beside the queue's own."
     ] = ()
     managed: Annotated[
         int,
         "model",
         whole(0, 2),
-        "0: the queue must exist; 1: it is declared and bound; 2: and drained and deleted when its plugin leaves it.",
+        "0: the queue must exist. 1: the agent declares and binds it. 2: it also deletes it when the plugin goes.",
     ] = 2
     queue: Annotated[
-        Address | None, "model", ADDRESS, "The plugin's queue; with a URL and no queue it is a uuid kept on disk."
+        Address | None,
+        "model",
+        ADDRESS,
+        "The plugin's queue. With a URL and no queue, it is a uuid that is kept on disk.",
     ] = None
     exchange: str = ""
     expiration: Annotated[
-        float | None, "model", _OR_NEVER, "After how long without a reader the broker deletes the queue; 0: never."
+        float | None, "model", _OR_NEVER, "The broker deletes the queue after this time without a reader. 0: never."
     ] = None
     exclusive: Annotated[bool, "model", FLAG, "Whether this agent must be the queue's only one."] = False
-    prefetch: Annotated[int, "model", whole(1, 65535), "How many requests the broker hands over unanswered."] = 200
+    prefetch: Annotated[int, "model", whole(1, 65535), "How many unacknowledged requests the broker delivers."] = 200
     kind: Annotated[str, "model", choice("classic", "quorum"), "The kind of queue that is declared."] = field(
         default="classic", name="type"
     )

@@ -80,7 +80,9 @@ def made_on(root: Root, name: str) -> tuple[Machine, Path]:
     try:
         key, _, host = _kept(path, f"{here.key} {here.host}").partition(" ")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot tell the machine that the identity was made on: {error.strerror}") from error
+        raise ConfigError(
+            f"{path}: cannot record the machine on which the identity was made: {error.strerror}"
+        ) from error
     return Machine(key, host), path
 
 

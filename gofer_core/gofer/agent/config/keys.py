@@ -180,7 +180,9 @@ class Reader:
                 self._say_unknown_section(section, sections)
                 for name, raw in keys.items():  # it may be a password, so it is not shown
                     if self._has_comment(raw):
-                        text = "is passed on with all that stands behind the '='; write comments on lines of their own"
+                        text = (
+                            "has a comment after its value, which becomes part of it; write comments on their own lines"
+                        )
                         self.warn(section, name, text)
 
     def _read_key(self, section: str, name: str, raw: object) -> None:
@@ -189,7 +191,7 @@ class Reader:
             retired = self.schema.retired.get((section, name))
             self.warn(section, name, f"no longer used: {retired}" if retired else self._unknown_key(section, name))
         elif self._has_comment(raw):
-            self.error(section, name, "has a comment behind its value; allowed: comments on lines of their own")
+            self.error(section, name, "has a comment after its value; write comments on their own lines")
         elif raw is None or raw == [] or (isinstance(raw, str) and not raw.strip(" ,\n" if key.kind.many else None)):
             # A comma alone is an empty list, as in the descriptors that came with gofer 2.12.
             if key.guard:

@@ -79,7 +79,7 @@ def seconds(*, above_zero: bool = False, high: float = math.inf, never: bool = F
         return found or (None if never else 0.0)
 
     bounds = ", more than 0" * above_zero + (f", at most {high:g}" if high != math.inf else "")
-    units = "seconds, or a number with s, m, h or d behind it, like 30s or 5m"
+    units = "seconds, or a number followed by s, m, h or d, like 30s or 5m"
     return Kind(f"{units}{bounds}{', or 0 for never' * never}", read)
 
 
@@ -99,7 +99,7 @@ def size(low: int, high: int) -> Kind:
     def written(number: int) -> str:
         return f"{number >> 20} MiB" if number >= 1 << 20 else f"{number >> 10} KiB"
 
-    units = "bytes, or a number with K, M or G (KiB, MiB, GiB) behind it"
+    units = "bytes, or a number followed by K, M or G (KiB, MiB, GiB)"
     return Kind(f"{units}, from {written(low)} to {written(high)}", read)
 
 

@@ -67,14 +67,14 @@ class Management:
             found = os.lstat(socket_of(self._root))
             self._unix = found.st_dev, found.st_ino
         except (ConfigError, OSError) as error:
-            log.error("no management by a Unix socket: %s", error)
+            log.error("no management on a Unix socket: %s", error)
         with suppress(OSError):  # of an agent that was killed
             token_of(self._root).unlink()
         if self._config.enabled:
             try:
                 self._open_tcp()
             except ConfigError as error:
-                log.error("no management by TCP: %s", error)
+                log.error("no management on TCP: %s", error)
         os.register_at_fork(after_in_child=self._close)  # a fork would keep the port, which the next agent needs
 
     def _open_tcp(self) -> None:
@@ -89,7 +89,7 @@ class Management:
         names = ", ".join("{} port {}".format(*listening.getsockname()[:2]) for listening in opened)
         for listening in opened:
             self._serve(listening, token)
-        log.info("management by TCP: %s, for who can read %s", names, path)
+        log.info("management on TCP: %s, for callers that can read %s", names, path)
 
     def _serve(self, listening: socket.socket, token: bytes | None) -> None:
         server = _Server(listening, token, self._operations)
@@ -164,7 +164,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             return super().get_request()
         except OSError as error:
             if not self._stopping and not isinstance(error, ConnectionError):  # else it has gone again
-                self._complain(logging.WARNING, "management: nobody can be let in: %s", error.strerror)
+                self._complain(logging.WARNING, "management: no caller can be accepted: %s", error.strerror)
                 time.sleep(_PAUSE)  # descriptors are short: not again and again at once
             raise
 
@@ -200,7 +200,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Read the request, and answer it."""
         channel = Channel(request)
-        who, shown = ("somebody who knows the token", "somebody by TCP") if self.token else (peer_of(request)[1],) * 2
+        who, shown = ("a caller that knows the token", "a caller on TCP") if self.token else (peer_of(request)[1],) * 2
         deadline = monotonic() + _READING
         nonce = ""
         if self.token is not None:
@@ -229,7 +229,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         line = channel.receive(MAX_REQUEST, deadline)
         wanted = proof(self.token, "caller", nonce, line)
         if said is None or not hmac.compare_digest(said.encode(), wanted.encode()):
-            raise Unusable("refused", "the proof is not that of who knows this agent's token")
+            raise Unusable("refused", "the proof was not made with this agent's token")
         return line
 
     def _do(self, request: wire.Request, who: str) -> bytes:

@@ -134,7 +134,7 @@ class Call:
         """Take an event; None: nothing has happened by ``due``.
 
         Raises:
-            NotFound: nobody listens at the address.
+            NotFound: there is no agent at the address.
             AdapterError: the broker refused the request.
         """
         if event is None:
@@ -204,7 +204,7 @@ class Call:
             detail = f"it was not sent: {connection}"
         elif self.state == "sent":
             cut = "" if connection == "open" else f" (connection: {connection})"
-            word = "no word from the agent" if not self._disbelieved else "no word that can be believed"
+            word = "no word from the agent" if not self._disbelieved else "no reply that can be verified"
             detail = f"it was sent, and there was {word}{cut}; it may still run{until}"
         elif self.state == "progress" and self.report is not None:
             done = f"{shown(self.report['completed'], 40)} of {shown(self.report['total'], 40)}"
@@ -214,7 +214,7 @@ class Call:
             detail = f"it was {self.state} by the agent; it may still run"
         if self._disbelieved:
             reasons = "; ".join(f"{count} for {shown(why)}" for why, count in self._disbelieved.items())
-            detail += f". Replies came, and were not believed: {reasons}"
+            detail += f". Replies arrived that could not be verified: {reasons}"
         return self._named(RequestTimeout(self.sn, self.options.wait, self.state, detail, self.report))
 
     @property
@@ -264,7 +264,7 @@ class Call:
     def _disbelieve(self, bad: DocumentError) -> None:
         """Note a reply that is not from our agent, as far as anybody can tell: it does not end the call."""
         if not self._disbelieved:
-            log.warning("a reply to %s is not believed: %s", self.sn, bad)
+            log.warning("a reply to %s cannot be verified: %s", self.sn, bad)
         why = str(bad.details or bad)
         if why in self._disbelieved or len(self._disbelieved) < _MOST_REASONS:
             self._disbelieved[why] = self._disbelieved.get(why, 0) + 1

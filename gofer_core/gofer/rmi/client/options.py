@@ -78,7 +78,7 @@ class Options:
 
         Raises:
             TypeError: an unknown option (the text names the allowed ones), or a value of the wrong kind.
-            ConfigError: a time, or an address, that is none; or the settings of an authenticator cannot be read.
+            ConfigError: a time or an address is invalid, or the settings of an authenticator cannot be read.
             PluginError: there is no authenticator of that name, or it cannot be made.
         """
         unknown = sorted(set(given) - OPTION_NAMES)

@@ -87,12 +87,12 @@ class _Error(Notice, frozen=True):
     done: ClassVar[bool] = True
 
     def error(self, called: str | None = None) -> Exception:
-        """Make the exception, anew each time. ``called``: the method and the address, for its note."""
+        """Make a new exception each time. ``called``: the method and the address, for its note."""
         raise NotImplementedError
 
     @property
     def exception(self) -> Exception:
-        """What ``throw`` raises, made anew: what a waiting call raises."""
+        """A new exception, the one that ``throw`` and a waiting call raise."""
         return self.error()
 
     def throw(self) -> None:

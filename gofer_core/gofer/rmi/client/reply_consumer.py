@@ -46,7 +46,7 @@ _REMEMBERED = 10_000
 
 
 class Listener:
-    """Is told of replies. Override the methods you need; a listener needs neither this base nor all of the methods."""
+    """Handles replies. Override the methods you need; a listener needs neither this base class nor all methods."""
 
     def accepted(self, reply: Accepted) -> None:
         """Handle: the agent has the request."""
@@ -81,7 +81,7 @@ def _check_listener(listener: object) -> None:
     methods = [listener] if callable(listener) else [getattr(listener, kind, None) for kind in _KINDS]
     if not any(map(callable, methods)):
         raise TypeError(
-            f"a listener is something callable, or has some of the methods {', '.join(_KINDS)}; "
+            f"a listener is a callable, or an object with some of the methods {', '.join(_KINDS)}; "
             f"a {type(listener).__name__} is not and has none"
         )
     for method in methods:
@@ -151,7 +151,7 @@ class ReplyConsumer:
 
     @property
     def running(self) -> bool:
-        """Whether the listener is told of replies; a lost connection is made again all the while."""
+        """Whether the listener gets replies. While it is true, a lost connection is made again."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, listener: Any) -> ReplyConsumer:
@@ -260,7 +260,7 @@ class ReplyConsumer:
             if self._authenticator is not None:
                 received.verify(self._authenticator)
         except DocumentError as bad:
-            text = "%r: a reply is not told: %s: %s"
+            text = "%r: a reply is dropped: %s: %s"
             self._complain(logging.WARNING, text, self, bad, shown(repr(body[:200])))
             connection.reject(item.delivery)
             return
@@ -290,7 +290,7 @@ class ReplyConsumer:
             try:
                 self._set_aside(item.delivery.body, connection)
             except MessagingError as refused:
-                log.error("%r: a reply cannot be set aside, and is told again: %s", self, refused)
+                log.error("%r: a reply cannot be moved away, and is delivered again: %s", self, refused)
                 pause = max(self._pauses, default=1.0)
             else:
                 return True

@@ -61,7 +61,7 @@ class Session:
 
         Raises:
             RequestTimeout: no result within ``options.wait``.
-            NotFound: nobody listens at the address.
+            NotFound: there is no agent at the address.
             Exception: what the method raised, or how else the request ended (see :mod:`gofer.errors`).
         """
         document["replyto"], document["wait"] = self.replies.address, options.wait

@@ -192,7 +192,7 @@ class Unconfirmed:
 
     def _log(self, sn: str, why: str) -> bool:
         """Log a failure that nobody can be told of; return whether it is kept for the end of the process."""
-        log.warning("request %s, which nobody waits for, was not taken: %s", sn, why)
+        log.warning("request %s, sent without waiting, was not taken: %s", sn, why)
         self._untold += 1
         return self._untold <= _MOST_FAILURES
 

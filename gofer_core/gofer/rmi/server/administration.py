@@ -385,7 +385,7 @@ class Administration:
 
     def _why_not(self, sn: str) -> str:
         known = self._registry.get(sn)
-        what = "there is none that is kept" if known is None else f"it is {_OF.get(known.state, 'ended')}"
+        what = "no such request is kept" if known is None else f"it is {_OF.get(known.state, 'ended')}"
         return (
             f"request {sn[:128]!r}: only what is undeliverable or interrupted can be retried, and only that, or what"
             f" waits for a plugin that is not loaded, can be dropped; {what}"

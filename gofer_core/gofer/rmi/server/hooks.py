@@ -116,7 +116,7 @@ class _Listener:
         """Have it told of the end of a request; not where it is too slow, or hangs. Never waits."""
         waiting = self.thread.waiting
         if waiting >= _MOST or self._bytes + size > _MOST_BYTES:
-            text = "hook %s is too slow, or hangs: %d ends of requests wait for it, and it is not told of this one"
+            text = "hook %s is too slow, or hangs: %d finished requests wait for it, and it does not get this one"
             self._complain(logging.ERROR, text, self._name, waiting)
             return
         self._bytes = self._bytes + size if waiting else size
@@ -203,7 +203,7 @@ class HookCalls:
                 request.channel.counters.time(("hook", "gofer_accept"), time.monotonic() - began)
 
         def late() -> None:
-            text = "plugin %s: hook %s has taken more than %g s over %r, which is rejected for that"
+            text = "plugin %s: hook %s has taken more than %g s for %r, which is therefore rejected"
             self._complain(logging.ERROR, text, service.name, asked[0], thread.limit, request)
             done(_refused(f"TimeoutError: {asked[0]} took longer than {thread.limit:g} s"))
 
@@ -231,7 +231,7 @@ def _words(error: BaseException) -> str:
     try:
         return str(error)
     except BaseException:  # noqa: BLE001 - a plugin's code, too
-        return "(its text cannot be told)"
+        return "(its text cannot be shown)"
 
 
 def _refused(details: str) -> Refusal:

@@ -193,7 +193,7 @@ class Lifecycle:
 
         def late() -> None:
             # A hook gofer_call, or what a plugin's own objects say of themselves.
-            text = "plugin %s: %r has taken more than %g s so far; the requests for Admin after it go on"
+            text = "plugin %s: %r has taken more than %g s so far; later requests for Admin continue"
             log.warning(text, channel.service.name, request, channel.admin.limit)
 
         def answer() -> None:
@@ -387,7 +387,7 @@ class Lifecycle:
         self.reject(request, Refusal("sn.conflict", "another request with this serial number is known", request.sn))
 
     def _not_kept(self, request: Received, failed: Unavailable) -> None:
-        text = "the agent cannot write down what it must not forget"
+        text = "the agent cannot record the request"
         self.reject(request, Refusal("ledger.unavailable", text, str(failed)))
 
     def _end(

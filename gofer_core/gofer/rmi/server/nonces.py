@@ -244,7 +244,7 @@ class Nonces:
             waiting = self._unwritten.pop(nonce, ())
         if failed is not None and self._store is not None:
             if self._complaints.allows():
-                log.error("signed requests sent again after a restart cannot be told: %s", failed)
+                log.error("copies of signed requests cannot be recognised after a restart: %s", failed)
             # Later, unless it shall pass once more by then.
             self._store.post(lambda file: _write(rows if nonce in self._known else (), file), kept=True)
         for then in waiting:

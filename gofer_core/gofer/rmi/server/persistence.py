@@ -426,7 +426,7 @@ class Persistence:
             if failed is not None:
                 if state == requests.ANSWERING:
                     return  # the broker delivers it again
-                request.channel.complain(logging.ERROR, "%r: its result is lost, for %s", request, failed)
+                request.channel.complain(logging.ERROR, "%r: its result is lost: %s", request, failed)
             self.acknowledge(request)
 
         # A request that the broker still holds need not wait for a store that cannot be used.

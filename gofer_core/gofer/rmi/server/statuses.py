@@ -48,7 +48,7 @@ class Statuses:
             try:
                 self._tell(request, progress=progress)
             except Exception:
-                log.exception("%r: cannot tell its status", request)
+                log.exception("%r: its status cannot be sent", request)
 
     def wait(self, request: Received) -> None:
         """Wait until nothing is told any more of a request that is ANSWERING: its result comes after its statuses."""

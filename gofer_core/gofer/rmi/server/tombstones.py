@@ -98,5 +98,5 @@ class Tombstones:
         most = counts.most_common(1)[0][0]
         oldest = next(key for key in self._expected if (key[0], key[2]) == most)
         del self._expected[oldest]
-        text = "plugin %s: too many cancellations of requests that have not come; the one of %s by %s is forgotten"
+        text = "plugin %s: too many cancellations of requests that have not arrived; %s by %s is forgotten"
         self._complain(logging.WARNING, text, oldest[0], shown(oldest[1]), shown(str(most[1] and most[1].identity)))

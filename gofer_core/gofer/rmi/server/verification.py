@@ -219,7 +219,7 @@ def too_late(request: Request, ttl: float | None, max_age: float | None, now: fl
 
 
 def _expired(why: str) -> Refusal:
-    return Refusal(EXPIRED, "the request came too late and was not run", f"{why}, by the clocks of caller and agent")
+    return Refusal(EXPIRED, "the request arrived too late and was not run", f"{why}, by the clocks of caller and agent")
 
 
 def _seconds(value: Any) -> float | None:

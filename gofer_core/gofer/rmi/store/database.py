@@ -255,7 +255,7 @@ class Database:
         now = time.monotonic()
         # One line when it begins; another one when the reason is another one, but not all the time.
         if self._error is None or (str(self._error) != text and now > self._said + _QUIET):
-            log.error("%s; quick calls go on, what needs it is rejected", text)
+            log.error("%s; quick calls continue, requests that need the ledger are rejected", text)
             self._said = now
         self._failed = now
         self._error = Unavailable(text)
