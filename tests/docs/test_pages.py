@@ -1,7 +1,8 @@
-"""Every example in the README and in docs/ runs, and prints what the page says."""
+"""Every example in the README, in docs/ and in examples/ runs, and prints what the page says."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from support.pages import Block, Note, Page, read_page
 from support.repository import TOP
 
 PAGES = sorted(str(path.relative_to(TOP)) for path in [TOP / "README.md", *TOP.glob("docs/*.md")])
+EXAMPLES = sorted(str(path.relative_to(TOP)) for path in TOP.glob("examples/*/README.md"))
 
 
 def items_of(page: str) -> list[Block | Note]:
@@ -24,6 +26,22 @@ def test_what_a_page_says_to_type(name: str, tmp_path: Path) -> None:
         items = [item for item in items if item.line > start]
     with Page(name, tmp_path) as page:
         page.work_through(items)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_what_an_example_says_to_type(name: str, tmp_path: Path) -> None:
+    """Its reader stands at the top of a clone."""
+    with Page(name, tmp_path) as page:
+        shutil.copytree(TOP / "examples", page.home / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+        page.work_through(items_of(name))
+
+
+def test_every_example_is_in_the_index_and_the_index_is_linked() -> None:
+    index = (TOP / "examples/README.md").read_text("utf-8")
+    assert [name for name in EXAMPLES if f"({name.removeprefix('examples/')})" not in index] == []
+    assert "(examples/README.md)" in (TOP / "README.md").read_text("utf-8")
+    assert "`examples/`" in (TOP / "docs/index.md").read_text("utf-8")
 
 
 def test_the_first_screen_of_the_readme(tmp_path: Path) -> None:
