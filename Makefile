@@ -29,7 +29,7 @@ pytest := $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 pip := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test brokers pairs check unit flow docs reference metadata dist bench soak clean
+.PHONY: help demo test brokers pairs check unit flow docs reference metadata man dist bench soak clean
 .NOTPARALLEL:
 
 help:
@@ -41,6 +41,7 @@ help:
 	@echo "make unit    the tests that need nothing but Python, without the slow ones"
 	@echo "make flow    the tests of whole processes, on the broker that gofer brings along, without the slow ones"
 	@echo "make dist    sdist and wheel of each distribution, in dist/, checked and tried"
+	@echo "make man     the man pages, in build/man"
 	@echo "make metadata  copy version and licence, which all distributions share, into each"
 	@echo "make bench   the speed of calls beside raw py-amqp, on a RabbitMQ of its own"
 	@echo "make soak    ten minutes of calls while goferd and RabbitMQ are killed at random"
@@ -95,6 +96,10 @@ reference: $(TOOLS)
 # Version, classifiers and licence of each distribution, written from [tool.gofer] in pyproject.toml and from LICENSE.
 metadata: $(TOOLS)
 	@PYTHONPATH=tests $(VENV)/bin/python -m support.metadata
+
+# Written from the help of the commands and the texts of docs/; `man -l build/man/man8/goferd.8` shows one.
+man: $(TOOLS)
+	@PYTHONPATH=tests $(VENV)/bin/python -m support.manpages build/man
 
 dist: $(TOOLS)
 	@scripts/dist $(VENV)/bin/python dist $(DISTRIBUTIONS)
