@@ -3,6 +3,7 @@
 #   VENV=/some/directory   another place for the virtual environment
 #   ARGS="-k links -x"     more arguments for pytest, gofer demo, the bench or the soak; ARGS="-m slow": the slow tests alone
 #   BROKERS=rabbitmq4      which brokers `make brokers` and `make pairs` use; names with commas
+#   SYSTEM_PYTHON=/usr/bin/python3.12   the Python of the machines that `make packages` is for
 #   JOBS=4                 how many processes share the tests; 0: the one that pytest runs in
 
 PYTHON ?=
@@ -29,7 +30,7 @@ pytest := $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 pip := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test brokers pairs check unit flow docs reference metadata dist bench soak clean
+.PHONY: help demo test brokers pairs check unit flow docs reference metadata man dist packages bench soak clean
 .NOTPARALLEL:
 
 help:
@@ -41,6 +42,8 @@ help:
 	@echo "make unit    the tests that need nothing but Python, without the slow ones"
 	@echo "make flow    the tests of whole processes, on the broker that gofer brings along, without the slow ones"
 	@echo "make dist    sdist and wheel of each distribution, in dist/, checked and tried"
+	@echo "make packages  a .deb and an .rpm of those, in dist/, too"
+	@echo "make man     the man pages, in build/man"
 	@echo "make metadata  copy version and licence, which all distributions share, into each"
 	@echo "make bench   the speed of calls beside raw py-amqp, on a RabbitMQ of its own"
 	@echo "make soak    ten minutes of calls while goferd and RabbitMQ are killed at random"
@@ -96,8 +99,15 @@ reference: $(TOOLS)
 metadata: $(TOOLS)
 	@PYTHONPATH=tests $(VENV)/bin/python -m support.metadata
 
+# Written from the help of the commands and the texts of docs/; `man -l build/man/man8/goferd.8` shows one.
+man: $(TOOLS)
+	@PYTHONPATH=tests $(VENV)/bin/python -m support.manpages build/man
+
 dist: $(TOOLS)
 	@scripts/dist $(VENV)/bin/python dist $(DISTRIBUTIONS)
+
+packages: dist
+	@SYSTEM_PYTHON=$(SYSTEM_PYTHON) scripts/packages $(VENV)/bin/python dist
 
 clean:
 	[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
