@@ -340,6 +340,7 @@ class TestSize:
         assert done.stdout.splitlines()[-1] == "[]"
 
     def test_it_is_small_when_idle(self, goferd: AgentProcess, agent: Agent) -> None:
+        goferd._popen = subprocess.Popen  # not forked: what it has in memory is its own
         goferd.start()
         until_it_answers(agent).Probe().echo("x")
 

@@ -366,7 +366,7 @@ def test_a_process_that_ends_leaves_no_reply_queue(broker: LocalBroker, link: Th
         broker.url,
     )
     name = ended.stdout.strip()
-    assert name
+    assert name, ended.stderr
     with pytest.raises(NotFound):
         link.ask(PurgeQueue(name))
 
