@@ -13,10 +13,10 @@ from gofer.errors import AdapterError, MessagingError
 from gofer.fleet import Fleet
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
-from gofer.testing.agents import AgentProcess
 from gofer.testing.emulator import Emulator, Script
 from support.brokers import Broker
 from support.brokers.chosen import FIXTURES, chosen_brokers
+from support.goferd import AgentProcess
 from support.pairs import Pair, spoken
 from support.probe import PROBE, descriptor
 from support.waiting import eventually

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from gofer.errors import MemberNotFound, NotAuthorized, Rejected, SecretRequired
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer_authenticator_hmac import HmacAuthenticator
+from support import forkserver
 from support.commands import run_gofer
 from support.goferd import AgentProcess
 from support.guarded import Guarded
@@ -540,7 +540,7 @@ def can(house: Guarded, *words: str) -> tuple[int, list[str], str]:
 
 
 def check(house: Guarded) -> tuple[int, list[str], str]:
-    done = subprocess.run(
+    done = forkserver.run(
         [sys.executable, "-c", "import sys; from gofer.agent.main import main; sys.exit(main())", "--check"],
         capture_output=True,
         text=True,

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from gofer.errors import GoferError, NotAuthorized, Rejected, SecretNotMatched
-from gofer.testing.agents import AgentProcess
 from gofer_plugin_audit.chain import Verification, read_line
 from gofer_plugin_audit.log import files_in
+from support.goferd import AgentProcess
 from support.guarded import Guarded
 from support.localbroker import LocalBroker
 from support.plugins import describe

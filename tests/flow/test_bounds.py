@@ -184,6 +184,7 @@ def test_a_timeout_in_the_farthest_future_ends_no_others(
         cat(timeout=0.2).Danger().stay(str(tmp_path / "trace"), "stay")
 
 
+@pytest.mark.slow
 def test_timeouts_leave_nothing_behind_when_their_calls_have_ended(dog: Agent) -> None:
     quick = dog(timeout=1e6)
     for _ in range(300):

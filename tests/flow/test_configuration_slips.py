@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from gofer.proxy import Agent
+from support import forkserver
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.plugins import describe, install
@@ -48,7 +48,7 @@ expiration=0
 
 def check(process: AgentProcess) -> tuple[int, list[str]]:
     command = [sys.executable, "-c", "import sys; from gofer.agent.main import main; sys.exit(main())"]
-    done = subprocess.run(
+    done = forkserver.run(
         [*command, "--root", str(process.root), "--check"], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stderr == ""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from gofer.errors import Cancelled, Rejected, SecretRequired
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.waiting import eventually

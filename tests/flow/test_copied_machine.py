@@ -39,6 +39,7 @@ def shown(process: AgentProcess) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_copy_warns_and_is_told_from_the_original(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
     with described(AgentProcess(root), broker) as original:
         original.start()

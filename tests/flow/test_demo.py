@@ -93,6 +93,7 @@ def test_it_shows_the_code_that_it_runs(shown: str) -> None:
         ast.parse(step.code)
 
 
+@pytest.mark.slow
 def test_progress_is_a_live_bar_on_a_terminal(nowhere: Path) -> None:
     ours, theirs = pty.openpty()
     with subprocess.Popen([GOFER, "demo"], stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"}) as child:
@@ -138,6 +139,7 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Callable[[
                 child.terminate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status", "code"),
     [
@@ -166,6 +168,7 @@ def test_interrupted_while_it_starts_it_leaves_nothing(nowhere: Path) -> None:
     assert (child.returncode, "Traceback" in rest) == (130, False), rest
 
 
+@pytest.mark.slow
 def test_interrupted_again_and_again_it_still_leaves_nothing(nowhere: Path) -> None:
     with running() as (child, until):
         until("agent(wait=1).Demo().progress")
@@ -199,6 +202,7 @@ def test_kept_it_takes_calls_from_another_terminal(nowhere: Path) -> None:
     assert child.returncode == 0
 
 
+@pytest.mark.slow
 def test_kept_it_ends_as_well_when_it_is_terminated(nowhere: Path) -> None:
     with running("--keep") as (child, until):
         until("tail -f")
@@ -207,6 +211,7 @@ def test_kept_it_ends_as_well_when_it_is_terminated(nowhere: Path) -> None:
     assert child.returncode == 0
 
 
+@pytest.mark.slow
 def test_kept_it_tells_when_the_agent_dies(nowhere: Path) -> None:
     with running("--keep") as (child, until):
         until("tail -f")

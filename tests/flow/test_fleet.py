@@ -26,11 +26,11 @@ from gofer.fleet.state import StateError
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import VERSION, encode
 from gofer.targets import Targets
-from gofer.testing.agents import AgentProcess
 from gofer.testing.emulator import Emulator, Script
 from gofer_authenticator_hmac import HmacAuthenticator
 from support import forkserver
 from support.forkserver import GOFER
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.waiting import eventually
 

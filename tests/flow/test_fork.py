@@ -491,6 +491,7 @@ def test_nothing_outlives_the_agent(broker: LocalBroker, tmp_path: Path, how: st
         eventually(lambda: gone(child, other, helper))
 
 
+@pytest.mark.slow
 def test_a_running_call_has_the_shutdown_timeout_to_end(broker: LocalBroker, tmp_path: Path) -> None:
     with forking(broker, tmp_path / "root", "soft") as process, Agent(broker.url, "soft", wait=30) as agent:
         process.start()

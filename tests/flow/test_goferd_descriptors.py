@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from gofer.proxy import Agent
+from support import forkserver
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.plugins import describe, install
@@ -231,7 +232,7 @@ def test_check_says_by_its_status_whether_anything_is_wrong(
 
     fine = Home(tmp_path)
     command = [sys.executable, "-m", "gofer.agent.main", "--check"]
-    done = subprocess.run(command, env=fine.environ, capture_output=True, text=True, timeout=30, check=False)
+    done = forkserver.run(command, env=fine.environ, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "enabled: good; errors: 0" in done.stdout
 
@@ -248,7 +249,7 @@ def test_check_outlives_what_an_import_does(tmp_path: Path, code: str, says: str
     install(home.site, "fatal", code)
     file = describe(home.root, "fatal")
     command = [sys.executable, "-m", "gofer.agent.main", "--check"]
-    done = subprocess.run(command, env=home.environ, capture_output=True, text=True, timeout=60, check=False)
+    done = forkserver.run(command, env=home.environ, capture_output=True, text=True, timeout=60, check=False)
 
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stdout.splitlines()[0] == f"error: {file}: [main] plugin: {says}"
@@ -280,7 +281,7 @@ def test_check_loads_nothing_and_lets_plugins_find_each_other(tmp_path: Path) ->
     describe(home.root, "dog")
     describe(home.root, "zebra")
     command = [sys.executable, "-m", "gofer.agent.main", "--check"]
-    done = subprocess.run(command, env=home.environ, capture_output=True, text=True, timeout=60, check=False)
+    done = forkserver.run(command, env=home.environ, capture_output=True, text=True, timeout=60, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "enabled: dog, good, zebra; errors: 0" in done.stdout
@@ -291,7 +292,7 @@ def test_check_tells_what_is_wrong_in_the_agents_own_settings(tmp_path: Path) ->
     home = Home(tmp_path)
     home.process.configure("[main]\nshutdown_timeout=whenever\n[loging]\nroot=DEBUG\n")
     command = [sys.executable, "-m", "gofer.agent.main", "--check"]
-    done = subprocess.run(command, env=home.environ, capture_output=True, text=True, timeout=30, check=False)
+    done = forkserver.run(command, env=home.environ, capture_output=True, text=True, timeout=30, check=False)
 
     assert done.returncode == 1
     assert f"error: {home.root}/etc/gofer/agent.conf: [main] shutdown_timeout: 'whenever'" in done.stdout

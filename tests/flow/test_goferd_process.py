@@ -17,6 +17,7 @@ import psutil
 import pytest
 from gofer.errors import NotFound
 from gofer.proxy import Agent
+from support import forkserver
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.plugins import describe, install
@@ -77,7 +78,7 @@ def ended(goferd: AgentProcess, timeout: float = 20) -> int:
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run goferd to its end."""
-    return subprocess.run(
+    return forkserver.run(
         [*GOFERD, *arguments],
         env={**os.environ, **environ},
         capture_output=True,
@@ -240,6 +241,7 @@ class TestStopping:
 
             assert child.wait(20) == 0
 
+    @pytest.mark.slow
     def test_threads_that_a_plugin_leaves_behind_cannot_keep_it(self, root: Path, tmp_path: Path) -> None:
         install(
             tmp_path,
@@ -338,6 +340,7 @@ class TestSize:
         assert done.stdout.splitlines()[-1] == "[]"
 
     def test_it_is_small_when_idle(self, goferd: AgentProcess, agent: Agent) -> None:
+        goferd._popen = subprocess.Popen  # not forked: what it has in memory is its own
         goferd.start()
         until_it_answers(agent).Probe().echo("x")
 

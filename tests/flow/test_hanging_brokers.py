@@ -58,6 +58,7 @@ def test_output_that_the_broker_does_not_take_costs_nothing(
         agent.flush(10)
 
 
+@pytest.mark.slow
 def test_a_link_that_is_stuck_does_not_cost_another_one_its_heartbeats(
     broker: LocalBroker, connector: Connector, link: ThreadConnection, root: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_subscription_that_ends_the_connection_is_tried_ever_more_rarely(root:
         pool.release(link)
 
 
+@pytest.mark.slow
 def test_links_that_nobody_uses_and_that_are_down_are_let_go(root: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for n in range(20):

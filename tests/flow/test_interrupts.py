@@ -80,6 +80,7 @@ def test_an_interrupt_anywhere_in_a_call_leaves_the_link_to_others(broker: Local
         assert n > 30
 
 
+@pytest.mark.slow
 class TestLocal(InterruptScenarios):
     @pytest.fixture
     def url(self, broker: LocalBroker) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import psutil
+import pytest
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from support.large import large_ones_cost_only_themselves
@@ -12,6 +13,7 @@ from support.localbroker import LocalBroker
 from support.waiting import eventually
 
 
+@pytest.mark.slow
 def test_large_messages_over_the_local_broker(root: Path, tmp_path: Path) -> None:
     with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
         large_ones_cost_only_themselves(broker.url, root, tmp_path / "trace", size=30 << 20, count=8)

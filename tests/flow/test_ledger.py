@@ -125,6 +125,7 @@ def test_a_finished_one_is_answered_again_after_a_restart(broker: LocalBroker, r
     assert b"once" in kept[0][2]
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment_lose_nothing(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
     chance = random.Random(20261122)
     kills, workers = 6, 4

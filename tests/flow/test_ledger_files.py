@@ -70,6 +70,7 @@ def is_used_again(process: AgentProcess, agent: Agent, folder: Path) -> None:
     assert said(process) == 1
 
 
+@pytest.mark.slow
 def test_a_locked_file(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
     with served(broker, root, "locked", threads=2) as (process, agent):
         assert asked(agent, tmp_path / "first") == "done"

@@ -197,6 +197,7 @@ def test_a_frozen_broker_is_noticed_within_two_heartbeats(link: ThreadConnection
     broker.thaw()
 
 
+@pytest.mark.slow
 def test_an_idle_link_is_kept_alive_and_used_again(link: ThreadConnection, connector: Connector) -> None:
     """Nobody waits on it for three heartbeats."""
     link.open(time.monotonic() + 30)
@@ -365,7 +366,7 @@ def test_a_process_that_ends_leaves_no_reply_queue(broker: LocalBroker, link: Th
         broker.url,
     )
     name = ended.stdout.strip()
-    assert name
+    assert name, ended.stderr
     with pytest.raises(NotFound):
         link.ask(PurgeQueue(name))
 

@@ -226,6 +226,7 @@ def test_a_setting_that_cannot_be_used_is_told_and_changes_nothing(site: Watched
     assert site.scrape().value("gofer_plugin_running", plugin="metrics") == 1
 
 
+@pytest.mark.slow
 def test_the_file_is_whole_at_any_time_and_goes_with_the_agent(site: Watched) -> None:
     path = describe(site.root, "metrics", f"[main]\nenabled=1\n[metrics]\nfile={site.file}\n")
     site.ask("reload", which=str(path))

@@ -240,6 +240,7 @@ def test_the_connection_of_a_loop_that_is_over_is_closed(broker: LocalBroker) ->
         eventually(lambda: link.closed)
 
 
+@pytest.mark.slow
 def test_the_connection_of_agents_that_a_loop_has_forgotten_is_closed(broker: LocalBroker) -> None:
     async def call() -> None:
         agent = aio.Agent(broker.url, "agent", wait=5)

@@ -7,6 +7,7 @@ from support.localbroker import LocalBroker
 from support.networks import NetworkScenarios
 
 
+@pytest.mark.slow
 class TestLocalNetworks(NetworkScenarios):
     @pytest.fixture
     def url(self, broker: LocalBroker) -> str:

@@ -133,6 +133,7 @@ def yard(root: Path) -> Iterator[Yard]:
             yield Yard(process, until_it_answers(agent, process.tail()))
 
 
+@pytest.mark.slow
 def test_one_that_holds_a_thread_is_listed_and_named_until_it_returns(yard: Yard, tmp_path: Path) -> None:
     trace, go = tmp_path / "trace", tmp_path / "go"
     sn = yard.hang("hang", str(trace), str(go))

@@ -172,6 +172,7 @@ class TestUsers:
             agent(user=jane.name, password=jane.password).Door().jane()
         assert not trace.exists()
 
+    @pytest.mark.slow
     def test_ten_wrong_passwords_delay_nobody(self, agent: Agent, jane: Person, joe: Person) -> None:
         """The plugin has one worker. It goes on while PAM takes its seconds over each wrong password."""
         with ThreadPoolExecutor(10) as threads:

@@ -32,6 +32,7 @@ from gofer.errors import (
 )
 from gofer.proxy import Agent
 from gofer_authenticator_hmac import HmacAuthenticator
+from support import forkserver
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.people import Person
@@ -459,7 +460,7 @@ def test_an_old_file_beside_the_distribution_is_named(root: Path) -> None:
         said = process.log.read_text()
         goferd = [sys.executable, "-c", "from gofer.agent.main import main; raise SystemExit(main())"]
         check = [*goferd, "--root", str(root), "--check"]
-        checked = subprocess.run(check, capture_output=True, text=True, timeout=60, check=False)
+        checked = forkserver.run(check, capture_output=True, text=True, timeout=60, check=False)
     file = root / "usr/share/gofer/plugins/system.py"
     for text in (said, checked.stdout):
         line = next(line for line in text.splitlines() if str(file) in line)

@@ -115,6 +115,7 @@ def test_no_more():
     assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fixture", "wrong"),
     [

@@ -268,6 +268,7 @@ def test_stop_waits_for_what_runs_and_for_its_result(serving: Served) -> None:
     assert left_in_queue(serving) == []
 
 
+@pytest.mark.slow
 def test_stop_does_not_wait_long_for_callers_that_are_gone(tmp_path: Path) -> None:
     with served(tmp_path, give_up=60.0) as serving:
         serving.caller.send(request("Dog", "echo", "gone", replyto="no-such-queue"))

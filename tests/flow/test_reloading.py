@@ -129,6 +129,7 @@ def yard(root: Path, tmp_path: Path, broker: LocalBroker) -> Iterator[Yard]:
     yard.close()
 
 
+@pytest.mark.slow
 def test_of_a_thousand_calls_in_flight_each_has_one_outcome(root: Path, tmp_path: Path, broker: LocalBroker) -> None:
     storm = Storm(root, tmp_path, broker.url)
 

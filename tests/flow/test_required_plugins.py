@@ -247,6 +247,7 @@ def test_a_section_that_does_not_count_may_require_it(door: Door, main: str) -> 
     door.check_closed("authz.conf cannot be used")
 
 
+@pytest.mark.slow
 def test_one_that_takes_long_to_load_is_waited_for(door: Door, tmp_path: Path) -> None:
     go = tmp_path / "go"
     wait = f"import os, time\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.01)\n"
@@ -284,6 +285,7 @@ def test_when_it_is_unloaded_what_runs_ends_and_what_waits_is_kept(door: Door, t
     assert sorted(one for one in door.ran() if one.isdigit()) == [str(number) for number in range(8)]
 
 
+@pytest.mark.slow
 def test_while_it_is_reloaded_nobody_gets_past_it(door: Door) -> None:
     door.authorizer(
         AUTHORIZER.replace("@load\n", "@load\ndef slowly():\n    import time\n    time.sleep(0.1)\n\n\n@load\n")

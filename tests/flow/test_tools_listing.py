@@ -104,12 +104,14 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return listed("plugins", "--timeout", "12", environ=environ)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("listing")  # one process has them tried
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_plugin_says_why(tried: dict[str, dict[str, Any]], name: str) -> None:
     assert BROKEN[name][1] in tried[name]["broken"]
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("listing")
 @pytest.mark.parametrize("name", ["good", "demo"])
 def test_broken_plugins_hurt_nobody_else(tried: dict[str, dict[str, Any]], name: str) -> None:
@@ -257,6 +259,7 @@ def test_output_that_cannot_be_written_is_told_in_one_line(root: Path) -> None:
     assert (done.returncode, done.stderr) == (74, "gofer: cannot write the output: No space left on device\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_closed_stream_is_as_one_that_nobody_reads(root: Path, closed: str) -> None:
     done = subprocess.run(["sh", "-c", f'"$0" adapters {closed}', GOFER], capture_output=True, text=True, check=False)

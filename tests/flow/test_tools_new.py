@@ -45,6 +45,7 @@ def test_a_plugin_is_a_whole_distribution(here: Path) -> None:
     assert "-t MyDogs.greet" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_is_written_is_clean_for_every_name(here: Path) -> None:
     """By the project's own rules of ruff, and by mypy --strict."""
     for kind in KINDS:

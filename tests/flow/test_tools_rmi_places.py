@@ -18,6 +18,7 @@ import pytest
 from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
+from support import forkserver
 from support.commands import GOFER, gofer
 from support.goferd import AgentProcess
 from support.local_clients import connected
@@ -235,7 +236,7 @@ def test_a_secret_is_asked_for_at_the_terminal_and_not_shown(url: str) -> None:
 
 
 def test_without_a_terminal_it_says_which_option_reads_a_file(url: str) -> None:
-    done = subprocess.run(
+    done = forkserver.run(
         [GOFER, "rmi", "-u", url, "-a", "kennel", "-t", "Dog.guard", "--user", "jane"],
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from gofer.agent.management.wire import Unusable
 from gofer.errors import DispatchError, NotFound, Rejected, RequestTimeout
 from gofer.proxy import Agent
 from gofer_authenticator_hmac import HmacAuthenticator
+from support import forkserver
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.plugins import describe, install
@@ -67,7 +67,7 @@ class House:
     def check(self) -> tuple[int, str]:
         command = [sys.executable, "-c", "import sys; from gofer.agent.main import main; sys.exit(main())"]
         environ = {**os.environ, "PYTHONPATH": str(self.site)}
-        done = subprocess.run(
+        done = forkserver.run(
             [*command, "--root", str(self.process.root), "--check"],
             capture_output=True,
             text=True,

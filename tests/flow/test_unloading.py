@@ -103,6 +103,7 @@ def test_reloading_waits_for_none_either(site: Site) -> None:
         assert agent.Probe().echo("there") == "there"
 
 
+@pytest.mark.slow
 def test_an_agent_stops_while_its_broker_is_gone_and_answers_when_both_are_back(site: Site, tmp_path: Path) -> None:
     trace, go = tmp_path / "trace", tmp_path / "go"
     with ThreadPoolExecutor(1) as threads:

@@ -55,6 +55,7 @@ def rejection(mailbox: Mailbox) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_neither_copies_nor_cancelled_requests_run(served: Serving, mailbox: Mailbox, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     copy = written(served, mailbox, trace, "once")

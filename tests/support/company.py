@@ -18,6 +18,8 @@ from gofer.messaging.pool import pool
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 
+from support import forkserver
+
 __all__ = ["Rude", "connected", "declare", "linked", "rude_broker", "run", "silent_broker"]
 
 
@@ -43,7 +45,7 @@ def declare(link: ThreadConnection, queue: str) -> None:
 
 def run(code: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, with what the tests can import."""
-    return subprocess.run(
+    return forkserver.run(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         capture_output=True,
         text=True,

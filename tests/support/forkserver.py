@@ -138,7 +138,8 @@ def _close() -> None:
 def _alike(environ: Mapping[str, str], command: Sequence[str]) -> bool:
     """Tell whether the interpreter would start as the fork server did."""
     python = command[0] == sys.executable and command[1] in ("-c", "-m")
-    if not (python or command[0] == GOFER) or sum(map(len, command)) > _LONGEST:
+    text = all(isinstance(word, str) for word in command)
+    if not (python or command[0] == GOFER) or not text or sum(map(len, command)) > _LONGEST:
         return False
     shaping = {
         name for name in {*environ, *os.environ} if name.startswith(("PYTHON", "LC_", "LANG")) and name != "PYTHONPATH"

@@ -15,10 +15,10 @@ from gofer.messaging.subscription import Subscription
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
+from gofer.testing.agents import AgentProcess
 
 from support.company import linked
 from support.connections import declaring
-from support.goferd import AgentProcess
 from support.presence import until_it_answers
 from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually
