@@ -51,7 +51,7 @@ ADDRESS = "<queue> or <exchange>/<queue>, each at most 255 bytes"
 FLAG = "0, 1, yes, no, true, false, on, off"
 REGULAR = "a regular file, or a link to one"
 MAIN_KEYS = (
-    "name, plugin, enabled, threads, latency, timeout, max_age, accept, forward, extends, admin, trust, required"
+    "name, plugin, enabled, threads, latency, timeout, max_age, typed, accept, forward, extends, admin, trust, required"
 )
 MESSAGING_KEYS = "url, url_file, authenticator, cacert, clientcert, clientkey, host_validation, heartbeat, audience"
 SPACE = "has a space in it, which callers must write, too; remove it if that is not meant"

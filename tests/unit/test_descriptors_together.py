@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from gofer.agent.check import check
-from gofer.agent.config import AgentConfig, broker_of, check_together, read_descriptors
-from gofer.messaging.url import URL
+from gofer.agent.config import AgentConfig, check_together, read_descriptors
+from gofer.messaging.url import URL, broker_of
 from gofer.root import Root
 from support.plugins import describe
 
