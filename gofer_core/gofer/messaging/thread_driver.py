@@ -5,8 +5,9 @@ the I/O thread releases. Nothing else is shared: an interrupt may strike anywher
 it.
 
 One short cut: a message may be written by the thread that publishes it, while the I/O thread sleeps and no more than
-one message is in flight. That spares a single call the way to the I/O thread; under load the batches of the I/O thread are cheaper. The
-main thread never does so: it runs signal handlers, which may call, or raise, in the middle of anything.
+one message is in flight. That spares a single call the way to the I/O thread; under load the batches of the I/O thread
+are cheaper. The main thread never does so: it runs signal handlers, which may call, or raise, in the middle of
+anything.
 """
 
 from __future__ import annotations
