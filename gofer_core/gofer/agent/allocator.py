@@ -15,8 +15,8 @@ _LARGE = 2 * 1024 * 1024
 def give_memory_back() -> None:
     """Have glibc return large memory to the system as soon as it is free. Called before other threads start.
 
-    By itself it learns from the first large message to keep such memory: a call with 10 MB left 50 MB behind. One arena
-    is enough, as the interpreter's lock lets one thread allocate at a time: that spares 1.5 MB.
+    By itself it learns from the first large message to keep such memory: calls with 10 MB left 50 MB behind. One arena
+    is enough, as the interpreter's lock lets one thread allocate at a time; with one for each thread 6 MB were left.
     """
     if not sys.platform.startswith("linux"):
         return

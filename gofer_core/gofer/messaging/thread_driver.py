@@ -4,9 +4,10 @@ Other threads append commands to a deque and wake the I/O thread. A waiting thre
 the I/O thread releases. Nothing else is shared: an interrupt may strike anywhere, and a signal handler may call all of
 it.
 
-One short cut: a message may be written by the thread that publishes it, while the I/O thread sleeps and nothing is in
-flight. That spares a single call the way to the I/O thread; under load the batches of the I/O thread are cheaper. The
-main thread never does so: it runs signal handlers, which may call, or raise, in the middle of anything.
+One short cut: a message may be written by the thread that publishes it, while the I/O thread sleeps and no more than
+one message is in flight. That spares a single call the way to the I/O thread; under load the batches of the I/O thread
+are cheaper. The main thread never does so: it runs signal handlers, which may call, or raise, in the middle of
+anything.
 """
 
 from __future__ import annotations
@@ -244,7 +245,7 @@ class ThreadConnection(Connection):
         if threading.get_ident() == self._driver:  # a callback: its output goes with this turn's
             command(*arguments)
             return
-        if size > 0 and self._asleep and not self.core.unconfirmed and self._write_alone(command, arguments):
+        if size > 0 and self._asleep and len(self.core.unconfirmed) < 2 and self._write_alone(command, arguments):
             return
         if size > _LARGE:
             self._large.append(size)
