@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from gofer.agent.config import Descriptor
 from gofer.root import Root
+from gofer.tracing import slot
 
 __all__ = ["HELPER", "greeting"]
 
@@ -38,6 +39,7 @@ def greeting(
         "descriptors": [(str(one.file), one.sections) for one in descriptors],
         "levels": levels,
         "check": check,
+        "tracer": slot.name,
         "path": sys.path,
     }
     return json.dumps(told, default=lambda settings: {key: settings[key] for key in settings}).encode()

@@ -33,6 +33,7 @@ from gofer.rmi.api import Target
 from gofer.rmi.model import pipe
 from gofer.rmi.model.fork_children import end_with_parent, serve, threads
 from gofer.root import Root
+from gofer.tracing import use
 
 __all__ = ["main"]
 
@@ -65,6 +66,7 @@ def main(argv: Sequence[str]) -> None:
     _log_to_agent(pipe.Sender(control), told["levels"])
     try:
         plugin = _imports(told, _locate).prepared(told["name"])
+        use(told["tracer"])
     except BaseException as raised:  # noqa: BLE001 - whatever the plugin's code does, the agent is told
         _answer(control, str(raised) if isinstance(raised, Refused) else one_line(raised)[0])
         return

@@ -91,7 +91,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     ``wait`` is how long its caller waits, in seconds: statuses are then held back so that a fast call is two messages.
     ``again``: it may have been published before. ``timeout`` limits its execution, in seconds. ``timestamp`` is when it
     was sent, ``ttl`` the seconds until it expires, and ``expires`` that time, in seconds since 1970 by the caller's
-    clock. Callers of gofer 2.12 send none of these.
+    clock. ``traceparent`` and ``tracestate`` are those of W3C Trace Context, from callers that trace their calls.
+    Callers of gofer 2.12 send none of these.
     """
 
     sn: str | None = None
@@ -108,6 +109,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: Any = None
     ttl: Any = None
     expires: float | None = None
+    traceparent: Any = None
+    tracestate: Any = None
 
     def __repr__(self) -> str:
         # Neither the secret nor the password: this may get into a log.

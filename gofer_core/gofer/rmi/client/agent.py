@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from typing import Any, Generic, Protocol, Self, TypeVar, Unpack
 
 from gofer.errors import ConnectionLost
@@ -16,6 +17,7 @@ from gofer.rmi.client.options import CallOptions, Options
 from gofer.rmi.client.session import Session
 from gofer.rmi.client.stub import Stub, Trigger, fixed, new_request
 from gofer.rmi.client.unconfirmed import Owner, Unconfirmed
+from gofer.tracing import slot
 
 __all__ = ["Double", "Lease", "RemoteAgent", "seam"]
 
@@ -179,9 +181,15 @@ class RemoteAgent:
     ) -> Any:
         options = self._options
         document = new_request((classname, method, cntr), args, kws, self._to, options)
+        send = self._send if slot.tracer is None else self._send_traced
         if options.trigger:
-            return Trigger(document["sn"], lambda: self._run(self._send(document, options)))
-        return self._run(self._send(document, options))
+            return Trigger(document["sn"], lambda: self._run(send(document, options)))
+        return self._run(send(document, options))
+
+    async def _send_traced(self, document: dict[str, Any], options: Options) -> Any:
+        tracer, waits = slot.tracer, options.reply is None and options.wait != 0
+        with nullcontext() if tracer is None else tracer.calling(document, self._lease.connector.url, waits=waits):
+            return await self._send(document, options)
 
     async def _send(self, document: dict[str, Any], options: Options) -> Any:
         """Send a request; return what the call returns."""

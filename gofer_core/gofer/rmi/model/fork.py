@@ -29,6 +29,7 @@ from gofer.rmi.api import Target
 from gofer.rmi.exceptions import from_result
 from gofer.rmi.model import pipe
 from gofer.rmi.request import Received
+from gofer.tracing import slot
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -147,6 +148,7 @@ def _invocation(target: Target, request: Received, limit: int) -> bytes:
         "data": request.data,
         "identity": request.identity,
         "limit": limit,
+        "trace": None if slot.tracer is None else dict(slot.tracer.carrier()),
     }
     return json.dumps(call).encode()
 

@@ -36,6 +36,7 @@ from gofer.rmi.exceptions import to_result
 from gofer.rmi.model import pipe
 from gofer.rmi.model.direct import call
 from gofer.rmi.progress import Progress
+from gofer.tracing import slot
 
 __all__ = ["GRACE", "end_with_parent", "serve", "threads"]
 
@@ -364,7 +365,7 @@ def _answer(connection: socket.socket, find: Find, entered: Entered) -> None:
     sender.send(pipe.BEGUN, str(os.getpid()).encode())
     token = Context(request).enter()
     try:
-        with entered():
+        with entered(), _traced(asked):
             body = _value(find(asked["namespace"], asked["method"]), asked)
         kind = pipe.VALUE
     except SystemExit:
@@ -376,6 +377,16 @@ def _answer(connection: socket.socket, find: Find, entered: Entered) -> None:
     progress.finish()
     _flush()  # before the result: with that, the agent lets go of this process
     sender.send(kind, body)
+    if slot.tracer is not None:
+        slot.tracer.flush()
+
+
+def _traced(asked: dict[str, Any]) -> AbstractContextManager[object]:
+    """Return what is entered around the method, if the agent traces its calls."""
+    tracer, carrier = slot.tracer, asked.get("trace")
+    if tracer is None or carrier is None:
+        return nullcontext()
+    return tracer.in_child(".".join(filter(None, (asked["namespace"], asked["method"]))), carrier)
 
 
 def _value(target: Target, asked: dict[str, Any]) -> bytes:
