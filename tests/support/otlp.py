@@ -70,7 +70,16 @@ class Receiver:
 
     def wait(self, *names: str) -> dict[str, Span]:
         """Wait for spans of these names, and return the last one of each."""
-        eventually(lambda: {one.name for one in self.spans} >= set(names), what=f"spans {names}")
+        missing = set(names)
+
+        def all_there() -> bool:
+            missing.difference_update(one.name for one in self.spans)
+            return not missing
+
+        try:
+            eventually(all_there)
+        except AssertionError:
+            raise AssertionError(f"no spans {missing}; there are {[one.name for one in self.spans]}") from None
         return {one.name: one for one in self.spans if one.name in names}
 
     def __enter__(self) -> Receiver:

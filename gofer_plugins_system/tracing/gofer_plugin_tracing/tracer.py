@@ -22,6 +22,7 @@ class CallTracer:
     def __init__(self) -> None:
         # Imported here: each child of a process that forks would have to do it again.
         self._exporters = exporters.find()
+        exporters.rehearse(self._exporters)
 
     @contextmanager
     def calling(self, document: dict[str, Any], url: Any, *, waits: bool) -> Iterator[None]:
@@ -60,4 +61,4 @@ class CallTracer:
 
     def flush(self) -> None:
         """Hand on the spans of this process."""
-        exporters.flush(0.5)
+        exporters.flush(1.5)  # the agent has the result by now; the process is killed after two seconds

@@ -148,7 +148,7 @@ def _invocation(target: Target, request: Received, limit: int) -> bytes:
         "data": request.data,
         "identity": request.identity,
         "limit": limit,
-        "trace": None if slot.tracer is None else dict(slot.tracer.carrier()),
+        "trace": None if slot.tracer is None else (target.name, dict(slot.tracer.carrier())),
     }
     return json.dumps(call).encode()
 

@@ -383,10 +383,8 @@ def _answer(connection: socket.socket, find: Find, entered: Entered) -> None:
 
 def _traced(asked: dict[str, Any]) -> AbstractContextManager[object]:
     """Return what is entered around the method, if the agent traces its calls."""
-    tracer, carrier = slot.tracer, asked.get("trace")
-    if tracer is None or carrier is None:
-        return nullcontext()
-    return tracer.in_child(".".join(filter(None, (asked["namespace"], asked["method"]))), carrier)
+    tracer, trace = slot.tracer, asked.get("trace")
+    return nullcontext() if tracer is None or trace is None else tracer.in_child(*trace)
 
 
 def _value(target: Target, asked: dict[str, Any]) -> bytes:
