@@ -257,6 +257,7 @@ gofer.tools.service: service
 gofer.tools.service_files: Service
 gofer.tools.service_record: Record State install stage uninstall
 gofer.tools.stubs: stubs write_stubs
+gofer.tracing: Tracer slot use
 gofer_adapter_amqp: AmqpAdapter
 gofer_adapter_amqp.adapter: AmqpAdapter
 gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND OPENED REFUSED logins
@@ -320,6 +321,11 @@ gofer_plugin_system.commands: Ended Shell
 gofer_plugin_system.power: System
 gofer_plugin_system.scripts: Script
 gofer_plugin_system.services: Service
+gofer_plugin_tracing: GoferInstrumentor gofer_call gofer_finished start stop
+gofer_plugin_tracing.attributes: SCOPE W3C described failed
+gofer_plugin_tracing.exporters: find flush provide rehearse
+gofer_plugin_tracing.requests: begin current end ended record_refused
+gofer_plugin_tracing.tracer: CallTracer
 gofer_plugin_virt: Virt check close
 gofer_plugin_virt.connections: connect disconnect uri_of
 gofer_plugin_virt.domains: Domain Virt

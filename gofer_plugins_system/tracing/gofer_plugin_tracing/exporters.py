@@ -12,7 +12,7 @@ from typing import Any
 from gofer.errors import ConfigError
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 __all__ = ["find", "flush", "provide", "rehearse"]
@@ -59,7 +59,8 @@ def rehearse(found: list[Callable[[], Any]]) -> None:
     Resource.create()
     for exporter in found:
         if "grpc" not in getattr(exporter, "__module__", ""):
-            BatchSpanProcessor(exporter()).shutdown()
+            processor: SpanProcessor = BatchSpanProcessor(exporter())
+            processor.shutdown()
 
 
 def provide(service: str, found: list[Callable[[], Any]] | None = None) -> None:
