@@ -12,8 +12,8 @@ from typing import Any
 from gofer.errors import ConfigError
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
 __all__ = ["find", "flush", "provide", "rehearse"]
 
@@ -54,13 +54,12 @@ def _find(name: str) -> Callable[[], Any]:
 def rehearse(found: list[Callable[[], Any]]) -> None:
     """Make what ``provide`` makes, and drop it: what is imported late for that is there when a child does so again.
 
-    It took 200 ms of each forked call. No thread is left. One of gRPC would leave some, and cannot be forked.
+    It took 200 ms of each forked call. No thread is started here, as a process that forks must have none; gRPC would.
     """
     Resource.create()
     for exporter in found:
         if "grpc" not in getattr(exporter, "__module__", ""):
-            processor: SpanProcessor = BatchSpanProcessor(exporter())
-            processor.shutdown()
+            SimpleSpanProcessor(exporter()).shutdown()
 
 
 def provide(service: str, found: list[Callable[[], Any]] | None = None) -> None:
