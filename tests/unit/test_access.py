@@ -79,6 +79,14 @@ def test_all_plugins_that_have_rules_must_allow_a_call() -> None:
     assert access.explain("open", None, "Dog", "bark").allowed
 
 
+def test_however_many_names_are_asked_for_each_is_decided_and_few_are_remembered() -> None:
+    access = Access({"dog": (Rule("Dog.*", ("bob",)),)})
+    for number in range(5000):
+        assert access.refusing(["dog"], "bob", f"Cat{number}", "bark") == "dog"
+        assert access.refusing(["dog"], "bob", "Dog", f"bark{number}") is None
+    assert len(access._decided) <= 1000
+
+
 def test_why_names_who_must_do_what() -> None:
     told = why_denied("alice", "dog", "Dog.bark", Path("/etc/dog.conf"))
     assert "no rule lets 'alice' call Dog.bark of plugin 'dog'" in told

@@ -134,6 +134,11 @@ def test_an_end_that_is_cut_off_is_found_by_a_record_that_is_known(tmp_path: Pat
     assert run_gofer("audit", "verify", "--expect", "6", str(file)).returncode == 2
     assert run_gofer("audit", "verify", str(tmp_path / "none")).returncode == 2
     (tmp_path / "empty").mkdir()
+    (tmp_path / "nothing").touch()
+    os.mkfifo(tmp_path / "fifo")
+    done = run_gofer("audit", "verify", str(tmp_path / "nothing"))
+    assert (done.returncode, "there is no record" in done.stdout) == (1, True)
+    assert run_gofer("audit", "verify", str(tmp_path / "fifo")).returncode == 2
     assert run_gofer("audit", "verify", str(tmp_path / "empty")).returncode == 2
 
 

@@ -300,7 +300,7 @@ gofer_authenticator_x509.authenticator: X509Authenticator
 gofer_authenticator_x509.trust: ANY_PURPOSE CLIENT_AUTH Key Trust check_key common_name load_certificate
     read_purpose
 gofer_plugin_audit: begin end gofer_call gofer_finished
-gofer_plugin_audit.chain: Finding GENESIS RECOVERED Record Verification line_of read_line torn_digest
+gofer_plugin_audit.chain: Finding GENESIS RECOVERED Record Verification line_of lines_of read_line torn_digest
 gofer_plugin_audit.command: audit
 gofer_plugin_audit.log: AuditLog files_in
 gofer_plugin_demo: Demo TooTired hello

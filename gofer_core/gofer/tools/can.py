@@ -11,7 +11,7 @@ import click
 from gofer.root import Root
 from gofer.suggest import did_you_mean
 from gofer.tools.arguments import target
-from gofer.tools.output import complain, print_json
+from gofer.tools.output import complain, harmless, print_json
 
 if TYPE_CHECKING:
     from gofer.rmi.server.access import Rule, Verdict
@@ -54,6 +54,8 @@ def can(root: str | None, identity: str, plugin: str, called: tuple[str, str], a
     if descriptor is None:
         known = ", ".join(sorted(named)) or "none"
         raise click.UsageError(f"no descriptor of a plugin {plugin!r}{did_you_mean(plugin, named)}; there are: {known}")
+    if not identity or identity == "*":
+        raise click.UsageError(f"{identity!r} is no identity")
     if identity.startswith("@"):
         raise click.UsageError(f"{identity!r} is a group; ask for one of its members")
     if not descriptor.enabled:
@@ -83,7 +85,7 @@ def can(root: str | None, identity: str, plugin: str, called: tuple[str, str], a
     if as_json:
         print_json({"allowed": allowed, "identity": who, "plugin": plugin, "called": ".".join(called), "why": lines})
     else:
-        print("yes" if allowed else "no", *lines, sep="\n  ")
+        print("yes" if allowed else "no", *map(harmless, lines), sep="\n  ")
     return 0 if allowed else 1
 
 

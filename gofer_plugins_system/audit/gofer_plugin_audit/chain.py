@@ -10,10 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
 
-__all__ = ["GENESIS", "RECOVERED", "Finding", "Record", "Verification", "line_of", "read_line", "torn_digest"]
+__all__ = [
+    "GENESIS",
+    "RECOVERED",
+    "Finding",
+    "Record",
+    "Verification",
+    "line_of",
+    "lines_of",
+    "read_line",
+    "torn_digest",
+]
 
 #: What stands for the hash of the line before the first one.
 GENESIS = "0" * 64
@@ -22,6 +32,7 @@ GENESIS = "0" * 64
 _BEGINS = ("start", "continued")
 RECOVERED = "recovered"
 
+_LONGEST = 1 << 20
 _LINE = re.compile(rb'(\{.*),"hash":"([0-9a-f]{64})"\}\n?', re.DOTALL)
 
 
@@ -54,6 +65,11 @@ def read_line(line: bytes) -> Record | None:
         return Record(int(fields["seq"]), str(fields["event"]), str(fields["prev"]), found[2].decode(), fields)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """Iterate over the lines of a file, whatever it is: one that is too long for a record comes in pieces."""
+    return iter(lambda: file.readline(_LONGEST), b"")
 
 
 def torn_digest(torn: bytes) -> str:
@@ -113,7 +129,9 @@ class Verification:
         """Look at where the last file ends."""
         seq, wanted = self._expected or (0, "")
         last = 0 if self.last is None else self.last.seq
-        if self.finding is None and last < seq:
+        if self.finding is None and self.last is None and not seq:
+            self.finding = Finding(file, 0, "truncated", "there is no record")
+        elif self.finding is None and last < seq:
             text = f"the log ends with record {last}, and record {seq} ({wanted[:16]}…) was written"
             self.finding = Finding(file, 0, "truncated", text)
         elif self.finding is None and self.last is not None and self.last.event != "stop":

@@ -10,13 +10,13 @@ from pathlib import Path
 import click
 from gofer.tools.output import complain, harmless
 
-from gofer_plugin_audit.chain import Verification
+from gofer_plugin_audit.chain import Verification, lines_of
 from gofer_plugin_audit.log import files_in
 
 __all__ = ["audit"]
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 def audit() -> None:
     """Look at audit logs of gofer-plugin-audit."""
 
@@ -49,13 +49,16 @@ def verify(files: Sequence[Path], expect: tuple[int, str] | None) -> int:
       2    wrong arguments
     """
     paths = [path for one in files for path in (files_in(one) if one.is_dir() else [one])]
+    for path in paths:
+        if not path.is_file():
+            raise click.UsageError(f"{path} is no file")
     if not paths:
         raise click.UsageError(f"no file named audit-*.jsonl in {', '.join(map(str, files))}")
     looked = Verification(expect)
     try:
         for path in paths:
-            with path.open("rb") as lines:
-                looked.read(str(path), lines)
+            with path.open("rb") as opened:
+                looked.read(str(path), lines_of(opened))
             if looked.finding is not None:
                 break
         else:

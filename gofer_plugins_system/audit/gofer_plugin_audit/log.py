@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from gofer.errors import ConfigError
 
-from gofer_plugin_audit.chain import GENESIS, RECOVERED, line_of, read_line, torn_digest
+from gofer_plugin_audit.chain import GENESIS, RECOVERED, line_of, lines_of, read_line, torn_digest
 
 __all__ = ["AuditLog", "files_in"]
 
@@ -232,7 +232,7 @@ def _end_of(path: Path) -> _End:
     """
     seq, digest, torn, unended = 0, GENESIS, b"", False
     with path.open("rb") as file:
-        for line in file:
+        for line in lines_of(file):
             record = read_line(line)
             if record is not None:
                 seq, digest, torn, unended = record.seq, record.hash, b"", not line.endswith(b"\n")

@@ -13,6 +13,8 @@ __all__ = ["ANONYMOUS", "ANYBODY", "Access", "Denied", "Rule", "Verdict", "why_d
 #: In a rule: every caller with an identity; and a caller without one, whose request is not signed.
 ANYBODY, ANONYMOUS = "*", "anonymous"
 
+_MOST = 1000  # decisions that are remembered
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -88,6 +90,7 @@ class Access:
 
     rules: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
     groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    _decided: dict[tuple[str, str | None, str, str], bool] = field(default_factory=dict, init=False, compare=False)
 
     def rule_for(self, plugin: str, identity: str | None, classname: str, method: str) -> Rule | None:
         """Return the first rule of a plugin that allows a call; None: none does."""
@@ -99,9 +102,18 @@ class Access:
     def refusing(self, plugins: Iterable[str], identity: str | None, classname: str, method: str) -> str | None:
         """Return the first of several plugins whose rules do not allow a call; None: all allow it."""
         for plugin in plugins:
-            if plugin in self.rules and self.rule_for(plugin, identity, classname, method) is None:
+            if plugin in self.rules and not self._allows((plugin, identity, classname, method)):
                 return plugin
         return None
+
+    def _allows(self, call: tuple[str, str | None, str, str]) -> bool:
+        """Tell whether one plugin's rules allow a call. What was asked before is not decided again."""
+        allowed = self._decided.get(call)
+        if allowed is None:
+            if len(self._decided) >= _MOST:  # callers may send any names
+                self._decided.clear()
+            allowed = self._decided[call] = self.rule_for(*call) is not None
+        return allowed
 
     def explain(self, plugin: str, identity: str | None, classname: str, method: str) -> Verdict:
         """Tell how a plugin's rules decide about a call, and by which of them."""
