@@ -15,6 +15,7 @@ NAMES = [
     "gofer_accept",
     "gofer_call",
     "gofer_extend",
+    "gofer_facts",
     "gofer_find",
     "gofer_finished",
     "gofer_load",
