@@ -92,6 +92,7 @@ def test_a_secret_that_cannot_be_had_lets_nobody_in(serving: Served, caplog: pyt
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.slow  # PAM takes two seconds to refuse a password
 def test_secrets_and_passwords_are_not_logged(serving: Served, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     serving.caller.error("Dog", "guarded", secret="s3cr3t-given")

@@ -409,6 +409,7 @@ def test_after_stop_everything_is_refused_and_the_thread_has_ended(store: Databa
         store.call(partial(requests.take, [record("b")]))
 
 
+@pytest.mark.slow
 def test_the_time_in_which_a_process_stands_still_does_not_count(tmp_path: Path) -> None:
     """It is stopped in the middle of a write, for longer than anybody waits for one."""
     code = """
