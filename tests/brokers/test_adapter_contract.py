@@ -41,7 +41,7 @@ class TestAmqpOnBrokerJ(OnBrokerJ, AdapterContract):
             "Over 0-9-1 Broker-J closes the connection that asks for another's exclusive queue.",
         "test_an_exclusive_subscription_keeps_others_out":
             "Over 0-9-1 Broker-J closes the connection that subscribes to a queue with an exclusive subscriber.",
-        "test_a_queue_deleted_under_its_subscriber_is_told":
+        "test_a_queue_deleted_under_its_subscriber_is_reported":
             "Over 0-9-1 Broker-J does not tell a subscriber that its queue was deleted.",
     }  # fmt: skip
 

@@ -370,7 +370,7 @@ class TestDeliveries:
         assert driver.lost == []
 
     @pytest.mark.slow
-    def test_a_subscription_that_the_broker_ends_for_its_slowness_is_told(
+    def test_a_subscription_that_the_broker_ends_for_its_slowness_is_reported(
         self, rabbitmq: RabbitMQ, driver: Driver, queue: str, connect: Connect
     ) -> None:
         # RabbitMQ's own limit is 30 minutes, looked at every minute; a channel takes both values when it opens.
@@ -401,7 +401,7 @@ class TestQueues:
         with beside(url) as channel:
             channel.queue_delete(name)
 
-    def test_a_quorum_queue_delivers_and_tells_redelivery(self, driver: Driver, quorum: str) -> None:
+    def test_a_quorum_queue_delivers_and_reports_redelivery(self, driver: Driver, quorum: str) -> None:
         driver.subscribe(quorum)
         driver.give(quorum, b"x")
         first = driver.one()

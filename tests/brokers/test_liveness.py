@@ -113,7 +113,7 @@ def limit_user(rabbitmq: RabbitMQ, vhost: str, most: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [limit_virtual_host, limit_user])
-def test_a_limit_of_connections_is_told_to_all_and_ends_when_it_is_lifted(
+def test_a_limit_of_connections_is_reported_to_all_and_ends_when_it_is_lifted(
     rabbitmq: RabbitMQ, vhost: str, root: Path, limit: Callable[[RabbitMQ, str, int], None]
 ) -> None:
     rabbitmq.add_user(USER, "secret", vhost=vhost)

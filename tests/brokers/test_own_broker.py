@@ -63,14 +63,14 @@ def test_what_needs_something_that_the_broker_lacks_is_not_kept_and_all_else_is_
     assert sum(one["kept"] is True for one in found.values()) > 40, found
 
 
-def test_a_broker_that_lets_nobody_in_is_told_at_once(rabbitmq3: RabbitMQ3) -> None:
+def test_a_broker_that_lets_nobody_in_is_reported_at_once(rabbitmq3: RabbitMQ3) -> None:
     done = gofer("adapters", "--test", rabbitmq3.url(password="certainly-wrong"))
     assert (done.returncode, done.stdout) == (6, "")
     assert "login refused for user 'guest'" in done.stderr
     assert "certainly-wrong" not in done.stderr
 
 
-def test_an_adapter_that_is_not_installed_is_told_at_once() -> None:
+def test_an_adapter_that_is_not_installed_is_reported_at_once() -> None:
     done = gofer("adapters", "--test", "nonsense+amqp://localhost")
     assert (done.returncode, done.stdout) == (6, "")
     assert "the adapter 'nonsense'" in done.stderr
@@ -94,7 +94,7 @@ def test_an_interrupted_test_leaves_nothing_behind(brokerj: BrokerJ, number: sig
 
 
 @pytest.mark.parametrize("adapter", ["amqp", "proton", "qpid"])
-def test_a_peer_that_says_nothing_is_told(adapter: str) -> None:
+def test_a_peer_that_says_nothing_is_reported(adapter: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         done = gofer("adapters", "--test", f"{adapter}+amqp://guest:secret@127.0.0.1:{silent.getsockname()[1]}")
     assert (done.returncode, done.stdout) == (6, "")

@@ -59,7 +59,7 @@ class TestProtonOnRabbitMQ3(Proton):
         "has_expiring_queues": "The plugin of RabbitMQ 3 declares durable queues only.",
         "has_deletes": "The plugin of RabbitMQ 3 deletes and purges nothing.",
         "has_exchanges": "The plugin of RabbitMQ 3 declares and binds no exchanges; those that are there can be used.",
-        "test_a_look_at_a_queue_tells_whether_it_is_there_and_has_a_consumer":
+        "test_a_look_at_a_queue_reports_whether_it_is_there_and_has_a_consumer":
             "The plugin of RabbitMQ 3 does not tell how many consumers a queue has.",
     }  # fmt: skip
 

@@ -210,7 +210,7 @@ class TestLogins:
         with pytest.raises(AdapterError, match=r"login refused for user 'guest': the broker offers only ANONYMOUS"):
             log_in(f"qpid+amqp://guest:wrong@127.0.0.1:{brokerj.anonymous_port}")
 
-    def test_a_virtual_host_that_is_not_there_is_told(self, brokerj: BrokerJ) -> None:
+    def test_a_virtual_host_that_is_not_there_is_reported(self, brokerj: BrokerJ) -> None:
         with pytest.raises(AdapterError, match="virtual host 'nowhere'"):
             log_in(brokerj.url(adapter="qpid") + "/nowhere")
 

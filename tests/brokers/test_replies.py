@@ -16,7 +16,7 @@ class TestRabbitMQReplies(ReplyScenarios):
     def url(cls, rabbitmq: RabbitMQ) -> str:
         return rabbitmq.url()
 
-    def test_replies_that_wait_survive_the_broker_and_are_told(
+    def test_replies_that_wait_survive_the_broker_and_are_reported(
         self, rabbitmq: RabbitMQ, agent: Agent, connector: Connector, tasks: str
     ) -> None:
         """Those that were told and accepted do not come again; a consumer that runs goes on by itself."""

@@ -65,6 +65,6 @@ def test_nothing_is_left_of_a_caller(brokerj: BrokerJ, agent: AgentProcess, adap
     eventually(lambda: not reply_queues(brokerj) - before)
 
 
-def test_an_agents_queue_that_cannot_expire_is_told(agent: AgentProcess, brokerj: BrokerJ) -> None:
+def test_an_agents_queue_that_cannot_expire_is_reported(agent: AgentProcess, brokerj: BrokerJ) -> None:
     eventually(lambda: "the queue does not expire: this broker cannot do that" in agent.tail(), what=agent.tail())
     assert QUEUE in {queue["name"] for queue in brokerj.queues()}

@@ -59,7 +59,7 @@ def test_every_test_of_the_contract_is_a_row(rows: dict[str, list[str]]) -> None
     assert set(rows) == tests, "`make brokers` writes the table anew"
 
 
-def test_every_limit_that_fails_a_test_is_told(rows: dict[str, list[str]], sentences: dict[str, str]) -> None:
+def test_every_limit_that_fails_a_test_is_reported(rows: dict[str, list[str]], sentences: dict[str, str]) -> None:
     classes = columns()
     assert set(classes) == set(COLUMNS)
     for place, each in enumerate(COLUMNS):

@@ -182,7 +182,7 @@ def test_who_does_not_sign_is_meant_by_anonymous_alone(house: Guarded) -> None:
         denied(nobody.Dog().bark, *says)
 
 
-def test_a_group_is_defined_once_and_an_unknown_one_is_told_and_has_nobody(house: Guarded) -> None:
+def test_a_group_is_defined_once_and_an_unknown_one_is_reported_and_has_nobody(house: Guarded) -> None:
     house.groups(operators="alice, bob")
     house.describe("dog", "Admin.hello = *\nDog.bark = @operators, @nobody\nDog.dig = @nobody")
     house.describe("cat", "*.purr = @operators\nAdmin.hello = *")
@@ -416,7 +416,7 @@ async def _storm(house: Guarded, rules: str) -> None:
 # -- gofer can, and goferd --check -------------------------------------------------------------------------------------
 
 
-def test_can_tells_which_rule_decides_without_an_agent(house: Guarded) -> None:
+def test_can_reports_which_rule_decides_without_an_agent(house: Guarded) -> None:
     house.groups(operators="alice, erin")
     dog = house.describe("dog", "Admin.* = @operators\n# more\nDog.b?rk = bob, @operators\ncat.* = *", "forward = cat")
     cat = house.describe("cat", "Cat.purr = alice", "accept = dog")

@@ -85,7 +85,7 @@ class TestCalls:
         asyncio.run(main())
 
     @pytest.mark.parametrize("kind", ["function", "coroutine"])
-    def test_progress_is_told_to_functions_and_coroutines(self, connector: Connector, kind: str) -> None:
+    def test_progress_is_reported_to_functions_and_coroutines(self, connector: Connector, kind: str) -> None:
         heard: list[Any] = []
 
         async def tell(report: dict[str, Any]) -> None:
@@ -183,7 +183,7 @@ def test_nobody_there_is_heard_at_once(connector: Connector) -> None:
     asyncio.run(main())
 
 
-def test_a_broker_that_is_not_there_is_told_at_once(root: Path) -> None:
+def test_a_broker_that_is_not_there_is_reported_at_once(root: Path) -> None:
     async def main() -> None:
         async with Agent(f"local://{root}/missing.sock", "nobody", wait=20) as agent:
             start = time.monotonic()

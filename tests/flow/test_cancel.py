@@ -101,7 +101,9 @@ def cancel(agent: Agent, *groups: str) -> list[str]:
     return found
 
 
-def test_what_waits_is_dropped_and_what_runs_is_told(agent: Agent, threads: ThreadPoolExecutor, tmp_path: Path) -> None:
+def test_what_waits_is_dropped_and_what_runs_is_reported(
+    agent: Agent, threads: ThreadPoolExecutor, tmp_path: Path
+) -> None:
     trace = tmp_path / "trace"
     running = stay(threads, agent, trace, "r")
     eventually(lambda: runs(trace)["r"] == 1)

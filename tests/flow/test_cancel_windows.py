@@ -89,7 +89,7 @@ DAY = {"group": "day", "task": {"n": 1}}
 
 
 @pytest.mark.parametrize("model", ["direct", "forked", "coroutine"])
-def test_what_runs_is_told_whatever_runs_it(agent: Agent, model: str, tmp_path: Path) -> None:
+def test_what_runs_is_reported_whatever_runs_it(agent: Agent, model: str, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     with ThreadPoolExecutor(1) as threads:
         running = begin(threads, agent, model, trace, model)

@@ -63,7 +63,7 @@ def process(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Agen
     return AgentProcess(root)
 
 
-def test_a_descriptor_of_gofer_2_is_read_as_it_was_and_what_is_odd_is_told(
+def test_a_descriptor_of_gofer_2_is_read_as_it_was_and_what_is_odd_is_reported(
     process: AgentProcess, tmp_path: Path
 ) -> None:
     with LocalBroker(str(tmp_path / "broker.sock")) as broker, process:
@@ -88,7 +88,7 @@ def test_a_descriptor_of_gofer_2_is_read_as_it_was_and_what_is_odd_is_told(
             assert until_it_answers(agent, process.tail()).Dog().bark() == "woof"
 
 
-def test_a_file_that_is_not_read_is_told(process: AgentProcess) -> None:
+def test_a_file_that_is_not_read_is_reported(process: AgentProcess) -> None:
     with process:
         others = {
             "plugins/foo.yaml": "; if it has lines of [section] and key = value, rename it to foo.conf",

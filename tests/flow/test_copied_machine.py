@@ -40,7 +40,7 @@ def shown(process: AgentProcess) -> str:
 
 
 @pytest.mark.slow
-def test_a_copy_warns_and_is_told_from_the_original(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+def test_a_copy_warns_and_is_distinguished_from_the_original(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
     with described(AgentProcess(root), broker) as original:
         original.start()
         identity = root / "var/lib/gofer/identity"

@@ -212,7 +212,7 @@ def test_kept_it_ends_as_well_when_it_is_terminated(nowhere: Path) -> None:
 
 
 @pytest.mark.slow
-def test_kept_it_tells_when_the_agent_dies(nowhere: Path) -> None:
+def test_kept_it_reports_when_the_agent_dies(nowhere: Path) -> None:
     with running("--keep") as (child, until):
         until("tail -f")
         (agent,) = [one for one in left_behind(nowhere) if "--foreground" in one.cmdline()]

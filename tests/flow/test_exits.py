@@ -18,7 +18,7 @@ def test_what_nobody_waits_for_gets_there_though_the_process_ends(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("door", ["proxy", "aio"])
-def test_what_no_broker_takes_in_time_is_told_on_stderr(tmp_path: Path, door: str) -> None:
+def test_what_no_broker_takes_in_time_is_reported_on_stderr(tmp_path: Path, door: str) -> None:
     what_was_lost_is_told_at_the_end(tmp_path, door=door)
 
 

@@ -437,7 +437,7 @@ def test_two_processes_do_not_run_the_same(state: Path, broker: LocalBroker, age
 
 
 @pytest.mark.parametrize("damage", ["garbage", "read-only", "full"])
-def test_a_record_that_cannot_be_written_is_told_and_nothing_is_sent(
+def test_a_record_that_cannot_be_written_is_reported_and_nothing_is_sent(
     state: Path, broker: LocalBroker, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def go() -> None:

@@ -157,7 +157,7 @@ def test_results_and_arguments_of_any_size_cross(agent: Agent, size: int) -> Non
     assert agent.Forked().echo("y" * size) == "y" * size
 
 
-def test_a_result_over_the_limit_of_a_message_is_told(agent: Agent, process: AgentProcess) -> None:
+def test_a_result_over_the_limit_of_a_message_is_reported(agent: Agent, process: AgentProcess) -> None:
     with pytest.raises(ResultTooLarge, match="is the limit"):
         agent.Forked().large(50_000_000)
     assert agent.Forked().echo("still here") == "still here"
@@ -263,7 +263,7 @@ def gofer_call(plugin, request, invoke):
         ("leave_now", (77,), "exit status 77"),
     ],
 )
-def test_a_child_that_ends_without_a_result_is_told_by_how_it_ended(
+def test_a_child_that_ends_without_a_result_is_reported_by_how_it_ended(
     agent: Agent, process: AgentProcess, method: str, arguments: tuple[Any, ...], text: str
 ) -> None:
     with pytest.raises(ProcessDied, match=text):
@@ -313,7 +313,9 @@ def test_eight_run_at_once(agent: Agent, process: AgentProcess, tmp_path: Path) 
     eventually(lambda: only_helpers(process))
 
 
-def test_a_dead_helper_is_told_to_its_calls_and_replaced(agent: Agent, process: AgentProcess, tmp_path: Path) -> None:
+def test_a_dead_helper_is_reported_to_its_calls_and_replaced(
+    agent: Agent, process: AgentProcess, tmp_path: Path
+) -> None:
     path = tmp_path / "pids"
     helper = agent.Forked().process()["parent"]
     with ThreadPoolExecutor(1) as threads:
@@ -439,7 +441,7 @@ def test_a_module_that_starts_threads_when_imported_cannot_fork_and_says_so(
         ("import os\nos._exit(3)", "ends the process with status 3"),
     ],
 )
-def test_why_a_helper_cannot_start_is_told_to_the_caller(
+def test_why_a_helper_cannot_start_is_reported_to_the_caller(
     broker: LocalBroker, tmp_path: Path, changed: str, says: str
 ) -> None:
     """As when gofer was installed anew, or removed, while its agent runs."""

@@ -215,7 +215,7 @@ def test_nothing_else_is_an_error(lines: list[str]) -> None:
 
 
 @pytest.mark.parametrize("one", [one for one in BROKEN if not one.loaded], ids=lambda one: one.name)
-def test_check_tells_it_and_imports_nothing_in_its_own_process(
+def test_check_reports_it_and_imports_nothing_in_its_own_process(
     one: Broken, home: Home, checked: subprocess.CompletedProcess[str]
 ) -> None:
     about = [line for line in checked.stdout.splitlines() if line.startswith(f"error: {home.file(one)}: ")]
@@ -288,7 +288,7 @@ def test_check_loads_nothing_and_lets_plugins_find_each_other(tmp_path: Path) ->
     assert not trace.exists()
 
 
-def test_check_tells_what_is_wrong_in_the_agents_own_settings(tmp_path: Path) -> None:
+def test_check_reports_what_is_wrong_in_the_agents_own_settings(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.process.configure("[main]\nshutdown_timeout=whenever\n[loging]\nroot=DEBUG\n")
     command = [sys.executable, "-m", "gofer.agent.main", "--check"]

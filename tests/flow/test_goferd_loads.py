@@ -184,6 +184,6 @@ def answers(agent: Agent) -> bool:
         ("from gofer.decorators import once\n@once\ndef lonely(): ...", "@once on forms.lonely: "),
     ],
 )
-def test_what_cannot_run_quarantines_the_plugin_and_is_told(farm: Farm, code: str, says: str) -> None:
+def test_what_cannot_run_quarantines_the_plugin_and_is_reported(farm: Farm, code: str, says: str) -> None:
     farm.start(code)
     eventually(lambda: says in farm.goferd.tail(), what=farm.goferd.tail())

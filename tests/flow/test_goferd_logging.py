@@ -110,7 +110,7 @@ def test_a_reader_of_its_lines_that_has_gone_away_holds_up_nothing(goferd: Agent
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, which Linux has")
-def test_a_disk_that_is_full_from_the_beginning_holds_up_nothing_and_is_told_once(
+def test_a_disk_that_is_full_from_the_beginning_holds_up_nothing_and_is_reported_once(
     goferd: AgentProcess, agent: Agent, root: Path
 ) -> None:
     (root / "var/log/gofer/agent").symlink_to("/dev/full")

@@ -121,7 +121,7 @@ class TestStarting:
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1] == f"goferd: directory {root}/run/gofer: is not a directory"
 
-    def test_wrong_arguments_are_told_and_help_tells_the_statuses(self) -> None:
+    def test_wrong_arguments_are_reported_and_help_reports_the_statuses(self) -> None:
         assert run("--nope").returncode == 2
         shown = run("--help")
         assert shown.returncode == 0

@@ -180,7 +180,9 @@ def test_a_login_that_is_refused_later_does_not_end_the_wait(
     link.close()
 
 
-def test_a_first_login_that_is_refused_is_told_at_once(connector: Connector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_login_that_is_refused_is_reported_at_once(
+    connector: Connector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     refuse_from(1, monkeypatch)
     link = connection_to(connector)
     start = time.monotonic()
@@ -204,7 +206,7 @@ def test_a_connection_of_agents_that_are_gone_is_closed_soon(
         eventually(lambda: link.closed)
 
 
-def test_what_a_subscription_was_refused_for_is_told_whatever_follows(
+def test_what_a_subscription_was_refused_for_is_reported_whatever_follows(
     broker: LocalBroker, link: ThreadConnection
 ) -> None:
     link.open(time.monotonic() + 10)

@@ -166,7 +166,7 @@ def test_a_signal_handler_that_calls_takes_no_wake_up_from_the_call_it_interrupt
     assert heard == [1, 2]
 
 
-def test_a_handler_that_waits_for_a_reply_is_told_that_it_cannot(connector: Connector) -> None:
+def test_a_handler_that_waits_for_a_reply_is_refused(connector: Connector) -> None:
     with linked(connector) as link:
         told: list[str] = []
 

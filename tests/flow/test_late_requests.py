@@ -70,7 +70,9 @@ def test_what_sat_in_the_socket_of_a_frozen_broker_is_not_run(
 
 
 @pytest.mark.slow
-def test_who_waits_longer_than_its_ttl_hears_so(broker: LocalBroker, goferd: AgentProcess, tmp_path: Path) -> None:
+def test_a_caller_that_waits_longer_than_its_ttl_is_answered_so(
+    broker: LocalBroker, goferd: AgentProcess, tmp_path: Path
+) -> None:
     trace = tmp_path / "trace"
     goferd.start()
     with Agent(connector(broker), "probe", wait=30) as agent, ThreadPoolExecutor(1) as threads:
@@ -187,7 +189,7 @@ def test_who_asks_for_the_replies_elsewhere_finds_the_rejection_there(
     assert not runs(tmp_path / "trace")
 
 
-def test_what_we_send_tells_when_it_was_sent_and_when_it_expires(broker: LocalBroker) -> None:
+def test_what_we_send_reports_when_it_was_sent_and_when_it_expires(broker: LocalBroker) -> None:
     with EchoAgent(broker.url) as echo, Agent(connector(broker), "agent", wait=20) as agent:
         before = time.time()
         agent.Dog().bark(1)

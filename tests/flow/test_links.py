@@ -82,7 +82,7 @@ def send(link: ThreadConnection, queue: str, body: bytes) -> Outcome:
 # -- opening ------------------------------------------------------------------------------------------------------
 
 
-def test_a_first_connection_that_is_refused_is_told_at_once(root: Path) -> None:
+def test_a_first_connection_that_is_refused_is_reported_at_once(root: Path) -> None:
     link = pool.acquire(Connector(URL.parse(f"local://{root}/nobody.sock")))
     start = time.monotonic()
     for _ in range(3):
@@ -133,7 +133,7 @@ def test_a_queue_deleted_under_its_reader_is_declared_again(link: ThreadConnecti
     assert reader.wait_for(1) == [b"again"]
 
 
-def test_a_missing_queue_is_told_and_tried_again_when_asked(link: ThreadConnection) -> None:
+def test_a_missing_queue_is_reported_and_tried_again_when_asked(link: ThreadConnection) -> None:
     reader = Reader(link, "later", prepare=False)
     with pytest.raises(NotFound, match="later"):
         link.subscribe(reader.subscription, 10)
@@ -361,7 +361,7 @@ def test_a_process_that_ends_leaves_no_reply_queue(broker: LocalBroker, link: Th
         from gofer.messaging.pool import pool
         from gofer.rmi.client.session import ThreadSession
         link = pool.acquire(next(iter(pool._connections))[0])
-        print(link.shared((ThreadSession, None), lambda: None).queue)
+        print(link.shared((ThreadSession, None), lambda: None).replies.address)
         """,
         broker.url,
     )

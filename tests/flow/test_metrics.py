@@ -216,7 +216,7 @@ def test_callers_of_the_port_that_say_nothing_hold_up_no_other(site: Watched) ->
         ("file=/nowhere/at/all/gofer.prom", r"\[metrics\] file: /nowhere/.* cannot be written: No such file"),
     ],
 )
-def test_a_setting_that_cannot_be_used_is_told_and_changes_nothing(site: Watched, setting: str, error: str) -> None:
+def test_a_setting_that_cannot_be_used_is_reported_and_changes_nothing(site: Watched, setting: str, error: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         setting = setting.format(taken=other.getsockname()[1])
         path = describe(site.root, "metrics", f"[main]\nenabled=1\n[metrics]\n{setting}\n")

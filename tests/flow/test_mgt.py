@@ -172,7 +172,7 @@ class TestLoading:
         monkeypatch.chdir(site.root / "etc/gofer/plugins")
         assert site.mgt("-u", "mouse.conf") == ""
 
-    def test_what_cannot_be_loaded_is_told_and_shown(self, site: Site) -> None:
+    def test_what_cannot_be_loaded_is_reported_and_shown(self, site: Site) -> None:
         path = site.plugin("dud", "1 / 0")
         assert "ZeroDivisionError: division by zero" in site.mgt("-l", str(path), status=1)
         dud = site.shown("dud")
@@ -247,7 +247,9 @@ class TestTheSubcommands:
             (("dance",), 2, "No such command 'dance'"),
         ],
     )
-    def test_what_cannot_be_done_is_told(self, site: Site, arguments: tuple[str, ...], status: int, says: str) -> None:
+    def test_what_cannot_be_done_is_reported(
+        self, site: Site, arguments: tuple[str, ...], status: int, says: str
+    ) -> None:
         assert says in self.agent(site, *arguments, status=status)
 
 
@@ -264,10 +266,10 @@ class TestTheCommand:
             (("-p", "0", "-s"), "0 is not in the range"),
         ],
     )
-    def test_what_makes_no_sense_is_told(self, site: Site, arguments: tuple[str, ...], says: str) -> None:
+    def test_what_makes_no_sense_is_reported(self, site: Site, arguments: tuple[str, ...], says: str) -> None:
         assert says in site.mgt(*arguments, status=2)
 
-    def test_an_agent_that_is_not_there_is_told(self, tmp_path: Path) -> None:
+    def test_an_agent_that_is_not_there_is_reported(self, tmp_path: Path) -> None:
         done = gofer("mgt", "-s", "--root", str(tmp_path))
         assert done.returncode == 6
         assert (

@@ -124,7 +124,7 @@ class TestRequests:
             ({"do": "cancel", "sn": "../x"}, "is not a serial number"),
         ],
     )
-    def test_what_cannot_be_asked_is_told(self, site: Site, request_: dict[str, Any], says: str) -> None:
+    def test_what_cannot_be_asked_is_reported(self, site: Site, request_: dict[str, Any], says: str) -> None:
         with pytest.raises(Unusable) as told:
             ask(Root(site.root), request_, host=None, port=None, wait=30)
         assert told.value.code == "malformed"

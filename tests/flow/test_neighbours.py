@@ -89,7 +89,7 @@ def test_a_subscription_that_is_wrong_in_itself_is_its_owners_problem(
         pool.release(link)
 
 
-def test_what_was_to_be_confirmed_is_told_to_the_one_who_asked(broker: LocalBroker, connector: Connector) -> None:
+def test_what_was_to_be_confirmed_is_reported_to_the_one_who_asked(broker: LocalBroker, connector: Connector) -> None:
     stop = threading.Event()
     with Agent(connector, "nowhere", wait=5) as agent, ThreadPoolExecutor(1) as threads:
 

@@ -120,7 +120,7 @@ class TestUsers:
         assert agent(user=joe.name, password=joe.password).Door().either() == "either"
         assert runs(trace) == {"jane": 2, "either": 2, "later": 1}
 
-    def test_what_is_missing_or_wrong_is_told_and_nothing_runs(
+    def test_what_is_missing_or_wrong_is_reported_and_nothing_runs(
         self, agent: Agent, jane: Person, joe: Person, trace: Path
     ) -> None:
         for options, raised in (

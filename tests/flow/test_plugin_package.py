@@ -184,7 +184,7 @@ class TestNames:
 
 
 class TestApt:
-    def test_install_tells_what_has_come(self, apt: Agent, apt_root: AptRoot) -> None:
+    def test_install_reports_what_has_come(self, apt: Agent, apt_root: AptRoot) -> None:
         status, plan = apt.Package().install("gofer-two", dry_run=True)
         assert (status, plan["changes"]) == (0, [{**ONE, "to": "2.0"}, TWO])
         assert apt_root.states() == {}
@@ -224,7 +224,7 @@ class TestApt:
         status, done = apt.Package().update("gofer-one")
         assert (status, done["changes"], apt_root.states()) == (0, [], {})
 
-    def test_remove_tells_what_goes_with_it(self, apt: Agent, apt_root: AptRoot) -> None:
+    def test_remove_reports_what_goes_with_it(self, apt: Agent, apt_root: AptRoot) -> None:
         gone = [{"name": "gofer-one", "from": "2.0", "to": None}, {"name": "gofer-two", "from": "1.0", "to": None}]
         apt.Package().install("gofer-two")
         status, plan = apt.Package().remove("gofer-one", dry_run=True)
@@ -430,7 +430,7 @@ class TestDnf:
         assert (status, done["changes"]) == (0, plan["changes"])
         assert dnf_root.installed() == ["gofer-one-1.0", "gofer-two-1.0"]
 
-    def test_remove_tells_what_goes_with_it(self, dnf: Agent, dnf_root: DnfRoot) -> None:
+    def test_remove_reports_what_goes_with_it(self, dnf: Agent, dnf_root: DnfRoot) -> None:
         gone = [{"name": "gofer-one", "from": "2.0-1", "to": None}, {"name": "gofer-two", "from": "1.0-1", "to": None}]
         dnf.Package().install("gofer-two")
         status, plan = dnf.Package().remove("gofer-one", dry_run=True)
@@ -507,7 +507,7 @@ class TestAccess:
             process.start()
             assert said in process.log.read_text()
 
-    def test_a_machine_without_a_package_manager_is_told_so(self, root: Path) -> None:
+    def test_a_machine_without_a_package_manager_gets_an_error(self, root: Path) -> None:
         with AgentProcess(root, environ={"PATH": "/nonexistent"}) as process:
             process.descriptor("package", DESCRIPTOR.format(url="local://", queue="p", trust="", settings=""))
             process.start()

@@ -296,7 +296,7 @@ class TestService:
         yield name
         script.unlink()
 
-    def test_it_is_told_by_service_where_no_systemd_runs(self, agent: Agent, service: str, tmp_path: Path) -> None:
+    def test_it_is_reported_by_service_where_no_systemd_runs(self, agent: Agent, service: str, tmp_path: Path) -> None:
         if Path("/run/systemd/system").exists():
             pytest.skip("systemd runs here")
         stub = agent.Service(service)
@@ -307,7 +307,7 @@ class TestService:
         assert stub.status()[0] == 0
         assert (tmp_path / "told").read_text().split() == ["status", "start", "stop", "restart", "status"]
 
-    def test_it_is_told_by_systemctl_where_that_is_to_be(self, process: AgentProcess, noted: Path) -> None:
+    def test_it_is_reported_by_systemctl_where_that_is_to_be(self, process: AgentProcess, noted: Path) -> None:
         with signed_agent(process, "other") as other:
             until_it_answers(other)
             for what in ("start", "stop", "restart", "status"):

@@ -385,7 +385,7 @@ class TestConsumer:
         assert (done["cancelled"], done["took"]) == (False, True)
         assert reports[-1]["details"] == {"unit": "b", "step": 1}
 
-    def test_a_server_hears_signed_replies_by_its_listener(self, consumer: Host) -> None:
+    def test_a_server_gets_signed_replies_by_its_listener(self, consumer: Host) -> None:
         connector = Connector(consumer.url)
         connector.heartbeat = 5
         connector.add()
@@ -405,7 +405,7 @@ class TestConsumer:
         assert "no such unit" in trace
         assert isinstance(exval, ValueError)
 
-    def test_a_timeout_is_told_by_its_old_name_with_the_serial_number(self, consumer: Host) -> None:
+    def test_a_timeout_is_reported_by_its_old_name_with_the_serial_number(self, consumer: Host) -> None:
         with self.agent(consumer) as agent:
             with pytest.raises(PolicyTimeout) as caught:
                 agent(wait=0.5).Content().sleep()
@@ -436,7 +436,7 @@ class TestConsumer:
         ),
     ],
 )
-def test_what_is_not_there_any_more_is_told_with_what_to_write_instead(host: Host, code: str, says: str) -> None:
+def test_what_is_not_there_any_more_is_reported_with_what_to_write_instead(host: Host, code: str, says: str) -> None:
     host.goferd.plugin("old", code, "[main]\nenabled=1\n")
     host.goferd.start()
 

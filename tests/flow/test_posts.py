@@ -20,7 +20,9 @@ from support.localbroker import LocalBroker
 from support.waiting import eventually
 
 
-def test_what_was_lost_with_the_connection_is_told_by_the_next_call(broker: LocalBroker, connector: Connector) -> None:
+def test_what_was_lost_with_the_connection_is_reported_by_the_next_call(
+    broker: LocalBroker, connector: Connector
+) -> None:
     with EchoAgent(broker.url) as echo:
         link = pool.acquire(connector)
         agent = Agent(connector, "agent", wait=10)
@@ -54,7 +56,7 @@ def test_failures_of_agents_that_are_gone_are_logged_and_hold_nothing(
     link.shared(Unconfirmed, lambda: Unconfirmed(link))._failures.clear()  # else told at the end of this process
 
 
-def test_so_many_without_an_answer_are_told_of_and_nothing_more_is_sent(
+def test_so_many_without_an_answer_are_reported_and_nothing_more_is_sent(
     broker: LocalBroker, link: ThreadConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ThreadSession, "publish_wait", 0.3)
@@ -86,7 +88,7 @@ def test_few_but_large_ones_without_an_answer_are_many(
         agent.flush(10)
 
 
-def test_one_that_somebody_waited_for_is_told_once(
+def test_one_that_somebody_waited_for_is_reported_once(
     broker: LocalBroker, link: ThreadConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ThreadSession, "publish_wait", 0.3)

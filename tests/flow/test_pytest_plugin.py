@@ -126,7 +126,7 @@ def test_no_more():
         ('{"../kennel": "kennel"}', "'../kennel' is no name"),
     ],
 )
-def test_what_is_wrong_is_told(suite: Path, fixture: str, wrong: str) -> None:
+def test_what_is_wrong_is_reported(suite: Path, fixture: str, wrong: str) -> None:
     override = f"import pytest\n@pytest.fixture(scope='module')\ndef gofer_plugins():\n    return {fixture}\n"
     done = run(suite, f"{override if fixture else ''}\ndef test_it(gofer_agent):\n    pass\n")
     assert "1 error" in done.stdout, done.stdout + done.stderr

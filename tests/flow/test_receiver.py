@@ -109,7 +109,7 @@ def test_functions_static_and_class_methods(serving: Served) -> None:
     assert serving.caller.value("Hound", "named") == "Hound"
 
 
-def test_a_coroutine_that_a_plain_method_returns_is_told_and_closed(serving: Served) -> None:
+def test_a_coroutine_that_a_plain_method_returns_is_reported_and_closed(serving: Served) -> None:
     assert "declare the method `async def`" in serving.caller.error("Dog", "forgotten")["xargs"][0]
 
 
@@ -163,7 +163,7 @@ def test_a_fast_call_of_a_caller_that_says_how_long_it_waits_is_one_reply(servin
     assert serving.caller.words(asked["sn"]) == ["result"]
 
 
-def test_a_slow_one_hears_accepted_and_started_after_a_while(serving: Served) -> None:
+def test_a_slow_one_gets_accepted_and_started_after_a_while(serving: Served) -> None:
     asked = request("Dog", "wait", 1, wait=90.0)
     start = time.monotonic()
     serving.caller.send(asked)
@@ -174,7 +174,7 @@ def test_a_slow_one_hears_accepted_and_started_after_a_while(serving: Served) ->
     assert serving.caller.words(asked["sn"]) == ["accepted", "started", "result"]
 
 
-def test_a_short_wait_is_told_sooner(serving: Served) -> None:
+def test_a_short_wait_is_reported_sooner(serving: Served) -> None:
     for wait in (0.04, 0.0):
         asked = request("Dog", "wait", 1, wait=wait)
         serving.caller.send(asked)
@@ -182,7 +182,7 @@ def test_a_short_wait_is_told_sooner(serving: Served) -> None:
     kennel.gate.open.set()
 
 
-def test_one_that_waits_for_a_worker_hears_accepted_and_then_started(tmp_path: Path) -> None:
+def test_one_that_waits_for_a_worker_gets_accepted_and_then_started(tmp_path: Path) -> None:
     with served(tmp_path, threads=1) as serving:
         first, second = request("Dog", "wait"), request("Dog", "echo", wait=90.0)
         serving.caller.send(first)
@@ -277,7 +277,7 @@ def test_latency_holds_each_request_back_keeps_their_order_and_holds_no_other(tm
 
 @pytest.mark.parametrize("method", ["wait", "wait_later"])
 @pytest.mark.parametrize(("plugin", "caller"), [(0.1, None), (None, 0.1), (0.1, 60.0), (60.0, 0.1)])
-def test_a_method_that_takes_too_long_is_told_and_so_is_its_caller(
+def test_a_method_that_takes_too_long_is_reported_and_its_caller_gets_an_error(
     tmp_path: Path, method: str, plugin: float | None, caller: float | None
 ) -> None:
     with served(tmp_path, timeout=plugin) as serving:

@@ -56,7 +56,7 @@ def test_a_request_in_work_that_is_delivered_again_runs_once(serving: Served) ->
     assert left_in_queue(serving) == []  # the new delivery was acknowledged
 
 
-def test_who_asks_again_while_the_result_is_on_its_way_is_told_once_more(tmp_path: Path) -> None:
+def test_who_asks_again_while_the_result_is_on_its_way_is_reported_once_more(tmp_path: Path) -> None:
     """The first one may be taken for a queue that is gone by then."""
     with served(tmp_path, give_up=60.0) as serving:
         asked = request("Dog", "echo", "twice", replyto="later")
@@ -72,7 +72,7 @@ def test_who_asks_again_while_the_result_is_on_its_way_is_told_once_more(tmp_pat
         assert left_in_queue(serving) == []
 
 
-def test_who_asks_again_while_the_rejection_is_on_its_way_is_told_once_more(tmp_path: Path) -> None:
+def test_who_asks_again_while_the_rejection_is_on_its_way_is_reported_once_more(tmp_path: Path) -> None:
     with served(tmp_path, give_up=60.0) as serving:
         serving.consumer.reject_all(Refusal("plugin.unloaded", "not here", "dog"))
         asked = request("Dog", "echo", "twice", replyto="later")

@@ -176,7 +176,7 @@ def test_strangers_are_answered_at_a_limited_rate(serving: Served) -> None:
     assert serving.counted["dropped"] == 300 - answered
 
 
-def test_a_stranger_without_a_reply_queue_is_told_once_and_forgotten(serving: Served) -> None:
+def test_a_stranger_without_a_reply_queue_is_reported_once_and_forgotten(serving: Served) -> None:
     serving.caller.send(without(request("Dog", "echo", replyto="no-such-queue"), "request"))
     serving.seen("rejected", 1)
     assert_unharmed(serving)
@@ -273,7 +273,7 @@ def test_what_was_signed_for_somebody_else_is_rejected(signed: Served) -> None:
     assert signed_replies(signed, 8)[-1]["result"] == {"retval": 1}
 
 
-def test_rightly_signed_and_another_version_is_told_so(signed: Served) -> None:
+def test_rightly_signed_and_another_version_gets_an_error(signed: Served) -> None:
     signed.caller.send(sign(encode(request("Dog", "echo", version="1.0", data="mine")), Shared()))
     (rejected,) = signed_replies(signed, 1)
     assert (rejected["code"], rejected["data"]) == ("model.version", "mine")

@@ -128,7 +128,7 @@ def test_a_method_returns_what_a_command_gave(agent: Agent, model: str) -> None:
     assert (status, output) == (2, {"stdout": "out\n", "stderr": "err\n"})
 
 
-def test_every_line_is_told_once_as_progress(agent: Agent, model: str) -> None:
+def test_every_line_is_reported_once_as_progress(agent: Agent, model: str) -> None:
     heard: list[dict[str, Any]] = []
     script = "for n in 1 2 3 4 5 6; do echo line $n; sleep 0.08; done; printf rest"
     _, output = getattr(agent(progress=heard.append), model)().run("sh", "-c", script)

@@ -94,7 +94,7 @@ class TestSigned:
             agent.Probe().note(str(trace), "ran")
         eventually(lambda: set(runs(trace)) == {"ran"})
 
-    def test_what_cannot_be_signed_is_not_sent_and_that_is_told_at_once(self, served: Serving, trace: Path) -> None:
+    def test_what_cannot_be_signed_is_not_sent_and_that_is_reported_at_once(self, served: Serving, trace: Path) -> None:
         class Broken(type(served.scheme.named("ops"))):  # type: ignore[misc]  # whichever it is
             def __init__(self) -> None:
                 self.peers, self.max_age = None, 1.0
@@ -110,7 +110,7 @@ class TestSigned:
                 assert time.monotonic() - start < 30  # of 90
         assert not trace.exists()
 
-    def test_what_is_wrong_with_a_message_is_told_by_a_code_and_nothing_runs(
+    def test_what_is_wrong_with_a_message_is_reported_by_a_code_and_nothing_runs(
         self, served: Serving, mailbox: Mailbox, trace: Path
     ) -> None:
         ops, stranger = served.scheme.named("ops"), served.scheme.named("stranger")

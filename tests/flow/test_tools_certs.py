@@ -446,7 +446,7 @@ class TestListing:
             text = refusal(command[0], "--dir", folder, *command[1:])
             assert f"there is no directory {folder}. Make it: gofer certs init --dir {folder}" in text
 
-    def test_an_empty_one_is_told_of(self, folder: Path) -> None:
+    def test_an_empty_one_is_reported(self, folder: Path) -> None:
         folder.mkdir()
         assert f"there are no certificates in {folder}" in certs("list", "--dir", folder).stderr
         assert certs("list", "--dir", folder).stdout == ""

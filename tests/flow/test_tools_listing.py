@@ -165,7 +165,7 @@ def test_one_name_claimed_twice(site: Path) -> None:
     assert all("first 1.0 and second 1.0" in one["broken"] for one in twins)
 
 
-def test_what_is_wrong_with_descriptors_is_told_on_standard_error(site: Path, root: Path) -> None:
+def test_what_is_wrong_with_descriptors_is_reported_on_standard_error(site: Path, root: Path) -> None:
     describe(root, "absent")
     describe(root, "wrong", "[main]\nenabled = perhaps\n")
     done = gofer("plugins", "--json")
@@ -253,7 +253,7 @@ def test_a_timeout_that_is_none_is_refused(root: Path, text: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_output_that_cannot_be_written_is_told_in_one_line(root: Path) -> None:
+def test_output_that_cannot_be_written_is_reported_in_one_line(root: Path) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run([GOFER, "adapters"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (74, "gofer: cannot write the output: No space left on device\n")

@@ -83,7 +83,7 @@ def test_nothing_is_overwritten(here: Path) -> None:
     assert files_of(here) == ["dogs/kept"]
 
 
-def test_a_directory_that_cannot_be_made_is_told(here: Path) -> None:
+def test_a_directory_that_cannot_be_made_is_reported(here: Path) -> None:
     done = run_gofer("new", "plugin", "dogs", "-d", "no/such/parent")
     assert done.returncode == 1
     assert "'no/such/parent' cannot be made: No such file or directory" in done.stderr
@@ -105,7 +105,7 @@ def test_a_name_that_is_none_is_refused(here: Path, name: str) -> None:
     ("name", "better"),
     [("My_Plugin", "my-plugin"), ("two words", "two-words"), ("a" * 31, "a" * 30), ("dogs-", "dogs")],
 )
-def test_a_name_that_would_do_is_told(name: str, better: str) -> None:
+def test_a_name_that_would_do_is_reported(name: str, better: str) -> None:
     assert f"; try {better!r} (see gofer new plugin --help)" in run_gofer("new", "plugin", name).stderr
 
 

@@ -474,7 +474,7 @@ def test_4_nobody_listens_there_is_heard_without_waiting_too(url: str, more: tup
     assert "no agent at this address" in only_line(rmi(url, "-t", "Dog.bark", *more, "x", address="nowhere"), 4)
 
 
-def test_4_no_such_class_or_method_is_told_with_the_nearest_and_all_there_are(url: str) -> None:
+def test_4_no_such_class_or_method_is_reported_with_the_nearest_and_all_there_are(url: str) -> None:
     assert only_line(rmi(url, "-t", "Dgo.bark", "x"), 4) == (
         "gofer rmi: Dgo.bark() at 'kennel': plugin 'kennel' has no remote class or module 'Dgo' (did you mean 'Dog'?). "
         "Available: Dog, kennel, kennel_module"

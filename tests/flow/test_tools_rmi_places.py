@@ -145,7 +145,7 @@ def test_the_url_comes_from_the_option_the_environment_or_a_profile(url: str, co
         ("url=local://\n", [], "not an ini file"),
     ],
 )
-def test_a_profile_that_is_wrong_is_told(conf: Path, text: str, arguments: list[str], says: str) -> None:
+def test_a_profile_that_is_wrong_is_reported(conf: Path, text: str, arguments: list[str], says: str) -> None:
     write(conf, text)
     assert says in refused(gofer("rmi", *arguments, "-a", "kennel", "-t", "kennel.howl"))
 

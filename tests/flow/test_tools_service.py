@@ -189,7 +189,7 @@ class TestInstalling:
         service("uninstall", "--user")
         assert not list(tmp_path.iterdir())
 
-    def test_what_cannot_be_done_is_told_in_one_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_cannot_be_done_is_reported_in_one_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("GOFER_ROOT", str(tmp_path / "file"))
         assert str(tmp_path / "file") in refusal("install")
@@ -207,7 +207,7 @@ class TestInstalling:
                 assert "another gofer service command is at work" in refusal(what)
 
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"files": 1, "directories": []}', '{"files": {"a": 1}}'])
-    def test_a_damaged_record_is_told(self, top: Path, text: str) -> None:
+    def test_a_damaged_record_is_reported(self, top: Path, text: str) -> None:
         service("install")
         (top / "var/lib/gofer/service.json").write_text(text)
         for what in ("install", "uninstall", "show"):

@@ -124,7 +124,7 @@ def test_a_call_that_a_method_makes_goes_on_with_the_trace(place: Place, receive
     )
 
 
-def test_exceptions_and_time_limits_are_told(place: Place, receiver: Receiver) -> None:
+def test_exceptions_and_time_limits_are_reported(place: Place, receiver: Receiver) -> None:
     with place.agent() as agent:
         with pytest.raises(ValueError, match="no bone"):
             agent.Dog().fail()
@@ -198,7 +198,7 @@ def test_a_receiver_that_is_not_there_delays_nobody(root: Path, tmp_path: Path, 
         ),
     ],
 )
-def test_an_environment_that_cannot_be_used_is_told(
+def test_an_environment_that_cannot_be_used_is_reported(
     root: Path, tmp_path: Path, receiver: Receiver, environ: dict[str, str], error: str
 ) -> None:
     place = Place(tmp_path, root, {**receiver.environ, **environ})
@@ -212,7 +212,7 @@ def test_an_environment_that_cannot_be_used_is_told(
         assert shown["traced"]["state"] == "running"
 
 
-def test_a_child_that_is_killed_is_told_and_the_next_one_is_traced(place: Place, receiver: Receiver) -> None:
+def test_a_child_that_is_killed_is_reported_and_the_next_one_is_traced(place: Place, receiver: Receiver) -> None:
     with place.agent() as agent:
         with pytest.raises(ProcessDied):
             agent.Dog().dies()

@@ -174,7 +174,7 @@ def test_code_that_adds_signed_methods_to_an_unsigned_queue_is_not_loaded(house:
         assert until_it_answers(agent).Vault().open() == ["gold", "ops"]
 
 
-def test_code_that_adds_signed_methods_to_a_queue_of_other_signers_is_told(house: House) -> None:
+def test_code_that_adds_signed_methods_to_a_queue_of_other_signers_is_reported(house: House) -> None:
     (house.site / "lobby_module.py").write_text(f"{LOBBY}\nPlugin.find(__name__).__iadd__(Plugin.find('vault'))\n")
     house.plugin("vault", "", house.keys)
     file = house.plugin("lobby", "", house.other_keys)

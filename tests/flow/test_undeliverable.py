@@ -36,7 +36,7 @@ def send(serving: Served, value: object, **more: Any) -> dict[str, Any]:
     return asked
 
 
-def test_it_is_kept_told_and_its_request_is_acknowledged(serving: Served, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_kept_reported_and_its_request_is_acknowledged(serving: Served, caplog: pytest.LogCaptureFixture) -> None:
     asked = send(serving, "bone")
     (entry,) = eventually(lambda: kept(serving))
     assert entry.sn == asked["sn"]
@@ -117,7 +117,7 @@ def test_what_an_agent_could_not_send_before_it_stopped_is_sent_by_the_next(tmp_
         assert third.counted == {}
 
 
-def test_who_asks_again_while_it_is_sent_by_the_next_is_told_once_more(tmp_path: Path) -> None:
+def test_who_asks_again_while_it_is_sent_by_the_next_is_reported_once_more(tmp_path: Path) -> None:
     """The first one may be taken for a queue that is gone by then."""
     with served(tmp_path, give_up=60.0) as before:
         asked = send(before, "twice")

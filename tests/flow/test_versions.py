@@ -105,7 +105,7 @@ def test_who_asks_for_no_version_has_the_default(agent: Agent) -> None:
     assert (agent.Cat().meow(), agent["Cat", "1"].meow(), agent["Cat", "2"].meow()) == ("new", "old", "new")
 
 
-def test_an_unknown_version_is_told_with_those_there_are(agent: Agent) -> None:
+def test_an_unknown_version_is_reported_with_those_there_are(agent: Agent) -> None:
     with pytest.raises(NamespaceNotFound, match=r"plugin 'dogs' has no version '3' of Cat\. Available versions: 1, 2$"):
         agent["Cat", "3"].meow()
 

@@ -188,7 +188,7 @@ class CallScenarios:
         eventually(lambda: len(runs(trace)) == 300)
         assert set(runs(trace).values()) == {1}
 
-    def test_what_was_not_taken_is_told_by_the_next_call_and_by_flush(self, url: str) -> None:
+    def test_what_was_not_taken_is_reported_by_the_next_call_and_by_flush(self, url: str) -> None:
         with Agent(url, "no-such-queue", wait=0) as agent:
             sn = agent.Probe().echo(1)
             with pytest.raises(NotTaken) as caught:
@@ -266,7 +266,7 @@ class CallScenarios:
             assert mailbox.receive()["result"]["retval"] == "again"
             link.ask(DeleteExchange(name))
 
-    def test_an_exchange_that_is_not_there_is_told_at_once_and_nothing_is_sent(
+    def test_an_exchange_that_is_not_there_is_reported_at_once_and_nothing_is_sent(
         self, agent: Agent, tmp_path: Path
     ) -> None:
         trace = tmp_path / "trace"

@@ -181,7 +181,7 @@ class InterruptScenarios:
         finally:
             pool.close()  # what an interrupted program leaves is closed at its end
 
-    def test_a_signal_handler_that_calls_is_answered_or_told_that_it_cannot(
+    def test_a_signal_handler_that_calls_is_answered_or_refused(
         self, url: str, connector: Connector, threads: ThreadPoolExecutor
     ) -> None:
         told: list[object] = []

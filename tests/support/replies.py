@@ -132,7 +132,7 @@ class ReplyScenarios:
 
     # -- what is told -------------------------------------------------------------------------------------------
 
-    def test_a_value_is_told_after_its_statuses(self, agent: Agent, connector: Connector, tasks: str) -> None:
+    def test_a_value_is_reported_after_its_statuses(self, agent: Agent, connector: Connector, tasks: str) -> None:
         ear = Ear()
         with ReplyConsumer(tasks, connector).start(ear):
             sn = agent.Probe().echo({"a": [1, None]})
@@ -169,7 +169,7 @@ class ReplyScenarios:
         with pytest.raises(TypeError, match="set"):
             odd.throw()
 
-    def test_progress_is_told_with_its_numbers(self, agent: Agent, connector: Connector, tasks: str) -> None:
+    def test_progress_is_reported_with_its_numbers(self, agent: Agent, connector: Connector, tasks: str) -> None:
         ear = Ear()
         with ReplyConsumer(tasks, connector).start(ear):
             agent.Probe().work(3)
@@ -191,7 +191,9 @@ class ReplyScenarios:
         with pytest.raises(Rejected, match=r"model\.version"):
             rejected.throw()
 
-    def test_a_listener_hears_by_the_method_of_the_kind(self, agent: Agent, connector: Connector, tasks: str) -> None:
+    def test_a_listener_is_called_by_the_method_of_the_kind(
+        self, agent: Agent, connector: Connector, tasks: str
+    ) -> None:
         ear = Ear()
 
         class Mine(Listener):
@@ -249,7 +251,7 @@ class ReplyScenarios:
         assert ear.get(timeout=20) == ["again", 1]
         eventually(lambda: not consumer.running)
 
-    def test_what_a_listener_raised_for_is_told_again_and_the_others_meanwhile(
+    def test_what_a_listener_raised_for_is_reported_again_and_the_others_meanwhile(
         self, agent: Agent, connector: Connector, tasks: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         ear, raised = Ear(), Counter[str]()
@@ -287,7 +289,7 @@ class ReplyScenarios:
             heard = ear.until_done()
             assert [(one.kind, one.retval) for one in heard] == [("succeeded", "bad")]
 
-    def test_what_cannot_be_read_is_dropped_and_the_next_is_told(
+    def test_what_cannot_be_read_is_dropped_and_the_next_is_reported(
         self, agent: Agent, connector: Connector, tasks: str, link: ThreadConnection, caplog: pytest.LogCaptureFixture
     ) -> None:
         ear = Ear()
@@ -300,7 +302,7 @@ class ReplyScenarios:
             # The replies came over another connection: they may overtake the last of the bad messages.
             eventually(lambda: caplog.text.count("a reply is dropped") == len(bad))
 
-    def test_of_each_request_one_end_is_told_and_no_status_after_it(
+    def test_of_each_request_one_end_is_reported_and_no_status_after_it(
         self, agent: Agent, connector: Connector, tasks: str, link: ThreadConnection
     ) -> None:
         ear = Ear()
@@ -317,7 +319,7 @@ class ReplyScenarios:
 
     # -- what is believed ---------------------------------------------------------------------------------------
 
-    def test_only_what_the_authenticator_validates_is_told(
+    def test_only_what_the_authenticator_validates_is_reported(
         self, agent: Agent, connector: Connector, tasks: str, link: ThreadConnection, caplog: pytest.LogCaptureFixture
     ) -> None:
         class Key(Authenticator):
@@ -363,7 +365,7 @@ class ReplyScenarios:
         assert told[0]
         assert told[1]
 
-    def test_what_comes_while_no_consumer_runs_is_told_by_the_next(
+    def test_what_comes_while_no_consumer_runs_is_reported_by_the_next(
         self, agent: Agent, connector: Connector, tasks: str, tmp_path: Path
     ) -> None:
         """The queue stays; what was handed over and not told is given back."""
@@ -477,11 +479,11 @@ class ReplyScenarios:
                 consumer.start(Ear())
         assert not consumer.running
 
-    def test_what_the_broker_refuses_is_told_by_start(self, connector: Connector) -> None:
+    def test_what_the_broker_refuses_is_reported_by_start(self, connector: Connector) -> None:
         with pytest.raises((AdapterError, NotFound)):
             ReplyConsumer(f"no-such-exchange/{uuid.uuid4()}", connector).start(Ear())
 
-    def test_a_broker_that_is_not_there_is_told_by_start(self, tmp_path: Path) -> None:
+    def test_a_broker_that_is_not_there_is_reported_by_start(self, tmp_path: Path) -> None:
         consumer = ReplyConsumer("tasks", f"local://{tmp_path}/nobody.sock")
         with pytest.raises(GoferError, match=r"nobody\.sock"):
             consumer.start(Ear())

@@ -99,7 +99,7 @@ class ServerPrograms:
             again.ack()
             assert reader.get(0.1) is None
 
-    def test_a_reader_of_no_queue_is_told(self, url: str) -> None:
+    def test_a_reader_of_no_queue_is_reported(self, url: str) -> None:
         with pytest.raises(NotFound, match="nowhere"):
             Reader("nowhere", url).open()
 

@@ -91,7 +91,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_it_runs_at_its_interval_and_tells_when(clock: Clock) -> None:
+def test_it_runs_at_its_interval_and_reports_when(clock: Clock) -> None:
     ran = []
     dog = Dog(clock, sweep=action(seconds=600, splay=0)(lambda: ran.append(clock.time)))
     dog.actions.start()
@@ -129,7 +129,9 @@ def test_it_never_runs_beside_itself_however_busy_the_workers_are(clock: Clock) 
     assert ran == [10, 11]
 
 
-def test_one_that_raises_is_told_with_its_trace_and_runs_again(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_that_raises_is_reported_with_its_trace_and_runs_again(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     raising: list[BaseException] = [ZeroDivisionError("no bones"), SystemExit(3), KeyboardInterrupt()]
 
     def sweep() -> None:
@@ -213,7 +215,7 @@ def test_coroutines_run_on_the_plugins_loop(clock: Clock) -> None:
     assert dog.loop.stop(5) == 0
 
 
-def test_a_coroutine_that_is_not_declared_is_told(clock: Clock) -> None:
+def test_a_coroutine_that_is_not_declared_is_reported(clock: Clock) -> None:
     async def later() -> None: ...
 
     dog = Dog(clock, sweep=action(lambda: [later()][0]))

@@ -116,13 +116,13 @@ def test_an_unknown_name_says_what_is_installed_and_what_serves(only: Install, s
     assert "hidden" not in str(caught.value)
 
 
-def test_a_preferred_adapter_that_is_missing_is_told(only: Install) -> None:
+def test_a_preferred_adapter_that_is_missing_is_reported(only: Install) -> None:
     only("gofer-adapter-amqp", _ADAPTER.format(name="Amqp"), amqp=":Amqp")
     with pytest.raises(AdapterError, match=r"the preferred adapter 'proton' is not installed; installed: amqp\."):
         find(URL.parse("amqp://h"), "proton")
 
 
-def test_two_distributions_with_one_name_are_both_told(only: Install) -> None:
+def test_two_distributions_with_one_name_are_both_reported(only: Install) -> None:
     only("gofer-adapter-amqp", _ADAPTER.format(name="A"), amqp=":A")
     only("impostor", _ADAPTER.format(name="B"), amqp=":B", version="2.5")
     with pytest.raises(AdapterError, match=r"claimed by gofer-adapter-amqp 1\.0 and impostor 2\.5"):
@@ -132,20 +132,20 @@ def test_two_distributions_with_one_name_are_both_told(only: Install) -> None:
 @pytest.mark.parametrize(
     "code", ["import no_such_module_at_all", "raise RuntimeError('broken')", "raise SystemExit(3)"]
 )
-def test_an_adapter_that_cannot_be_imported_is_told_with_its_distribution(only: Install, code: str) -> None:
+def test_an_adapter_that_cannot_be_imported_is_reported_with_its_distribution(only: Install, code: str) -> None:
     only("gofer-adapter-amqp", code, amqp=":A")
     with pytest.raises(AdapterError, match=r"gofer-adapter-amqp 1\.0") as caught:
         find(URL.parse("amqp://h"))
     assert any(word in str(caught.value) for word in ("no_such_module_at_all", "broken", "SystemExit: 3"))
 
 
-def test_an_adapter_without_its_class_is_told_with_its_distribution(only: Install) -> None:
+def test_an_adapter_without_its_class_is_reported_with_its_distribution(only: Install) -> None:
     only("gofer-adapter-amqp", "", amqp=":Missing")
     with pytest.raises(AdapterError, match=r"gofer-adapter-amqp 1\.0.*Missing"):
         find(URL.parse("amqp://h"))
 
 
-def test_what_is_no_adapter_is_told_with_its_distribution(only: Install) -> None:
+def test_what_is_no_adapter_is_reported_with_its_distribution(only: Install) -> None:
     only("gofer-adapter-amqp", "class A: pass", amqp=":A")
     with pytest.raises(AdapterError, match=r"gofer-adapter-amqp 1\.0.*not a subclass of Adapter"):
         find(URL.parse("amqp://h"))

@@ -86,7 +86,7 @@ def test_what_is_rejected_is_acknowledged_or_it_would_come_again(peer: Peer) -> 
 
 
 @pytest.mark.parametrize("ttl", [0.0001, 90.5, 4_294_967.0])
-def test_a_message_tells_when_it_was_sent_and_when_it_expires(ttl: float) -> None:
+def test_a_message_reports_when_it_was_sent_and_when_it_expires(ttl: float) -> None:
     peer = Peer().log_in(properties=dict(_BROKER_J))
     before = time.time()
     peer.publish(1, ttl=ttl)

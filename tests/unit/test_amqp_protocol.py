@@ -418,7 +418,7 @@ class TestDeliveries:
 
 
 class TestPublishing:
-    def test_confirms_of_many_and_refusals_are_told_in_order(self, peer: Peer) -> None:
+    def test_confirms_of_many_and_refusals_are_reported_in_order(self, peer: Peer) -> None:
         for token in range(10, 16):
             peer.publish(token)
         channel = peer.sent()[-1][0]
@@ -609,12 +609,12 @@ class TestHeartbeats:
 
 
 class TestTheEnd:
-    def test_an_alarm_is_told_and_its_end(self, peer: Peer) -> None:
+    def test_an_alarm_is_reported_and_its_end(self, peer: Peer) -> None:
         peer.say(0, spec.Connection.Blocked, "s", "low on memory")
         peer.say(0, spec.Connection.Unblocked)
         assert peer.events() == [Blocked("low on memory"), Blocked(None)]
 
-    def test_what_came_before_the_brokers_goodbye_is_told_first(self, peer: Peer) -> None:
+    def test_what_came_before_the_brokers_goodbye_is_reported_first(self, peer: Peer) -> None:
         peer.publish(1)
         channel, _ = only(peer.sent(), spec.Basic.Publish)
         peer.adapter.receive(

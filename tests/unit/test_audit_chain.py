@@ -142,7 +142,7 @@ def test_an_end_that_is_cut_off_is_found_by_a_record_that_is_known(tmp_path: Pat
     assert run_gofer("audit", "verify", str(tmp_path / "empty")).returncode == 2
 
 
-def test_a_crash_within_a_line_is_recovered_and_told(tmp_path: Path) -> None:
+def test_a_crash_within_a_line_is_recovered_and_reported(tmp_path: Path) -> None:
     (file,) = written(tmp_path)
     whole = file.read_bytes()
     begins = whole.rindex(b'{"seq":7')
@@ -161,7 +161,7 @@ def test_a_crash_within_a_line_is_recovered_and_told(tmp_path: Path) -> None:
         assert events[-4 if torn else -3 :] == [*["recovered"] * torn, "start", "call", "stop"]
 
 
-def test_a_crash_while_a_crash_is_recovered_is_told_too(tmp_path: Path) -> None:
+def test_a_crash_while_a_crash_is_recovered_is_reported_too(tmp_path: Path) -> None:
     (file,) = written(tmp_path)
     whole = file.read_bytes()
     file.write_bytes(whole[:-40])

@@ -161,7 +161,7 @@ def test_a_timeout_says_how_far_the_request_got(state: str, wait: float | None, 
     assert (error.sn, error.wait, error.state, error.report) == ("a", wait, state, None)
 
 
-def test_a_timeout_tells_the_last_progress() -> None:
+def test_a_timeout_reports_the_last_progress() -> None:
     error = fed(ACCEPTED, STARTED, progress(1), progress(2, 3, {"step": "two"}), wait=5).timeout("open")
 
     assert str(error) == (
@@ -229,7 +229,7 @@ def test_an_agent_of_2_12_that_has_the_request_is_not_asked_again(name: str, eve
     assert call.outcome() == CAPTURED["result-text"].document["result"]["retval"]
 
 
-def test_its_caller_hears_how_far_it_got() -> None:
+def test_its_caller_learns_how_far_it_got() -> None:
     call = sent(wait=5)
     call.take(read_reply(CAPTURED["status-started"].body))
     call.take(RESUBSCRIBED)

@@ -205,7 +205,7 @@ def test_a_subscription_comes_back_after_a_loss_with_its_preparation(broker: Bro
     assert len(made) == 2
 
 
-def test_a_subscription_that_is_refused_is_tried_again_and_told_once(broker: Broker) -> None:
+def test_a_subscription_that_is_refused_is_tried_again_and_reported_once(broker: Broker) -> None:
     told: list[str] = []
     subscription = Subscription("q", 10, lambda _: None, on_lost=told.append)
     broker.core.subscribe(subscription)
@@ -253,7 +253,7 @@ def test_a_subscription_that_is_answered_late_is_cancelled_and_made_anew(broker:
     assert subscription.active
 
 
-def test_a_login_that_is_refused_is_told_as_it_is() -> None:
+def test_a_login_that_is_refused_is_reported_as_it_is() -> None:
     broker = Broker()
     broker.core.connect()
     broker.connect(opened=False)
@@ -450,7 +450,7 @@ def test_what_comes_as_the_connection_is_lost_is_sent_with_the_next_one(broker: 
     assert outcomes == [Outcome.CONFIRMED, Outcome.UNKNOWN]
 
 
-def test_what_needs_no_confirm_is_told_of_the_loss_instead(broker: Broker) -> None:
+def test_what_needs_no_confirm_is_reported_the_loss_instead(broker: Broker) -> None:
     """Its sender waits for a reply. It sends again when it has subscribed to its reply queue, and not before."""
     outcomes: list[Outcome] = []
     broker.core.lost("cut", broker.now)

@@ -74,7 +74,7 @@ class TestLoading:
             ),
         ],
     )
-    def test_what_fails_is_quarantined_with_its_traceback_and_told_in_one_line(
+    def test_what_fails_is_quarantined_with_its_traceback_and_reported_in_one_line(
         self, kennel: Kennel, errors: Callable[[], list[str]], code: str, says: str
     ) -> None:
         kennel.plugin("zebra", DOG.replace("Dog", "Zebra"))
@@ -305,7 +305,7 @@ class TestExtending:
         assert len(lines) == 5
 
     @pytest.mark.parametrize("target", ["nobody", "off", "bad"])
-    def test_who_extends_what_does_not_run_is_told_so(
+    def test_who_extends_what_does_not_run_gets_an_error(
         self, kennel: Kennel, errors: Callable[[], list[str]], target: str
     ) -> None:
         kennel.plugin("off", "", main="enabled=0")
@@ -554,7 +554,7 @@ class TestUnloading:
         assert errors() == ["plugin dog: its @unload end failed"]
         assert "dog" not in kennel.container.plugins
 
-    def test_an_unknown_name_is_told(self, kennel: Kennel) -> None:
+    def test_an_unknown_name_is_reported(self, kennel: Kennel) -> None:
         kennel.plugin("dog", DOG)
         kennel.start()
 

@@ -53,7 +53,7 @@ class TestLoading:
 
         assert kennel.container.load("dog.conf").state is State.RUNNING
 
-    def test_what_is_loaded_already_is_told_and_stays(self, kennel: Kennel) -> None:
+    def test_what_is_loaded_already_is_reported_and_stays(self, kennel: Kennel) -> None:
         file = kennel.plugin("dog", DOG)
         kennel.start()
         before = kennel["dog"]
@@ -71,7 +71,7 @@ class TestLoading:
             ("[main]\nenabled=maybe\n", r"\[main\] enabled: 'maybe' is neither yes nor no"),
         ],
     )
-    def test_a_descriptor_that_cannot_be_used_is_told_by_its_lines(
+    def test_a_descriptor_that_cannot_be_used_is_reported_by_its_lines(
         self, kennel: Kennel, text: str | None, says: str
     ) -> None:
         kennel.start()
@@ -90,7 +90,7 @@ class TestLoading:
         with pytest.raises(PluginError, match=f"{file}: .main. enabled: is 0, so plugin 'dog' is not loaded"):
             kennel.container.load(file)
 
-    def test_one_that_fails_is_told_and_quarantined_and_may_be_tried_again(self, kennel: Kennel) -> None:
+    def test_one_that_fails_is_reported_and_quarantined_and_may_be_tried_again(self, kennel: Kennel) -> None:
         kennel.start()
         file = kennel.plugin("dog", "1 / 0")
 
@@ -134,7 +134,7 @@ class TestUnloading:
         assert kennel.container.plugins == {}
         assert "dog_module" not in sys.modules
 
-    def test_what_is_not_there_is_told_with_what_is(self, kennel: Kennel) -> None:
+    def test_what_is_not_there_is_reported_with_what_is(self, kennel: Kennel) -> None:
         file = kennel.plugin("dog", DOG)
         kennel.start()
 
@@ -172,7 +172,7 @@ class TestReloading:
             ("[main]\nenabled=1\nname=cat\n", ".main. name: its name is 'cat' now; unload plugin 'dog', and load it"),
         ],
     )
-    def test_what_it_cannot_be_is_told_and_the_old_one_stays(self, kennel: Kennel, text: str, says: str) -> None:
+    def test_what_it_cannot_be_is_reported_and_the_old_one_stays(self, kennel: Kennel, text: str, says: str) -> None:
         file = kennel.plugin("dog", DOG)
         kennel.start()
         before = kennel["dog"]

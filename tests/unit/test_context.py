@@ -59,7 +59,7 @@ def test_it_may_be_kept_and_handed_to_a_thread(serving: Served) -> None:
     assert serving.caller.words(asked["sn"]) == ["accepted", "started", "result"]
 
 
-def test_cancelled_tells_what_was_asked(serving: Served) -> None:
+def test_cancelled_reports_what_was_asked(serving: Served) -> None:
     serving.caller.value("Dog", "context")
     request_of_it = kennel.gate.contexts[0]._request
     request_of_it.cancelled = True

@@ -165,7 +165,7 @@ def test_recursion_protocols_constraints_and_constructors() -> None:
     assert constructor_of(Node).parameters is not None
 
 
-def test_it_is_told_as_json_schema() -> None:
+def test_it_is_reported_as_json_schema() -> None:
     contract = contract_of(Shop.sell, bound=True)
     schema = contract.schema()
     assert schema["properties"]["count"] == {"type": "integer"}

@@ -64,6 +64,6 @@ def test_a_line_is_read_as_cron_reads_it(line: str, means: dict[str, Any]) -> No
         ("0 0 31 2,4 *", "says a day that does not exist in its months"),
     ],
 )
-def test_what_is_no_line_is_told_with_its_field(line: str, says: str) -> None:
+def test_what_is_no_line_is_reported_with_its_field(line: str, says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(says)):
         parse_crontab(line)

@@ -162,7 +162,7 @@ def test_a_function_that_was_not_decorated_has_no_part_in_its_neighbours_mark() 
         (user(name="root", service=""), "service is the name of a PAM service, not ''"),
     ],
 )
-def test_wrong_use_is_told_with_the_functions_name(wrong: Callable[[Any], Any], says: str) -> None:
+def test_wrong_use_is_reported_with_the_functions_name(wrong: Callable[[Any], Any], says: str) -> None:
     def feed() -> None: ...
 
     with pytest.raises(TypeError) as caught:

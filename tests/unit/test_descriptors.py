@@ -335,7 +335,7 @@ def test_only_conf_and_json_files_that_are_not_hidden_are_descriptors(root: Path
     ]
 
 
-def test_a_file_that_looks_like_a_descriptor_and_is_none_is_told(root: Path, plugins: Path) -> None:
+def test_a_file_that_looks_like_a_descriptor_and_is_none_is_reported(root: Path, plugins: Path) -> None:
     for name in ("foo.yaml", "foo.CONF", "foo.conf.txt", "foo", "foo.py", "key.pem", "ca", ".cache", "a.conf.bak"):
         write(plugins / name, "[main]\nenabled=1\n")
     (plugins / "more").mkdir()
@@ -730,7 +730,7 @@ def test_whatever_is_in_a_file_it_is_a_descriptor_or_lines_that_say_why_not(case
     assert all(str(problem).startswith(f"{path}: ") for problem in problems)
 
 
-def test_every_error_of_a_file_is_told_at_once(root: Path, plugins: Path) -> None:
+def test_every_error_of_a_file_is_reported_at_once(root: Path, plugins: Path) -> None:
     write(plugins / "x.conf", "[main]\nthreads=no\nlatency=x\n[model]\nmanaged=9\n")
 
     _, problems = read(root)

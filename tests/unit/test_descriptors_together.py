@@ -54,7 +54,7 @@ def test_a_company_that_agrees_is_not_mentioned(root: Path, write: Write) -> Non
         ("local://", "local:///else.sock", False),
     ],
 )
-def test_brokers_are_told_apart_by_what_leads_to_other_queues(one: str, other: str, same: bool) -> None:
+def test_brokers_are_distinguished_by_what_leads_to_other_queues(one: str, other: str, same: bool) -> None:
     assert (broker_of(URL.parse(one)) == broker_of(URL.parse(other))) is same
 
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_extended_is_an_error(root: Path, write: Write, extends: 
         ("authenticator=nosuch", "error: {}: [messaging] authenticator: no authenticator 'nosuch' is "),
     ],
 )
-def test_odd_names_are_told(root: Path, capsys: pytest.CaptureFixture[str], line: str, says: str) -> None:
+def test_odd_names_are_reported(root: Path, capsys: pytest.CaptureFixture[str], line: str, says: str) -> None:
     more = f"{line}\n" if line.startswith("plugin") else f"plugin=json\n[messaging]\n{line}\n"
     file = describe(root, "one", f"[main]\nenabled=1\n{more}")
     check(Root(root), AgentConfig(), [])

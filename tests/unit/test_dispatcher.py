@@ -70,13 +70,13 @@ def test_the_right_secret_opens(serving: Served, method: str, secret: str) -> No
 
 
 @pytest.mark.parametrize("method", ["guarded", "guarded_by_two", "guarded_by_call"])
-def test_no_secret_is_told_so(serving: Served, method: str) -> None:
+def test_no_secret_gets_an_error(serving: Served, method: str) -> None:
     error = serving.caller.error("Dog", method)
     assert (error["xclass"], error["xargs"]) == ("SecretRequired", [f"Dog.{method}(): a secret is required"])
 
 
 @pytest.mark.parametrize("secret", ["", "wrong", "garfiel", "garfield ", "g\u00e4rfield", 5, ["garfield"], {}, False])
-def test_a_wrong_secret_is_refused_and_the_right_one_not_told(serving: Served, secret: object) -> None:
+def test_a_wrong_secret_is_refused_and_the_right_one_not_reported(serving: Served, secret: object) -> None:
     for method in ("guarded", "guarded_by_two", "guarded_by_call"):
         error = serving.caller.error("Dog", method, secret=secret)
         assert error["xclass"] == "SecretNotMatched"

@@ -152,7 +152,7 @@ def test_any_kind_in_any_field(name: str) -> None:
         (call() + call(), "JSON is malformed"),
     ],
 )
-def test_what_does_not_fit_is_told_by_its_place(body: bytes, details: str) -> None:
+def test_what_does_not_fit_is_reported_by_its_place(body: bytes, details: str) -> None:
     with pytest.raises(DocumentError, match=details) as caught:
         decode_request(body)
     assert (caught.value.code, caught.value.description) == ("model.invalid", "MODEL: document not valid")

@@ -193,7 +193,7 @@ class OddList(list[Any]):
         raise RuntimeError("not now")
 
 
-def test_what_is_not_json_is_told_by_its_repr() -> None:
+def test_what_is_not_json_is_reported_by_its_repr() -> None:
     error = Known(Thing(), b"raw", {1, 2} - {2}, float("nan"), "a\udc80", 10**5000, OddList([1]), Unspeakable())
     error.thing = Thing()  # type: ignore[attr-defined]  # comes as state
     vars(error)["a\udc80"] = 1

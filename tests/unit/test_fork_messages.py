@@ -27,7 +27,7 @@ def test_a_message_of_any_size_comes_out_whole(ends: tuple[socket.socket, socket
         sent.result()
 
 
-def test_the_end_of_a_process_is_told_also_in_the_middle_of_a_message(
+def test_the_end_of_a_process_is_reported_also_in_the_middle_of_a_message(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     ends[0].send(b"+half of a value")

@@ -116,7 +116,7 @@ def test_a_file_of_somebody_else_is_refused(keys: Path) -> None:
         ("grün s3cr3t\n", "not text of ASCII"),
     ],
 )
-def test_a_file_that_is_wrong_is_told_without_its_keys(tmp_path: Path, text: str, wrong: str) -> None:
+def test_a_file_that_is_wrong_is_reported_without_its_keys(tmp_path: Path, text: str, wrong: str) -> None:
     with pytest.raises(ConfigError, match=wrong) as caught:
         HmacAuthenticator(key_file(tmp_path / "keys", text))
     assert "s3cr3t" not in str(caught.value)

@@ -137,7 +137,7 @@ class TestWhere:
             ("plugin=__main__", "'__main__' is neither an installed plugin nor a module on the Python path"),
         ],
     )
-    def test_what_is_nowhere_is_told_with_file_section_and_key(self, root: Path, main: str, says: str) -> None:
+    def test_what_is_nowhere_is_reported_with_file_section_and_key(self, root: Path, main: str, says: str) -> None:
         one = descriptor(root, "dog", f"[main]\nenabled=1\n{main}\n")
 
         found = str(locate(Root(root), one))

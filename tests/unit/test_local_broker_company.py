@@ -80,7 +80,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
 @pytest.mark.parametrize("greeted", [False, True])
-def test_who_talks_garbage_is_told_and_left_and_nobody_else_notices(
+def test_who_talks_garbage_is_reported_and_left_and_nobody_else_notices(
     raw: Callable[..., Raw], driver: Driver, garbage: bytes, greeted: bool
 ) -> None:
     driver.queue("q")
@@ -112,7 +112,7 @@ def test_what_a_garbage_sender_held_goes_back_at_once(raw: Callable[..., Raw], d
     assert (delivery.body, delivery.redelivered) == (b"held", True)
 
 
-def test_another_version_is_told_by_both_numbers(raw: Callable[..., Raw]) -> None:
+def test_another_version_is_reported_by_both_numbers(raw: Callable[..., Raw]) -> None:
     client = raw(greeted=False)
     client.send(wire.Hello(wire.VERSION + 1))
     says = f"this broker speaks version {wire.VERSION} of its protocol and the client version {wire.VERSION + 1}:"

@@ -160,7 +160,7 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_a_missing_broker_is_told_with_its_path(path: str) -> None:
+def test_a_missing_broker_is_reported_with_its_path(path: str) -> None:
     with pytest.raises(ConnectionLost, match=rf"{path}: there is no such socket"):
         connected(path)
 

@@ -348,7 +348,7 @@ def test_an_exclusive_queue_is_refused_to_others_in_every_way_and_goes_with_its_
     assert owner.losses == []
 
 
-def test_subscribers_of_a_deleted_queue_are_told_once(state: State) -> None:
+def test_subscribers_of_a_deleted_queue_are_reported_once(state: State) -> None:
     client = Told(state)
     number = client.subscribe("q")
     state.do(DeleteQueue("q"), None)
@@ -405,7 +405,7 @@ def test_the_brokers_own_exchanges_stay(state: State) -> None:
     assert state.do(DeclareExchange("amq.topic", "topic"), None) is None
 
 
-def test_a_difference_is_told_in_words(state: State) -> None:
+def test_a_difference_is_reported_in_words(state: State) -> None:
     assert state.do(DeclareQueue("q", durable=False, expires=5.0), None) == (
         "queue 'q' exists with other properties: durable is True, not False, expires is None, not 5.0"
     )

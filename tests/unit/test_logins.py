@@ -33,7 +33,7 @@ PASSWORD = "s3cr3t-password"
         ({"user": "jane\0", "password": PASSWORD}, UserNotAuthorized),
     ],
 )
-def test_what_is_missing_is_told(given: Any, raised: type[NotAuthorized]) -> None:
+def test_what_is_missing_is_reported(given: Any, raised: type[NotAuthorized]) -> None:
     with pytest.raises(NotAuthorized) as caught:
         attempt("Dog.bark", WHO, given)
     assert type(caught.value) is raised
@@ -236,7 +236,7 @@ def test_a_pam_that_fails_lets_nobody_in_and_tells_no_password(
     assert PASSWORD not in caplog.text + str(refused)
 
 
-def test_a_service_that_must_not_be_asked_is_told_in_the_log(ends: Ends, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_service_that_must_not_be_asked_is_reported_in_the_log(ends: Ends, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         ends.ask("root", "anything", "su")
         assert type(ends.until("root", 1)[0]) is NotAuthorized

@@ -159,7 +159,7 @@ def no_propagation() -> None:
         (no_handlers, "the handlers of gofer's logger were changed"),
     ],
 )
-def test_it_is_told_and_our_lines_go_on(tmp_path: Path, wrong: Callable[[], None], told: str) -> None:
+def test_it_is_reported_and_our_lines_go_on(tmp_path: Path, wrong: Callable[[], None], told: str) -> None:
     file = tmp_path / "agent"
     ours, others = logging.getLogger("gofer.some"), logging.getLogger("somebody")
     setup = logs.configure({}, file=file, environ={})
@@ -232,7 +232,7 @@ def test_a_reader_that_has_gone_away_is_no_trouble(at_pipe: tuple[NonBlockingHan
         emit(handler, str(n))
 
 
-def test_a_full_disk_is_told_once_on_standard_error_and_what_was_lost_in_the_log(
+def test_a_full_disk_is_reported_once_on_standard_error_and_what_was_lost_in_the_log(
     tmp_path: Path,
 ) -> None:
     """The disk is full when the process may not make the file longer."""

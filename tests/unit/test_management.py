@@ -126,7 +126,7 @@ class TestTheUnixSocket:
         assert (error["code"], error["text"][: len(says)]) == (code, says)
         assert agent.ask() == {"do": "echo"}
 
-    def test_who_sends_half_a_request_and_hangs_up_is_told_so(self, agent: Doors) -> None:
+    def test_who_sends_half_a_request_and_hangs_up_gets_an_error(self, agent: Doors) -> None:
         agent.start()
         with agent.connect() as connection:
             connection.sendall(b'{"do": "drop", "sn": "echo"}')
@@ -135,7 +135,7 @@ class TestTheUnixSocket:
         assert error == {"code": "malformed", "text": "the connection ends before the line does"}
 
     @pytest.mark.parametrize("sent", [b"", b'{"do": '])
-    def test_who_is_slow_is_told_so_and_holds_up_nobody(
+    def test_who_is_slow_gets_an_error_and_holds_up_nobody(
         self, agent: Doors, monkeypatch: pytest.MonkeyPatch, sent: bytes
     ) -> None:
         monkeypatch.setattr("gofer.agent.management.server._READING", 0.2)
@@ -145,7 +145,7 @@ class TestTheUnixSocket:
             assert agent.ask() == {"do": "echo"}
             assert read(slow)["error"] == {"code": "too-slow", "text": "no whole line in time"}
 
-    def test_who_asks_while_many_are_being_answered_is_told_so(self, agent: Doors) -> None:
+    def test_who_asks_while_many_are_being_answered_gets_an_error(self, agent: Doors) -> None:
         agent.start()
         with ExitStack() as stack:
             connections = [stack.enter_context(agent.connect()) for _ in range(64)]

@@ -110,7 +110,7 @@ class TestTCP:
         with Relay(None, b"SSH-2.0-OpenSSH\r\n") as other, pytest.raises(NoAgent, match="is not goferd"):
             agent.ask(host="127.0.0.1", port=other.port)
 
-    def test_a_token_that_cannot_be_written_is_told_and_nobody_listens(
+    def test_a_token_that_cannot_be_written_is_reported_and_nothing_listens(
         self, agent: Doors, warnings: Callable[[], list[str]]
     ) -> None:
         port = free_port()
@@ -121,7 +121,7 @@ class TestTCP:
             socket.create_connection(("127.0.0.1", port), 10)
         assert agent.ask() == {"do": "echo"}
 
-    def test_a_port_that_is_taken_is_told_and_the_socket_serves(
+    def test_a_port_that_is_taken_is_reported_and_the_socket_serves(
         self, agent: Doors, warnings: Callable[[], list[str]]
     ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -139,6 +139,6 @@ class TestTCP:
         assert "which others can reach; allowed: localhost, 127.0.0.1, ::1" in said
         assert agent.ask() == {"do": "echo"}
 
-    def test_a_host_without_an_address_is_told(self) -> None:
+    def test_a_host_without_an_address_is_reported(self) -> None:
         with pytest.raises(ConfigError, match=r"\[management\] host: 'no host' has no address"):
             loopback("no host")

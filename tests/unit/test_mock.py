@@ -132,7 +132,7 @@ def test_constructor_arguments_reach_the_class_as_those_of_remote_ones_do() -> N
         agent.Dog(nme="Fido").bark("x")
 
 
-def test_what_is_not_registered_is_told_with_what_is() -> None:
+def test_what_is_not_registered_is_reported_with_what_is() -> None:
     agent = Agent(URL, "xyz")
     with pytest.raises(NamespaceNotFound, match=r"no mock for 'Cat': .*\(Cat=\.\.\.\).*nothing is registered"):
         agent.Cat().meow()

@@ -78,7 +78,7 @@ class TestConfig:
             ("a.json", b'{"main": 5}', r"a\.json: \[main\]: the section is no JSON object"),
         ],
     )
-    def test_what_is_no_configuration_is_told_without_its_text(
+    def test_what_is_no_configuration_is_reported_without_its_text(
         self, tmp_path: Path, name: str, text: bytes, says: str
     ) -> None:
         (tmp_path / name).write_bytes(text)
@@ -98,7 +98,7 @@ class TestConfig:
 
 
 class TestPathMonitor:
-    def test_changes_are_told_with_the_path(self, tmp_path: Path) -> None:
+    def test_changes_are_reported_with_the_path(self, tmp_path: Path) -> None:
         path, other = tmp_path / "cert.pem", tmp_path / "other.pem"
         path.write_text("a")
         told: list[str] = []
@@ -215,7 +215,7 @@ class TestTimer:
 
 
 class TestPam:
-    def test_a_service_that_is_none_is_told(self) -> None:
+    def test_a_service_that_is_none_is_reported(self) -> None:
         with pytest.raises(NotAuthorized, match="there is no PAM service 'no-such-service'"):
             authenticate("root", "guess", "no-such-service")
 

@@ -163,7 +163,7 @@ class TestTcp:
             with open_wire(connector(1, "many.example"), 1.5) as sock:
                 assert sock.sock.getpeername()[:2] == ("::1", port)
 
-    def test_the_reasons_of_all_addresses_are_told(self, resolver: Resolver) -> None:
+    def test_the_reasons_of_all_addresses_are_reported(self, resolver: Resolver) -> None:
         with listening() as (_, refusing):
             pass
         with full() as silent:
@@ -281,7 +281,7 @@ class TestTls:
         ):
             open_wire(connector(port, "localhost", "amqps", cacert=str(certificates.authority)), WAIT)
 
-    def test_a_peer_that_speaks_no_tls_is_told_so(self) -> None:
+    def test_a_peer_that_speaks_no_tls_gets_an_error(self) -> None:
         with (
             served(lambda sock: sock.sendall(b"AMQP\x00\x00\x09\x01")) as port,
             pytest.raises(
@@ -424,7 +424,7 @@ class TestTransfers:
             wire.close()
         assert bytes(back) == data == bytes(heard)
 
-    def test_the_end_of_the_connection_is_told_after_what_came_before(self, certificates: Certificates) -> None:
+    def test_the_end_of_the_connection_is_reported_after_what_came_before(self, certificates: Certificates) -> None:
         with tls(certificates.server, certificates.server_key) as port:
             wire = open_wire(connector(port, "localhost", "amqps", cacert=str(certificates.authority)), WAIT)
             came = bytearray()

@@ -68,7 +68,7 @@ def test_nothing_is_written_before_a_signature_is_seen(store: Database) -> None:
     assert not store.exists()
 
 
-def test_what_a_process_before_this_one_saw_is_told_apart_once(store: Database) -> None:
+def test_what_a_process_before_this_one_saw_is_distinguished_once(store: Database) -> None:
     first = Nonces(store)
     first.note(nonce(1))
     second = restored(store)  # the first was killed: it has closed nothing
@@ -200,7 +200,7 @@ def test_a_request_is_acknowledged_when_its_signature_is_on_the_disk(store: Data
 
 
 @pytest.mark.usefixtures("short_pause")
-def test_a_ledger_that_cannot_be_used_is_told_and_memory_serves(
+def test_a_ledger_that_cannot_be_used_is_reported_and_memory_serves(
     store: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.path.mkdir()  # in its place

@@ -75,7 +75,7 @@ def test_finish_sends_what_was_held_back_and_nothing_follows(ear: Ear) -> None:
     assert len(ear.heard) == heard
 
 
-def test_finish_sends_nothing_when_all_is_told(ear: Ear) -> None:
+def test_finish_sends_nothing_when_all_is_reported(ear: Ear) -> None:
     ear.progress.completed = 1
     ear.progress.report()
     ear.progress.finish()

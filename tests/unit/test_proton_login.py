@@ -95,7 +95,7 @@ def test_a_challenge_is_answered() -> None:
     ],
 )
 @pytest.mark.parametrize("piece", [1, 1000])
-def test_what_is_no_login_of_amqp_1_0_is_told(data: bytes, piece: int) -> None:
+def test_what_is_no_login_of_amqp_1_0_is_reported(data: bytes, piece: int) -> None:
     login = Login(Connector(URL.parse("amqp://me:secret@h")))
 
     def receive() -> None:

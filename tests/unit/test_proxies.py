@@ -108,7 +108,7 @@ class TestAnswers:
             assert greeting(through(f"http://some%20one:h:sh%401@127.0.0.1:{proxy.port}")) == b"hello"
 
     @pytest.mark.parametrize("login", ["", "someone@", "someone:hush-hush@"])
-    def test_a_login_that_is_refused_is_told_without_its_password(self, broker: int, login: str) -> None:
+    def test_a_login_that_is_refused_is_reported_without_its_password(self, broker: int, login: str) -> None:
         with ConnectProxy({"broker.example:5672": broker}, login="other:secret") as proxy:
             with pytest.raises(AdapterError, match=r"broker\.example:5672.*refuses.*407 Proxy Auth") as caught:
                 greeting(through(f"http://{login}127.0.0.1:{proxy.port}"))
@@ -116,7 +116,7 @@ class TestAnswers:
             assert "hush" not in str(caught.value)
 
     @pytest.mark.parametrize("status", ["403 Forbidden", "302 Found", "405 Method Not Allowed", ""])
-    def test_a_refusal_is_told_in_the_proxys_words(self, proxy: ConnectProxy, status: str) -> None:
+    def test_a_refusal_is_reported_in_the_proxys_words(self, proxy: ConnectProxy, status: str) -> None:
         proxy.says = f"HTTP/1.1 {status}\r\nLocation: /login\r\n\r\n".encode()
         with pytest.raises(AdapterError, match=f"refuses the connection: '{status}'"):
             greeting(through(proxy.url))
@@ -140,7 +140,7 @@ class TestAnswers:
             b"http/1.1 200\r\n\r\n",
         ],
     )
-    def test_what_is_no_proxy_is_told_at_once(self, proxy: ConnectProxy, words: bytes) -> None:
+    def test_what_is_no_proxy_is_reported_at_once(self, proxy: ConnectProxy, words: bytes) -> None:
         proxy.says, proxy.stays = words, True
         begun = time.monotonic()
         with pytest.raises(AdapterError, match="does not answer like an HTTP proxy"):
@@ -186,7 +186,7 @@ class TestAnswers:
         ):
             greeting(through(proxy.url))
 
-    def test_a_name_of_a_proxy_that_is_none_is_told(self) -> None:
+    def test_a_name_of_a_proxy_that_is_none_is_reported(self) -> None:
         with pytest.raises(ConnectionLost, match=r"no-such-proxy\.invalid:3128"):
             greeting(through("http://no-such-proxy.invalid"))
 
@@ -259,7 +259,7 @@ class TestTls:
         assert not secure.asked
 
     @pytest.mark.parametrize("value", ["https://127.0.0.1:1", "socks5://127.0.0.1:1", "http://", "http://h:99999"])
-    def test_one_that_is_none_is_told(
+    def test_one_that_is_none_is_reported(
         self, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, value: str
     ) -> None:
         monkeypatch.setenv("HTTPS_PROXY", value)

@@ -376,7 +376,7 @@ class TestPublishing:
         peer.say(1, "session.completed", commands=[(0, 2)])
         assert peer.events() == [Confirmed(1, Outcome.CONFIRMED), Confirmed(2, Outcome.RETURNED, "Unroutable")]
 
-    def test_without_confirm_only_what_fails_is_told_until_it_is_forgotten(self, peer: Peer) -> None:
+    def test_without_confirm_only_what_fails_is_reported_until_it_is_forgotten(self, peer: Peer) -> None:
         for token in (1, 2, 3):
             publish(peer, token, confirm=False)
         assert "execution.sync" not in names(peer.sent())
@@ -432,7 +432,7 @@ class TestPublishing:
             Confirmed(3, Outcome.REFUSED, "too large"),
         ]
 
-    def test_a_broker_that_wants_no_messages_is_told(self, peer: Peer) -> None:
+    def test_a_broker_that_wants_no_messages_is_reported(self, peer: Peer) -> None:
         publish(peer, 1)
         peer.sent()
         peer.say(1, "message.set-flow-mode", destination="", flow_mode=0)
@@ -460,7 +460,7 @@ class TestReceiving:
         completed(peer, 1, 0)
         assert peer.events() == [Done(id)]
 
-    def test_a_delivery_tells_what_the_broker_knows(self, peer: Peer) -> None:
+    def test_a_delivery_reports_what_the_broker_knows(self, peer: Peer) -> None:
         channel = subscribed(peer)
         peer.deliver(channel, b"1", ttl=1500)
         peer.deliver(channel, b"", redelivered=True)
@@ -533,7 +533,7 @@ class TestReceiving:
         assert [len(each) for each in ranges] == [8000, 8000, 4000]
         assert [low for each in ranges for low, _ in each] == list(range(0, 40_000, 2))
 
-    def test_release_and_reject_are_told_at_once(self, peer: Peer) -> None:
+    def test_release_and_reject_are_reported_at_once(self, peer: Peer) -> None:
         channel = subscribed(peer)
         for body in (b"1", b"2"):
             peer.deliver(channel, body)

@@ -91,7 +91,7 @@ def raises(kind: type[BaseException]) -> Callable[[], str]:
         lambda: ["s3cr3t-one", ""],
     ],
 )
-def test_a_secret_that_cannot_be_had_is_told_to_nobody(secret: Any, tmp_path: Path, log: Callable[[], str]) -> None:
+def test_a_secret_that_cannot_be_had_is_reported_to_nobody(secret: Any, tmp_path: Path, log: Callable[[], str]) -> None:
     with served(tmp_path) as serving:
         serving.plugin.api.add(guarded(secret))
         for given in (None, "s3cr3t-one"):

@@ -39,7 +39,7 @@ def test_jobs_are_done_in_their_order_whatever_one_raises(
     assert caplog.text.count("a job failed") == 20
 
 
-def test_work_that_takes_too_long_is_told_once_and_the_next_begin_meanwhile(serial: SerialThread) -> None:
+def test_work_that_takes_too_long_is_reported_once_and_the_next_begin_meanwhile(serial: SerialThread) -> None:
     gate, events = threading.Event(), list[object]()
 
     def slow() -> None:

@@ -140,7 +140,7 @@ def test_a_host_with_a_bad_certificate_does_not_keep_from_the_next_one(
         (b"\x16\x99 and so on", "it answers b'\\x16\\x99 and "),
     ],
 )
-def test_a_peer_that_speaks_something_else_is_told_by_it(
+def test_a_peer_that_speaks_something_else_is_reported_by_it(
     connector: Callable[..., Connector], data: bytes, said: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:

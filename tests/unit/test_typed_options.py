@@ -63,7 +63,7 @@ def test_no_option_is_left_out() -> None:
         lambda: ReplyConsumer("amqp://jane:hidden@broker", "answers"),
     ],
 )
-def test_a_url_in_the_place_of_an_address_is_told(swapped: Callable[[], object]) -> None:
+def test_a_url_in_the_place_of_an_address_is_reported(swapped: Callable[[], object]) -> None:
     with pytest.raises(ConfigError, match=r"is a broker's URL, not an address.*swapped?") as caught:
         swapped()
     assert "hidden" not in str(caught.value)

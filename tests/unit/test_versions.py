@@ -76,7 +76,7 @@ def test_the_default_is_what_those_get_who_ask_for_no_version() -> None:
 
 
 @pytest.mark.parametrize(("asked", "classes"), [("Cat", [made("1"), made("2")]), ("Cat@3", [made("1"), made("2")])])
-def test_a_version_that_there_is_none_of_is_told_with_those_there_are(asked: str, classes: list[type]) -> None:
+def test_a_version_that_there_is_none_of_is_reported_with_those_there_are(asked: str, classes: list[type]) -> None:
     missing = {"Cat": "has Cat in versions only", "Cat@3": "has no version '3' of Cat"}[asked]
     with pytest.raises(NamespaceNotFound, match=f"^plugin 'zoo' {missing}. Available versions: 1, 2$"):
         api(*classes).find(asked, "meow")
@@ -107,7 +107,7 @@ def test_versions_are_added_to_another_plugin_under_the_same_names() -> None:
     assert one.find("Dog", "bark").cls is Dog
 
 
-def test_a_description_tells_them() -> None:
+def test_a_description_reports_them() -> None:
     described = description.of_api(api(Dog, DogV2, made("2", default=True)))
     told = {one["name"]: one["version"] for one in described["classes"]}
     assert told == {"Dog": None, "Dog@2": "2", "Cat": "2", "Cat@2": "2"}
@@ -134,7 +134,7 @@ def test_the_mark_says_what_was_given() -> None:
         (lambda cls: version("3")(cls.bark), "goes on a class, not on a function"),
     ],
 )
-def test_wrong_use_is_told_at_import(wrong: Any, told: str) -> None:
+def test_wrong_use_is_reported_at_import(wrong: Any, told: str) -> None:
     class Fox:
         def bark(self) -> None: ...
 

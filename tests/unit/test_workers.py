@@ -96,7 +96,7 @@ def test_a_log_handler_that_raises_ends_no_thread(workers: Workers, capfd: pytes
     assert capfd.readouterr().err.count("a worker's task failed") == 4
 
 
-def test_stop_gives_back_what_waits_and_tells_what_runs() -> None:
+def test_stop_gives_back_what_waits_and_reports_what_runs() -> None:
     workers, entered, leave = Workers("dog", 1), threading.Event(), threading.Event()
     workers.start()
 

@@ -275,7 +275,7 @@ def test_what_is_not_exposed_is_not_found_in_the_captured_words(
 
 
 @pytest.mark.parametrize(("secret", "name"), [(None, "error-secret-required"), ("wrong", "error-secret-notmatched")])
-def test_a_secret_is_asked_for_and_never_told(secret: str | None, name: str, caller: OldCaller) -> None:
+def test_a_secret_is_asked_for_and_never_reported(secret: str | None, name: str, caller: OldCaller) -> None:
     ours, theirs = caller.error("secret", secret=secret), CAPTURED[name].document["result"]
 
     assert (ours["xmodule"], ours["xclass"]) == (theirs["xmodule"], theirs["xclass"])

@@ -30,7 +30,7 @@ class Connections(Base):
         adapter = self.adapter(self.connector(url))
         assert (adapter.take(0.0), adapter.events(), adapter.urgent) == (b"", [], False)
 
-    def test_a_bad_login_is_refused_without_telling_the_password(self, bad_login: URL) -> None:
+    def test_a_bad_login_is_refused_without_showing_the_password(self, bad_login: URL) -> None:
         self.needs("has_logins")
         driver = Driver(self.adapter(self.connector(bad_login)))
         with pytest.raises(AdapterError) as caught:
@@ -47,7 +47,7 @@ class Connections(Base):
             driver.ask(DeleteQueue(name))
         driver.close()
 
-    def test_it_tells_whose_memory_it_is(self, connect: Connect, driver: Driver) -> None:
+    def test_it_reports_whose_memory_it_is(self, connect: Connect, driver: Driver) -> None:
         assert driver.opened is not None
         if self.adapter.durable:
             assert driver.opened.instance is None

@@ -136,7 +136,7 @@ class Messages(Base):
         assert [d.body for d in driver.take(3)] == [b"1", b"2", b"3"]
         driver.nothing_comes()
 
-    def test_a_delivery_tells_its_ttl(self, driver: Driver, queue: str) -> None:
+    def test_a_delivery_reports_its_ttl(self, driver: Driver, queue: str) -> None:
         self.needs("reports_ttl")
         driver.subscribe(queue)
         driver.give(queue, ttl=90.5)
@@ -147,7 +147,7 @@ class Messages(Base):
 
     # -- a broker's alarm -------------------------------------------------------------------------------------
 
-    def test_a_broker_that_takes_no_messages_is_told_and_still_delivers(
+    def test_a_broker_that_takes_no_messages_is_reported_and_still_delivers(
         self, alarm: Callable[[], AbstractContextManager[object]], driver: Driver, queue: str
     ) -> None:
         driver.subscribe(queue, prefetch=1)

@@ -110,7 +110,7 @@ class Nodes(Base):
         driver.accept(*held)
         assert driver.hold(queue, b"used")[0].body == b"used"
 
-    def test_a_look_at_a_queue_tells_whether_it_is_there_and_has_a_consumer(
+    def test_a_look_at_a_queue_reports_whether_it_is_there_and_has_a_consumer(
         self, connect: Connect, driver: Driver, queue: str
     ) -> None:
         if not self.adapter.checks_queues:

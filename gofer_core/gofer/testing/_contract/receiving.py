@@ -176,7 +176,7 @@ class Receiving(Base):
             driver.cancel(number)
         driver.give(queue)
 
-    def test_a_queue_deleted_under_its_subscriber_is_told(self, connect: Connect, driver: Driver) -> None:
+    def test_a_queue_deleted_under_its_subscriber_is_reported(self, connect: Connect, driver: Driver) -> None:
         self.needs("has_deletes")
         doomed, safe = driver.queue(), driver.queue()
         subscription, other = driver.subscribe(doomed), driver.subscribe(safe)
