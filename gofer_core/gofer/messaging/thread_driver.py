@@ -274,11 +274,13 @@ class ThreadConnection(Connection):
                 self._commands.append((self._write_failed, (wire, error)))
             except Exception as error:  # noqa: BLE001 - _fault logs it
                 self._fault(error)
-            if self._commands or wire.buffer or core.adapter is None:
-                self._wakeup.set()
+            more = self._commands or wire.buffer or core.adapter is None
         finally:
             self._driver = self._io
             self._turn_lock.release()
+        if more:
+            # Not before: a signal handler may have struck the main thread in there, and wait for the I/O thread.
+            self._wakeup.set()
         return True
 
     def _ensure_thread(self) -> None:
