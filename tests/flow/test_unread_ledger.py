@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -129,3 +130,34 @@ def test_copies_do_not_pass_where_the_ledger_was_found_corrupt(
     mailbox.send(QUEUE, copy)
     assert rejection(mailbox)["code"] == "security.replayed"
     assert runs(trace) == {"once": 1}
+
+
+def test_a_ledger_of_a_later_gofer_is_left_alone_and_waited_for(served: Serving, tmp_path: Path) -> None:
+    """After a step back over a change of the ledger, nothing is run that the ledger may know about."""
+    trace = tmp_path / "trace"
+    with served.agent(wait=60) as agent, ThreadPoolExecutor(1) as threads:
+        agent(wait=60, ttl=600).Probe().note(str(trace), "before")
+        served.process.stop()
+        ledger = ledger_of(served.process)
+        ours = versioned(ledger, 99)
+        content = ledger.read_bytes()
+        served.process.start()
+        waiting = threads.submit(agent.Probe().note, str(trace), "after")
+        eventually(lambda: "takes no requests until the ledger can be read" in served.log, what=served.process.tail())
+        assert "written by a later version of gofer (99" in served.log
+        served.process.stop()
+        assert runs(trace) == {"before": 1}
+        assert ledger.read_bytes() == content
+        assert versioned(ledger, ours) == 99
+        served.process.start()
+        assert waiting.result(60) == "after"
+    assert runs(trace) == {"before": 1, "after": 1}
+
+
+def versioned(ledger: Path, version: int) -> int:
+    """Give a ledger another version, and return the one that it had."""
+    with contextlib.closing(sqlite3.connect(ledger, isolation_level=None)) as file:
+        (before,) = file.execute("PRAGMA user_version").fetchone()
+        file.execute(f"PRAGMA user_version = {version}")
+        file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return int(before)
