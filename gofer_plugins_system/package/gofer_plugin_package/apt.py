@@ -17,6 +17,7 @@ _STEP = re.compile(r"^(Inst|Remv|Purg) (\S+)(?: \[([^]]+)\])?(?: \((\S+))?", re.
 _NEWER = re.compile(r"^([^/\s]+)/\S* (\S+) \S+ \[upgradable from: ([^]]+)\]", re.MULTILINE)
 _LOCKED = re.compile(r"could not get lock|unable to (acquire|lock)|locked by another process", re.IGNORECASE)
 _HOLDER = re.compile(r"held by process (\d+(?: \([^)\n]*\))?)|another process with pid (\d+)")
+_HALF = "H"  # the state of a package that dpkg has not unpacked to its end
 _CONFFILES = {"keep": ("confdef", "confold"), "replace": ("confnew",)}
 
 
@@ -32,15 +33,12 @@ class Apt:
     name: str = "apt"
 
     def installed(self) -> Installed:
-        """See Manager."""
-        said = query("dpkg-query", "-W", "-f", "${binary:Package}\\t${Version}\\t${db:Status-Abbrev}\\n")
+        """See Manager. A package that was not unpacked to its end is not installed, and not finished."""
         versions, unfinished = {}, []
-        for line in said.splitlines():
-            name, version, status = line.split("\t")
-            if status[1] in "nc":  # not installed, or only its configuration files are there
-                continue
-            versions[name] = frozenset((version,))
-            if status[1] not in "i" or status[2:].strip():
+        for name, version, status in _states():
+            if status[1] != _HALF:
+                versions[name] = frozenset((version,))
+            if status[1] != "i" or status[2:].strip():
                 unfinished.append(name)
         return Installed(versions, tuple(unfinished))
 
@@ -87,14 +85,24 @@ class Apt:
         status, out, _ = ended
         return [change(found[1], found[3], found[2]) for found in _NEWER.finditer(out)] if status == 0 else None
 
-    def repair(self) -> list[str] | None:
-        """Return `dpkg --configure -a`, as apt-get asks for after a dpkg that was killed."""
+    def repair(self) -> list[list[str]]:
+        """Return `dpkg --configure -a`, as apt-get asks for after a dpkg that was killed; it sets up what is unpacked.
+
+        A package that was not unpacked to its end is installed again: apt-get does not do so by itself, and then cannot
+        set up what depends on it.
+        """
         # dpkg keeps its journal there while it works.
         journal = os.path.join(_admin_directory(), "updates")
         interrupted = os.path.isdir(journal) and any(name.isdigit() for name in os.listdir(journal))
         if not interrupted and not self.installed().unfinished:
-            return None
-        return ["dpkg", *self._options("--force-"), "--configure", "-a"]
+            return []
+        commands = [["dpkg", *self._options("--force-"), "--configure", "-a"]]
+        half = [Wanted(name) for name, _, status in _states() if status[1] == _HALF]
+        if half:
+            command = self.change("install", half, dry_run=False)
+            command.insert(command.index("--"), "--reinstall")
+            commands.append(command)
+        return commands
 
     def locked(self, status: int, stderr: str) -> str | None:
         """See Manager."""
@@ -107,6 +115,12 @@ class Apt:
         """Return dpkg's options for configuration files; the last word of the prefix is a part of each."""
         *words, start = prefix
         return [word for name in _CONFFILES[self.conffiles] for word in (*words, start + name)]
+
+
+def _states() -> list[list[str]]:
+    """Return name, version and state of each package of which there is more than configuration files."""
+    said = query("dpkg-query", "-W", "-f", "${binary:Package}\\t${Version}\\t${db:Status-Abbrev}\\n")
+    return [row for row in (line.split("\t") for line in said.splitlines()) if row[2][1] not in "nc"]
 
 
 def _admin_directory() -> str:

@@ -86,9 +86,9 @@ class Dnf:
         named = [(_known_name(found[1], found[2], before), found[3]) for found in _NEWER.finditer(updates)]
         return [change(name, max(before.versions.get(name, ()), default=None), version) for name, version in named]
 
-    def repair(self) -> list[str] | None:
-        """Return None: rpm's database recovers by itself, and nothing completes a transaction that was killed."""
-        return None
+    def repair(self) -> list[list[str]]:
+        """Return none: rpm's database recovers by itself, and nothing completes a transaction that was killed."""
+        return []
 
     def locked(self, status: int, stderr: str) -> str | None:
         """See Manager."""

@@ -66,8 +66,8 @@ class Manager(Protocol):
     def listed(self, ended: tuple[int, str, str], before: Installed) -> list[Change] | None:
         """Read that list; None: the command has failed."""
 
-    def repair(self) -> list[str] | None:
-        """Return the command that ends what an earlier one has left half done; None: there is nothing to end."""
+    def repair(self) -> list[list[str]]:
+        """Return the commands that end what an earlier one has left half done; none, where there is nothing to end."""
 
     def locked(self, status: int, stderr: str) -> str | None:
         """Tell who has locked the database, if that is why a command has ended, having done nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -125,8 +126,6 @@ class _Call:
 
     def change(self, what: str, wanted: Sequence[Wanted], dry_run: bool) -> Ended:
         """Do what a method says."""
-        if not isinstance(dry_run, bool):
-            raise TypeError(f"dry_run is True or False, not {dry_run!r:.100}")
         manager = self.manager
         manager.check(wanted, remove=what == "remove")
         command = manager.change(what, wanted, dry_run=dry_run)
@@ -134,7 +133,8 @@ class _Call:
         if dry_run:
             ended = self.patiently(lambda: self.shell(command))
             status, changes = manager.planned(ended, before)
-            return self._result((status, *ended[1:]), changes, {"rollback": {"remove": [], "install": []}})
+            more = {"rollback": {"remove": [], "install": []}, "unfinished": list(before.unfinished)}
+            return self._result((status, *ended[1:]), changes, more)
 
         self._repair()
 
@@ -191,19 +191,18 @@ class _Call:
 
     def _repair(self) -> None:
         """End what was left half done: by an agent's cancelled call, a power failure, or anybody."""
-        command = self.manager.repair()
-        if command is not None:
+        for command in self.manager.repair():
             self.tell(f"packages are not set up completely: {' '.join(command)}\n")
             # Its status does not matter: what it could not set up shows in the result, and may be why it is removed.
             if self._context.cancelled():
                 self._transaction(command, stoppable=False)
             else:
-                self.patiently(lambda: self._transaction(command, stoppable=False))
+                self.patiently(partial(self._transaction, command, stoppable=command[0] != "dpkg"))
 
     def _transaction(self, command: Sequence[str], *, stoppable: bool = True) -> tuple[int, str, str]:
         return run_transaction(command, self.tell, stop_wait=self._stop_wait, stoppable=stoppable)
 
     def _result(self, ended: tuple[int, str, str], changes: list[Change], more: dict[str, Any]) -> Ended:
         status, out, err = ended
-        told = {"manager": self.manager.name, "changes": changes, "unfinished": [], **more}
+        told = {"manager": self.manager.name, "changes": changes, **more}
         return status, {"stdout": out, "stderr": err, **told, "cancelled": self._context.cancelled()}
