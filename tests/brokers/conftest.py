@@ -31,8 +31,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what is about RabbitMQ on each one that was chosen."""
+    """Run what is about RabbitMQ on each one that was chosen; what is about our own ends, on the first of them."""
     chosen = [name for name in chosen_brokers() if name.startswith("rabbitmq")]
+    if metafunc.definition.get_closest_marker("one_rabbitmq"):
+        del chosen[1:]
     for fixture in ("rabbitmq", "programs"):
         if fixture in metafunc.fixturenames and chosen not in ([], ["rabbitmq"]):
             metafunc.parametrize(fixture, chosen, indirect=True, scope="session")

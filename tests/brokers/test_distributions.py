@@ -27,6 +27,8 @@ from support.presence import until_it_answers
 from support.reloads import manage
 from support.waiting import eventually
 
+pytestmark = pytest.mark.one_rabbitmq
+
 BAD = {
     "raises": "module gofer_plugin_raises cannot be imported: RuntimeError: not today",
     "exits": "module gofer_plugin_exits cannot be imported: SystemExit: it ended the process by exit status",

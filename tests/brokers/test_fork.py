@@ -12,6 +12,8 @@ from support.forked import FORKED
 from support.goferd import AgentProcess
 from support.probe import descriptor
 
+pytestmark = pytest.mark.one_rabbitmq
+
 
 @pytest.mark.slow
 def test_a_result_of_50_mb_crosses_where_messages_may_be_that_large(programs: Path | None, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from support.probe import PROBE, descriptor
 from support.relays import Relay
 from support.waiting import eventually
 
+pytestmark = pytest.mark.one_rabbitmq
+
 QUEUE = "of-several-hosts"
 
 

@@ -8,6 +8,8 @@ import pytest
 from support.brokers.rabbitmq import RabbitMQ
 from support.interrupts import InterruptScenarios
 
+pytestmark = pytest.mark.one_rabbitmq
+
 
 class TestRabbitMQ(InterruptScenarios):
     @pytest.fixture

@@ -8,6 +8,8 @@ import pytest
 from support.brokers.rabbitmq import RabbitMQ
 from support.large import large_ones_cost_only_themselves
 
+pytestmark = pytest.mark.one_rabbitmq
+
 
 @pytest.mark.slow
 def test_large_messages_over_rabbitmq(root: Path, programs: Path | None, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from support.presence import until_it_answers
 from support.probe import PROBE, descriptor, runs
 from support.waiting import eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_rabbitmq]
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import pytest
 from support.brokers.rabbitmq import RabbitMQ
 from support.networks import NetworkScenarios
 
+pytestmark = pytest.mark.one_rabbitmq
+
 
 class TestRabbitMQNetworks(NetworkScenarios):
     @pytest.fixture

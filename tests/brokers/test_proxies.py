@@ -19,6 +19,8 @@ from support.probe import PROBE, descriptor
 from support.relays import ConnectProxy
 from support.waiting import eventually
 
+pytestmark = pytest.mark.one_rabbitmq
+
 QUEUE = "behind-a-proxy"
 PLAIN, TLS = "broker.example:5672", "broker.example:5671"
 

@@ -6,7 +6,7 @@ import pytest
 from support.brokers.rabbitmq import RabbitMQ
 from support.serverprogram import ServerPrograms
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.one_rabbitmq]
 
 
 class TestRabbitMQServerPrograms(ServerPrograms):

@@ -20,6 +20,8 @@ from support.presence import answers
 from support.probe import PROBE, descriptor
 from support.waiting import eventually
 
+pytestmark = pytest.mark.one_rabbitmq
+
 QUEUE, SLOW = "probe-slow-answers", "slow-to-declare"
 
 

@@ -16,6 +16,8 @@ from support.presence import until_it_answers
 from support.probe import PROBE, descriptor
 from support.reloads import manage
 
+pytestmark = pytest.mark.one_rabbitmq
+
 #: Seconds that one declaration takes, and that a call has which has nothing to do with it.
 HELD, ENOUGH = 8.0, 4.0
 

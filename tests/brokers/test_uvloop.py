@@ -12,6 +12,8 @@ from support.presence import until_it_answers
 from support.probe import PROBE, descriptor
 from support.uvloops import many_calls
 
+pytestmark = pytest.mark.one_rabbitmq
+
 QUEUE = "probe-uvloop"
 
 
