@@ -48,7 +48,6 @@ _LOOK = 15.0  # seconds between two looks at whether its plugin, its address or 
 _MOST_WAITING = 50  # answers that wait for their time
 _RATE, _BURST = 5.0, 50  # questions a second that are answered
 _SKEW = 300.0  # seconds that the clocks of a caller and an agent may differ
-_random = SystemRandom()
 
 
 class Membership:
@@ -283,7 +282,7 @@ class _Joined:
         if question is None or not meant:
             self._waiting -= 1
             return
-        pause = _random.uniform(0.0, min(question.who.jitter, question.who.wait / 2))
+        pause = SystemRandom().uniform(0.0, min(question.who.jitter, question.who.wait / 2))
         self._clock.call_after(pause, partial(self._answer, question))
 
     def _read(self, body: bytes) -> Question | None:
