@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,8 +44,7 @@ def running(fresh: Fresh, root: Path, *command: str) -> Iterator[None]:
 
 
 def test_a_new_plugin_is_installed_into_a_running_agent_and_called(fresh: Fresh, root: Path, tmp_path: Path) -> None:
-    """Each step is one that `gofer new` prints; all of them take less than a minute."""
-    begin = time.monotonic()
+    """Each step is one that `gofer new` prints."""
     home = {"GOFER_ROOT": str(root)}
     with running(fresh, root, "gofer", "broker"), running(fresh, root, "goferd"):
         eventually((root / "run/gofer/management.sock").exists, what="a running agent")
@@ -69,8 +67,6 @@ def test_a_new_plugin_is_installed_into_a_running_agent_and_called(fresh: Fresh,
         assert listed[-1] == "ok"
         assert test.split("#")[0].split() == ["python", "-m", "pytest", "./x"]
         assert "4 passed" in fresh.run("python", "-m", "pytest", "-q", "./x", cwd=tmp_path)
-    took = time.monotonic() - begin
-    assert took < 60, f"it took {took:.0f} s"
 
 
 @pytest.mark.parametrize("kind", ["adapter", "authenticator"])
