@@ -361,7 +361,7 @@ def test_a_process_that_ends_leaves_no_reply_queue(broker: LocalBroker, link: Th
         from gofer.messaging.pool import pool
         from gofer.rmi.client.session import ThreadSession
         link = pool.acquire(next(iter(pool._connections))[0])
-        print(link.shared((ThreadSession, None), lambda: None).queue)
+        print(link.shared((ThreadSession, None), lambda: None).replies.address)
         """,
         broker.url,
     )
