@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.repository import TOP

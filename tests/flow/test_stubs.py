@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from gofer.proxy import Agent
-from gofer.testing.agents import AgentProcess
 from gofer.tools.stubs import write_stubs
 from support.commands import gofer
+from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 
