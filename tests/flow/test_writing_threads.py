@@ -124,3 +124,16 @@ def test_a_connection_that_is_cut_under_a_thread_that_writes_comes_back(
     declare(link, "q")
     in_a_thread(publish)
     eventually(lambda: told[-1] is Outcome.CONFIRMED)
+
+
+def test_a_thread_that_waits_to_wake_the_io_thread_holds_nothing_that_others_need(link: ThreadConnection) -> None:
+    declare(link, "q")
+    eventually(lambda: link._asleep and not link._commands)
+    thread = threading.Thread(target=link.publish_nowait, args=(QUEUE, b"x" * 10_000_000))  # more than a socket takes
+    with link._wakeup._lock:  # as while a signal handler runs in the main thread, and calls
+        thread.start()
+        eventually(lambda: link.core.unconfirmed)
+        declare(link, "another")
+    thread.join(30)
+    assert not thread.is_alive()
+    eventually(lambda: not link.core.unconfirmed)
