@@ -653,11 +653,11 @@ def test_version() -> None:
     assert re.fullmatch(r"gofer \d+\.\d+\.\S+\n", gofer("--version").stdout)
 
 
-def test_an_unknown_command_is_told_the_nearest() -> None:
+def test_an_unknown_command_is_reported_with_the_nearest() -> None:
     done = gofer("rim")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "gofer: no command 'rim' (did you mean 'rmi'?) (see gofer --help)\n"
-    assert "; commands: rmi, describe, stubs, agent, mgt, can, broker" in gofer("xyzzy").stderr
+    assert "; commands: rmi, describe, stubs, agent, mgt, can, fleet" in gofer("xyzzy").stderr
 
 
 def test_without_a_command_it_shows_its_help() -> None:
