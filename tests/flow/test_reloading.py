@@ -147,7 +147,7 @@ class TestReload:
         yard.write(2)
 
         reloading = yard.manage("reload")
-        eventually(lambda: "its new code waits for 2 calls" in yard.goferd.tail())
+        eventually(lambda: "its new code waits until 2 calls" in yard.goferd.tail())
         assert agent.Admin().echo("it answers meanwhile")
         assert not any(one.done() for one in [*held, waiting, reloading])
         yard.go()
@@ -208,7 +208,7 @@ class TestReload:
         yard.describe("puppy")
 
         reloading = yard.manage("reload")
-        eventually(lambda: "its new code waits for 2 calls" in yard.goferd.tail())
+        eventually(lambda: "its new code waits until 2 calls" in yard.goferd.tail())
         yard.go()
         reloading.result(20)
 
