@@ -90,7 +90,7 @@ def test_a_reply_queue_deleted_under_a_caller_costs_no_answer(
 ) -> None:
     trace = tmp_path / "trace"
     link = link_of(agent)
-    queue = link.shared((ThreadSession, None), lambda: pytest.fail("there is no session")).queue
+    queue = link.shared((ThreadSession, None), lambda: pytest.fail("there is no session")).replies.address
     with ThreadPoolExecutor(4) as threads:
         calls = [threads.submit(agent.Probe().note, str(trace), f"n{n}", 0.5) for n in range(4)]
         eventually(lambda: len(runs(trace)) >= 2)

@@ -549,3 +549,20 @@ def check(house: Guarded) -> tuple[int, list[str], str]:
         env={**os.environ, "PYTHONPATH": str(house.site), "GOFER_ROOT": str(house.root)},
     )
     return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+@pytest.mark.parametrize("how", ["runs", "unloaded", "switched off", "broken"])
+def test_the_rules_of_a_plugin_that_does_not_run_hold_for_what_another_has_of_it(house: Guarded, how: str) -> None:
+    house.code("heir", "from cat_module import Cat\n\n\nclass Heir(Cat):\n    pass\n")
+    file = house.describe("cat", "* = alice")
+    house.describe("heir", None, signed=False)
+    if how == "switched off":
+        file.write_text(file.read_text().replace("enabled=1", "enabled=0"))
+    elif how == "broken":
+        file.write_text(file.read_text().replace("threads=4", "threads=none"))
+    house.process.start()
+    with house.agent(None, "heir") as nobody:
+        until_it_answers(nobody, house.process.tail())
+        if how == "unloaded":
+            assert run_gofer("agent", "unload", "cat").returncode == 0
+        denied(nobody.Heir().purr)

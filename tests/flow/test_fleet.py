@@ -17,14 +17,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from gofer.card import Answer, Card
+from gofer.card import Answer, Card, PluginCard
 from gofer.errors import ConfigError
 from gofer.fleet import Fleet, Outcome
 from gofer.fleet.discovery import discover
+from gofer.fleet.members import Members
 from gofer.fleet.state import StateError
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import VERSION, encode
+from gofer.messaging.url import URL
 from gofer.targets import Targets
 from gofer.testing.emulator import Emulator, Script
 from gofer_authenticator_hmac import HmacAuthenticator
@@ -193,8 +196,6 @@ def test_what_is_forged_doubled_or_too_large_is_refused_and_counted(broker: Loca
         card = Card(name="a", address="a")
 
         def body(sn: str, origin: str, card: Card, size: int = 0) -> bytes:
-            import msgspec
-
             answer = Answer(sn=sn, version=VERSION, routing=[None, "x"], origin=origin, card=card)
             return encode({**msgspec.to_builtins(answer), "padding": "x" * size})
 
@@ -504,3 +505,68 @@ def test_with_an_authenticator_only_signed_questions_are_answered(broker: LocalB
         assert names(broker, "name=signed") == []
         assert names(broker, "name=signed", authenticator=stranger) == []
         assert "a question of the fleet is not answered: " in agent.tail()
+
+
+def test_what_is_refused_leaves_no_run_and_a_run_in_use_is_not_forgotten(
+    state: Path, agents: list[AgentProcess]
+) -> None:
+    refused = gofer("call", "group=web", "Dog.bark", "1", "--require", "200%")
+    assert (refused.returncode, gofer("status", "--json").stdout) == (2, "[]\n")
+    command = forkserver.Popen(
+        [GOFER, "fleet", "call", "group=web", "Dog.sleep", "3"], stdout=subprocess.PIPE, text=True
+    )
+    eventually(lambda: _sent(state) == 2)
+    kept = gofer("forget", "last")
+    assert (kept.returncode, "is being run by another process" in kept.stderr) == (2, True)
+    command.communicate()
+    assert gofer("forget", "last").returncode == 0
+
+
+def test_two_machines_with_one_address_are_not_called(state: Path, broker: LocalBroker) -> None:
+    async def go() -> None:
+        async with Fleet(broker.url) as fleet:
+            fleet.add([Card(name="one", address="x"), Card(name="two", address="y")])
+            trap = Card(name="trap", address="z", plugins={"p": PluginCard("1", "x", ["Dog"])})
+            fleet.add([trap])
+            with pytest.raises(ConfigError, match="'one' and 'trap' have the same address 'x': forget one of them"):
+                fleet.where().Dog().bark(1)
+            assert fleet.record.runs() == []
+
+    asyncio.run(go())
+
+
+def test_another_signer_does_not_take_the_address_of_a_machine(broker: LocalBroker, tmp_path: Path) -> None:
+    """Of two who sign for an address nobody is believed; and who was known first stays."""
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.key").write_text(f"{name} {base64.b64encode(name.encode().ljust(32)).decode()}\n")
+    keys = tmp_path / "keys"
+    keys.write_text("".join((tmp_path / f"{name}.key").read_text() for name in ("first", "second")))
+    keys.chmod(0o600)
+    signers = {
+        name: HmacAuthenticator.from_settings({"keys": str(keys), "key": name}, tmp_path)
+        for name in ("first", "second")
+    }
+
+    async def go() -> None:
+        from gofer.fleet.discovery import _Asking
+        from gofer.messaging.adapter import Delivery
+        from gofer.messaging.auth import sign
+        from gofer.messaging.pool import pool
+
+        connection = pool.acquire_asyncio(Connector.of(broker.url), asyncio.get_running_loop())
+        asking = _Asking(connection, signers["first"])
+        answer = Answer(
+            sn=asking._sn, version=VERSION, routing=[None, "x"], origin="a", card=Card(name="a", address="a")
+        )
+        for name in ("first", "second", "second"):
+            body = sign(encode(msgspec.to_builtins(answer)), signers[name])
+            asking._on_delivery(Delivery(0, body, False, None, None))
+        assert asking._found.cards == {}
+        assert asking._found.refused == {"several have signed for the address 'a'": 2}
+        pool.release(connection)
+
+    asyncio.run(go())
+    members = Members(URL.parse(broker.url), tmp_path / "fleet.db")
+    members.remember([Card(name="a", address="a")], signers={"a": "first"})
+    assert members.signers() == {"a": "first"}
+    members.close()

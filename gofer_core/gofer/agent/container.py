@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from gofer.agent.reload import Reload, dependents
 from gofer.agent.request_services import RequestServices
 from gofer.agent.sharing import accepting, homes, may_reach, owners
 from gofer.agent.sighup import decide, descriptors_of
+from gofer.agent.sources import GROUP, Source, locate
+from gofer.entry_points import find as find_entry_point
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
@@ -130,6 +133,7 @@ class PluginContainer:
             self.clock.start()
             every = list(descriptors)
             self._take_access(every)
+            self._close_broken(broken)
             self.gate.expect(every, broken)
             self.gate.review(tell=False)
             self.loader.load([Plugin(self, one) for one in every], anew=False)
@@ -402,17 +406,41 @@ class PluginContainer:
     ) -> None:
         every = list(descriptors)
         rules = {**self.access.rules, **{one.name: one.access for one in every if one.access is not None}}
+        modules = dict(self.access.modules)
         for one in every:
+            modules.pop(one.name, None)
             if one.access is None:
                 rules.pop(one.name, None)
-        self.access = Access(rules, self.access.groups if groups is None else groups)
+            elif isinstance(source := locate(self.root, one), Source):
+                modules[one.name] = source.module
+        self.access = Access(rules, self.access.groups if groups is None else groups, modules)
         for one in every:
             for rule, group in self.access.unknown_groups(one.name):
                 log.warning("%s: there is no group %r, so it lets nobody in by that", rule, group)
 
+    def _close_broken(self, broken: Collection[str]) -> None:
+        """Let nobody call, by another plugin, what a plugin has whose rules cannot be read."""
+        rules, modules = dict(self.access.rules), dict(self.access.modules)
+        for file in map(Path, broken):
+            try:
+                text = file.read_text("utf-8", "replace")
+            except OSError:
+                text = "[access]"  # nobody knows
+            if "access" not in text.lower() or file.stem in rules:
+                continue
+            named = re.search(r"^\s*\"?plugin\"?\s*[=:]\s*\"?([\w.-]+)", text, re.MULTILINE)
+            name = file.stem if named is None else named[1]
+            try:
+                entry = find_entry_point(GROUP, name)
+            except PluginError:
+                entry = None  # several distributions have it: none is loaded by that name
+            rules[file.stem] = ()
+            modules[file.stem] = name if entry is None else entry.value.partition(":")[0].strip()
+        self.access = Access(rules, self.access.groups, modules)
+
     def may_call(self, identity: str | None, plugin: Plugin, target: Target) -> bool:
         """Tell whether the rules allow that a caller calls a method at its plugin's own queue."""
-        names = [plugin.name, *homes(target, self.plugins)]
+        names = [plugin.name, *homes(target, self.plugins, self.access.modules)]
         return self.access.refusing(names, identity, target.namespace, target.method) is None
 
     def stop(self, timeout: float) -> None:

@@ -161,7 +161,7 @@ class Endpoint:
         """
         access = self._access()
         if access.rules:
-            names = [self.name] if target is None else homes(target, self._plugins)
+            names = [self.name] if target is None else homes(target, self._plugins, access.modules)
             refusing = access.refusing(names, request.identity, request.classname, request.method)
             if refusing is not None:
                 file = self._plugins[refusing].descriptor.file if refusing in self._plugins else "its descriptor"

@@ -126,13 +126,22 @@ def owners(more: Any, plugins: Iterable[Plugin]) -> Iterator[Plugin]:
             yield plugin
 
 
-def homes(target: Target, plugins: Mapping[str, Plugin]) -> list[str]:
-    """Name the plugins that a method is of: those whose modules have its class, or the function itself."""
+def homes(target: Target, plugins: Mapping[str, Plugin], others: Mapping[str, str] | None = None) -> list[str]:
+    """Name the plugins that a method is of: those whose modules have its class, or the function itself.
+
+    Args:
+        others: the modules of more plugins, by name: such as do not run, or are unloaded.
+    """
     modules = {getattr(one, "__module__", None) for one in (target.cls, target.function)}
-    return [
+    named = [one for one in modules if isinstance(one, str)]
+    found = [
+        name for name, plugin in list(plugins.items()) if name == target.plugin or any(map(plugin.has_name, named))
+    ]
+    more = (others or {}).items()
+    return found + [
         name
-        for name, plugin in list(plugins.items())
-        if name == target.plugin or any(isinstance(one, str) and plugin.has_name(one) for one in modules)
+        for name, module in more
+        if name not in found and any(one == module or one.startswith(f"{module}.") for one in named)
     ]
 
 

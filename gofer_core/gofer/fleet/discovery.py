@@ -38,13 +38,15 @@ class Found:
     """What came of a question.
 
     Attributes:
-        cards: one of each machine that has answered.
+        cards: one of each machine that has answered, by its address.
+        signers: who has signed each of these; None: nobody, or there is no authenticator.
         asked: whether any machine has heard the question, as far as the broker knows.
         refused: how many answers were not believed, by the reason; and doubles.
     """
 
     def __init__(self) -> None:
         self.cards: dict[str, Card] = {}
+        self.signers: dict[str, str | None] = {}
         self.asked = True
         self.refused: Counter[str] = Counter()
 
@@ -154,23 +156,27 @@ class _Asking:
             found.refused["too many answers"] += 1
             return
         try:
-            card = self._read(delivery)
+            card, signer = self._read(delivery)
         except DocumentError as bad:
             why = str(bad.details or bad)
             found.refused[why if why in found.refused or len(found.refused) < 10 else "other reasons"] += 1
             self._complain(logging.WARNING, "an answer of the fleet is not believed: %s", shown(why))
             return
-        if card.address in found.cards:
-            found.refused["a second answer of the same machine"] += 1
+        if card.address in found.signers:
+            if found.signers[card.address] == signer:
+                found.refused["a second answer of the same machine"] += 1
+            else:  # nobody knows whose it is
+                found.refused[f"several have signed for the address {card.address!r}"] += 1
+                found.cards.pop(card.address, None)
             return
-        found.cards[card.address] = card
+        found.cards[card.address], found.signers[card.address] = card, signer
         self._last = max(self._last, monotonic())
 
-    def _read(self, delivery: Delivery) -> Card:
+    def _read(self, delivery: Delivery) -> tuple[Card, str | None]:
         if delivery.cut:
             raise DocumentError("model.size", "MODEL: document too large", "an answer is too long")
-        inner, _ = verify(delivery.body, self._authenticator)
+        inner, signer = verify(delivery.body, self._authenticator)
         answer = read_answer(inner)
         if answer.sn != self._sn:
             raise DocumentError("model.invalid", "MODEL: document not valid", "an answer to another question")
-        return answer.card
+        return answer.card, signer

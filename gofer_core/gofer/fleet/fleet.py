@@ -91,7 +91,12 @@ class Fleet:
             jitter = min(wait / 2, 0.2 + len(self.members.select()) / 4000)
         authenticator = self._options.authenticator
         found = await discover(self._connector, meant, wait=wait, jitter=jitter, authenticator=authenticator)
-        self.members.remember(found.cards.values())
+        for address, known in self.members.signers().items():
+            if address in found.cards and found.signers[address] != known:
+                why = f"{address!r} was signed for by {known!r} before; forget it to let another one in"
+                found.refused[why] += 1
+                del found.cards[address]
+        self.members.remember(found.cards.values(), signers=found.signers)
         return found
 
     def where(self, targets: Targets | str = "all") -> Selection:
@@ -163,8 +168,19 @@ class Fleet:
         args: tuple[Any, ...],
         kws: dict[str, Any],
     ) -> Run:
-        """Write a new run into the record: what ``selection.Class().method(...)`` does. Nothing is sent yet."""
+        """Write a new run into the record: what ``selection.Class().method(...)`` does. Nothing is sent yet.
+
+        Raises:
+            ConfigError: two machines have the same address, or the waves do not fit.
+        """
         plan = selection.plan()
+        called: dict[str, str] = {}
+        for one in plan.members:
+            address = one.card.address_of(of[0])
+            if address in called:
+                names = f"{called[address]!r} and {one.name!r}"
+                raise ConfigError(f"{names} have the same address {address!r}: forget one of them")
+            called[address] = one.name
         waves = [n for n, size in enumerate(sizes(plan.ends)) for _ in range(size)]
         now = time.time()
         row = RunRow(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +23,13 @@ __all__ = ["Member", "Members", "read_members"]
 _SCHEMA = """
 CREATE TABLE members (
     broker TEXT NOT NULL, address TEXT NOT NULL, name TEXT NOT NULL, card BLOB NOT NULL,
-    answers INTEGER NOT NULL, first REAL NOT NULL, last REAL NOT NULL,
+    answers INTEGER NOT NULL, signer TEXT, first REAL NOT NULL, last REAL NOT NULL,
     PRIMARY KEY (broker, address)
 ) WITHOUT ROWID
 """
 _UPDATE = """
-INSERT INTO members VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-    name = excluded.name, card = excluded.card, answers = 1, last = excluded.last
+INSERT INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    name = excluded.name, card = excluded.card, answers = 1, signer = excluded.signer, last = excluded.last
 """
 _card = msgspec.json.Decoder(Card)
 
@@ -80,12 +80,37 @@ class Members:
         found = [Member(_card.decode(card), bool(answers), first, last) for card, answers, first, last in rows]
         return found if targets is None else [one for one in found if targets.matches(one.fields())]
 
-    def remember(self, cards: Iterable[Card], *, answers: bool = True) -> None:
-        """Note the cards of machines that have answered; or of others, of which no known one is changed."""
-        now = time.time()
+    def signers(self) -> dict[str, str]:
+        """Return who has signed the cards, by the machines' addresses; none of those that nobody has signed."""
+        rows = self._execute(
+            "SELECT address, signer FROM members WHERE broker = ? AND signer IS NOT NULL", self._broker
+        )
+        return dict(rows)
+
+    def remember(
+        self, cards: Iterable[Card], *, answers: bool = True, signers: Mapping[str, str | None] | None = None
+    ) -> None:
+        """Note the cards of machines that have answered; or of others, of which no known one is changed.
+
+        Args:
+            signers: who has signed the cards, by address.
+        """
+        now, signed = time.time(), signers or {}
         self._write(
-            _UPDATE if answers else "INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(self._broker, one.address, one.name, msgspec.json.encode(one), answers, now, now) for one in cards],
+            _UPDATE if answers else "INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    self._broker,
+                    one.address,
+                    one.name,
+                    msgspec.json.encode(one),
+                    answers,
+                    signed.get(one.address),
+                    now,
+                    now,
+                )
+                for one in cards
+            ],
         )
 
     def forget(self, members: Iterable[Member]) -> None:

@@ -187,8 +187,7 @@ class Record:
         except OSError:
             raise ConfigError(f"run {run.id} is being run by another process") from None
         else:
-            yield
-            path.unlink(missing_ok=True)
+            yield  # the file stays: one that was unlinked could be locked by another process that had opened it
         finally:
             os.close(file)
 

@@ -86,6 +86,8 @@ class Waves:
                 raise ConfigError(f"{name} is 0; allowed: one machine or more")
         ramp = given.get("ramp") or ()
         steps = ramp.split(",") if isinstance(ramp, str) else ramp
+        if any(not Amount.parse(step, "ramp").number for step in steps):
+            raise ConfigError("ramp has a step of 0; allowed: one machine or more")
         health = given.get("health")
         if health is not None and not re.fullmatch(r"[^\s.]+\.[^\s.]+", health):
             raise ConfigError(f"health is {health[:80]!r}; allowed: Class.method")

@@ -96,12 +96,12 @@ class Contract:
             return None
         for number, value in enumerate(args):
             one = self._positional[number] if number < len(self._positional) else self._more
-            if one is not None and one.type is not None and (wrong := _wrong(value, one.type)):
+            if one is not None and one.type is not None and (wrong := _wrong_for(value, one)):
                 name = one.name if one is not self._more else f"{one.name}[{number - len(self._positional)}]"
                 return f"{name}{wrong}"
         for name, value in kws.items():
             one = self._named.get(name, self._others)
-            if one is not None and one.type is not None and (wrong := _wrong(value, one.type)):
+            if one is not None and one.type is not None and (wrong := _wrong_for(value, one)):
                 return f"{name}{wrong}"
         return None
 
@@ -205,6 +205,13 @@ def _within(info: Any, seen: tuple[Any, ...] = ()) -> Iterator[Any]:
     for one in inner:
         if one is not None:
             yield from _within(one, seen)
+
+
+def _wrong_for(value: Any, one: Parameter) -> str | None:
+    """Say why a value does not fit a parameter; None: it fits, or is what the parameter has by default."""
+    if type(value) is type(one.default) and value == one.default:
+        return None
+    return _wrong(value, one.type)
 
 
 def _wrong(value: Any, wanted: Any) -> str | None:

@@ -227,6 +227,7 @@ def _call(
         )
 
     async def call(fleet: Fleet) -> int:
+        _required(given)  # before anything is on the disk
         selection = await _select(fleet, targets, ask=not given["no_ask"])
         selection = selection(confirm=_confirm if given["confirm"] else None, **_waves(given))
         if given["plan"]:
@@ -305,6 +306,7 @@ def _retry(how: dict[str, Any], /, run: str, outcomes: tuple[str, ...], **given:
     """Call the method of a run again, as a new run, on the machines on which it failed."""
 
     async def retry(fleet: Fleet) -> int:
+        _required(given)
         row = fleet.record.run(run)
         selection = fleet.retry(run, outcomes or _FAILURES)(
             confirm=_confirm if given["confirm"] else None, **_waves(given)
@@ -372,7 +374,8 @@ def _forget(how: dict[str, Any], /, what: str, *, machine: bool) -> int:
             print(f"{_machines(len(members))} forgotten")
         else:
             row = fleet.record.run(what)
-            fleet.record.forget(row.number)
+            with fleet.record.held(row):
+                fleet.record.forget(row.number)
             print(f"run {row.id} forgotten")
         return 0
 
@@ -455,11 +458,15 @@ def _confirm(following: int, counts: Counter[str]) -> bool:
     return click.confirm(f"{summary_line(counts)}. Call the next {following} machines?", err=True)
 
 
-async def _show(run: Run, given: dict[str, Any]) -> int:
-    """Run it, print what comes, and return the exit status."""
+def _required(given: dict[str, Any]) -> Any:
     from gofer.fleet.waves import Amount
 
-    require = Amount.parse(given["require"] or "100%", "--require").of(len(run))
+    return Amount.parse(given["require"] or "100%", "--require")
+
+
+async def _show(run: Run, given: dict[str, Any]) -> int:
+    """Run it, print what comes, and return the exit status."""
+    require = _required(given).of(len(run))
     try:
         with Live(run, quiet=given["jsonl"] or given["as_json"]) as live:
             async for outcome in run:

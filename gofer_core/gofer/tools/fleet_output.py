@@ -55,6 +55,7 @@ def print_groups(rows: Iterable[tuple[str, str, Any]]) -> None:
         shown = text if len(text) <= _LONG else f"{text[:_LONG]}... ({len(text)} characters)"
         more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
         answer = harmless(shown if kind == "value" else f"{kind}: {shown}" if shown else kind)
+        answer = answer.replace("\n", "\n    | ")  # or it could look like another line of ours
         print(f"{len(names)} × {answer}" if len(names) > 1 else answer)  # noqa: RUF001 - the sign is meant
         print(f"    {harmless(', '.join(sorted(names)[:_NAMES]))}{more}")
 

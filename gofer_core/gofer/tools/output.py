@@ -10,8 +10,8 @@ from typing import Any
 
 __all__ = ["complain", "harmless", "print_json", "print_table", "text_of"]
 
-# All control characters but tab and newline: a terminal would obey them.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# All control characters but tab and newline: a terminal would obey them. And what turns the direction of text round.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def complain(command: str, what: object) -> None:

@@ -90,6 +90,8 @@ class Access:
 
     rules: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
     groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    #: The modules of the plugins with rules, whether these run or not.
+    modules: Mapping[str, str] = field(default_factory=dict)
     _decided: dict[tuple[str, str | None, str, str], bool] = field(default_factory=dict, init=False, compare=False)
 
     def rule_for(self, plugin: str, identity: str | None, classname: str, method: str) -> Rule | None:
