@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -399,7 +400,7 @@ def test_a_command_that_is_killed_is_taken_up_and_nothing_runs_twice(
             command.wait()
             resumed = gofer("resume", "last")
             assert resumed.returncode == 0, (seed, resumed)
-            with sqlite3.connect(state / "runs.db") as file:
+            with closing(sqlite3.connect(state / "runs.db")) as file:
                 sns = [
                     sn for (sn,) in file.execute("SELECT sn FROM targets WHERE run = (SELECT max(run) FROM targets)")
                 ]
@@ -419,7 +420,7 @@ def _has_sent(state: Path, at: int, command: subprocess.Popen[bytes]) -> bool:
 def _sent(state: Path) -> int:
     """Count the machines of the latest run to which a request was sent."""
     try:
-        with sqlite3.connect(f"file:{state}/runs.db?mode=ro", uri=True) as file:
+        with closing(sqlite3.connect(f"file:{state}/runs.db?mode=ro", uri=True)) as file:
             latest = "SELECT count(*) FROM targets WHERE sent IS NOT NULL AND run = (SELECT max(number) FROM runs)"
             return int(file.execute(latest).fetchone()[0])
     except sqlite3.Error:

@@ -177,7 +177,8 @@ def test_a_thread_that_cannot_be_started_is_tried_again(
     workers, done = Workers("dog", 1), list[int]()
     workers.start()
     with monkeypatch.context() as patch:
-        patch.setattr(threading, "_start_new_thread", _no_more_threads)
+        name = "_start_joinable_thread" if sys.version_info >= (3, 13) else "_start_new_thread"
+        patch.setattr(threading, name, _no_more_threads)
         workers.put(Job(lambda: done.append(1)))
     assert "gofer-dog-1 cannot be started: can't start new thread" in caplog.text
     workers.put(Job(lambda: done.append(2)))
@@ -185,5 +186,5 @@ def test_a_thread_that_cannot_be_started_is_tried_again(
     assert workers.stop(30) == ([], [])
 
 
-def _no_more_threads(*_: object) -> None:
+def _no_more_threads(*_: object, **__: object) -> None:
     raise RuntimeError("can't start new thread")

@@ -58,7 +58,11 @@ class Fleet:
         self._connector = Connector.of(url)
         self._options = Options(wait=60.0).having(options)
         self.members = Members(self._connector.url, None if directory is None else directory / "fleet.db")
-        self.record = Record(None if directory is None else directory / "runs.db")
+        try:
+            self.record = Record(None if directory is None else directory / "runs.db")
+        except BaseException:
+            self.members.close()
+            raise
 
     async def __aenter__(self) -> Self:
         return self

@@ -47,13 +47,17 @@ def connect(path: Path, schema: str, number: int) -> sqlite3.Connection:
         if not path.exists():
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         database = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        (found,) = database.execute("PRAGMA user_version").fetchone()
-        if found == 0:
-            database.executescript(f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version = {number}; COMMIT")
-        elif found != number:
-            raise StateError(f"{path}: was made by another version of gofer (schema {found}, here {number})")
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            (found,) = database.execute("PRAGMA user_version").fetchone()
+            if found == 0:
+                database.executescript(f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version = {number}; COMMIT")
+            elif found != number:
+                raise StateError(f"{path}: was made by another version of gofer (schema {found}, here {number})")
+        except BaseException:
+            database.close()
+            raise
     except (sqlite3.Error, OSError) as error:
         raise StateError(f"{path}: cannot be used: {error}; move it away to begin anew") from error
     return database
