@@ -17,6 +17,7 @@ import pluggy
 from gofer import hooks as specifications
 from gofer.agent.barrier import RequestHooks
 from gofer.agent.config import AgentConfig, Descriptor, Problem, not_trusted, read_agent, read_descriptor
+from gofer.agent.config.files import read_bytes
 from gofer.agent.core_hooks import CoreHooks
 from gofer.agent.endpoint import Endpoint
 from gofer.agent.endpoints import Endpoints
@@ -41,6 +42,7 @@ from gofer.rmi.server.access import Access
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.hooks import call_each
 from gofer.root import Root
+from gofer.sections import Unreadable
 from gofer.suggest import available, did_you_mean
 
 __all__ = ["PluginContainer"]
@@ -133,7 +135,7 @@ class PluginContainer:
             self.clock.start()
             every = list(descriptors)
             self._take_access(every)
-            self._close_broken(broken)
+            self._close_broken(broken, {one.name for one in every})
             self.gate.expect(every, broken)
             self.gate.review(tell=False)
             self.loader.load([Plugin(self, one) for one in every], anew=False)
@@ -418,15 +420,20 @@ class PluginContainer:
             for rule, group in self.access.unknown_groups(one.name):
                 log.warning("%s: there is no group %r, so it lets nobody in by that", rule, group)
 
-    def _close_broken(self, broken: Collection[str]) -> None:
-        """Let nobody call, by another plugin, what a plugin has whose rules cannot be read."""
+    def _close_broken(self, broken: Collection[str], usable: Collection[str]) -> None:
+        """Let nobody call, by another plugin, what a plugin has whose rules cannot be read.
+
+        Args:
+            broken: files of descriptors.
+            usable: names of plugins with another descriptor.
+        """
         rules, modules = dict(self.access.rules), dict(self.access.modules)
         for file in map(Path, broken):
             try:
-                text = file.read_text("utf-8", "replace")
-            except OSError:
+                text = read_bytes(file).decode("utf-8", "replace")
+            except Unreadable:
                 text = "[access]"  # nobody knows
-            if "access" not in text.lower() or file.stem in rules:
+            if "access" not in text.lower() or file.stem in rules or file.stem in usable:
                 continue
             named = re.search(r"^\s*\"?plugin\"?\s*[=:]\s*\"?([\w.-]+)", text, re.MULTILINE)
             name = file.stem if named is None else named[1]
