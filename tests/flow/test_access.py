@@ -551,11 +551,14 @@ def check(house: Guarded) -> tuple[int, list[str], str]:
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 
-@pytest.mark.parametrize("how", ["runs", "unloaded", "switched off", "broken"])
+@pytest.mark.parametrize("how", ["runs", "unloaded", "switched off", "broken", "broken later"])
 def test_the_rules_of_a_plugin_that_does_not_run_hold_for_what_another_has_of_it(house: Guarded, how: str) -> None:
     house.code("heir", "from cat_module import Cat\n\n\nclass Heir(Cat):\n    pass\n")
     file = house.describe("cat", "* = alice")
+    rules = file.read_text()
     house.describe("heir", None, signed=False)
+    if how == "broken later":
+        file.unlink()
     if how == "switched off":
         file.write_text(file.read_text().replace("enabled=1", "enabled=0"))
     elif how == "broken":
@@ -565,4 +568,18 @@ def test_the_rules_of_a_plugin_that_does_not_run_hold_for_what_another_has_of_it
         until_it_answers(nobody, house.process.tail())
         if how == "unloaded":
             assert run_gofer("agent", "unload", "cat").returncode == 0
+        elif how == "broken later":
+            assert nobody.Heir().purr() == "purr"  # nobody has said anything of it
+            file.write_text(rules.replace("threads=4", "threads=none"))
+            os.kill(house.process.pid, signal.SIGHUP)
+            eventually(lambda: "'none' is not a whole number" in house.process.tail())
+            eventually(lambda: _is_denied(nobody.Heir().purr))
         denied(nobody.Heir().purr)
+
+
+def _is_denied(call: Any) -> bool:
+    try:
+        call()
+    except Rejected as refused:
+        return refused.code == "access.denied"
+    return False

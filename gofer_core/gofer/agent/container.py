@@ -376,6 +376,7 @@ class PluginContainer:
             wanted = descriptors_of(descriptors, self.plugins.values(), self.root, kept)
             used = [plugin.descriptor for plugin in self.plugins.values()]  # one that cannot be read may be older
             self._read_access(one for one in wanted.values() if not any(one is old for old in used))
+            self._close_broken(kept, wanted)
             self.gate.expect(wanted.values(), kept)
             self.gate.review(tell=False)
             changes = decide(wanted, self.plugins.values())
