@@ -575,6 +575,9 @@ def test_the_rules_of_a_plugin_that_does_not_run_hold_for_what_another_has_of_it
             eventually(lambda: "'none' is not a whole number" in house.process.tail())
             eventually(lambda: _is_denied(nobody.Heir().purr))
         denied(nobody.Heir().purr)
+    if how in ("runs", "switched off"):
+        asked = run_gofer("can", "anonymous", "heir", "Heir.purr")
+        assert (asked.returncode, "no rule in [access]" in asked.stdout) == (1, True), asked
 
 
 def _is_denied(call: Any) -> bool:

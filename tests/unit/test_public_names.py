@@ -80,7 +80,7 @@ gofer.agent.schedules: Cron Every Moment Schedule moment schedule_of
 gofer.agent.sharing: accepting build_apis check_trust homes may_reach owners
 gofer.agent.sighup: Changes decide descriptors_of
 gofer.agent.signals: Signals
-gofer.agent.sources: GROUP Source import_source locate unused_files
+gofer.agent.sources: GROUP Source import_source locate modules_of unused_files
 gofer.aio: Agent AsyncioSession
 gofer.card: Answer Card EXCHANGE PluginCard Question Who key_of_group read_answer read_question
 gofer.config: Config Graph get_bool

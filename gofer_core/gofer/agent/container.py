@@ -31,7 +31,7 @@ from gofer.agent.reload import Reload, dependents
 from gofer.agent.request_services import RequestServices
 from gofer.agent.sharing import accepting, homes, may_reach, owners
 from gofer.agent.sighup import decide, descriptors_of
-from gofer.agent.sources import GROUP, Source, locate
+from gofer.agent.sources import GROUP, modules_of
 from gofer.entry_points import find as find_entry_point
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
@@ -414,8 +414,7 @@ class PluginContainer:
             modules.pop(one.name, None)
             if one.access is None:
                 rules.pop(one.name, None)
-            elif isinstance(source := locate(self.root, one), Source):
-                modules[one.name] = source.module
+        modules |= modules_of(self.root, every)
         self.access = Access(rules, self.access.groups if groups is None else groups, modules)
         for one in every:
             for rule, group in self.access.unknown_groups(one.name):

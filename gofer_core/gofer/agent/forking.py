@@ -24,6 +24,7 @@ def greeting(
     *,
     levels: Mapping[str, int] = MappingProxyType({}),
     check: bool = False,
+    modules: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
     """Write what the process is told first: JSON.
 
@@ -32,6 +33,7 @@ def greeting(
         descriptors: of all plugins; its code may ask for the others.
         levels: those of the log.
         check: tell what is wrong with the plugin, and end; else fork its calls.
+        modules: those of more plugins with rules, by name, which do not run.
     """
     told = {
         "root": str(root.path),
@@ -39,6 +41,7 @@ def greeting(
         "descriptors": [(str(one.file), one.sections) for one in descriptors],
         "levels": levels,
         "check": check,
+        "modules": dict(modules),
         "tracer": slot.name,
         "path": sys.path,
     }

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     sys.path[:] = told["path"]
     os.environ["GOFER_ROOT"] = told["root"]
     if told["check"] and told["name"] is None:
-        _answer(control, _imports(told, _locate).methods())
+        _answer(control, _imports(told, _locate).methods(told["modules"]))
         return
     if told["check"]:
         imports = _imports(told, find_plugin)
@@ -120,8 +120,12 @@ class _Imports(Loader):
                 found[refused.problem] = None
         return list(found)
 
-    def methods(self) -> list[tuple[str, str, str, list[str]]]:
-        """Import all, and return what can be called: plugin, class, method, and the plugins that the method is of."""
+    def methods(self, others: Mapping[str, str]) -> list[tuple[str, str, str, list[str]]]:
+        """Import all, and return what can be called: plugin, class, method, and the plugins that the method is of.
+
+        Args:
+            others: see ``homes``.
+        """
         while self.pending:
             self.begin(next(iter(self.pending)))
         for plugin in self.plugins.values():
@@ -131,7 +135,7 @@ class _Imports(Loader):
         for plugin in self.plugins.values():
             forwarded = [target for other in accepting(plugin, self.plugins) for target in other.api]
             found += [
-                (plugin.name, target.namespace, target.method, homes(target, self.plugins))
+                (plugin.name, target.namespace, target.method, homes(target, self.plugins, others))
                 for target in (*plugin.api, *admin_api(plugin), *forwarded)
             ]
         return found

@@ -62,7 +62,8 @@ def can(root: str | None, identity: str, plugin: str, called: tuple[str, str], a
         complain("gofer can", f"plugin {plugin!r} is not enabled: [main] enabled in {descriptor.file}")
     classname, method = called
     try:
-        found = [one for one in methods(place, [one for one in descriptors if one.enabled]) if one.plugin == plugin]
+        enabled, off = ([one for one in descriptors if one.enabled is on] for on in (True, False))
+        found = [one for one in methods(place, enabled, off) if one.plugin == plugin]
     except ProcessDied as died:
         complain(
             "gofer can", f"only the rules of {plugin!r} are looked at, because the plugins cannot be imported: {died}"
