@@ -228,7 +228,7 @@ gofer.testing.proxy: Direction Filter Proxy
 gofer.tools.adapters: adapters
 gofer.tools.agent: agent mgt
 gofer.tools.agent_client: NoAgent NoAnswer ask
-gofer.tools.agent_options: agent_options
+gofer.tools.agent_options: agent_options broker_options signing_option
 gofer.tools.agent_tree: print_agent
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
 gofer.tools.broker: broker

@@ -11,20 +11,13 @@ from gofer.tools.arguments import address
 from gofer.tools.completion import authenticator_names, profile_names
 from gofer.tools.connecting import tls_options
 
-__all__ = ["agent_options"]
+__all__ = ["agent_options", "broker_options", "signing_option"]
 
 
-def agent_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--url``, ``--address``, ``--profile``, ``--authenticator``, and the options for TLS."""
+def broker_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--url``, ``--profile``, and the options for TLS."""
     for option in (
         tls_options,
-        click.option(
-            "-A",
-            "--authenticator",
-            metavar="NAME",
-            shell_complete=authenticator_names,
-            help="Signs and verifies: an installed one, or a class's dotted path.",
-        ),
         click.option(
             "--profile",
             "profile_name",
@@ -34,14 +27,35 @@ def agent_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Take URL, address and more from [profile NAME] of caller.conf (default: GOFER_PROFILE, or default).",
         ),
         click.option(
+            "-u", "--url", envvar="GOFER_URL", help="The broker's URL (default: GOFER_URL, the profile's, or local://)."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def signing_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--authenticator``."""
+    return click.option(
+        "-A",
+        "--authenticator",
+        metavar="NAME",
+        shell_complete=authenticator_names,
+        help="Signs and verifies: an installed one, or a class's dotted path.",
+    )(command)
+
+
+def agent_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--url``, ``--address``, ``--profile``, ``--authenticator``, and the options for TLS."""
+    for option in (
+        signing_option,
+        click.option(
             "-a",
             "--address",
             type=address,
             help="The agent's address: queue or exchange/queue (default: the profile's).",
         ),
-        click.option(
-            "-u", "--url", envvar="GOFER_URL", help="The broker's URL (default: GOFER_URL, the profile's, or local://)."
-        ),
+        broker_options,
     ):
         command = option(command)
     return command

@@ -10,26 +10,16 @@ import click
 
 from gofer.errors import ConfigError, MessagingError
 from gofer.messaging.caller_conf import profile
+from gofer.tools.agent_options import broker_options
 from gofer.tools.arguments import duration
-from gofer.tools.completion import profile_names
-from gofer.tools.connecting import connector_of, tls_options
+from gofer.tools.connecting import connector_of
 from gofer.tools.output import complain
 
 __all__ = ["emulate"]
 
 
 @click.command()
-@click.option(
-    "-u", "--url", envvar="GOFER_URL", help="The broker's URL (default: GOFER_URL, the profile's, or local://)."
-)
-@click.option(
-    "--profile",
-    "profile_name",
-    envvar="GOFER_PROFILE",
-    metavar="NAME",
-    shell_complete=profile_names,
-    help="Take the URL and more from [profile NAME] of caller.conf (default: GOFER_PROFILE, or default).",
-)
+@broker_options
 @click.option("-n", "count", type=click.IntRange(1, 50_000), default=100, help="How many agents (default: 100).")
 @click.option("--prefix", default="emulated", metavar="NAME", help="What their names begin with (default: emulated).")
 @click.option(
@@ -40,7 +30,6 @@ __all__ = ["emulate"]
 @click.option("--gone", type=click.FloatRange(0, 1), default=0.0, help="The share whose queues do not exist.")
 @click.option("--seed", type=int, default=0, help="Of the random choices.")
 @click.option("--runs", type=click.Path(dir_okay=False), help="Write the serial number of each run into this file.")
-@tls_options
 def emulate(*, count: int, latency: float, runs: str | None, **how: Any) -> int:
     """Emulate agents until interrupted: each has its own connection, joins the fleet, and answers every method.
 

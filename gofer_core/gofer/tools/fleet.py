@@ -18,9 +18,9 @@ import click
 from gofer.errors import AdapterError, CallError, ConfigError, MessagingError
 from gofer.messaging.caller_conf import profile
 from gofer.tools import login
+from gofer.tools.agent_options import broker_options, signing_option
 from gofer.tools.arguments import call_input, duration, read_arguments, target
-from gofer.tools.completion import authenticator_names, profile_names
-from gofer.tools.connecting import connector_of, tls_options
+from gofer.tools.connecting import connector_of
 from gofer.tools.fleet_output import Live, plain, print_groups, print_outcomes, print_values, summary_line
 from gofer.tools.output import complain, harmless, print_json, print_table
 
@@ -36,25 +36,8 @@ _FAILURES = ("exception", "interrupted", "unreachable")
 
 
 @click.group()
-@click.option(
-    "-u", "--url", envvar="GOFER_URL", help="The broker's URL (default: GOFER_URL, the profile's, or local://)."
-)
-@click.option(
-    "--profile",
-    "profile_name",
-    envvar="GOFER_PROFILE",
-    metavar="NAME",
-    shell_complete=profile_names,
-    help="Take URL, authenticator and more from [profile NAME] of caller.conf (default: GOFER_PROFILE, or default).",
-)
-@click.option(
-    "-A",
-    "--authenticator",
-    metavar="NAME",
-    shell_complete=authenticator_names,
-    help="Signs questions and requests, and verifies what comes back.",
-)
-@tls_options
+@broker_options
+@signing_option
 @click.option("-v", "--verbose", is_flag=True, help="Print the connection's events on standard error.")
 @click.pass_context
 def fleet(context: click.Context, /, *, verbose: bool, **how: Any) -> None:
