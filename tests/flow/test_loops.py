@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,3 +108,24 @@ def test_a_connection_that_dies_with_output_waiting_leaves_nothing_in_the_loop(
         asyncio.run(main())
         eventually(lambda: echo.seen)
     assert not faults
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_socket_that_was_opened_when_the_loop_ended_is_closed(connector: Connector) -> None:
+    async def main() -> None:
+        connection = AsyncioConnection(connector, lambda _: False, asyncio.get_running_loop())
+        connection.connect_nowait()
+        await asyncio.sleep(0)  # now a thread opens it
+        if late:
+            eventually(lambda: not opening())
+        await connection.aclose()
+
+    def opening() -> bool:
+        return any(thread.name == "gofer-connect" for thread in threading.enumerate())
+
+    for late in (False, True):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(main())
+        eventually(lambda: not opening())
+        loop.close()
+        gc.collect()  # a socket that nobody has closed is an error here

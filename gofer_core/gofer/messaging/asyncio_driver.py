@@ -15,9 +15,12 @@ from math import inf
 from time import monotonic
 from typing import Any
 
+from gofer.errors import MessagingError
+from gofer.messaging.adapter import Adapter
 from gofer.messaging.connection import Connection, Flow
 from gofer.messaging.connector import Connector
 from gofer.messaging.core import State
+from gofer.messaging.wire import Wire
 
 __all__ = ["AsyncioConnection", "AsyncioWaiter"]
 
@@ -76,6 +79,7 @@ class AsyncioConnection(Connection):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._finisher: threading.Thread | None = None
+        self._fresh: list[tuple[Adapter, Wire] | MessagingError] = []  # what a thread has opened, for the loop to take
         self._end = self._at_end_of_loop()
         with contextlib.suppress(StopIteration):
             self._end.__anext__().__await__().send(None)  # started: only then the loop knows of it
@@ -122,6 +126,7 @@ class AsyncioConnection(Connection):
         """Start to close for good; the loop does the rest, if it still runs."""
         if not self.closed:
             self.closed = True
+            self._discard_fresh()
             if self.loop.is_closed():
                 self.core.close()
                 self.abandon()
@@ -248,13 +253,25 @@ class AsyncioConnection(Connection):
         self._polled, self._writing = -1, False
 
     def _connect(self) -> None:
-        opened = self._open()
+        self._fresh.append(self._open())
         try:
-            self.loop.call_soon_threadsafe(self._opened, opened)
+            self.loop.call_soon_threadsafe(self._take_fresh)
         except RuntimeError:  # the loop was closed meanwhile
+            self._discard_fresh()
+        if self.closed:  # the loop may end before it comes to that
+            self._discard_fresh()
+
+    def _take_fresh(self) -> None:
+        try:
+            opened = self._fresh.pop()
+        except IndexError:  # it was discarded
+            return
+        self._opened(opened)
+        self._take_turn()
+
+    def _discard_fresh(self) -> None:
+        # Any thread, and two at once.
+        with contextlib.suppress(IndexError):
+            opened = self._fresh.pop()
             if isinstance(opened, tuple):
                 opened[1].close()
-
-    def _opened(self, opened: Any) -> None:
-        super()._opened(opened)
-        self._take_turn()
