@@ -110,9 +110,9 @@ def test_a_connection_that_dies_with_output_waiting_leaves_nothing_in_the_loop(
     assert not faults
 
 
-@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("error:pytest.PytestUnraisableExceptionWarning")
 def test_a_socket_that_was_opened_when_the_loop_ended_is_closed(connector: Connector) -> None:
-    async def main() -> None:
+    async def main(*, late: bool) -> None:
         connection = AsyncioConnection(connector, lambda _: False, asyncio.get_running_loop())
         connection.connect_nowait()
         await asyncio.sleep(0)  # now a thread opens it
@@ -125,7 +125,7 @@ def test_a_socket_that_was_opened_when_the_loop_ended_is_closed(connector: Conne
 
     for late in (False, True):
         loop = asyncio.new_event_loop()
-        loop.run_until_complete(main())
+        loop.run_until_complete(main(late=late))
         eventually(lambda: not opening())
         loop.close()
         gc.collect()  # a socket that nobody has closed is an error here
