@@ -124,9 +124,19 @@ class AmqpAdapter(api.Adapter):
     def send(self, message: api.Outgoing) -> None:
         """Publish, mandatory, and persistent if it is durable."""
         if self._open:
-            expires = self._dialect.expiration(message.ttl)
-            encoded = wire.Message(*message.address, message.token, *expires, message.body, message.durable)
-            self._publisher.publish(encoded, isolated=message.isolated, confirm=message.confirm)
+            self._publisher.publish(self._encoded(message), isolated=message.isolated, confirm=message.confirm)
+
+    def encode(self, message: api.Outgoing) -> bytes | None:
+        """Return the frames of a message for a channel that is open."""
+        return self._publisher.frames(self._encoded(message), message.confirm) if self._open else None
+
+    def written(self, message: api.Outgoing) -> None:
+        """Note that these were written."""
+        self._publisher.written(message.token, message.confirm)
+
+    def _encoded(self, message: api.Outgoing) -> wire.Message:
+        expires = self._dialect.expiration(message.ttl)
+        return wire.Message(*message.address, message.token, *expires, message.body, message.durable)
 
     def forget(self, token: int) -> None:
         """Have no event for a message that was sent without confirm."""

@@ -145,8 +145,12 @@ class _SharedChannel(Channel):
             if self._confirms:
                 self.send(spec.Confirm.Select, "b", True)
         self.home.output.append(wire.publish_frames(self.number, self.home.frame_max, message))
+        self.written(message.token)
+
+    def written(self, token: int) -> None:
+        """Note that a message was sent."""
         self._count += 1
-        self.unconfirmed[self._count if self._confirms else message.token] = message.token
+        self.unconfirmed[self._count if self._confirms else token] = token
 
     def on_message(self, method: bytes, header: bytes, body: bytes) -> None:
         """Take a message that had no route. Its confirm follows, if the channel has confirms."""
@@ -216,6 +220,17 @@ class Publisher:
         else:
             self._probing[exchange] = deque([message])
             Task(self._home, self._probe(exchange))
+
+    def frames(self, message: wire.Message, confirm: bool) -> bytes | None:
+        """Return the frames of a message that its channel can take now; None: ``publish`` it."""
+        channel = self._confirmed if confirm else self._plain
+        if channel.usable and message.exchange in self.proven and message.exchange not in self._probing:
+            return wire.publish_frames(channel.number, self._home.frame_max, message)
+        return None
+
+    def written(self, token: int, confirm: bool) -> None:
+        """Note that these frames were sent."""
+        (self._confirmed if confirm else self._plain).written(token)
 
     def forget(self, token: int) -> None:
         """Have no event for a message that was sent without confirm."""

@@ -72,6 +72,7 @@ __all__ = [
     "Subscribe",
     "SubscriptionLost",
     "Unbind",
+    "checked",
 ]
 
 #: Bytes that are kept of the beginning and of the end of a message that is over its subscription's limit.
@@ -416,14 +417,23 @@ class Adapter(ABC):
         Raises:
             ValueError: an address that no broker can take.
         """
-        for name in address:
-            if _is_bad(name):
-                raise ValueError(f"an exchange and a key have at most 255 bytes, none of them 0, unlike {name[:60]!r}")
-        self.send(Outgoing(token, address, body, ttl, durable, confirm, isolated))
+        self.send(checked(Outgoing(token, address, body, ttl, durable, confirm, isolated)))
 
     @abstractmethod
     def send(self, message: Outgoing) -> None:
         """Send a message that ``publish`` has checked."""
+
+    def encode(self, message: Outgoing) -> bytes | None:
+        """Return all that ``send`` would have written, and change nothing; None: that is not only the message, or late.
+
+        It spares a program's main thread the way to the I/O thread. When the driver has written it, ``written`` follows
+        before any other call.
+        """
+        return None
+
+    def written(self, message: Outgoing) -> None:
+        """Note that a message was written as ``encode`` has returned it."""
+        raise NotImplementedError
 
     @abstractmethod
     def forget(self, token: int) -> None:
@@ -449,6 +459,18 @@ class Adapter(ABC):
     @abstractmethod
     def reject(self, delivery: Delivery) -> None:
         """Tell the broker to drop the message, or to dead-letter it where the queue is set up so."""
+
+
+def checked(message: Outgoing) -> Outgoing:
+    """Return a message that can be sent.
+
+    Raises:
+        ValueError: its address is one that no broker can take.
+    """
+    for name in message.address:
+        if _is_bad(name):
+            raise ValueError(f"an exchange and a key have at most 255 bytes, none of them 0, unlike {name[:60]!r}")
+    return message
 
 
 def _is_bad(name: str) -> bool:

@@ -22,7 +22,7 @@ from typing import Any
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
 from gofer.messaging import adapter as api
-from gofer.messaging.adapter import Adapter, Cancel, Delivery, Operation, Outcome, Subscribe
+from gofer.messaging.adapter import Adapter, Cancel, Delivery, Operation, Outcome, Outgoing, Subscribe
 from gofer.messaging.address import Address
 from gofer.messaging.backoff import Backoff
 from gofer.messaging.connector import Connector
@@ -322,6 +322,25 @@ class Core:
         except (ValueError, TypeError) as wrong:
             self.unconfirmed.pop(token, None)
             self._call(settle, Outcome.REFUSED, str(wrong))
+
+    def encode(self, message: Outgoing) -> bytes | None:
+        """Return the bytes of a message that can be written as it is; None: ``publish`` it. Changes nothing."""
+        adapter = self.adapter
+        if adapter is None or self.state is not State.OPEN or message.isolated:
+            return None
+        try:
+            return adapter.encode(api.checked(message))
+        except ValueError:
+            return None
+
+    def written(self, adapter: Adapter, message: Outgoing, settle: Settle | None) -> None:
+        """Note that a message was written, as ``encode`` has returned it, to the socket of an adapter."""
+        self.used_at = self.now
+        if self.adapter is adapter:
+            self.unconfirmed[message.token] = settle
+            adapter.written(message)
+        else:
+            self._call(settle, Outcome.UNKNOWN, self.describe())
 
     def forget(self, token: int) -> None:
         """Forget a message: its outcome is not reported any more."""

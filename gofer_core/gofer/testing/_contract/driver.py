@@ -300,9 +300,22 @@ class Driver(Heard):
     # -- messages --------------------------------------------------------------------------------------------
 
     def post(self, key: str, body: bytes = b"x", *, exchange: str = "", **options: Any) -> int:
-        """Publish a message, and return its token. ``options`` are those of the adapter."""
-        token = next(self._numbers)
-        self.adapter.publish(token, Address(exchange, key), body, **options)
+        """Publish a message, and return its token. ``options`` are those of the adapter.
+
+        With ``encoded=True`` it is written here, as the main thread of a program does, where the adapter allows that.
+        """
+        token, address = next(self._numbers), Address(exchange, key)
+        if options.pop("encoded", False):
+            self.pump()
+            message = api.checked(api.Outgoing(token, address, body, None, True, True, False))
+            data = self.adapter.encode(message)
+            assert data == self.adapter.encode(message), "it has changed something"
+            if data is not None:
+                self._out += data
+                self.published.add(token)
+                self.adapter.written(message)
+                return token
+        self.adapter.publish(token, address, body, **options)
         return token
 
     def confirmed(self, token: int) -> api.Confirmed:
