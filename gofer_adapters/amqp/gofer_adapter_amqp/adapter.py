@@ -135,7 +135,7 @@ class AmqpAdapter(api.Adapter):
         self._publisher.written(message.token, message.confirm)
 
     def _encoded(self, message: api.Outgoing) -> wire.Message:
-        expires = self._dialect.expiration(message.ttl)
+        expires = (None, None) if message.ttl is None else self._dialect.expiration(message.ttl)
         return wire.Message(*message.address, message.token, *expires, message.body, message.durable)
 
     def forget(self, token: int) -> None:

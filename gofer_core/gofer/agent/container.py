@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -98,7 +99,7 @@ class PluginContainer:
                 services=self.services,
                 hook=request_hooks,
                 plugins=self.plugins,
-                access=lambda: self.access,
+                access=partial(getattr, self, "access"),
             )
 
         self.endpoints = Endpoints(self.plugins, request_hooks, make, self._timeout)

@@ -468,7 +468,7 @@ def checked(message: Outgoing) -> Outgoing:
         ValueError: its address is one that no broker can take.
     """
     for name in message.address:
-        if _is_bad(name):
+        if (len(name) > 63 or "\0" in name) and _is_bad(name):  # most are not even looked at
             raise ValueError(f"an exchange and a key have at most 255 bytes, none of them 0, unlike {name[:60]!r}")
     return message
 

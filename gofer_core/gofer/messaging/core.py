@@ -217,7 +217,8 @@ class Core:
 
     def take(self, now: float) -> bytes:
         """Return what is to be written now."""
-        self._drain()  # what commands have brought about
+        while self._drain():  # what commands and callbacks have brought about
+            pass
         adapter = self.adapter
         if adapter is None:
             output, self._last_output = self._last_output, b""
@@ -496,21 +497,20 @@ class Core:
     # -- events -------------------------------------------------------------------------------------------------------
 
     def _drain(self) -> bool:
-        """Handle the adapter's events; return whether there were any.
+        """Handle the adapter's events so far; return whether there were any. ``take`` handles those that these cause.
 
         A callback may call this again: the outermost call keeps the order.
         """
-        if self._draining:
+        if self._draining or self.adapter is None:
             return False
-        self._draining, found = True, False
+        events = self.adapter.events()
+        self._draining = bool(events)
         try:
-            while self.adapter is not None and (events := self.adapter.events()):
-                found = True
-                for event in events:
-                    self._handle(event)
+            for event in events:
+                self._handle(event)
         finally:
             self._draining = False
-        return found
+        return bool(events)
 
     def _handle(self, event: api.Event) -> None:
         match event:

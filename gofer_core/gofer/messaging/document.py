@@ -336,7 +336,8 @@ def _decode(decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
         document = decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as bad:
         document = _decode_leniently(body, decoder.type, bad)
-    _check_depth(body)
+    if len(body) > _SMALL or _count_brackets(body) > MAX_DEPTH:
+        _check_depth(body)
     return document
 
 
