@@ -251,7 +251,10 @@ def fields_of(body: bytes) -> dict[str, Any]:
     """Return the fields of a document's own text, for an authenticator; none of what is no document."""
     try:
         check_size(body)
-        found = json.loads(body.decode("utf-8", "surrogatepass"))
+        try:
+            found = msgspec.json.decode(body)
+        except msgspec.MsgspecError:  # NaN and lone surrogates, which only the encoder of gofer 2 writes
+            found = json.loads(body.decode("utf-8", "surrogatepass"))
     except (DocumentError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -76,6 +76,7 @@ class ThreadConnection(Connection):
     def __init__(self, connector: Connector, may_close: Callable[[Connection], bool]) -> None:
         super().__init__(connector, ack_delay=_ACK_DELAY, may_close=may_close)
         self._commands: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._later: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()  # those that can wait for others
         self._large: deque[int] = deque()  # the sizes of large commands in the queue
         self._wakeup = Wakeup()
         self._poll: Any = None  # the I/O thread's
@@ -258,12 +259,14 @@ class ThreadConnection(Connection):
             main = threading.get_ident() == threading.main_thread().ident
             if self._write_at_once(*arguments) if main else self._write_alone(command, arguments):
                 return
+        if size < 0:
+            self._later.append((command, arguments))
+            return
         if size > _LARGE:
             self._large.append(size)
         self._commands.append((command, arguments))
         if self._asleep:
-            if size >= 0:
-                self._wakeup.set()
+            self._wakeup.set()
         elif not self._owner:
             self._ensure_thread()
 
@@ -373,7 +376,7 @@ class ThreadConnection(Connection):
             stood_still = self._stood_still(now)
             if readable or stood_still:
                 self._read(now, to_end=stood_still)
-            if self._commands:
+            if self._commands or self._later:
                 self._run_commands()
             if core.state is State.DOWN and now >= core.connect_at:
                 self._write(now)  # last words to the old socket, which is closed then
@@ -392,12 +395,13 @@ class ThreadConnection(Connection):
         self._wake(self._waiters)
 
     def _run_commands(self) -> None:
-        for _ in range(len(self._commands)):
-            command, arguments = self._commands.popleft()
-            try:
-                command(*arguments)
-            except Exception as error:  # noqa: BLE001 - _fault logs it
-                self._fault(error)
+        for queue in (self._commands, self._later):
+            for _ in range(len(queue)):
+                command, arguments = queue.popleft()
+                try:
+                    command(*arguments)
+                except Exception as error:  # noqa: BLE001 - _fault logs it
+                    self._fault(error)
         if self._large and not self._commands:
             self._large.clear()  # not one by one: an interrupt may have struck between a size and its command
 
