@@ -27,7 +27,7 @@ def read_secret(path: Path) -> bytes:
         ConfigError: it cannot be read; belongs to neither root nor this process's user; or others than its owner (and
             its group, for reading) have any right to it.
     """
-    return _read(path, 0o037, "chmod 600")
+    return _read(path, secret=True)
 
 
 def read_public(path: Path) -> bytes:
@@ -36,7 +36,7 @@ def read_public(path: Path) -> bytes:
     Raises:
         ConfigError: it cannot be read; belongs to neither root nor this process's user; or others may write to it.
     """
-    return _read(path, 0o022, "chmod go-w")
+    return _read(path, secret=False)
 
 
 def files_in(place: Path, suffixes: Iterable[str]) -> list[Path]:
@@ -102,29 +102,29 @@ class Watched(Generic[T]):
         return found
 
 
-def check_rights(path: Path, status: os.stat_result, forbidden: int = 0o022, advice: str = "chmod go-w") -> None:
-    """Refuse a file or directory that other users control.
+def check_rights(path: Path | str, status: os.stat_result, *, secret: bool = False, foreign: bool = False) -> None:
+    """Refuse a file or directory that other users control; a ``secret`` one also if they can read it.
 
     Args:
-        forbidden: the bits that its mode must not have. ``advice``: the command that removes them.
+        foreign: it may belong to any user.
 
     Raises:
-        ConfigError: it belongs to neither root nor this process's user, or its mode has such a bit.
+        ConfigError: it belongs to neither root nor this process's user, or its mode is too open.
     """
-    if status.st_uid not in (0, os.geteuid()):
+    if not foreign and status.st_uid not in (0, os.geteuid()):
         raise ConfigError(f"{path}: belongs to user {status.st_uid}; allowed: root or user {os.geteuid()}")
+    forbidden, what, fix = (0o037, "read or change", "chmod 600") if secret else (0o022, "change", "chmod go-w")
     mode = stat.S_IMODE(status.st_mode)
     if mode & forbidden:
-        what = "change" if advice == "chmod go-w" else "read or change"
-        raise ConfigError(f"{path}: mode {mode:04o} lets other users {what} it. Fix: {advice} {path}")
+        raise ConfigError(f"{path}: mode {mode:04o} lets other users {what} it. Fix: {fix} {path}")
 
 
-def _read(path: Path, forbidden: int, advice: str) -> bytes:
+def _read(path: Path, *, secret: bool) -> bytes:
     try:
         data, status = read_file(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
-    check_rights(path, status, forbidden, advice)
+    check_rights(path, status, secret=secret)
     return data

@@ -6,7 +6,6 @@ import asyncio
 import os
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from weakref import WeakSet
@@ -26,13 +25,11 @@ class Broker:
     """The broker at a path. It listens there inside the ``with`` block.
 
     One thread uses it; any thread, and a signal handler, may call ``stop``. ``total_limit`` and ``queue_limit`` are the
-    bytes that all messages, and those of one queue, may take; over that, messages are refused. ``instance`` names this
-    run.
+    bytes that all messages, and those of one queue, may take; over that, messages are refused.
     """
 
     def __init__(self, path: str, *, total_limit: int = 256 << 20, queue_limit: int = 128 << 20) -> None:
         self.path = os.path.abspath(path)
-        self.instance = uuid.uuid4().hex
         self._state = State(time.monotonic, total_limit=total_limit, queue_limit=queue_limit)
         self._clients: WeakSet[Client] = WeakSet()
         self._stopping = asyncio.Event()
@@ -78,7 +75,7 @@ class Broker:
             return
 
         def connected() -> Client:
-            client = Client(self._state, self.instance)
+            client = Client(self._state)
             self._clients.add(client)
             return client
 

@@ -47,14 +47,6 @@ class Connections(Base):
             driver.ask(DeleteQueue(name))
         driver.close()
 
-    def test_it_reports_whose_memory_it_is(self, connect: Connect, driver: Driver) -> None:
-        assert driver.opened is not None
-        if self.adapter.durable:
-            assert driver.opened.instance is None
-        else:
-            assert driver.opened.instance
-            assert driver.opened == connect().opened
-
     def test_a_connection_lost_before_it_opened_is_closed_for_that(self, url: URL) -> None:
         driver = Driver(self.adapter(self.connector(url)))
         driver.adapter.begin(driver.now)
