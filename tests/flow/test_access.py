@@ -159,7 +159,7 @@ def test_a_denied_caller_does_not_hear_what_there_is(house: Guarded) -> None:
 
 def test_an_access_section_without_a_rule_lets_nobody_in(house: Guarded) -> None:
     house.describe("dog", "# nobody yet")
-    house.process.start()
+    started(house)
     with house.agent("alice") as alice:
         denied(alice.Dog().bark)
         denied(alice.Admin().hello)
@@ -575,9 +575,58 @@ def test_the_rules_of_a_plugin_that_does_not_run_hold_for_what_another_has_of_it
             eventually(lambda: "'none' is not a whole number" in house.process.tail())
             eventually(lambda: _is_denied(nobody.Heir().purr))
         denied(nobody.Heir().purr)
-    if how in ("runs", "switched off"):
-        asked = run_gofer("can", "anonymous", "heir", "Heir.purr")
-        assert (asked.returncode, "no rule in [access]" in asked.stdout) == (1, True), asked
+    status, lines, _ = can(house, "anonymous", "heir", "Heir.purr")
+    says = f"cat: {file} cannot be used" if how.startswith("broken") else "cat: no rule in [access]"
+    assert (status, any(says in line for line in lines)) == (1, True), lines
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed", "mended"])
+def test_what_a_broken_descriptor_closed_opens_again_when_that_is_gone(house: Guarded, how: str) -> None:
+    house.code("heir", "from cat_module import Cat\n\n\nclass Heir(Cat):\n    pass\n")
+    file = house.describe("cat", "*.purr = anonymous", signed=False)
+    whole = file.read_text()
+    file.write_text(whole.replace("threads=4", "threads=none"))
+    house.describe("heir", None, signed=False)
+    house.process.start()
+    with house.agent(None, "heir") as nobody:
+        until_it_answers(nobody, house.process.tail())
+        denied(nobody.Heir().purr)
+        if how == "mended":
+            file.write_text(whole)
+        else:
+            file.rename(file.with_suffix(".orig")) if how == "renamed" else file.unlink()
+        os.kill(house.process.pid, signal.SIGHUP)
+        eventually(lambda: not _is_denied(nobody.Heir().purr))
+        assert nobody.Heir().purr() == "purr"
+        if how == "mended":
+            denied(nobody.Heir().scratch, "of plugin 'cat'")
+        assert can(house, "anonymous", "heir", "Heir.purr")[0] == 0
+
+
+def test_the_rules_of_a_plugin_go_with_its_descriptor(house: Guarded) -> None:
+    house.code("heir", "from cat_module import Cat\n\n\nclass Heir(Cat):\n    pass\n")
+    file = house.describe("cat", "* = alice")
+    house.describe("heir", None, signed=False)
+    house.process.start()
+    with house.agent(None, "heir") as nobody:
+        until_it_answers(nobody, house.process.tail())
+        denied(nobody.Heir().purr)
+        file.unlink()
+        os.kill(house.process.pid, signal.SIGHUP)
+        eventually(lambda: not _is_denied(nobody.Heir().purr))
+
+
+def test_can_says_no_for_a_plugin_whose_descriptor_is_broken(house: Guarded) -> None:
+    file = house.describe("dog", "* = alice")
+    assert can(house, "alice", "dog", "Dog.bark")[:2] == (
+        0,
+        ["yes", f"  dog: {file}, line {len(file.read_text().splitlines())}: * = alice"],
+    )
+    file.write_text(file.read_text().replace("threads=4", "threads=none"))
+    status, lines, said = can(house, "alice", "dog", "Dog.bark")
+    assert (status, lines) == (1, ["no", f"  dog: {file} cannot be used, so goferd does not load the plugin"])
+    assert "'none' is not a whole number" in said
+    assert json.loads("".join(can(house, "alice", "dog", "Dog.bark", "--json")[1]))["allowed"] is False
 
 
 def _is_denied(call: Any) -> bool:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.xdist_group("public-names")  # one process makes what t
 
 PUBLIC_NAMES = """
 gofer.agent: PluginContainer
-gofer.agent.access_check: access_of access_problems
+gofer.agent.access_check: access_problems
 gofer.agent.actions: Actions Actor
 gofer.agent.allocator: give_memory_back
 gofer.agent.barrier: RequestHooks
@@ -76,11 +76,12 @@ gofer.agent.probe: Probe
 gofer.agent.reload: Reload dependents
 gofer.agent.request_services: RequestServices
 gofer.agent.rmi: Context
+gofer.agent.rules: Rules
 gofer.agent.schedules: Cron Every Moment Schedule moment schedule_of
 gofer.agent.sharing: accepting build_apis check_trust homes may_reach owners
 gofer.agent.sighup: Changes decide descriptors_of
 gofer.agent.signals: Signals
-gofer.agent.sources: GROUP Source import_source locate modules_of unused_files
+gofer.agent.sources: GROUP Source import_source locate unused_files
 gofer.aio: Agent AsyncioSession
 gofer.card: Answer Card EXCHANGE PluginCard Question Who key_of_group read_answer read_question
 gofer.config: Config Graph get_bool

@@ -12,7 +12,6 @@ import importlib.machinery
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -25,7 +24,7 @@ from gofer.errors import PluginError
 from gofer.root import Root
 from gofer.suggest import available, did_you_mean
 
-__all__ = ["GROUP", "Source", "import_source", "locate", "modules_of", "unused_files"]
+__all__ = ["GROUP", "Source", "import_source", "locate", "unused_files"]
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +76,6 @@ def locate(root: Root, descriptor: Descriptor) -> Source | Problem:
     if descriptor.plugin is not None and not from_file and _is_module(descriptor.plugin):
         return Source(descriptor.plugin)
     return _in_directories(root, descriptor, name)
-
-
-def modules_of(root: Root, descriptors: Iterable[Descriptor]) -> dict[str, str]:
-    """Return the modules of plugins that have rules of access, by name, whether these plugins run or not."""
-    ruled = {one.name: locate(root, one) for one in descriptors if one.access is not None}
-    return {name: source.module for name, source in ruled.items() if isinstance(source, Source)}
 
 
 def unused_files(root: Root, descriptor: Descriptor, source: Source) -> Problem | None:
