@@ -246,6 +246,24 @@ def test_admin_is_under_the_rules_and_tells_only_what_its_caller_may_call(house:
         (tmp_path / "go").touch()
 
 
+def test_help_lists_only_the_actions_that_the_rules_open_to_its_caller(house: Guarded) -> None:
+    house.code(
+        "clock",
+        "from gofer.decorators import action\n\n\n@action(hours=1)\ndef wind():\n    pass\n\n\n"
+        "class Hand:\n    @action(hours=2)\n    def turn(self):\n        pass\n",
+    )
+    house.describe("dog", "Admin.* = *")
+    house.describe("clock", "Hand.* = bob\nclock.wind = carol, bob")
+    started(house)
+    found = {}
+    for name in ("alice", "bob", "carol"):
+        with house.agent(name) as agent:
+            found[name] = agent.Admin().help().partition("Actions:")[2].split()
+    assert found["alice"] == []
+    assert found["bob"] == ["clock.wind()", "1:00:00", "clock.Hand.turn()", "2:00:00"]
+    assert found["carol"] == ["clock.wind()", "1:00:00"]
+
+
 def test_main_admin_and_a_secret_are_asked_for_too(house: Guarded) -> None:
     house.describe("dog", "* = *", "admin = bob")
     house.process.start()
@@ -507,6 +525,29 @@ def test_check_finds_rules_that_cannot_be_meant(house: Guarded) -> None:
             ),
         ],
     )
+
+
+def test_check_and_goferd_warn_of_identities_that_nobody_can_mean(house: Guarded) -> None:
+    house.groups(operators="alice, 'bob'")
+    rules = (
+        "Dog.bark = @, alice\nDog.dig = 'alice', bob*\nDog.* = \"bob, carol\", dave\ndog.count = *, O'Neill, a@b.org"
+    )
+    house.describe("dog", rules, "admin = @operators, bob")
+    odd = {
+        "agent.conf: [groups] operators": ["\"'bob'\" has a quote"],
+        "dog.conf: [main] admin": ["'@operators' is read as an identity"],
+        "dog.conf: [access] Dog.bark": ["'@' names no group"],
+        "dog.conf: [access] Dog.dig": ["\"'alice'\" has a quote", "'bob*' has a * in it"],
+        "dog.conf: [access] Dog.*": ["'\"bob' has a quote", "'carol\"' has a quote"],
+    }
+    status, lines, _ = check(house)
+    started(house)
+    for told in (lines, house.process.log.read_text().splitlines()):
+        for place, texts in odd.items():
+            found = [line for line in told if f"{place}: " in line and "there is no group" not in line]
+            assert (len(found), [text for text in texts if not any(text in line for line in found)]) == (len(texts), [])
+        assert [line for line in told if "O'Neill" in line or "a@b.org" in line] == []
+    assert status == 0
 
 
 def test_check_and_can_live_with_a_plugin_that_ends_the_process(house: Guarded) -> None:

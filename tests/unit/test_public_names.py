@@ -39,7 +39,7 @@ gofer.agent.config.files: MAX_FILE distrust distrusted list_files list_unread re
 gofer.agent.config.identity: Machine made_on stable_uuid
 gofer.agent.config.keys: GUARD Key Reader Schema keys_of written
 gofer.agent.config.kinds: ADDRESS BROKER EXCHANGE FLAG GROUPS Kind LEVEL NAME OWN_HOST PROXY Wrong choice dotted
-    line names seconds size whole
+    line names odd_identity seconds size whole
 gofer.agent.config.live: LiveSection LiveSettings
 gofer.agent.config.problem: Problem plain shown
 gofer.agent.config.required: asks_to_be_required
@@ -60,7 +60,6 @@ gofer.agent.lock: AgentLock AlreadyRunning
 gofer.agent.log_handler: NonBlockingHandler
 gofer.agent.logs: JournalFormatter JsonFormatter LineFormatter LogSetup configure is_journal
 gofer.agent.main: main
-gofer.agent.management: Management Operations
 gofer.agent.management.listening: loopback may_manage open_tcp open_unix peer_of write_token
 gofer.agent.management.operations: Operations
 gofer.agent.management.server: Answering Management

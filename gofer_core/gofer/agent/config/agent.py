@@ -227,10 +227,14 @@ def _check_groups(reader: Reader) -> None:
             reader.error("groups", None, f"is not used: {path} {reason}")
             reader.values = {place: value for place, value in reader.values.items() if place[0] != "groups"}
     for (section, name), members in list(reader.values.items()):
-        wrong = [one for one in members if one[0] == "@" or one == "anonymous"] if isinstance(members, tuple) else []
-        if section == "groups" and wrong:
+        if section != "groups" or not isinstance(members, tuple):
+            continue
+        if wrong := [one for one in members if one[0] == "@" or one == "anonymous"]:
             reader.error(section, name, f"{shown(wrong[0])} is no identity; allowed: identities with commas between")
             del reader.values[section, name]
+            continue
+        for text in filter(None, map(kinds.odd_identity, members)):
+            reader.warn(section, name, text)
 
 
 def _is_absent(path: Path) -> bool:
