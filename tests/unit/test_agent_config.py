@@ -480,6 +480,7 @@ def test_reading_configuration_imports_nothing_heavy() -> None:
         "gofer.messaging.connector",
         "gofer.messaging.proxies",
         "gofer.messaging.url",
+        "gofer.ownership",
         "gofer.rmi",
         "gofer.rmi.server",
         "gofer.rmi.server.access",

@@ -29,13 +29,13 @@ gofer.agent.builtin: admin_api help_text started
 gofer.agent.certificates: CertificateWatch InUse certificates_in_use files_of read_in_use
 gofer.agent.check: check
 gofer.agent.config: AgentConfig Descriptor FleetConfig LiveSection LiveSettings LoggingConfig Machine MainConfig
-    ManagementConfig MessagingConfig PamConfig Problem asks_to_be_required check_together distrust find_plugin_dirs
-    made_on not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe stable_uuid
+    ManagementConfig MessagingConfig PamConfig Problem asks_to_be_required check_together find_plugin_dirs made_on
+    not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe stable_uuid
 gofer.agent.config.agent: AGENT AgentConfig FleetConfig LoggingConfig MainConfig ManagementConfig MessagingConfig
     PamConfig read_agent
 gofer.agent.config.descriptor: DESCRIPTOR Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
     redescribe
-gofer.agent.config.files: MAX_FILE distrust distrusted list_files list_unread read_bytes read_text
+gofer.agent.config.files: MAX_FILE distrusted list_files list_unread read_bytes read_text
 gofer.agent.config.identity: Machine made_on stable_uuid
 gofer.agent.config.keys: GUARD Key Reader Schema keys_of written
 gofer.agent.config.kinds: ADDRESS BROKER EXCHANGE FLAG GROUPS Kind LEVEL NAME OWN_HOST PROXY Wrong choice dotted
@@ -145,6 +145,7 @@ gofer.messaging.url: URL broker_of place
 gofer.messaging.value: MAX_DEPTH plain
 gofer.messaging.wire: Wakeup Wire
 gofer.metrics: Timer timestamp
+gofer.ownership: OTHERS_WRITE SECRET distrust refusal
 gofer.pam: authenticate
 gofer.pmon: PathMonitor
 gofer.proxy: Agent Double agent seam

@@ -17,10 +17,11 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 from gofer.agent import modules
-from gofer.agent.config import Descriptor, Problem, distrust, find_plugin_dirs
+from gofer.agent.config import Descriptor, Problem, find_plugin_dirs
 from gofer.agent.failures import Broken, one_line
 from gofer.entry_points import find, listed, load
 from gofer.errors import PluginError
+from gofer.ownership import distrust
 from gofer.root import Root
 from gofer.suggest import available, did_you_mean
 

@@ -15,9 +15,10 @@ from msgspec import Struct, field
 from msgspec.structs import fields
 
 from gofer.agent.config import kinds
-from gofer.agent.config.files import distrust, list_files, list_unread
+from gofer.agent.config.files import list_files, list_unread
 from gofer.agent.config.keys import GUARD, Reader, Schema, keys_of
 from gofer.agent.config.problem import Problem, shown
+from gofer.ownership import distrust
 from gofer.root import Root
 
 __all__ = [
