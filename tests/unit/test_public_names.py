@@ -177,7 +177,8 @@ gofer.rmi.model.pipe: BEGUN CALL EXIT FAILED FORK IMPORT IMPORTED KILL LogHandle
 gofer.rmi.policy: RequestTimeout
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
-gofer.rmi.request: ANSWERING BROKER ENDED QUEUED RECEIVED RUNNING Received STATES STORED WRITING digest_of
+gofer.rmi.request: ANSWERING BROKER ENDED QUEUED RECEIVED RUNNING Received RequestQueue STATES STORED WRITING
+    digest_of
 gofer.rmi.server.access: ANONYMOUS ANYBODY Access Denied Rule Verdict why_denied
 gofer.rmi.server.administration: ANSWERING Administration Entry INTERRUPTED Listing OVERDUE STATES UNDELIVERABLE
     WAITING
