@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from gofer.errors import ConfigError, DocumentError
 from gofer.messaging.adapter import Delivery
 from gofer.messaging.address import Address
-from gofer.rmi.request import ANSWERING, BROKER, QUEUED, RUNNING, STORED, WRITING, Received
+from gofer.rmi.request import ANSWERING, BROKER, QUEUED, RUNNING, STORED, WRITING, Received, RequestQueue
 from gofer.rmi.server.channel import Backlog, Channel
 from gofer.rmi.server.nonces import Nonces
 from gofer.rmi.server.registry import Registry
@@ -221,7 +221,7 @@ class Persistence:
             request.behind = False
             request.channel.service.workers.put(request)
 
-    def _leave_to_disk(self, channel: Channel, sn: str) -> None:
+    def _leave_to_disk(self, channel: RequestQueue, sn: str) -> None:
         with self._lock:
             self._mine.discard(sn)
             channel.backlog.count += 1
@@ -235,7 +235,7 @@ class Persistence:
                 backlog.bytes -= backlog.window.pop(request, 0)
             self.pull(request.channel)
 
-    def pull(self, channel: Channel) -> None:
+    def pull(self, channel: RequestQueue) -> None:
         """Have more of the requests that wait on the disk read, if there is room for them."""
         backlog = channel.backlog
         if not backlog.count or backlog.pulling or channel.over or time.monotonic() < backlog.pull_at:
@@ -250,7 +250,7 @@ class Persistence:
 
         def read(file: sqlite3.Connection) -> int:
             rows.extend(requests.pull(channel.service.name, room, size, self._mine, file))
-            return backlog.evicted
+            return int(backlog.evicted)
 
         def done(evicted: int, failed: Unavailable | None) -> None:
             if failed is not None:
@@ -277,7 +277,7 @@ class Persistence:
 
         self._store.post(read, done)
 
-    def take_up(self, row: Row, channel: Channel) -> Received | None:
+    def take_up(self, row: Row, channel: RequestQueue) -> Received | None:
         """Make a request of a row that was pulled; None: it is in flight, or cannot be read."""
         request = self._read(row, channel)
         if request is None:
@@ -321,7 +321,7 @@ class Persistence:
         channel.notify()
 
     @staticmethod
-    def _read(row: Row, channel: Channel) -> Received | None:
+    def _read(row: Row, channel: RequestQueue) -> Received | None:
         """Make a request of a row; None: it cannot be read, and the log says so."""
         try:
             document = bodies.decode(row.body)
