@@ -202,6 +202,7 @@ gofer.rmi.server.statuses: MOST_HELD Statuses
 gofer.rmi.server.sweep: Sweep
 gofer.rmi.server.tombstones: Owner Tombstones
 gofer.rmi.server.verification: ALLOWANCE Refused Verification Verified too_late
+gofer.rmi.server.window: Window
 gofer.rmi.server.workers: Task Workers
 gofer.rmi.shell: LIMIT Shell
 gofer.rmi.store: Database Unavailable
