@@ -127,7 +127,7 @@ def _read(option: str, path: str) -> bytes:
         raise AdapterError(f"{option} {path} cannot be read: {_system(error)}{fix}") from error
     secret = b"PRIVATE KEY-" in content
     if reason := refusal(Path(path), status, SECRET if secret else OTHERS_WRITE, owned=secret):
-        raise AdapterError(f"{option} {path}{' has a private key and' if secret else ''} {reason}")
+        raise AdapterError(f"{option} {path}{' has a private key' if secret else ''}: {reason}")
     return content
 
 
