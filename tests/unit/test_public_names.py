@@ -264,7 +264,7 @@ gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND OPENED REFUSE
 gofer_adapter_amqp.channel: Channel Channels Question Steps Task
 gofer_adapter_amqp.messages: Consumer Publisher
 gofer_adapter_amqp.operations: steps
-gofer_adapter_amqp.wire: DELIVER FRAME_ENDS HEARTBEAT LONGEST Message PROTOCOL_HEADER body_size consumers expiration
+gofer_adapter_amqp.wire: DELIVER FRAME_ENDS HEARTBEAT LONGEST PROTOCOL_HEADER body_size consumers expiration
     frame_head message_at message_id method_frame publish_frames reply settle_frame signature tag_and_flag
 gofer_adapter_proton: ProtonAdapter
 gofer_adapter_proton.adapter: ProtonAdapter
