@@ -24,6 +24,7 @@ from gofer.messaging.adapters import find
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.core import OPERATION, Answer, Core, Settle, State, copy_error
+from gofer.messaging.endings import words
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.transport import open_wire
 from gofer.messaging.wire import Wire
@@ -444,7 +445,7 @@ class Connection(ABC):
             from gofer.messaging.tls import explain
 
             return explain(error, self.connector)
-        reason = error.strerror or str(error)
+        reason = words(error)
         if not wire.heard and self.connector.url.protocol != "local":
             reason += " before it said anything. Does the port expect TLS? Then write amqps://"
         return reason

@@ -18,6 +18,7 @@ from gofer.errors import ConnectionLost
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import Adapter, Closed, Delivery, Event, Opened, Outcome
 from gofer.messaging.address import Address
+from gofer.messaging.endings import words
 from gofer.messaging.transport import open_wire
 from gofer.messaging.wire import Wire
 
@@ -237,7 +238,7 @@ class Driver(Heard):
         except OSError as error:
             wire.close()
             self._sock = None
-            self.adapter.lost(error.strerror or str(error), self.now)
+            self.adapter.lost(words(error), self.now)
 
     # -- operations ------------------------------------------------------------------------------------------
 
