@@ -24,6 +24,7 @@ from gofer.messaging.adapter import (
     DeleteQueue,
     Delivery,
     Outcome,
+    Outgoing,
     PurgeQueue,
     Subscribe,
 )
@@ -293,7 +294,7 @@ class TestPublishing:
     )
     def test_a_name_that_is_too_long_is_a_value_error(self, driver: Driver, queue: str, address: Address) -> None:
         with pytest.raises(ValueError, match="255"):
-            driver.adapter.publish(1_000_000, address, b"x")
+            driver.adapter.publish(Outgoing(1_000_000, address, b"x"))
         driver.give(queue, b"not disturbed")
 
 

@@ -13,16 +13,7 @@ from gofer.messaging.endings import BrokerClosed, LoginRefused, NoVirtualHost
 
 from gofer_adapter_amqp.wire import LONGEST
 
-__all__ = [
-    "DIFFERS",
-    "LOCKED",
-    "NOT_FOUND",
-    "OPENED",
-    "REFUSED",
-    "Closed",
-    "Dialect",
-    "logins",
-]
+__all__ = ["DIFFERS", "LOCKED", "NOT_FOUND", "OPENED", "REFUSED", "Closed", "Dialect", "logins"]
 
 # The protocol's reply codes.
 REFUSED, NOT_FOUND, LOCKED, DIFFERS, _NOT_ALLOWED = 403, 404, 405, 406, 530

@@ -21,13 +21,13 @@ _CURRENT = re.compile(r"arg '([^']+)' .* current is (?:'classic'|none|'true'|'fa
 _Steps = Generator[Question, bytes, str | None]
 
 
-def steps(home: Channels, id: int, operation: api.Operation, dialect: Dialect, proven: set[str]) -> Steps:
+def steps(home: Channels, id: int, operation: api.Operation, proven: set[str]) -> Steps:
     """Ask what an operation needs that ``ask`` has passed; its Done becomes an event.
 
     ``proven`` is the set of exchanges that exist, as far as is known, and is kept.
     """
     try:
-        done = api.Done(id, (yield from _ask(operation, dialect, proven)))
+        done = api.Done(id, (yield from _ask(operation, home.dialect, proven)))
     except (Closed, MessagingError) as error:
         done = api.Done(id, error=error.error() if isinstance(error, Closed) else error)
     home.events.append(done)

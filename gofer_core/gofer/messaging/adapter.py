@@ -210,15 +210,26 @@ _KINDS = {DeclareQueue: ("classic", "quorum"), DeclareExchange: ("direct", "topi
 
 
 class Outgoing(msgspec.Struct, frozen=True):
-    """A message that is to be sent. ``Adapter.publish`` says what the fields mean."""
+    """A message that is to be sent.
+
+    ``token``: the sender's number for it, new on this connection. ``ttl``: seconds after which the broker may drop it,
+    undelivered. ``durable``: it survives a restart of the broker, where its queue does; False spares the broker the
+    disk.
+
+    ``confirm``: False: the sender learns otherwise that it arrived and calls ``forget`` then. Until that it gets
+    RETURNED, REFUSED or UNKNOWN as far as the broker says so; CONFIRMED need not come. It may overtake, or be overtaken
+    by, confirmed ones.
+
+    ``isolated``: send it where it can harm no other: its neighbours were UNKNOWN, and it may be the cause.
+    """
 
     token: int
     address: Address
     body: bytes
-    ttl: float | None
-    durable: bool
-    confirm: bool
-    isolated: bool
+    ttl: float | None = None
+    durable: bool = True
+    confirm: bool = True
+    isolated: bool = False
 
 
 # -- events ---------------------------------------------------------------------------------------------------------
@@ -377,27 +388,8 @@ class Adapter(ABC):
     def start(self, id: int, operation: Operation) -> None:
         """Start an operation that ``ask`` has checked."""
 
-    def publish(
-        self,
-        token: int,
-        address: Address,
-        body: bytes,
-        *,
-        ttl: float | None = None,
-        durable: bool = True,
-        confirm: bool = True,
-        isolated: bool = False,
-    ) -> None:
+    def publish(self, message: Outgoing) -> None:
         """Check a message and send it. Exactly one ``Confirmed`` with its token follows, unless ``Closed`` comes first.
-
-        Args:
-            token: the sender's number for it, new on this connection.
-            ttl: seconds after which the broker may drop it, undelivered.
-            durable: it survives a restart of the broker, where its queue does. False spares the broker the disk.
-            confirm: False: the sender learns otherwise that it arrived and calls ``forget`` then. Until that it gets
-                RETURNED, REFUSED or UNKNOWN as far as the broker says so; CONFIRMED need not come. It may overtake, or
-                be overtaken by, confirmed ones.
-            isolated: send it where it can harm no other: its neighbours were UNKNOWN, and it may be the cause.
 
         An exchange that does not exist is RETURNED; a message over the broker's limit is REFUSED. Where the broker
         closes a shared channel for it, its neighbours are UNKNOWN.
@@ -405,10 +397,10 @@ class Adapter(ABC):
         Raises:
             ValueError: an address that no broker can take.
         """
-        for name in address:
+        for name in message.address:
             if _is_bad(name):
                 raise ValueError(f"an exchange and a key have at most 255 bytes, none of them 0, unlike {name[:60]!r}")
-        self.send(Outgoing(token, address, body, ttl, durable, confirm, isolated))
+        self.send(message)
 
     @abstractmethod
     def send(self, message: Outgoing) -> None:

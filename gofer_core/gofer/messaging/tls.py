@@ -17,6 +17,7 @@ from types import MappingProxyType
 from gofer.errors import AdapterError
 from gofer.messaging.certificates import day, read_certificates, read_file
 from gofer.messaging.connector import Connector
+from gofer.messaging.endings import words
 from gofer.messaging.url import place
 from gofer.ownership import OTHERS_WRITE, SECRET, refusal
 
@@ -75,7 +76,7 @@ def make_context(connector: Connector) -> ssl.SSLContext:
             context.load_verify_locations(connector.cacert)
         except (ssl.SSLError, OSError) as error:
             raise AdapterError(
-                f"cacert {connector.cacert} has no PEM certificate ({_system(error)}). Allowed: a file with the"
+                f"cacert {connector.cacert} has no PEM certificate ({words(error)}). Allowed: a file with the"
                 " certificates of the authorities that are trusted, each from BEGIN CERTIFICATE to END CERTIFICATE"
             ) from error
     if connector.clientcert is not None:
@@ -113,7 +114,7 @@ def _load_own(context: ssl.SSLContext, cert: str, key: str | None) -> None:
             raise AdapterError(f"{text}. Allowed: the two that were made together") from error
         beside = "" if key is None else f" with clientkey {key}"
         text = f"clientcert {cert}{beside} is not a PEM certificate and its unencrypted key"
-        raise AdapterError(f"{text}: {_system(error)}") from error
+        raise AdapterError(f"{text}: {words(error)}") from error
 
 
 def _read(option: str, path: str) -> bytes:
@@ -124,7 +125,7 @@ def _read(option: str, path: str) -> bytes:
         raise AdapterError(f"{option} {path} {error}. Allowed: one PEM file".replace("\0", "\\0")) from error
     except OSError as error:
         fix = f". User {os.geteuid()}, who runs this process, must be allowed to" if error.errno == errno.EACCES else ""
-        raise AdapterError(f"{option} {path} cannot be read: {_system(error)}{fix}") from error
+        raise AdapterError(f"{option} {path} cannot be read: {words(error)}{fix}") from error
     secret = b"PRIVATE KEY-" in content
     if reason := refusal(Path(path), status, SECRET if secret else OTHERS_WRITE, owned=secret):
         raise AdapterError(f"{option} {path}{' has a private key' if secret else ''}: {reason}")
@@ -248,7 +249,7 @@ def explain(error: OSError, connector: Connector) -> str:
     """
     reason = getattr(error, "reason", None)
     if not isinstance(reason, str):
-        return _system(error)
+        return words(error)
     told = reason.lower().replace("_", " ")
     if "CERTIFICATE_REQUIRED" in reason:
         given = "" if connector.clientcert is None else f", and took none of {connector.clientcert}"
@@ -305,8 +306,3 @@ def _distrust(error: ssl.SSLCertVerificationError, connector: Connector, host: s
 def _name(host: str) -> str:
     """Return a host's name as certificates have it: without the final dot, or the scope of an address."""
     return host.partition("%")[0] if ":" in host else host.removesuffix(".")
-
-
-def _system(error: Exception) -> str:
-    """The system's words for an error, without the number."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from weakref import WeakSet
 
 from gofer.errors import MessagingError
+from gofer.messaging.endings import words
 from gofer.messaging.local.client import Client
 from gofer.messaging.local.paths import listening, locked
 from gofer.messaging.local.state import State
@@ -49,8 +50,7 @@ class Broker:
                 opened.enter_context(locked(f"{self.path}.lock"))
                 self._listener = opened.enter_context(listening(self.path))
             except (OSError, MessagingError) as error:
-                why = getattr(error, "strerror", None) or error
-                raise MessagingError(f"the broker cannot listen at {self.path}: {why}") from error
+                raise MessagingError(f"the broker cannot listen at {self.path}: {words(error)}") from error
             self._opened = opened.pop_all()
         return self
 

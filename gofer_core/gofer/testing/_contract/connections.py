@@ -10,7 +10,7 @@ from math import inf
 import pytest
 
 from gofer.errors import AdapterError, ConnectionLost
-from gofer.messaging.adapter import DeclareQueue, DeleteQueue, Delivery
+from gofer.messaging.adapter import DeclareQueue, DeleteQueue, Delivery, Outgoing
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
@@ -82,7 +82,7 @@ class Connections(Base):
         adapter.receive(b"\0" * 100, now)
         adapter.tick(now)
         adapter.ask(1000, DeclareQueue(queue))
-        adapter.publish(1000, Address("", queue), b"x")
+        adapter.publish(Outgoing(1000, Address("", queue), b"x"))
         adapter.forget(1000)
         for settle in (adapter.accept, adapter.release, adapter.reject):
             settle(held)
