@@ -472,6 +472,10 @@ class Mailbox:
         found: dict[str, Any] = json.loads(self._got.get())
         return found
 
+    def waits(self, timeout: float) -> bool:
+        """Wait until there is a reply, at most ``timeout`` seconds; tell whether there is one."""
+        return self._link.wait(lambda: not self._got.empty(), time.monotonic() + timeout)
+
     def _take(self, delivery: Delivery) -> None:
         self._got.put(delivery.body)
         self._link.accept(delivery)
