@@ -157,10 +157,13 @@ def test_data_that_only_the_original_writes_comes_back(serving: Served) -> None:
 
 
 def test_a_fast_call_of_a_caller_that_says_how_long_it_waits_is_one_reply(serving: Served) -> None:
-    asked = request("Dog", "echo", 1, wait=90.0)
-    serving.caller.call(asked)
-    serving.caller.value("Dog", "echo", 2)  # nothing was under way behind it
-    assert serving.caller.words(asked["sn"]) == ["result"]
+    def one_reply() -> bool:
+        asked = request("Dog", "echo", 1, wait=90.0)
+        serving.caller.call(asked)
+        serving.caller.value("Dog", "echo", 2)  # nothing was under way behind it
+        return serving.caller.words(asked["sn"]) == ["result"]
+
+    eventually(one_reply)  # a busy machine may take longer than a fast call does
 
 
 def test_a_slow_one_gets_accepted_and_started_after_a_while(serving: Served) -> None:
