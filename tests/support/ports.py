@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import socket
+from collections.abc import Iterator
 
 __all__ = ["free_port"]
 
@@ -14,7 +15,7 @@ __all__ = ["free_port"]
 _FIRST, _COUNT, _PROCESSES = 15_000, 2_000, 8
 _own = _FIRST + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % _PROCESSES * _COUNT
 _start = random.SystemRandom().randrange(_COUNT)  # others may run tests on this machine, too
-_ports = itertools.cycle([*range(_own + _start, _own + _COUNT), *range(_own, _own + _start)])
+_ports: Iterator[int] = itertools.cycle([*range(_own + _start, _own + _COUNT), *range(_own, _own + _start)])
 
 
 def free_port() -> int:
