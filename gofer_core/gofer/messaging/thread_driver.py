@@ -25,7 +25,7 @@ from time import monotonic
 from typing import Any
 
 from gofer.errors import ConnectionLost, MessagingError
-from gofer.messaging.adapter import Adapter, Operation, Outgoing
+from gofer.messaging.adapter import Adapter, Operation, Outcome, Outgoing
 from gofer.messaging.address import Address
 from gofer.messaging.connection import Connection, Flow
 from gofer.messaging.connector import Connector
@@ -138,6 +138,18 @@ class ThreadConnection(Connection):
             self.wait_sendable(deadline)
         return token
 
+    def publish_confirmed(self, address: Address, body: bytes, timeout: float, **how: Any) -> tuple[Outcome, str]:
+        """Send a message, and wait for what becomes of it and the broker's reason; UNKNOWN: no word of it in time.
+
+        Raises:
+            MessagingError: nothing was sent.
+        """
+        deadline = monotonic() + timeout
+        outcome = self._answer_to(
+            lambda settled: self.publish(address, body, deadline=deadline, settled=settled, **how), deadline
+        )
+        return outcome or (Outcome.UNKNOWN, self.state)
+
     def _run_flow(self, flow: Flow, deadline: float | None) -> None:
         with closing(flow), suppress(StopIteration):
             ready = next(flow)
@@ -180,22 +192,29 @@ class ThreadConnection(Connection):
         return self._ask(lambda answer: self.ask_nowait(operation, answer, timeout), timeout)
 
     def _ask(self, start: Callable[[Callable[[Any, Exception | None], None]], None], timeout: float) -> Any:
-        answers: list[tuple[Any, Exception | None]] = []
-        waiter = Waiter()
-
-        def answer(value: Any, error: Exception | None) -> None:
-            answers.append((value, error))
-            waiter.wake()
-
-        start(answer)
         if self.in_driver:
+            start(lambda value, error: None)
             return None
-        if not self.wait(lambda: answers, monotonic() + timeout, waiter):
+        answer = self._answer_to(start, monotonic() + timeout)
+        if answer is None:
             raise ConnectionLost(f"the broker did not answer within {timeout:g} s: {self.state}")
-        value, error = answers[0]
+        value, error = answer
         if error is not None:
             raise copy_error(error) if isinstance(error, MessagingError) else error
         return value
+
+    def _answer_to(self, start: Callable[[Callable[..., None]], object], deadline: float) -> tuple[Any, ...] | None:
+        """Start something that calls back; wait for that, and return the arguments; None: it was not in time."""
+        answers: list[tuple[Any, ...]] = []
+        waiter = Waiter()
+
+        def answer(*arguments: Any) -> None:
+            answers.append(arguments)
+            waiter.wake()
+
+        start(answer)
+        self.wait(lambda: answers, deadline, waiter)
+        return answers[0] if answers else None
 
     @property
     def sendable(self) -> bool:
@@ -297,15 +316,14 @@ class ThreadConnection(Connection):
             self._wakeup.set()
         return True
 
-    def _write_at_once(self, token: int, address: Address, body: bytes, *how: Any) -> bool:
+    def _write_at_once(self, message: Outgoing, settle: Settle | None) -> bool:
         """Publish in the main thread while the I/O thread sleeps; return whether that was possible.
 
         Python runs signal handlers between any two of its own instructions. So the message is encoded, which changes
         nothing; then one call of ``list.extend``, all of it in C, takes the turn, writes, and gives the turn back.
         """
         asleep, wire, adapter, lock = self._asleep, self._wire, self.core.adapter, self._turn_lock
-        message = Outgoing(token, address, body, *how[:-1])
-        if not asleep or wire is None or wire.session is not None or self._commands or len(body) > _LARGE:
+        if not asleep or wire is None or wire.session is not None or self._commands or len(message.body) > _LARGE:
             return False
         data = None if self._is_interrupted else self.core.encode(message)
         if data is None or adapter is None:
@@ -317,7 +335,7 @@ class ThreadConnection(Connection):
             partial(setattr, self, "_steps", done),
             partial(getattr, self, "_asleep"),  # the same as before: ``data`` still is what is to be written
             partial(not_, wire.buffer),
-            partial(self._written.append, (wire, len(data), adapter, message, how[-1])),
+            partial(self._written.append, (wire, len(data), adapter, message, settle)),
             partial(sent.extend, map(wire.sock.send, (data,))),
             partial(sent.__contains__, len(data)),
             lock.release,

@@ -18,6 +18,7 @@ from gofer.errors import ConnectionLost
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import Adapter, Closed, Delivery, Event, Opened, Outcome
 from gofer.messaging.address import Address
+from gofer.messaging.endings import words
 from gofer.messaging.transport import open_wire
 from gofer.messaging.wire import Wire
 
@@ -108,7 +109,7 @@ class Watched:
             if isinstance(args[1], api.Subscribe):
                 self._heard.subscribed[args[1].number] = args[1].queue
         elif name == "publish":
-            self._heard.published.add(args[0])
+            self._heard.published.add(args[0].token)
         elif name == "events":
             for event in value:
                 self._heard.hear(event)
@@ -237,7 +238,7 @@ class Driver(Heard):
         except OSError as error:
             wire.close()
             self._sock = None
-            self.adapter.lost(error.strerror or str(error), self.now)
+            self.adapter.lost(words(error), self.now)
 
     # -- operations ------------------------------------------------------------------------------------------
 
@@ -300,22 +301,22 @@ class Driver(Heard):
     # -- messages --------------------------------------------------------------------------------------------
 
     def post(self, key: str, body: bytes = b"x", *, exchange: str = "", **options: Any) -> int:
-        """Publish a message, and return its token. ``options`` are those of the adapter.
+        """Publish a message, and return its token. ``options`` are fields of the message.
 
         With ``encoded=True`` it is written here, as the main thread of a program does, where the adapter allows that.
         """
-        token, address = next(self._numbers), Address(exchange, key)
-        if options.pop("encoded", False):
+        encoded, token = options.pop("encoded", False), next(self._numbers)
+        message = api.Outgoing(token, Address(exchange, key), body, **options)
+        if encoded:
             self.pump()
-            message = api.checked(api.Outgoing(token, address, body, None, True, True, False))
-            data = self.adapter.encode(message)
+            data = self.adapter.encode(api.checked(message))
             assert data == self.adapter.encode(message), "it has changed something"
             if data is not None:
                 self._out += data
                 self.published.add(token)
                 self.adapter.written(message)
                 return token
-        self.adapter.publish(token, address, body, **options)
+        self.adapter.publish(message)
         return token
 
     def confirmed(self, token: int) -> api.Confirmed:
