@@ -282,7 +282,11 @@ def check_size(body: bytes) -> None:
 
 
 def _digits(body: bytes) -> int:
-    if _200_DIGITS not in body.translate(_DIGITS_AS_0):  # 2 ms for 1 MB, where the search for numbers takes 35
+    # Every 20th byte first: ten of these are digits in a row where 200 are. Then all: 0.5 ms for 1 MB, where the search
+    # for numbers takes 35.
+    if _200_DIGITS[::20] not in body[::20].translate(_DIGITS_AS_0):
+        return 0
+    if _200_DIGITS not in body.translate(_DIGITS_AS_0):
         return 0
     return sum(map(len, _LONG_NUMBERS.findall(body)))
 
