@@ -353,19 +353,24 @@ def test_questions_that_cannot_be_read_do_not_keep_others_from_being_answered(
     """One that is refused must not count as one that waits for its answer: of those there are fifty at most."""
 
     async def ask() -> None:
-        from gofer.card import EXCHANGE
+        from gofer.card import EXCHANGE, Question, Who
         from gofer.messaging.address import Address
         from gofer.messaging.pool import pool
 
         connection = pool.acquire_asyncio(Connector.of(broker.url), asyncio.get_running_loop())
         await connection.wait_sendable(time.monotonic() + 30)
         settled: asyncio.Queue[object] = asyncio.Queue()
-        for n in range(60):
-            body = b"no question" if n % 2 else b'{"sn": "x"}'
+        whole = Question(
+            sn="x", version=VERSION, routing=[None, f"{EXCHANGE}/all"], replyto="nowhere", who=Who(targets="all")
+        )
+        wrong = ["nme=3", "x" * 1_000_000, "(" * 10_000 + "all" + ")" * 10_000, "not " * 1000 + "all"]
+        asked = [msgspec.structs.replace(whole, who=Who(targets=text)) for text in wrong]
+        bodies = [b"no question", b'{"sn": "x"}', *(encode(msgspec.to_builtins(one)) for one in asked)]
+        for body in bodies * 10:
             connection.publish_nowait(
                 Address(EXCHANGE, "all"), body, durable=False, settled=lambda *how: settled.put_nowait(how)
             )
-        for _ in range(60):
+        for _ in bodies * 10:
             await asyncio.wait_for(settled.get(), 30)
         if pool.leave(connection):
             await connection.aclose()
