@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,13 +35,14 @@ from gofer.rmi.client.options import Options
 from gofer.rmi.client.replies import Notice, Progress
 from gofer.rmi.client.stub import new_request
 
-__all__ = ["Confirm", "Outcome", "Run", "Summary"]
+__all__ = ["Confirm", "Outcome", "Run", "Summary", "outcome_of"]
 
 #: Seconds for which agents remember a quick call that has ended: an older request is not sent a second time.
 _REMEMBERED = 540.0
 _CANCEL_WAIT = 5.0
 
-#: Asked between two waves, with how many machines come next and the counts so far; true: go on.
+#: Asked between two waves, with how many machines come next and the counts so far; true: go on. What is no coroutine
+#: function is called in a thread of its own.
 Confirm = Callable[[int, "Counter[str]"], bool | Awaitable[bool]]
 
 
@@ -118,7 +120,12 @@ class Run:
     @property
     def outcomes(self) -> list[Outcome]:
         """How all machines stand now, in the order of the plan."""
-        return [_outcome(one) for one in self._targets]
+        return [outcome_of(one) for one in self._targets]
+
+    @property
+    def waves(self) -> Waves:
+        """How it goes."""
+        return self._waves
 
     @property
     def stopped(self) -> str | None:
@@ -138,7 +145,7 @@ class Run:
             pass
         return Summary(self.id, len(self._targets), self.counts, self._stopped, self.outcomes)
 
-    async def __aiter__(self) -> AsyncIterator[Outcome]:
+    async def __aiter__(self) -> AsyncGenerator[Outcome]:
         """Iterate over outcomes as they come.
 
         Raises:
@@ -205,17 +212,21 @@ class Run:
                 await connection.aclose()
 
     async def _waves_of(self, targets: Sequence[TargetRow]) -> None:
-        count = 1 + max((one.wave for one in targets), default=-1)
-        for wave in range(count):
-            mine = [one for one in targets if one.wave == wave]
-            todo = [one for one in mine if one.outcome in OPEN]
-            if todo and self._stopped is None:
+        # What an earlier process has sent is not called back by a stop: its outcomes are had first, and count.
+        await self._call_all([one for one in targets if one.sent is not None and one.outcome in OPEN], always=True)
+        why = self._waves.stops(self._counts, len(targets))
+        if why is not None:
+            self.stop(why)
+        waves = [[one.n for one in group] for _, group in itertools.groupby(targets, lambda one: one.wave)]
+        for wave, numbers in enumerate(waves):
+            mine = [targets[n] for n in numbers]
+            todo = [one for one in mine if one.outcome in OPEN and one.sent is None]
+            if wave and len(todo) == len(mine) and self._stopped is None:
+                await self._pause([targets[n] for n in waves[wave - 1]], mine)
+            if self._stopped is None:
                 await self._call_all(todo)
-                if wave + 1 < count and self._stopped is None:
-                    await self._pause(mine, [one for one in targets if one.wave == wave + 1])
-            elif todo:
-                for one in todo:
-                    self._end(one, "untouched", f"not called: the run was stopped: {self._stopped}")
+            else:
+                self._leave(todo)
 
     async def _pause(self, wave: Sequence[TargetRow], following: Sequence[TargetRow]) -> None:
         """Do what stands between two waves; it may stop the run."""
@@ -227,8 +238,11 @@ class Run:
                 self.stop(why)
                 return
         if self._waves.confirm and self._confirm is not None:
-            answer = self._confirm(len(following), self.counts)
-            if not (await answer if inspect.isawaitable(answer) else answer):
+            if inspect.iscoroutinefunction(self._confirm):
+                answer = await self._confirm(len(following), self.counts)
+            else:  # it may ask a person, for minutes
+                answer = await asyncio.to_thread(self._confirm, len(following), self.counts)
+            if not answer:
                 self.stop("not confirmed")
 
     async def _unhealthy(self, wave: Sequence[TargetRow]) -> str | None:
@@ -250,14 +264,14 @@ class Run:
         answers = await asyncio.gather(*(ask(one) for one in wave if one.outcome != "unreachable"))
         return next(filter(None, answers), None)
 
-    async def _call_all(self, targets: Sequence[TargetRow]) -> None:
-        """Call machines, no more at once than the window."""
+    async def _call_all(self, targets: Sequence[TargetRow], *, always: bool = False) -> None:
+        """Call machines, no more at once than the window. ``always``: even when the run is stopped."""
         window = self._waves.window(len(self._targets))
         waiting = list(reversed(targets))
         while waiting or self._running:
             free = window - len(self._running)
             # Many at a time: each group is one write to the disk.
-            if waiting and self._stopped is None and (free >= window / 8 or not self._running):
+            if waiting and (self._stopped is None or always) and (free >= window / 8 or not self._running):
                 group = [waiting.pop() for _ in range(min(free, len(waiting)))]
                 await self._write(sent=[one.n for one in group])
                 for one in group:
@@ -268,7 +282,10 @@ class Run:
                     await self._write()
             else:
                 break  # stopped
-        for one in waiting:
+        self._leave(waiting)
+
+    def _leave(self, targets: Iterable[TargetRow]) -> None:
+        for one in targets:
             self._end(one, "untouched", f"not called: the run was stopped: {self._stopped}")
 
     async def _call(self, target: TargetRow) -> None:
@@ -329,7 +346,7 @@ class Run:
         self._counts[kind] += 1
         self._ended.append(ended)
         self._targets[target.n] = ended
-        self._outcomes.put_nowait(_outcome(ended))
+        self._outcomes.put_nowait(outcome_of(ended))
 
     async def _write(self, sent: Sequence[int] = ()) -> None:
         ended, self._ended = self._ended, []
@@ -338,5 +355,6 @@ class Run:
             await asyncio.to_thread(self._record.write, self._row.number, sent=sent, ended=ended, words=words)
 
 
-def _outcome(row: TargetRow) -> Outcome:
+def outcome_of(row: TargetRow) -> Outcome:
+    """Return how a machine stands, of its row in the record."""
     return Outcome(row.name, row.address, row.outcome, row.details, row.sn, row.wave)

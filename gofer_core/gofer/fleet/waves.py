@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gofer.duration import parse_duration
@@ -99,6 +99,12 @@ class Waves:
             confirm=bool(given.get("confirm")),
         )
 
+    def careful(self) -> Waves:
+        """Return what a method marked destructive gets: these, if they say anything of it; else those of CAREFUL."""
+        if self.ramp or self.batch is not None or self.stop_after is not None:
+            return self
+        return replace(self, ramp=CAREFUL.ramp, stop_after=CAREFUL.stop_after)
+
     def text(self) -> dict[str, Any]:
         """Return it as plain data, for the record."""
         found: dict[str, Any] = {
@@ -148,7 +154,7 @@ class Waves:
         return None
 
 
-#: For methods marked destructive, where nothing else is said.
+#: For methods marked destructive, where neither ramp nor batch nor stop_after is given.
 CAREFUL = Waves(ramp=(Amount(1), Amount(10, percent=True), Amount(100, percent=True)), stop_after=Amount(1))
 
 
