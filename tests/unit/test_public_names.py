@@ -110,7 +110,7 @@ gofer.limit: Limit LimitedLog
 gofer.messaging: Connector Consumer Document Exchange NotFound Producer Queue Reader URL
 gofer.messaging.adapter: Adapter Bind Blocked Cancel CheckQueue Closed Confirmed DeclareExchange DeclareQueue
     DeleteExchange DeleteQueue Delivery Done Event HEAD NO_EXPIRY Opened Operation Outcome Outgoing PurgeQueue
-    Settlement Subscribe SubscriptionLost TAIL Unbind
+    Settlement Subscribe SubscriptionLost TAIL Unbind checked
 gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter

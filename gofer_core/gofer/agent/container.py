@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -93,7 +94,7 @@ class PluginContainer:
                 services=self.services,
                 hook=request_hooks,
                 plugins=self.plugins,
-                access=lambda: self.rules.access,
+                access=partial(getattr, self.rules, "access"),
             )
 
         self.endpoints = Endpoints(self.plugins, request_hooks, make, self._timeout)

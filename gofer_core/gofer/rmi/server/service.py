@@ -65,6 +65,10 @@ class Service(Protocol):
     def loop(self) -> Loop:
         """Where its ``async def`` methods run."""
 
+    @property
+    def guarded(self) -> bool:
+        """Whether the agent has rules on who may call what: without any, ``authorize`` allows everything."""
+
     def authorize(self, request: Received, target: Target | None = None) -> None:
         """Check that the agent's rules allow a call. Quick; any thread.
 
