@@ -277,7 +277,8 @@ class Selection:
     """Machines to be called. Attributes are remote classes, as those of an Agent: ``selection.Dog().bark('x')``.
 
     Calling returns a :class:`gofer.fleet.run.Run`. ``selection(ramp="1,10%,100%", stop_after="2%")`` is the same
-    selection with waves: see :class:`gofer.fleet.waves.Waves`.
+    selection with waves: see :class:`gofer.fleet.waves.Waves`. Without waves, a method that a machine has marked
+    destructive is called as :data:`gofer.fleet.waves.CAREFUL` says; ``run.waves`` tells.
 
     Args:
         begin: makes the run: ``Fleet.begin``.
