@@ -16,35 +16,16 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, overload
 
 from gofer.crontab import parse_crontab
 
 __all__ = [
-    "DIRECT",
-    "FORK",
-    "Action",
-    "Login",
-    "Mark",
-    "Version",
-    "action",
-    "destructive",
-    "direct",
-    "fork",
-    "idempotent",
-    "initializer",
-    "load",
-    "mark_of",
-    "once",
-    "pam",
-    "read_only",
-    "remote",
-    "unload",
-    "user",
-    "version",
-    "version_of",
-]
+    "DIRECT", "FORK", "Action", "Login", "Mark", "Version", "action", "destructive", "direct", "fork", "idempotent",
+    "initializer", "load", "mark_of", "once", "pam", "read_only", "remote", "unload", "user", "version", "version_of",
+]  # fmt: skip
 
 DIRECT = "direct"
 FORK = "fork"
@@ -170,58 +151,65 @@ def remote(
     return _decorate("remote", fn, check, more, unknown, ("secret", "model", "timeout", "typed"))
 
 
-@overload
-def direct(fn: _F, /) -> _F: ...
-@overload
-def direct() -> _Decorator: ...
-def direct(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
+class _Bare(Protocol):
+    """A decorator that takes no arguments."""
+
+    @overload
+    def __call__(self, fn: _F, /) -> _F: ...
+    @overload
+    def __call__(self) -> _Decorator: ...
+
+
+def _bare(make: Callable[[], Mark]) -> _Bare:
+    """Make a decorator without arguments of a function that returns its mark."""
+
+    @wraps(make)
+    def decorator(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
+        return _decorate(make.__name__, fn, lambda _: make(), more, unknown)
+
+    return decorator
+
+
+@_bare
+def direct() -> Mark:
     """Run the function within the agent's process (what is done without a decorator, too)."""
-    return _decorate("direct", fn, lambda _: Mark(model=DIRECT), more, unknown)
+    return Mark(model=DIRECT)
 
 
-@overload
-def fork(fn: _F, /) -> _F: ...
-@overload
-def fork() -> _Decorator: ...
-def fork(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
+@_bare
+def fork() -> Mark:
     """Run each call in a child process: a leak or a crash is then its own, and a cancellation certain."""
-    return _decorate("fork", fn, lambda _: Mark(model=FORK), more, unknown)
+    return Mark(model=FORK)
 
 
-@overload
-def once(fn: _F, /) -> _F: ...
-@overload
-def once() -> _Decorator: ...
-def once(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
+@_bare
+def once() -> Mark:
     """Never run a request a second time, whatever happens to the agent: its caller gets Interrupted instead."""
-    return _decorate("once", fn, lambda _: Mark(once=True), more, unknown)
+    return Mark(once=True)
 
 
-@overload
-def read_only(fn: _F, /) -> _F: ...
-@overload
-def read_only() -> _Decorator: ...
-def read_only(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
+@_bare
+def read_only() -> Mark:
     """Tell callers that the function changes nothing. Nobody checks that."""
-    return _decorate("read_only", fn, lambda _: Mark(read_only=True), more, unknown)
+    return Mark(read_only=True)
 
 
-@overload
-def destructive(fn: _F, /) -> _F: ...
-@overload
-def destructive() -> _Decorator: ...
-def destructive(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
+@_bare
+def destructive() -> Mark:
     """Tell callers that the function destroys or stops something: ask a person first."""
-    return _decorate("destructive", fn, lambda _: Mark(destructive=True), more, unknown)
+    return Mark(destructive=True)
 
 
-@overload
-def idempotent(fn: _F, /) -> _F: ...
-@overload
-def idempotent() -> _Decorator: ...
-def idempotent(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
+@_bare
+def idempotent() -> Mark:
     """Tell callers that calling the function twice with the same arguments does no more than calling it once."""
-    return _decorate("idempotent", fn, lambda _: Mark(idempotent=True), more, unknown)
+    return Mark(idempotent=True)
+
+
+@_bare
+def unload() -> Mark:
+    """Call the function before its plugin is unloaded: methods and ``async def`` as ``load`` does."""
+    return Mark(unload=True)
 
 
 @overload
@@ -290,15 +278,6 @@ def load(fn: Any = None, /, *more: Any, fork: bool = False, **unknown: Any) -> A
 
 #: The original's older name of ``load``.
 initializer = load
-
-
-@overload
-def unload(fn: _F, /) -> _F: ...
-@overload
-def unload() -> _Decorator: ...
-def unload(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
-    """Call the function before its plugin is unloaded: methods and ``async def`` as ``load`` does."""
-    return _decorate("unload", fn, lambda _: Mark(unload=True), more, unknown)
 
 
 @overload

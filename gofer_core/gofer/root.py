@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gofer.errors import ConfigError
+from gofer.ownership import OTHERS_WRITE, refusal
 
 __all__ = ["Root"]
 
@@ -137,12 +138,8 @@ def _check(directory: Path, *, private: bool) -> None:
     user = os.geteuid()
     if not stat.S_ISDIR(found.st_mode):
         raise ConfigError(f"directory {directory}: is not a directory")
-    if private and found.st_uid not in (0, user):
-        raise ConfigError(f"directory {directory}: belongs to user {found.st_uid}; allowed: root or user {user}")
-    if found.st_mode & (0o022 if private else 0o002):
-        raise ConfigError(
-            f"directory {directory}: mode {stat.S_IMODE(found.st_mode):04o} lets others write to it; chmod go-w it"
-        )
+    if reason := refusal(directory, found, OTHERS_WRITE if private else 0o002, owned=private):
+        raise ConfigError(f"directory {directory}: {reason}")
     # access() also knows of read-only file systems, which the mode does not show.
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         raise ConfigError(

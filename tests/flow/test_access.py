@@ -159,7 +159,7 @@ def test_a_denied_caller_does_not_hear_what_there_is(house: Guarded) -> None:
 
 def test_an_access_section_without_a_rule_lets_nobody_in(house: Guarded) -> None:
     house.describe("dog", "# nobody yet")
-    house.process.start()
+    started(house)
     with house.agent("alice") as alice:
         denied(alice.Dog().bark)
         denied(alice.Admin().hello)
@@ -244,6 +244,24 @@ def test_admin_is_under_the_rules_and_tells_only_what_its_caller_may_call(house:
         denied(lambda: alice.Admin().cancel(sn))
         assert bob.Admin().cancel(sn) == [sn]
         (tmp_path / "go").touch()
+
+
+def test_help_lists_only_the_actions_that_the_rules_open_to_its_caller(house: Guarded) -> None:
+    house.code(
+        "clock",
+        "from gofer.decorators import action\n\n\n@action(hours=1)\ndef wind():\n    pass\n\n\n"
+        "class Hand:\n    @action(hours=2)\n    def turn(self):\n        pass\n",
+    )
+    house.describe("dog", "Admin.* = *")
+    house.describe("clock", "Hand.* = bob\nclock.wind = carol, bob")
+    started(house)
+    found = {}
+    for name in ("alice", "bob", "carol"):
+        with house.agent(name) as agent:
+            found[name] = agent.Admin().help().partition("Actions:")[2].split()
+    assert found["alice"] == []
+    assert found["bob"] == ["clock.wind()", "1:00:00", "clock.Hand.turn()", "2:00:00"]
+    assert found["carol"] == ["clock.wind()", "1:00:00"]
 
 
 def test_main_admin_and_a_secret_are_asked_for_too(house: Guarded) -> None:
@@ -509,6 +527,29 @@ def test_check_finds_rules_that_cannot_be_meant(house: Guarded) -> None:
     )
 
 
+def test_check_and_goferd_warn_of_identities_that_nobody_can_mean(house: Guarded) -> None:
+    house.groups(operators="alice, 'bob'")
+    rules = (
+        "Dog.bark = @, alice\nDog.dig = 'alice', bob*\nDog.* = \"bob, carol\", dave\ndog.count = *, O'Neill, a@b.org"
+    )
+    house.describe("dog", rules, "admin = @operators, bob")
+    odd = {
+        "agent.conf: [groups] operators": ["\"'bob'\" has a quote"],
+        "dog.conf: [main] admin": ["'@operators' is read as an identity"],
+        "dog.conf: [access] Dog.bark": ["'@' names no group"],
+        "dog.conf: [access] Dog.dig": ["\"'alice'\" has a quote", "'bob*' has a * in it"],
+        "dog.conf: [access] Dog.*": ["'\"bob' has a quote", "'carol\"' has a quote"],
+    }
+    status, lines, _ = check(house)
+    started(house)
+    for told in (lines, house.process.log.read_text().splitlines()):
+        for place, texts in odd.items():
+            found = [line for line in told if f"{place}: " in line and "there is no group" not in line]
+            assert (len(found), [text for text in texts if not any(text in line for line in found)]) == (len(texts), [])
+        assert [line for line in told if "O'Neill" in line or "a@b.org" in line] == []
+    assert status == 0
+
+
 def test_check_and_can_live_with_a_plugin_that_ends_the_process(house: Guarded) -> None:
     house.describe("dog", "Dog.bark = alice")
     house.code("bad", "import os\nos._exit(3)\n")
@@ -575,9 +616,58 @@ def test_the_rules_of_a_plugin_that_does_not_run_hold_for_what_another_has_of_it
             eventually(lambda: "'none' is not a whole number" in house.process.tail())
             eventually(lambda: _is_denied(nobody.Heir().purr))
         denied(nobody.Heir().purr)
-    if how in ("runs", "switched off"):
-        asked = run_gofer("can", "anonymous", "heir", "Heir.purr")
-        assert (asked.returncode, "no rule in [access]" in asked.stdout) == (1, True), asked
+    status, lines, _ = can(house, "anonymous", "heir", "Heir.purr")
+    says = f"cat: {file} cannot be used" if how.startswith("broken") else "cat: no rule in [access]"
+    assert (status, any(says in line for line in lines)) == (1, True), lines
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed", "mended"])
+def test_what_a_broken_descriptor_closed_opens_again_when_that_is_gone(house: Guarded, how: str) -> None:
+    house.code("heir", "from cat_module import Cat\n\n\nclass Heir(Cat):\n    pass\n")
+    file = house.describe("cat", "*.purr = anonymous", signed=False)
+    whole = file.read_text()
+    file.write_text(whole.replace("threads=4", "threads=none"))
+    house.describe("heir", None, signed=False)
+    house.process.start()
+    with house.agent(None, "heir") as nobody:
+        until_it_answers(nobody, house.process.tail())
+        denied(nobody.Heir().purr)
+        if how == "mended":
+            file.write_text(whole)
+        else:
+            file.rename(file.with_suffix(".orig")) if how == "renamed" else file.unlink()
+        os.kill(house.process.pid, signal.SIGHUP)
+        eventually(lambda: not _is_denied(nobody.Heir().purr))
+        assert nobody.Heir().purr() == "purr"
+        if how == "mended":
+            denied(nobody.Heir().scratch, "of plugin 'cat'")
+        assert can(house, "anonymous", "heir", "Heir.purr")[0] == 0
+
+
+def test_the_rules_of_a_plugin_go_with_its_descriptor(house: Guarded) -> None:
+    house.code("heir", "from cat_module import Cat\n\n\nclass Heir(Cat):\n    pass\n")
+    file = house.describe("cat", "* = alice")
+    house.describe("heir", None, signed=False)
+    house.process.start()
+    with house.agent(None, "heir") as nobody:
+        until_it_answers(nobody, house.process.tail())
+        denied(nobody.Heir().purr)
+        file.unlink()
+        os.kill(house.process.pid, signal.SIGHUP)
+        eventually(lambda: not _is_denied(nobody.Heir().purr))
+
+
+def test_can_says_no_for_a_plugin_whose_descriptor_is_broken(house: Guarded) -> None:
+    file = house.describe("dog", "* = alice")
+    assert can(house, "alice", "dog", "Dog.bark")[:2] == (
+        0,
+        ["yes", f"  dog: {file}, line {len(file.read_text().splitlines())}: * = alice"],
+    )
+    file.write_text(file.read_text().replace("threads=4", "threads=none"))
+    status, lines, said = can(house, "alice", "dog", "Dog.bark")
+    assert (status, lines) == (1, ["no", f"  dog: {file} cannot be used, so goferd does not load the plugin"])
+    assert "'none' is not a whole number" in said
+    assert json.loads("".join(can(house, "alice", "dog", "Dog.bark", "--json")[1]))["allowed"] is False
 
 
 def _is_denied(call: Any) -> bool:

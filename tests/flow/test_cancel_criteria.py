@@ -13,6 +13,7 @@ from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.probe import descriptor, runs
+from support.waiting import eventually
 
 DATA: list[Any] = [
     {"n": 1, "kind": "dog", "home": {"city": "Ulm", "zip": 1}},
@@ -59,8 +60,9 @@ def test_those_that_are_meant_are_cancelled_and_no_others(
     agent: Agent, tmp_path: Path, criteria: dict[str, Any], meant: set[int]
 ) -> None:
     """One runs; behind it wait the others, and what cancels them comes after all of these."""
-    trace = tmp_path / "trace"
-    agent(wait=0, data={"first": 1}).Probe().until(str(tmp_path / "go"))
+    trace, first = tmp_path / "trace", tmp_path / "first"
+    agent(wait=0, data={"first": 1}).Probe().note(str(first), "first", until=str(tmp_path / "go"))
+    eventually(first.exists)  # else the end of this one, cancelled while it waits, would let the next start
     sns = [agent(wait=0, data=data).Probe().note(str(trace), f"n{n}") for n, data in enumerate(DATA)]
     found = agent.Admin().cancel(criteria=criteria)
     (tmp_path / "go").touch()

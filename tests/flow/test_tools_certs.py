@@ -351,7 +351,7 @@ class TestPlaces:
     def test_so_is_somebody_elses(self, folder: Path) -> None:
         folder.mkdir()
         os.chown(folder, 12345, -1)
-        assert "belongs to user 12345; allowed: root or user 0" in refusal("init", "--dir", folder)
+        assert "belongs to uid 12345; allowed: root (uid 0)" in refusal("init", "--dir", folder)
 
     def test_a_file_is_no_directory(self, folder: Path) -> None:
         folder.touch()

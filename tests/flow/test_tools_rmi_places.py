@@ -153,7 +153,7 @@ def test_a_profile_that_is_wrong_is_reported(conf: Path, text: str, arguments: l
 def test_a_profile_with_a_password_is_for_its_owner_alone(conf: Path) -> None:
     write(conf, "[profile default]\nurl = amqp://jane:hidden@127.0.0.1\n", 0o644)
     line = refused(gofer("rmi", "-a", "kennel", "-t", "kennel.howl"))
-    assert "caller.conf: mode 0644 lets other users read or change it. Fix: chmod 600 /" in line
+    assert "caller.conf: mode 0644 lets others read or change it. Fix: chmod 600 /" in line
     assert "hidden" not in line
 
 
@@ -164,7 +164,7 @@ def test_a_secret_is_read_from_a_file_of_its_owner(url: str, tmp_path: Path) -> 
     call = ("rmi", "-u", url, "-a", "kennel", "-t", "Dog.guard", "--secret-file")
     assert said(gofer(*call, str(write(tmp_path / "secret", "bone\n")))) == "let in\n"
     assert said(gofer(*call, "-", stdin="bone\n")) == "let in\n"
-    assert "mode 0644 lets other users read or change it" in refused(
+    assert "mode 0644 lets others read or change it" in refused(
         gofer(*call, str(write(tmp_path / "open", "bone\n", 0o644)))
     )
     assert "the first line of" in refused(gofer(*call, str(write(tmp_path / "empty", "\n"))))

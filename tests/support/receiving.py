@@ -35,6 +35,7 @@ from gofer.rmi.server.persistence import Persistence
 from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.request_log import RequestLog
 from gofer.rmi.server.tombstones import Tombstones
+from gofer.rmi.server.window import Window
 from gofer.rmi.server.workers import Workers
 from gofer.rmi.store import Database
 
@@ -267,10 +268,18 @@ def served(
         caller = Caller(far)
         clock, registry, store = Clock(), Registry(), Database(folder, lambda: None)
         nonces, tombstones = Nonces(store), Tombstones(store)
-        persistence = Persistence(registry, store, nonces, patience=patience, window=window)
+        in_memory = Window(registry, store, most=window)
+        persistence = Persistence(registry, store, nonces, in_memory, patience=patience)
         hook_calls, request_log = HookCalls(), RequestLog()
         lifecycle = Lifecycle(
-            registry, persistence, tombstones, clock, logins=logins, hooks=hook_calls, request_log=request_log
+            registry,
+            persistence,
+            in_memory,
+            tombstones,
+            clock,
+            logins=logins,
+            hooks=hook_calls,
+            request_log=request_log,
         )
         consumer = Consumer(
             plugin,
@@ -286,7 +295,7 @@ def served(
         administration = Administration(
             registry=registry,
             store=store,
-            persistence=persistence,
+            window=in_memory,
             lifecycle=lifecycle,
             tombstones=tombstones,
             clock=clock,

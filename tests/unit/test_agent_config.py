@@ -453,6 +453,15 @@ def test_keys_of_our_own_among_loggers_cannot_be_packages() -> None:
     assert not any(name.replace(".", "").isidentifier() for name in ours)
 
 
+def test_a_command_for_the_agent_imports_nothing_that_runs_plugins() -> None:
+    code = "import sys, gofer.tools.agent, gofer.tools.agent_client; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30)
+    agent = [name for name in done.stdout.split() if name.startswith(("gofer.agent.", "gofer.rmi."))]
+
+    assert {name.split(".")[2] for name in agent if name.startswith("gofer.agent.")} == {"config", "management"}
+    assert {name for name in agent if name.startswith("gofer.rmi.")} == {"gofer.rmi.server", "gofer.rmi.server.access"}
+
+
 def test_reading_configuration_imports_nothing_heavy() -> None:
     code = "import sys, gofer.agent.config; print(*sorted(name for name in sys.modules if name.startswith('gofer')))"
     code += "; print(*sorted({'click', 'rich', 'stevedore', 'pluggy', 'asyncio', 'socket', 'ssl'} & set(sys.modules)))"
@@ -471,6 +480,7 @@ def test_reading_configuration_imports_nothing_heavy() -> None:
         "gofer.messaging.connector",
         "gofer.messaging.proxies",
         "gofer.messaging.url",
+        "gofer.ownership",
         "gofer.rmi",
         "gofer.rmi.server",
         "gofer.rmi.server.access",

@@ -24,7 +24,6 @@ from gofer.agent.config import (
     MessagingConfig,
     Problem,
     asks_to_be_required,
-    distrust,
     find_plugin_dirs,
     read_descriptor,
     read_descriptors,
@@ -35,6 +34,7 @@ from gofer.errors import ConfigError
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
+from gofer.ownership import distrust
 from gofer.root import Root
 from hypothesis import given
 from hypothesis import strategies as st
@@ -886,7 +886,7 @@ def test_a_link_is_as_safe_as_what_it_leads_to(root: Path, plugins: Path, tmp_pa
     assert list(read(root)[0]) == ["dog", "good"]
 
 
-def test_what_belongs_to_somebody_else_is_refused(root: Path, plugins: Path) -> None:
+def test_what_belongs_to_somebody_else_is_refused(root: Path, plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(plugins / "x.conf", "[main]\n")
     stranger = 54321
     if os.geteuid() == 0:
@@ -897,21 +897,24 @@ def test_what_belongs_to_somebody_else_is_refused(root: Path, plugins: Path) -> 
             f"{path}: belongs to uid {stranger}; {allowed_owner()}. Fix: chown {owner()} {path}"
         ]
     else:  # seen with the stranger's eyes, our own file is somebody else's
-        assert str(distrust(path, stranger)).endswith(f"uid {stranger}. Fix: chown {stranger} {path}")
         assert distrust(path) is None
+        monkeypatch.setattr(os, "geteuid", lambda: stranger)
+        assert str(distrust(path)).endswith(f"uid {stranger}. Fix: chown {stranger} {path}")
 
 
-def test_a_link_of_somebody_else_is_refused(plugins: Path) -> None:
+def test_a_link_of_somebody_else_is_refused(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = plugins / "x.conf"
     link.symlink_to("/etc/passwd" if os.geteuid() != 0 else plugins / "good.conf")
     stranger = 54321
     if os.geteuid() == 0:
         os.chown(link, stranger, 0, follow_symlinks=False)
-        reason = distrust(link)
+        me: str | int = owner()
     else:
-        reason = distrust(link, stranger)
+        monkeypatch.setattr(os, "geteuid", lambda: stranger)
+        me = stranger
+    reason = distrust(link)
     assert str(reason).startswith("the link belongs to ")
-    assert f". Fix: chown -h {owner() if os.geteuid() == 0 else stranger} {link}" in str(reason)
+    assert f". Fix: chown -h {me} {link}" in str(reason)
 
 
 def test_code_directories_follow_the_same_rule(root: Path) -> None:

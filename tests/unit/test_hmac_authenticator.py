@@ -98,7 +98,7 @@ def test_a_file_of_somebody_else_is_refused(keys: Path) -> None:
     if os.geteuid() != 0:
         pytest.fail("these tests run as root")
     os.chown(keys, 12345, 0)
-    with pytest.raises(ConfigError, match="belongs to user 12345"):
+    with pytest.raises(ConfigError, match="belongs to uid 12345"):
         HmacAuthenticator(keys)
 
 

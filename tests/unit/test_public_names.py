@@ -21,7 +21,7 @@ pytestmark = pytest.mark.xdist_group("public-names")  # one process makes what t
 
 PUBLIC_NAMES = """
 gofer.agent: PluginContainer
-gofer.agent.access_check: access_of access_problems
+gofer.agent.access_check: access_problems
 gofer.agent.actions: Actions Actor
 gofer.agent.allocator: give_memory_back
 gofer.agent.barrier: RequestHooks
@@ -29,17 +29,17 @@ gofer.agent.builtin: admin_api help_text started
 gofer.agent.certificates: CertificateWatch InUse certificates_in_use files_of read_in_use
 gofer.agent.check: check
 gofer.agent.config: AgentConfig Descriptor FleetConfig LiveSection LiveSettings LoggingConfig Machine MainConfig
-    ManagementConfig MessagingConfig PamConfig Problem asks_to_be_required check_together distrust find_plugin_dirs
-    made_on not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe stable_uuid
+    ManagementConfig MessagingConfig PamConfig Problem asks_to_be_required check_together find_plugin_dirs made_on
+    not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe stable_uuid
 gofer.agent.config.agent: AGENT AgentConfig FleetConfig LoggingConfig MainConfig ManagementConfig MessagingConfig
     PamConfig read_agent
 gofer.agent.config.descriptor: DESCRIPTOR Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
     redescribe
-gofer.agent.config.files: MAX_FILE distrust distrusted list_files list_unread read_bytes read_text
+gofer.agent.config.files: MAX_FILE distrusted list_files list_unread read_bytes read_text
 gofer.agent.config.identity: Machine made_on stable_uuid
 gofer.agent.config.keys: GUARD Key Reader Schema keys_of written
 gofer.agent.config.kinds: ADDRESS BROKER EXCHANGE FLAG GROUPS Kind LEVEL NAME OWN_HOST PROXY Wrong choice dotted
-    line names seconds size whole
+    line names odd_identity seconds size whole
 gofer.agent.config.live: LiveSection LiveSettings
 gofer.agent.config.problem: Problem plain shown
 gofer.agent.config.required: asks_to_be_required
@@ -60,7 +60,6 @@ gofer.agent.lock: AgentLock AlreadyRunning
 gofer.agent.log_handler: NonBlockingHandler
 gofer.agent.logs: JournalFormatter JsonFormatter LineFormatter LogSetup configure is_journal
 gofer.agent.main: main
-gofer.agent.management: Management Operations
 gofer.agent.management.listening: loopback may_manage open_tcp open_unix peer_of write_token
 gofer.agent.management.operations: Operations
 gofer.agent.management.server: Answering Management
@@ -76,11 +75,12 @@ gofer.agent.probe: Probe
 gofer.agent.reload: Reload dependents
 gofer.agent.request_services: RequestServices
 gofer.agent.rmi: Context
+gofer.agent.rules: Rules
 gofer.agent.schedules: Cron Every Moment Schedule moment schedule_of
 gofer.agent.sharing: accepting build_apis check_trust homes may_reach owners
 gofer.agent.sighup: Changes decide descriptors_of
 gofer.agent.signals: Signals
-gofer.agent.sources: GROUP Source import_source locate modules_of unused_files
+gofer.agent.sources: GROUP Source import_source locate unused_files
 gofer.aio: Agent AsyncioSession
 gofer.card: Answer Card EXCHANGE PluginCard Question Who key_of_group read_answer read_question
 gofer.config: Config Graph get_bool
@@ -126,7 +126,7 @@ gofer.messaging.core: Answer Core OPERATION Settle State copy_error
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
     decode_reply decode_request encode head seconds_of shown timestamp unwrap
-gofer.messaging.endings: BrokerClosed LoginRefused NoVirtualHost ProtocolError ending who_answers
+gofer.messaging.endings: BrokerClosed LoginRefused NoVirtualHost ProtocolError ending who_answers words
 gofer.messaging.keyfiles: Watched check_rights files_in read_public read_secret
 gofer.messaging.local: default_path open_socket
 gofer.messaging.local.adapter: LocalAdapter
@@ -148,6 +148,7 @@ gofer.messaging.url: URL broker_of place
 gofer.messaging.value: MAX_DEPTH plain
 gofer.messaging.wire: Wakeup Wire
 gofer.metrics: Timer timestamp
+gofer.ownership: OTHERS_WRITE SECRET distrust refusal
 gofer.pam: authenticate
 gofer.pmon: PathMonitor
 gofer.proxy: Agent Double agent seam
@@ -179,7 +180,8 @@ gofer.rmi.model.pipe: BEGUN CALL EXIT FAILED FORK IMPORT IMPORTED KILL LogHandle
 gofer.rmi.policy: RequestTimeout
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
-gofer.rmi.request: ANSWERING BROKER ENDED QUEUED RECEIVED RUNNING Received STATES STORED WRITING digest_of
+gofer.rmi.request: ANSWERING BROKER ENDED QUEUED RECEIVED RUNNING Received RequestQueue STATES STORED WRITING
+    digest_of
 gofer.rmi.server.access: ANONYMOUS ANYBODY Access Denied Rule Verdict why_denied
 gofer.rmi.server.administration: ANSWERING Administration Entry INTERRUPTED Listing OVERDUE STATES UNDELIVERABLE
     WAITING
@@ -203,6 +205,7 @@ gofer.rmi.server.statuses: MOST_HELD Statuses
 gofer.rmi.server.sweep: Sweep
 gofer.rmi.server.tombstones: Owner Tombstones
 gofer.rmi.server.verification: ALLOWANCE Refused Verification Verified too_late
+gofer.rmi.server.window: Window
 gofer.rmi.server.workers: Task Workers
 gofer.rmi.shell: LIMIT Shell
 gofer.rmi.store: Database Unavailable
@@ -274,7 +277,7 @@ gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND OPENED REFUSE
 gofer_adapter_amqp.channel: Channel Channels Question Steps Task
 gofer_adapter_amqp.messages: Consumer Publisher
 gofer_adapter_amqp.operations: steps
-gofer_adapter_amqp.wire: DELIVER FRAME_ENDS HEARTBEAT LONGEST Message PROTOCOL_HEADER body_size consumers expiration
+gofer_adapter_amqp.wire: DELIVER FRAME_ENDS HEARTBEAT LONGEST PROTOCOL_HEADER body_size consumers expiration
     frame_head message_at message_id method_frame publish_frames reply settle_frame signature tag_and_flag
 gofer_adapter_proton: ProtonAdapter
 gofer_adapter_proton.adapter: ProtonAdapter

@@ -139,14 +139,17 @@ def test_a_dangling_link_in_the_place_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "unsafe", "safe"), [("lib", 0o770, 0o755), ("run", 0o707, 0o750), ("log", 0o777, 0o775)]
+    ("name", "unsafe", "safe", "who"),
+    [("lib", 0o770, 0o755, "its group"), ("run", 0o707, 0o750, "others"), ("log", 0o777, 0o775, "others")],
 )
-def test_a_directory_that_others_may_write_to_is_refused(tmp_path: Path, name: str, unsafe: int, safe: int) -> None:
+def test_a_directory_that_others_may_write_to_is_refused(
+    tmp_path: Path, name: str, unsafe: int, safe: int, who: str
+) -> None:
     root = Root(tmp_path)
     directory: Path = getattr(root, name)
     root.ensure(directory).chmod(unsafe)
 
-    with pytest.raises(ConfigError, match=f"^directory {directory}: mode {unsafe:04o} lets others write to it"):
+    with pytest.raises(ConfigError, match=f"^directory {directory}: mode {unsafe:04o} lets {who} write to it. Fix: "):
         root.ensure(directory)
     directory.chmod(safe)
     assert root.ensure(directory) == directory
@@ -187,5 +190,5 @@ def test_a_private_directory_of_somebody_else_is_refused(tmp_path: Path) -> None
     root = Root(tmp_path)
     os.chown(root.ensure(root.lib), 54321, 0)
 
-    with pytest.raises(ConfigError, match=f"^directory {root.lib}: belongs to user 54321; allowed: root or user 0$"):
+    with pytest.raises(ConfigError, match=f"^directory {root.lib}: belongs to uid 54321; allowed: root .*Fix: chown"):
         root.ensure(root.lib)

@@ -258,7 +258,7 @@ def test_its_settings_are_files(authority: Authority, agent: Holder) -> None:
     other = authority.issue("other")
     for change, wrong in (
         ({"key": str(other.key)}, "is not the key of"),
-        ({"key": "web-42.pem"}, "mode 0644 lets other users read or change it"),
+        ({"key": "web-42.pem"}, "mode 0644 lets others read or change it"),
         ({"key": ""}, "key 'key' is missing; required: certificate, key, ca"),
         ({"certificate": "web-42.key"}, "holds no certificate"),
         ({"ca": "nothing"}, "No such file"),

@@ -11,12 +11,7 @@ from gofer.rmi.server.access import ANONYMOUS, Access, Rule
 from gofer.root import Root
 from gofer.suggest import did_you_mean
 
-__all__ = ["access_of", "access_problems"]
-
-
-def access_of(config: AgentConfig, descriptors: Sequence[Descriptor]) -> Access:
-    """Return the rules of plugins as they stand in their descriptors."""
-    return Access({one.name: one.access for one in descriptors if one.access is not None}, config.groups)
+__all__ = ["access_problems"]
 
 
 def access_problems(root: Root, config: AgentConfig, enabled: Sequence[Descriptor]) -> Iterator[Problem]:
@@ -24,11 +19,11 @@ def access_problems(root: Root, config: AgentConfig, enabled: Sequence[Descripto
 
     The plugins are imported if one of them has rules. All of this is a warning: nobody is let in by it.
     """
-    access = access_of(config, enabled)
+    access = Access({one.name: one.access for one in enabled if one.access is not None}, config.groups)
     if not any(access.rules.values()):
         return
     try:
-        found = methods(root, enabled)
+        found = methods(root, enabled, {})
     except ProcessDied as died:
         yield Problem("warning", str(root.descriptors), None, None, f"the rules of [access] are not checked: {died}")
         found = []

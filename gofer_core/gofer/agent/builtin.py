@@ -103,7 +103,12 @@ def help_text(container: Container, identity: str | None = None) -> str:
         functions = {target.method: target.function for target in allowed if target.cls is None}
         lines += ["    Functions:", *(f"      {name}{_parameters(functions[name])}" for name in sorted(functions))]
     lines += ["", "Actions:"]
-    lines += [f"  {_action(plugin, one)}" for plugin in plugins for one in plugin.api.actions]
+    lines += [
+        f"  {_action(plugin, one)}"
+        for plugin in plugins
+        for one in plugin.api.actions
+        if container.may_call(identity, plugin, one)
+    ]
     return "\n".join(lines)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ import pluggy
 from gofer import hooks as specifications
 from gofer.agent.barrier import RequestHooks
 from gofer.agent.config import AgentConfig, Descriptor, Problem, not_trusted, read_agent, read_descriptor
-from gofer.agent.config.files import read_bytes
 from gofer.agent.core_hooks import CoreHooks
 from gofer.agent.endpoint import Endpoint
 from gofer.agent.endpoints import Endpoints
@@ -29,20 +27,17 @@ from gofer.agent.membership import Membership
 from gofer.agent.plugin import Plugin, State, current
 from gofer.agent.reload import Reload, dependents
 from gofer.agent.request_services import RequestServices
+from gofer.agent.rules import Rules
 from gofer.agent.sharing import accepting, homes, may_reach, owners
 from gofer.agent.sighup import decide, descriptors_of
-from gofer.agent.sources import GROUP, modules_of
-from gofer.entry_points import find as find_entry_point
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
 from gofer.rmi.api import Target
 from gofer.rmi.clock import Clock
-from gofer.rmi.server.access import Access
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.hooks import call_each
 from gofer.root import Root
-from gofer.sections import Unreadable
 from gofer.suggest import available, did_you_mean
 
 __all__ = ["PluginContainer"]
@@ -75,8 +70,8 @@ class PluginContainer:
         self.root = root
         self.config = config
         self.plugins: dict[str, Plugin] = {}
-        #: Who may call what. What is loaded or changed is in it first; nothing is taken out of it.
-        self.access = Access(groups=config.groups)
+        #: Who may call what. What is loaded or changed is in it first.
+        self.rules = Rules(root, config.groups)
         self.clock = Clock()
         self.links = Links(pool, self.clock, config.messaging.probe_interval)
         self.hooks = pluggy.PluginManager("gofer")
@@ -98,7 +93,7 @@ class PluginContainer:
                 services=self.services,
                 hook=request_hooks,
                 plugins=self.plugins,
-                access=lambda: self.access,
+                access=lambda: self.rules.access,
             )
 
         self.endpoints = Endpoints(self.plugins, request_hooks, make, self._timeout)
@@ -134,8 +129,8 @@ class PluginContainer:
         with self.changes:
             self.clock.start()
             every = list(descriptors)
-            self._take_access(every)
-            self._close_broken(broken, {one.name for one in every})
+            self.rules.take(every)
+            self.rules.close(broken, {one.name for one in every})
             self.gate.expect(every, broken)
             self.gate.review(tell=False)
             self.loader.load([Plugin(self, one) for one in every], anew=False)
@@ -376,7 +371,7 @@ class PluginContainer:
             wanted = descriptors_of(descriptors, self.plugins.values(), self.root, kept)
             used = [plugin.descriptor for plugin in self.plugins.values()]  # one that cannot be read may be older
             self._read_access(one for one in wanted.values() if not any(one is old for old in used))
-            self._close_broken(kept, wanted)
+            self.rules.close(kept, wanted)
             self.gate.expect(wanted.values(), kept)
             self.gate.review(tell=False)
             changes = decide(wanted, self.plugins.values())
@@ -394,6 +389,7 @@ class PluginContainer:
                     self._replace(plugin, wanted)
                 except PluginError:
                     log.debug("plugin %s runs on as it was", name)  # why, is an error in the log
+            self.rules.forget({*(one.file for one in wanted.values()), *map(Path, kept)})
             self.gate.review()
 
     def _read_access(self, descriptors: Iterable[Descriptor]) -> None:
@@ -402,53 +398,13 @@ class PluginContainer:
         errors = [one for one in problems if one.severity == "error" and one.section in (None, "groups")]
         for one in errors:
             log.error("%s; the groups stay as they were", one)
-        self._take_access(descriptors, None if errors else config.groups)
-
-    def _take_access(
-        self, descriptors: Iterable[Descriptor], groups: Mapping[str, frozenset[str]] | None = None
-    ) -> None:
-        every = list(descriptors)
-        rules = {**self.access.rules, **{one.name: one.access for one in every if one.access is not None}}
-        modules = dict(self.access.modules)
-        for one in every:
-            modules.pop(one.name, None)
-            if one.access is None:
-                rules.pop(one.name, None)
-        modules |= modules_of(self.root, every)
-        self.access = Access(rules, self.access.groups if groups is None else groups, modules)
-        for one in every:
-            for rule, group in self.access.unknown_groups(one.name):
-                log.warning("%s: there is no group %r, so it lets nobody in by that", rule, group)
-
-    def _close_broken(self, broken: Collection[str], usable: Collection[str]) -> None:
-        """Let nobody call, by another plugin, what a plugin has whose rules cannot be read.
-
-        Args:
-            broken: files of descriptors.
-            usable: names of plugins with another descriptor.
-        """
-        rules, modules = dict(self.access.rules), dict(self.access.modules)
-        for file in map(Path, broken):
-            try:
-                text = read_bytes(file).decode("utf-8", "replace")
-            except Unreadable:
-                text = "[access]"  # nobody knows
-            if "access" not in text.lower() or file.stem in rules or file.stem in usable:
-                continue
-            named = re.search(r"^\s*\"?plugin\"?\s*[=:]\s*\"?([\w.-]+)", text, re.MULTILINE)
-            name = file.stem if named is None else named[1]
-            try:
-                entry = find_entry_point(GROUP, name)
-            except PluginError:
-                entry = None  # several distributions have it: none is loaded by that name
-            rules[file.stem] = ()
-            modules[file.stem] = name if entry is None else entry.value.partition(":")[0].strip()
-        self.access = Access(rules, self.access.groups, modules)
+        self.rules.take(descriptors, None if errors else config.groups)
 
     def may_call(self, identity: str | None, plugin: Plugin, target: Target) -> bool:
         """Tell whether the rules allow that a caller calls a method at its plugin's own queue."""
-        names = [plugin.name, *homes(target, self.plugins, self.access.modules)]
-        return self.access.refusing(names, identity, target.namespace, target.method) is None
+        access = self.rules.access
+        names = [plugin.name, *homes(target, self.plugins, access.modules)]
+        return access.refusing(names, identity, target.namespace, target.method) is None
 
     def stop(self, timeout: float) -> None:
         """Stop everything: take no new requests, and let running calls end within ``timeout`` seconds.

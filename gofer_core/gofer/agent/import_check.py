@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gofer.agent.config import Descriptor, Problem
 from gofer.agent.forking import HELPER, greeting
-from gofer.agent.sources import modules_of
 from gofer.errors import ProcessDied
 from gofer.rmi.model.fork import HelperProcess
 from gofer.root import Root
@@ -27,22 +26,20 @@ class Method(NamedTuple):
     homes: tuple[str, ...]
 
 
-def methods(root: Root, descriptors: Sequence[Descriptor], others: Sequence[Descriptor] = ()) -> list[Method]:
+def methods(root: Root, descriptors: Sequence[Descriptor], modules: Mapping[str, str]) -> list[Method]:
     """Import the code of all plugins, in one process, and tell what can be called where; Admin, too.
 
     What ``@load`` functions and hooks of plugins add is not in it: none of them is run.
 
     Args:
-        others: those of plugins that do not run; their rules hold for what is theirs.
+        modules: those of all plugins with rules, by name: these hold for what is theirs, whether they run or not.
 
     Raises:
         ProcessDied: some code ended that process, or takes too long.
     """
-    found = (
-        _asked("all", greeting(root, None, descriptors, check=True, modules=modules_of(root, others)))
-        if descriptors
-        else []
-    )
+    if not descriptors:
+        return []
+    found = _asked("all", greeting(root, None, descriptors, check=True, modules=modules))
     return [Method(plugin, classname, method, tuple(homes)) for plugin, classname, method, homes in found]
 
 

@@ -19,7 +19,8 @@ from gofer.agent.check import check
 from gofer.agent.config import AgentConfig, Descriptor, Problem, check_together, read_agent, read_descriptors
 from gofer.agent.container import PluginContainer
 from gofer.agent.lock import AgentLock
-from gofer.agent.management import Management, Operations
+from gofer.agent.management.operations import Operations
+from gofer.agent.management.server import Management
 from gofer.agent.notify import notify, watchdog_interval
 from gofer.agent.signals import Signals
 from gofer.errors import ConfigError

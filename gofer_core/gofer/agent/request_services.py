@@ -15,6 +15,7 @@ from gofer.rmi.server.nonces import Nonces
 from gofer.rmi.server.persistence import Persistence
 from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.tombstones import Tombstones
+from gofer.rmi.server.window import Window
 from gofer.rmi.store import Database
 from gofer.root import Root
 
@@ -44,11 +45,13 @@ class RequestServices:
         self.hook_calls = HookCalls()
         self.store = Database(root.lib / "ledger", lambda: root.ensure(root.lib / "ledger"))
         self.nonces = Nonces(self.store)
-        self.persistence = Persistence(self.registry, self.store, self.nonces)
+        window = Window(self.registry, self.store)
+        self.persistence = Persistence(self.registry, self.store, self.nonces, window)
         self.tombstones = Tombstones(self.store)
         self.lifecycle = Lifecycle(
             self.registry,
             self.persistence,
+            window,
             self.tombstones,
             clock,
             logins=self.logins,
@@ -57,7 +60,7 @@ class RequestServices:
         self.requests = Administration(
             registry=self.registry,
             store=self.store,
-            persistence=self.persistence,
+            window=window,
             lifecycle=self.lifecycle,
             tombstones=self.tombstones,
             clock=clock,

@@ -12,20 +12,20 @@ import importlib.machinery
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 from gofer.agent import modules
-from gofer.agent.config import Descriptor, Problem, distrust, find_plugin_dirs
+from gofer.agent.config import Descriptor, Problem, find_plugin_dirs
 from gofer.agent.failures import Broken, one_line
 from gofer.entry_points import find, listed, load
 from gofer.errors import PluginError
+from gofer.ownership import distrust
 from gofer.root import Root
 from gofer.suggest import available, did_you_mean
 
-__all__ = ["GROUP", "Source", "import_source", "locate", "modules_of", "unused_files"]
+__all__ = ["GROUP", "Source", "import_source", "locate", "unused_files"]
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +77,6 @@ def locate(root: Root, descriptor: Descriptor) -> Source | Problem:
     if descriptor.plugin is not None and not from_file and _is_module(descriptor.plugin):
         return Source(descriptor.plugin)
     return _in_directories(root, descriptor, name)
-
-
-def modules_of(root: Root, descriptors: Iterable[Descriptor]) -> dict[str, str]:
-    """Return the modules of plugins that have rules of access, by name, whether these plugins run or not."""
-    ruled = {one.name: locate(root, one) for one in descriptors if one.access is not None}
-    return {name: source.module for name, source in ruled.items() if isinstance(source, Source)}
 
 
 def unused_files(root: Root, descriptor: Descriptor, source: Source) -> Problem | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -12,6 +11,7 @@ from typing import Generic, TypeVar
 
 from gofer.errors import ConfigError
 from gofer.messaging.certificates import read_file
+from gofer.ownership import OTHERS_WRITE, SECRET, refusal
 
 __all__ = ["Watched", "check_rights", "files_in", "read_public", "read_secret"]
 
@@ -27,7 +27,7 @@ def read_secret(path: Path) -> bytes:
         ConfigError: it cannot be read; belongs to neither root nor this process's user; or others than its owner (and
             its group, for reading) have any right to it.
     """
-    return _read(path, 0o037, "chmod 600")
+    return _read(path, SECRET)
 
 
 def read_public(path: Path) -> bytes:
@@ -36,7 +36,7 @@ def read_public(path: Path) -> bytes:
     Raises:
         ConfigError: it cannot be read; belongs to neither root nor this process's user; or others may write to it.
     """
-    return _read(path, 0o022, "chmod go-w")
+    return _read(path, OTHERS_WRITE)
 
 
 def files_in(place: Path, suffixes: Iterable[str]) -> list[Path]:
@@ -102,29 +102,25 @@ class Watched(Generic[T]):
         return found
 
 
-def check_rights(path: Path, status: os.stat_result, forbidden: int = 0o022, advice: str = "chmod go-w") -> None:
+def check_rights(path: Path, status: os.stat_result, forbidden: int = OTHERS_WRITE) -> None:
     """Refuse a file or directory that other users control.
 
     Args:
-        forbidden: the bits that its mode must not have. ``advice``: the command that removes them.
+        forbidden: the bits that its mode must not have.
 
     Raises:
         ConfigError: it belongs to neither root nor this process's user, or its mode has such a bit.
     """
-    if status.st_uid not in (0, os.geteuid()):
-        raise ConfigError(f"{path}: belongs to user {status.st_uid}; allowed: root or user {os.geteuid()}")
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & forbidden:
-        what = "change" if advice == "chmod go-w" else "read or change"
-        raise ConfigError(f"{path}: mode {mode:04o} lets other users {what} it. Fix: {advice} {path}")
+    if reason := refusal(path, status, forbidden):
+        raise ConfigError(f"{path}: {reason}")
 
 
-def _read(path: Path, forbidden: int, advice: str) -> bytes:
+def _read(path: Path, forbidden: int) -> bytes:
     try:
         data, status = read_file(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
-    check_rights(path, status, forbidden, advice)
+    check_rights(path, status, forbidden)
     return data

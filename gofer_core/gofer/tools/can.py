@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,9 +15,12 @@ from gofer.tools.arguments import target
 from gofer.tools.output import complain, harmless, print_json
 
 if TYPE_CHECKING:
-    from gofer.rmi.server.access import Rule, Verdict
+    from gofer.agent.config import Descriptor
+    from gofer.rmi.server.access import Access, Rule, Verdict
 
 __all__ = ["can"]
+
+_ANONYMOUS = "anonymous"  # as gofer.rmi.server.access has it
 
 
 @click.command()
@@ -37,57 +41,77 @@ def can(root: str | None, identity: str, plugin: str, called: tuple[str, str], a
       1    the caller may not, or a file cannot be used
       2    wrong arguments
     """
-    from gofer.agent.access_check import access_of
-    from gofer.agent.config import read_agent, read_descriptors
-    from gofer.agent.import_check import methods
-    from gofer.errors import ProcessDied
-    from gofer.rmi.server.access import ANONYMOUS
+    if not identity or identity == "*":
+        raise click.UsageError(f"{identity!r} is no identity")
+    if identity.startswith("@"):
+        raise click.UsageError(f"{identity!r} is a group; ask for one of its members")
+    allowed, why = _decide(Root.from_environ(os.environ, root), identity, plugin, called)
+    if as_json:
+        who = None if identity == _ANONYMOUS else identity
+        print_json({"allowed": allowed, "identity": who, "plugin": plugin, "called": ".".join(called), "why": why})
+    else:
+        print("yes" if allowed else "no", *map(harmless, why), sep="\n  ")
+    return 0 if allowed else 1
 
-    place = Root.from_environ(os.environ, root)
+
+def _decide(place: Root, identity: str, plugin: str, called: tuple[str, str]) -> tuple[bool, list[str]]:
+    """Decide as an agent does that starts now: whether the caller may, and why."""
+    from gofer.agent.config import read_agent, read_descriptors
+    from gofer.agent.rules import Rules
+
     config, problems = read_agent(place)
     descriptors, more = read_descriptors(place)
     for problem in (*problems, *more):
         if problem.severity == "error":
             complain("gofer can", problem)
     named = {one.name: one for one in descriptors}
-    descriptor = named.get(plugin)
-    if descriptor is None:
+    broken = {Path(problem.file).stem: problem.file for problem in more if problem.severity == "error"}
+    if plugin not in named and plugin in broken:
+        return False, [f"{plugin}: {broken[plugin]} cannot be used, so goferd does not load the plugin"]
+    if plugin not in named:
         known = ", ".join(sorted(named)) or "none"
         raise click.UsageError(f"no descriptor of a plugin {plugin!r}{did_you_mean(plugin, named)}; there are: {known}")
-    if not identity or identity == "*":
-        raise click.UsageError(f"{identity!r} is no identity")
-    if identity.startswith("@"):
-        raise click.UsageError(f"{identity!r} is a group; ask for one of its members")
+    descriptor = named[plugin]
     if not descriptor.enabled:
         complain("gofer can", f"plugin {plugin!r} is not enabled: [main] enabled in {descriptor.file}")
-    classname, method = called
+    rules = Rules(place, config.groups)
+    rules.take(descriptors)
+    rules.close(broken.values(), named)
+    allowed, why = True, []
+    for name in _owners(place, descriptors, rules.access, plugin, called):
+        if (file := rules.broken(name)) is not None:
+            allowed = False
+            why.append(f"{name}: {file} cannot be used, so nobody may call what is of this plugin")
+        elif name == plugin or name in rules.access.rules:
+            verdict = rules.access.explain(name, None if identity == _ANONYMOUS else identity, *called)
+            allowed = allowed and verdict.allowed
+            why += _lines(verdict, identity, called, str(named[name].file))
+    if called[0] == "Admin" and descriptor.admin is not None:
+        allowed = allowed and identity in descriptor.admin and identity != _ANONYMOUS
+        why.append(f"{plugin}: {descriptor.file}: [main] admin = {', '.join(descriptor.admin)}")
+    return allowed, why
+
+
+def _owners(
+    place: Root, descriptors: Sequence[Descriptor], access: Access, plugin: str, called: tuple[str, str]
+) -> Iterable[str]:
+    """Name the plugins whose rules decide: the one that is asked, and those that the method is of."""
+    from gofer.agent.import_check import methods
+    from gofer.errors import ProcessDied
+
     try:
-        enabled, off = ([one for one in descriptors if one.enabled is on] for on in (True, False))
-        found = [one for one in methods(place, enabled, off) if one.plugin == plugin]
+        every = methods(place, [one for one in descriptors if one.enabled], access.modules)
     except ProcessDied as died:
-        complain(
-            "gofer can", f"only the rules of {plugin!r} are looked at, because the plugins cannot be imported: {died}"
-        )
-        found = []
+        text = f"only the rules of {plugin!r} are looked at, because the plugins cannot be imported: {died}"
+        complain("gofer can", text)
+        return [plugin]
+    found = [one for one in every if one.plugin == plugin]
     asked = next((one for one in found if one[1:3] == called), None)
     if asked is None and found:
         hint = did_you_mean(".".join(called), [f"{one.classname}.{one.method}" for one in found])
         text = f"plugin {plugin!r} has no remote method {'.'.join(called)}{hint}, as far as importing it tells"
         complain("gofer can", text)
-    who = None if identity == ANONYMOUS else identity
-    access = access_of(config, descriptors)
-    plugins = dict.fromkeys([plugin, *(() if asked is None else asked.homes)])
-    verdicts = [access.explain(one, who, classname, method) for one in plugins if one in access.rules or one == plugin]
-    lines = [line for one in verdicts for line in _lines(one, identity, called, str(named[one.plugin].file))]
-    allowed = all(one.allowed for one in verdicts)
-    if classname == "Admin" and descriptor.admin is not None:
-        allowed = allowed and identity in descriptor.admin and who is not None
-        lines.append(f"{plugin}: {descriptor.file}: [main] admin = {', '.join(descriptor.admin)}")
-    if as_json:
-        print_json({"allowed": allowed, "identity": who, "plugin": plugin, "called": ".".join(called), "why": lines})
-    else:
-        print("yes" if allowed else "no", *map(harmless, lines), sep="\n  ")
-    return 0 if allowed else 1
+    return dict.fromkeys([plugin, *(() if asked is None else asked.homes)])
 
 
 def _lines(one: Verdict, identity: str, called: tuple[str, str], file: str) -> Iterator[str]:

@@ -23,7 +23,6 @@ from gofer.agent.config.descriptor import (
     read_url_file,
     redescribe,
 )
-from gofer.agent.config.files import distrust
 from gofer.agent.config.identity import Machine, made_on, stable_uuid
 from gofer.agent.config.live import LiveSection, LiveSettings
 from gofer.agent.config.problem import Problem
@@ -33,6 +32,6 @@ from gofer.agent.config.together import check_together, not_trusted
 __all__ = [
     "AgentConfig", "MainConfig", "ManagementConfig", "LoggingConfig", "PamConfig", "MessagingConfig", "FleetConfig",
     "read_agent", "Descriptor", "read_descriptor", "read_descriptors", "read_url_file", "redescribe",
-    "find_plugin_dirs", "check_together", "not_trusted", "asks_to_be_required", "distrust", "Machine",
+    "find_plugin_dirs", "check_together", "not_trusted", "asks_to_be_required", "Machine",
     "made_on", "stable_uuid", "LiveSection", "LiveSettings", "Problem",
 ]  # fmt: skip

@@ -15,9 +15,10 @@ from msgspec import Struct, field
 from msgspec.structs import fields
 
 from gofer.agent.config import kinds
-from gofer.agent.config.files import distrust, list_files, list_unread
+from gofer.agent.config.files import list_files, list_unread
 from gofer.agent.config.keys import GUARD, Reader, Schema, keys_of
 from gofer.agent.config.problem import Problem, shown
+from gofer.ownership import distrust
 from gofer.root import Root
 
 __all__ = [
@@ -227,10 +228,14 @@ def _check_groups(reader: Reader) -> None:
             reader.error("groups", None, f"is not used: {path} {reason}")
             reader.values = {place: value for place, value in reader.values.items() if place[0] != "groups"}
     for (section, name), members in list(reader.values.items()):
-        wrong = [one for one in members if one[0] == "@" or one == "anonymous"] if isinstance(members, tuple) else []
-        if section == "groups" and wrong:
+        if section != "groups" or not isinstance(members, tuple):
+            continue
+        if wrong := [one for one in members if one[0] == "@" or one == "anonymous"]:
             reader.error(section, name, f"{shown(wrong[0])} is no identity; allowed: identities with commas between")
             del reader.values[section, name]
+            continue
+        for text in filter(None, map(kinds.odd_identity, members)):
+            reader.warn(section, name, text)
 
 
 def _is_absent(path: Path) -> bool:

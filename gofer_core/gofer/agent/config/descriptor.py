@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +27,7 @@ from gofer.agent.config.kinds import (
     dotted,
     line,
     names,
+    odd_identity,
     seconds,
     whole,
 )
@@ -371,6 +372,7 @@ def _describe(reader: Reader, sections: Sections) -> Descriptor | None:
                 reader.error("messaging", "url_file", str(error))
     if "access" in sections:
         values["access"] = tuple(_rules(reader))
+    _warn_of_odd(reader, "main", "admin", values.get("admin") or ())
     _place_queue(reader, values)
     _check_tls(reader, values)
     return None if reader.failed else Descriptor(file=path, entry=path.stem, sections=sections, **values)
@@ -384,7 +386,13 @@ def _rules(reader: Reader) -> Iterator[Rule]:
             text = "is no method; allowed: Class.method or module.function, with * and ? in each part, or * for all"
             reader.error(section, called, text)
         else:
+            _warn_of_odd(reader, section, called, who, groups=True)
             yield Rule(called, who, str(reader.path), reader.lines.get((section, called)))
+
+
+def _warn_of_odd(reader: Reader, section: str, key: str, who: Iterable[str], *, groups: bool = False) -> None:
+    for text in filter(None, (odd_identity(one, groups=groups) for one in who)):
+        reader.warn(section, key, text)
 
 
 def _place_queue(reader: Reader, values: dict[str, Any]) -> None:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from gofer.agent.config.problem import Problem, plain, shown
+from gofer.agent.config.problem import Problem, shown
+from gofer.ownership import distrust
 from gofer.sections import Unreadable
 
-__all__ = ["MAX_FILE", "distrust", "distrusted", "list_files", "list_unread", "read_bytes", "read_text"]
+__all__ = ["MAX_FILE", "distrusted", "list_files", "list_unread", "read_bytes", "read_text"]
 
 MAX_FILE = 1 << 20
 """The largest configuration file that is read, in bytes."""
@@ -108,7 +108,7 @@ def read_bytes(path: Path, *, trusted: bool = False) -> bytes:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise Unreadable(f"is {_file_kind(found.st_mode)}; allowed: a regular file, or a link to one")
-        reason = _distrust(path, found, os.geteuid()) if trusted else None
+        reason = distrust(path, found) if trusted else None
         if reason is not None:
             raise Unreadable(reason)
         with open(descriptor, "rb", closefd=False) as file:
@@ -117,19 +117,6 @@ def read_bytes(path: Path, *, trusted: bool = False) -> bytes:
         raise Unreadable(f"cannot be read: {error.strerror}") from None
     finally:
         os.close(descriptor)
-
-
-def distrust(path: Path, user: int | None = None) -> str | None:
-    """Return why code or configuration at ``path`` is refused, or None: nobody else could have put it there.
-
-    What it leads to must belong to root or to ``user`` (default: this process's), and only its owner may write to it.
-    If it is a symbolic link, the link must belong to one of them too, and nobody else must be able to replace its
-    target: the directory of that is as safe, or has the sticky bit.
-
-    Raises:
-        OSError: there is nothing at ``path``.
-    """
-    return _distrust(path, os.stat(path), os.geteuid() if user is None else user)
 
 
 def distrusted(directory: Path) -> list[Problem]:
@@ -141,48 +128,6 @@ def distrusted(directory: Path) -> list[Problem]:
     except OSError as error:
         reason = f"directory cannot be read: {error.strerror}"
     return [] if reason is None else [Problem("error", str(directory), None, None, reason)]
-
-
-def _distrust(path: Path, found: os.stat_result, user: int) -> str | None:
-    reason = _distrust_status(path, found, user)
-    link = os.lstat(path)
-    if reason is not None or not stat.S_ISLNK(link.st_mode):
-        return reason
-    if link.st_uid not in (0, user):
-        name = plain(str(path), 4096)
-        return f"the link belongs to {_owner(link.st_uid)}; {_allowed(user)}. Fix: chown -h {_user_name(user)} {name}"
-    directory = Path(os.path.realpath(path)).parent
-    found = os.stat(directory)
-    if found.st_mode & stat.S_ISVTX and found.st_uid in (0, user):
-        return None  # nobody but its owner can replace a file there
-    reason = _distrust_status(directory, found, user)
-    return reason and f"is a link into {plain(str(directory), 4096)}, which others can change: {reason}"
-
-
-def _distrust_status(path: Path, found: os.stat_result, user: int) -> str | None:
-    name = plain(str(path), 4096)
-    if found.st_uid not in (0, user):
-        return f"belongs to {_owner(found.st_uid)}; {_allowed(user)}. Fix: chown {_user_name(user)} {name}"
-    if not found.st_mode & 0o022:
-        return None
-    by = " and ".join(who for who, bit in (("its group", 0o020), ("others", 0o002)) if found.st_mode & bit)
-    return f"mode {stat.S_IMODE(found.st_mode):04o} lets {by} write to it. Fix: chmod go-w {name}"
-
-
-def _allowed(user: int) -> str:
-    return f"allowed: {_owner(0)}" + (f" or {_owner(user)}" if user else "")
-
-
-def _owner(user: int) -> str:
-    name = _user_name(user)
-    return f"uid {user}" if name == str(user) else f"{name} (uid {user})"
-
-
-def _user_name(user: int) -> str:
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return str(user)
 
 
 def _why_not_opened(path: Path, error: OSError) -> str:

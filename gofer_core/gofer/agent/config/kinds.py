@@ -22,7 +22,7 @@ from gofer.suggest import nearest
 
 __all__ = [
     "ADDRESS", "BROKER", "EXCHANGE", "FLAG", "GROUPS", "LEVEL", "NAME", "OWN_HOST", "PROXY", "Kind", "Wrong", "choice",
-    "dotted", "line", "names", "seconds", "size", "whole",
+    "dotted", "line", "names", "odd_identity", "seconds", "size", "whole",
 ]  # fmt: skip
 
 N = TypeVar("N", int, float)
@@ -244,6 +244,23 @@ BROKER = Kind(
     "protocols amqp, amqps, ssl, tcp; or local:// or local:///path/to.sock",
     _broker,
 )
+
+
+def odd_identity(name: str, *, groups: bool = False) -> str | None:
+    """Say what is odd about an identity, which nobody may have meant as it stands; None: nothing.
+
+    Args:
+        groups: ``@name`` may stand for a group here, and ``*`` for every identity.
+    """
+    if name == "@" and groups:
+        return f"{shown(name)} names no group; write @ and the name of a group"
+    if name.startswith("@") and not groups:
+        return f"{shown(name)} is read as an identity; groups are allowed in [access] alone"
+    if name[0] in "\"'" or name[-1] in "\"'":
+        return f"{shown(name)} has a quote, which is part of the identity; remove it"
+    if "*" in name and not (groups and name == "*"):
+        return f"{shown(name)} has a * in it, which stands for nothing else here; name each caller, or a group"
+    return None
 
 
 def _text(raw: object, what: str) -> str:

@@ -2,12 +2,9 @@
 answers from.
 
 ``wire`` is what both sides say, ``listening`` where the agent listens, ``server`` the threads that answer,
-``operations`` what can be asked for, and ``view`` what an agent tells of itself.
+``operations`` what can be asked for, and ``view`` what an agent tells of itself. A caller imports ``wire`` alone.
 """
 
 from __future__ import annotations
 
-from gofer.agent.management.operations import Operations
-from gofer.agent.management.server import Management
-
-__all__ = ["Management", "Operations"]
+__all__: list[str] = []

@@ -29,9 +29,8 @@ _LAST_WORDS = 1.0
 class Client(asyncio.Protocol):
     """One connection; the event loop calls it. All output of one turn of the loop is one write."""
 
-    def __init__(self, state: State, instance: str) -> None:
+    def __init__(self, state: State) -> None:
         self._state = state
-        self._instance = instance
         self._consumers: dict[int, Consumer] = {}
         self._held: dict[int, tuple[Consumer, Message]] = {}
         self._tags = 0
@@ -140,7 +139,7 @@ class Client(asyncio.Protocol):
             case wire.Hello(heartbeat=heartbeat) if not self._greeted:
                 self._greeted = True
                 self._timer.cancel()
-                self.send(Opened(self._instance))
+                self.send(Opened())
                 if heartbeat:
                     self._timer = self._loop.call_later(heartbeat / 2, self._beat, heartbeat)
             case wire.BadFrame(reason):

@@ -19,10 +19,10 @@ from gofer.rmi.request import QUEUED, Received
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.dispatch import Pending, way_out
 from gofer.rmi.server.lifecycle import Lifecycle
-from gofer.rmi.server.persistence import Persistence
 from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.serial import SerialThread
 from gofer.rmi.server.tombstones import Owner, Tombstones
+from gofer.rmi.server.window import Window
 from gofer.rmi.store import Database, Unavailable, bodies, requests
 
 __all__ = [
@@ -98,7 +98,7 @@ class Administration:
         *,
         registry: Registry,
         store: Database,
-        persistence: Persistence,
+        window: Window,
         lifecycle: Lifecycle,
         tombstones: Tombstones,
         clock: Clock,
@@ -107,7 +107,7 @@ class Administration:
     ) -> None:
         self._registry = registry
         self._store = store
-        self._persistence = persistence
+        self._window = window
         self._lifecycle = lifecycle
         self._tombstones = tombstones
         self._clock = clock
@@ -253,7 +253,7 @@ class Administration:
             self._answer(answer, [])
 
     def _cancel_row(self, channel: Channel, sn: str, *, pull: bool = True) -> bool:
-        request = self._persistence.pull_one(sn, channel) if pull else None
+        request = self._window.pull_one(sn, channel) if pull else None
         request = request or self._registry.get(sn)  # it was pulled by another thread meanwhile
         return request is not None and self._cancel(request)
 
@@ -358,9 +358,9 @@ class Administration:
         channel = self._find(row.plugin)
         if row.state == requests.QUEUED:
             self._registry.unlearn(sn)
-            request = None if channel is None else self._persistence.pull_one(sn, channel)
+            request = None if channel is None else self._window.pull_one(sn, channel)
         else:
-            request = None if channel is None else self._persistence.take_up(row, channel)
+            request = None if channel is None else self._window.take_up(row, channel)
         if request is not None:
             self._lifecycle.resume(request, row)
 

@@ -30,6 +30,7 @@ from gofer.rmi.server.serial import Outcome, SerialThread
 from gofer.rmi.server.statuses import Statuses
 from gofer.rmi.server.sweep import Sweep
 from gofer.rmi.server.tombstones import Tombstones
+from gofer.rmi.server.window import Window
 from gofer.rmi.store import Unavailable, requests
 from gofer.rmi.store.requests import Row
 
@@ -61,6 +62,7 @@ class Lifecycle:
         self,
         registry: Registry,
         persistence: Persistence,
+        window: Window,
         tombstones: Tombstones,
         clock: Clock,
         *,
@@ -70,6 +72,7 @@ class Lifecycle:
     ) -> None:
         self._registry = registry
         self._persistence = persistence
+        self._window = window
         self._tombstones = tombstones
         self._clock = clock
         self._logins = logins or Logins()
@@ -212,7 +215,7 @@ class Lifecycle:
         if request.resolved:
             self._go_on(request)
         elif not request.channel.over and self._registry.start(request):  # else it was cancelled, or is given back
-            self._persistence.left(request)
+            self._window.left(request)
             try:
                 self._persistence.claim(request)
             except Unavailable as failed:
@@ -413,7 +416,7 @@ class Lifecycle:
         if request.started is not None:
             channel.counters.add("running", -1)
         channel.counters.add(_COUNTED.get(outcome, outcome))
-        self._persistence.left(request)
+        self._window.left(request)
         channel.notify()
         self._statuses.wait(request)
         send = partial(self._publish, request, body, partial(self._settled, request, result))
@@ -493,8 +496,8 @@ class Lifecycle:
         channel.service.workers.withdraw(
             lambda task: isinstance(task, Received) and task.channel is channel and task.state <= QUEUED
         )
-        rest = [] if refusal is None else self._persistence.pull_all(channel)
-        self._persistence.abandon(channel)
+        rest = [] if refusal is None else self._window.pull_all(channel)
+        self._window.abandon(channel)
         waiting = [request for request in channel.opened() if request.state <= QUEUED]
         waiting += [request for request in rest if request not in waiting]
         for request in waiting:
@@ -536,7 +539,7 @@ class Lifecycle:
         for channel in list(self._channels):
             due = min(due, channel.publisher.look(now), channel.asking.look(now), channel.admin.look(now))
             if channel.backlog.count:
-                self._persistence.pull(channel)
+                self._window.pull(channel)
             if in_flight or channel.backlog.count or channel.publisher.pending:
                 due = min(due, now + _GLANCE)  # something may be due that was not when this has looked
         self._registry.tidy()

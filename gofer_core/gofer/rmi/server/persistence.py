@@ -1,8 +1,7 @@
-"""Which requests are in the store, and which of these are in memory.
+"""Which requests are in the store, and what is written of each.
 
 A request is first held by its broker, so that quick calls touch no disk. After a moment it is taken over: written, then
-acknowledged. Of the stored requests that wait, a window is in memory; the others are rows, and are pulled in their
-order.
+acknowledged. Of the stored requests that wait, a window is in memory (``window.py``).
 """
 
 from __future__ import annotations
@@ -15,14 +14,12 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
-from gofer.errors import ConfigError, DocumentError
-from gofer.messaging.adapter import Delivery
-from gofer.messaging.address import Address
 from gofer.rmi.request import ANSWERING, BROKER, QUEUED, RUNNING, STORED, WRITING, Received
-from gofer.rmi.server.channel import Backlog, Channel
+from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.nonces import Nonces
 from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.reply_publisher import Settled
+from gofer.rmi.server.window import Window
 from gofer.rmi.store import Database, Unavailable, bodies, requests, schema
 from gofer.rmi.store.requests import Record, Row
 
@@ -35,7 +32,6 @@ log = logging.getLogger(__name__)
 
 _TIDY = 3600.0  # seconds between two times that old entries are removed from the store
 _RETRY = 0.25  # seconds until a request is taken over that could not be
-_PAUSE = 1.0  # seconds until the store is read again that could not be
 _MOST_KNOWN = 100_000  # numbers of requests that stand in the store, remembered by their hashes
 _CROWD = 50  # requests that a broker holds are many
 _CHUNK = 20  # rows read at a time
@@ -50,13 +46,10 @@ class AlreadyStarted(Exception):
 
 
 class Persistence:
-    """Keeps the requests of one agent. Any thread; only ``claim``, ``recover``, ``pull_one`` and ``pull_all`` wait.
-
-    What is on the disk alone is decided by the store's thread, in the order in which it writes.
+    """Keeps the requests of one agent. Any thread; only ``claim`` and ``recover`` wait.
 
     Args:
         patience: seconds after which the store takes a request over.
-        window: how many stored requests of a queue that wait are in memory; no more than ``window_bytes`` of them.
         most: of more waiting requests than this, the broker holds the rest.
     """
 
@@ -65,10 +58,9 @@ class Persistence:
         registry: Registry,
         store: Database,
         nonces: Nonces,
+        window: Window,
         *,
         patience: float = 1.0,
-        window: int = 64,
-        window_bytes: int = 8 * 1024 * 1024,
         most: int = 1_000_000,
     ) -> None:
         self._registry = registry
@@ -76,11 +68,9 @@ class Persistence:
         self._nonces = nonces
         self._patience = patience
         self._window = window
-        self._window_bytes = window_bytes
         self._most = most
         self._lock = threading.Lock()
-        # Numbers of stored requests that are in memory, until their ends are written. Others are pulled.
-        self._mine: set[str] = set()
+        self._mine = window.mine
         self._known: dict[int, None] = {}  # hashes of the numbers of requests that stand in the store
         self._tidied = time.monotonic()
         self._boot = schema.boot()
@@ -128,7 +118,7 @@ class Persistence:
         backlog = request.channel.backlog
         request.behind = behind = request.kept == STORED or backlog.count > 0
         if request.kept == STORED:
-            self._store.post(lambda file: None, lambda *_: self._place(request))
+            self._store.post(lambda file: None, lambda *_: self._window.place(request))
         elif behind or backlog.window:
             # At once: it is behind requests that take long, and those behind it need room in the broker's window.
             self.take_over([request])
@@ -150,12 +140,12 @@ class Persistence:
             if failed is None:
                 self._is_stored(request)
                 if request.state == QUEUED and not request.beside:
-                    self._place(request)
+                    self._window.place(request)
                 continue
             self._mine.discard(request.key)
             request.kept = BROKER  # which goes on holding it
             self._take_over_later(request)
-            self._go_on(request)
+            self._window.go_on(request)
 
     def _take_over_later(self, request: Received) -> None:
         with self._registry.lock:
@@ -188,154 +178,6 @@ class Persistence:
             self._tidied = now
             if self._store.exists():
                 self._store.post(requests.clean)
-
-    # -- of the stored requests that wait, some are in memory --------------------------------------------------------
-
-    def _place(self, request: Received) -> None:
-        """Have a stored request that waits stay in memory, if there is room and none is on the disk before it."""
-        channel, backlog, size = request.channel, request.channel.backlog, len(request.delivery.body)
-        with self._lock:
-            full = len(backlog.window) >= self._window or backlog.bytes + size > self._window_bytes
-            stays = not backlog.count and not (full and backlog.window)
-            if stays:
-                self._enter(request)
-        if stays:
-            self._go_on(request)
-        elif self._registry.forget(request, waiting=True):
-            channel.service.workers.discard(request)
-            channel.leave(request)
-            self._leave_to_disk(channel, request.key)
-
-    @staticmethod
-    def _enter(request: Received) -> None:
-        """Count a request among those that wait in memory. Under the lock."""
-        backlog, size = request.channel.backlog, len(request.delivery.body)
-        backlog.bytes += size - backlog.window.get(request, 0)
-        backlog.window[request] = size
-        if request.state > QUEUED:  # it was started or ended just now, and ``left`` has not seen it
-            backlog.bytes -= backlog.window.pop(request)
-
-    def _go_on(self, request: Received) -> None:
-        """Send a request to the workers that has waited for its turn."""
-        if request.behind:
-            request.behind = False
-            request.channel.service.workers.put(request)
-
-    def _leave_to_disk(self, channel: Channel, sn: str) -> None:
-        with self._lock:
-            self._mine.discard(sn)
-            channel.backlog.count += 1
-            channel.backlog.evicted += 1
-
-    def left(self, request: Received) -> None:
-        """Note that a request waits no more, and pull others in its place."""
-        backlog = request.channel.backlog
-        if backlog.window:
-            with self._lock:
-                backlog.bytes -= backlog.window.pop(request, 0)
-            self.pull(request.channel)
-
-    def pull(self, channel: Channel) -> None:
-        """Have more of the requests that wait on the disk read, if there is room for them."""
-        backlog = channel.backlog
-        if not backlog.count or backlog.pulling or channel.over or time.monotonic() < backlog.pull_at:
-            return
-        with self._lock:
-            room, size = self._window - len(backlog.window), self._window_bytes - backlog.bytes
-            if backlog.pulling or room < self._window / 2 or (size <= 0 and backlog.window):
-                return
-            backlog.pulling = True
-
-        rows: list[Row] = []
-
-        def read(file: sqlite3.Connection) -> int:
-            rows.extend(requests.pull(channel.service.name, room, size, self._mine, file))
-            return backlog.evicted
-
-        def done(evicted: int, failed: Unavailable | None) -> None:
-            if failed is not None:
-                self._mine.difference_update(row.sn for row in rows)
-                rows.clear()
-                backlog.pull_at = time.monotonic() + _PAUSE
-            more = failed is not None or len(rows) >= room or sum(len(row.body) for row in rows) >= size
-            found = [request for row in rows if (request := self.take_up(row, channel)) is not None]
-            with self._lock:
-                backlog.pulling = False
-                # All were read that had been left to the disk by then.
-                backlog.count = max(0, backlog.count - len(rows)) if more else backlog.evicted - evicted
-                for request in found:
-                    self._enter(request)
-            channel.notify()
-            for request in found:
-                request.told = int(not request.tries)  # that it is accepted; after a restart it is told again
-                request.beside = channel.service.holds_no_thread(request.classname, request.method)
-                self._registry.queue(request)
-                channel.service.workers.put(request)
-                if channel.over and self._registry.forget(request, waiting=True):
-                    self._mine.discard(request.key)
-                    channel.leave(request)
-
-        self._store.post(read, done)
-
-    def take_up(self, row: Row, channel: Channel) -> Received | None:
-        """Make a request of a row that was pulled; None: it is in flight, or cannot be read."""
-        request = self._read(row, channel)
-        if request is None:
-            return None
-        if not self._registry.add(request):  # it was delivered again just now, and is being looked up
-            self._leave_to_disk(channel, row.sn)
-            return None
-        channel.enter(request)
-        return request
-
-    def pull_one(self, sn: str, channel: Channel) -> Received | None:
-        """Take a request that waits on the disk alone into memory; None: it does not. Waits for the disk.
-
-        Raises:
-            Unavailable: the disk cannot be read.
-        """
-        mine = sn in self._mine
-        try:
-            row = self._store.call(partial(requests.pull_one, sn, self._mine))
-        except Unavailable:
-            if not mine:
-                self._mine.discard(sn)
-            raise
-        return None if row is None else self.take_up(row, channel)
-
-    def pull_all(self, channel: Channel) -> list[Received]:
-        """Take all requests of a plugin that wait on the disk, to be rejected. Waits for the disk."""
-        found: list[Received] = []
-        try:
-            work = partial(requests.pull, channel.service.name, _CHUNK, self._window_bytes, self._mine)
-            while channel.backlog.count and (rows := self._store.call(work)):
-                found += [request for row in rows if (request := self.take_up(row, channel)) is not None]
-        except Unavailable as failed:
-            log.error("plugin %s: its requests in the ledger stay there: %s", channel.service.name, failed)
-        return found
-
-    def abandon(self, channel: Channel) -> None:
-        """Leave what waits on the disk to whoever takes up the plugin's requests next."""
-        with self._lock:
-            channel.backlog = Backlog()
-        channel.notify()
-
-    @staticmethod
-    def _read(row: Row, channel: Channel) -> Received | None:
-        """Make a request of a row; None: it cannot be read, and the log says so."""
-        try:
-            document = bodies.decode(row.body)
-            replyto = Address.parse(document.replyto) if document.replyto else None
-        except (DocumentError, ConfigError) as bad:
-            text = "plugin %s: request %s in the ledger cannot be read, and stays there: %s"
-            log.error(text, row.plugin, row.sn, bad)
-            return None
-        delivery = Delivery(0, row.body, True, None, None)
-        request = Received(
-            document, delivery, channel, time.monotonic(), replyto=replyto, identity=row.identity, digest=row.digest
-        )
-        request.key, request.tries, request.kept = row.sn, row.tries, STORED
-        return request
 
     # -- a request runs --------------------------------------------------------------------------------------------
 
@@ -491,7 +333,7 @@ class Persistence:
             after = rows[-1].number
             for row in rows:
                 away = row.sn not in self._mine and self._registry.get(row.sn) is None
-                request = self._read(row, channel) if away else None
+                request = self._window.read(row, channel) if away else None
                 if request is not None and self._registry.add(request):
                     count += 1
                     channel.enter(request)
@@ -499,7 +341,7 @@ class Persistence:
         if waiting or count:
             log.info("plugin %s: %d requests taken up from the ledger", name, waiting + count)
         channel.backlog.count = waiting
-        self.pull(channel)
+        self._window.pull(channel)
 
     def _rewrite(self) -> None:
         """Write again the requests that are in memory, and stood in a file that was corrupt."""

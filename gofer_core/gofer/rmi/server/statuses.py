@@ -69,7 +69,9 @@ class Statuses:
 
     @staticmethod
     def _send(request: Received, status: str, **more: Any) -> None:
-        channel = request.channel  # another one, after a redelivery
+        channel, replyto = request.channel, request.replyto  # another channel, after a redelivery
+        if replyto is None:
+            return  # nobody waits
         sent = 0
         try:
             body = channel.encoder.status(request, status, **more)
@@ -82,6 +84,6 @@ class Statuses:
                 if outcome is not Outcome.CONFIRMED:
                     channel.counters.add("statuses_lost")
 
-            sent = channel.link.publish_nowait(request.replyto, body, durable=request.durable, settled=settled)
+            sent = channel.link.publish_nowait(replyto, body, durable=request.durable, settled=settled)
         if not sent:
             channel.counters.add("statuses_lost")

@@ -1,0 +1,115 @@
+"""The rules of ``[access]`` that hold in an agent: those of its descriptors, and closed doors where one is broken."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gofer.agent.config import Descriptor
+from gofer.agent.config.files import read_bytes
+from gofer.agent.sources import GROUP, Source, locate
+from gofer.entry_points import find
+from gofer.errors import PluginError
+from gofer.rmi.server.access import Access, Rule
+from gofer.root import Root
+from gofer.sections import Unreadable
+
+__all__ = ["Rules"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What one descriptor says. ``module``: the plugin's; None: not known. ``broken``: nobody can read the rules."""
+
+    file: Path
+    rules: tuple[Rule, ...]
+    module: str | None
+    broken: bool = False
+
+
+class Rules:
+    """Who may call what, by the descriptors. ``access`` may be read by any thread; the rest is for the one that loads.
+
+    The rules of a plugin hold for its methods also while it does not run, for other plugins may have these. So nothing
+    is taken out before ``forget``, and a broken descriptor with rules lets nobody call its plugin's methods.
+    """
+
+    def __init__(self, root: Root, groups: Mapping[str, frozenset[str]]) -> None:
+        """Begin without rules."""
+        self._root = root
+        self._held: dict[str, _Held] = {}
+        #: What decides now. A change makes another one.
+        self.access = Access(groups=groups)
+
+    def take(self, descriptors: Iterable[Descriptor], groups: Mapping[str, frozenset[str]] | None = None) -> None:
+        """Have the rules of descriptors count, in the place of what these, or their plugins, said before.
+
+        Args:
+            groups: the groups as they are now; None: as before.
+        """
+        every = list(descriptors)
+        names, files = {one.name for one in every}, {one.file for one in every}
+        held = {name: one for name, one in self._held.items() if name not in names and one.file not in files}
+        for one in every:
+            if one.access is not None:
+                source = locate(self._root, one)
+                held[one.name] = _Held(one.file, one.access, source.module if isinstance(source, Source) else None)
+        self._set(held, groups)
+        for one in every:
+            for rule, group in self.access.unknown_groups(one.name):
+                log.warning("%s: there is no group %r, so it lets nobody in by that", rule, group)
+
+    def close(self, broken: Iterable[str], usable: Collection[str]) -> None:
+        """Let nobody call what a plugin has whose rules cannot be read. What was closed before and is not now, opens.
+
+        Args:
+            broken: files of descriptors.
+            usable: names of plugins with another descriptor.
+        """
+        held = {name: one for name, one in self._held.items() if not one.broken}
+        known = {one.file for one in held.values()}  # what these said before holds on
+        for file in map(Path, broken):
+            if file in known or file.stem in held or file.stem in usable:
+                continue
+            if (module := _ruled_module(file)) is not None:
+                held[file.stem] = _Held(file, (), module, broken=True)
+        self._set(held)
+
+    def forget(self, files: Collection[Path]) -> None:
+        """Take the rules of all descriptors out but those of these files."""
+        self._set({name: one for name, one in self._held.items() if one.file in files})
+
+    def broken(self, name: str) -> Path | None:
+        """Return the descriptor that cannot be used, if that is why nobody may call a plugin's methods."""
+        found = self._held.get(name)
+        return found.file if found is not None and found.broken else None
+
+    def _set(self, held: dict[str, _Held], groups: Mapping[str, frozenset[str]] | None = None) -> None:
+        self._held = held
+        self.access = Access(
+            {name: one.rules for name, one in held.items()},
+            self.access.groups if groups is None else groups,
+            {name: one.module for name, one in held.items() if one.module is not None},
+        )
+
+
+def _ruled_module(file: Path) -> str | None:
+    """Return the module of the plugin of a broken descriptor that may have rules; None: it has none."""
+    try:
+        text = read_bytes(file).decode("utf-8", "replace")
+    except Unreadable:
+        text = "[access]"  # nobody knows
+    if "access" not in text.lower():
+        return None
+    named = re.search(r"^\s*\"?plugin\"?\s*[=:]\s*\"?([\w.-]+)", text, re.MULTILINE)
+    name = file.stem if named is None else named[1]
+    try:
+        entry = find(GROUP, name)
+    except PluginError:
+        entry = None  # several distributions have it: none is loaded by that name
+    return name if entry is None else entry.value.partition(":")[0].strip()
