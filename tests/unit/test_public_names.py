@@ -103,7 +103,7 @@ gofer.fleet.record: OPEN OUTCOMES Record RunRow TargetRow WordRow
 gofer.fleet.run: Confirm Outcome Run Summary outcome_of
 gofer.fleet.state: StateError connect state_directory
 gofer.fleet.watch: Watch
-gofer.fleet.waves: Amount CAREFUL Waves
+gofer.fleet.waves: Amount CAREFUL Waves Window
 gofer.hooks: gofer_accept gofer_call gofer_extend gofer_facts gofer_find gofer_finished gofer_load gofer_route
     gofer_unload hookimpl hookspec
 gofer.limit: Limit LimitedLog

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from functools import partial
+from time import monotonic
 from typing import Any, NamedTuple
 
 from gofer.aio import AsyncioSession
@@ -26,7 +27,7 @@ from gofer.errors import (
     RequestTimeout,
 )
 from gofer.fleet.record import OPEN, Record, RunRow, TargetRow, WordRow
-from gofer.fleet.waves import Waves
+from gofer.fleet.waves import Waves, Window
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import shown
@@ -40,6 +41,8 @@ __all__ = ["Confirm", "Outcome", "Run", "Summary", "outcome_of"]
 #: Seconds for which agents remember a quick call that has ended: an older request is not sent a second time.
 _REMEMBERED = 540.0
 _CANCEL_WAIT = 5.0
+#: Seconds between two looks whether the broker takes messages again.
+_LOOK = 0.1
 
 #: Asked between two waves, with how many machines come next and the counts so far; true: go on. What is no coroutine
 #: function is called in a thread of its own.
@@ -104,6 +107,7 @@ class Run:
         self._waves = waves
         self._confirm = confirm
         self._targets = record.targets(row.number)
+        self._window = Window(waves.window(len(self._targets)))
         self._counts = record.counts(row.number)
         self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -126,6 +130,11 @@ class Run:
     def waves(self) -> Waves:
         """How it goes."""
         return self._waves
+
+    @property
+    def window(self) -> int:
+        """How many requests may be in flight now: fewer while the broker is late or takes nothing."""
+        return self._window.size
 
     @property
     def stopped(self) -> str | None:
@@ -196,6 +205,7 @@ class Run:
         connection = pool.acquire_asyncio(self._connector, asyncio.get_running_loop())
         self._session = session = AsyncioSession(connection, queue=self._row.replyto)
         try:
+            await connection.wait_sendable(None if self._options.wait is None else monotonic() + self._options.wait)
             await asyncio.to_thread(self._record.close_run, self._row.number, "running")
             await self._waves_of(self._targets)
             await self._write()
@@ -248,7 +258,7 @@ class Run:
     async def _unhealthy(self, wave: Sequence[TargetRow]) -> str | None:
         """Ask the machines of a wave whether they are well; say which is not."""
         classname, _, method = (self._waves.health or "").partition(".")
-        limit = asyncio.Semaphore(self._waves.window(len(self._targets)))
+        limit = asyncio.Semaphore(self._window.most)
         options = Options(wait=self._options.wait, authenticator=self._options.authenticator)
 
         async def ask(target: TargetRow) -> str | None:
@@ -266,16 +276,18 @@ class Run:
 
     async def _call_all(self, targets: Sequence[TargetRow], *, always: bool = False) -> None:
         """Call machines, no more at once than the window. ``always``: even when the run is stopped."""
-        window = self._waves.window(len(self._targets))
         waiting = list(reversed(targets))
         while waiting or self._running:
+            if waiting:
+                await self._broker_ready()
+            window = self._window.size
             free = window - len(self._running)
             # Many at a time: each group is one write to the disk.
             if waiting and (self._stopped is None or always) and (free >= window / 8 or not self._running):
                 group = [waiting.pop() for _ in range(min(free, len(waiting)))]
                 await self._write(sent=[one.n for one in group])
                 for one in group:
-                    self._running[one.n] = asyncio.create_task(self._call(one))
+                    self._running[one.n] = asyncio.create_task(self._call(one, confirm=one is group[0]))
             elif self._running:
                 await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
                 if self._ended and (not waiting or len(self._ended) >= window / 8):
@@ -288,9 +300,22 @@ class Run:
         for one in targets:
             self._end(one, "untouched", f"not called: the run was stopped: {self._stopped}")
 
-    async def _call(self, target: TargetRow) -> None:
+    async def _broker_ready(self) -> None:
+        """Wait until the broker takes messages, no longer than a call may take: then the run stops."""
+        assert self._session is not None  # noqa: S101 - the engine runs
+        connection, begun = self._session.connection, monotonic()
+        if not connection.sendable:
+            self._window.blocked()
+            connection.connect_nowait()  # it may have been closed in a long pause between two waves
+            await self._write()
+        while not connection.sendable and self._stopped is None:
+            if self._options.wait is not None and monotonic() - begun > self._options.wait:
+                self.stop(f"the broker takes no messages: {connection.state}")
+            await asyncio.sleep(_LOOK)
+
+    async def _call(self, target: TargetRow, *, confirm: bool) -> None:
         try:
-            kind, value = await self._ask(target)
+            kind, value = await self._ask(target, monotonic() if confirm else None)
         except asyncio.CancelledError:
             del self._running[target.n]
             raise
@@ -300,8 +325,12 @@ class Run:
         if why is not None:
             self.stop(why)
 
-    async def _ask(self, target: TargetRow) -> tuple[str, Any]:
-        """Send one request; return its outcome and value."""
+    async def _ask(self, target: TargetRow, asked: float | None) -> tuple[str, Any]:
+        """Send one request; return its outcome and value.
+
+        Args:
+            asked: when, of one that the broker is to confirm: how long that takes decides about the window.
+        """
         assert self._session is not None  # noqa: S101 - the engine runs
         classname, method, cntr, args, kws = self._row.request
         document = new_request((classname, method, cntr), tuple(args), kws, target.address, self._options)
@@ -311,11 +340,20 @@ class Run:
             if time.time() - target.sent > _REMEMBERED and target.outcome == "waiting":
                 text = "it may have run: the run was taken up too late for the agent to know; retry calls it anew"
                 return "interrupted", text
-        heard = partial(self._heard, target)
+
+        def taken() -> None:
+            nonlocal asked
+            if asked is not None:
+                self._window.taken(monotonic() - asked)
+                asked = None
+
+        heard, on_taken = partial(self._heard, target), None if asked is None else taken
         try:
-            value = await self._session.call(document, Address.parse(target.address), self._options, heard)
+            value = await self._session.call(document, Address.parse(target.address), self._options, heard, on_taken)
         except (Exception, SystemExit, GeneratorExit) as raised:  # noqa: BLE001 - a method may raise any of them
             return self._kind(raised), f"{type(raised).__name__}: {raised}"
+        finally:
+            taken()  # an answer may come before the confirm
         return "value", value
 
     def _kind(self, raised: BaseException) -> str:

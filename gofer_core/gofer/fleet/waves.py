@@ -11,10 +11,38 @@ from typing import Any
 from gofer.duration import parse_duration
 from gofer.errors import ConfigError
 
-__all__ = ["CAREFUL", "Amount", "Waves"]
+__all__ = ["CAREFUL", "Amount", "Waves", "Window"]
 
 #: How many are in flight at once where nothing is said: more gain no time, and fill the broker.
 _WINDOW = 256
+#: Seconds after which a broker that has not confirmed a request is late.
+_LATE = 1.0
+
+
+class Window:
+    """How many requests may be in flight: fewer while the broker is late, more while it keeps up.
+
+    Args:
+        most: no more than these.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = self.size = most
+
+    def taken(self, seconds: float) -> None:
+        """Note how long the broker has needed to take a request."""
+        if seconds > _LATE:
+            self.size = max(self._least, self.size // 2)
+        else:
+            self.size = min(self.most, self.size + math.ceil(self.most / 8))
+
+    def blocked(self) -> None:
+        """Note that the broker takes nothing: it gets few at first, when it takes something again."""
+        self.size = self._least
+
+    @property
+    def _least(self) -> int:
+        return math.ceil(self.most / 16)
 
 
 @dataclass(frozen=True, slots=True)
