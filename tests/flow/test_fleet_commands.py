@@ -217,6 +217,16 @@ def test_a_watch_does_not_keep_others_from_a_run(state: Path, broker: LocalBroke
     asyncio.run(go())
 
 
+def test_whoever_cancels_a_run_ends_it_as_a_whole(state: Path, agents: list[AgentProcess]) -> None:
+    call = [GOFER, "fleet", "call", "group=web", "Dog.sleep", "2", "--batch", "1"]
+    command = forkserver.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    eventually(lambda: sent(state) == 1)
+    assert gofer("cancel").returncode == 0
+    out, err = command.communicate(timeout=60)
+    assert (command.returncode, "was stopped: cancelled" in err, "1 untouched" in out) == (3, True, True), (out, err)
+    assert gofer("resume", "--batch", "2").stdout.endswith(("2 value\n", "1 cancelled, 1 value\n"))
+
+
 # -- waves of a run that is taken up -----------------------------------------------------------------------------------
 
 

@@ -163,11 +163,12 @@ class Fleet:
             return await agent.Admin().describe()
 
     async def cancel(self, which: str) -> int:
-        """Have the agents cancel what they have of a run; return how many were asked.
+        """Have nothing more of a run sent, and the agents cancel what they have; return how many were asked.
 
         The process that runs it, if there is one, hears of each cancelled request; else ``resume`` does.
         """
         row = self.record.run(which)
+        self.record.stop_run(row, "cancelled")
         sent = [one for one in self.record.targets(row.number) if one.sent is not None and one.outcome in OPEN]
         options = {"wait": 5.0, "authenticator": self._options.authenticator}
         async with Agent(self._connector, "gofer.fleet", **options) as agent:  # it only holds the connection
