@@ -128,6 +128,9 @@ def test_a_plan_tells_all_and_calls_nothing(state: Path, agents: list[AgentProce
             "wave 2 of 2: Dog.forget on 1 machine",
             "  web-1 (kennel-1)",
         ]
+    told = json.loads(gofer("plan", "group=web", "Dog.forget", "--json").stdout)
+    assert (told["waves"], told["destructive"]) == ([["web-0"], ["web-1"]], ["web-0", "web-1"])
+    assert told["documentation"][1] == "        Forget all tricks."
     assert gofer("status", "--json").stdout == "[]\n"
 
 
@@ -212,6 +215,16 @@ def test_a_watch_does_not_keep_others_from_a_run(state: Path, broker: LocalBroke
             assert not fleet.record.is_held(row)
 
     asyncio.run(go())
+
+
+def test_whoever_cancels_a_run_ends_it_as_a_whole(state: Path, agents: list[AgentProcess]) -> None:
+    call = [GOFER, "fleet", "call", "group=web", "Dog.sleep", "2", "--batch", "1"]
+    command = forkserver.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    eventually(lambda: sent(state) == 1)
+    assert gofer("cancel").returncode == 0
+    out, err = command.communicate(timeout=60)
+    assert (command.returncode, "was stopped: cancelled" in err, "1 untouched" in out) == (3, True, True), (out, err)
+    assert gofer("resume", "--batch", "2").stdout.endswith(("2 value\n", "1 cancelled, 1 value\n"))
 
 
 # -- waves of a run that is taken up -----------------------------------------------------------------------------------
@@ -352,11 +365,14 @@ def test_names_groups_classes_and_runs_are_completed_and_nobody_is_asked(
             for name in ("web-1", "web-2", "db-1"):
                 groups = [name.partition("-")[0], "eu"]
                 fleet.add([Card(name=name, address=name, groups=groups, plugins={"pets": plugin})])
+            evil = PluginCard("1", None, ["$(reboot)", "a\nb", "*"], [";reboot"])
+            fleet.add([Card(name="`reboot`", address="evil", plugins={"&": evil})])
             return str(fleet.where("name=web-1").Dog().bark("x").id)
 
     run = asyncio.run(go())
     assert complete(["gofer", "fleet", "call", "na"]) == ["name="]
     assert complete(["gofer", "fleet", "call", "name=w"]) == ["name=web-1", "name=web-2"]
+    assert complete(["gofer", "fleet", "call", "all", "Dog."]) == ["Dog.bark", "Dog.forget"]
     assert complete(["gofer", "fleet", "ls", "group="]) == ["group=db", "group=eu", "group=web"]
     assert complete(["gofer", "fleet", "ls", "group=web,d"]) == ["group=web,db"]
     assert complete(["gofer", "fleet", "ls", "group=eu and (name=d"]) == ["group=eu and (name=db-1"]

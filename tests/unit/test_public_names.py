@@ -254,6 +254,7 @@ gofer.tools.fleet_completion: fleet_methods fleet_names fleet_outcomes fleet_run
 gofer.tools.fleet_do: FAILED STOPPED machines with_fleet
 gofer.tools.fleet_machines: COMMANDS
 gofer.tools.fleet_output: Live histogram plain print_groups print_outcomes print_values summary_line
+gofer.tools.fleet_plan: print_plan tell_of_care
 gofer.tools.fleet_runs: COMMANDS
 gofer.tools.import_check: Check check_imports main
 gofer.tools.listing: authenticators list_entry_points listing_options plugins

@@ -163,11 +163,12 @@ class Fleet:
             return await agent.Admin().describe()
 
     async def cancel(self, which: str) -> int:
-        """Have the agents cancel what they have of a run; return how many were asked.
+        """Have nothing more of a run sent, and the agents cancel what they have; return how many were asked.
 
         The process that runs it, if there is one, hears of each cancelled request; else ``resume`` does.
         """
         row = self.record.run(which)
+        self.record.stop_run(row, "cancelled")
         sent = [one for one in self.record.targets(row.number) if one.sent is not None and one.outcome in OPEN]
         options = {"wait": 5.0, "authenticator": self._options.authenticator}
         async with Agent(self._connector, "gofer.fleet", **options) as agent:  # it only holds the connection
@@ -277,7 +278,8 @@ class Selection:
     """Machines to be called. Attributes are remote classes, as those of an Agent: ``selection.Dog().bark('x')``.
 
     Calling returns a :class:`gofer.fleet.run.Run`. ``selection(ramp="1,10%,100%", stop_after="2%")`` is the same
-    selection with waves: see :class:`gofer.fleet.waves.Waves`.
+    selection with waves: see :class:`gofer.fleet.waves.Waves`. Without waves, a method that a machine has marked
+    destructive is called as :data:`gofer.fleet.waves.CAREFUL` says; ``run.waves`` tells.
 
     Args:
         begin: makes the run: ``Fleet.begin``.

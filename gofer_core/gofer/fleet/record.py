@@ -51,7 +51,8 @@ class RunRow(NamedTuple):
     """A run.
 
     ``request``: class, method, constructor's arguments, args, kws. ``replyto``: the queue for replies, the same when it
-    is taken up: a request is the same one only with that. ``state``: waiting, running, stopped or ended.
+    is taken up: a request is the same one only with that. ``state``: waiting, running, stopping (another process has
+    cancelled it), stopped or ended.
     """
 
     number: int
@@ -149,13 +150,19 @@ class Record:
         sent: Sequence[int] = (),
         ended: Sequence[TargetRow] = (),
         words: Sequence[tuple[int, WordRow]] = (),
-    ) -> None:
-        """Write what has happened: whose requests are sent next, who has ended, and who has said what."""
+    ) -> bool:
+        """Write what has happened: whose requests are sent next, who has ended, and who has said what.
+
+        Returns:
+            Whether anything may be sent. If another process has cancelled the run, ``sent`` is not written.
+        """
         now = time.time()
 
-        def work(file: sqlite3.Connection) -> None:
+        def work(file: sqlite3.Connection) -> bool:
+            goes_on: bool = file.execute("SELECT state FROM runs WHERE number = ?", (run,)).fetchone() != ("stopping",)
             file.executemany(
-                "UPDATE targets SET sent = coalesce(sent, ?) WHERE run = ? AND n = ?", [(now, run, n) for n in sent]
+                "UPDATE targets SET sent = coalesce(sent, ?) WHERE run = ? AND n = ?",
+                [(now, run, n) for n in sent if goes_on],
             )
             file.executemany(
                 "UPDATE targets SET outcome = ?, ended = ?, details = ? WHERE run = ? AND n = ?",
@@ -165,12 +172,19 @@ class Record:
                 "INSERT INTO words VALUES (?, ?, ?, ?, ?)",
                 [(run, n, word.at, word.word, _text(word.details)) for n, word in words],
             )
+            return goes_on
 
-        self._do(work)
+        return bool(self._do(work))
 
     def close_run(self, run: int, state: str, why: str | None = None) -> None:
         """Write that a run goes on, was stopped, or has ended."""
         self._do(lambda file: file.execute("UPDATE runs SET state = ?, why = ? WHERE number = ?", (state, why, run)))
+
+    def stop_run(self, run: RunRow, why: str) -> None:
+        """Have whoever runs it send nothing more; from now on, nothing is."""
+        state = "stopping" if self.is_held(run) else "stopped"
+        change = "UPDATE runs SET state = ?, why = ? WHERE number = ? AND state IN ('waiting', 'running')"
+        self._do(lambda file: file.execute(change, (state, why, run.number)))
 
     @contextmanager
     def held(self, run: RunRow) -> Iterator[None]:

@@ -285,7 +285,10 @@ class Run:
             # Many at a time: each group is one write to the disk.
             if waiting and (self._stopped is None or always) and (free >= window / 8 or not self._running):
                 group = [waiting.pop() for _ in range(min(free, len(waiting)))]
-                await self._write(sent=[one.n for one in group])
+                if not await self._write(sent=[one.n for one in group]) and not always:
+                    waiting += reversed(group)
+                    self.stop("cancelled")
+                    continue
                 for one in group:
                     self._running[one.n] = asyncio.create_task(self._call(one, confirm=one is group[0]))
             elif self._running:
@@ -386,11 +389,13 @@ class Run:
         self._targets[target.n] = ended
         self._outcomes.put_nowait(outcome_of(ended))
 
-    async def _write(self, sent: Sequence[int] = ()) -> None:
+    async def _write(self, sent: Sequence[int] = ()) -> bool:
+        """Write what has happened since; return whether anything may be sent."""
         ended, self._ended = self._ended, []
         words, self._words = self._words, []
-        if sent or ended or words:
-            await asyncio.to_thread(self._record.write, self._row.number, sent=sent, ended=ended, words=words)
+        if not (sent or ended or words):
+            return True
+        return await asyncio.to_thread(self._record.write, self._row.number, sent=sent, ended=ended, words=words)
 
 
 def outcome_of(row: TargetRow) -> Outcome:

@@ -14,24 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gofer.errors import AdapterError, CallError, ConfigError, MessagingError
+from gofer.errors import AdapterError, ConfigError
 from gofer.tools import login
 from gofer.tools.arguments import call_input, duration, read_arguments, target
-from gofer.tools.describe import at_address, method_lines
 from gofer.tools.fleet_completion import fleet_methods, fleet_outcomes, fleet_runs, fleet_targets
 from gofer.tools.fleet_do import FAILED, STOPPED, machines, with_fleet
 from gofer.tools.fleet_output import Live, print_outcomes, print_values, summary_line
-from gofer.tools.output import complain, harmless, print_json
+from gofer.tools.fleet_plan import print_plan, tell_of_care
+from gofer.tools.output import complain, print_json
 
 if TYPE_CHECKING:
     from gofer.card import Card
-    from gofer.fleet import Fleet, Plan, Run, Selection, Watch
+    from gofer.fleet import Fleet, Run, Selection, Watch
 
 __all__ = ["COMMANDS"]
 
 _WAVES = ("limit", "batch", "ramp", "soak", "health", "stop_after", "max_unreachable")
-_NAMES = 5  # names of machines in a sentence
-_TELLERS = 3  # machines that a plan asks for a method's documentation, until one tells
 
 _limit = click.option("--limit", metavar="N|%", help="Call no more machines than these, the first by name.")
 _ramp = click.option("--ramp", metavar="N|%,...", help="Waves: 1,10%,100% is one machine, then a tenth, then all.")
@@ -115,8 +113,8 @@ def _call(
         if not len(selection):
             raise ConfigError(f"no machine is meant by {targets!r}; `gofer fleet ls` lists those that are known")
         if given["plan"]:
-            return await _print_plan(fleet, selection, method)
-        _tell_of_care(selection, method)
+            return await print_plan(fleet, selection, method, as_json=given["as_json"])
+        tell_of_care(selection, method)
         return await _show(selection[method[0]][method[1]](*args, **kws), given)
 
     return with_fleet(how, call, **options)
@@ -143,56 +141,6 @@ _plan = click.Command(
     help="Print what `gofer fleet call` would do: the method's documentation and marks, the waves, the machines.\n\n"
     "It calls nothing. It asks who is there, and one of the machines for the documentation.",
 )
-
-
-async def _print_plan(fleet: Fleet, selection: Selection, method: tuple[str, str]) -> int:
-    plan = selection.plan(*method)
-    for line in await _documentation(fleet, plan, method):
-        print(harmless(line))
-    print()
-    if plan.waves != selection.waves:
-        print(_care(plan, method))
-    begin = 0
-    for n, end in enumerate(plan.ends):
-        print(f"wave {n + 1} of {len(plan.ends)}: {'.'.join(method)} on {machines(end - begin)}")
-        for member in plan.members[begin:end]:
-            print(f"  {harmless(member.name)} ({harmless(member.card.address_of(method[0]))})")
-        begin = end
-    return 0
-
-
-async def _documentation(fleet: Fleet, plan: Plan, method: tuple[str, str]) -> list[str]:
-    """Have one of the machines tell of the method; or say why none does."""
-    why = ""
-    for member in plan.members[:_TELLERS]:
-        try:
-            told = await fleet.describe(member, method[0])
-            lines = method_lines(at_address(told), *method)
-        except (CallError, MessagingError) as failed:
-            why = why or f"{member.name} does not tell of it: {failed}"
-            continue
-        except (AttributeError, KeyError, TypeError, ValueError):  # whatever an agent of somebody else's has sent
-            why = why or f"{member.name} does not tell of it: its answer is no description"
-            continue
-        if lines:
-            return [*lines, f"(from {member.name})"]
-        why = why or f"{member.name} has no such method that you may call"
-    return [f"{'.'.join(method)}: {why}"]
-
-
-def _tell_of_care(selection: Selection, method: tuple[str, str]) -> None:
-    plan = selection.plan(*method)
-    if plan.waves != selection.waves and len(plan.members) > 1:
-        complain("gofer fleet", _care(plan, method))
-
-
-def _care(plan: Plan, method: tuple[str, str]) -> str:
-    names = ", ".join(harmless(one.name) for one in plan.destructive[:_NAMES])
-    more = f" and {len(plan.destructive) - _NAMES} more" if len(plan.destructive) > _NAMES else ""
-    return (
-        f"{'.'.join(method)} is marked destructive at {names}{more}: it is called on one machine, then on a tenth, "
-        "then on the rest, up to the first failure; --ramp, --batch or --stop-after says otherwise"
-    )
 
 
 @click.command("resume")
@@ -242,7 +190,7 @@ def _retry(how: dict[str, Any], /, run: str, outcomes: tuple[str, ...], **given:
             print(f"run {row.id} has no machine with {', '.join(outcomes or FAILURES)}")
             return 0
         classname, method, cntr, args, kws = row.request
-        _tell_of_care(selection, (classname, method))
+        tell_of_care(selection, (classname, method))
         return await _show(fleet.begin(selection, (classname, method, cntr), tuple(args), kws), given)
 
     return with_fleet(how, retry)
@@ -310,7 +258,9 @@ def _with_waves(selection: Selection, given: dict[str, Any]) -> Selection:
 
 async def _confirm(following: int, counts: Counter[str]) -> bool:
     """Ask a person, while the connection lives on."""
-    print(f"{summary_line(counts)}. Call the next {machines(following)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    question = f"{summary_line(counts)}. Call the next {machines(following)}? [y/N] "
+    begin = "\r\x1b[K" if sys.stderr.isatty() else ""  # in place of the line that tells how far the run is
+    print(begin + question, end="", file=sys.stderr, flush=True)
     readable, loop = asyncio.Event(), asyncio.get_running_loop()
     try:
         loop.add_reader(sys.stdin.fileno(), readable.set)

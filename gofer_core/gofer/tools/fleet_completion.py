@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ def fleet_targets(context: click.Context, _: click.Parameter, incomplete: str) -
     if not operator:
         return [before + one for one in _PATHS if one.startswith(word) and (not before or one[0] != "@")]
     earlier, comma, value = values.rpartition(",")
-    known = sorted({one for card in _cards(context) for one in _values(card, path) if one.startswith(value)})
+    known = _safe(one for card in _cards(context) for one in _values(card, path) if one.startswith(value))
     return [f"{before}{path}={earlier}{comma}{one}" for one in known]
 
 
@@ -39,12 +40,12 @@ def fleet_methods(context: click.Context, _: click.Parameter, incomplete: str) -
     methods = {one.method for one in _runs(context)}
     methods |= {one for card in cards for plugin in card.plugins.values() for one in plugin.destructive}
     classes = {f"{one}." for card in cards for one in _values(card, "class")}
-    return sorted(one for one in methods | classes if one.startswith(incomplete))
+    return _safe(one for one in methods | classes if one.startswith(incomplete) and one != incomplete)
 
 
 def fleet_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """Complete a machine's name."""
-    return sorted({card.name for card in _cards(context) if card.name.startswith(incomplete)})
+    return _safe(card.name for card in _cards(context) if card.name.startswith(incomplete))
 
 
 def fleet_runs(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
@@ -57,6 +58,11 @@ def fleet_outcomes(context: click.Context, _: click.Parameter, incomplete: str) 
     from gofer.fleet.record import OUTCOMES
 
     return [one for one in OUTCOMES if one.startswith(incomplete)]
+
+
+def _safe(found: Iterable[str]) -> list[str]:
+    """Return what no shell takes for anything but text: whoever sends a card chooses what stands in it."""
+    return sorted({one for one in found if re.fullmatch(r"[\w@%+:,./-]+", one)})
 
 
 def _last_word(text: str) -> tuple[str, str]:

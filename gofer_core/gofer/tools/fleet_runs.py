@@ -57,7 +57,11 @@ def _status(how: dict[str, Any], /, run: str | None, *, as_json: bool) -> int:
 @click.argument("run", default="last", shell_complete=fleet_runs)
 @click.pass_obj
 def _cancel(how: dict[str, Any], /, run: str) -> int:
-    """Have the agents cancel what they have of a run. `gofer fleet resume` then tells how each machine has ended."""
+    """Have nothing more of a run sent, and the agents cancel what they have.
+
+    The command that runs it tells how each machine has ended. If it was killed, `gofer fleet resume` tells that, and
+    goes on.
+    """
 
     async def cancel(fleet: Fleet) -> int:
         asked = await fleet.cancel(run)
