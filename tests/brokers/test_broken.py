@@ -62,7 +62,7 @@ def placed(rabbitmq: RabbitMQ, root: Path, kind: str) -> Iterator[Place]:
             until_it_answers(agent, goferd.tail())
             yield place
         goferd.stop()
-    rabbitmq.ctl("delete_queue", QUEUE)
+    rabbitmq.delete_queue(QUEUE)
 
 
 class TestOnEachRabbitMQ:
@@ -180,7 +180,7 @@ class TestOnEachRabbitMQ:
             async def main() -> tuple[list[Any], list[Any]]:
                 async with aio.Agent(place.connector, QUEUE, wait=500) as agent:
                     deaths = [asyncio.create_task(agent.Danger().kill(str(root / "killed"))) for _ in range(deadly)]
-                    await asyncio.sleep(1)  # one behind the other
+                    await asyncio.to_thread(eventually, lambda: waiting(node) == deadly)  # one behind the other
                     notes = [asyncio.create_task(agent.Probe().note(str(place.trace), f"n{n}")) for n in range(count)]
                     ended = await asyncio.gather(*deaths, return_exceptions=True)
                     return ended, await asyncio.gather(*notes)
