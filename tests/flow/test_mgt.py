@@ -19,6 +19,7 @@ from gofer.agent.management.wire import socket_of, token_of
 from gofer.proxy import Agent
 from gofer.root import Root
 from gofer.tools.agent_client import ask
+from support import forkserver
 from support.commands import GOFER, gofer
 from support.goferd import AgentProcess
 from support.managed import Site, managed
@@ -285,7 +286,7 @@ class TestTheCommand:
         try:
             for option in ("--show", "--json"):
                 command = [GOFER, "mgt", "--show", option, "--root", str(site.root)]
-                done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60)
+                done = forkserver.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60)
                 assert (done.returncode, done.stderr) == (141, b"")
         finally:
             os.close(writing)
