@@ -29,18 +29,19 @@ gofer.agent.builtin: admin_api help_text started
 gofer.agent.certificates: CertificateWatch InUse certificates_in_use files_of read_in_use
 gofer.agent.check: check
 gofer.agent.config: AgentConfig Descriptor FleetConfig LiveSection LiveSettings LoggingConfig Machine MainConfig
-    ManagementConfig MessagingConfig PamConfig Problem asks_to_be_required check_together find_plugin_dirs made_on
-    not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe stable_uuid
+    ManagementConfig MessagingConfig PamConfig Problem as_changed asks_to_be_required check_together
+    find_plugin_dirs made_elsewhere not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe
+    stable_uuid
 gofer.agent.config.agent: AGENT AgentConfig FleetConfig LoggingConfig MainConfig ManagementConfig MessagingConfig
     PamConfig read_agent
 gofer.agent.config.descriptor: DESCRIPTOR Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
     redescribe
 gofer.agent.config.files: MAX_FILE distrusted list_files list_unread read_bytes read_text
-gofer.agent.config.identity: Machine made_on stable_uuid
+gofer.agent.config.identity: Machine made_elsewhere stable_uuid
 gofer.agent.config.keys: GUARD Key Reader Schema keys_of written
 gofer.agent.config.kinds: ADDRESS BROKER EXCHANGE FLAG GROUPS Kind LEVEL NAME OWN_HOST PROXY Wrong choice dotted
     line names odd_identity seconds size whole
-gofer.agent.config.live: LiveSection LiveSettings
+gofer.agent.config.live: LiveSection LiveSettings as_changed
 gofer.agent.config.problem: Problem plain shown
 gofer.agent.config.required: asks_to_be_required
 gofer.agent.config.together: check_together not_trusted
@@ -49,11 +50,12 @@ gofer.agent.core_hooks: CoreHooks
 gofer.agent.endpoint: Endpoint
 gofer.agent.endpoints: Endpoints
 gofer.agent.facts: Facts own_facts
-gofer.agent.failures: Broken Refused blamed one_line within
+gofer.agent.failures: Broken Refused blamed one_line why_not_loaded within
 gofer.agent.forking: HELPER greeting
 gofer.agent.gate: Gate
 gofer.agent.helper: main
 gofer.agent.import_check: Method import_problems methods
+gofer.agent.imports: Imports PATIENCE
 gofer.agent.links: Links
 gofer.agent.loader: Batch Loader
 gofer.agent.lock: AgentLock AlreadyRunning
@@ -81,6 +83,7 @@ gofer.agent.sharing: accepting build_apis check_trust homes may_reach owners
 gofer.agent.sighup: Changes decide descriptors_of
 gofer.agent.signals: Signals
 gofer.agent.sources: GROUP Source import_source locate unused_files
+gofer.agent.states: State
 gofer.aio: Agent AsyncioSession
 gofer.card: Answer Card EXCHANGE PluginCard Question Who key_of_group read_answer read_question
 gofer.config: Config Graph get_bool

@@ -24,12 +24,13 @@ from gofer.agent.gate import Gate
 from gofer.agent.links import Links
 from gofer.agent.loader import Loader
 from gofer.agent.membership import Membership
-from gofer.agent.plugin import Plugin, State, current
+from gofer.agent.plugin import Plugin, current
 from gofer.agent.reload import Reload, dependents
 from gofer.agent.request_services import RequestServices
 from gofer.agent.rules import Rules
 from gofer.agent.sharing import accepting, homes, may_reach, owners
 from gofer.agent.sighup import decide, descriptors_of
+from gofer.agent.states import State
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
@@ -278,7 +279,7 @@ class PluginContainer:
     @property
     def pending(self) -> list[str]:
         """The names of plugins that are described, and whose loading has not begun."""
-        return list(self.loader.pending)
+        return list(self.loader.imports.pending)
 
     def find(self, name: str) -> Plugin:
         """Return a plugin by its name or its module's; one whose descriptor is still to come is loaded first.
@@ -303,7 +304,7 @@ class PluginContainer:
 
     def unknown(self, name: str) -> str:
         """Say that there is no plugin of a name, and which there are."""
-        known = ", ".join(sorted({*self.plugins, *self.loader.pending})) or "none"
+        known = ", ".join(sorted({*self.plugins, *self.loader.imports.pending})) or "none"
         return f"there is no plugin {name!r}{did_you_mean(name, self.plugins)}; there are: {known}"
 
     def look_up(self, name: str) -> Plugin | None:

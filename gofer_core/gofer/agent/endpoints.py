@@ -10,8 +10,9 @@ from time import monotonic
 from gofer.agent.barrier import RequestHooks
 from gofer.agent.endpoint import Endpoint
 from gofer.agent.failures import Refused, blamed
-from gofer.agent.plugin import Plugin, State
+from gofer.agent.plugin import Plugin
 from gofer.agent.sharing import check_trust
+from gofer.agent.states import State
 from gofer.errors import PluginError
 from gofer.messaging.url import broker_of
 
