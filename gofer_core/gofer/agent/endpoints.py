@@ -167,7 +167,7 @@ class Endpoints:
         deadline = monotonic() + self._timeout()
 
         def leave(endpoint: Endpoint = endpoint) -> None:
-            if endpoint.managed != 2:
+            if endpoint.queue.managed != 2:
                 endpoint.stop(deadline)
             elif not endpoint.leave(deadline, detached=True):
                 endpoint.retire()
