@@ -149,7 +149,7 @@ gofer.messaging.url: URL broker_of place
 gofer.messaging.value: MAX_DEPTH plain
 gofer.messaging.wire: Wakeup Wire
 gofer.metrics: Timer timestamp
-gofer.ownership: OTHERS_WRITE SECRET distrust refusal
+gofer.ownership: OTHERS_WRITE SECRET distrust refusal user_name
 gofer.pam: authenticate
 gofer.pmon: PathMonitor
 gofer.proxy: Agent Double agent seam

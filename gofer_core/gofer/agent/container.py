@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -77,7 +78,6 @@ class PluginContainer:
         self.links = Links(pool, self.clock, config.messaging.probe_interval)
         self.hooks = pluggy.PluginManager("gofer")
         self.hooks.add_hookspecs(specifications)
-        self.hooks.register(CoreHooks(self))
         self.services = RequestServices(root, config.pam.service, self.clock, self._running, self._channel_of)
         self.requests = self.services.requests
         self.logins = self.services.logins
@@ -86,19 +86,21 @@ class PluginContainer:
         self.changes = threading.RLock()
         request_hooks = RequestHooks(self.hooks.hook, self._timeout)
 
-        def make(plugin: Plugin) -> Endpoint:
-            return Endpoint(
-                plugin,
-                config=self.config,
-                links=self.links,
-                services=self.services,
-                hook=request_hooks,
-                plugins=self.plugins,
-                access=lambda: self.rules.access,
-            )
-
+        make = partial(
+            Endpoint,
+            config=self.config,
+            links=self.links,
+            services=self.services,
+            hook=request_hooks,
+            plugins=self.plugins,
+            access=lambda: self.rules.access,
+        )
         self.endpoints = Endpoints(self.plugins, request_hooks, make, self._timeout)
-        self.gate = Gate(self.plugins, self.endpoints, request_hooks, self._quarantine)
+
+        def failed(refused: Refused) -> None:
+            self.loader.quarantine(refused)
+
+        self.gate = Gate(self.plugins, self.endpoints, request_hooks, failed)
         self.loader = loader(
             root,
             self.plugins,
@@ -109,6 +111,7 @@ class PluginContainer:
             imported=imported,
             review=self.gate.review,
         )
+        self.hooks.register(CoreHooks(self.loader.look_up, self.loader.extending, self.forwards))
         self.membership = Membership(
             config,
             self.plugins,
@@ -281,19 +284,8 @@ class PluginContainer:
         """The names of plugins that are described, and whose loading has not begun."""
         return list(self.loader.imports.pending)
 
-    def find(self, name: str) -> Plugin:
-        """Return a plugin by its name or its module's; one whose descriptor is still to come is loaded first.
-
-        Raises:
-            PluginError: there is none.
-        """
-        found = self.seek(name)
-        if found is None:
-            raise PluginError(self.unknown(name))
-        return found
-
     def seek(self, name: str) -> Plugin | None:
-        """Do what ``find`` does; None: there is none."""
+        """Return a plugin by its name or its module's; load it first if it is still to come. None: there is none."""
         given, raised = call_each(self.hooks.hook.gofer_find, {"name": name}, first=True)
         found: Plugin | None = given[0] if given else None
         if raised and found is None:
@@ -306,14 +298,6 @@ class PluginContainer:
         """Say that there is no plugin of a name, and which there are."""
         known = ", ".join(sorted({*self.plugins, *self.loader.imports.pending})) or "none"
         return f"there is no plugin {name!r}{did_you_mean(name, self.plugins)}; there are: {known}"
-
-    def look_up(self, name: str) -> Plugin | None:
-        """Do what ``find`` does where no plugin's hook says otherwise; None: there is none."""
-        return self.loader.look_up(name)
-
-    def extending(self, plugin: Plugin) -> list[Plugin]:
-        """Return those whose descriptors say that they extend a plugin, and whose code is there."""
-        return self.loader.extending(plugin)
 
     def forwards(self, plugin: Plugin) -> Iterator[Plugin]:
         """Iterate over the running plugins that one forwards to and that accept that, in the order of its list.
@@ -434,9 +418,6 @@ class PluginContainer:
         finally:
             if held:
                 self.changes.release()
-
-    def _quarantine(self, refused: Refused) -> None:
-        self.loader.quarantine(refused)
 
     # -- queues ---------------------------------------------------------------------------------------------------
 
