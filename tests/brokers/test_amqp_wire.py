@@ -10,6 +10,8 @@ import pytest
 from amqp import spec
 from amqp.method_framing import frame_handler
 from amqp.serialization import dumps, loads
+from gofer.messaging.adapter import Outgoing
+from gofer.messaging.address import Address
 from gofer_adapter_amqp import wire
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,7 +47,7 @@ def test_a_published_message_is_what_py_amqp_would_send(  # noqa: PLR0917 - hypo
 ) -> None:
     # What py-amqp reads are messages that come back; a published one differs by its method alone.
     method, *content = frames(
-        wire.publish_frames(7, FRAME_MAX, wire.Message(exchange, key, token, ttl, None, body, durable))
+        wire.publish_frames(7, FRAME_MAX, Outgoing(token, Address(exchange, key), body, durable=durable), (ttl, None))
     )
     arguments, _ = loads("Bssbb", method[2], 4)
     assert (method[:2], method[2][:4]) == ((1, 7), bytes((0, 60, 0, 40)))

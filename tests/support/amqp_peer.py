@@ -6,7 +6,7 @@ from typing import Any
 
 from amqp import spec
 from amqp.serialization import dumps, loads
-from gofer.messaging.adapter import Event, Operation
+from gofer.messaging.adapter import Event, Operation, Outgoing
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
@@ -103,7 +103,7 @@ class Peer:
 
     def publish(self, token: int, exchange: str = "", key: str = "queue", body: bytes = b"x", **options: Any) -> None:
         """Publish."""
-        self.adapter.publish(token, Address(exchange, key), body, **options)
+        self.adapter.publish(Outgoing(token, Address(exchange, key), body, **options))
 
     def sent(self) -> list[Frame]:
         """Return the methods of all frames that the adapter has to write."""

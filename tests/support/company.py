@@ -88,7 +88,7 @@ class Rude:
                     return True
                 out = bytearray()
                 if isinstance(frame, wire.Hello):
-                    wire.write(out, Opened("rude"))
+                    wire.write(out, Opened())
                 elif isinstance(frame, wire.Ask):
                     wire.write(out, Done(frame.id))
                 sock.sendall(out)

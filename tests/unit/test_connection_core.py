@@ -351,7 +351,7 @@ def test_an_open_connection_that_does_not_work_is_given_up_and_made_again(broker
     outcomes: list[Outcome] = []
     subscription = Subscription("q", 10, lambda _: None)
     subscribed(broker, subscription)
-    broker.core.publish(1, ADDRESS, b"x", None, True, True, False, lambda outcome, _: outcomes.append(outcome))
+    broker.core.publish(Outgoing(1, ADDRESS, b"x"), lambda outcome, _: outcomes.append(outcome))
     broker.core.drop("nothing comes through it")
     assert broker.core.state is State.DOWN
     assert "nothing comes through it" in str(broker.core.error)
@@ -427,7 +427,7 @@ def test_a_connection_closed_while_idle_comes_back_when_it_is_wanted(broker: Bro
 
 def test_an_adapter_that_fails_is_dropped(broker: Broker) -> None:
     outcomes: list[Outcome] = []
-    broker.core.publish(1, ADDRESS, b"x", None, True, True, False, lambda outcome, _: outcomes.append(outcome))
+    broker.core.publish(Outgoing(1, ADDRESS, b"x"), lambda outcome, _: outcomes.append(outcome))
     broker.core.failed(KeyError("bug"))
     assert outcomes == [Outcome.UNKNOWN]
     assert broker.core.state is State.DOWN
@@ -437,7 +437,7 @@ def test_what_comes_as_the_connection_is_lost_is_sent_with_the_next_one(broker: 
     outcomes: list[Outcome] = []
     broker.core.lost("cut", broker.now)
     for token in (1, 2):
-        broker.core.publish(token, ADDRESS, b"x", None, True, True, False, lambda outcome, _: outcomes.append(outcome))
+        broker.core.publish(Outgoing(token, ADDRESS, b"x"), lambda outcome, _: outcomes.append(outcome))
     broker.core.forget(2)
     assert not outcomes
     broker.connect()
@@ -445,7 +445,7 @@ def test_what_comes_as_the_connection_is_lost_is_sent_with_the_next_one(broker: 
     broker.put(Confirmed(1, Outcome.CONFIRMED))
     assert outcomes == [Outcome.CONFIRMED]
     broker.core.lost("cut", broker.now)
-    broker.core.publish(3, ADDRESS, b"x", None, True, True, False, lambda outcome, _: outcomes.append(outcome))
+    broker.core.publish(Outgoing(3, ADDRESS, b"x"), lambda outcome, _: outcomes.append(outcome))
     broker.core.close()
     assert outcomes == [Outcome.CONFIRMED, Outcome.UNKNOWN]
 
@@ -454,7 +454,7 @@ def test_what_needs_no_confirm_is_reported_the_loss_instead(broker: Broker) -> N
     """Its sender waits for a reply. It sends again when it has subscribed to its reply queue, and not before."""
     outcomes: list[Outcome] = []
     broker.core.lost("cut", broker.now)
-    broker.core.publish(1, ADDRESS, b"x", None, True, False, False, lambda outcome, _: outcomes.append(outcome))
+    broker.core.publish(Outgoing(1, ADDRESS, b"x", confirm=False), lambda outcome, _: outcomes.append(outcome))
     assert outcomes == [Outcome.UNKNOWN]
     broker.connect()
     assert not broker.adapter.published
@@ -467,7 +467,7 @@ def test_order_is_kept_when_a_callback_publishes(broker: Broker) -> None:
         seen.append(int(message.body))
         if message.body == b"1":
             broker.adapter.queue.append(delivery(message.subscription, b"3"))
-            broker.core.publish(7, ADDRESS, b"x", None, True, True, False, None)
+            broker.core.publish(Outgoing(7, ADDRESS, b"x"), None)
 
     number = subscribed(broker, Subscription("q", 10, deliver))
     broker.put(delivery(number, b"1"), delivery(number, b"2"))
@@ -537,7 +537,7 @@ class Connections(RuleBasedStateMachine):
         def settled(outcome: Outcome, reason: str) -> None:
             self.outcomes[token] += 1
 
-        self.core.publish(token, ADDRESS, b"x", None, True, True, False, settled)
+        self.core.publish(Outgoing(token, ADDRESS, b"x"), settled)
 
     @rule()
     def subscribe(self) -> None:

@@ -48,15 +48,10 @@ class Told(Client):
     """A client without a socket, and what it was told: ``got`` as (tag, body, redelivered)."""
 
     def __init__(self, state: State) -> None:
-        super().__init__(state, "instance")
+        super().__init__(state)
         self.got: list[tuple[int, bytes, bool | None]] = []
         self.losses: list[int] = []
-        self.accepts = True
         self._answer: Done | None = None
-
-    @property
-    def receives(self) -> bool:
-        return self.accepts
 
     def send(self, frame: object) -> None:
         match frame:
@@ -113,10 +108,10 @@ def test_what_is_released_goes_back_to_its_place(state: State) -> None:
     put(state, b"1", b"2", b"3", b"4", b"5")
     tags = [tag for tag, _, _ in client.got]
     assert client.came() == [b"1", b"2", b"3"]
-    client.accepts = False
+    client.receives = False
     for tag in reversed(tags):
         client.settle(tag, requeue=True)
-    client.accepts = True
+    client.receives = True
     client.ready()
     assert [(body, redelivered) for _, body, redelivered in client.got] == [(b"1", True), (b"2", True), (b"3", True)]
 
@@ -186,10 +181,10 @@ def test_a_client_that_takes_nothing_leaves_it_to_the_others(state: State) -> No
     slow, quick = Told(state), Told(state)
     slow.subscribe("q")
     quick.subscribe("q")
-    slow.accepts = False
+    slow.receives = False
     put(state, b"1", b"2", b"3")
     assert (slow.came(), quick.came()) == ([], [b"1", b"2", b"3"])
-    slow.accepts = True
+    slow.receives = True
     slow.ready()
     put(state, b"4", b"5")
     assert len(slow.came()) == len(quick.came()) == 1
@@ -377,10 +372,7 @@ def test_an_auto_delete_exchange_goes_with_its_last_binding(state: State) -> Non
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (DeclareQueue(""), "1 to 255 bytes"),
-        (DeclareQueue("\N{SNOWMAN}" * 86), "1 to 255 bytes"),
         (DeclareQueue("amq.mine"), "the broker's own"),
-        (DeclareQueue("x", kind="strange"), "'strange' is not known"),
         (DeclareQueue("x", expires=0.0), "more than 0 s"),
         (DeclareQueue("x", expires=float("nan")), "more than 0 s"),
     ],
@@ -397,7 +389,6 @@ def test_the_brokers_own_exchanges_stay(state: State) -> None:
         lambda: state.do(Bind("q", "", "k"), None),
         lambda: state.do(Unbind("q", "", "k"), None),
         lambda: state.do(DeclareExchange("amq.mine"), None),
-        lambda: state.do(DeclareExchange(""), None),
     ]
     for act in refused:
         with pytest.raises(AdapterError):

@@ -494,7 +494,7 @@ class TestFiles:
         _, key = certificates.user(f"open-{mode:o}")
         key.chmod(mode)
         text = self.refused(clientcert=str(certificates.client), clientkey=str(key))
-        assert f"clientkey {key} holds a private key, and its mode {mode:04o} lets other users" in text
+        assert f"clientkey has a private key; {key}: mode {mode:04o} lets " in text
         assert f"chmod 600 {key}" in text
 
     @pytest.mark.parametrize("option", ["cacert", "clientcert"])
@@ -503,7 +503,7 @@ class TestFiles:
         certificate, key = certificates.user(f"changed-{option}-{mode:o}")
         certificate.chmod(mode)
         options = {option: str(certificate)} | ({"clientkey": str(key)} if option == "clientcert" else {})
-        assert f"{option} {certificate}: its mode {mode:04o} lets other users change it" in self.refused(**options)
+        assert f"{option} {certificate}: mode {mode:04o} lets " in self.refused(**options)
 
     def test_one_file_for_both_is_as_secret_as_the_key(self, certificates: Certificates, tmp_path: Path) -> None:
         both = tmp_path / "both.pem"

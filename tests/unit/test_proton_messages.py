@@ -60,7 +60,7 @@ def test_what_proton_encodes_is_read_in_any_pieces(
         message.ttl = milliseconds / 1000
     found = read(message.encode(), piece=piece)
     assert (bytes(found.body), found.body.size, found.first, found.count) == (body, len(body), first, count)
-    assert found.ttl == (None if milliseconds is None else milliseconds / 1000)
+    assert found.ttl == (None if milliseconds is None else message.ttl)  # proton may round it down
 
 
 @pytest.mark.parametrize("value", ["grüße", b"bytes", "x" * 1000])

@@ -127,7 +127,7 @@ gofer.messaging.core: Answer Core OPERATION Settle State copy_error
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
     decode_reply decode_request encode head seconds_of shown timestamp unwrap
-gofer.messaging.endings: BrokerClosed LoginRefused NoVirtualHost ProtocolError ending who_answers
+gofer.messaging.endings: BrokerClosed LoginRefused NoVirtualHost ProtocolError ending who_answers words
 gofer.messaging.keyfiles: Watched check_rights files_in read_public read_secret
 gofer.messaging.local: default_path open_socket
 gofer.messaging.local.adapter: LocalAdapter
@@ -271,7 +271,7 @@ gofer_adapter_amqp.broker: Closed DIFFERS Dialect LOCKED NOT_FOUND OPENED REFUSE
 gofer_adapter_amqp.channel: Channel Channels Question Steps Task
 gofer_adapter_amqp.messages: Consumer Publisher
 gofer_adapter_amqp.operations: steps
-gofer_adapter_amqp.wire: DELIVER FRAME_ENDS HEARTBEAT LONGEST Message PROTOCOL_HEADER body_size consumers expiration
+gofer_adapter_amqp.wire: DELIVER FRAME_ENDS HEARTBEAT LONGEST PROTOCOL_HEADER body_size consumers expiration
     frame_head message_at message_id method_frame publish_frames reply settle_frame signature tag_and_flag
 gofer_adapter_proton: ProtonAdapter
 gofer_adapter_proton.adapter: ProtonAdapter

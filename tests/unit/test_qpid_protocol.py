@@ -24,6 +24,7 @@ from gofer.messaging.adapter import (
     Event,
     Opened,
     Outcome,
+    Outgoing,
     Subscribe,
     SubscriptionLost,
     Unbind,
@@ -82,7 +83,7 @@ def subscribed(peer: Peer, number: int = 7, queue: str = "queue", consumers: int
 
 
 def publish(peer: Peer, token: int, exchange: str = "", key: str = "key", **options: Any) -> None:
-    peer.adapter.publish(token, Address(exchange, key), b"body", **options)
+    peer.adapter.publish(Outgoing(token, Address(exchange, key), b"body", **options))
 
 
 class TestLogin:

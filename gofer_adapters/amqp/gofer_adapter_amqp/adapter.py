@@ -39,7 +39,6 @@ class AmqpAdapter(api.Adapter):
         self._channels = Channels()
         self._publisher = Publisher(self._channels)
         self._consumers: dict[int, Consumer] = {}
-        self._dialect = Dialect({})
         self._due = spec.Connection.Start  # the next method of the login
         self._open = self._closing = self._ended = False
         self._rest, self._heartbeat = b"", 0
@@ -69,7 +68,7 @@ class AmqpAdapter(api.Adapter):
 
     def lost(self, reason: str, now: float) -> None:
         """Note the end of the socket."""
-        refused = self._due == spec.Connection.Tune and not self._dialect.says_refused
+        refused = self._due == spec.Connection.Tune and not self._channels.dialect.says_refused
         self._end(Closed(REFUSED, "the broker closed the connection") if refused else ConnectionLost(reason))
 
     def tick(self, now: float) -> None:
@@ -113,20 +112,18 @@ class AmqpAdapter(api.Adapter):
         match operation:
             case api.Subscribe(number):
                 self._consumers = {other: consumer for other, consumer in self._consumers.items() if consumer.usable}
-                self._consumers[number] = Consumer(self._channels, id, operation, self._dialect.broker_j)
+                self._consumers[number] = Consumer(self._channels, id, operation)
             case api.Cancel(number) if number in self._consumers and not self._consumers[number].ended:
                 self._consumers[number].cancel(id)
             case api.Cancel():
                 self._channels.events.append(api.Done(id))
             case _:
-                Task(self._channels, steps(self._channels, id, operation, self._dialect, self._publisher.proven))
+                Task(self._channels, steps(self._channels, id, operation, self._publisher.proven))
 
     def send(self, message: api.Outgoing) -> None:
         """Publish, mandatory, and persistent if it is durable."""
         if self._open:
-            expires = self._dialect.expiration(message.ttl)
-            encoded = wire.Message(*message.address, message.token, *expires, message.body, message.durable)
-            self._publisher.publish(encoded, isolated=message.isolated, confirm=message.confirm)
+            self._publisher.publish(message)
 
     def forget(self, token: int) -> None:
         """Have no event for a message that was sent without confirm."""
@@ -142,7 +139,7 @@ class AmqpAdapter(api.Adapter):
 
     def reject(self, delivery: api.Delivery) -> None:
         """Reject, to be dropped or dead-lettered."""
-        self._settle(delivery, None if self._dialect.broker_j else False)
+        self._settle(delivery, None if self._channels.dialect.broker_j else False)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -230,8 +227,8 @@ class AmqpAdapter(api.Adapter):
                 break
 
     def _start(self, major: int, minor: int, properties: dict[str, object], mechanisms: str, locales: str) -> None:
-        self._dialect = Dialect(properties)
-        if self._dialect.broker_j:
+        dialect = self._channels.dialect = Dialect(properties)
+        if dialect.broker_j:
             self._channels.outcomes[spec.Basic.Nack] = (api.Outcome.RETURNED, "no queue is bound for it")
         offered = mechanisms.encode().split()
         login = next((login for login in logins(self.connector) if login.mechanism in offered), None)

@@ -13,16 +13,7 @@ from gofer.messaging.endings import BrokerClosed, LoginRefused, NoVirtualHost
 
 from gofer_adapter_amqp.wire import LONGEST
 
-__all__ = [
-    "DIFFERS",
-    "LOCKED",
-    "NOT_FOUND",
-    "OPENED",
-    "REFUSED",
-    "Closed",
-    "Dialect",
-    "logins",
-]
+__all__ = ["DIFFERS", "LOCKED", "NOT_FOUND", "OPENED", "REFUSED", "Closed", "Dialect", "logins"]
 
 # The protocol's reply codes.
 REFUSED, NOT_FOUND, LOCKED, DIFFERS, _NOT_ALLOWED = 403, 404, 405, 406, 530
@@ -55,8 +46,8 @@ class Dialect:
         capabilities, major = properties.get("capabilities"), str(properties.get("version")).partition(".")[0]
         #: It says so when it refuses a login; others just hang up.
         self.says_refused = isinstance(capabilities, dict) and bool(capabilities.get("authentication_failure_close"))
-        #: RabbitMQ. A queue's type can be declared; without that it is the virtual host's default. ``if_unused`` and
-        #: ``if_empty`` close the whole connection where the queue is not a classic one.
+        #: RabbitMQ. A queue's type can be declared; without that it is the virtual host's default. ``if_empty``
+        #: closes the whole connection where the queue is not a classic one.
         self.rabbitmq = properties.get("product") == "RabbitMQ"
         #: A quorum queue drops what was delivered too often, unless it is declared without a limit.
         self.has_delivery_limit = self.rabbitmq and major.isdecimal() and int(major) >= 4

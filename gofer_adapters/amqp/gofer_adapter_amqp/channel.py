@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Generator
 
 from amqp import spec
-from gofer.messaging.adapter import Event, Outcome
+from gofer.messaging.adapter import Event, Outcome, Outgoing
 from gofer.messaging.body import Body
 from gofer.messaging.endings import ProtocolError
 
 from gofer_adapter_amqp import wire
-from gofer_adapter_amqp.broker import Closed
+from gofer_adapter_amqp.broker import Closed, Dialect
 
 __all__ = ["Channel", "Channels", "Question", "Steps", "Task"]
 
@@ -22,7 +22,7 @@ _DELIVER, _RETURN = spec.Basic.Deliver, spec.Basic.Return
 
 #: A method, the format of its arguments, and those, which the method with the next number answers; or a message, which
 #: a confirm answers.
-Question = tuple[tuple[int, int], str, tuple[object, ...]] | wire.Message
+Question = tuple[tuple[int, int], str, tuple[object, ...]] | Outgoing
 #: Questions, one after the other. It is sent the answer's payload, or that of basic.return when a message had no route;
 #: or it is thrown Closed.
 Steps = Generator[Question, bytes, None]
@@ -31,11 +31,12 @@ Steps = Generator[Question, bytes, None]
 class Channels:
     """The channels of one connection and what they share.
 
-    ``output`` is what is to be sent; ``events`` is what has happened; ``waiting`` are tasks that start when others have
-    ended.
+    ``dialect`` is that of the broker, once it has said who it is; ``output`` is what is to be sent; ``events`` is what
+    has happened; ``waiting`` are tasks that start when others have ended.
     """
 
     def __init__(self) -> None:
+        self.dialect = Dialect({})
         self.output: list[bytes] = []
         self.events: list[Event] = []
         self.open: dict[int, Channel] = {}
@@ -85,6 +86,12 @@ class Channel:
     def send(self, method: tuple[int, int], format: str = "", *arguments: object) -> None:
         """Send a method; ``format`` as in :func:`gofer_adapter_amqp.wire.method_frame`."""
         self.home.output.append(wire.method_frame(self.number, method, format, *arguments))
+
+    def publish_frames(self, message: Outgoing) -> None:
+        """Send a message's frames."""
+        home = self.home
+        expires = home.dialect.expiration(message.ttl)
+        home.output.append(wire.publish_frames(self.number, home.frame_max, message, expires))
 
     def close(self) -> None:
         """Close the channel. What still arrives on it is dropped."""
@@ -169,9 +176,9 @@ class Task(Channel):
                 return
             if self.usable or (outcome := self.open()) is None:
                 break
-        if isinstance(question, wire.Message):
+        if isinstance(question, Outgoing):
             self.send(spec.Confirm.Select, "b", True)
-            self.home.output.append(wire.publish_frames(self.number, self.home.frame_max, question))
+            self.publish_frames(question)
             self.asking, self._returned = spec.Basic.Publish, b""
             self._answers = (spec.Basic.Ack, spec.Basic.Nack)
         else:

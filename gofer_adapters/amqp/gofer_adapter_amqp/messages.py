@@ -6,7 +6,7 @@ from collections import deque
 from itertools import takewhile
 
 from amqp import spec
-from gofer.messaging.adapter import Confirmed, Delivery, Done, Outcome, Subscribe, SubscriptionLost
+from gofer.messaging.adapter import Confirmed, Delivery, Done, Outcome, Outgoing, Subscribe, SubscriptionLost
 from gofer.messaging.endings import ProtocolError
 
 from gofer_adapter_amqp import wire
@@ -25,7 +25,7 @@ class Consumer(Channel):
     deliveries cannot be taken for those of another. After its end it lives until all are settled.
     """
 
-    def __init__(self, home: Channels, id: int, asked: Subscribe, look_first: bool) -> None:
+    def __init__(self, home: Channels, id: int, asked: Subscribe) -> None:
         super().__init__(home)
         self.ended, self.limit, self._asked = False, asked.limit, asked
         self._subscribing: int | None = id
@@ -36,7 +36,7 @@ class Consumer(Channel):
             self.on_closed(closed)
             return
         self.send(spec.Basic.Qos, "lBb", 0, asked.prefetch, False)
-        if asked.exclusive and look_first:
+        if asked.exclusive and home.dialect.broker_j:
             self.asking = spec.Queue.Declare
             self.send(self.asking, "BsbbbbbF", 0, asked.queue, True, False, False, False, False, {})
         else:
@@ -135,7 +135,7 @@ class _SharedChannel(Channel):
         self._returned: dict[int, str] = {}  # token -> the broker's words
         self._confirms, self._proven, self._count = confirms, proven, 0
 
-    def publish(self, message: wire.Message) -> None:
+    def publish(self, message: Outgoing) -> None:
         """Send a message."""
         if not self.usable:
             if (closed := self.open()) is not None:
@@ -144,7 +144,7 @@ class _SharedChannel(Channel):
             self._count = 0
             if self._confirms:
                 self.send(spec.Confirm.Select, "b", True)
-        self.home.output.append(wire.publish_frames(self.number, self.home.frame_max, message))
+        self.publish_frames(message)
         self._count += 1
         self.unconfirmed[self._count if self._confirms else message.token] = message.token
 
@@ -201,18 +201,17 @@ class Publisher:
         self.proven = set(_PREDECLARED)
         self._home = home
         self._confirmed, self._plain = (_SharedChannel(home, confirms, self.proven) for confirms in (True, False))
-        self._probing: dict[str, deque[wire.Message]] = {}  # exchange -> those that wait until it is proven
+        self._probing: dict[str, deque[Outgoing]] = {}  # exchange -> those that wait until it is proven
 
-    def publish(self, message: wire.Message, *, isolated: bool, confirm: bool) -> None:
+    def publish(self, message: Outgoing) -> None:
         """Send a message."""
-        exchange = message.exchange
-        if exchange in self.proven and not isolated and exchange not in self._probing:
-            (self._confirmed if confirm else self._plain).publish(message)
-            return
-        if isolated:
+        exchange = message.address.exchange
+        if message.isolated:
             Task(self._home, self._send_alone(message))
         elif exchange in self._probing:
             self._probing[exchange].append(message)
+        elif exchange in self.proven:
+            (self._confirmed if message.confirm else self._plain).publish(message)
         else:
             self._probing[exchange] = deque([message])
             Task(self._home, self._probe(exchange))
@@ -221,15 +220,15 @@ class Publisher:
         """Have no event for a message that was sent without confirm."""
         self._plain.unconfirmed.pop(token, None)
 
-    def _send_alone(self, message: wire.Message) -> Steps:
+    def _send_alone(self, message: Outgoing) -> Steps:
         try:
             answer = yield message
             returned = (Outcome.RETURNED, wire.reply(answer)[1])
             outcome, reason = self._home.outcomes.get(wire.signature(answer), returned)
-            self.proven.add(message.exchange)
+            self.proven.add(message.address.exchange)
         except Closed as closed:
             outcome, reason = Outcome.RETURNED if closed.code == NOT_FOUND else Outcome.REFUSED, closed.text
-            self.proven.discard(message.exchange)
+            self.proven.discard(message.address.exchange)
         self._home.events.append(Confirmed(message.token, outcome, reason))
 
     def _probe(self, exchange: str) -> Steps:

@@ -21,13 +21,13 @@ _CURRENT = re.compile(r"arg '([^']+)' .* current is (?:'classic'|none|'true'|'fa
 _Steps = Generator[Question, bytes, str | None]
 
 
-def steps(home: Channels, id: int, operation: api.Operation, dialect: Dialect, proven: set[str]) -> Steps:
+def steps(home: Channels, id: int, operation: api.Operation, proven: set[str]) -> Steps:
     """Ask what an operation needs that ``ask`` has passed; its Done becomes an event.
 
     ``proven`` is the set of exchanges that exist, as far as is known, and is kept.
     """
     try:
-        done = api.Done(id, (yield from _ask(operation, dialect, proven)))
+        done = api.Done(id, (yield from _ask(operation, home.dialect, proven)))
     except (Closed, MessagingError) as error:
         done = api.Done(id, error=error.error() if isinstance(error, Closed) else error)
     home.events.append(done)
@@ -42,16 +42,14 @@ def _ask(operation: api.Operation, dialect: Dialect, proven: set[str]) -> _Steps
             difference = yield from _declare(_queue(name, *flags, arguments=arguments), _queue(name))
             cannot_expire = operation.expires is not None and "x-expires" not in arguments
             return difference or (api.NO_EXPIRY if cannot_expire else None)
-        case api.DeleteQueue(name, if_unused, if_empty):
+        case api.DeleteQueue(name, if_empty):
             # RabbitMQ deletes a queue that does not exist without a word.
-            (_, messages, consumers), _ = loads("sll", (yield _queue(name)), 4)
-            if if_unused and consumers:
-                raise AdapterError(f"queue {name!r} is in use: it has {consumers} consumer(s)")
+            (_, messages, _), _ = loads("sll", (yield _queue(name)), 4)
             if if_empty and messages:
                 raise AdapterError(f"queue {name!r} is not empty: {messages} message(s) wait in it")
-            if (if_unused or if_empty) and dialect.rabbitmq:
+            if if_empty and dialect.rabbitmq:
                 yield from _check_classic(name)
-            yield spec.Queue.Delete, "Bsbbb", (0, name, if_unused, if_empty, False)
+            yield spec.Queue.Delete, "Bsbbb", (0, name, False, if_empty, False)
         case api.CheckQueue(name):
             (_, _, consumers), _ = loads("sll", (yield _queue(name)), 4)
             return None if consumers else f"queue {name!r} has no consumer"
@@ -133,4 +131,4 @@ def _check_classic(name: str) -> _Steps:
             if found is not None and found[1] not in arguments:
                 arguments[found[1]] = int(found[2])
                 continue
-        raise AdapterError(f"queue {name!r} is kept: the broker can check 'unused' and 'empty' of classic queues only")
+        raise AdapterError(f"queue {name!r} is kept: the broker can check of classic queues only that they are empty")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from struct import Struct
 
-import msgspec
 from amqp.serialization import dumps
+from gofer.messaging.adapter import Outgoing
 
-__all__ = ["DELIVER", "FRAME_ENDS", "HEARTBEAT", "LONGEST", "PROTOCOL_HEADER", "Message", "body_size", "expiration"]
+__all__ = ["DELIVER", "FRAME_ENDS", "HEARTBEAT", "LONGEST", "PROTOCOL_HEADER", "body_size", "expiration"]
 __all__ += [
     "consumers",
     "frame_head",
@@ -60,33 +60,22 @@ def method_frame(channel: int, method: tuple[int, int], format: str = "", *argum
     return b"".join((_head(1, channel, 4 + len(encoded)), _method(*method), encoded, _END))
 
 
-class Message(msgspec.Struct, frozen=True):
-    """A message as it is published; ``token`` is its sender's number, and the message id on the wire.
+def publish_frames(channel: int, frame_max: int, message: Outgoing, expires: tuple[int | None, int | None]) -> bytes:
+    """Encode a message, mandatory and persistent if it is durable; its token is the message id.
 
-    It expires after some ``milliseconds``; or, where it tells when it was ``sent``, at that point in time.
+    Args:
+        expires: after how many milliseconds, and None; or when, and the present, both in milliseconds since 1970.
     """
-
-    exchange: str
-    key: str
-    token: int
-    milliseconds: int | None
-    sent: int | None
-    body: bytes
-    durable: bool
-
-
-def publish_frames(channel: int, frame_max: int, message: Message) -> bytes:
-    """Encode a message, mandatory and persistent if it is durable."""
-    milliseconds, sent, body = message.milliseconds, message.sent, message.body
-    where, to, identity = message.exchange.encode(), message.key.encode(), b"%d" % message.token
+    (exchange, key), body, (milliseconds, sent) = message.address, message.body, expires
+    where, to, identity = exchange.encode(), key.encode(), b"%d" % message.token
     encoding, size = _ENCODING[message.durable], len(body)
     method = b"".join((_PUBLISH, bytes((len(where),)), where, bytes((len(to),)), to, _MANDATORY))
     if milliseconds is None:
         header = _header(60, 0, size, _PROPERTIES) + encoding
     else:
-        expires = b"%d" % milliseconds
+        expiration = b"%d" % milliseconds
         flags = _header(60, 0, size, _PROPERTIES | _EXPIRATION | (_TIMESTAMP if sent else 0))
-        header = b"".join((flags, encoding, bytes((len(expires),)), expires))
+        header = b"".join((flags, encoding, bytes((len(expiration),)), expiration))
     header = b"".join((header, bytes((len(identity),)), identity, _long(sent) if sent else b""))
     frames = [_head(1, channel, len(method)), method, _END, _head(2, channel, len(header)), header, _END]
     for start in range(0, size, frame_max - 8):

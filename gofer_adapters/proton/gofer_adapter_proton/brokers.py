@@ -130,9 +130,8 @@ class Broker:
         match operation:
             case api.CheckQueue(name) if consumers is not None:
                 return None if consumers else f"queue {name!r} has no consumer"
-            case api.DeleteQueue(name, if_unused, if_empty) if if_unused or if_empty:
-                what = "unused" if if_unused else "empty"
-                raise self.cannot(f"check that queue {name!r} is {what}", "the queue is kept")
+            case api.DeleteQueue(name, if_empty=True):
+                raise self.cannot(f"check that queue {name!r} is empty", "the queue is kept")
             case api.DeclareQueue(exclusive=True) if not self.excludes:
                 raise self.cannot(operation)
             case api.DeclareQueue() | api.DeclareExchange():

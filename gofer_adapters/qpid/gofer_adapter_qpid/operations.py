@@ -41,8 +41,8 @@ def _ask(home: Home, operation: api.Operation) -> _Asking:
             yield "exchange.bind", {"queue": queue, "exchange": exchange, "binding_key": key}
         case api.Unbind():
             yield from _unbind(operation)
-        case api.DeleteQueue(name, if_unused, if_empty):
-            yield "queue.delete", {"queue": name, "if_unused": if_unused, "if_empty": if_empty}
+        case api.DeleteQueue(name, if_empty):
+            yield "queue.delete", {"queue": name, "if_empty": if_empty}
         case api.PurgeQueue(name):
             yield from drain(name) if home.is_broker_j else [("queue.purge", {"queue": name})]
     return None

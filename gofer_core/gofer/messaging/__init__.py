@@ -15,17 +15,7 @@ from gofer.messaging.url import URL
 if TYPE_CHECKING:
     from gofer.messaging.model import Consumer, Document, Exchange, Producer, Queue, Reader
 
-__all__ = [
-    "URL",
-    "Connector",
-    "Consumer",
-    "Document",
-    "Exchange",
-    "NotFound",
-    "Producer",
-    "Queue",
-    "Reader",
-]
+__all__ = ["URL", "Connector", "Consumer", "Document", "Exchange", "NotFound", "Producer", "Queue", "Reader"]
 
 #: Names that programs of gofer 2 import from here, and their replacements.
 _GONE = {

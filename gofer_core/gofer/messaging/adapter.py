@@ -80,7 +80,7 @@ HEAD, TAIL = 65536, 4096
 #: What DeclareQueue answers on a broker that cannot delete a queue after ``expires``, if nothing else is different.
 NO_EXPIRY = "the queue does not expire: this broker cannot do that, and the queue stays until somebody deletes it"
 
-# -- operations: each is answered by exactly one Done. Tagged, so that they can be sent as they are --------------------
+# -- operations: each is answered by exactly one Done. These and events are tagged: they can be sent as they are ------
 
 
 class DeclareQueue(msgspec.Struct, frozen=True, tag=True):
@@ -103,13 +103,12 @@ class DeclareQueue(msgspec.Struct, frozen=True, tag=True):
 
 
 class DeleteQueue(msgspec.Struct, frozen=True, tag=True):
-    """Delete a queue. Errors: NotFound: there is none; AdapterError: in use or not empty, and that was asked.
+    """Delete a queue. Errors: NotFound: there is none; AdapterError: not empty, and that was asked.
 
     A broker that cannot check the condition answers with an AdapterError that says so, and keeps the queue.
     """
 
     name: str
-    if_unused: bool = False
     if_empty: bool = False
 
 
@@ -211,15 +210,26 @@ _KINDS = {DeclareQueue: ("classic", "quorum"), DeclareExchange: ("direct", "topi
 
 
 class Outgoing(msgspec.Struct, frozen=True):
-    """A message that is to be sent. ``Adapter.publish`` says what the fields mean."""
+    """A message that is to be sent.
+
+    ``token``: the sender's number for it, new on this connection. ``ttl``: seconds after which the broker may drop it,
+    undelivered. ``durable``: it survives a restart of the broker, where its queue does; False spares the broker the
+    disk.
+
+    ``confirm``: False: the sender learns otherwise that it arrived and calls ``forget`` then. Until that it gets
+    RETURNED, REFUSED or UNKNOWN as far as the broker says so; CONFIRMED need not come. It may overtake, or be overtaken
+    by, confirmed ones.
+
+    ``isolated``: send it where it can harm no other: its neighbours were UNKNOWN, and it may be the cause.
+    """
 
     token: int
     address: Address
     body: bytes
-    ttl: float | None
-    durable: bool
-    confirm: bool
-    isolated: bool
+    ttl: float | None = None
+    durable: bool = True
+    confirm: bool = True
+    isolated: bool = False
 
 
 # -- events ---------------------------------------------------------------------------------------------------------
@@ -234,17 +244,11 @@ class Outcome(enum.Enum):
     UNKNOWN = "unknown"  # the channel or the connection went away before the broker answered
 
 
-class Opened(msgspec.Struct, frozen=True):
-    """The broker has accepted the login.
-
-    ``instance``: the identity of the broker's memory: when it differs after a reconnect, its messages are gone. None
-    for a broker whose durable queues survive.
-    """
-
-    instance: str | None = None
+class Opened(msgspec.Struct, frozen=True, tag=True):
+    """The broker has accepted the login."""
 
 
-class Done(msgspec.Struct, frozen=True):
+class Done(msgspec.Struct, frozen=True, tag=True):
     """The answer to one ``ask``, with its ``id``: either ``value`` or ``error`` is the result."""
 
     id: int
@@ -252,7 +256,7 @@ class Done(msgspec.Struct, frozen=True):
     error: MessagingError | None = None
 
 
-class Delivery(msgspec.Struct, frozen=True, eq=False):
+class Delivery(msgspec.Struct, frozen=True, eq=False, tag=True):
     """A message that the broker has handed to us and holds until it is accepted, released or rejected.
 
     ``redelivered``: it was delivered before; None: this broker cannot tell. ``ttl``: the message's time to live as its
@@ -270,7 +274,7 @@ class Delivery(msgspec.Struct, frozen=True, eq=False):
     cut: int = 0
 
 
-class Confirmed(msgspec.Struct, frozen=True):
+class Confirmed(msgspec.Struct, frozen=True, tag=True):
     """The broker's answer to one ``publish``; ``token`` is the one given there, ``reason`` the broker's own words."""
 
     token: int
@@ -278,7 +282,7 @@ class Confirmed(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class SubscriptionLost(msgspec.Struct, frozen=True):
+class SubscriptionLost(msgspec.Struct, frozen=True, tag=True):
     """A subscription ended from the other side: its queue was deleted, or the broker closed its channel."""
 
     number: int
@@ -291,7 +295,7 @@ class Blocked(msgspec.Struct, frozen=True):
     reason: str | None
 
 
-class Closed(msgspec.Struct, frozen=True):
+class Closed(msgspec.Struct, frozen=True, tag=True):
     """The connection has ended; always the last event.
 
     ``error`` is None after ``close``. ConnectionLost: it may work again later (cut, silent for two heartbeats, the
@@ -308,10 +312,6 @@ Event = Opened | Done | Delivery | Confirmed | SubscriptionLost | Blocked | Clos
 class Adapter(ABC):
     """One connection to one broker. See the module's text for the promises that all methods share."""
 
-    #: Deliveries carry a true ``redelivered`` flag; False: it is always None.
-    tells_redelivered: ClassVar[bool] = True
-    #: Messages survive a restart of the broker; False: ``Opened.instance`` says when they did not.
-    durable: ClassVar[bool] = True
     #: ``CheckQueue`` works; False: it is never asked.
     checks_queues: ClassVar[bool] = False
     #: ``Subscribe.exclusive`` works; False: it is an error.
@@ -388,27 +388,8 @@ class Adapter(ABC):
     def start(self, id: int, operation: Operation) -> None:
         """Start an operation that ``ask`` has checked."""
 
-    def publish(
-        self,
-        token: int,
-        address: Address,
-        body: bytes,
-        *,
-        ttl: float | None = None,
-        durable: bool = True,
-        confirm: bool = True,
-        isolated: bool = False,
-    ) -> None:
+    def publish(self, message: Outgoing) -> None:
         """Check a message and send it. Exactly one ``Confirmed`` with its token follows, unless ``Closed`` comes first.
-
-        Args:
-            token: the sender's number for it, new on this connection.
-            ttl: seconds after which the broker may drop it, undelivered.
-            durable: it survives a restart of the broker, where its queue does. False spares the broker the disk.
-            confirm: False: the sender learns otherwise that it arrived and calls ``forget`` then. Until that it gets
-                RETURNED, REFUSED or UNKNOWN as far as the broker says so; CONFIRMED need not come. It may overtake, or
-                be overtaken by, confirmed ones.
-            isolated: send it where it can harm no other: its neighbours were UNKNOWN, and it may be the cause.
 
         An exchange that does not exist is RETURNED; a message over the broker's limit is REFUSED. Where the broker
         closes a shared channel for it, its neighbours are UNKNOWN.
@@ -416,10 +397,10 @@ class Adapter(ABC):
         Raises:
             ValueError: an address that no broker can take.
         """
-        for name in address:
+        for name in message.address:
             if _is_bad(name):
                 raise ValueError(f"an exchange and a key have at most 255 bytes, none of them 0, unlike {name[:60]!r}")
-        self.send(Outgoing(token, address, body, ttl, durable, confirm, isolated))
+        self.send(message)
 
     @abstractmethod
     def send(self, message: Outgoing) -> None:

@@ -64,14 +64,12 @@ def missing_authenticator(name: str) -> str | None:
     """
     if _is_installed(name):
         return None
+    if re.fullmatch(r"\w[\w-]*", name) is None and not all(part.isidentifier() for part in name.split(".")):
+        return f"{name!r} is neither a name nor the dotted path of a class"
     if "." in name:
-        top, *rest = name.split(".")
-        if not all(part.isidentifier() for part in (top, *rest)):
-            return f"{name!r} is neither a name nor the dotted path of a class"
+        top = name.partition(".")[0]
         # Of a top-level name: that imports nothing.
         return None if top in sys.modules or find_spec(top) is not None else f"there is no module {top!r} for {name!r}"
-    if re.fullmatch(r"\w[\w-]*", name) is None:
-        return f"{name!r} is neither a name nor the dotted path of a class"
     known = {one.name for one in listed(GROUP)}
     hint = did_you_mean(name, known)
     # Only for our own names: anybody may publish a distribution under a mistyped name.

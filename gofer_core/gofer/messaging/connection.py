@@ -19,11 +19,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gofer.errors import AdapterError, ConnectionLost, GoferError, MessagingError
-from gofer.messaging.adapter import Adapter, Delivery, Operation
+from gofer.messaging.adapter import Adapter, Delivery, Operation, Outgoing
 from gofer.messaging.adapters import find
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.core import OPERATION, Answer, Core, Settle, State, copy_error
+from gofer.messaging.endings import words
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.transport import open_wire
 from gofer.messaging.wire import Wire
@@ -180,7 +181,7 @@ class Connection(ABC):
 
         Args:
             ttl: seconds after which the broker may drop it.
-            durable, confirm, isolated: see :meth:`Adapter.publish`.
+            durable, confirm, isolated: see :class:`gofer.messaging.adapter.Outgoing`.
             settled: a callback, called once with the outcome and the broker's reason (UNKNOWN when the connection
                 dies); without ``confirm`` perhaps never, and never after ``forget``.
             room: False: send it also when the broker is blocked or the outbox is full.
@@ -190,9 +191,9 @@ class Connection(ABC):
         """
         if not (self.sendable if room else self.core.state is State.OPEN) or self.closed:
             return 0
-        token = next(self._tokens)
-        self._submit(len(body), self.core.publish, token, address, body, ttl, durable, confirm, isolated, settled)
-        return token
+        message = Outgoing(next(self._tokens), address, body, ttl, durable, confirm, isolated)
+        self._submit(len(body), self.core.publish, message, settled)
+        return message.token
 
     def forget(self, token: int) -> None:
         """Drop the callback of a message that was sent without ``confirm``. An unknown token is ignored."""
@@ -444,7 +445,7 @@ class Connection(ABC):
             from gofer.messaging.tls import explain
 
             return explain(error, self.connector)
-        reason = error.strerror or str(error)
+        reason = words(error)
         if not wire.heard and self.connector.url.protocol != "local":
             reason += " before it said anything. Does the port expect TLS? Then write amqps://"
         return reason

@@ -22,8 +22,7 @@ from typing import Any
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
 from gofer.messaging import adapter as api
-from gofer.messaging.adapter import Adapter, Cancel, Delivery, Operation, Outcome, Subscribe
-from gofer.messaging.address import Address
+from gofer.messaging.adapter import Adapter, Cancel, Delivery, Operation, Outcome, Outgoing, Subscribe
 from gofer.messaging.backoff import Backoff
 from gofer.messaging.connector import Connector
 from gofer.messaging.subscription import Steps, Subscription
@@ -112,7 +111,7 @@ class Core:
         self._reconnect = self._final = self._draining = False
         self._last_output = b""
         # Messages that were published just after the connection was lost. The next connection sends them.
-        self._unsent: dict[int, tuple[Any, ...]] = {}
+        self._unsent: dict[int, tuple[Outgoing, Settle | None]] = {}
         self._blocked_at = 0.0
         self._backoff = Backoff(connector.reconnect_max)
         self._ids = itertools.count(1)
@@ -294,33 +293,23 @@ class Core:
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
-    def publish(  # noqa: PLR0917 - it goes through a queue of commands, which keeps no names
-        self,
-        token: int,
-        address: Address,
-        body: bytes,
-        ttl: float | None,
-        durable: bool,
-        confirm: bool,
-        isolated: bool,
-        settle: Settle | None,
-    ) -> None:
+    def publish(self, message: Outgoing, settle: Settle | None) -> None:
         """Send a message; ``settle`` is called once (without ``confirm`` perhaps never, and never after ``forget``)."""
         adapter = self.adapter
         if adapter is None or self.state is not State.OPEN:
             # Without confirm a caller waits, and sends again by itself, when it has its reply queue again.
-            if self._final or not self._reconnect or not confirm:
+            if self._final or not self._reconnect or not message.confirm:
                 self._call(settle, Outcome.UNKNOWN, self.describe())
             else:  # the connection was lost just now: nothing was sent, so nothing is unknown
-                self._unsent[token] = (address, body, ttl, durable, confirm, isolated, settle)
+                self._unsent[message.token] = (message, settle)
             return
         self.used_at = self.now
-        if confirm or settle is not None:
-            self.unconfirmed[token] = settle
+        if message.confirm or settle is not None:
+            self.unconfirmed[message.token] = settle
         try:
-            adapter.publish(token, address, body, ttl=ttl, durable=durable, confirm=confirm, isolated=isolated)
+            adapter.publish(message)
         except (ValueError, TypeError) as wrong:
-            self.unconfirmed.pop(token, None)
+            self.unconfirmed.pop(message.token, None)
             self._call(settle, Outcome.REFUSED, str(wrong))
 
     def forget(self, token: int) -> None:
@@ -552,8 +541,8 @@ class Core:
         self.up_since = self.used_at = self.now
         self._make_subscriptions()
         unsent, self._unsent = self._unsent, {}
-        for token, message in unsent.items():
-            self.publish(token, *message)
+        for message, settle in unsent.values():
+            self.publish(message, settle)
 
     def _down(self, error: MessagingError) -> None:
         """End the connection: unanswered operations fail, subscriptions wait for the next connection."""
@@ -582,7 +571,7 @@ class Core:
             backoff.reset()
         unconfirmed, self.unconfirmed = self.unconfirmed, {}
         if self._final:
-            unconfirmed |= {token: message[-1] for token, message in self._unsent.items()}
+            unconfirmed |= {token: settle for token, (_, settle) in self._unsent.items()}
             self._unsent.clear()
         pending, self._pending = self._pending, {}
         for settle in unconfirmed.values():

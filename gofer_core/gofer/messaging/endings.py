@@ -6,7 +6,7 @@ from gofer.errors import AdapterError, ConnectionLost, MessagingError
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import place
 
-__all__ = ["BrokerClosed", "LoginRefused", "NoVirtualHost", "ProtocolError", "ending", "who_answers"]
+__all__ = ["BrokerClosed", "LoginRefused", "NoVirtualHost", "ProtocolError", "ending", "who_answers", "words"]
 
 #: How the protocols begin that may answer at a broker's address.
 _GREETINGS = {
@@ -62,6 +62,11 @@ def ending(connector: Connector, protocol: str, opened: bool, error: Exception) 
             return ConnectionLost(f"{where}{error}")
     words = str(error) if isinstance(error, ProtocolError) else f"{type(error).__name__}: {error}"
     return ConnectionLost(f"protocol error: {words}") if opened else AdapterError(f"{where}not {protocol}: {words}")
+
+
+def words(error: Exception) -> str:
+    """Return the system's words for an error, without its number."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def who_answers(data: bytes) -> str:

@@ -208,17 +208,7 @@ class Producer(_Endpoint):
         data = encode({"sn": sn, "version": VERSION, "routing": [None, address], **body})
         if self.authenticator is not None:
             data = sign(data, self.authenticator)
-        outcomes: list[tuple[Outcome, str]] = []
-        deadline, waiter = monotonic() + _TIMEOUT, Waiter()
-
-        def settled(outcome: Outcome, reason: str) -> None:
-            outcomes.append((outcome, reason))
-            waiter.wake()
-
-        connection = self._open
-        connection.publish(Address.parse(address), data, deadline=deadline, ttl=ttl, settled=settled)
-        connection.wait(lambda: outcomes, deadline, waiter)
-        outcome, reason = outcomes[0] if outcomes else (Outcome.UNKNOWN, connection.state)
+        outcome, reason = self._open.publish_confirmed(Address.parse(address), data, _TIMEOUT, ttl=ttl)
         if outcome is not Outcome.CONFIRMED:
             error, text = _FAILURES[outcome]
             raise error(f"{text} {address!r}: {reason}")
@@ -300,10 +290,8 @@ class Reader(_Endpoint):
         if message is None:
             return None, None
         try:
-            inner, _ = verify(message.body, None)
+            inner, _ = verify(message.body, self.authenticator)
             document = Document(msgspec.json.decode(inner, type=dict[str, Any]))
-            if self.authenticator is not None:
-                verify(message.body, self.authenticator, document)
         except (DocumentError, msgspec.DecodeError) as bad:
             message.reject(requeue=False)
             raise bad if isinstance(bad, DocumentError) else DocumentError("model.invalid", str(bad)) from bad

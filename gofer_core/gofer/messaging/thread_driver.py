@@ -22,7 +22,7 @@ from time import monotonic
 from typing import Any
 
 from gofer.errors import ConnectionLost, MessagingError
-from gofer.messaging.adapter import Operation
+from gofer.messaging.adapter import Operation, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.connection import Connection, Flow
 from gofer.messaging.connector import Connector
@@ -129,6 +129,18 @@ class ThreadConnection(Connection):
             self.wait_sendable(deadline)
         return token
 
+    def publish_confirmed(self, address: Address, body: bytes, timeout: float, **how: Any) -> tuple[Outcome, str]:
+        """Send a message, and wait for what becomes of it and the broker's reason; UNKNOWN: no word of it in time.
+
+        Raises:
+            MessagingError: nothing was sent.
+        """
+        deadline = monotonic() + timeout
+        outcome = self._answer_to(
+            lambda settled: self.publish(address, body, deadline=deadline, settled=settled, **how), deadline
+        )
+        return outcome or (Outcome.UNKNOWN, self.state)
+
     def _run_flow(self, flow: Flow, deadline: float | None) -> None:
         with closing(flow), suppress(StopIteration):
             ready = next(flow)
@@ -171,22 +183,29 @@ class ThreadConnection(Connection):
         return self._ask(lambda answer: self.ask_nowait(operation, answer, timeout), timeout)
 
     def _ask(self, start: Callable[[Callable[[Any, Exception | None], None]], None], timeout: float) -> Any:
-        answers: list[tuple[Any, Exception | None]] = []
-        waiter = Waiter()
-
-        def answer(value: Any, error: Exception | None) -> None:
-            answers.append((value, error))
-            waiter.wake()
-
-        start(answer)
         if self.in_driver:
+            start(lambda value, error: None)
             return None
-        if not self.wait(lambda: answers, monotonic() + timeout, waiter):
+        answer = self._answer_to(start, monotonic() + timeout)
+        if answer is None:
             raise ConnectionLost(f"the broker did not answer within {timeout:g} s: {self.state}")
-        value, error = answers[0]
+        value, error = answer
         if error is not None:
             raise copy_error(error) if isinstance(error, MessagingError) else error
         return value
+
+    def _answer_to(self, start: Callable[[Callable[..., None]], object], deadline: float) -> tuple[Any, ...] | None:
+        """Start something that calls back; wait for that, and return the arguments; None: it was not in time."""
+        answers: list[tuple[Any, ...]] = []
+        waiter = Waiter()
+
+        def answer(*arguments: Any) -> None:
+            answers.append(arguments)
+            waiter.wake()
+
+        start(answer)
+        self.wait(lambda: answers, deadline, waiter)
+        return answers[0] if answers else None
 
     @property
     def sendable(self) -> bool:

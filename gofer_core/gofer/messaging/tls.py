@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
-import stat
+import ssl
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
-from gofer.errors import AdapterError
+from gofer.errors import AdapterError, ConfigError
 from gofer.messaging.certificates import day, read_certificates, read_file
 from gofer.messaging.connector import Connector
+from gofer.messaging.endings import words
+from gofer.messaging.keyfiles import check_rights
 from gofer.messaging.url import place
-
-if TYPE_CHECKING:
-    import ssl
 
 __all__ = ["Session", "explain", "make_context", "shake_hands"]
 
 #: Bytes to read at a time, and of the largest record.
 _CHUNK = 256 * 1024
 _RECORD = 16 * 1024
-#: The first bytes of TLS records, and of other protocols' answers.
-_KINDS = {b"\x14", b"\x15", b"\x16", b"\x17"}
+#: How TLS records begin, and other protocols' answers.
+_TLS = re.compile(rb"[\x14-\x17](\x03|$)")
 _FOREIGN = {b"AMQP": "with plain AMQP", b"HTTP": "with HTTP"}
 
 _UNUSED = "no TLS version or cipher is common to both. gofer speaks TLS 1.2 and 1.3: allow one of them at the broker"
@@ -65,8 +64,6 @@ def make_context(connector: Connector) -> ssl.SSLContext:
         AdapterError: a file is missing, unreadable, not PEM, or open to other users; or two do not belong together. The
             text names the option and the file, and says what to do.
     """
-    import ssl
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = connector.host_validation
@@ -78,7 +75,7 @@ def make_context(connector: Connector) -> ssl.SSLContext:
             context.load_verify_locations(connector.cacert)
         except (ssl.SSLError, OSError) as error:
             raise AdapterError(
-                f"cacert {connector.cacert} has no PEM certificate ({_system(error)}). Allowed: a file with the"
+                f"cacert {connector.cacert} has no PEM certificate ({words(error)}). Allowed: a file with the"
                 " certificates of the authorities that are trusted, each from BEGIN CERTIFICATE to END CERTIFICATE"
             ) from error
     if connector.clientcert is not None:
@@ -93,8 +90,6 @@ def make_context(connector: Connector) -> ssl.SSLContext:
 
 def _load_own(context: ssl.SSLContext, cert: str, key: str | None) -> None:
     """Load the certificate that the broker is shown, and its private key."""
-    import ssl
-
     pem = _read("clientcert", cert)
     option, file, content = "clientcert", cert, pem
     if key is not None:
@@ -118,7 +113,7 @@ def _load_own(context: ssl.SSLContext, cert: str, key: str | None) -> None:
             raise AdapterError(f"{text}. Allowed: the two that were made together") from error
         beside = "" if key is None else f" with clientkey {key}"
         text = f"clientcert {cert}{beside} is not a PEM certificate and its unencrypted key"
-        raise AdapterError(f"{text}: {_system(error)}") from error
+        raise AdapterError(f"{text}: {words(error)}") from error
 
 
 def _read(option: str, path: str) -> bytes:
@@ -129,18 +124,12 @@ def _read(option: str, path: str) -> bytes:
         raise AdapterError(f"{option} {path} {error}. Allowed: one PEM file".replace("\0", "\\0")) from error
     except OSError as error:
         fix = f". User {os.geteuid()}, who runs this process, must be allowed to" if error.errno == errno.EACCES else ""
-        raise AdapterError(f"{option} {path} cannot be read: {_system(error)}{fix}") from error
+        raise AdapterError(f"{option} {path} cannot be read: {words(error)}{fix}") from error
     secret = b"PRIVATE KEY-" in content
-    mode = stat.S_IMODE(status.st_mode)
-    if secret and mode & 0o037:
-        text = f"{option} {path} holds a private key, and its mode {mode:04o} lets other users read or change it"
-        raise AdapterError(f"{text}. Fix: chmod 600 {path}")
-    if mode & 0o022:
-        text = f"{option} {path}: its mode {mode:04o} lets other users change it"
-        raise AdapterError(f"{text}. Fix: chmod go-w {path}")
-    if secret and status.st_uid not in (0, os.geteuid()):
-        text = f"{option} {path} holds a private key and belongs to user {status.st_uid}"
-        raise AdapterError(f"{text}. Allowed: root or user {os.geteuid()}, who runs this process")
+    try:
+        check_rights(path, status, secret=secret, foreign=not secret)
+    except ConfigError as error:
+        raise AdapterError(f"{option} {'has a private key; ' if secret else ''}{error}") from None
     return content
 
 
@@ -153,10 +142,7 @@ class Session:
 
     def __init__(self, context: ssl.SSLContext, name: str) -> None:
         """``name``: of the host, as its certificate should have it."""
-        import ssl
-
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._want_read = ssl.SSLWantReadError
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         #: The first bytes of the peer's answer.
         self.answer = b""
@@ -168,7 +154,7 @@ class Session:
         while True:
             try:
                 self._tls.do_handshake()
-            except self._want_read:
+            except ssl.SSLWantReadError:
                 sock.settimeout(max(deadline - time.monotonic(), 0.001))
                 sock.sendall(self._outgoing.read())
                 data = sock.recv(_CHUNK)
@@ -196,7 +182,7 @@ class Session:
             while record := self._tls.read(_RECORD):
                 records.append(record)
             self.ended = ConnectionResetError("closed by the peer")
-        except self._want_read:
+        except ssl.SSLWantReadError:
             pass
         except OSError as error:
             if not records:
@@ -224,18 +210,14 @@ def shake_hands(
         AdapterError: it cannot be: the text says why and what to do.
         OSError: the peer hung up or fell silent; the text says whether it had answered.
     """
-    import ssl
-
     host, port = at
     where = place(host, port)
 
     def step() -> str:
+        if session.answer:
+            return "in the middle of its answer"
         hint = f"Does port {port} speak TLS? Brokers have usually 5671 for TLS, and 5672 without"
-        return (
-            "in the middle of its answer"
-            if session.answer
-            else f"before it answered the greeting (ClientHello). {hint}"
-        )
+        return f"before it answered the greeting (ClientHello). {hint}"
 
     try:
         session = Session(context, _name(host))
@@ -252,7 +234,7 @@ def shake_hands(
         raise ConnectionResetError(errno.ECONNRESET, text) from error
     except ssl.SSLError as error:
         answer = session.answer
-        if answer[:1] in _KINDS and answer[1:2] in {b"", b"\x03"}:
+        if _TLS.match(answer):
             raise AdapterError(f"{where}: the TLS handshake failed: {explain(error, connector)}") from error
         known = (text for start, text in _FOREIGN.items() if answer.startswith(start))
         text = f"the peer speaks no TLS on port {port}: it answers {next(known, repr(answer))}"
@@ -268,23 +250,22 @@ def explain(error: OSError, connector: Connector) -> str:
     """
     reason = getattr(error, "reason", None)
     if not isinstance(reason, str):
-        return _system(error)
-    told = f" ({reason.lower().replace('_', ' ')})"
+        return words(error)
+    told = reason.lower().replace("_", " ")
     if "CERTIFICATE_REQUIRED" in reason:
         given = "" if connector.clientcert is None else f", and took none of {connector.clientcert}"
-        return f"the broker asks for a client certificate{given}. Set clientcert and clientkey{told}"
+        return f"the broker asks for a client certificate{given}. Set clientcert and clientkey ({told})"
     for part, meaning in _REASONS.items():
         if part in reason:
-            return f"{meaning}{told}"
+            return f"{meaning} ({told})"
     for part, meaning in _REFUSALS.items():
         if "ALERT" in reason and part in reason:
             if connector.clientcert is None:
                 other = f", or {_UNUSED}" if part == "HANDSHAKE_FAILURE" else ""
-                return f"perhaps the broker asks for a client certificate: set clientcert and clientkey{other}{told}"
-            return (
-                f"the broker refuses clientcert {connector.clientcert}{_dates(connector.clientcert)}: {meaning}{told}"
-            )
-    return f"{reason.lower().replace('_', ' ')}"
+                return f"perhaps the broker asks for a client certificate: set clientcert and clientkey{other} ({told})"
+            refused = f"{connector.clientcert}{_dates(connector.clientcert)}"
+            return f"the broker refuses clientcert {refused}: {meaning} ({told})"
+    return told
 
 
 def _dates(path: str) -> str:
@@ -301,35 +282,28 @@ def _dates(path: str) -> str:
 
 def _distrust(error: ssl.SSLCertVerificationError, connector: Connector, host: str) -> str:
     """Say why the broker's certificate is not believed."""
-    said = error.verify_message
-    text = f"the broker's certificate does not verify: {said}"
-    code = error.verify_code
+    code, fix = error.verify_code, ""
     clock = f"This machine's clock says {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     if code == 10:  # X509_V_ERR_CERT_HAS_EXPIRED
-        return f"{text}. Renew it at the broker. {clock}"
-    if code == 9:  # X509_V_ERR_CERT_NOT_YET_VALID
-        return f"{text}. {clock}: correct the clock that is wrong, here or where it was issued"
-    if code in (62, 64):  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
-        kind = "IP" if code == 64 else "DNS"
-        return (
-            f"{text}. Connect by a name that the certificate has, or have it issued for {kind}:{_name(host)}"
-            f" (subjectAltName). With host_validation = 0 every certificate of the authority counts"
+        fix = f". Renew it at the broker. {clock}"
+    elif code == 9:  # X509_V_ERR_CERT_NOT_YET_VALID
+        fix = f". {clock}: correct the clock that is wrong, here or where it was issued"
+    elif code in (62, 64):  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+        name = f"{'IP' if code == 64 else 'DNS'}:{_name(host)} (subjectAltName)"
+        fix = (
+            f". Connect by a name that the certificate has, or have it issued for {name}."
+            " With host_validation = 0 every certificate of the authority counts"
         )
-    if code in (2, 18, 19, 20, 21):  # the chain does not end at an authority that is trusted
-        if connector.cacert is None:
-            return f"{text}. No authority of this system has issued it: set cacert to the file of the one that has"
-        return (
-            f"{text}. No authority in cacert {connector.cacert} has issued it: add the one that has"
+    elif code in (2, 18, 19, 20, 21) and connector.cacert is None:  # the chain does not end at a trusted authority
+        fix = ". No authority of this system has issued it: set cacert to the file of the one that has"
+    elif code in (2, 18, 19, 20, 21):
+        fix = (
+            f". No authority in cacert {connector.cacert} has issued it: add the one that has"
             " (and have the broker send what lies between)"
         )
-    return text
+    return f"the broker's certificate does not verify: {error.verify_message}{fix}"
 
 
 def _name(host: str) -> str:
     """Return a host's name as certificates have it: without the final dot, or the scope of an address."""
     return host.partition("%")[0] if ":" in host else host.removesuffix(".")
-
-
-def _system(error: Exception) -> str:
-    """The system's words for an error, without the number."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

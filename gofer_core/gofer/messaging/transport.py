@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError
 from gofer.messaging.connector import Connector
+from gofer.messaging.endings import words
 from gofer.messaging.proxies import find_proxy, tunnel
 from gofer.messaging.url import place
 from gofer.messaging.wire import Wire
@@ -122,7 +123,7 @@ def _resolve(host: str, port: int, where: str, deadline: float) -> list[Any]:
     thread.start()
     thread.join(max(0.0, deadline - time.monotonic()))
     if failure:
-        raise ConnectionLost(f"{where}: cannot resolve the name: {_reason(failure[0], 0)}")
+        raise ConnectionLost(f"{where}: cannot resolve the name: {words(failure[0])}")
     if not found:
         raise ConnectionLost(f"{where}: the name was not resolved in time")
     return found
@@ -138,7 +139,7 @@ def _set_options(sock: socket.socket) -> None:
 
 def _reason(error: Exception, timeout: float) -> str:
     """The system's words for an error, without the number; a handshake's own after those of a timeout."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    text = words(error)
     if not isinstance(error, TimeoutError):
         return text
     return f"no answer within {timeout:g} s" + (f": {text}" if "handshake" in text else "")

@@ -39,7 +39,7 @@ def _try_queue(driver: Driver, **how: Any) -> str | None:
 def _try_condition(driver: Driver) -> str | None:
     queue = driver.queue()
     try:
-        return driver.ask(api.DeleteQueue(queue, if_unused=True))
+        return driver.ask(api.DeleteQueue(queue, if_empty=True))
     except AdapterError:
         driver.ask(api.DeleteQueue(queue))
         raise

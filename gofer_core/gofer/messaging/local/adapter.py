@@ -18,7 +18,6 @@ __all__ = ["LocalAdapter"]
 class LocalAdapter(Adapter):
     """A connection to the local broker. Messages live as long as the broker's process does."""
 
-    durable: ClassVar[bool] = False
     checks_queues: ClassVar[bool] = True
 
     def __init__(self, connector: Connector) -> None:

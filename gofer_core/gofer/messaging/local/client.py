@@ -29,15 +29,16 @@ _LAST_WORDS = 1.0
 class Client(asyncio.Protocol):
     """One connection; the event loop calls it. All output of one turn of the loop is one write."""
 
-    def __init__(self, state: State, instance: str) -> None:
+    def __init__(self, state: State) -> None:
         self._state = state
-        self._instance = instance
         self._consumers: dict[int, Consumer] = {}
         self._held: dict[int, tuple[Consumer, Message]] = {}
         self._tags = 0
         self._reader = wire.Reader()
         self._output = bytearray()
-        self._greeted = self._full = self._leaving = False
+        self._greeted = self._leaving = False
+        #: Whether it receives deliveries now; ``ready`` follows when it does again.
+        self.receives = True
         self._silent = 0  # half heartbeats without a sign of life
         self._waiting = 0  # bytes that waited for it at the last heartbeat
 
@@ -63,12 +64,12 @@ class Client(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Stop deliveries and reading: the client does not read."""
-        self._full = True
+        self.receives = False
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Go on with both."""
-        self._full = False
+        self.receives = True
         if not self._leaving:
             self._transport.resume_reading()
             self.ready()
@@ -108,11 +109,6 @@ class Client(asyncio.Protocol):
 
     # -- its output ------------------------------------------------------------------------------------------
 
-    @property
-    def receives(self) -> bool:
-        """Whether it receives deliveries now; ``ready`` follows when it does again."""
-        return not self._full
-
     def send(self, frame: wire.Frame) -> None:
         """Send a frame."""
         if not self._output:
@@ -140,7 +136,7 @@ class Client(asyncio.Protocol):
             case wire.Hello(heartbeat=heartbeat) if not self._greeted:
                 self._greeted = True
                 self._timer.cancel()
-                self.send(Opened(self._instance))
+                self.send(Opened())
                 if heartbeat:
                     self._timer = self._loop.call_later(heartbeat / 2, self._beat, heartbeat)
             case wire.BadFrame(reason):

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError
 from gofer.messaging.connector import Connector
+from gofer.messaging.endings import words
 from gofer.messaging.url import URL
 from gofer.root import Root
 
@@ -75,7 +76,7 @@ def open_socket(connector: Connector, timeout: float) -> socket.socket:
         raise AdapterError(f"not permitted to use the local broker's socket {path}") from error
     except OSError as error:
         sock.close()
-        why = _WHY.get(error.errno or 0) or error.strerror or str(error)
+        why = _WHY.get(error.errno or 0) or words(error)
         raise ConnectionLost(f"local broker at {path}: {why}") from error
     return sock
 

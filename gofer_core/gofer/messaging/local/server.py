@@ -6,12 +6,12 @@ import asyncio
 import os
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from weakref import WeakSet
 
 from gofer.errors import MessagingError
+from gofer.messaging.endings import words
 from gofer.messaging.local.client import Client
 from gofer.messaging.local.paths import listening, locked
 from gofer.messaging.local.state import State
@@ -26,13 +26,11 @@ class Broker:
     """The broker at a path. It listens there inside the ``with`` block.
 
     One thread uses it; any thread, and a signal handler, may call ``stop``. ``total_limit`` and ``queue_limit`` are the
-    bytes that all messages, and those of one queue, may take; over that, messages are refused. ``instance`` names this
-    run.
+    bytes that all messages, and those of one queue, may take; over that, messages are refused.
     """
 
     def __init__(self, path: str, *, total_limit: int = 256 << 20, queue_limit: int = 128 << 20) -> None:
         self.path = os.path.abspath(path)
-        self.instance = uuid.uuid4().hex
         self._state = State(time.monotonic, total_limit=total_limit, queue_limit=queue_limit)
         self._clients: WeakSet[Client] = WeakSet()
         self._stopping = asyncio.Event()
@@ -52,8 +50,7 @@ class Broker:
                 opened.enter_context(locked(f"{self.path}.lock"))
                 self._listener = opened.enter_context(listening(self.path))
             except (OSError, MessagingError) as error:
-                why = getattr(error, "strerror", None) or error
-                raise MessagingError(f"the broker cannot listen at {self.path}: {why}") from error
+                raise MessagingError(f"the broker cannot listen at {self.path}: {words(error)}") from error
             self._opened = opened.pop_all()
         return self
 
@@ -78,7 +75,7 @@ class Broker:
             return
 
         def connected() -> Client:
-            client = Client(self._state, self.instance)
+            client = Client(self._state)
             self._clients.add(client)
             return client
 

@@ -18,7 +18,6 @@ from gofer.messaging.adapter import DeclareExchange, DeclareQueue, Outcome
 __all__ = ["Consumer", "Exchange", "Message", "Queue", "Receiver", "State", "matches"]
 
 _EXCHANGES = ("direct", "topic", "fanout")
-_QUEUES = ("classic", "quorum")
 
 #: Seconds between two searches for expired messages in a full broker.
 _SWEEP = 1.0
@@ -57,9 +56,8 @@ class Message(msgspec.Struct):
 class Receiver(Protocol):
     """The client behind a consumer. It may own queues."""
 
-    @property
-    def receives(self) -> bool:
-        """Whether it can receive a message now."""
+    #: Whether it can receive a message now.
+    receives: bool
 
     def deliver(self, consumer: Consumer, message: Message) -> None:
         """Receive a message, to be settled later."""
@@ -273,10 +271,8 @@ class State:
         match operation:
             case DeclareQueue():
                 return self._declare_queue(operation, who)
-            case api.DeleteQueue(name, if_unused, if_empty):
+            case api.DeleteQueue(name, if_empty):
                 queue = self.queue(name, who)
-                if if_unused and queue.consumers:
-                    raise AdapterError(f"queue {name!r} is in use by {len(queue.consumers)} subscriber(s)")
                 if if_empty and not queue.drop(expired=True):
                     raise AdapterError(f"queue {name!r} is not empty")
                 self.drop(queue, "was deleted")
@@ -311,7 +307,7 @@ class State:
             queue = self.queue(spec.name, who)
             queue.used_at = self.clock()
             return _difference("queue", queue.spec, spec)
-        _check("queue", spec, _QUEUES)
+        _check_name("queue", spec.name)
         if spec.expires is not None and not spec.expires > 0:
             raise AdapterError(f"queue {spec.name!r}: expires must be more than 0 s, not {spec.expires!r}")
         usages = (Usage(f"queue {spec.name!r}", self._queue_limit), self.total)
@@ -355,7 +351,7 @@ class State:
     def _declare_exchange(self, spec: DeclareExchange) -> str | None:
         if spec.name in self._exchanges:
             return _difference("exchange", self._exchanges[spec.name].spec, spec)
-        _check("exchange", spec, _EXCHANGES)
+        _check_name("exchange", spec.name)
         self._exchanges[spec.name] = Exchange(spec)
         return None
 
@@ -371,10 +367,6 @@ def _difference(what: str, has: DeclareQueue | DeclareExchange, wanted: DeclareQ
     return f"{what} {has.name!r} exists with other properties: {', '.join(parts)}" if parts else None
 
 
-def _check(what: str, spec: DeclareQueue | DeclareExchange, kinds: tuple[str, ...]) -> None:
-    if not spec.name or len(spec.name.encode()) > 255:
-        raise AdapterError(f"{what}: a name has 1 to 255 bytes")
-    if spec.name.startswith("amq."):
-        raise AdapterError(f"{what} {spec.name!r}: names that begin with amq. are the broker's own")
-    if spec.kind not in kinds:
-        raise AdapterError(f"{what} {spec.name!r}: kind {spec.kind!r} is not known; there are {', '.join(kinds)}")
+def _check_name(what: str, name: str) -> None:
+    if name.startswith("amq."):
+        raise AdapterError(f"{what} {name!r}: names that begin with amq. are the broker's own")

@@ -1,13 +1,12 @@
 """The protocol between the local adapter and the local broker: it carries the operations and events of adapters.
 
-A frame is four bytes of length, most significant first, a byte for its kind, and so many bytes of MessagePack: a map of
-a struct's fields. The client begins with ``Hello``. The broker answers ``Opened``, or ``Closed`` before it hangs up.
-``Done`` answers ``Ask``, ``Confirmed`` answers ``Publish``, and ``Closed`` answers ``Close``.
+A frame is four bytes of length, most significant first, and so many bytes of MessagePack: a map of a struct's fields,
+and of its name under ``type``. The client begins with ``Hello``. The broker answers ``Opened``, or ``Closed`` before it
+hangs up. ``Done`` answers ``Ask``, ``Confirmed`` answers ``Publish``, and ``Closed`` answers ``Close``.
 """
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import msgspec
@@ -30,14 +29,14 @@ __all__ = [
     "write",
 ]
 
-VERSION = 3
+VERSION = 4
 #: Bytes that a frame takes at most beside a body. (Names have up to 255, and reasons are cut.)
 _ROOM = 4096
 #: What the broker takes at most as a body.
 MAX_BODY = 32 * 1024 * 1024 - _ROOM
 
 
-class Hello(msgspec.Struct, frozen=True):
+class Hello(msgspec.Struct, frozen=True, tag=True):
     """The first frame of a client. ``heartbeat``: seconds, 0 for none.
 
     Its fields keep their names in all versions: each side can read the version of the other.
@@ -47,14 +46,14 @@ class Hello(msgspec.Struct, frozen=True):
     heartbeat: float = 0.0
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True, tag=True):
     """Ask for an operation."""
 
     id: int
     operation: Operation
 
 
-class Publish(msgspec.Struct, frozen=True):
+class Publish(msgspec.Struct, frozen=True, tag=True):
     """Publish a message at an exchange, ``""`` for the default one."""
 
     token: int
@@ -64,18 +63,18 @@ class Publish(msgspec.Struct, frozen=True):
     ttl: float | None = None
 
 
-class Settle(msgspec.Struct, frozen=True):
+class Settle(msgspec.Struct, frozen=True, tag=True):
     """Settle a delivery: requeue it, or drop it. An unknown tag is ignored."""
 
     tag: int
     requeue: bool
 
 
-class Close(msgspec.Struct, frozen=True):
+class Close(msgspec.Struct, frozen=True, tag=True):
     """Close the connection: the last frame of a client."""
 
 
-class Heartbeat(msgspec.Struct, frozen=True):
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     """A sign of life, from either side."""
 
 
@@ -89,10 +88,6 @@ _ClientFrame = Hello | Ask | Publish | Settle | Close
 _BrokerFrame = Opened | Done | Delivery | Confirmed | SubscriptionLost | Closed
 Frame = _ClientFrame | _BrokerFrame | Heartbeat  # either side sends heartbeats
 
-#: A frame's kind is its place here.
-_KINDS = (Heartbeat, Hello, Ask, Publish, Settle, Close, Opened, Done, Delivery, Confirmed, SubscriptionLost, Closed)
-_NUMBERS: dict[type, int] = {kind: number for number, kind in enumerate(_KINDS)}
-_HEAD = struct.Struct(">IB")
 _ERRORS: dict[str, type[MessagingError]] = {error.__name__: error for error in (AdapterError, ConnectionLost, NotFound)}
 
 
@@ -110,7 +105,7 @@ def _read_error(kind: type, value: Any) -> Any:
 
 
 _encode = msgspec.msgpack.Encoder(enc_hook=_write_error).encode
-_DECODERS = [msgspec.msgpack.Decoder(kind, dec_hook=_read_error) for kind in _KINDS]
+_decode = msgspec.msgpack.Decoder(Frame, dec_hook=_read_error).decode
 
 
 def write(out: bytearray, frame: Frame) -> None:
@@ -120,7 +115,7 @@ def write(out: bytearray, frame: Frame) -> None:
         ValueError, TypeError: a field that cannot be encoded; the buffer is as before.
     """
     text = _encode(frame)
-    out += _HEAD.pack(len(text), _NUMBERS[type(frame)])
+    out += len(text).to_bytes(4)
     out += text
 
 
@@ -128,7 +123,6 @@ class Reader:
     """Cuts what was read into frames. A body has at most ``MAX_BODY`` bytes."""
 
     def __init__(self) -> None:
-        self._limit = MAX_BODY + _ROOM
         self._rest = bytearray()
 
     def feed(self, data: bytes | memoryview) -> list[Any]:
@@ -137,18 +131,18 @@ class Reader:
         self._rest += data
         at, total = 0, len(self._rest)
         with memoryview(self._rest) as view:
-            while total - at >= _HEAD.size:
-                length, kind = _HEAD.unpack_from(view, at)
-                start, end = at + _HEAD.size, at + _HEAD.size + length
+            while total - at >= 4:
+                start = at + 4
+                length = int.from_bytes(view[at:start])
                 try:
-                    if kind >= len(_KINDS) or length > self._limit:
-                        raise ValueError(f"its kind is {kind}, and {length} bytes are over {self._limit}")
-                    if end > total:
+                    if length > MAX_BODY + _ROOM:
+                        raise ValueError(f"its {length} bytes are over {MAX_BODY + _ROOM}")
+                    if start + length > total:
                         break
-                    frames.append(_DECODERS[kind].decode(view[start:end]))
+                    at = start + length
+                    frames.append(_decode(view[start:at]))
                 except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                     frames.append(BadFrame(f"a frame that cannot be read: {error}"))
-                    end = total
-                at = end
+                    at = total
         del self._rest[:at]
         return frames

@@ -299,17 +299,8 @@ class ReplyConsumer:
         return False
 
     def _set_aside(self, body: bytes, connection: ThreadConnection) -> None:
-        deadline, waiter = monotonic() + _OPERATION, Waiter()
-        outcomes: list[tuple[Outcome, str]] = []
-
-        def settled(outcome: Outcome, reason: str) -> None:
-            outcomes.append((outcome, reason))
-            waiter.wake()
-
         connection.ask(DeclareQueue(self._failed.key), _OPERATION)
-        connection.publish(self._failed, body, deadline=deadline, settled=settled)
-        connection.wait(lambda: outcomes, deadline, waiter)
-        outcome, reason = outcomes[0] if outcomes else (Outcome.UNKNOWN, connection.state)
+        outcome, reason = connection.publish_confirmed(self._failed, body, _OPERATION)
         if outcome is not Outcome.CONFIRMED:
             raise ConnectionLost(f"{self._failed.key!r} did not take it: {outcome.value} {reason}")
         log.error("%r: the reply was put into %r", self, self._failed.key)

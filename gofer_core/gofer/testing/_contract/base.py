@@ -46,22 +46,16 @@ class Base:
     has_expiring_queues: ClassVar[bool] = True
     #: A subscription can be exclusive.
     has_exclusive_subscriptions: ClassVar[bool] = True
-    #: The broker can check that a queue that is to be deleted is unused, or empty.
+    #: The broker can check that a queue that is to be deleted is empty.
     has_conditional_deletes: ClassVar[bool] = True
-    #: Deliveries report the message's ttl.
-    reports_ttl: ClassVar[bool] = True
-    #: A released message comes back marked redelivered. (One whose consumer died is, if the adapter tells at all.)
-    release_marks: ClassVar[bool] = True
-    #: Deliveries report a true ``redelivered`` flag; None: as the adapter's class says.
-    tells_redelivered: ClassVar[bool | None] = None
+    #: Deliveries report whether they were delivered before; False: their ``redelivered`` is always None.
+    tells_redelivered: ClassVar[bool] = True
     #: Queues can be deleted, and purged.
     has_deletes: ClassVar[bool] = True
     #: Exchanges can be declared and deleted, and queues bound to them.
     has_exchanges: ClassVar[bool] = True
     #: Without heartbeats of ours there are none: the protocol lets no peer ask for them.
     has_no_heartbeats_of_peers: ClassVar[bool] = True
-    #: There are exchanges amq.direct, amq.topic and amq.fanout from the start.
-    has_amq_exchanges: ClassVar[bool] = True
 
     @pytest.fixture(autouse=True)
     def expected(self, request: pytest.FixtureRequest) -> None:
@@ -101,8 +95,7 @@ class Base:
 
     def flag(self, redelivered: bool) -> bool | None:
         """Return what a delivery's ``redelivered`` must be."""
-        told = self.adapter.tells_redelivered if self.tells_redelivered is None else self.tells_redelivered
-        return redelivered if told else None
+        return redelivered if self.tells_redelivered else None
 
     @pytest.fixture
     def connect(self, url: URL) -> Iterator[Connect]:

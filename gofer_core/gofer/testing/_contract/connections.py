@@ -10,7 +10,7 @@ from math import inf
 import pytest
 
 from gofer.errors import AdapterError, ConnectionLost
-from gofer.messaging.adapter import DeclareQueue, DeleteQueue, Delivery
+from gofer.messaging.adapter import DeclareQueue, DeleteQueue, Delivery, Outgoing
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
@@ -47,14 +47,6 @@ class Connections(Base):
             driver.ask(DeleteQueue(name))
         driver.close()
 
-    def test_it_reports_whose_memory_it_is(self, connect: Connect, driver: Driver) -> None:
-        assert driver.opened is not None
-        if self.adapter.durable:
-            assert driver.opened.instance is None
-        else:
-            assert driver.opened.instance
-            assert driver.opened == connect().opened
-
     def test_a_connection_lost_before_it_opened_is_closed_for_that(self, url: URL) -> None:
         driver = Driver(self.adapter(self.connector(url)))
         driver.adapter.begin(driver.now)
@@ -90,7 +82,7 @@ class Connections(Base):
         adapter.receive(b"\0" * 100, now)
         adapter.tick(now)
         adapter.ask(1000, DeclareQueue(queue))
-        adapter.publish(1000, Address("", queue), b"x")
+        adapter.publish(Outgoing(1000, Address("", queue), b"x"))
         adapter.forget(1000)
         for settle in (adapter.accept, adapter.release, adapter.reject):
             settle(held)

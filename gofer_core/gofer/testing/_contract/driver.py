@@ -18,6 +18,7 @@ from gofer.errors import ConnectionLost
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import Adapter, Closed, Delivery, Event, Opened, Outcome
 from gofer.messaging.address import Address
+from gofer.messaging.endings import words
 from gofer.messaging.transport import open_wire
 from gofer.messaging.wire import Wire
 
@@ -108,7 +109,7 @@ class Watched:
             if isinstance(args[1], api.Subscribe):
                 self._heard.subscribed[args[1].number] = args[1].queue
         elif name == "publish":
-            self._heard.published.add(args[0])
+            self._heard.published.add(args[0].token)
         elif name == "events":
             for event in value:
                 self._heard.hear(event)
@@ -237,7 +238,7 @@ class Driver(Heard):
         except OSError as error:
             wire.close()
             self._sock = None
-            self.adapter.lost(error.strerror or str(error), self.now)
+            self.adapter.lost(words(error), self.now)
 
     # -- operations ------------------------------------------------------------------------------------------
 
@@ -300,9 +301,9 @@ class Driver(Heard):
     # -- messages --------------------------------------------------------------------------------------------
 
     def post(self, key: str, body: bytes = b"x", *, exchange: str = "", **options: Any) -> int:
-        """Publish a message, and return its token. ``options`` are those of the adapter."""
+        """Publish a message, and return its token. ``options`` are fields of the message."""
         token = next(self._numbers)
-        self.adapter.publish(token, Address(exchange, key), body, **options)
+        self.adapter.publish(api.Outgoing(token, Address(exchange, key), body, **options))
         return token
 
     def confirmed(self, token: int) -> api.Confirmed:

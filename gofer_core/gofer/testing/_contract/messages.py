@@ -137,7 +137,6 @@ class Messages(Base):
         driver.nothing_comes()
 
     def test_a_delivery_reports_its_ttl(self, driver: Driver, queue: str) -> None:
-        self.needs("reports_ttl")
         driver.subscribe(queue)
         driver.give(queue, ttl=90.5)
         driver.give(queue)
