@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gofer.agent.config import Descriptor
-from gofer.agent.config.files import read_bytes
+from gofer.agent.config import Descriptor, ruled_plugin
 from gofer.agent.sources import GROUP, Source, locate
 from gofer.entry_points import find
 from gofer.errors import PluginError
 from gofer.rmi.server.access import Access, Rule
 from gofer.root import Root
-from gofer.sections import Unreadable
 
 __all__ = ["Rules"]
 
@@ -100,14 +97,9 @@ class Rules:
 
 def _ruled_module(file: Path) -> str | None:
     """Return the module of the plugin of a broken descriptor that may have rules; None: it has none."""
-    try:
-        text = read_bytes(file).decode("utf-8", "replace")
-    except Unreadable:
-        text = "[access]"  # nobody knows
-    if "access" not in text.lower():
+    name = ruled_plugin(file)
+    if name is None:
         return None
-    named = re.search(r"^\s*\"?plugin\"?\s*[=:]\s*\"?([\w.-]+)", text, re.MULTILINE)
-    name = file.stem if named is None else named[1]
     try:
         entry = find(GROUP, name)
     except PluginError:
