@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Any
 
 from gofer.agent.plugin import Plugin
@@ -82,19 +82,13 @@ def _run(plugin: Plugin, target: Target) -> None:
     value = target.invoke()
     if not inspect.iscoroutine(value):
         return
-    ended = threading.Event()
-    failed: list[BaseException] = []
+    ended: Future[None] = Future()
 
     def done(_: Any, raised: BaseException | None) -> None:
-        failed.extend([] if raised is None else [raised])
-        ended.set()
+        ended.set_exception(raised) if raised is not None else ended.set_result(None)
 
-    def dropped() -> None:
-        text = f"{target.name}() was ended: the event loop of plugin {plugin.name!r} has been stopped"
-        done(None, PluginError(text))
-
-    if plugin.loop.run(value, done, dropped) is None:
-        raise PluginError(f"{target.name}() cannot run: the event loop of plugin {plugin.name!r} has been stopped")
-    ended.wait()
-    if failed:
-        raise failed[0]
+    stopped = f"the event loop of plugin {plugin.name!r} has been stopped"
+    ended_early = PluginError(f"{target.name}() was ended: {stopped}")
+    if plugin.loop.run(value, done, lambda: done(None, ended_early)) is None:
+        raise PluginError(f"{target.name}() cannot run: {stopped}")
+    ended.result()
