@@ -134,6 +134,7 @@ class PluginContainer:
             self.clock.start()
             every = list(descriptors)
             self.rules.take(every)
+            self.rules.warn_of_groups(every)
             self.rules.close(broken, {one.name for one in every})
             self.gate.expect(every, broken)
             self.gate.review(tell=False)
@@ -383,7 +384,9 @@ class PluginContainer:
         errors = [one for one in problems if one.severity == "error" and one.section in (None, "groups")]
         for one in errors:
             log.error("%s; the groups stay as they were", one)
-        self.rules.take(descriptors, None if errors else config.groups)
+        every = list(descriptors)
+        self.rules.take(every, None if errors else config.groups)
+        self.rules.warn_of_groups(every)
 
     def may_call(self, identity: str | None, plugin: Plugin, target: Target) -> bool:
         """Tell whether the rules allow that a caller calls a method at its plugin's own queue."""

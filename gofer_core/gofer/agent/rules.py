@@ -57,9 +57,13 @@ class Rules:
                 source = locate(self._root, one)
                 held[one.name] = _Held(one.file, one.access, source.module if isinstance(source, Source) else None)
         self._set(held, groups)
-        for one in every:
+
+    def warn_of_groups(self, descriptors: Iterable[Descriptor]) -> None:
+        """Log which groups in the rules of descriptors there are none of."""
+        for one in descriptors:
             for rule, group in self.access.unknown_groups(one.name):
-                log.warning("%s: there is no group %r, so it lets nobody in by that", rule, group)
+                if group:  # that an @ names none was told when the descriptor was read
+                    log.warning("%s: there is no group %r, so it lets nobody in by that", rule, group)
 
     def close(self, broken: Iterable[str], usable: Collection[str]) -> None:
         """Let nobody call what a plugin has whose rules cannot be read. What was closed before and is not now, opens.
