@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -356,7 +356,7 @@ class PluginContainer:
         with self._change():
             wanted = descriptors_of(descriptors, self.plugins.values(), self.root, kept)
             used = [plugin.descriptor for plugin in self.plugins.values()]  # one that cannot be read may be older
-            self._read_access(one for one in wanted.values() if not any(one is old for old in used))
+            self._read_access([one for one in wanted.values() if not any(one is old for old in used)])
             self.rules.close(kept, wanted)
             self.gate.expect(wanted.values(), kept)
             self.gate.review(tell=False)
@@ -378,15 +378,14 @@ class PluginContainer:
             self.rules.forget({*(one.file for one in wanted.values()), *map(Path, kept)})
             self.gate.review()
 
-    def _read_access(self, descriptors: Iterable[Descriptor]) -> None:
+    def _read_access(self, descriptors: Sequence[Descriptor]) -> None:
         """Have the rules of descriptors count, and the groups as they are now; if these cannot be read, as before."""
         config, problems = read_agent(self.root)
         errors = [one for one in problems if one.severity == "error" and one.section in (None, "groups")]
         for one in errors:
             log.error("%s; the groups stay as they were", one)
-        every = list(descriptors)
-        self.rules.take(every, None if errors else config.groups)
-        self.rules.warn_of_groups(every)
+        self.rules.take(descriptors, None if errors else config.groups)
+        self.rules.warn_of_groups(descriptors)
 
     def may_call(self, identity: str | None, plugin: Plugin, target: Target) -> bool:
         """Tell whether the rules allow that a caller calls a method at its plugin's own queue."""
