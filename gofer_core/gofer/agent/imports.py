@@ -20,7 +20,7 @@ PATIENCE = 5.0
 
 @dataclass(slots=True, eq=False)
 class _Import:
-    """One that goes on. ``done``: the code is there, or has failed. ``late``: the others have gone on without it."""
+    """One import in progress. ``done``: it has ended, or failed. ``late``: the loader no longer waits for it."""
 
     thread: threading.Thread
     since: float
@@ -82,7 +82,7 @@ class Imports:
                 self._changed.notify_all()
 
     def done(self, plugin: Plugin) -> bool:
-        """Note that a plugin's code is there, or has failed; tell whether the others have gone on without it."""
+        """Note that a plugin's import has ended, or failed; tell whether the loader no longer waits for it."""
         with self._changed:
             one = self._going[plugin]
             one.done = True
@@ -90,12 +90,12 @@ class Imports:
             return one.late
 
     def is_settled(self, plugin: Plugin) -> bool:
-        """Tell whether no code of a plugin runs any more that is run to load it."""
+        """Tell whether the import of a plugin has ended, or it has none."""
         one = self._going.get(plugin)
         return one is None or one.done
 
     def settle(self, plugin: Plugin, patience: float, *, anyway: bool) -> bool:
-        """Wait until a plugin is imported, as long as it may take. False: it is late, and will finish by itself.
+        """Wait until a plugin is imported. False: it takes too long, and will finish by itself.
 
         Args:
             patience: seconds from its beginning on.
@@ -111,9 +111,9 @@ class Imports:
             return not one.late and self._changed.wait_for(lambda: plugin not in self._going)
 
     def wait(self, plugin: Plugin) -> None:
-        """Wait for a plugin that this thread needs. If that one waits for this thread, it is as far as it is.
+        """Wait for a plugin that this thread needs, unless that plugin's import waits for this thread.
 
-        What is imported itself waits as long as it takes, any other thread no longer than usual.
+        An import waits without a limit, any other thread for ``patience`` seconds.
         """
         here = threading.current_thread()
         with self._changed:

@@ -58,7 +58,7 @@ class PluginQueue:
 
     @property
     def volatile(self) -> bool:
-        """Whether it goes with its last reader, and all that is in it: gofer 2.12 may have declared it so."""
+        """Whether the broker deletes it with its last reader, and all that is in it: gofer 2.12 declared such queues."""
         return self._declared.expires is not None and self._difference not in (None, NO_EXPIRY)
 
     def prepare(self) -> Steps:
@@ -107,7 +107,7 @@ class PluginQueue:
         self.keep_bound()
 
     def spare(self) -> None:
-        """Do not delete it any more: it is taken from again. Waits while it is being deleted."""
+        """Keep the queue: another endpoint reads it. Waits while it is being deleted."""
         with self._deleting:
             self.spared = True
 
