@@ -58,7 +58,7 @@ class PluginQueue:
 
     @property
     def volatile(self) -> bool:
-        """Whether the broker deletes it with its last reader, and all that is in it: gofer 2.12 declared such queues."""
+        """Whether the broker deletes it with its last reader, as queues that gofer 2.12 has declared."""
         return self._declared.expires is not None and self._difference not in (None, NO_EXPIRY)
 
     def prepare(self) -> Steps:
