@@ -35,7 +35,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 _PUBLIC = ("etc/gofer/plugins", "etc/gofer/conf.d", "usr/share/gofer/plugins", "var/log/gofer")
 _PRIVATE = ("var/lib/gofer", "run/gofer")
-_GRACE = 2.0  # seconds in which a thread or a child that was told to end must be gone
+_GRACE = 20.0  # seconds in which a thread or a child that was told to end must be gone
+_DESCRIPTORS = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -89,6 +90,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
         elif "class" in scopes:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.rpartition("::")[0]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Count the open descriptors, for the hook below."""
+    item.stash[_DESCRIPTORS] = len(os.listdir("/proc/self/fd"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail the test that leaves a socket or a file open in garbage: else the test fails that is collected in.
+
+    A collection takes longer than many tests, so there is one only where descriptors are open that were not before.
+    """
+    result = yield
+    if len(os.listdir("/proc/self/fd")) > item.stash[_DESCRIPTORS]:
+        left: list[str] = []
+        pytests, sys.unraisablehook = sys.unraisablehook, lambda one: left.append(f"{one.exc_value} ({one.object!r})")
+        try:
+            gc.collect()
+        finally:
+            sys.unraisablehook = pytests
+        assert not left, f"not closed: {left}"
+    return result
 
 
 @pytest.fixture

@@ -1,21 +1,31 @@
 """Find what is installed under an entry point group, and load it by name: adapters, authenticators and plugins.
 
 Stevedore loads it, from the metadata of the moment: what is installed while the process runs is found by the next call.
-Listing imports nothing; loading imports what was asked for. Neither writes anything. A listing takes a few
-milliseconds.
+Listing imports nothing; loading imports what was asked for. Neither writes anything. Reading the metadata takes some
+milliseconds, so what was read is used until a directory of the Python path changes (for seconds after a change it is
+read again each second).
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import sys
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from gofer.errors import PluginError
 
 __all__ = ["Installed", "find", "listed", "load", "scan"]
+
+#: Nanoseconds after a change of the Python path in which an installation may still be writing; and how often the
+#: metadata is read anew then.
+_SETTLED, _AGAIN = 10 * 10**9, 10**9
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -92,8 +102,23 @@ def load(group: str, name: str, among: Mapping[Installed, importlib.metadata.Ent
         failed(None, None, error)
 
 
-def scan(group: str) -> dict[Installed, importlib.metadata.EntryPoint]:
+def scan(group: str) -> Mapping[Installed, importlib.metadata.EntryPoint]:
     """Read the metadata of everything installed; a distribution that stands in it twice counts once."""
+    path, now = tuple(map(_changed, sys.path)), time.time_ns()
+    settled = all(now - changed > _SETTLED for _, changed in path)
+    return _read(group, path, 0 if settled else now // _AGAIN)
+
+
+def _changed(entry: str) -> tuple[str, int]:
+    """Return an entry of the Python path, and when something in it was last added or removed (ns since 1970)."""
+    try:
+        return entry, os.stat(entry or ".").st_mtime_ns
+    except OSError:  # it is not there
+        return entry, 0
+
+
+@lru_cache(maxsize=8)
+def _read(group: str, _: tuple[tuple[str, int], ...], __: int) -> Mapping[Installed, importlib.metadata.EntryPoint]:
     found: dict[Installed, importlib.metadata.EntryPoint] = {}
     known: dict[importlib.metadata.Distribution, tuple[str, str]] = {}  # it parses a file each time it is asked
     for point in importlib.metadata.entry_points(group=group):
@@ -104,7 +129,7 @@ def scan(group: str) -> dict[Installed, importlib.metadata.EntryPoint]:
                 known[point.dist] = metadata["Name"], metadata["Version"]
             distribution, version = known[point.dist]
         found[Installed(point.name, distribution, version, point.value)] = point
-    return found
+    return MappingProxyType(found)
 
 
 def _find(group: str, name: str, scanned: Iterable[Installed]) -> Installed | None:

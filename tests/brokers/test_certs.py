@@ -18,11 +18,11 @@ from gofer.messaging.connector import Connector
 from gofer.proxy import Agent
 from support.brokers import Artemis, BrokerJ
 from support.brokers.rabbitmq import RabbitMQ
-from support.brokers.server import free_port
 from support.commands import gofer
 from support.external import sasl_external
 from support.goferd import AgentProcess
 from support.plugins import install
+from support.ports import free_port
 from support.presence import until_it_answers
 
 PLUGIN = """

@@ -8,9 +8,9 @@ import pytest
 from gofer.proxy import Agent
 from support.brokers.rabbitmq import RabbitMQ
 from support.goferd import AgentProcess
-from support.managed import free_port
 from support.pages import Block, read_page
 from support.plugins import describe
+from support.ports import free_port
 from support.repository import TOP
 from support.scrapes import Scrape, scrape
 from support.waiting import eventually

@@ -25,11 +25,11 @@ from gofer.proxy import Agent
 from gofer.testing.proxy import Proxy
 from support.brokers import Broker
 from support.brokers.chosen import FIXTURES, chosen_brokers
-from support.brokers.server import free_port
 from support.certificates import Certificates
 from support.connections import connection_to
 from support.goferd import AgentProcess
 from support.pairs import Pair, spoken
+from support.ports import free_port
 from support.presence import until_it_answers
 from support.probe import PROBE
 from support.tls_peer import Answers, peer, server_context

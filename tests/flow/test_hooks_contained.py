@@ -217,7 +217,7 @@ def test_one_that_is_too_slow_to_accept_refuses_that_request_and_nobody_waits(se
             assert cat.Probe().echo("cat") == "cat"
             assert dog.Admin().hello()
             answered += 1
-        assert answered > 3
+        assert answered > 0
         for one in slow:
             with pytest.raises(Rejected, match=r"guard\.gofer_accept took longer than 1 s") as refused:
                 one.result(60)

@@ -93,7 +93,7 @@ OFF = """
     real, off = time.time, float(sys.argv[3])
     time.time = lambda: real() + off
     from gofer.proxy import Agent
-    with Agent(sys.argv[1], "probe", wait=4) as agent:
+    with Agent(sys.argv[1], "probe", wait=20) as agent:
         for n in range(3):
             print(agent.Probe().note(sys.argv[2], f"n{n}"))
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,23 +100,25 @@ def test_replies_that_are_not_believed(tmp_path: Path, caplog: pytest.LogCapture
 def test_results_that_nobody_takes(process: AgentProcess, broker: LocalBroker, mailbox: Mailbox) -> None:
     with Agent(broker.url, "dog", wait=60) as dog:
         until_it_answers(dog, process.tail())
+        start = time.monotonic()
         for n in range(400):
             document = mailbox.request("", "", replyto=f"nobody-{n}")
             document["request"] = {"classname": "Probe", "method": "echo", "args": [n]}
             mailbox.send("dog", json.dumps(document).encode())
         eventually(lambda: "cannot be delivered" in process.log.read_text())
         assert dog.Probe().echo("behind them") == "behind them"
-    assert process.log.read_text().count("cannot be delivered") < 60
+    assert process.log.read_text().count("cannot be delivered") < 60 + time.monotonic() - start
 
 
 def test_messages_that_are_no_requests(process: AgentProcess, broker: LocalBroker, mailbox: Mailbox) -> None:
     with Agent(broker.url, "dog", wait=60) as dog:
         until_it_answers(dog, process.tail())
+        start = time.monotonic()
         for _ in range(MANY):
             mailbox.send("dog", b"this is no request")
         assert dog.Probe().echo("behind them") == "behind them"
         eventually(lambda: dropped(mailbox, process) and LEFT_OUT in process.log.read_text())
-    assert process.log.read_text().count("a message is dropped") < 300
+    assert process.log.read_text().count("a message is dropped") < 100 + 10 * (time.monotonic() - start)
 
 
 def dropped(mailbox: Mailbox, process: AgentProcess) -> int:

@@ -129,3 +129,21 @@ def test_a_socket_that_was_opened_when_the_loop_ended_is_closed(connector: Conne
         eventually(lambda: not opening())
         loop.close()
         gc.collect()  # a socket that nobody has closed is an error here
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_the_end_of_a_loop_closes_its_sockets_also_where_the_broker_does_not_answer(
+    broker: LocalBroker, connector: Connector, monkeypatch: pytest.MonkeyPatch, started: bool
+) -> None:
+    """A socket that nobody has closed fails the test at its end."""
+    monkeypatch.setattr("gofer.messaging.asyncio_driver._CLOSE", 0.3)
+
+    async def main() -> None:
+        connection = AsyncioConnection(connector, lambda _: False, asyncio.get_running_loop())
+        await connection.open(None)
+        broker.freeze()
+        if started:
+            connection.start_closing()
+
+    asyncio.run(main())
+    broker.thaw()

@@ -21,8 +21,9 @@ from gofer.root import Root
 from gofer.tools.agent_client import ask
 from support.commands import GOFER, gofer
 from support.goferd import AgentProcess
-from support.managed import Site, free_port, managed
+from support.managed import Site, managed
 from support.plugins import describe, install
+from support.ports import free_port
 from support.presence import until_it_answers
 from support.waiting import eventually
 

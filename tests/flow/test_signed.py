@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -150,7 +151,7 @@ class TestSigned:
         eventually(lambda: runs(trace), what=served.process.tail())
         assert runs(trace) == {"ran": 1}
         log = served.process.log.read_text()
-        assert "rejected (security.expired): 'signed 400 s in the future" in log
+        assert re.search(r"rejected \(security\.expired\): 'signed (400|3\d\d) s in the future", log)
         assert SECRET not in log
 
     def test_a_copy_is_rejected_while_the_first_runs_and_after(
@@ -158,15 +159,24 @@ class TestSigned:
     ) -> None:
         ops = served.scheme.named("ops")
         request = mailbox.request(str(trace), "ran")
-        request["request"]["args"] = [str(trace), "ran", 1.0]
+        go, copies = trace.with_name("go"), "a message is dropped (security.replayed"
+        request["request"]["args"] = [str(trace), "ran", 0, str(go)]
         body = sign(json.dumps({**request, "routing": [None, QUEUE]}).encode(), ops)
+        before = served.log.count(copies)
         for _ in range(3):
             mailbox.send(QUEUE, body)
+        eventually(lambda: served.log.count(copies) == before + 2)
+        go.touch()
         words = []
         while "result" not in words:
             words.append(self._answer(mailbox).get("status", "result"))
         assert "rejected" not in words  # the caller who waits would take that for the end
-        mailbox.send(QUEUE, body)
+
+        def again() -> bool:
+            mailbox.send(QUEUE, body)
+            return mailbox.waits(1.0)
+
+        eventually(again)  # its result is here before the agent knows that, and until then it runs
         rejected = self._answer(mailbox)
         assert (rejected["status"], rejected["code"]) == ("rejected", "security.replayed")
         assert runs(trace) == {"ran": 1}
@@ -209,6 +219,8 @@ class TestSigned:
         document["request"] = {"classname": "Probe", "method": "echo", "args": [1]}
         mailbox.send(QUEUE, sign(json.dumps(document).encode(), ops))
         wrapper = mailbox.receive()
+        while "result" not in json.loads(wrapper["message"]):  # an agent that has much to do says first how far it is
+            wrapper = mailbox.receive()
 
         def check(text: str) -> str | None:
             digest = hashlib.sha256(text.encode()).hexdigest()

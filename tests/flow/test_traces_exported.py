@@ -15,9 +15,9 @@ from gofer.errors import ExecutionTimeout, ProcessDied
 from gofer.proxy import Agent
 from gofer.testing.agents import AgentProcess
 from support.localbroker import LocalBroker
-from support.managed import free_port
 from support.otlp import Receiver, Span
 from support.plugins import describe, install
+from support.ports import free_port
 from support.presence import until_it_answers
 from support.reloads import manage
 from support.spans import Spans, recorded

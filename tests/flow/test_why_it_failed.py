@@ -155,6 +155,6 @@ def test_a_cancellation_says_why_and_is_no_failure(kennel: Kennel) -> None:
     kennel.agent.Admin().cancel(trigger.sn)
     trigger()
     kennel.agent.flush(20)
-    (line,) = [one for one in kennel.lines(trigger.sn) if "cancelled" in one["message"]]
+    (line,) = eventually(lambda: [one for one in kennel.lines(trigger.sn) if "cancelled" in one["message"]])
     assert (line["level"], "trace" in line) == ("INFO", False)
     assert line["message"].endswith("Cancelled: cancelled before it was started")

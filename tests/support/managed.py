@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from support.localbroker import LocalBroker
 from support.plugins import describe, install
 from support.presence import until_it_answers
 
-__all__ = ["Site", "free_port", "managed"]
+__all__ = ["Site", "managed"]
 
 KENNEL = """
     import os
@@ -121,10 +120,3 @@ def managed(top: Path) -> Iterator[Site]:
         with site.caller() as agent:
             until_it_answers(agent, site.goferd.tail())
         yield site
-
-
-def free_port() -> int:
-    """Return a port of this machine that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

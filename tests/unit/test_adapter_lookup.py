@@ -15,6 +15,7 @@ from gofer.errors import AdapterError, PluginError
 from gofer.messaging.adapters import find, installed
 from gofer.messaging.local import adapter as local
 from gofer.messaging.url import URL
+from support.waiting import eventually
 
 Install = Callable[..., Path]
 
@@ -176,6 +177,29 @@ def test_what_is_installed_while_we_run_is_found(only: Install) -> None:
     only("late", "value = 42", group="some.group", thing=":value", whole="")
     assert entry_points.load("some.group", "thing") == 42
     assert entry_points.load("some.group", "whole") is sys.modules["late"]
+
+
+def test_what_is_installed_is_read_once_until_the_path_changes(only: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = only("first", "value = 1", group="some.group", one=":value")
+    monkeypatch.setattr(sys, "path", [str(place)])
+    assert entry_points.load("some.group", "one") == 1
+    os.utime(place, (1e9, 1e9))  # the installation has ended long ago, and what was imported was compiled
+    assert [one.name for one in entry_points.listed("some.group")] == ["one"]
+    (place / "first-1.0.dist-info" / "entry_points.txt").unlink()
+    for _ in range(3):
+        assert entry_points.load("some.group", "one") == 1
+    only("second", "value = 2", group="some.group", two=":value")
+    assert entry_points.load("some.group", "two") == 2
+    assert [one.name for one in entry_points.listed("some.group")] == ["two"]
+
+
+def test_an_installation_that_is_still_being_written_is_found(only: Install) -> None:
+    entries = only("slow", "value = 3", group="some.group", three=":value") / "slow-1.0.dist-info" / "entry_points.txt"
+    text = entries.read_text()
+    entries.unlink()
+    assert entry_points.listed("some.group") == []
+    entries.write_text(text)  # its directory is as it was
+    assert eventually(lambda: [one.name for one in entry_points.listed("some.group")]) == ["three"]
 
 
 @pytest.mark.parametrize("home", ["a directory", "no directory"])

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.xdist_group("house-rules")  # one process parses the mo
 STATE = {
     "gofer.agent.logs._second": "the text of the present second: each line carries it",
     "gofer.agent.plugin._current": "a ContextVar: which plugin's code runs, for Plugin.find without an argument",
+    "gofer.entry_points._read": "what is installed: reading it takes milliseconds, and each connection asks",
     "gofer.rmi.context._current": "a ContextVar: which request's method runs, for Context.current",
     "gofer.rmi.client.agent.seam": "what stands in for all agents of the process: None but in tests with mocks",
     "gofer.messaging.connector.added": "the connectors that a program has added, as gofer 2 had them: by their URLs",

@@ -20,7 +20,7 @@ from gofer.agent.management.wire import MAX_REQUEST, Unusable, socket_of
 from gofer.root import Root
 from gofer.tools.agent_client import NoAgent, NoAnswer
 from support.doors import Doors, drain, read
-from support.managed import free_port
+from support.ports import free_port
 from support.waiting import eventually
 
 

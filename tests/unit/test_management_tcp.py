@@ -16,7 +16,7 @@ from gofer.errors import ConfigError
 from gofer.root import Root
 from gofer.tools.agent_client import NoAgent
 from support.doors import Doors, Relay, drain
-from support.managed import free_port
+from support.ports import free_port
 
 
 @pytest.fixture

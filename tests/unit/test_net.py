@@ -494,7 +494,7 @@ class TestFiles:
         _, key = certificates.user(f"open-{mode:o}")
         key.chmod(mode)
         text = self.refused(clientcert=str(certificates.client), clientkey=str(key))
-        assert f"clientkey has a private key; {key}: mode {mode:04o} lets " in text
+        assert f"clientkey {key} has a private key: mode {mode:04o} lets " in text
         assert f"chmod 600 {key}" in text
 
     @pytest.mark.parametrize("option", ["cacert", "clientcert"])

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("public-names")  # one process makes what t
 PUBLIC_NAMES = """
 gofer.agent: PluginContainer
 gofer.agent.access_check: access_problems
-gofer.agent.actions: Actions Actor
+gofer.agent.actions: Actions
 gofer.agent.allocator: give_memory_back
 gofer.agent.barrier: RequestHooks
 gofer.agent.builtin: admin_api help_text started
@@ -31,9 +31,10 @@ gofer.agent.check: check
 gofer.agent.config: AgentConfig Descriptor FleetConfig LiveSection LiveSettings LoggingConfig Machine MainConfig
     ManagementConfig MessagingConfig PamConfig Problem as_changed asks_to_be_required check_together
     find_plugin_dirs made_elsewhere not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe
-    stable_uuid
+    ruled_plugin stable_uuid
 gofer.agent.config.agent: AGENT AgentConfig FleetConfig LoggingConfig MainConfig ManagementConfig MessagingConfig
     PamConfig read_agent
+gofer.agent.config.broken: asks_to_be_required ruled_plugin
 gofer.agent.config.descriptor: DESCRIPTOR Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
     redescribe
 gofer.agent.config.files: MAX_FILE distrusted list_files list_unread read_bytes read_text
@@ -43,7 +44,6 @@ gofer.agent.config.kinds: ADDRESS BROKER EXCHANGE FLAG GROUPS Kind LEVEL NAME OW
     line names odd_identity seconds size whole
 gofer.agent.config.live: LiveSection LiveSettings as_changed
 gofer.agent.config.problem: Problem plain shown
-gofer.agent.config.required: asks_to_be_required
 gofer.agent.config.together: check_together not_trusted
 gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
@@ -189,7 +189,7 @@ gofer.rmi.server.administration: ANSWERING Administration Entry INTERRUPTED List
 gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
 gofer.rmi.server.counters: BOUNDS Counters
-gofer.rmi.server.dispatch: Pending Unfit authorize check_once coroutine_of find invoke login_of outcome_of way_out
+gofer.rmi.server.dispatch: Pending Unfit authorize check_once find invoke login_of outcome_of way_out
 gofer.rmi.server.hooks: HookCalls Only Raised call_each named
 gofer.rmi.server.lifecycle: Lifecycle
 gofer.rmi.server.logins: Attempt Logins attempt pam_service
@@ -201,7 +201,7 @@ gofer.rmi.server.reply_encoder: CannotSign Encoder Refusal of_error of_value
 gofer.rmi.server.reply_publisher: GIVE_UP Publisher Settled
 gofer.rmi.server.request_log: RequestLog
 gofer.rmi.server.serial: Outcome SerialThread
-gofer.rmi.server.service: Service
+gofer.rmi.server.service: PluginCode Service
 gofer.rmi.server.statuses: MOST_HELD Statuses
 gofer.rmi.server.sweep: Sweep
 gofer.rmi.server.tombstones: Owner Tombstones

@@ -138,13 +138,14 @@ class AsyncioConnection(Connection):
         """Do nothing: only a task can wait for it, by ``aclose``."""
 
     async def aclose(self) -> None:
-        """Close for good, and wait for the broker's answer, some seconds at most."""
+        """Close for good. Wait some seconds for the broker's answer, and then close the socket without it."""
         self.start_closing()
         deadline, watcher = monotonic() + _CLOSE, AsyncioWaiter(self.loop)
         self._watchers[watcher] = None
         while self._wire is not None and monotonic() < deadline:
             await watcher.sleep(deadline)
         self._watchers.pop(watcher, None)
+        self._close_wire()
 
     async def _at_end_of_loop(self) -> AsyncIterator[None]:
         """Close when the loop ends: ``asyncio.run`` ends the asynchronous generators of its loop.
@@ -158,8 +159,8 @@ class AsyncioConnection(Connection):
                 self._detach()
                 self._finisher = threading.Thread(target=self._drive, name="gofer-io", daemon=True)
                 self._finisher.start()
-            elif not self.closed:
-                await self.aclose()
+            else:
+                await self.aclose()  # also where that was started, and the broker has not answered
 
     def _drive(self, ready: Callable[[], object] = lambda: False, deadline: float = inf) -> None:
         """Drive the connection without its loop until the broker has answered for everything, and close it."""

@@ -27,7 +27,7 @@ def read_secret(path: Path) -> bytes:
         ConfigError: it cannot be read; belongs to neither root nor this process's user; or others than its owner (and
             its group, for reading) have any right to it.
     """
-    return _read(path, secret=True)
+    return _read(path, SECRET)
 
 
 def read_public(path: Path) -> bytes:
@@ -36,7 +36,7 @@ def read_public(path: Path) -> bytes:
     Raises:
         ConfigError: it cannot be read; belongs to neither root nor this process's user; or others may write to it.
     """
-    return _read(path, secret=False)
+    return _read(path, OTHERS_WRITE)
 
 
 def files_in(place: Path, suffixes: Iterable[str]) -> list[Path]:
@@ -102,25 +102,25 @@ class Watched(Generic[T]):
         return found
 
 
-def check_rights(path: Path | str, status: os.stat_result, *, secret: bool = False, foreign: bool = False) -> None:
-    """Refuse a file or directory that other users control; a ``secret`` one also if they can read it.
+def check_rights(path: Path, status: os.stat_result, forbidden: int = OTHERS_WRITE) -> None:
+    """Refuse a file or directory that other users control.
 
     Args:
-        foreign: it may belong to any user.
+        forbidden: the bits that its mode must not have.
 
     Raises:
-        ConfigError: it belongs to neither root nor this process's user, or its mode is too open.
+        ConfigError: it belongs to neither root nor this process's user, or its mode has such a bit.
     """
-    if reason := refusal(Path(path), status, SECRET if secret else OTHERS_WRITE, owned=not foreign):
+    if reason := refusal(path, status, forbidden):
         raise ConfigError(f"{path}: {reason}")
 
 
-def _read(path: Path, *, secret: bool) -> bytes:
+def _read(path: Path, forbidden: int) -> bytes:
     try:
         data, status = read_file(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
-    check_rights(path, status, secret=secret)
+    check_rights(path, status, forbidden)
     return data

@@ -11,14 +11,15 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from types import MappingProxyType
 
-from gofer.errors import AdapterError, ConfigError
+from gofer.errors import AdapterError
 from gofer.messaging.certificates import day, read_certificates, read_file
 from gofer.messaging.connector import Connector
 from gofer.messaging.endings import words
-from gofer.messaging.keyfiles import check_rights
 from gofer.messaging.url import place
+from gofer.ownership import OTHERS_WRITE, SECRET, refusal
 
 __all__ = ["Session", "explain", "make_context", "shake_hands"]
 
@@ -126,10 +127,8 @@ def _read(option: str, path: str) -> bytes:
         fix = f". User {os.geteuid()}, who runs this process, must be allowed to" if error.errno == errno.EACCES else ""
         raise AdapterError(f"{option} {path} cannot be read: {words(error)}{fix}") from error
     secret = b"PRIVATE KEY-" in content
-    try:
-        check_rights(path, status, secret=secret, foreign=not secret)
-    except ConfigError as error:
-        raise AdapterError(f"{option} {'has a private key; ' if secret else ''}{error}") from None
+    if reason := refusal(Path(path), status, SECRET if secret else OTHERS_WRITE, owned=secret):
+        raise AdapterError(f"{option} {path}{' has a private key' if secret else ''}: {reason}")
     return content
 
 

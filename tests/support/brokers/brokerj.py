@@ -10,7 +10,8 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, load_pem_private_key, pkcs12
 
-from support.brokers.server import BrokerError, Server, ServerTLS, ask_management, free_port, java_tool, made_by
+from support.brokers.server import BrokerError, Server, ServerTLS, ask_management, java_tool, made_by
+from support.ports import free_port
 
 __all__ = ["BrokerJ"]
 

@@ -18,7 +18,8 @@ from urllib.parse import quote
 
 from gofer.testing.guard import Guard
 
-from support.brokers.server import BrokerError, Server, ServerTLS, answers, ask_management, free_port, made_by
+from support.brokers.server import BrokerError, Server, ServerTLS, answers, ask_management, made_by
+from support.ports import free_port
 
 __all__ = ["RabbitMQ", "RabbitMQ3", "RabbitMQ4"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -23,7 +22,9 @@ from urllib.parse import quote
 
 from gofer.testing.guard import Guard
 
-__all__ = ["BrokerError", "Server", "ServerTLS", "answers", "ask_management", "free_port", "java_tool", "made_by"]
+from support.ports import free_port
+
+__all__ = ["BrokerError", "Server", "ServerTLS", "answers", "ask_management", "java_tool", "made_by"]
 
 _START_TIMEOUT = 90.0
 _STOP_TIMEOUT = 30.0
@@ -243,18 +244,6 @@ class Server(ABC):
             except ProcessLookupError:
                 pass
             process.wait()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on, below the range that outgoing connections take."""
-    while True:
-        port = random.randint(15_000, 31_999)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
 
 
 def java_tool(name: str) -> str:

@@ -46,8 +46,8 @@ class _Pending:
     """One reply, until it is settled."""
 
     __slots__ = (
-        "address", "body", "done", "durable", "ended", "isolated", "posted", "reason", "retry_at", "tries",
-        "up_since", "what",
+        "address", "body", "done", "durable", "ended", "isolated", "not_taken", "posted", "reason", "retry_at",
+        "tries", "up_since", "what",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +60,7 @@ class _Pending:
         self.durable = durable
         self.posted = time.monotonic()
         self.ended = self.isolated = False
+        self.not_taken = False  # by a broker, once: what was lost with its connection most likely will be
         self.tries = 0
         self.reason = ""
         self.retry_at = inf
@@ -71,8 +72,9 @@ class Publisher:
 
     A reply that is returned, refused or lost is sent again after a random, growing time, until ``give_up`` seconds
     after it was posted or after the connection last came up, whichever is later: its reader may be reconnecting, too.
-    Then it is counted as undeliverable and logged. At most ``most_waiting`` wait so; of more, the oldest is given up at
-    once: behind each stands a request that the broker holds, and it delivers only so many of these at a time.
+    Then it is counted as undeliverable and logged. At most ``most_waiting`` wait that a broker did not take; of more,
+    the oldest is given up at once: behind each stands a request that the broker holds, and it delivers only so many of
+    these at a time. Replies that were lost with a connection do not count: the next one takes them all.
 
     Args:
         give_up: seconds.
@@ -186,6 +188,8 @@ class Publisher:
         up_since = self._link.up_since
         # Lost with the connection, it was not the reply's fault. Otherwise it may have been: then no neighbours.
         intact = up_since is not None and up_since == reply.up_since
+        alone = reply.isolated and intact
+        reply.not_taken = reply.not_taken or outcome is not Outcome.UNKNOWN or alone
         reply.isolated = reply.isolated or outcome is not Outcome.UNKNOWN or intact
         reply.reason = reason or outcome.value
         if up_since is not None and now >= max(reply.posted, up_since) + self._give_up:
@@ -195,7 +199,7 @@ class Publisher:
         else:
             self._counters.add("retried")
             self._retry(reply, _LONGEST_WAIT if self._hurried == inf else _HURRIED / 4)
-            refused = [one for one in list(self._unsettled) if one.reason]
+            refused = [one for one in list(self._unsettled) if one.not_taken] if reply.not_taken else []
             if len(refused) > self._most_waiting:
                 self._drop(refused[0], f"more than {self._most_waiting} such are waiting")
 
