@@ -70,8 +70,8 @@ def test_the_authenticator_is_given_the_document_its_digest_and_the_signature() 
     signed = sign(BODY, authenticator)
 
     assert json.loads(signed)["signature"] == base64.b64encode(b"\x00\xffraw").decode()
-    assert verify(signed, authenticator, {"sn": "a"}) == (BODY, "me")
-    assert authenticator.asked == [({"sn": "a"}, hashlib.sha256(BODY).hexdigest(), b"\x00\xffraw")]
+    assert verify(signed, authenticator) == (BODY, "me")
+    assert authenticator.asked == [({"sn": "a", "data": "grüße"}, hashlib.sha256(BODY).hexdigest(), b"\x00\xffraw")]
 
 
 @pytest.mark.parametrize("signs", ["abc", b"abc", "grüße", "grüße".encode()])

@@ -22,6 +22,7 @@ from gofer.messaging.adapter import (
     Operation,
     Outcome,
     Outgoing,
+    Settlement,
     Subscribe,
     SubscriptionLost,
 )
@@ -78,14 +79,8 @@ class ScriptedAdapter(Adapter):
     def forget(self, token: int) -> None:
         pass
 
-    def accept(self, delivery: Delivery) -> None:
-        self.settled.append(("accept", delivery))
-
-    def release(self, delivery: Delivery) -> None:
-        self.settled.append(("release", delivery))
-
-    def reject(self, delivery: Delivery) -> None:
-        self.settled.append(("reject", delivery))
+    def settle(self, delivery: Delivery, how: Settlement) -> None:
+        self.settled.append((how.value, delivery))
 
 
 class Broker:

@@ -51,12 +51,7 @@ class Told(Client):
         super().__init__(state)
         self.got: list[tuple[int, bytes, bool | None]] = []
         self.losses: list[int] = []
-        self.accepts = True
         self._answer: Done | None = None
-
-    @property
-    def receives(self) -> bool:
-        return self.accepts
 
     def send(self, frame: object) -> None:
         match frame:
@@ -113,10 +108,10 @@ def test_what_is_released_goes_back_to_its_place(state: State) -> None:
     put(state, b"1", b"2", b"3", b"4", b"5")
     tags = [tag for tag, _, _ in client.got]
     assert client.came() == [b"1", b"2", b"3"]
-    client.accepts = False
+    client.receives = False
     for tag in reversed(tags):
         client.settle(tag, requeue=True)
-    client.accepts = True
+    client.receives = True
     client.ready()
     assert [(body, redelivered) for _, body, redelivered in client.got] == [(b"1", True), (b"2", True), (b"3", True)]
 
@@ -186,10 +181,10 @@ def test_a_client_that_takes_nothing_leaves_it_to_the_others(state: State) -> No
     slow, quick = Told(state), Told(state)
     slow.subscribe("q")
     quick.subscribe("q")
-    slow.accepts = False
+    slow.receives = False
     put(state, b"1", b"2", b"3")
     assert (slow.came(), quick.came()) == ([], [b"1", b"2", b"3"])
-    slow.accepts = True
+    slow.receives = True
     slow.ready()
     put(state, b"4", b"5")
     assert len(slow.came()) == len(quick.came()) == 1

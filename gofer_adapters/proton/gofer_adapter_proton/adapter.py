@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError
 from gofer.messaging import adapter as api
@@ -39,7 +39,8 @@ class ProtonAdapter(api.Adapter):
 
     def __init__(self, connector: Connector) -> None:
         super().__init__(connector)
-        self._state, self._login, self._goodbye = _NEW, Login(connector), b""
+        self._output = bytearray()  # what goes before that of the hub
+        self._state, self._login = _NEW, Login(connector, self._output)
         self._hub = Hub()
         self._publishers: dict[tuple[str | None, bool], Publisher] = {}  # the one used last is the last
         self._consumers: dict[int, Consumer] = {}
@@ -55,6 +56,7 @@ class ProtonAdapter(api.Adapter):
     def begin(self, now: float) -> None:
         """Greet."""
         self._last_read = self._last_write = now
+        self._login.begin()
         self._state, self._hub.urgent = _LOGIN, True
 
     def receive(self, data: bytes, now: float) -> None:
@@ -103,9 +105,8 @@ class ProtonAdapter(api.Adapter):
     def take(self, now: float) -> bytes:
         """Return all output."""
         self._hub.now = now
-        output, self._goodbye = self._goodbye, b""
-        if self._state != _NEW:
-            output = self._login.take() + output + (self._hub.take() if self._login.done else b"")
+        output = bytes(self._output) + (self._hub.take() if self._login.done else b"")
+        self._output.clear()
         if not output and self._is_up and self._is_quiet(now):
             output = _EMPTY_FRAME
         if output:
@@ -183,18 +184,11 @@ class ProtonAdapter(api.Adapter):
         """Have no event for a message that was sent without confirm."""
         self._hub.unconfirmed.discard(token)
 
-    def accept(self, delivery: api.Delivery) -> None:
-        """Accept, with the next output."""
-        self._settle(delivery, Transfer.ACCEPTED)
-
-    def release(self, delivery: api.Delivery) -> None:
-        """Give back."""
-        failed = self._hub.broker.release_fails
-        self._settle(delivery, Transfer.MODIFIED if failed else Transfer.RELEASED, failed)
-
-    def reject(self, delivery: api.Delivery) -> None:
-        """Reject, to be dropped or dead-lettered."""
-        self._settle(delivery, Transfer.REJECTED if self._hub.broker.rejects else Transfer.ACCEPTED)
+    def settle(self, delivery: api.Delivery, how: api.Settlement) -> None:
+        """Settle, with the next output, as this broker understands it."""
+        consumer = self._consumers.get(delivery.subscription)
+        if self._state == _OPEN and consumer is not None:
+            consumer.settle(delivery.tag, *self._hub.broker.settlement(how))
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -204,10 +198,6 @@ class ProtonAdapter(api.Adapter):
 
     def _is_quiet(self, now: float) -> bool:
         return now - self._last_write >= self.connector.heartbeat / 2 > 0
-
-    def _settle(self, delivery: api.Delivery, state: Any, failed: bool = False) -> None:
-        if self._state == _OPEN and (consumer := self._consumers.get(delivery.subscription)) is not None:
-            consumer.settle(delivery.tag, state, failed)
 
     def _open_connection(self) -> None:
         url, hostname = self.connector.url, self.connector.url.path
@@ -233,7 +223,7 @@ class ProtonAdapter(api.Adapter):
         elif self._state == _CLOSING and not any(publisher.busy for publisher in self._publishers.values()):
             # The broker has confirmed all that was published: it may read no more after the goodbye.
             self._state, hub.urgent = _GOODBYE, True
-            self._goodbye = hub.take()  # proton would send nothing more after the close
+            self._output += hub.take()  # proton would send nothing more after the close
             hub.connection.close()
 
     def _end(self, error: Exception | None) -> None:

@@ -21,16 +21,15 @@ _LONGEST = 4096
 
 
 class Login:
-    """One login. ``output`` is what is to be sent; ``offered`` the mechanisms of the broker; ``done``: it succeeded."""
+    """One login. ``offered``: the mechanisms of the broker; ``done``: it succeeded; ``output``: what is to be sent."""
 
-    def __init__(self, connector: Connector) -> None:
-        self.output, self.offered, self.done = _HEADER, list[str](), False
+    def __init__(self, connector: Connector, output: bytearray) -> None:
+        self.output, self.offered, self.done = output, list[str](), False
         self._connector, self._input, self._offset = connector, b"", len(_HEADER)
 
-    def take(self) -> bytes:
-        """Return what is to be sent, once."""
-        output, self.output = self.output, b""
-        return output
+    def begin(self) -> None:
+        """Greet."""
+        self.output += _HEADER
 
     def receive(self, data: bytes) -> bytes:
         """Take what came, and return what comes after the login.

@@ -69,6 +69,7 @@ __all__ = [
     "Outcome",
     "Outgoing",
     "PurgeQueue",
+    "Settlement",
     "Subscribe",
     "SubscriptionLost",
     "Unbind",
@@ -231,6 +232,14 @@ class Outgoing(msgspec.Struct, frozen=True):
     durable: bool = True
     confirm: bool = True
     isolated: bool = False
+
+
+class Settlement(enum.Enum):
+    """What becomes of a delivery."""
+
+    ACCEPT = "accept"  # it is done with
+    RELEASE = "release"  # back to its queue, to be delivered again (marked so); no try, where the broker lets us choose
+    REJECT = "reject"  # dropped, or dead-lettered where the queue is set up so
 
 
 # -- events ---------------------------------------------------------------------------------------------------------
@@ -424,22 +433,23 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def accept(self, delivery: Delivery) -> None:
-        """Tell the broker that the message is done with. Here and below, a settled or stale delivery is ignored.
+    def settle(self, delivery: Delivery, how: Settlement) -> None:
+        """Tell the broker what becomes of a delivery. A settled or stale one is ignored.
 
         A stale delivery came with an earlier connection, or its channel is gone.
         """
 
-    @abstractmethod
+    def accept(self, delivery: Delivery) -> None:
+        """Settle a delivery: see ``Settlement.ACCEPT``."""
+        self.settle(delivery, Settlement.ACCEPT)
+
     def release(self, delivery: Delivery) -> None:
-        """Give the message back to its queue, to be delivered again (marked redelivered where brokers do that).
+        """Settle a delivery: see ``Settlement.RELEASE``."""
+        self.settle(delivery, Settlement.RELEASE)
 
-        It does not count towards a delivery limit, where the broker lets us choose.
-        """
-
-    @abstractmethod
     def reject(self, delivery: Delivery) -> None:
-        """Tell the broker to drop the message, or to dead-letter it where the queue is set up so."""
+        """Settle a delivery: see ``Settlement.REJECT``."""
+        self.settle(delivery, Settlement.REJECT)
 
 
 def checked(message: Outgoing) -> Outgoing:

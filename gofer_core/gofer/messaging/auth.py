@@ -70,11 +70,8 @@ def sign(body: bytes, authenticator: Authenticator) -> bytes:
     return encode({"message": body.decode(), "signature": binascii.b2a_base64(signature, newline=False).decode()})
 
 
-def verify(body: bytes, authenticator: Authenticator | None, document: Any = None) -> tuple[bytes, str | None]:
+def verify(body: bytes, authenticator: Authenticator | None) -> tuple[bytes, str | None]:
     """Unwrap a document, and verify it if there is an authenticator.
-
-    Args:
-        document: its fields, if they are known.
 
     Returns:
         The document's own text, and the signer's identity. Without an authenticator a wrapper is only taken off.
@@ -87,7 +84,7 @@ def verify(body: bytes, authenticator: Authenticator | None, document: Any = Non
     inner = text_of(body, signed)
     if authenticator is None:
         return inner, None
-    return inner, signer_of(signed, inner, authenticator, fields_of(inner) if document is None else document)
+    return inner, signer_of(signed, inner, authenticator, fields_of(inner))
 
 
 def text_of(body: bytes, signed: Signed | None) -> bytes:
@@ -107,7 +104,7 @@ def signer_of(signed: Signed | None, inner: bytes, authenticator: Authenticator,
         identity = authenticator.validate(document, hashlib.sha256(inner).hexdigest(), signature)
     except ValidationFailed as failed:
         code = failed.code if isinstance(failed.code, str) and failed.code.startswith("security.") else _CODE
-        raise DocumentError(code, _SENTENCE, _words(failed) or "not valid") from failed
+        raise DocumentError(code, _SENTENCE, str(failed.details or failed) or "not valid") from failed
     except Exception as broken:
         raise DocumentError(_CODE, _SENTENCE, f"authenticator failed: {type(broken).__name__}") from broken
     if not isinstance(identity, str):
@@ -123,7 +120,3 @@ def _text(signature: bytes) -> str | bytes:
         return signature.decode()
     except UnicodeDecodeError:
         return signature
-
-
-def _words(failed: ValidationFailed) -> str:
-    return str(failed.details or failed)

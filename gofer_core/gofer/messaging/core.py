@@ -22,7 +22,7 @@ from typing import Any
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
 from gofer.messaging import adapter as api
-from gofer.messaging.adapter import Adapter, Cancel, Delivery, Operation, Outcome, Outgoing, Subscribe
+from gofer.messaging.adapter import Adapter, Cancel, Delivery, Operation, Outcome, Outgoing, Settlement, Subscribe
 from gofer.messaging.backoff import Backoff
 from gofer.messaging.connector import Connector
 from gofer.messaging.subscription import Steps, Subscription
@@ -338,27 +338,15 @@ class Core:
         if self.unconfirmed.pop(token, None) is not None and self.adapter is not None:
             self.adapter.forget(token)
 
-    def accept(self, delivery: Delivery) -> None:
-        """Acknowledge a delivery. The acknowledgement may wait for other output."""
+    def settle(self, delivery: Delivery, how: Settlement) -> None:
+        """Settle a delivery. An acknowledgement may wait for other output."""
         if self.adapter is not None:
-            self.adapter.accept(delivery)
-            self._flush_at = self._flush_at or self.now + self._ack_delay
+            self.adapter.settle(delivery, how)
+            self._flush_at = (self._flush_at or self.now + self._ack_delay) if how is Settlement.ACCEPT else 0.0
 
     def flush(self) -> None:
         """Write waiting acknowledgements in this turn."""
         self._flush_at = 0.0
-
-    def release(self, delivery: Delivery) -> None:
-        """Give a delivery back to its queue."""
-        if self.adapter is not None:
-            self.adapter.release(delivery)
-            self._flush_at = 0.0
-
-    def reject(self, delivery: Delivery) -> None:
-        """Have the broker drop or dead-letter a delivery."""
-        if self.adapter is not None:
-            self.adapter.reject(delivery)
-            self._flush_at = 0.0
 
     def ask(self, operation: Operation, answer: Answer, timeout: float = OPERATION) -> None:
         """Ask the broker for something; ``answer`` is called once.
@@ -508,7 +496,7 @@ class Core:
                 self.deliveries += 1
                 subscription = self._by_number.get(event.subscription)
                 if subscription is None:
-                    self.release(event)
+                    self.settle(event, Settlement.RELEASE)
                 else:
                     self._call(subscription.on_delivery, event)
             case api.Confirmed():

@@ -290,10 +290,8 @@ class Reader(_Endpoint):
         if message is None:
             return None, None
         try:
-            inner, _ = verify(message.body, None)
+            inner, _ = verify(message.body, self.authenticator)
             document = Document(msgspec.json.decode(inner, type=dict[str, Any]))
-            if self.authenticator is not None:
-                verify(message.body, self.authenticator, document)
         except (DocumentError, msgspec.DecodeError) as bad:
             message.reject(requeue=False)
             raise bad if isinstance(bad, DocumentError) else DocumentError("model.invalid", str(bad)) from bad

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import ModuleType
@@ -68,12 +68,24 @@ class Target:
             TypeError: it returned something to be awaited, and is not ``async def``.
         """
         value = self.function() if self.cls is None else self.member.__get__(self.cls(), self.cls)()
-        if inspect.isawaitable(value) and not (self.is_async and inspect.iscoroutine(value)):
+        return self.coroutine(value) if inspect.isawaitable(value) else value
+
+    def coroutine(self, value: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
+        """Return what it has returned, to be awaited, as a coroutine.
+
+        Raises:
+            TypeError: it is not ``async def``: nobody would await that.
+        """
+        if not self.is_async:
             close = getattr(value, "close", None)
             if callable(close):
                 close()
             raise TypeError(f"{self.name}() returned a {type(value).__name__}: declare it `async def`")
-        return value
+
+        async def wait() -> Any:
+            return await value
+
+        return value if inspect.iscoroutine(value) else wait()
 
 
 class API:

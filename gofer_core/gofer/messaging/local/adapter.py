@@ -142,15 +142,7 @@ class LocalAdapter(Adapter):
     def forget(self, token: int) -> None:
         """Do nothing: this broker answers every message, and quickly."""
 
-    def accept(self, delivery: Delivery) -> None:
-        self._settle(delivery, requeue=False)
-
-    def release(self, delivery: Delivery) -> None:
-        self._settle(delivery, requeue=True)
-
-    def reject(self, delivery: Delivery) -> None:
-        self._settle(delivery, requeue=False)  # there are no dead letters
-
-    def _settle(self, delivery: Delivery, *, requeue: bool) -> None:
+    def settle(self, delivery: Delivery, how: api.Settlement) -> None:
         if delivery.subscription in self._subscribed and isinstance(delivery.tag, int):
-            self._send(wire.Settle(delivery.tag, requeue))
+            # There are no dead letters: what is rejected is dropped.
+            self._send(wire.Settle(delivery.tag, requeue=how is api.Settlement.RELEASE))

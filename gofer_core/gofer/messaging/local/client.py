@@ -36,7 +36,9 @@ class Client(asyncio.Protocol):
         self._tags = 0
         self._reader = wire.Reader()
         self._output = bytearray()
-        self._greeted = self._full = self._leaving = False
+        self._greeted = self._leaving = False
+        #: Whether it receives deliveries now; ``ready`` follows when it does again.
+        self.receives = True
         self._silent = 0  # half heartbeats without a sign of life
         self._waiting = 0  # bytes that waited for it at the last heartbeat
 
@@ -62,12 +64,12 @@ class Client(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Stop deliveries and reading: the client does not read."""
-        self._full = True
+        self.receives = False
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Go on with both."""
-        self._full = False
+        self.receives = True
         if not self._leaving:
             self._transport.resume_reading()
             self.ready()
@@ -106,11 +108,6 @@ class Client(asyncio.Protocol):
         self._timer = self._loop.call_later(heartbeat / 2, self._beat, heartbeat)
 
     # -- its output ------------------------------------------------------------------------------------------
-
-    @property
-    def receives(self) -> bool:
-        """Whether it receives deliveries now; ``ready`` follows when it does again."""
-        return not self._full
 
     def send(self, frame: wire.Frame) -> None:
         """Send a frame."""

@@ -56,9 +56,8 @@ class Message(msgspec.Struct):
 class Receiver(Protocol):
     """The client behind a consumer. It may own queues."""
 
-    @property
-    def receives(self) -> bool:
-        """Whether it can receive a message now."""
+    #: Whether it can receive a message now.
+    receives: bool
 
     def deliver(self, consumer: Consumer, message: Message) -> None:
         """Receive a message, to be settled later."""

@@ -162,7 +162,7 @@ class Received(NamedTuple):
         Raises:
             DocumentError: it is not signed, or not validly.
         """
-        verify(self.body, authenticator, msgspec.to_builtins(self.reply))
+        verify(self.body, authenticator)
 
 
 def read_reply(body: bytes) -> Received:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from hmac import compare_digest, digest
 from secrets import token_bytes
@@ -20,7 +19,7 @@ from gofer.rmi.server.logins import Attempt, attempt
 from gofer.rmi.server.service import Service
 
 __all__ = [
-    "Pending", "Unfit", "authorize", "check_once", "coroutine_of", "find", "invoke", "login_of",
+    "Pending", "Unfit", "authorize", "check_once", "find", "invoke", "login_of",
     "outcome_of", "way_out",
 ]  # fmt: skip
 
@@ -132,24 +131,6 @@ def outcome_of(done: Future[Any]) -> tuple[Any, BaseException | None]:
     """Return the value that has come, and what was raised instead."""
     raised = done.exception()
     return (None, raised) if raised is not None else (done.result(), None)
-
-
-def coroutine_of(request: Received, value: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
-    """Return what a method has returned as a coroutine.
-
-    Raises:
-        TypeError: it is no ``async def``: nobody will await that.
-    """
-    if request.api is None or not request.api.is_async:
-        close = getattr(value, "close", None)
-        if callable(close):
-            close()
-        raise TypeError(f"{request.target}() returned a {type(value).__name__}: declare the method `async def`")
-
-    async def wait() -> Any:
-        return await value
-
-    return value if inspect.iscoroutine(value) else wait()
 
 
 class _Once:

@@ -306,7 +306,8 @@ class Lifecycle:
 
     def _await(self, request: Received, value: Awaitable[Any]) -> None:
         """Have the plugin's event loop go on with a coroutine."""
-        coroutine = dispatch.coroutine_of(request, value)
+        assert request.api is not None  # noqa: S101 - it has returned the value
+        coroutine = request.api.coroutine(value)
 
         def dropped() -> None:
             self._registry.returned(request)
