@@ -356,7 +356,7 @@ def test_what_waits_when_the_rules_change_is_decided_by_the_new_ones(house: Guar
         assert len(ran(house)) == 1
 
 
-RELOADS = 20
+RELOADS = 12
 
 
 @pytest.mark.slow

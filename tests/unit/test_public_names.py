@@ -97,21 +97,24 @@ gofer.errors: AdapterError CallError Cancelled ConfigError ConnectionLost Dispat
     ExecutionTimeout GoferError Interrupted InvalidOperator MemberNotFound MessagingError NamespaceNotFound
     NotAuthenticated NotAuthorized NotFound NotTaken PasswordRequired PluginError ProcessDied Rejected
     RemoteException RequestTimeout ResultTooLarge SecretNotMatched SecretRequired UserNotAuthorized UserRequired
-gofer.fleet: Fleet Found Member Outcome Plan Run Selection Summary Waves read_members
+gofer.fleet: BlockingFleet BlockingRun Fleet Found Member Outcome Plan Run Selection Summary Watch Waves
+    read_members
+gofer.fleet.blocking: BlockingFleet BlockingRun
 gofer.fleet.discovery: Found discover
-gofer.fleet.fleet: Fleet Plan Selection
+gofer.fleet.fleet: Begin FAILURES Fleet Plan Selection
 gofer.fleet.members: Member Members read_members
 gofer.fleet.record: OPEN OUTCOMES Record RunRow TargetRow WordRow
-gofer.fleet.run: Confirm Outcome Run Summary
+gofer.fleet.run: Confirm Outcome Run Summary outcome_of
 gofer.fleet.state: StateError connect state_directory
-gofer.fleet.waves: Amount CAREFUL Waves
+gofer.fleet.watch: Watch
+gofer.fleet.waves: Amount CAREFUL Waves Window
 gofer.hooks: gofer_accept gofer_call gofer_extend gofer_facts gofer_find gofer_finished gofer_load gofer_route
     gofer_unload hookimpl hookspec
 gofer.limit: Limit LimitedLog
 gofer.messaging: Connector Consumer Document Exchange NotFound Producer Queue Reader URL
 gofer.messaging.adapter: Adapter Bind Blocked Cancel CheckQueue Closed Confirmed DeclareExchange DeclareQueue
     DeleteExchange DeleteQueue Delivery Done Event HEAD NO_EXPIRY Opened Operation Outcome Outgoing PurgeQueue
-    Subscribe SubscriptionLost TAIL Unbind
+    Settlement Subscribe SubscriptionLost TAIL Unbind checked
 gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
@@ -238,6 +241,7 @@ gofer.tools.agent_client: NoAgent NoAnswer ask
 gofer.tools.agent_options: agent_options broker_options signing_option
 gofer.tools.agent_tree: print_agent
 gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
+gofer.tools.bash_completion: Bash
 gofer.tools.broker: broker
 gofer.tools.can: can
 gofer.tools.certs: certs
@@ -246,10 +250,16 @@ gofer.tools.certs_lines: Files TARGETS
 gofer.tools.completion: COMPLETE authenticator_names completion profile_names targets
 gofer.tools.connecting: connector_of tls_options
 gofer.tools.demo: Step demo read_steps
-gofer.tools.describe: at_address describe
+gofer.tools.describe: at_address describe method_lines
 gofer.tools.emulate: emulate
 gofer.tools.fleet: fleet
-gofer.tools.fleet_output: Live plain print_groups print_outcomes print_values summary_line
+gofer.tools.fleet_call: COMMANDS
+gofer.tools.fleet_completion: fleet_methods fleet_names fleet_outcomes fleet_runs fleet_targets
+gofer.tools.fleet_do: FAILED STOPPED machines with_fleet
+gofer.tools.fleet_machines: COMMANDS
+gofer.tools.fleet_output: Live histogram plain print_groups print_outcomes print_values summary_line
+gofer.tools.fleet_plan: print_plan tell_of_care
+gofer.tools.fleet_runs: COMMANDS
 gofer.tools.import_check: Check check_imports main
 gofer.tools.listing: authenticators list_entry_points listing_options plugins
 gofer.tools.login: ask from_file

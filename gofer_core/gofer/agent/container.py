@@ -92,7 +92,7 @@ class PluginContainer:
             services=self.services,
             hook=request_hooks,
             plugins=self.plugins,
-            access=lambda: self.rules.access,
+            access=partial(getattr, self.rules, "access"),
         )
         self.endpoints = Endpoints(self.plugins, request_hooks, make, self._timeout)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +125,8 @@ class Endpoint:
     def _take(self, plugin: Plugin) -> None:
         self.plugin = plugin
         self.admin = admin_api(plugin)
+        #: What is entered around what the plugin's code does.
+        self.entered = plugin.entered
         self.authenticator: Any = plugin.authenticator
         self.audience = plugin.described.audience
         self.loop = plugin.loop
@@ -141,6 +142,11 @@ class Endpoint:
         """What callers may call."""
         return self.plugin.api
 
+    @property
+    def guarded(self) -> bool:
+        """Whether there are rules on who may call what."""
+        return bool(self._access().rules)
+
     def authorize(self, request: Received, target: Target | None = None) -> None:
         """Check that the rules allow a call: those of this plugin, and those of the plugins that a method is of.
 
@@ -148,13 +154,12 @@ class Endpoint:
             Denied: they do not.
         """
         access = self._access()
-        if access.rules:
-            names = [self.name] if target is None else homes(target, self._plugins, access.modules)
-            refusing = access.refusing(names, request.identity, request.classname, request.method)
-            if refusing is not None:
-                file = self._plugins[refusing].descriptor.file if refusing in self._plugins else "its descriptor"
-                signs = self.authenticator is not None
-                raise Denied(why_denied(request.identity, refusing, request.target, file, signs=signs))
+        names = [self.name] if target is None else homes(target, self._plugins, access.modules)
+        refusing = access.refusing(names, request.identity, request.classname, request.method)
+        if refusing is not None:
+            file = self._plugins[refusing].descriptor.file if refusing in self._plugins else "its descriptor"
+            signs = self.authenticator is not None
+            raise Denied(why_denied(request.identity, refusing, request.target, file, signs=signs))
 
     def forks(self, target: Target) -> Forks:
         """Return what runs a method in a child process: that of the plugin whose module has it.
@@ -178,10 +183,6 @@ class Endpoint:
             others = (one.api.look_up(classname, method) for one in accepting(self.plugin, self._plugins))
             target = next(filter(None, others), None)
         return target is not None and target.holds_no_thread
-
-    def entered(self) -> AbstractContextManager[object]:
-        """Return what is entered around what the plugin's code does."""
-        return self.plugin.entered()
 
     # -- taking requests ----------------------------------------------------------------------------------------------
 

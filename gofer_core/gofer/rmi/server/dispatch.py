@@ -53,8 +53,11 @@ def invoke(service: Service, request: Received, target: Target) -> Any:
         DispatchError: it cannot be run here.
         BaseException: whatever the method or a hook raised.
     """
-    authorize(target, request)
-    _check_arguments(service, target, request)
+    mark = target.mark
+    if mark.secret is not None or mark.logins:
+        authorize(target, request)
+    if service.typed and not mark.untyped:
+        _check_arguments(target, request)
     hook = service.hook.gofer_call
     if _is_ours(hook):  # it calls the method
         return _run(service, target, request)
@@ -73,7 +76,7 @@ class Unfit(Exception):
     """Arguments do not fit the annotations of the method. The text says which one, and where in it."""
 
 
-def _check_arguments(service: Service, target: Target, request: Received) -> None:
+def _check_arguments(target: Target, request: Received) -> None:
     """Check that the arguments of a call fit the annotations of the method, and of its class's constructor.
 
     The method is given what was sent: nothing is converted.
@@ -81,10 +84,8 @@ def _check_arguments(service: Service, target: Target, request: Received) -> Non
     Raises:
         Unfit: one does not.
     """
-    if not service.typed or target.mark.untyped:
-        return
-    asked = request.document.request
-    wrong = target.contract.fault(asked.args or (), asked.keywords)
+    asked, contract = request.document.request, target.contract
+    wrong = contract.fault(asked.args or (), asked.keywords) if contract.checks else None
     if wrong is None and asked.cntr is not None and any(asked.cntr) and (constructor := target.constructor) is not None:
         wrong = constructor.fault(asked.cntr[0] or (), asked.cntr[1] or {})
         wrong = wrong and f"constructor, {wrong}"

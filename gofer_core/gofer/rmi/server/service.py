@@ -72,6 +72,10 @@ class Service(PluginCode, Protocol):
     def audience(self) -> Sequence[str]:
         """The addresses, beside its own, for which it takes signed requests."""
 
+    @property
+    def guarded(self) -> bool:
+        """Whether the agent has rules on who may call what: without any, ``authorize`` allows everything."""
+
     def authorize(self, request: Received, target: Target | None = None) -> None:
         """Check that the agent's rules allow a call. Quick; any thread.
 
