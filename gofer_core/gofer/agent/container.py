@@ -85,7 +85,6 @@ class PluginContainer:
         #: Held while plugins are loaded and unloaded.
         self.changes = threading.RLock()
         request_hooks = RequestHooks(self.hooks.hook, self._timeout)
-
         make = partial(
             Endpoint,
             config=self.config,

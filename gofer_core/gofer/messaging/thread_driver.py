@@ -269,7 +269,8 @@ class ThreadConnection(Connection):
         if threading.get_ident() == self._driver:  # a callback: its output goes with this turn's
             command(*arguments)
             return
-        if size > 0 and self._lock.asleep and len(self.core.unconfirmed) + len(self._written) < 2:
+        idle = size > 0 and self._lock.asleep and len(self.core.unconfirmed) + len(self._written) < 2
+        if idle and not self._stood_still(monotonic()):
             main = threading.get_ident() == threading.main_thread().ident
             if self._write_at_once(*arguments) if main else self._write_alone(command, arguments):
                 return
