@@ -142,7 +142,11 @@ def nothing_left_behind() -> Iterator[None]:
     deadline = time.monotonic() + _GRACE
 
     for thread in set(threading.enumerate()) - threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+        while thread in threading.enumerate() and (left_seconds := deadline - time.monotonic()) > 0:
+            if thread.is_alive():
+                thread.join(left_seconds)
+            else:
+                time.sleep(0.01)  # it is being started: an interrupt may have struck the thread that started it
     left = sorted(thread.name for thread in set(threading.enumerate()) - threads)
     assert not left, f"threads still running: {left}"
 
