@@ -30,16 +30,22 @@ MAX_CARD = 64 * 1024
 _MOST_GROUPS = 64
 _MOST_PLUGINS = 256
 _MOST_CLASSES = 1024
+_MOST_MARKED = 1024
 _NAME = re.compile(r"[^\x00-\x20\x7f]{1,255}")
 _GROUP = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class PluginCard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A running plugin: its version, the address of its queue, and its remote classes and modules."""
+    """A running plugin: its version, the address of its queue, and its remote classes and modules.
+
+    An agent tells of a class only if the caller may call something in it. ``destructive``: the methods that are marked
+    so, as ``Class.method``.
+    """
 
     version: str | None = None
     address: str | None = None
     classes: list[str] = []
+    destructive: list[str] = []
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +75,10 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
                 return plugin.address
         return self.address
 
+    def is_destructive(self, classname: str, method: str) -> bool:
+        """Tell whether one of the plugins has marked a method as destructive."""
+        return any(f"{classname}.{method}" in one.destructive for one in self.plugins.values())
+
     def check(self) -> None:
         """Refuse a card that is out of bounds.
 
@@ -76,6 +86,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
             DocumentError: it is.
         """
         classes = sum(len(one.classes) for one in self.plugins.values())
+        marked = sum(len(one.destructive) for one in self.plugins.values())
         for wrong, what in (
             (not _NAME.fullmatch(self.name), "name is not 1 to 255 characters without spaces"),
             (not _NAME.fullmatch(self.address), "address is not 1 to 255 characters without spaces"),
@@ -83,6 +94,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
             (not all(map(_GROUP.fullmatch, self.groups)), "a group is not 1 to 64 letters, digits, _ and -"),
             (len(self.plugins) > _MOST_PLUGINS, f"more than {_MOST_PLUGINS} plugins"),
             (classes > _MOST_CLASSES, f"more than {_MOST_CLASSES} classes"),
+            (marked > _MOST_MARKED, f"more than {_MOST_MARKED} methods marked destructive"),
         ):
             if wrong:
                 raise _invalid(f"card: {what}")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
 import pytest
 from gofer.errors import ConnectionLost
+from gofer.fleet import Fleet
 from gofer.messaging.adapter import DeclareQueue, DeleteQueue, Delivery, Outcome, PurgeQueue
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.subscription import Subscription
 from gofer.messaging.url import URL
+from gofer.testing.emulator import Emulator, Script
 from support.brokers.rabbitmq import RabbitMQ
 from support.company import declare, linked
 from support.connections import declaring, suspend
@@ -50,3 +53,32 @@ def test_what_is_delivered_is_read_while_something_waits_to_be_asked(rabbitmq: R
         assert link.up_since == up_since
         for queue in ("held", "later"):
             link.ask(DeleteQueue(queue))
+
+
+@pytest.mark.slow
+def test_a_run_of_a_fleet_stops_and_names_whom_it_did_not_call(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    connector = Connector(URL.parse(rabbitmq.url()), reconnect_max=1.0)
+
+    async def ctl(share: str) -> None:
+        await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", share)
+
+    async def go() -> None:
+        async with Emulator(connector, 64, Script(groups=("blocked",)), prefix="blocked") as emulator:
+            async with Fleet(connector, directory=tmp_path, wait=10) as fleet:
+                fleet.add(agent.card() for agent in emulator.agents)
+                run = fleet.where("group=blocked")(batch="16").Emulated().work(1)
+                await ctl("0.00001")
+                try:
+                    summary = await run
+                finally:
+                    await ctl("0.4")
+            assert "the broker takes no messages: blocked by the broker" in str(summary.stopped)
+            assert sum(summary.counts.values()) == 64
+            assert summary.counts["untouched"] > 0
+            assert run.window == 1
+            async with Fleet(connector, directory=tmp_path, wait=60) as fleet:
+                rest = await fleet.retry(summary.id, ("untouched",)).Emulated().work(2)
+            assert rest.counts == {"value": summary.counts["untouched"]}
+            assert set(emulator.runs.values()) == {1}
+
+    asyncio.run(go())

@@ -6,15 +6,10 @@ import asyncio
 import base64
 import json
 import os
-import random
-import signal
-import sqlite3
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +17,9 @@ import msgspec
 import pytest
 from gofer.card import Answer, Card, PluginCard
 from gofer.errors import ConfigError
-from gofer.fleet import Fleet, Outcome
+from gofer.fleet import Fleet
 from gofer.fleet.discovery import discover
 from gofer.fleet.members import Members
-from gofer.fleet.state import StateError
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import VERSION, encode
 from gofer.messaging.url import URL
@@ -33,40 +27,13 @@ from gofer.targets import Targets
 from gofer.testing.emulator import Emulator, Script
 from gofer_authenticator_hmac import HmacAuthenticator
 from support import forkserver
+from support.fleets import DESCRIPTOR, DOGS, gofer, kinds, machines, names, sent
 from support.forkserver import GOFER
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("fleet")
-
-DOGS = """
-import time
-
-from gofer.decorators import remote
-from gofer.hooks import hookimpl
-
-
-class Dog:
-    @remote
-    def bark(self, n):
-        return "w" * n
-
-    @remote
-    def fail(self):
-        raise ValueError("no")
-
-    @remote
-    def sleep(self, seconds):
-        time.sleep(seconds)
-        return "awake"
-
-
-@hookimpl
-def gofer_facts():
-    return {"kennel": {"dogs": 3}, "os": "is gofer's own"}
-"""
-DESCRIPTOR = "[main]\nenabled=1\n[messaging]\nurl={url}\n[model]\nqueue={queue}\n"
 
 
 @pytest.fixture(scope="module")
@@ -77,20 +44,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
 
 @pytest.fixture(scope="module")
 def agents(broker: LocalBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[AgentProcess]]:
-    """Two machines, ``web-0`` and ``web-1``, in the groups ``web`` and ``g0`` or ``g1``."""
-    top = tmp_path_factory.mktemp("machines")
-    agents = [AgentProcess(top / f"m{n}") for n in range(2)]
-    try:
-        for n, agent in enumerate(agents):
-            conf = f"[fleet]\nenabled=1\nname=web-{n}\ngroups=web,g{n}\n"
-            (agent.root / "etc/gofer/agent.conf").write_text(conf)
-            agent.plugin("dogs", DOGS, DESCRIPTOR.format(url=broker.url, queue=f"kennel-{n}"))
-            agent.start()
-        eventually(lambda: len(names(broker)) == 2)
+    with machines(broker, tmp_path_factory.mktemp("machines")) as agents:
         yield agents
-    finally:
-        for agent in agents:
-            agent.__exit__(None, None, None)
 
 
 @pytest.fixture
@@ -99,22 +54,6 @@ def state(tmp_path: Path, broker: LocalBroker, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("GOFER_URL", broker.url)
     return tmp_path / "state/gofer"
-
-
-def names(broker: LocalBroker, targets: str = "all", **how: Any) -> list[str]:
-    """The names of the machines that answer."""
-    found = asyncio.run(discover(Connector.of(broker.url), Targets(targets), wait=10, jitter=0.0, **how))
-    return sorted(card.name for card in found.cards.values())
-
-
-def gofer(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return forkserver.run(
-        [GOFER, "fleet", *arguments], input=stdin, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-def kinds(outcomes: list[Outcome]) -> dict[str, str]:
-    return {one.name: one.kind for one in outcomes}
 
 
 # -- who is there ------------------------------------------------------------------------------------------------------
@@ -294,18 +233,6 @@ def test_what_is_wrong_is_said(
     assert (done.returncode, words in done.stderr) == (status, True), done
 
 
-def test_a_plan_sends_nothing(state: Path, agents: list[AgentProcess]) -> None:
-    gofer("ls")
-    planned = gofer("call", "group=web", "Dog.bark", "1", "--plan", "--ramp", "1", "--no-ask")
-    assert planned.stdout.splitlines() == [
-        "wave 1 of 2: Dog.bark on 1 machine",
-        "  web-0 (kennel-0)",
-        "wave 2 of 2: Dog.bark on 1 machine",
-        "  web-1 (kennel-1)",
-    ]
-    assert gofer("status", "--json").stdout == "[]\n"
-
-
 def test_addresses_come_from_standard_input(state: Path, agents: list[AgentProcess]) -> None:
     done = gofer("call", "-", "Dog.bark", "1", "--jsonl", stdin="kennel-0\n# a comment\n\nkennel-1\nkennel-0\n")
     assert done.returncode == 0
@@ -343,10 +270,14 @@ def test_the_sum_of_outcomes_is_the_fleet(state: Path, broker: LocalBroker) -> N
 
     async def go() -> None:
         script = Script(fail=0.05, frozen=0.05, gone=0.05, seed=7, groups=("sum",), version="2.0")
-        async with Emulator(broker.url, 200, script, prefix="sum"), Fleet(broker.url, wait=3) as fleet:
-            found = await fleet.ask("group=sum", wait=30, jitter=0.2)
-            assert len(found.cards) == 200
-            summary = await fleet.where("group=sum and gofer=2.0").Emulated().work(1)
+        async with Emulator(broker.url, 200, script, prefix="sum"):
+            for wait in (3, 12, 48):  # on a busy machine all 200 take longer
+                async with Fleet(broker.url, wait=wait) as fleet:
+                    found = await fleet.ask("group=sum", wait=30, jitter=0.2)
+                    assert len(found.cards) == 200
+                    summary = await fleet.where("group=sum and gofer=2.0").Emulated().work(1)
+                if set(summary.counts) == {"value", "exception", "unreachable"}:
+                    break
             assert summary.counts == {"value": 170, "exception": 10, "unreachable": 20}
             assert sum(summary.counts.values()) == summary.total == 200
 
@@ -358,13 +289,13 @@ def test_a_run_stops_at_its_budget_the_same_way_each_time(state: Path, broker: L
         untouched = []
         for _ in range(2):
             script = Script(fail=0.05, seed=3, groups=("budget",))
-            async with Emulator(broker.url, 200, script, prefix="budget"), Fleet(broker.url, wait=20) as fleet:
+            async with Emulator(broker.url, 100, script, prefix="budget"), Fleet(broker.url, wait=20) as fleet:
                 await fleet.ask("group=budget", wait=30, jitter=0.2)
                 meant = fleet.where("group=budget")
                 summary = await meant(ramp="1,10%,100%", stop_after="2%", batch="1").Emulated().work(1)
-                assert summary.counts["exception"] == 4
-                assert "4 failures of 200 machines" in str(summary.stopped)
-                assert summary.counts["untouched"] == 200 - summary.counts["value"] - 4 > 0
+                assert summary.counts["exception"] == 2
+                assert "2 failures of 100 machines" in str(summary.stopped)
+                assert summary.counts["untouched"] == 100 - summary.counts["value"] - 2 > 0
                 untouched.append({one.name for one in summary.outcomes if one.kind == "untouched"})
         return untouched
 
@@ -372,110 +303,22 @@ def test_a_run_stops_at_its_budget_the_same_way_each_time(state: Path, broker: L
     assert first == second
 
 
-@pytest.mark.slow
-def test_a_command_that_is_killed_is_taken_up_and_nothing_runs_twice(
-    state: Path, broker: LocalBroker, tmp_path: Path
-) -> None:
-    runs = tmp_path / "runs"
-    seed = random.randrange(1 << 30)
-    chance = random.Random(seed)
-    emulator = forkserver.Popen(
-        [GOFER, "emulate", "-n", "100", "--prefix", "killed", "--latency", "0.2", "--runs", str(runs)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert emulator.stdout is not None
-        assert emulator.stdout.readline() == "ready\n"
-        assert len(names(broker, "name=killed-*")) == 100
-        for _ in range(5):
-            command = forkserver.Popen(
-                [GOFER, "fleet", "call", "name=killed-*", "Emulated.work", "1", "--batch", "10"],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            at = chance.randrange(100)
-            eventually(partial(_has_sent, state, at, command))
-            command.send_signal(signal.SIGKILL)
-            command.wait()
-            resumed = gofer("resume", "last")
-            assert resumed.returncode == 0, (seed, resumed)
-            with closing(sqlite3.connect(state / "runs.db")) as file:
-                sns = [
-                    sn for (sn,) in file.execute("SELECT sn FROM targets WHERE run = (SELECT max(run) FROM targets)")
-                ]
-                left = file.execute("SELECT count(*) FROM targets WHERE outcome <> 'value'").fetchone()[0]
-            assert (len(sns), left) == (100, 0), seed
-            ran = Counter(runs.read_text().split())
-            assert [ran[sn] for sn in sns] == [1] * 100, seed
-    finally:
-        emulator.send_signal(signal.SIGINT)
-        emulator.communicate()
-
-
-def _has_sent(state: Path, at: int, command: subprocess.Popen[bytes]) -> bool:
-    return _sent(state) > at or command.poll() is not None
-
-
-def _sent(state: Path) -> int:
-    """Count the machines of the latest run to which a request was sent."""
-    try:
-        with closing(sqlite3.connect(f"file:{state}/runs.db?mode=ro", uri=True)) as file:
-            latest = "SELECT count(*) FROM targets WHERE sent IS NOT NULL AND run = (SELECT max(number) FROM runs)"
-            return int(file.execute(latest).fetchone()[0])
-    except sqlite3.Error:
-        return 0  # not made yet
-
-
 def test_two_processes_do_not_run_the_same(state: Path, broker: LocalBroker, agents: list[AgentProcess]) -> None:
     command = forkserver.Popen(
         [GOFER, "fleet", "call", "group=web", "Dog.sleep", "3"], stdout=subprocess.PIPE, text=True
     )
-    eventually(lambda: _sent(state) == 2)
+    eventually(lambda: sent(state) == 2)
     second = gofer("resume", "last")
     assert second.returncode == 2
     assert "is being run by another process" in second.stderr
     assert "2 × awake" in command.communicate()[0]  # noqa: RUF001 - as above
 
 
-@pytest.mark.parametrize("damage", ["garbage", "read-only", "full"])
-def test_a_record_that_cannot_be_written_is_reported_and_nothing_is_sent(
-    state: Path, broker: LocalBroker, damage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def go() -> None:
-        script = Script(groups=("damaged",))
-        async with Emulator(broker.url, 5, script, prefix="damaged") as emulator, Fleet(broker.url, wait=10) as fleet:
-            await fleet.ask("group=damaged", wait=30)
-            if damage == "garbage":
-                fleet.record.close()
-                _spoil(state)
-                with pytest.raises(StateError, match=r"runs.db: cannot be used: .*; move it away to begin anew"):
-                    Fleet(broker.url)
-            elif damage == "full":
-                fleet.record._file.execute("PRAGMA max_page_count = 1")  # as a full disk answers
-                with pytest.raises(StateError, match=r"runs.db: cannot be used: database or disk is full"):
-                    await fleet.where("group=damaged").Emulated().work("x" * 100_000)
-            else:
-                run = fleet.where("group=damaged").Emulated().work(1)
-                fleet.record._file.execute("PRAGMA query_only = 1")  # as a disk that was remounted answers
-                with pytest.raises(StateError, match=r"runs.db: cannot be used: attempt to write a readonly database"):
-                    await run
-            assert not emulator.runs
-
-    asyncio.run(go())
-
-
-def _spoil(state: Path) -> None:
-    for file in state.glob("runs.db*"):
-        file.unlink()
-    (state / "runs.db").write_bytes(b"no database" * 1000)
-
-
 def test_a_run_is_cancelled_by_another_command(state: Path, agents: list[AgentProcess]) -> None:
     command = forkserver.Popen(
         [GOFER, "fleet", "call", "group=web", "Dog.sleep", "20"], stdout=subprocess.PIPE, text=True
     )
-    eventually(lambda: _sent(state) == 2)
+    eventually(lambda: sent(state) == 2)
     begin = time.monotonic()
     assert eventually(lambda: gofer("cancel", "last").stdout == "2 machines asked to cancel\n")
     out = command.communicate()[0]
@@ -508,6 +351,62 @@ def test_with_an_authenticator_only_signed_questions_are_answered(broker: LocalB
         assert "a question of the fleet is not answered: " in agent.tail()
 
 
+def test_questions_that_cannot_be_read_do_not_keep_others_from_being_answered(
+    broker: LocalBroker, agents: list[AgentProcess]
+) -> None:
+    """One that is refused must not count as one that waits for its answer: of those there are fifty at most."""
+
+    async def ask() -> None:
+        from gofer.card import EXCHANGE, Question, Who
+        from gofer.messaging.address import Address
+        from gofer.messaging.pool import pool
+
+        connection = pool.acquire_asyncio(Connector.of(broker.url), asyncio.get_running_loop())
+        await connection.wait_sendable(time.monotonic() + 30)
+        settled: asyncio.Queue[object] = asyncio.Queue()
+        whole = Question(
+            sn="x", version=VERSION, routing=[None, f"{EXCHANGE}/all"], replyto="nowhere", who=Who(targets="all")
+        )
+        wrong = ["nme=3", "x" * 1_000_000, "(" * 10_000 + "all" + ")" * 10_000, "not " * 1000 + "all"]
+        asked = [msgspec.structs.replace(whole, who=Who(targets=text)) for text in wrong]
+        bodies = [b"no question", b'{"sn": "x"}', *(encode(msgspec.to_builtins(one)) for one in asked)]
+        for body in bodies * 10:
+            connection.publish_nowait(
+                Address(EXCHANGE, "all"), body, durable=False, settled=lambda *how: settled.put_nowait(how)
+            )
+        for _ in bodies * 10:
+            await asyncio.wait_for(settled.get(), 30)
+        if pool.leave(connection):
+            await connection.aclose()
+
+    asyncio.run(ask())
+    assert eventually(lambda: names(broker) == ["web-0", "web-1"])
+
+
+def test_a_card_tells_a_caller_what_that_caller_may_call(broker: LocalBroker, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(
+        "".join(f"{name} {base64.b64encode(name.encode().ljust(32)).decode()}\n" for name in ("ops", "guest"))
+    )
+    keys.chmod(0o600)
+    with AgentProcess(tmp_path / "rules") as agent:
+        (agent.root / "etc/gofer/agent.conf").write_text("[fleet]\nenabled=1\nname=rules\n")
+        described = DESCRIPTOR.format(url=broker.url, queue="rules").replace("[model]", "authenticator=hmac\n[model]")
+        agent.plugin("dogs", DOGS, f"{described}[hmac]\nkeys={keys}\n[access]\nDog.* = ops\nAdmin.* = *\n")
+        agent.start()
+
+        def told(name: str) -> tuple[list[str], list[str]] | None:
+            caller = HmacAuthenticator.from_settings({"keys": str(keys), "key": name}, tmp_path)
+            found = asyncio.run(
+                discover(Connector.of(broker.url), Targets("name=rules"), wait=10, jitter=0.0, authenticator=caller)
+            )
+            card = found.cards.get("rules")
+            return None if card is None else (card.plugins["dogs"].classes, card.plugins["dogs"].destructive)
+
+        assert eventually(lambda: told("ops")) == (["Dog"], ["Dog.forget"])
+        assert eventually(lambda: told("guest")) == ([], [])
+
+
 def test_what_is_refused_leaves_no_run_and_a_run_in_use_is_not_forgotten(
     state: Path, agents: list[AgentProcess]
 ) -> None:
@@ -516,7 +415,7 @@ def test_what_is_refused_leaves_no_run_and_a_run_in_use_is_not_forgotten(
     command = forkserver.Popen(
         [GOFER, "fleet", "call", "group=web", "Dog.sleep", "3"], stdout=subprocess.PIPE, text=True
     )
-    eventually(lambda: _sent(state) == 2)
+    eventually(lambda: sent(state) == 2)
     kept = gofer("forget", "last")
     assert (kept.returncode, "is being run by another process" in kept.stderr) == (2, True)
     command.communicate()

@@ -466,6 +466,7 @@ def test_order_is_kept_when_a_callback_publishes(broker: Broker) -> None:
 
     number = subscribed(broker, Subscription("q", 10, deliver))
     broker.put(delivery(number, b"1"), delivery(number, b"2"))
+    broker.core.take(broker.now)
     assert seen == [1, 2, 3]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from gofer.errors import ConfigError
 from gofer.fleet import Waves
-from gofer.fleet.waves import Amount, sizes
+from gofer.fleet.waves import Amount, Window, sizes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,3 +71,33 @@ def test_all_machines_are_in_one_wave(steps: list[int], total: int) -> None:
     assert sum(sizes(ends)) == total
     assert all(size > 0 for size in sizes(ends)) or total == 0
     assert Waves.of(waves.text()) == waves
+
+
+def test_the_window_shrinks_while_the_broker_is_late_and_grows_again() -> None:
+    window = Window(256)
+    window.taken(0.5)
+    assert window.size == 256
+    sizes_ = []
+    for _ in range(6):
+        window.taken(5.0)
+        sizes_.append(window.size)
+    assert sizes_ == [128, 64, 32, 16, 16, 16]
+    for _ in range(8):
+        window.taken(0.01)
+    assert window.size == 256
+    window.blocked()
+    assert window.size == 16
+
+
+@given(st.integers(1, 10_000), st.lists(st.one_of(st.floats(0, 100), st.none()), max_size=60))
+def test_the_window_stays_within_its_bounds(most: int, seen: list[float | None]) -> None:
+    window = Window(most)
+    for seconds in seen:
+        if seconds is None:
+            window.blocked()
+        else:
+            window.taken(seconds)
+        assert 1 <= window.size <= most
+    for _ in range(8):
+        window.taken(0.0)
+    assert window.size == most

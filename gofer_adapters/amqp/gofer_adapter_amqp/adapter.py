@@ -125,6 +125,14 @@ class AmqpAdapter(api.Adapter):
         if self._open:
             self._publisher.publish(message)
 
+    def encode(self, message: api.Outgoing) -> bytes | None:
+        """Return the frames of a message for a channel that is open."""
+        return self._publisher.frames(message) if self._open else None
+
+    def written(self, message: api.Outgoing) -> None:
+        """Note that these were written."""
+        self._publisher.written(message)
+
     def forget(self, token: int) -> None:
         """Have no event for a message that was sent without confirm."""
         self._publisher.forget(token)

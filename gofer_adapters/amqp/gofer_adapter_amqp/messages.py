@@ -147,9 +147,13 @@ class _SharedChannel(Channel):
             self._count = 0
             if self._confirms:
                 self.send(spec.Confirm.Select, "b", True)
-        self.publish_frames(message)
+        self.home.output.append(self.frames(message))
+        self.written(message.token)
+
+    def written(self, token: int) -> None:
+        """Note that a message was sent."""
         self._count += 1
-        self.unconfirmed[self._count if self._confirms else message.token] = message.token
+        self.unconfirmed[self._count if self._confirms else token] = token
 
     def on_message(self, method: bytes, header: bytes, body: bytes) -> None:
         """Take a message that had no route. Its confirm follows, if the channel has confirms."""
@@ -218,6 +222,17 @@ class Publisher:
         else:
             self._probing[exchange] = deque([message])
             Task(self._home, self._probe(exchange))
+
+    def frames(self, message: Outgoing) -> bytes | None:
+        """Return the frames of a message that its channel can take now; None: ``publish`` it."""
+        channel, exchange = self._confirmed if message.confirm else self._plain, message.address.exchange
+        if channel.usable and exchange in self.proven and exchange not in self._probing:
+            return channel.frames(message)
+        return None
+
+    def written(self, message: Outgoing) -> None:
+        """Note that these frames were sent."""
+        (self._confirmed if message.confirm else self._plain).written(message.token)
 
     def forget(self, token: int) -> None:
         """Have no event for a message that was sent without confirm."""

@@ -163,23 +163,32 @@ class Membership:
             joined.stop()
             self._links.release(joined.link)
 
-    def card(self, address: Address, connector: Connector) -> Card:
-        """Make the machine's card, with the addresses at one broker."""
+    def card(self, address: Address, connector: Connector, identity: str | None) -> Card:
+        """Make the machine's card, with the addresses at one broker.
+
+        Args:
+            identity: who asks; the card tells of no class in which the rules let that caller call nothing.
+        """
         return Card(
             name=self._name,
             address=str(address),
             groups=list(self._config.fleet.groups),
             plugins={
-                one.name: PluginCard(
-                    None if one.source is None else one.source.version,
-                    self._address_at(one, connector),
-                    sorted(one.api.classes) + [name for name in one.api.names if one.api.functions],
-                )
+                one.name: self._plugin_card(one, connector, identity)
                 for one in sorted(self._plugins.values(), key=lambda one: one.name)
                 if one.is_running
             },
             facts=self._facts.current(),
             version=version("gofer-core"),
+        )
+
+    def _plugin_card(self, plugin: Plugin, connector: Connector, identity: str | None) -> PluginCard:
+        allowed = [target for target in plugin.api if plugin.container.may_call(identity, plugin, target)]
+        return PluginCard(
+            None if plugin.source is None else plugin.source.version,
+            self._address_at(plugin, connector),
+            sorted({target.namespace for target in allowed}),
+            sorted({target.name for target in allowed if target.mark.destructive}),
         )
 
     def _address_at(self, plugin: Plugin, connector: Connector) -> str | None:
@@ -265,34 +274,35 @@ class _Joined:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         self.link.accept(delivery)
-        if delivery.cut or not self._limit.allows() or self._waiting >= _MOST_WAITING:
+        if delivery.cut or not self._limit.allows():
             self._refuse("too long, or too many of them")
             return
-        self._waiting += 1
         self._clock.call_after(0.0, partial(self._take, delivery.body))
 
     # -- in the clock's thread ----------------------------------------------------------------------------------------
 
     def _take(self, body: bytes) -> None:
         try:
-            question = self._read(body)
-            meant = question is not None and Targets(question.who.targets).matches(msgspec.to_builtins(self._card()))
+            inner, signer = verify(body, self.authenticator)
+            question = self._read(inner)
+            if question is None or not Targets(question.who.targets).matches(msgspec.to_builtins(self._card(signer))):
+                return
         except (DocumentError, ConfigError) as bad:
             self._refuse(f"{bad}: {bad.details}" if isinstance(bad, DocumentError) else str(bad))
-            meant = False
-        if question is None or not meant:
-            self._waiting -= 1
             return
+        if self._waiting >= _MOST_WAITING:
+            self._refuse("too many of them")
+            return
+        self._waiting += 1
         pause = self._random.uniform(0.0, min(question.who.jitter, question.who.wait / 2))
-        self._clock.call_after(pause, partial(self._answer, question))
+        self._clock.call_after(pause, partial(self._answer, question, signer))
 
-    def _read(self, body: bytes) -> Question | None:
+    def _read(self, inner: bytes) -> Question | None:
         """Return a question that is for this machine, and in time; None: it is not.
 
         Raises:
             DocumentError: it is not one that we may answer.
         """
-        inner, _ = verify(body, self.authenticator)
         question = read_question(inner)
         exchange, _, key = str(question.routing[1]).partition("/")
         if exchange != EXCHANGE or "/" in question.replyto:
@@ -305,7 +315,7 @@ class _Joined:
             raise DocumentError("security.expired", "SECURITY: document expired", "a question of long ago")
         return question
 
-    def _answer(self, question: Question) -> None:
+    def _answer(self, question: Question, signer: str | None) -> None:
         self._waiting -= 1
         if self._stopped:
             return
@@ -314,7 +324,7 @@ class _Joined:
             version=VERSION,
             routing=[None, question.replyto],
             origin=str(self.address),
-            card=self._card(),
+            card=self._card(signer),
             timestamp=timestamp(),
         )
         body = encode(msgspec.to_builtins(answer))

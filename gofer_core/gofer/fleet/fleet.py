@@ -5,28 +5,35 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from gofer.aio import Agent
 from gofer.card import Card
 from gofer.errors import CallError, ConfigError, MessagingError
 from gofer.fleet.discovery import Found, discover
 from gofer.fleet.members import Member, Members
-from gofer.fleet.record import OPEN, Record, RunRow, TargetRow
+from gofer.fleet.record import OPEN, OUTCOMES, Record, RunRow, TargetRow
 from gofer.fleet.run import Confirm, Run
+from gofer.fleet.watch import Watch
 from gofer.fleet.waves import Waves, sizes
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.rmi.client.options import Options
 from gofer.rmi.client.stub import Stub
+from gofer.suggest import did_you_mean
 from gofer.targets import Targets
 
-__all__ = ["Fleet", "Plan", "Selection"]
+__all__ = ["FAILURES", "Begin", "Fleet", "Plan", "Selection"]
+
+#: The outcomes after which ``retry`` calls a machine again.
+FAILURES = ("exception", "interrupted", "unreachable")
 
 #: Options of calls that a run has; the others belong to a single call.
 _OPTIONS = ("wait", "ttl", "data", "timeout", "secret", "user", "password", "pam", "authenticator")
+#: What ``resume`` may change of waves.
+_CHANGED = ("batch", "soak", "health", "stop_after", "max_unreachable", "confirm")
 _STORED = ("wait", "ttl", "data", "timeout")
 
 
@@ -110,12 +117,12 @@ class Fleet:
             ConfigError: the expression cannot be read.
         """
         meant = Targets(targets) if isinstance(targets, str) else targets
-        return Selection(self, self.members.select(meant), str(meant))
+        return Selection(self.begin, self.members.select(meant), str(meant))
 
     def at(self, cards: Iterable[Card], name: str = "addresses") -> Selection:
         """Select machines by their cards. ``name``: what the record calls that."""
         now = time.time()
-        return Selection(self, [Member(card, False, now, now) for card in cards], name)
+        return Selection(self.begin, [Member(card, False, now, now) for card in cards], name)
 
     def resume(self, which: str, *, confirm: Confirm | None = None, **waves: Any) -> Run:
         """Take up a run whose process has ended, or which was stopped: machines without an outcome are asked.
@@ -125,8 +132,11 @@ class Fleet:
             waves: what is to change of the run's waves.
 
         Raises:
-            ConfigError: there is no such run, or it is one at another broker.
+            ConfigError: there is no such run, or it is one at another broker; or a value cannot be changed.
         """
+        for name in waves:
+            if name in ("limit", "ramp"):
+                raise ConfigError(f"{name}: the machines and waves of a run stay; allowed: {', '.join(_CHANGED)}")
         row = self.record.run(which)
         if row.broker != str(self._connector.url):
             raise ConfigError(f"run {row.id} is one at {row.broker}; this is {self._connector.url}")
@@ -134,12 +144,31 @@ class Fleet:
         options = self._options.having(row.options)
         return Run(self._connector, self.record, row, options=options, waves=plan, confirm=confirm)
 
+    def watch(self, which: str) -> Watch:
+        """Follow a run that another process runs, or see one that has ended; the broker is not asked.
+
+        Raises:
+            ConfigError: there is no such run.
+        """
+        return Watch(self.record, self.record.run(which))
+
+    async def describe(self, member: Member, classname: str) -> Any:
+        """Ask a machine what can be called where it has a class: what ``Admin.describe`` tells.
+
+        Raises:
+            CallError, MessagingError: it does not tell, or is not there.
+        """
+        options = {"wait": 5.0, "authenticator": self._options.authenticator}
+        async with Agent(self._connector, member.card.address_of(classname), **options) as agent:
+            return await agent.Admin().describe()
+
     async def cancel(self, which: str) -> int:
-        """Have the agents cancel what they have of a run; return how many were asked.
+        """Have nothing more of a run sent, and the agents cancel what they have; return how many were asked.
 
         The process that runs it, if there is one, hears of each cancelled request; else ``resume`` does.
         """
         row = self.record.run(which)
+        self.record.stop_run(row, "cancelled")
         sent = [one for one in self.record.targets(row.number) if one.sent is not None and one.outcome in OPEN]
         options = {"wait": 5.0, "authenticator": self._options.authenticator}
         async with Agent(self._connector, "gofer.fleet", **options) as agent:  # it only holds the connection
@@ -157,11 +186,21 @@ class Fleet:
             await agent.flush()
         return sum(asked)
 
-    def retry(self, which: str, kinds: Iterable[str] = ("exception", "interrupted", "unreachable")) -> Selection:
-        """Select the machines of a run that have certain outcomes, for another run."""
-        row, wanted = self.record.run(which), set(kinds)
+    def retry(self, which: str, kinds: Iterable[str] = FAILURES) -> Selection:
+        """Select the machines of a run that have certain outcomes, for another run.
+
+        Raises:
+            ConfigError: there is no such run, or no such outcome.
+        """
+        wanted = set(kinds)
+        for kind in sorted(wanted.difference(OUTCOMES)):
+            raise ConfigError(f"no outcome {kind[:80]!r}{did_you_mean(kind, OUTCOMES)}; allowed: {', '.join(OUTCOMES)}")
+        row = self.record.run(which)
+        known = {one.card.address_of(row.request[0]): one.card for one in self.members.select()}
         cards = [
-            Card(name=one.name, address=one.address) for one in self.record.targets(row.number) if one.outcome in wanted
+            known.get(one.address) or Card(name=one.name, address=one.address)
+            for one in self.record.targets(row.number)
+            if one.outcome in wanted
         ]
         return self.at(cards, f"run {row.id}: {', '.join(sorted(wanted))}")
 
@@ -177,7 +216,7 @@ class Fleet:
         Raises:
             ConfigError: two machines have the same address, or the waves do not fit.
         """
-        plan = selection.plan()
+        plan = selection.plan(of[0], of[1])
         called: dict[str, str] = {}
         for one in plan.members:
             address = one.card.address_of(of[0])
@@ -195,7 +234,7 @@ class Fleet:
             selection.name,
             [*of, list(args), kws],
             {name: value for name in _STORED if (value := getattr(self._options, name)) is not None},
-            selection.waves.text(),
+            plan.waves.text(),
             f"fleet.{uuid.uuid4()}",
             "waiting",
             None,
@@ -210,34 +249,51 @@ class Fleet:
             self.record,
             row,
             options=self._options,
-            waves=selection.waves,
+            waves=plan.waves,
             confirm=selection.confirm,
         )
 
 
-class Plan:
-    """What a run would do: its machines in their order, and how many are called at the end of each wave."""
+#: Makes a run of a selection: class, method and constructor's arguments; arguments; keyword arguments.
+Begin = Callable[["Selection", tuple[str, str, list[Any] | None], tuple[Any, ...], dict[str, Any]], Any]
 
-    def __init__(self, members: list[Member], ends: list[int]) -> None:
-        self.members, self.ends = members, ends
+
+class Plan(NamedTuple):
+    """What a run would do.
+
+    Attributes:
+        members: its machines, in their order.
+        waves: the selection's; for a method that some of these have marked destructive, careful ones if it has none.
+        ends: how many are called at the end of each wave.
+        destructive: those of the machines that have marked the method so.
+    """
+
+    members: list[Member]
+    waves: Waves
+    ends: list[int]
+    destructive: list[Member]
 
 
 class Selection:
     """Machines to be called. Attributes are remote classes, as those of an Agent: ``selection.Dog().bark('x')``.
 
     Calling returns a :class:`gofer.fleet.run.Run`. ``selection(ramp="1,10%,100%", stop_after="2%")`` is the same
-    selection with waves: see :class:`gofer.fleet.waves.Waves`.
+    selection with waves: see :class:`gofer.fleet.waves.Waves`. Without waves, a method that a machine has marked
+    destructive is called as :data:`gofer.fleet.waves.CAREFUL` says; ``run.waves`` tells.
+
+    Args:
+        begin: makes the run: ``Fleet.begin``.
     """
 
     def __init__(
         self,
-        fleet: Fleet,
+        begin: Begin,
         members: list[Member],
         name: str,
         waves: Waves | None = None,
         confirm: Confirm | None = None,
     ) -> None:
-        self.fleet, self.members, self.name = fleet, members, name
+        self.begin, self.members, self.name = begin, members, name
         self.waves = waves or Waves()
         self.confirm = confirm
 
@@ -252,7 +308,7 @@ class Selection:
         if wrong:
             raise ConfigError(f"no {wrong[0]!r} for waves; allowed: {', '.join(allowed)}")
         given: Mapping[str, Any] = {**self.waves.text(), **waves, "confirm": confirm is not None}
-        return Selection(self.fleet, self.members, self.name, Waves.of(given), confirm)
+        return Selection(self.begin, self.members, self.name, Waves.of(given), confirm)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -265,12 +321,18 @@ class Selection:
     def __getitem__(self, name: str) -> Stub:
         return Stub(name, self._invoke)
 
-    def plan(self) -> Plan:
-        """Return what a run would do."""
+    def plan(self, classname: str, method: str) -> Plan:
+        """Return what a run of a method would do.
+
+        Raises:
+            ConfigError: the waves do not fit.
+        """
         taken = self.members[: self.waves.taken(len(self.members))]
-        return Plan(taken, self.waves.ends(len(taken)))
+        marked = [one for one in taken if one.card.is_destructive(classname, method)]
+        waves = self.waves.careful() if marked else self.waves
+        return Plan(taken, waves, waves.ends(len(taken)), marked)
 
     def _invoke(
         self, classname: str, method: str, cntr: list[Any] | None, args: tuple[Any, ...], kws: dict[str, Any], /
-    ) -> Run:
-        return self.fleet.begin(self, (classname, method, cntr), args, kws)
+    ) -> Any:
+        return self.begin(self, (classname, method, cntr), args, kws)

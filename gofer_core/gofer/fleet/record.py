@@ -29,6 +29,8 @@ OUTCOMES = (
 #: Those that ``resume`` asks again.
 OPEN = ("queued", "running", "untouched", "waiting")
 
+_TRIES = 20  # to get the lock of a run, ten milliseconds apart
+
 _SCHEMA = """
 CREATE TABLE runs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created REAL NOT NULL, broker TEXT NOT NULL,
@@ -49,7 +51,8 @@ class RunRow(NamedTuple):
     """A run.
 
     ``request``: class, method, constructor's arguments, args, kws. ``replyto``: the queue for replies, the same when it
-    is taken up: a request is the same one only with that. ``state``: waiting, running, stopped or ended.
+    is taken up: a request is the same one only with that. ``state``: waiting, running, stopping (another process has
+    cancelled it), stopped or ended.
     """
 
     number: int
@@ -147,13 +150,19 @@ class Record:
         sent: Sequence[int] = (),
         ended: Sequence[TargetRow] = (),
         words: Sequence[tuple[int, WordRow]] = (),
-    ) -> None:
-        """Write what has happened: whose requests are sent next, who has ended, and who has said what."""
+    ) -> bool:
+        """Write what has happened: whose requests are sent next, who has ended, and who has said what.
+
+        Returns:
+            Whether anything may be sent. If another process has cancelled the run, ``sent`` is not written.
+        """
         now = time.time()
 
-        def work(file: sqlite3.Connection) -> None:
+        def work(file: sqlite3.Connection) -> bool:
+            goes_on: bool = file.execute("SELECT state FROM runs WHERE number = ?", (run,)).fetchone() != ("stopping",)
             file.executemany(
-                "UPDATE targets SET sent = coalesce(sent, ?) WHERE run = ? AND n = ?", [(now, run, n) for n in sent]
+                "UPDATE targets SET sent = coalesce(sent, ?) WHERE run = ? AND n = ?",
+                [(now, run, n) for n in sent if goes_on],
             )
             file.executemany(
                 "UPDATE targets SET outcome = ?, ended = ?, details = ? WHERE run = ? AND n = ?",
@@ -163,12 +172,19 @@ class Record:
                 "INSERT INTO words VALUES (?, ?, ?, ?, ?)",
                 [(run, n, word.at, word.word, _text(word.details)) for n, word in words],
             )
+            return goes_on
 
-        self._do(work)
+        return bool(self._do(work))
 
     def close_run(self, run: int, state: str, why: str | None = None) -> None:
         """Write that a run goes on, was stopped, or has ended."""
         self._do(lambda file: file.execute("UPDATE runs SET state = ?, why = ? WHERE number = ?", (state, why, run)))
+
+    def stop_run(self, run: RunRow, why: str) -> None:
+        """Have whoever runs it send nothing more; from now on, nothing is."""
+        state = "stopping" if self.is_held(run) else "stopped"
+        change = "UPDATE runs SET state = ?, why = ? WHERE number = ? AND state IN ('waiting', 'running')"
+        self._do(lambda file: file.execute(change, (state, why, run.number)))
 
     @contextmanager
     def held(self, run: RunRow) -> Iterator[None]:
@@ -177,19 +193,32 @@ class Record:
         Raises:
             ConfigError: one has it.
         """
-        path = self.path.with_name(f"{self.path.stem}-{run.number}.lock")
+        file = self._lock_file(run)
         try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StateError(f"{path}: cannot be made: {error.strerror}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"run {run.id} is being run by another process") from None
-        else:
+            for again in range(_TRIES):  # whoever watches has it for an instant
+                if _locks(file, fcntl.LOCK_EX):
+                    break
+                if again + 1 == _TRIES:
+                    raise ConfigError(f"run {run.id} is being run by another process")
+                time.sleep(0.01)
             yield  # the file stays: one that was unlinked could be locked by another process that had opened it
         finally:
             os.close(file)
+
+    def is_held(self, run: RunRow) -> bool:
+        """Tell whether a process has a run."""
+        file = self._lock_file(run)
+        try:
+            return not _locks(file, fcntl.LOCK_SH)
+        finally:
+            os.close(file)
+
+    def _lock_file(self, run: RunRow) -> int:
+        path = self.path.with_name(f"{self.path.stem}-{run.number}.lock")
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateError(f"{path}: cannot be made: {error.strerror}") from error
 
     def forget(self, run: int) -> None:
         """Delete a run."""
@@ -221,7 +250,7 @@ class Record:
     def runs(self) -> list[RunRow]:
         """Return all runs, the latest first."""
         columns = ", ".join(RunRow._fields)
-        rows = self._do(lambda file: file.execute(f"SELECT {columns} FROM runs ORDER BY number DESC").fetchall())  # noqa: S608 - our own names
+        rows = self._read(f"SELECT {columns} FROM runs ORDER BY number DESC")  # noqa: S608 - our own names
         decode = msgspec.json.decode
         return [RunRow._make([*row[:5], *map(decode, row[5:8]), *row[8:]]) for row in rows]
 
@@ -229,19 +258,26 @@ class Record:
         """Return the machines of a run."""
         columns = ", ".join(TargetRow._fields)
         statement = f"SELECT {columns} FROM targets WHERE run = ? ORDER BY n"  # noqa: S608 - our own names
-        rows = self._do(lambda file: file.execute(statement, (run,)).fetchall())
+        rows = self._read(statement, run)
         return [TargetRow._make([*row[:8], None if row[8] is None else msgspec.json.decode(row[8])]) for row in rows]
 
     def words(self, run: int, n: int) -> list[WordRow]:
         """Return what a machine has said, in the order in which it came."""
         statement = "SELECT at, word, details FROM words WHERE run = ? AND n = ? ORDER BY rowid"
-        rows = self._do(lambda file: file.execute(statement, (run, n)).fetchall())
+        rows = self._read(statement, run, n)
         return [WordRow(at, word, None if said is None else msgspec.json.decode(said)) for at, word, said in rows]
 
     def counts(self, run: int) -> Counter[str]:
         """Count the machines of a run by their outcomes."""
         statement = "SELECT outcome, count(*) FROM targets WHERE run = ? GROUP BY outcome"
-        return Counter(dict(self._do(lambda file: file.execute(statement, (run,)).fetchall())))
+        return Counter(dict(self._read(statement, run)))
+
+    def _read(self, statement: str, *values: Any) -> list[Any]:
+        try:
+            with self._lock:
+                return self._file.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
 
     def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         try:
@@ -256,7 +292,18 @@ class Record:
                     raise
                 return value
         except sqlite3.Error as error:
-            raise StateError(f"{self.path}: cannot be used: {error}") from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: sqlite3.Error) -> StateError:
+        return StateError(f"{self.path}: cannot be used: {error}")
+
+
+def _locks(file: int, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _text(value: Any) -> str | None:

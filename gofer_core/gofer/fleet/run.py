@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from functools import partial
+from time import monotonic
 from typing import Any, NamedTuple
 
 from gofer.aio import AsyncioSession
@@ -25,7 +27,7 @@ from gofer.errors import (
     RequestTimeout,
 )
 from gofer.fleet.record import OPEN, Record, RunRow, TargetRow, WordRow
-from gofer.fleet.waves import Waves
+from gofer.fleet.waves import Waves, Window
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import shown
@@ -34,13 +36,16 @@ from gofer.rmi.client.options import Options
 from gofer.rmi.client.replies import Notice, Progress
 from gofer.rmi.client.stub import new_request
 
-__all__ = ["Confirm", "Outcome", "Run", "Summary"]
+__all__ = ["Confirm", "Outcome", "Run", "Summary", "outcome_of"]
 
 #: Seconds for which agents remember a quick call that has ended: an older request is not sent a second time.
 _REMEMBERED = 540.0
 _CANCEL_WAIT = 5.0
+#: Seconds between two looks whether the broker takes messages again.
+_LOOK = 0.1
 
-#: Asked between two waves, with how many machines come next and the counts so far; true: go on.
+#: Asked between two waves, with how many machines come next and the counts so far; true: go on. What is no coroutine
+#: function is called in a thread of its own.
 Confirm = Callable[[int, "Counter[str]"], bool | Awaitable[bool]]
 
 
@@ -102,6 +107,7 @@ class Run:
         self._waves = waves
         self._confirm = confirm
         self._targets = record.targets(row.number)
+        self._window = Window(waves.window(len(self._targets)))
         self._counts = record.counts(row.number)
         self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -118,7 +124,17 @@ class Run:
     @property
     def outcomes(self) -> list[Outcome]:
         """How all machines stand now, in the order of the plan."""
-        return [_outcome(one) for one in self._targets]
+        return [outcome_of(one) for one in self._targets]
+
+    @property
+    def waves(self) -> Waves:
+        """How it goes."""
+        return self._waves
+
+    @property
+    def window(self) -> int:
+        """How many requests may be in flight now: fewer while the broker is late or takes nothing."""
+        return self._window.size
 
     @property
     def stopped(self) -> str | None:
@@ -138,7 +154,7 @@ class Run:
             pass
         return Summary(self.id, len(self._targets), self.counts, self._stopped, self.outcomes)
 
-    async def __aiter__(self) -> AsyncIterator[Outcome]:
+    async def __aiter__(self) -> AsyncGenerator[Outcome]:
         """Iterate over outcomes as they come.
 
         Raises:
@@ -189,6 +205,7 @@ class Run:
         connection = pool.acquire_asyncio(self._connector, asyncio.get_running_loop())
         self._session = session = AsyncioSession(connection, queue=self._row.replyto)
         try:
+            await connection.wait_sendable(None if self._options.wait is None else monotonic() + self._options.wait)
             await asyncio.to_thread(self._record.close_run, self._row.number, "running")
             await self._waves_of(self._targets)
             await self._write()
@@ -205,17 +222,21 @@ class Run:
                 await connection.aclose()
 
     async def _waves_of(self, targets: Sequence[TargetRow]) -> None:
-        count = 1 + max((one.wave for one in targets), default=-1)
-        for wave in range(count):
-            mine = [one for one in targets if one.wave == wave]
-            todo = [one for one in mine if one.outcome in OPEN]
-            if todo and self._stopped is None:
+        # What an earlier process has sent is not called back by a stop: its outcomes are had first, and count.
+        await self._call_all([one for one in targets if one.sent is not None and one.outcome in OPEN], always=True)
+        why = self._waves.stops(self._counts, len(targets))
+        if why is not None:
+            self.stop(why)
+        waves = [[one.n for one in group] for _, group in itertools.groupby(targets, lambda one: one.wave)]
+        for wave, numbers in enumerate(waves):
+            mine = [targets[n] for n in numbers]
+            todo = [one for one in mine if one.outcome in OPEN and one.sent is None]
+            if wave and len(todo) == len(mine) and self._stopped is None:
+                await self._pause([targets[n] for n in waves[wave - 1]], mine)
+            if self._stopped is None:
                 await self._call_all(todo)
-                if wave + 1 < count and self._stopped is None:
-                    await self._pause(mine, [one for one in targets if one.wave == wave + 1])
-            elif todo:
-                for one in todo:
-                    self._end(one, "untouched", f"not called: the run was stopped: {self._stopped}")
+            else:
+                self._leave(todo)
 
     async def _pause(self, wave: Sequence[TargetRow], following: Sequence[TargetRow]) -> None:
         """Do what stands between two waves; it may stop the run."""
@@ -227,14 +248,17 @@ class Run:
                 self.stop(why)
                 return
         if self._waves.confirm and self._confirm is not None:
-            answer = self._confirm(len(following), self.counts)
-            if not (await answer if inspect.isawaitable(answer) else answer):
+            if inspect.iscoroutinefunction(self._confirm):
+                answer = await self._confirm(len(following), self.counts)
+            else:  # it may ask a person, for minutes
+                answer = await asyncio.to_thread(self._confirm, len(following), self.counts)
+            if not answer:
                 self.stop("not confirmed")
 
     async def _unhealthy(self, wave: Sequence[TargetRow]) -> str | None:
         """Ask the machines of a wave whether they are well; say which is not."""
         classname, _, method = (self._waves.health or "").partition(".")
-        limit = asyncio.Semaphore(self._waves.window(len(self._targets)))
+        limit = asyncio.Semaphore(self._window.most)
         options = Options(wait=self._options.wait, authenticator=self._options.authenticator)
 
         async def ask(target: TargetRow) -> str | None:
@@ -250,30 +274,51 @@ class Run:
         answers = await asyncio.gather(*(ask(one) for one in wave if one.outcome != "unreachable"))
         return next(filter(None, answers), None)
 
-    async def _call_all(self, targets: Sequence[TargetRow]) -> None:
-        """Call machines, no more at once than the window."""
-        window = self._waves.window(len(self._targets))
+    async def _call_all(self, targets: Sequence[TargetRow], *, always: bool = False) -> None:
+        """Call machines, no more at once than the window. ``always``: even when the run is stopped."""
         waiting = list(reversed(targets))
         while waiting or self._running:
+            if waiting:
+                await self._broker_ready()
+            window = self._window.size
             free = window - len(self._running)
             # Many at a time: each group is one write to the disk.
-            if waiting and self._stopped is None and (free >= window / 8 or not self._running):
+            if waiting and (self._stopped is None or always) and (free >= window / 8 or not self._running):
                 group = [waiting.pop() for _ in range(min(free, len(waiting)))]
-                await self._write(sent=[one.n for one in group])
+                if not await self._write(sent=[one.n for one in group]) and not always:
+                    waiting += reversed(group)
+                    self.stop("cancelled")
+                    continue
                 for one in group:
-                    self._running[one.n] = asyncio.create_task(self._call(one))
+                    self._running[one.n] = asyncio.create_task(self._call(one, confirm=one is group[0]))
             elif self._running:
                 await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
                 if self._ended and (not waiting or len(self._ended) >= window / 8):
                     await self._write()
             else:
                 break  # stopped
-        for one in waiting:
+        self._leave(waiting)
+
+    def _leave(self, targets: Iterable[TargetRow]) -> None:
+        for one in targets:
             self._end(one, "untouched", f"not called: the run was stopped: {self._stopped}")
 
-    async def _call(self, target: TargetRow) -> None:
+    async def _broker_ready(self) -> None:
+        """Wait until the broker takes messages, no longer than a call may take: then the run stops."""
+        assert self._session is not None  # noqa: S101 - the engine runs
+        connection, begun = self._session.connection, monotonic()
+        if not connection.sendable:
+            self._window.blocked()
+            connection.connect_nowait()  # it may have been closed in a long pause between two waves
+            await self._write()
+        while not connection.sendable and self._stopped is None:
+            if self._options.wait is not None and monotonic() - begun > self._options.wait:
+                self.stop(f"the broker takes no messages: {connection.state}")
+            await asyncio.sleep(_LOOK)
+
+    async def _call(self, target: TargetRow, *, confirm: bool) -> None:
         try:
-            kind, value = await self._ask(target)
+            kind, value = await self._ask(target, monotonic() if confirm else None)
         except asyncio.CancelledError:
             del self._running[target.n]
             raise
@@ -283,8 +328,12 @@ class Run:
         if why is not None:
             self.stop(why)
 
-    async def _ask(self, target: TargetRow) -> tuple[str, Any]:
-        """Send one request; return its outcome and value."""
+    async def _ask(self, target: TargetRow, asked: float | None) -> tuple[str, Any]:
+        """Send one request; return its outcome and value.
+
+        Args:
+            asked: when, of one that the broker is to confirm: how long that takes decides about the window.
+        """
         assert self._session is not None  # noqa: S101 - the engine runs
         classname, method, cntr, args, kws = self._row.request
         document = new_request((classname, method, cntr), tuple(args), kws, target.address, self._options)
@@ -294,11 +343,20 @@ class Run:
             if time.time() - target.sent > _REMEMBERED and target.outcome == "waiting":
                 text = "it may have run: the run was taken up too late for the agent to know; retry calls it anew"
                 return "interrupted", text
-        heard = partial(self._heard, target)
+
+        def taken() -> None:
+            nonlocal asked
+            if asked is not None:
+                self._window.taken(monotonic() - asked)
+                asked = None
+
+        heard, on_taken = partial(self._heard, target), None if asked is None else taken
         try:
-            value = await self._session.call(document, Address.parse(target.address), self._options, heard)
+            value = await self._session.call(document, Address.parse(target.address), self._options, heard, on_taken)
         except (Exception, SystemExit, GeneratorExit) as raised:  # noqa: BLE001 - a method may raise any of them
             return self._kind(raised), f"{type(raised).__name__}: {raised}"
+        finally:
+            taken()  # an answer may come before the confirm
         return "value", value
 
     def _kind(self, raised: BaseException) -> str:
@@ -329,14 +387,17 @@ class Run:
         self._counts[kind] += 1
         self._ended.append(ended)
         self._targets[target.n] = ended
-        self._outcomes.put_nowait(_outcome(ended))
+        self._outcomes.put_nowait(outcome_of(ended))
 
-    async def _write(self, sent: Sequence[int] = ()) -> None:
+    async def _write(self, sent: Sequence[int] = ()) -> bool:
+        """Write what has happened since; return whether anything may be sent."""
         ended, self._ended = self._ended, []
         words, self._words = self._words, []
-        if sent or ended or words:
-            await asyncio.to_thread(self._record.write, self._row.number, sent=sent, ended=ended, words=words)
+        if not (sent or ended or words):
+            return True
+        return await asyncio.to_thread(self._record.write, self._row.number, sent=sent, ended=ended, words=words)
 
 
-def _outcome(row: TargetRow) -> Outcome:
+def outcome_of(row: TargetRow) -> Outcome:
+    """Return how a machine stands, of its row in the record."""
     return Outcome(row.name, row.address, row.outcome, row.details, row.sn, row.wave)

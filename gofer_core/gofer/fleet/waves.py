@@ -5,16 +5,44 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gofer.duration import parse_duration
 from gofer.errors import ConfigError
 
-__all__ = ["CAREFUL", "Amount", "Waves"]
+__all__ = ["CAREFUL", "Amount", "Waves", "Window"]
 
 #: How many are in flight at once where nothing is said: more gain no time, and fill the broker.
 _WINDOW = 256
+#: Seconds after which a broker that has not confirmed a request is late.
+_LATE = 1.0
+
+
+class Window:
+    """How many requests may be in flight: fewer while the broker is late, more while it keeps up.
+
+    Args:
+        most: no more than these.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = self.size = most
+
+    def taken(self, seconds: float) -> None:
+        """Note how long the broker has needed to take a request."""
+        if seconds > _LATE:
+            self.size = max(self._least, self.size // 2)
+        else:
+            self.size = min(self.most, self.size + math.ceil(self.most / 8))
+
+    def blocked(self) -> None:
+        """Note that the broker takes nothing: it gets few at first, when it takes something again."""
+        self.size = self._least
+
+    @property
+    def _least(self) -> int:
+        return math.ceil(self.most / 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +127,12 @@ class Waves:
             confirm=bool(given.get("confirm")),
         )
 
+    def careful(self) -> Waves:
+        """Return what a method marked destructive gets: these, if they say anything of it; else those of CAREFUL."""
+        if self.ramp or self.batch is not None or self.stop_after is not None:
+            return self
+        return replace(self, ramp=CAREFUL.ramp, stop_after=CAREFUL.stop_after)
+
     def text(self) -> dict[str, Any]:
         """Return it as plain data, for the record."""
         found: dict[str, Any] = {
@@ -148,7 +182,7 @@ class Waves:
         return None
 
 
-#: For methods marked destructive, where nothing else is said.
+#: For methods marked destructive, where neither ramp nor batch nor stop_after is given.
 CAREFUL = Waves(ramp=(Amount(1), Amount(10, percent=True), Amount(100, percent=True)), stop_after=Amount(1))
 
 

@@ -73,6 +73,7 @@ __all__ = [
     "Subscribe",
     "SubscriptionLost",
     "Unbind",
+    "checked",
 ]
 
 #: Bytes that are kept of the beginning and of the end of a message that is over its subscription's limit.
@@ -406,14 +407,23 @@ class Adapter(ABC):
         Raises:
             ValueError: an address that no broker can take.
         """
-        for name in message.address:
-            if _is_bad(name):
-                raise ValueError(f"an exchange and a key have at most 255 bytes, none of them 0, unlike {name[:60]!r}")
-        self.send(message)
+        self.send(checked(message))
 
     @abstractmethod
     def send(self, message: Outgoing) -> None:
         """Send a message that ``publish`` has checked."""
+
+    def encode(self, message: Outgoing) -> bytes | None:
+        """Return all that ``send`` would have written, and change nothing; None: that is not only the message, or late.
+
+        It spares a program's main thread the way to the I/O thread. When the driver has written it, ``written`` follows
+        before any other call.
+        """
+        return None
+
+    def written(self, message: Outgoing) -> None:
+        """Note that a message was written as ``encode`` has returned it."""
+        raise NotImplementedError
 
     @abstractmethod
     def forget(self, token: int) -> None:
@@ -440,6 +450,18 @@ class Adapter(ABC):
     def reject(self, delivery: Delivery) -> None:
         """Settle a delivery: see ``Settlement.REJECT``."""
         self.settle(delivery, Settlement.REJECT)
+
+
+def checked(message: Outgoing) -> Outgoing:
+    """Return a message that can be sent.
+
+    Raises:
+        ValueError: its address is one that no broker can take.
+    """
+    for name in message.address:
+        if (len(name) > 63 or "\0" in name) and _is_bad(name):  # most are not even looked at
+            raise ValueError(f"an exchange and a key have at most 255 bytes, none of them 0, unlike {name[:60]!r}")
+    return message
 
 
 def _is_bad(name: str) -> bool:

@@ -216,7 +216,8 @@ class Core:
 
     def take(self, now: float) -> bytes:
         """Return what is to be written now."""
-        self._drain()  # what commands have brought about
+        while self._drain():  # what commands and callbacks have brought about
+            pass
         adapter = self.adapter
         if adapter is None:
             output, self._last_output = self._last_output, b""
@@ -311,6 +312,25 @@ class Core:
         except (ValueError, TypeError) as wrong:
             self.unconfirmed.pop(message.token, None)
             self._call(settle, Outcome.REFUSED, str(wrong))
+
+    def encode(self, message: Outgoing) -> bytes | None:
+        """Return the bytes of a message that can be written as it is; None: ``publish`` it. Changes nothing."""
+        adapter = self.adapter
+        if adapter is None or self.state is not State.OPEN or message.isolated:
+            return None
+        try:
+            return adapter.encode(api.checked(message))
+        except ValueError:
+            return None
+
+    def written(self, adapter: Adapter, message: Outgoing, settle: Settle | None) -> None:
+        """Note that a message was written, as ``encode`` has returned it, to the socket of an adapter."""
+        self.used_at = self.now
+        if self.adapter is adapter:
+            self.unconfirmed[message.token] = settle
+            adapter.written(message)
+        else:
+            self._call(settle, Outcome.UNKNOWN, self.describe())
 
     def forget(self, token: int) -> None:
         """Forget a message: its outcome is not reported any more."""
@@ -454,21 +474,20 @@ class Core:
     # -- events -------------------------------------------------------------------------------------------------------
 
     def _drain(self) -> bool:
-        """Handle the adapter's events; return whether there were any.
+        """Handle the adapter's events so far; return whether there were any. ``take`` handles those that these cause.
 
         A callback may call this again: the outermost call keeps the order.
         """
-        if self._draining:
+        if self._draining or self.adapter is None:
             return False
-        self._draining, found = True, False
+        events = self.adapter.events()
+        self._draining = bool(events)
         try:
-            while self.adapter is not None and (events := self.adapter.events()):
-                found = True
-                for event in events:
-                    self._handle(event)
+            for event in events:
+                self._handle(event)
         finally:
             self._draining = False
-        return found
+        return bool(events)
 
     def _handle(self, event: api.Event) -> None:
         match event:

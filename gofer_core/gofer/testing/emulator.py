@@ -6,15 +6,18 @@
         ...  # gofer fleet, or gofer.fleet.Fleet, finds and calls them
 
 An emulated agent is not goferd: it has no plugins and no ledger. It answers every method, joins the fleet with a card,
-and runs no request twice that it still has in memory. Its random choices follow from the seed.
+and runs no request twice that it still has in memory. What it does follows from the seed, not from the order in which
+requests come.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import resource
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -23,7 +26,15 @@ from typing import Any, NamedTuple, Self
 import msgspec
 
 from gofer.card import ALL, EXCHANGE, Answer, Card, PluginCard, key_of_group, read_question
-from gofer.errors import AdapterError, Cancelled, ConfigError, ConnectionLost, DocumentError
+from gofer.errors import (
+    AdapterError,
+    Cancelled,
+    ConfigError,
+    ConnectionLost,
+    DocumentError,
+    Interrupted,
+    MessagingError,
+)
 from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareExchange, DeclareQueue, DeleteQueue, Delivery, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.asyncio_driver import AsyncioConnection
@@ -40,6 +51,8 @@ _AT_ONCE = 100  # connections that are opened at the same time
 _REMEMBERED = 32  # requests of an agent whose results are remembered
 _EXPIRES = 600.0
 _PATIENCE = 120.0  # seconds for an agent to come up
+_LAST_TRY = 5.0  # seconds for one that is down to come back, and delete its queues
+_OWN_FILES = 100  # that a process has open beside a socket for each agent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +62,9 @@ class Script:
     Attributes:
         latency: seconds that a method takes, between these two.
         fail: the share of agents whose methods raise ValueError, 0 to 1.
+        crash: the share of requests in the middle of which an agent crashes. When it is back it answers that the
+            request was interrupted, as goferd does.
+        down: seconds after which a crashed agent comes back, between these two.
         frozen: the share that take requests, and never answer.
         gone: the share that answer questions, and whose queues do not exist.
         version: what their cards say of gofer.
@@ -58,6 +74,8 @@ class Script:
 
     latency: tuple[float, float] = (0.0, 0.0)
     fail: float = 0.0
+    crash: float = 0.0
+    down: tuple[float, float] = (0.0, 2.0)
     frozen: float = 0.0
     gone: float = 0.0
     version: str = "emulated"
@@ -65,7 +83,14 @@ class Script:
     seed: int = 0
 
     def kinds(self, count: int) -> list[str]:
-        """Return for each agent whether it is ``well``, ``failing``, ``frozen`` or ``gone``."""
+        """Return for each agent whether it is ``well``, ``failing``, ``frozen`` or ``gone``.
+
+        Raises:
+            ConfigError: a share is none, or they are more than all.
+        """
+        for name in ("fail", "crash", "frozen", "gone"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name):g}; allowed: 0 to 1")
         shares = {"failing": self.fail, "frozen": self.frozen, "gone": self.gone}
         kinds = [kind for kind, share in shares.items() for _ in range(round(share * count))]
         if len(kinds) > count:
@@ -81,6 +106,7 @@ class Emulator:
     Attributes:
         agents: all of them.
         runs: how often the method of a request was run, by its serial number.
+        crashes: how often an agent has crashed.
         ran: called with each serial number that is run.
 
     Args:
@@ -102,13 +128,18 @@ class Emulator:
         self.script = script or Script()
         self.durable = durable
         self.runs: Counter[str] = Counter()
+        self.crashes = 0
         self.ran = ran
-        self.random = random.Random(self.script.seed)  # noqa: S311 - as above
+        self.random = random.Random(self.script.seed)  # noqa: S311 - as above: for what is to be spread
         kinds = self.script.kinds(count)
         self.agents = [EmulatedAgent(self, f"{prefix}-{n:05}", n, kind) for n, kind in enumerate(kinds)]
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -118,25 +149,31 @@ class Emulator:
         """Have all connect, and wait until they take requests.
 
         Raises:
-            MessagingError: one of them cannot.
+            ConfigError: this process may not open so many sockets.
+            MessagingError: one of them cannot connect.
         """
-        limit = asyncio.Semaphore(_AT_ONCE)
-
-        async def start(agent: EmulatedAgent) -> None:
-            async with limit:
-                await agent.start()
-
-        await asyncio.gather(*map(start, self.agents))
+        _allow_files(len(self.agents) + _OWN_FILES)
+        await self._with_all(EmulatedAgent.start)
 
     async def stop(self) -> None:
         """Close all connections, and delete the queues."""
-        limit = asyncio.Semaphore(_AT_ONCE)
+        await self._with_all(EmulatedAgent.stop)
 
-        async def stop(agent: EmulatedAgent) -> None:
-            async with limit:
-                await agent.stop()
+    async def _with_all(self, work: Callable[[EmulatedAgent], Awaitable[None]]) -> None:
+        """Do something with all agents, some at a time, until one fails."""
+        waiting = iter(self.agents)
 
-        await asyncio.gather(*map(stop, self.agents))
+        async def go_on() -> None:
+            for agent in waiting:
+                await work(agent)
+
+        tasks = [asyncio.create_task(go_on()) for _ in range(_AT_ONCE)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
     def up(self) -> int:
@@ -144,8 +181,25 @@ class Emulator:
         return sum(agent.is_up for agent in self.agents)
 
 
-def _delete(queue: str) -> Steps:
-    yield DeleteQueue(queue)
+def _allow_files(wanted: int) -> None:
+    """Raise this process's limit of open files as far as it may itself.
+
+    Raises:
+        ConfigError: that is not enough.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in (soft, hard) and hard < wanted:
+        raise ConfigError(
+            f"{wanted - _OWN_FILES} agents need {wanted} open files, and this process may have {hard}. Allowed here:"
+            f" {max(0, hard - _OWN_FILES)} agents. To allow more type, as root: prlimit --pid $$ --nofile={wanted}"
+        )
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _note(answered: asyncio.Future[None], *_: object) -> None:
+    if not answered.done():
+        answered.set_result(None)
 
 
 class _Running(NamedTuple):
@@ -160,11 +214,14 @@ class EmulatedAgent:
     __slots__ = (
         "_answered",
         "_connection",
+        "_down",
         "_emulator",
+        "_interrupted",
         "_number",
         "_questions",
         "_requests",
         "_running",
+        "_runs",
         "kind",
         "name",
     )
@@ -179,6 +236,9 @@ class EmulatedAgent:
         self._questions: Subscription | None = None
         self._running: dict[str, _Running] | None = None
         self._answered: OrderedDict[str, bytes] | None = None
+        self._interrupted: set[str] | None = None  # what it was running when it crashed
+        self._runs = 0
+        self._down: asyncio.TimerHandle | None = None
 
     @property
     def is_up(self) -> bool:
@@ -206,15 +266,13 @@ class EmulatedAgent:
         """Connect, and take requests and questions."""
         emulator = self._emulator
         connection = AsyncioConnection(emulator.connector, lambda _: False, asyncio.get_running_loop())
+        connection.core.spread()
+        connection.users = 1  # else it looks every few seconds whether it should close
         self._connection = connection
         queue = f"fleet.{self.name}"
-        self._questions = Subscription(
-            queue, 10, self._on_question, self._prepare_questions, dispose=partial(_delete, queue)
-        )
+        self._questions = Subscription(queue, 10, self._on_question, self._prepare_questions)
         if self.kind != "gone":
-            self._requests = Subscription(
-                self.name, 10, self._on_request, self._prepare_requests, dispose=partial(_delete, self.name)
-            )
+            self._requests = Subscription(self.name, 10, self._on_request, self._prepare_requests)
             await self._subscribe(connection, self._requests)
         try:
             await self._subscribe(connection, self._questions)
@@ -237,18 +295,43 @@ class EmulatedAgent:
     async def stop(self) -> None:
         """Delete its queues, and close its connection."""
         connection = self._connection
-        if connection is not None:
-            for one in filter(None, (self._requests, self._questions)):
-                connection.unsubscribe_nowait(one, dispose=True)
-            await connection.aclose()
+        if connection is None:
+            return
+        if self._down is not None:  # its queues are still there
+            self._down.cancel()
+            with suppress(MessagingError):
+                await connection.open(monotonic() + _LAST_TRY)
+        loop = connection.loop
+        for one in filter(None, (self._requests, self._questions)):
+            for ask in (
+                partial(connection.core.unsubscribe, one),
+                partial(connection.core.ask, DeleteQueue(one.queue)),
+            ):
+                answered = loop.create_future()
+                connection.call_soon(partial(ask, partial(_note, answered)))
+                await answered
+        await connection.aclose()
 
-    def crash(self) -> None:
-        """Lose the connection and all that is in memory, and come up again, as an agent that was killed does."""
-        for running in (self._running or {}).values():
+    def crash(self, down: float = 0.0) -> None:
+        """Lose the connection and all that is in memory, as an agent that was killed.
+
+        Args:
+            down: seconds after which it comes back. What it was running it answers then with Interrupted.
+        """
+        connection = self._connection
+        if connection is None or self._down is not None:
+            return
+        self._emulator.crashes += 1
+        for sn, running in (self._running or {}).items():
             running.timer.cancel()
+            self._interrupted = {*(self._interrupted or ()), sn}
         self._running = self._answered = None
-        if self._connection is not None:
-            self._connection.reconnect("it was told to crash")
+        connection.call_soon(connection.core.suspend)
+        self._down = connection.loop.call_later(down, self._come_back, connection)
+
+    def _come_back(self, connection: AsyncioConnection) -> None:
+        self._down = None
+        connection.connect_nowait()
 
     def _prepare_requests(self) -> Steps:
         yield DeclareQueue(self.name, durable=self._emulator.durable)
@@ -296,7 +379,7 @@ class EmulatedAgent:
     def _on_request(self, delivery: Delivery) -> None:
         connection = self._connection
         assert connection is not None  # noqa: S101 - it has delivered this
-        if self.kind == "frozen":
+        if self.kind == "frozen" or self._down is not None:
             return
         try:
             signed = unwrap(delivery.body)
@@ -318,10 +401,19 @@ class EmulatedAgent:
         if request.request.classname == "Admin":
             self._send(request, delivery, encode({"retval": self._administer(request)}))
             return
+        if self._interrupted is not None and sn in self._interrupted:
+            why = "it was started before; how far it got is not known"
+            self._send(request, delivery, encode(to_result(Interrupted(why))))
+            return
         emulator.runs[sn] += 1
         emulator.ran(sn)
-        pause = emulator.random.uniform(*emulator.script.latency)
-        timer = connection.loop.call_later(pause, self._end, sn)
+        script, self._runs = emulator.script, self._runs + 1
+        chance = random.Random(f"{script.seed} {self.name} {self._runs}")  # noqa: S311 - as above
+        pause = chance.uniform(*script.latency)
+        if chance.random() < script.crash:
+            timer = connection.loop.call_later(pause / 2, self.crash, chance.uniform(*script.down))
+        else:
+            timer = connection.loop.call_later(pause, self._end, sn)
         self._running[sn] = _Running(timer, request, delivery)
 
     def _end(self, sn: str) -> None:

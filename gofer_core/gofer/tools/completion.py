@@ -21,8 +21,8 @@ _PATIENCE = 2.0  # seconds that a person who has pressed Tab waits for an agent
 def completion(context: click.Context, shell: str) -> None:
     """Print the completion script of a shell.
 
-    It completes commands and options, and for `gofer rmi -t` the classes and methods that the agent at -a has: it asks
-    the agent.
+    It completes commands and options; for `gofer rmi -t` the classes and methods that the agent at -a has: it asks the
+    agent; and for `gofer fleet` names, groups, classes and runs that are remembered.
 
     \b
     Put this into the file that your shell reads at its start:
@@ -30,8 +30,11 @@ def completion(context: click.Context, shell: str) -> None:
       zsh    ~/.zshrc                     eval "$(gofer completion zsh)"
       fish   ~/.config/fish/config.fish   gofer completion fish | source
     """
-    from click.shell_completion import get_completion_class
+    from click.shell_completion import add_completion_class, get_completion_class
 
+    from gofer.tools.bash_completion import Bash
+
+    add_completion_class(Bash)
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101 - click has these three
     click.echo(kind(context.find_root().command, {}, "gofer", COMPLETE).source())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import click
@@ -12,7 +12,7 @@ from gofer.tools.arguments import duration
 from gofer.tools.output import harmless, print_json
 from gofer.tools.rmi import answer
 
-__all__ = ["at_address", "describe"]
+__all__ = ["at_address", "describe", "method_lines"]
 
 
 @click.command()
@@ -46,6 +46,18 @@ def at_address(told: Mapping[str, Any]) -> list[dict[str, Any]]:
     if first is None:  # an agent that does not tell
         return plugins
     return [first, *(one for one in plugins if one["plugin"] in first["forwards"])]
+
+
+def method_lines(plugins: Iterable[Mapping[str, Any]], namespace: str, name: str) -> list[str]:
+    """Return what is told of one method, as lines: its signature with its marks, and its documentation."""
+    for plugin in plugins:
+        classes = [cls["methods"] for cls in plugin["classes"] if cls["name"] == namespace]
+        functions = [plugin["functions"]] if namespace in plugin["names"] else []
+        for methods in classes + functions:
+            for method in methods:
+                if method["name"] == name:
+                    return "\n".join(_method(method, f"{namespace}.{name}")).strip().splitlines()
+    return []
 
 
 def _lines(plugin: Mapping[str, Any]) -> Iterator[str]:

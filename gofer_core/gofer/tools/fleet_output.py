@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections import Counter
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from gofer.tools.output import harmless, text_of
 
 if TYPE_CHECKING:
-    from gofer.fleet import Outcome, Run
+    from gofer.fleet import Outcome, Run, Watch
 
-__all__ = ["Live", "plain", "print_groups", "print_outcomes", "print_values", "summary_line"]
+__all__ = ["Live", "histogram", "plain", "print_groups", "print_outcomes", "print_values", "summary_line"]
 
 #: The order in which outcomes are shown: what somebody has to look after comes first.
 _ORDER = (
@@ -23,6 +24,8 @@ _ORDER = (
     "value",
 )  # fmt: skip
 _NAMES = 8  # names of machines behind one answer
+_RANGES = 10
+_SMALLEST, _LARGEST = 1e-300, 1e300
 _LONG = 2000  # characters of one answer
 
 
@@ -60,8 +63,11 @@ def print_groups(rows: Iterable[tuple[str, str, Any]]) -> None:
         print(f"    {harmless(', '.join(sorted(names)[:_NAMES]))}{more}")
 
 
-def print_values(outcomes: Sequence[Outcome], group_by: str | None, sums: str | None) -> None:
-    """Print how many values have what at a path, and the sum of their numbers at another one; failures first."""
+def print_values(outcomes: Sequence[Outcome], group_by: str | None, sums: str | None, hist: str | None) -> None:
+    """Print how many values have what at a path, the sum of their numbers at another, and how those at a third spread.
+
+    Failures come first.
+    """
     print_outcomes(one for one in outcomes if not one.ok)
     values = [one.value for one in outcomes if one.ok]
     if group_by is not None:
@@ -69,10 +75,50 @@ def print_values(outcomes: Sequence[Outcome], group_by: str | None, sums: str | 
         for text, count in counts.most_common():
             print(f"{count} × {harmless(text)}")  # noqa: RUF001 - as above
     if sums is not None:
-        numbers = [_at(value, sums) for value in values]
-        plain = [one for one in numbers if isinstance(one, int | float) and not isinstance(one, bool)]
-        missing = f" ({len(numbers) - len(plain)} values have no number there)" if len(plain) < len(numbers) else ""
-        print(f"sum of {sums}: {sum(plain)}{missing}")
+        numbers, missing = _numbers(values, sums)
+        print(f"sum of {sums}: {sum(numbers)}{missing}")
+    if hist is not None:
+        numbers, missing = _numbers(values, hist)
+        print(f"spread of {hist}: {len(numbers)} numbers{missing}")
+        for line in histogram(numbers):
+            print(line)
+
+
+def _numbers(values: Sequence[Any], path: str) -> tuple[list[int | float], str]:
+    """Return the numbers at a path, and how many values have none."""
+    found = [_at(value, path) for value in values]
+    numbers = [one for one in found if isinstance(one, int | float) and not isinstance(one, bool) and _fits(one)]
+    left = len(found) - len(numbers)
+    return numbers, f" ({left} values have no number there)" if left else ""
+
+
+def _fits(number: int | float) -> bool:
+    return abs(number) < _LARGEST  # it can be added to others as float
+
+
+def histogram(numbers: Sequence[int | float]) -> list[str]:
+    """Draw how numbers are spread: a line for each of some ten ranges of equal width, of less than 80 characters."""
+    if not numbers:
+        return []
+    least, most = min(numbers), max(numbers)
+    width = _round_up((most - least) / _RANGES) if most > least else 1.0
+    begin = math.floor(least / width)
+    counts = Counter(math.floor(one / width) - begin for one in numbers)
+    ranges = range(max(counts) + 1)
+    names = [f"{(begin + n) * width:.6g} to {(begin + n + 1) * width:.6g}" for n in ranges]
+    if most == least:
+        names = [f"{least:.6g}"]
+    highest = max(counts.values())
+    left, right = max(map(len, names)), len(str(highest))
+    room = 79 - left - right - 4
+    bars = ["#" * -(-counts[n] * room // highest) for n in ranges]
+    return [f"{names[n]:>{left}}  {counts[n]:>{right}}  {bars[n]}".rstrip() for n in ranges]
+
+
+def _round_up(width: float) -> float:
+    """Return the next of 1, 2, 2.5, 5 and 10 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(width)) if width > _SMALLEST else _SMALLEST
+    return next((step * power for step in (1.0, 2.0, 2.5, 5.0) if step * power >= width), 10.0 * power)
 
 
 def _at(value: Any, path: str) -> Any:
@@ -89,7 +135,7 @@ def _at(value: Any, path: str) -> Any:
 class Live:
     """A line on the terminal that tells how far a run is; nothing where a program reads."""
 
-    def __init__(self, run: Run, *, quiet: bool) -> None:
+    def __init__(self, run: Run | Watch, *, quiet: bool) -> None:
         self._run = run
         self._on = sys.stderr.isatty() and not quiet
 

@@ -62,8 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_missing()
     completing = os.environ.get(COMPLETE)
     if completing:
-        from click.shell_completion import shell_complete
+        from click.shell_completion import add_completion_class, shell_complete
 
+        from gofer.tools.bash_completion import Bash
+
+        add_completion_class(Bash)
         logging.basicConfig(level=logging.CRITICAL + 1)  # whoever presses Tab wants no warnings in the line
         return shell_complete(_gofer, {}, "gofer", COMPLETE, completing)
     for stream in (sys.stdout, sys.stderr):

@@ -129,6 +129,16 @@ class LocalAdapter(Adapter):
         self._unanswered.add((Confirmed, token))
         self._send(wire.Publish(token, exchange, key, message.body, message.ttl))
 
+    def encode(self, message: api.Outgoing) -> bytes | None:
+        if self._closed or len(message.body) > wire.MAX_BODY:
+            return None
+        encoded = bytearray()
+        wire.write(encoded, wire.Publish(message.token, *message.address, message.body, message.ttl))
+        return bytes(encoded)
+
+    def written(self, message: api.Outgoing) -> None:
+        self._unanswered.add((Confirmed, message.token))
+
     def forget(self, token: int) -> None:
         """Do nothing: this broker answers every message, and quickly."""
 

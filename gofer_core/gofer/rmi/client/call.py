@@ -82,6 +82,8 @@ class Call:
         self._disbelieved: dict[str, int] = {}  # why replies were not believed, and how many of these
         #: Told of each believed reply.
         self.on_reply: Callable[[Notice], object] | None = None
+        #: Called when the broker has answered for the request.
+        self.on_taken: Callable[[], object] | None = None
         #: The notice that it ended with.
         self.end: Notice | None = None
 
@@ -101,6 +103,8 @@ class Call:
 
     def settled(self, outcome: Outcome, reason: str) -> None:
         """Take the broker's word on the request; a confirm is no event: the result says more."""
+        if self.on_taken is not None:
+            self.on_taken()
         if outcome is not Outcome.CONFIRMED:
             self.put((outcome, reason))
 

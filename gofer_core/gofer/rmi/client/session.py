@@ -50,11 +50,13 @@ class Session:
         address: Address,
         options: Options,
         on_reply: Callable[[Notice], object] | None = None,
+        on_taken: Callable[[], object] | None = None,
     ) -> Any:
         """Send a request and wait for its end.
 
         Args:
             on_reply: called with each believed reply.
+            on_taken: the broker is to confirm the request, and this is called when it has, or when it returns it.
 
         Returns:
             The method's value.
@@ -67,7 +69,7 @@ class Session:
         document["replyto"], document["wait"] = self.replies.address, options.wait
         waiter, step = self._new_waiter(), Next.SEND
         call = self.replies.calls[document["sn"]] = Call(document, options, waiter.wake)
-        call.on_reply = on_reply
+        call.on_reply, call.on_taken = on_reply, on_taken
         try:
             while step is not Next.END:
                 if step is Next.REPORT and options.progress is not None:
@@ -112,7 +114,7 @@ class Session:
             call.sent_in = subscription.made
             # Its result is all the confirmation that a waiting caller needs; not asking for one spares the broker a
             # synchronous write for each request. But it must not overtake what was sent before without waiting.
-            confirm = call.isolated or len(self.unconfirmed) > 0
+            confirm = call.isolated or call.on_taken is not None or len(self.unconfirmed) > 0
             call.token = connection.publish_nowait(
                 address, body, ttl=ttl, isolated=call.isolated, confirm=confirm, settled=call.settled
             )

@@ -1,0 +1,108 @@
+"""``gofer fleet ls``, ``ping``, ``add``: the machines that are there, or are remembered."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gofer.targets import Targets
+from gofer.tools.arguments import duration
+from gofer.tools.fleet_completion import fleet_targets
+from gofer.tools.fleet_do import FAILED, machines, with_fleet
+from gofer.tools.output import complain, harmless, print_json, print_table
+
+if TYPE_CHECKING:
+    from gofer.fleet import Fleet
+
+__all__ = ["COMMANDS"]
+
+
+@click.command("ls")
+@click.argument("targets", default="all", shell_complete=fleet_targets)
+@click.option(
+    "-w", "--wait", type=duration, default=5.0, metavar="TIME", help="Wait so long for answers (default: 5s)."
+)
+@click.option("--no-ask", is_flag=True, help="Show what is remembered, and ask nobody.")
+@click.option("--json", "as_json", is_flag=True, help="Print the machines' cards as JSON.")
+@click.pass_obj
+def _ls(how: dict[str, Any], /, targets: str, wait: float, *, no_ask: bool, as_json: bool) -> int:
+    """List machines: those that answer, and those that were there before and do not."""
+    return with_fleet(how, _list, targets, wait, no_ask, as_json)
+
+
+async def _list(fleet: Fleet, targets: str, wait: float, no_ask: bool, as_json: bool) -> int:
+    answered, refused = set(), Counter[str]()
+    if not no_ask:
+        found = await fleet.ask(targets, wait=wait)
+        answered, refused = set(found.cards), found.refused
+    rows, missing = [], 0
+    for member in fleet.members.select(Targets(targets)):
+        here = member.card.address in answered
+        missing += member.answers and not here and not no_ask
+        state = "answers" if here else ("missing" if not no_ask else "known") if member.answers else "added"
+        rows.append((member, state))
+    if as_json:
+        print_json([{**one.fields(), "state": state, "first": one.first, "last": one.last} for one, state in rows])
+    else:
+        columns = ("name", "address", "state", "seen", "groups", "plugins")
+        print_table(columns, [_row(member, state) for member, state in rows])
+    for why, count in refused.items():
+        complain("gofer fleet ls", f"{count} answers were not believed: {why}")
+    return FAILED if missing else 0
+
+
+def _row(member: Any, state: str) -> list[str]:
+    card = member.card
+    plugins = (f"{name} {one.version or ''}".strip() for name, one in card.plugins.items())
+    seen = time.strftime("%Y-%m-%d %H:%M", time.localtime(member.last)) if member.answers else ""
+    return [
+        *map(harmless, (card.name, card.address)),
+        state,
+        seen,
+        ", ".join(card.groups),
+        harmless(", ".join(plugins)),
+    ]
+
+
+@click.command("ping")
+@click.argument("targets", default="all", shell_complete=fleet_targets)
+@click.option(
+    "-w", "--wait", type=duration, default=5.0, metavar="TIME", help="Wait so long for answers (default: 5s)."
+)
+@click.pass_obj
+def _ping(how: dict[str, Any], /, targets: str, wait: float) -> int:
+    """Count the machines that answer, and name those that do not."""
+    return with_fleet(how, _count, targets, wait)
+
+
+async def _count(fleet: Fleet, targets: str, wait: float) -> int:
+    found = await fleet.ask(targets, wait=wait)
+    known = fleet.members.select(Targets(targets))
+    missing = [one.name for one in known if one.answers and one.card.address not in found.cards]
+    print(f"{machines(len(found.cards))} answered, {len(missing)} missing")
+    for name in missing:
+        print(f"missing: {harmless(name)}")
+    return FAILED if missing else 0
+
+
+@click.command("add")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.pass_obj
+def _add(how: dict[str, Any], /, file: Path) -> int:
+    """Add machines that answer no questions: FILE has a section for each address, with name and groups in it."""
+    from gofer.fleet import read_members
+
+    async def add(fleet: Fleet) -> int:
+        cards = read_members(file)
+        fleet.add(cards)
+        print(f"{machines(len(cards))} added")
+        return 0
+
+    return with_fleet(how, add)
+
+
+COMMANDS = (_ls, _ping, _add)

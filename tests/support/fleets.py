@@ -1,0 +1,108 @@
+"""A small fleet: two machines with a plugin, the command that calls them, and what it has written down."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from gofer.fleet import Outcome
+from gofer.fleet.discovery import discover
+from gofer.messaging.connector import Connector
+from gofer.targets import Targets
+
+from support import forkserver
+from support.forkserver import GOFER
+from support.goferd import AgentProcess
+from support.localbroker import LocalBroker
+from support.waiting import eventually
+
+__all__ = ["DESCRIPTOR", "DOGS", "gofer", "kinds", "machines", "names", "sent"]
+
+DOGS = """
+import time
+
+from gofer.decorators import destructive, remote
+from gofer.hooks import hookimpl
+
+
+class Dog:
+    @remote
+    def bark(self, n):
+        return "w" * n
+
+    @remote
+    def fail(self):
+        raise ValueError("no")
+
+    @remote
+    def sleep(self, seconds):
+        time.sleep(seconds)
+        return "awake"
+
+    @remote
+    @destructive
+    def forget(self, *, fail: bool = False) -> str:
+        \"\"\"Forget all tricks.
+
+        They have to be learnt again.
+        \"\"\"
+        if fail:
+            raise ValueError("no")
+        return "forgotten"
+
+
+@hookimpl
+def gofer_facts():
+    return {"kennel": {"dogs": 3}, "os": "is gofer's own"}
+"""
+DESCRIPTOR = "[main]\nenabled=1\n[messaging]\nurl={url}\n[model]\nqueue={queue}\n"
+
+
+@contextmanager
+def machines(broker: LocalBroker, top: Path) -> Iterator[list[AgentProcess]]:
+    """Run two machines, ``web-0`` and ``web-1``, in the groups ``web`` and ``g0`` or ``g1``, at ``kennel-0`` and -1."""
+    agents = [AgentProcess(top / f"m{n}") for n in range(2)]
+    try:
+        for n, agent in enumerate(agents):
+            conf = f"[fleet]\nenabled=1\nname=web-{n}\ngroups=web,g{n}\n"
+            (agent.root / "etc/gofer/agent.conf").write_text(conf)
+            agent.plugin("dogs", DOGS, DESCRIPTOR.format(url=broker.url, queue=f"kennel-{n}"))
+            agent.start()
+        eventually(lambda: len(names(broker)) == 2)
+        yield agents
+    finally:
+        for agent in agents:
+            agent.__exit__(None, None, None)
+
+
+def names(broker: LocalBroker, targets: str = "all", **how: Any) -> list[str]:
+    """Return the names of the machines that answer."""
+    found = asyncio.run(discover(Connector.of(broker.url), Targets(targets), wait=10, jitter=0.0, **how))
+    return sorted(card.name for card in found.cards.values())
+
+
+def gofer(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run ``gofer fleet`` to its end."""
+    return forkserver.run(
+        [GOFER, "fleet", *arguments], input=stdin, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def kinds(outcomes: Iterable[Outcome]) -> dict[str, str]:
+    """Return the outcomes' kinds by the machines' names."""
+    return {one.name: one.kind for one in outcomes}
+
+
+def sent(state: Path) -> int:
+    """Count the machines of the latest run to which a request was sent."""
+    try:
+        with closing(sqlite3.connect(f"file:{state}/runs.db?mode=ro", uri=True)) as file:
+            latest = "SELECT count(*) FROM targets WHERE sent IS NOT NULL AND run = (SELECT max(number) FROM runs)"
+            return int(file.execute(latest).fetchone()[0])
+    except sqlite3.Error:
+        return 0  # not made yet
