@@ -99,7 +99,7 @@ class Fleet:
         """
         meant = Targets(targets) if isinstance(targets, str) else targets
         if jitter is None:
-            jitter = min(wait / 2, 0.2 + len(self.members.select()) / 4000)
+            jitter = min(wait / 2, 0.2 + len(self.members) / 4000)
         authenticator = self._options.authenticator
         found = await discover(self._connector, meant, wait=wait, jitter=jitter, authenticator=authenticator)
         for address, known in self.members.signers().items():
