@@ -55,8 +55,8 @@ class Server(ABC):
     name = "broker"
     host = "127.0.0.1"
     #: Seconds until it must serve, and until it must have stopped.
-    start_timeout = 90.0
-    stop_timeout = 30.0
+    start_timeout = 200.0
+    stop_timeout = 90.0
 
     def __init__(self, base_dir: str | os.PathLike[str], *, tls: ServerTLS | None = None) -> None:
         self.base_dir = Path(base_dir).absolute()
