@@ -79,7 +79,7 @@ def test_a_single_message_of_a_thread_does_not_wake_the_io_thread(
         link.publish(QUEUE, b"x", deadline=deadline, settled=lambda outcome, _: told.append(outcome))
 
     def quiet() -> bool:
-        return not link.core.unconfirmed and link._asleep and not link._commands
+        return not link.core.unconfirmed and link._lock.asleep and not link._commands
 
     eventually(quiet)
     monkeypatch.setattr(link._wakeup, "set", lambda: woken.append(1))
@@ -96,7 +96,7 @@ def test_a_single_message_of_the_main_thread_does_not_wake_the_io_thread(
     woken: list[int] = []
     monkeypatch.setattr(link._wakeup, "set", lambda: woken.append(1))
     for number in range(1, 101):
-        eventually(lambda: not link.core.unconfirmed and link._asleep and not link._commands)
+        eventually(lambda: not link.core.unconfirmed and link._lock.asleep and not link._commands)
         link.publish_nowait(QUEUE, b"x", settled=lambda outcome, _: told.append(outcome))
         eventually(lambda number=number: len(told) == number)  # type: ignore[misc] # mypy infers no lambda's default
     assert set(told) == {Outcome.CONFIRMED}
@@ -107,9 +107,9 @@ def test_a_main_thread_that_never_comes_back_from_writing_costs_one_connection(l
     declare(link, "q")
     told: list[Outcome] = []
     openings = link.core.openings
-    eventually(lambda: link._asleep and not link._commands)
-    assert link._turn_lock.acquire(timeout=10)
-    link._steps = [True]  # as if an interrupt had struck it between two steps
+    eventually(lambda: link._lock.asleep and not link._commands)
+    assert link._lock._lock.acquire(timeout=10)
+    link._lock._steps = [True]  # as if an interrupt had struck it between two steps
     link.publish_nowait(QUEUE, b"x", settled=lambda outcome, _: told.append(outcome))
     eventually(lambda: told)
     declare(link, "q")
@@ -128,7 +128,7 @@ def test_a_callback_in_the_thread_that_writes_cannot_wait_and_may_publish(link: 
             told.append(str(cannot)[:11])
         link.publish_nowait(QUEUE, b"y", settled=lambda outcome, _: told.append(outcome))
 
-    eventually(lambda: link._asleep and not link._commands)
+    eventually(lambda: link._lock.asleep and not link._commands)
     in_a_thread(lambda: link.publish_nowait(Address("", "x" * 256), b"x", settled=settled))
     eventually(lambda: told == [Outcome.REFUSED, "cannot wait", Outcome.CONFIRMED])
 
@@ -156,7 +156,7 @@ def test_a_connection_that_is_cut_under_a_thread_that_writes_comes_back(
 
 def test_a_thread_that_waits_to_wake_the_io_thread_holds_nothing_that_others_need(link: ThreadConnection) -> None:
     declare(link, "q")
-    eventually(lambda: link._asleep and not link._commands)
+    eventually(lambda: link._lock.asleep and not link._commands)
     thread = threading.Thread(target=link.publish_nowait, args=(QUEUE, b"x" * 10_000_000))  # more than a socket takes
     with link._wakeup._lock:  # as while a signal handler runs in the main thread, and calls
         thread.start()

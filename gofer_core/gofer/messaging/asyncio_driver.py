@@ -46,16 +46,13 @@ class AsyncioWaiter:
             with contextlib.suppress(RuntimeError):  # the loop is closed: no task sleeps there
                 self._loop.call_soon_threadsafe(self._end_sleep)
 
-    async def sleep(self, deadline: float | None) -> None:
-        """Sleep until woken, at most to the deadline (``time.monotonic()``)."""
+    async def sleep(self) -> None:
+        """Sleep until woken."""
         self._sleeper = self._loop.create_future()
-        timer = None if deadline is None else self._loop.call_later(max(0.0, deadline - monotonic()), self._end_sleep)
         try:
             await self._sleeper
         finally:
             self._sleeper = None
-            if timer is not None:
-                timer.cancel()
 
     def _end_sleep(self) -> None:
         sleeper = self._sleeper
@@ -78,6 +75,10 @@ class AsyncioConnection(Connection):
         self._polled = -1
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
+        self._sleeping: dict[AsyncioWaiter, float] = {}  # those that sleep to a deadline: one timer wakes them all
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = inf
+        self._reading = False
         self._finisher: threading.Thread | None = None
         self._fresh: list[tuple[Adapter, Wire] | MessagingError] = []  # what a thread has opened, for the loop to take
         self._end = self._at_end_of_loop()
@@ -106,13 +107,32 @@ class AsyncioConnection(Connection):
                 self._watchers[own] = None
             while not ready():
                 self.check_usable()
-                if deadline is not None and monotonic() >= deadline:
-                    return False
-                await own.sleep(deadline)
+                if deadline is not None:
+                    if monotonic() >= deadline:
+                        return False
+                    self._wake_at(own, deadline)
+                await own.sleep()
             return True
         finally:
+            self._sleeping.pop(own, None)
             self._waiters.pop(own, None)
             self._watchers.pop(own, None)
+
+    def _wake_at(self, waiter: AsyncioWaiter, deadline: float) -> None:
+        self._sleeping[waiter] = deadline
+        if deadline < self._alarm_at:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm_at = deadline
+            self._alarm = self.loop.call_later(max(0.0, deadline - monotonic()), self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        self._alarm, self._alarm_at, now = None, inf, monotonic()
+        for waiter, deadline in list(self._sleeping.items()):
+            if deadline > now:
+                self._wake_at(waiter, deadline)
+            else:
+                waiter.wake()
 
     async def _run_flow(self, flow: Flow, deadline: float | None) -> None:
         with contextlib.closing(flow), contextlib.suppress(StopIteration):
@@ -143,7 +163,9 @@ class AsyncioConnection(Connection):
         deadline, watcher = monotonic() + _CLOSE, AsyncioWaiter(self.loop)
         self._watchers[watcher] = None
         while self._wire is not None and monotonic() < deadline:
-            await watcher.sleep(deadline)
+            self._wake_at(watcher, deadline)
+            await watcher.sleep()
+        self._sleeping.pop(watcher, None)
         self._watchers.pop(watcher, None)
         self._close_wire()
 
@@ -189,6 +211,9 @@ class AsyncioConnection(Connection):
 
     def _submit(self, size: int, command: Callable[..., None], *arguments: Any) -> None:
         if threading.get_ident() == self._thread:
+            if self._reading:  # a callback: its output goes with the turn that follows
+                command(*arguments)
+                return
             now = self.core.now = monotonic()
             if self._stood_still(now):
                 self._read(now, to_end=True)
@@ -206,7 +231,11 @@ class AsyncioConnection(Connection):
     def _readable(self) -> None:
         # The messages wake tasks. These run before the turn that is then scheduled, which writes their output.
         now = monotonic()
-        self._read(now, to_end=self._stood_still(now))
+        self._reading = True
+        try:
+            self._read(now, to_end=self._stood_still(now))
+        finally:
+            self._reading = False
         self._schedule_turn()
 
     def _on_timer(self) -> None:
@@ -224,6 +253,9 @@ class AsyncioConnection(Connection):
         self._watch()
         for watcher in list(self._watchers):
             watcher.wake()
+        if core.closed and self._alarm is not None and not self._sleeping:
+            self._alarm.cancel()
+            self._alarm, self._alarm_at = None, inf
         due = inf if core.closed else self._due
         if due < self._timer_at:
             if self._timer is not None:

@@ -18,9 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
-from itertools import takewhile
 from math import inf
-from operator import call, not_
 from time import monotonic
 from typing import Any
 
@@ -30,6 +28,7 @@ from gofer.messaging.address import Address
 from gofer.messaging.connection import Connection, Flow
 from gofer.messaging.connector import Connector
 from gofer.messaging.core import OPERATION, Settle, State, copy_error
+from gofer.messaging.driver_lock import DriverLock
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.wire import Wakeup, Wire
 
@@ -42,8 +41,6 @@ _LARGE = 8 * 1024
 #: Seconds that an acknowledgement may wait for other output: a packet for each costs more than it is worth.
 _ACK_DELAY = 0.002
 _READ, _READ_WRITE = select.POLLIN, select.POLLIN | select.POLLOUT
-#: The parts of the main thread's one step, and the seconds that it may take.
-_STEPS, _STUCK = 8, 1.0
 #: Seconds after which a waiting thread checks that the I/O thread was started: an interrupt may have struck the thread
 #: that was to start it.
 _CHECK_INTERVAL = 1.0
@@ -81,11 +78,9 @@ class ThreadConnection(Connection):
         self._wakeup = Wakeup()
         self._poll: Any = None  # the I/O thread's
         self._polled, self._mask = -1, 0  # the socket that is polled, and for what
-        self._asleep: object = False  # true while the I/O thread sleeps: another object each time
-        self._turn_lock = threading.Lock()  # held by the thread that drives: the I/O thread does while it is awake
+        self._lock = DriverLock()
         # What the main thread has written, which is yet to be noted.
         self._written: deque[tuple[Wire, int, Adapter, Outgoing, Settle | None]] = deque()
-        self._steps: list[object] = []  # what the main thread has done of its one step
         self._driver = self._io = 0  # the ident of that thread, and of the I/O thread
         self._owner: dict[str, threading.Thread] = {}  # at most one I/O thread, however many were started
         self._done = False
@@ -264,7 +259,7 @@ class ThreadConnection(Connection):
         super().abandon()
         self._done = True
         self._wakeup.abandon()
-        self._turn_lock = threading.Lock()
+        self._lock = DriverLock()
         self._written.clear()
         self._poll = None
 
@@ -274,7 +269,7 @@ class ThreadConnection(Connection):
         if threading.get_ident() == self._driver:  # a callback: its output goes with this turn's
             command(*arguments)
             return
-        idle = size > 0 and self._asleep and len(self.core.unconfirmed) + len(self._written) < 2
+        idle = size > 0 and self._lock.asleep and len(self.core.unconfirmed) + len(self._written) < 2
         if idle and not self._stood_still(monotonic()):
             main = threading.get_ident() == threading.main_thread().ident
             if self._write_at_once(*arguments) if main else self._write_alone(command, arguments):
@@ -285,18 +280,18 @@ class ThreadConnection(Connection):
         if size > _LARGE:
             self._large.append(size)
         self._commands.append((command, arguments))
-        if self._asleep:
+        if self._lock.asleep:
             self._wakeup.set()
         elif not self._owner:
             self._ensure_thread()
 
     def _write_alone(self, publish: Callable[..., None], arguments: tuple[Any, ...]) -> bool:
         """Publish in the calling thread while the I/O thread sleeps; return whether that was possible."""
-        if not self._turn_lock.acquire(blocking=False):
+        if not self._lock.try_acquire():
             return False
         try:
             core, wire = self.core, self._wire
-            if wire is None or wire.buffer or self._commands or not self._asleep:
+            if wire is None or wire.buffer or self._commands or not self._lock.asleep:
                 return False
             self._driver = threading.get_ident()
             now = core.now = monotonic()
@@ -305,13 +300,13 @@ class ThreadConnection(Connection):
             try:
                 wire.write(core.take(now))
             except OSError as error:  # the I/O thread handles it: it may be about to read why
-                self._commands.append((self._write_failed, (wire, error)))
+                self._fail_later(wire, error)
             except Exception as error:  # noqa: BLE001 - _fault logs it
                 self._fault(error)
             more = self._commands or wire.buffer or core.adapter is None
         finally:
             self._driver = self._io
-            self._turn_lock.release()
+            self._lock.release()
         if more:
             # Not before: a signal handler may have struck the main thread in there, and wait for the I/O thread.
             self._wakeup.set()
@@ -320,65 +315,28 @@ class ThreadConnection(Connection):
     def _write_at_once(self, message: Outgoing, settle: Settle | None) -> bool:
         """Publish in the main thread while the I/O thread sleeps; return whether that was possible.
 
-        Python runs signal handlers between any two of its own instructions. So the message is encoded, which changes
-        nothing; then one call of ``list.extend``, all of it in C, takes the turn, writes, and gives the turn back.
+        The message is encoded first, which changes nothing. See :class:`DriverLock` for the rest.
         """
-        asleep, wire, adapter, lock = self._asleep, self._wire, self.core.adapter, self._turn_lock
+        asleep, wire, adapter = self._lock.asleep, self._wire, self.core.adapter
         if not asleep or wire is None or wire.session is not None or self._commands or len(message.body) > _LARGE:
             return False
-        data = None if self._is_interrupted else self.core.encode(message)
+        data = None if self._lock.is_interrupted else self.core.encode(message)
         if data is None or adapter is None:
             return False
-        done: list[object] = []
-        sent: list[int] = []
-        steps: tuple[Callable[[], object], ...] = (
-            partial(lock.acquire, False),
-            partial(setattr, self, "_steps", done),
-            partial(getattr, self, "_asleep"),  # the same as before: ``data`` still is what is to be written
-            partial(not_, wire.buffer),
-            partial(self._written.append, (wire, len(data), adapter, message, settle)),
-            partial(sent.extend, map(wire.sock.send, (data,))),
-            partial(sent.__contains__, len(data)),
-            lock.release,
-        )
-        error = None
-        try:
-            done.extend(takewhile({True, asleep, None}.__contains__, map(call, steps)))
-        except OSError as raised:
-            error = raised
-        if not done or len(done) == _STEPS:
-            return bool(done)
-        # Rare, and no single step: if an interrupt strikes here, the I/O thread drops the connection.
-        if begun := len(done) > 4:
-            if error is None or isinstance(error, BlockingIOError):
-                wire.buffer += data[sum(sent) :]
-            else:
-                self._commands.append((self._write_failed, (wire, error)))
-        done.clear()
-        lock.release()
-        if begun:
+        note = partial(self._written.append, (wire, len(data), adapter, message, settle))
+        written = self._lock.write(asleep, wire, data, note=note, failed=partial(self._fail_later, wire))
+        if written is False:
             self._wakeup.set()
-        return begun
+        return written is not None
 
-    @property
-    def _is_interrupted(self) -> bool:
-        """Whether the main thread has left its one step half done, or an interrupt runs in the middle of it."""
-        return 0 < len(self._steps) < _STEPS
+    def _fail_later(self, wire: Wire, error: OSError) -> None:
+        self._commands.append((self._write_failed, (wire, error)))
 
     def _note_written(self) -> None:
         while self._written:
             wire, size, adapter, message, settle = self._written.popleft()
             wire.taken += size
             self.core.written(adapter, message, settle)
-
-    def _take_turn(self) -> None:
-        """Take the turn back from the threads that write by themselves."""
-        while not self._turn_lock.acquire(timeout=_STUCK):
-            if self._is_interrupted:
-                self._steps, self._turn_lock = [], threading.Lock()
-                self._fault(ConnectionLost("an interrupt has struck the thread that was sending"))
-        self._asleep = False
-        self._note_written()
 
     def _ensure_thread(self) -> None:
         if not (self._owner or self._done):
@@ -387,7 +345,7 @@ class ThreadConnection(Connection):
     def _run(self) -> None:
         if self._owner.setdefault("io", threading.current_thread()) is not threading.current_thread():
             return  # two threads, or an interrupted one, have started two
-        self._turn_lock.acquire()
+        self._lock.acquire()
         self._driver = self._io = threading.get_ident()
         core, readable = self.core, False
         while core.state is not State.CLOSED:
@@ -439,10 +397,11 @@ class ThreadConnection(Connection):
                 self._poll.modify(self._polled, mask)
         due = self._due
         timeout = None if due == inf else (due - now) * self._second if due > now else 0
-        self._asleep = object()  # set before the check of the commands: a later one sets the wakeup
-        self._turn_lock.release()
+        self._lock.sleep()  # before the check of the commands: a later one sets the wakeup
         ready = self._poll.poll(0 if self._commands else timeout)
-        self._take_turn()
+        if self._lock.wake_up():
+            self._fault(ConnectionLost("an interrupt has struck the thread that was sending"))
+        self._note_written()
         readable = False
         for descriptor, _ in ready:
             if descriptor == self._polled:
