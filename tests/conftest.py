@@ -157,7 +157,7 @@ def _reap_adopted(pids: set[int]) -> None:
     for pid in pids:
         with suppress(OSError):
             name, state = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(") ")[::2]
-            if name in ("inet_gethost", "erl_child_setup") and state.startswith("Z"):
+            if name in ("inet_gethost", "erl_child_setup", "epmd") and state.startswith("Z"):
                 os.waitpid(pid, os.WNOHANG)
 
 

@@ -145,8 +145,7 @@ def remote(
         _positive("remote", name, "timeout", timeout)
         if not isinstance(typed, bool):
             raise TypeError(f"@remote on {name}: typed is True or False, not {typed!r}")
-        limit = None if timeout is None else float(timeout)
-        return Mark(remote=True, secret=secret, model=model, timeout=limit, untyped=not typed)
+        return Mark(remote=True, secret=secret, model=model, timeout=timeout and float(timeout), untyped=not typed)
 
     return _decorate("remote", fn, check, more, unknown, ("secret", "model", "timeout", "typed"))
 

@@ -7,7 +7,7 @@ import pwd
 import stat
 from pathlib import Path
 
-__all__ = ["OTHERS_WRITE", "SECRET", "distrust", "refusal"]
+__all__ = ["OTHERS_WRITE", "SECRET", "distrust", "refusal", "user_name"]
 
 #: Rights that others than the owner must not have: to a file that decides something, and to one that holds a secret,
 #: which its group may read.
@@ -33,7 +33,9 @@ def distrust(path: Path, found: os.stat_result | None = None) -> str | None:
         return reason
     user = os.geteuid()
     if link.st_uid not in (0, user):
-        return f"the link belongs to {_owner(link.st_uid)}; {_allowed()}. Fix: chown -h {_name(user)} {_plain(path)}"
+        return (
+            f"the link belongs to {_owner(link.st_uid)}; {_allowed()}. Fix: chown -h {user_name(user)} {_plain(path)}"
+        )
     directory = Path(os.path.realpath(path)).parent
     found = os.stat(directory)
     if found.st_mode & stat.S_ISVTX and found.st_uid in (0, user):
@@ -51,7 +53,7 @@ def refusal(path: Path, found: os.stat_result, forbidden: int = OTHERS_WRITE, *,
         owned: it must belong to root or to this process's user.
     """
     if owned and found.st_uid not in (0, os.geteuid()):
-        return f"belongs to {_owner(found.st_uid)}; {_allowed()}. Fix: chown {_name(os.geteuid())} {_plain(path)}"
+        return f"belongs to {_owner(found.st_uid)}; {_allowed()}. Fix: chown {user_name(os.geteuid())} {_plain(path)}"
     excess = found.st_mode & forbidden
     if not excess:
         return None
@@ -66,11 +68,12 @@ def _allowed() -> str:
 
 
 def _owner(user: int) -> str:
-    name = _name(user)
+    name = user_name(user)
     return f"uid {user}" if name == str(user) else f"{name} (uid {user})"
 
 
-def _name(user: int) -> str:
+def user_name(user: int) -> str:
+    """Return the name of a user, or the number as text where there is no such user."""
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:

@@ -13,7 +13,8 @@ import os
 import threading
 from collections.abc import Callable
 
-from gofer.agent.plugin import State, current
+from gofer.agent.plugin import current
+from gofer.agent.states import State
 
 __all__ = ["PathMonitor"]
 

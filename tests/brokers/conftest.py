@@ -113,7 +113,6 @@ def artemis(tmp_path_factory: pytest.TempPathFactory, server_tls: ServerTLS) -> 
 def vhost(rabbitmq: RabbitMQ3) -> Iterator[str]:
     """A virtual host of this test's own, so that all of its queues are this test's."""
     name = f"test-{time.monotonic_ns()}"
-    rabbitmq.api("PUT", f"/vhosts/{name}")
-    rabbitmq.api("PUT", f"/permissions/{name}/guest", {"configure": ".*", "write": ".*", "read": ".*"})
+    rabbitmq.add_vhost(name)
     yield name
-    rabbitmq.api("DELETE", f"/vhosts/{name}")
+    rabbitmq.delete_vhost(name)

@@ -38,7 +38,7 @@ def process(rabbitmq: RabbitMQ, connector: Connector, tmp_path_factory: pytest.T
         process.start()
         yield process
     for queue in (QUEUE, f"{QUEUE}-other"):
-        rabbitmq.ctl("delete_queue", queue)
+        rabbitmq.delete_queue(queue)
 
 
 @pytest.fixture

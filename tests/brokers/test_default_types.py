@@ -24,7 +24,7 @@ def vhost(rabbitmq: RabbitMQ, root: Path) -> Iterator[str]:
     rabbitmq.ctl("add_vhost", name, "--default-queue-type", "quorum")
     rabbitmq.ctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
     yield name
-    rabbitmq.ctl("delete_vhost", name)
+    rabbitmq.delete_vhost(name)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def caller(rabbitmq: RabbitMQ) -> Iterator[Agent]:
     """Reaches the broker itself, whatever becomes of the relays."""
     with Agent(rabbitmq.url(), QUEUE, wait=40) as agent:
         yield agent
-    rabbitmq.ctl("delete_queue", QUEUE)
+    rabbitmq.delete_queue(QUEUE)
 
 
 @pytest.fixture

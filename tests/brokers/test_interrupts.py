@@ -15,4 +15,4 @@ class TestRabbitMQ(InterruptScenarios):
     @pytest.fixture
     def url(self, rabbitmq: RabbitMQ) -> Iterator[str]:
         yield rabbitmq.url()
-        rabbitmq.ctl("delete_queue", "interrupted")
+        rabbitmq.delete_queue("interrupted")

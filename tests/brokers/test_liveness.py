@@ -60,24 +60,19 @@ def connector(url: str) -> Connector:
 @pytest.mark.slow
 def test_a_virtual_host_that_is_removed_and_comes_back(rabbitmq: RabbitMQ, root: Path) -> None:
     name = f"test-{time.monotonic_ns()}"
-
-    def make() -> None:
-        rabbitmq.ctl("add_vhost", name)
-        rabbitmq.ctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
-
-    make()
+    rabbitmq.add_vhost(name)
     url = rabbitmq.url(vhost=name)
     with serving(root, url) as goferd, Agent(connector(url), QUEUE, wait=20) as caller:
         until_it_answers(caller)
-        rabbitmq.ctl("delete_vhost", name)
+        rabbitmq.delete_vhost(name)
         eventually(lambda: f"virtual host '{name}'" in shown(goferd), what=goferd.tail())
         assert "connection lost: " in goferd.tail()
         with linked(connector(url)) as link, pytest.raises(ConnectionLost, match=f"virtual host '{name}'"):
             link.open(time.monotonic() + 3)
-        make()
+        rabbitmq.add_vhost(name)
         until_it_answers(caller)
         assert shown(goferd) == "open"
-    rabbitmq.ctl("delete_vhost", name)
+    rabbitmq.delete_vhost(name)
 
 
 @pytest.mark.slow
@@ -86,7 +81,7 @@ def test_a_user_that_is_removed_and_comes_back(rabbitmq: RabbitMQ, vhost: str, r
     url = rabbitmq.url(USER, "secret", vhost)
     with serving(root, url) as goferd, Agent(connector(rabbitmq.url(vhost=vhost)), QUEUE, wait=20) as caller:
         until_it_answers(caller)
-        rabbitmq.ctl("delete_user", USER)
+        rabbitmq.delete_user(USER)
         eventually(lambda: f"login refused for user '{USER}'" in shown(goferd), what=goferd.tail())
         with (
             linked(Connector(URL.parse(url), reconnect_max=1.0)) as link,
@@ -97,7 +92,7 @@ def test_a_user_that_is_removed_and_comes_back(rabbitmq: RabbitMQ, vhost: str, r
         assert "secret" not in goferd.tail(500)
         rabbitmq.add_user(USER, "secret", vhost=vhost)
         until_it_answers(caller)
-    rabbitmq.ctl("delete_user", USER)
+    rabbitmq.delete_user(USER)
 
 
 # -- not let in -----------------------------------------------------------------------------------------------------
@@ -128,7 +123,7 @@ def test_a_limit_of_connections_is_reported_to_all_and_ends_when_it_is_lifted(
         limit(rabbitmq, vhost, -1)
         until_it_answers(caller)
         assert shown(goferd) == "open"
-    rabbitmq.ctl("delete_user", USER)
+    rabbitmq.delete_user(USER)
 
 
 # -- a restart ------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def proxy(rabbitmq: RabbitMQ) -> Iterator[ConnectProxy]:
 def caller(rabbitmq: RabbitMQ) -> Iterator[Agent]:
     with Agent(rabbitmq.url(), QUEUE, wait=40) as agent:
         yield agent
-    rabbitmq.ctl("delete_queue", QUEUE)
+    rabbitmq.delete_queue(QUEUE)
 
 
 def test_an_agent_keeps_to_its_proxy_whatever_becomes_of_it(

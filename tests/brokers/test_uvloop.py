@@ -25,4 +25,4 @@ def test_ten_thousand_calls_256_at_a_time_leave_stderr_empty(rabbitmq: RabbitMQ,
         until_it_answers(agent, goferd.tail())
         many_calls(rabbitmq.url(), QUEUE, ("Probe", "echo"))
         goferd.stop()
-    rabbitmq.ctl("delete_queue", QUEUE)
+    rabbitmq.delete_queue(QUEUE)

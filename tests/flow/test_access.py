@@ -356,7 +356,7 @@ def test_what_waits_when_the_rules_change_is_decided_by_the_new_ones(house: Guar
         assert len(ran(house)) == 1
 
 
-RELOADS = 20
+RELOADS = 12
 
 
 @pytest.mark.slow
@@ -544,7 +544,7 @@ def test_check_and_goferd_warn_of_identities_that_nobody_can_mean(house: Guarded
     started(house)
     for told in (lines, house.process.log.read_text().splitlines()):
         for place, texts in odd.items():
-            found = [line for line in told if f"{place}: " in line and "there is no group" not in line]
+            found = [line for line in told if f"{place}: " in line]
             assert (len(found), [text for text in texts if not any(text in line for line in found)]) == (len(texts), [])
         assert [line for line in told if "O'Neill" in line or "a@b.org" in line] == []
     assert status == 0

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from gofer.agent.config import read_descriptor
 from gofer.agent.plugin import State
 from gofer.rmi.clock import Clock
 from gofer.root import Root
+from support import forkserver
 from support.certificates import Certificates
 from support.commands import gofer
 from support.goferd import AgentProcess
@@ -140,7 +140,7 @@ def test_check_finds_files_that_no_connection_could_use(root: Path, tmp_path: Pa
 def check(site: Path) -> tuple[int, list[str]]:
     code = "import sys; from gofer.agent.main import main; sys.exit(main(['--check']))"
     environ = {**os.environ, "PYTHONPATH": str(site)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=False)
+    done = forkserver.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=False)
     return done.returncode, done.stdout.splitlines()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from gofer.tools.demo import read_steps
+from support import forkserver
 from support.commands import GOFER, left_behind
 from support.waiting import eventually
 
@@ -45,7 +46,7 @@ def nowhere(tmp_path: Path) -> Iterator[Path]:
 def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What a demo says from its beginning to its end."""
     with a_place(tmp_path_factory.mktemp("shown")):
-        done = subprocess.run([GOFER, "demo"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        done = forkserver.run([GOFER, "demo"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -96,7 +97,7 @@ def test_it_shows_the_code_that_it_runs(shown: str) -> None:
 @pytest.mark.slow
 def test_progress_is_a_live_bar_on_a_terminal(nowhere: Path) -> None:
     ours, theirs = pty.openpty()
-    with subprocess.Popen([GOFER, "demo"], stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"}) as child:
+    with forkserver.Popen([GOFER, "demo"], stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"}) as child:
         os.close(theirs)
         shown = b""
         while chunk := _read(ours):
@@ -119,7 +120,7 @@ def _read(descriptor: int) -> bytes:
 def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Callable[[str], str]]]:
     """A demo that runs, and a function that reads what it says until a text comes."""
     command = [GOFER, "demo", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
+    with forkserver.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
         assert child.stdout is not None
         said = ""
 

@@ -272,10 +272,14 @@ def test_the_sum_of_outcomes_is_the_fleet(state: Path, broker: LocalBroker) -> N
 
     async def go() -> None:
         script = Script(fail=0.05, frozen=0.05, gone=0.05, seed=7, groups=("sum",), version="2.0")
-        async with Emulator(broker.url, 200, script, prefix="sum"), Fleet(broker.url, wait=3) as fleet:
-            found = await fleet.ask("group=sum", wait=30, jitter=0.2)
-            assert len(found.cards) == 200
-            summary = await fleet.where("group=sum and gofer=2.0").Emulated().work(1)
+        async with Emulator(broker.url, 200, script, prefix="sum"):
+            for wait in (3, 12, 48):  # on a busy machine all 200 take longer
+                async with Fleet(broker.url, wait=wait) as fleet:
+                    found = await fleet.ask("group=sum", wait=30, jitter=0.2)
+                    assert len(found.cards) == 200
+                    summary = await fleet.where("group=sum and gofer=2.0").Emulated().work(1)
+                if set(summary.counts) == {"value", "exception", "unreachable"}:
+                    break
             assert summary.counts == {"value": 170, "exception": 10, "unreachable": 20}
             assert sum(summary.counts.values()) == summary.total == 200
 
@@ -287,13 +291,13 @@ def test_a_run_stops_at_its_budget_the_same_way_each_time(state: Path, broker: L
         untouched = []
         for _ in range(2):
             script = Script(fail=0.05, seed=3, groups=("budget",))
-            async with Emulator(broker.url, 200, script, prefix="budget"), Fleet(broker.url, wait=20) as fleet:
+            async with Emulator(broker.url, 100, script, prefix="budget"), Fleet(broker.url, wait=20) as fleet:
                 await fleet.ask("group=budget", wait=30, jitter=0.2)
                 meant = fleet.where("group=budget")
                 summary = await meant(ramp="1,10%,100%", stop_after="2%", batch="1").Emulated().work(1)
-                assert summary.counts["exception"] == 4
-                assert "4 failures of 200 machines" in str(summary.stopped)
-                assert summary.counts["untouched"] == 200 - summary.counts["value"] - 4 > 0
+                assert summary.counts["exception"] == 2
+                assert "2 failures of 100 machines" in str(summary.stopped)
+                assert summary.counts["untouched"] == 100 - summary.counts["value"] - 2 > 0
                 untouched.append({one.name for one in summary.outcomes if one.kind == "untouched"})
         return untouched
 

@@ -69,7 +69,7 @@ def test_a_destructive_method_stops_at_the_first_failure(state: Path, web: None)
     assert "untouched: not called" in stopped.stdout
     again = gofer("resume", "last")  # which is no leave to go on
     assert (again.returncode, "untouched: not called" in again.stdout) == (3, True)
-    assert gofer("resume", "last", "--stop-after", "100%").stdout.startswith("2 × exception")  # noqa: RUF001 - meant
+    assert gofer("resume", "last", "--stop-after", "100%").stdout.startswith("2 × exception")  # noqa: RUF001 - the sign is meant
 
 
 @pytest.mark.parametrize("given", [("--ramp", "100%"), ("--batch", "2"), ("--stop-after", "100%")])

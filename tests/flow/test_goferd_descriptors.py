@@ -190,7 +190,7 @@ def checked(home: Home) -> subprocess.CompletedProcess[str]:
         "assert not [name for name in sys.modules if name.endswith('_module')], 'a plugin was imported'\n"
         "sys.exit(status)\n"
     )
-    return subprocess.run(
+    return forkserver.run(
         [sys.executable, "-c", code, str(home.root)],
         env=home.environ,
         capture_output=True,

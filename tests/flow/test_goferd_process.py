@@ -191,7 +191,8 @@ class TestStopping:
     def test_running_calls_end_and_what_waits_is_left_to_the_broker(self, held: Held) -> None:
         assert held.goferd.process is not None
         held.goferd.process.terminate()
-        eventually(lambda: not answers(held.agent, 0.5), what="the end of its subscription")
+        eventually(lambda: "SIGTERM: stopping" in held.goferd.tail())
+        eventually(lambda: not answers(held.agent, 2.0), what="the end of its subscription")
         held.go.touch()
 
         assert [one.result(20) for one in held.running] == ["held"] * 2
@@ -292,12 +293,12 @@ class TestSighup:
             assert more.Probe().who() == "changed"
 
         with pytest.raises(NotFound):  # its queue went with it
-            agent(wait=0.5).Probe().who()
+            agent.Probe().who()
 
     def test_a_running_call_ends_before_its_plugin_is_reloaded(self, held: Held, broker: LocalBroker) -> None:
         held.goferd.descriptor("holder", descriptor(broker.url, "holder", threads=4))
         os.kill(held.goferd.pid, signal.SIGHUP)
-        time.sleep(0.3)  # nothing may happen meanwhile
+        eventually(lambda: "its new code waits until 2 calls" in held.goferd.tail())
         assert not any(one.done() for one in held.running + held.waiting)
         held.go.touch()
 

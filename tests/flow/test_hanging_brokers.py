@@ -197,12 +197,14 @@ def test_a_first_login_that_is_refused_is_reported_at_once(
 def test_a_connection_of_agents_that_are_gone_is_closed_soon(
     broker: LocalBroker, connector: Connector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gofer.messaging.connection._IDLE_UNUSED", 0.2)
+    monkeypatch.setattr("gofer.messaging.connection._IDLE_UNUSED", 60.0)
     with EchoAgent(broker.url):
-        assert Agent(connector, "agent", wait=5).Dog().bark(1) == 1
+        assert Agent(connector, "agent", wait=30).Dog().bark(1) == 1
         link = pool._connections[connector, None]
-        assert Agent(connector, "agent", wait=5).Dog().bark(1) == 1
-        assert pool._connections[connector, None] is link  # not at once: the next one may come
+        with Agent(connector, "agent", wait=30) as agent:
+            assert agent.Dog().bark(1) == 1
+            assert pool._connections[connector, None] is link  # not at once: the next one may come
+            monkeypatch.setattr("gofer.messaging.connection._IDLE_UNUSED", 0.2)
         eventually(lambda: link.closed)
 
 

@@ -252,7 +252,7 @@ def test_links_are_shared_counted_and_closed_with_their_last_user(connector: Con
 
 def test_many_threads_make_the_first_call_of_one_agent(connector: Connector) -> None:
     """They take up one share in one link, and closing the agent gives it back."""
-    agent = Agent(connector, "nobody", wait=5)
+    agent = Agent(connector, "nobody", wait=30)
     barrier = threading.Barrier(16)
 
     def first() -> None:
@@ -353,7 +353,7 @@ def test_a_process_that_ends_leaves_no_reply_queue(broker: LocalBroker, link: Th
         import sys
         from gofer.errors import NotFound
         from gofer.proxy import Agent
-        agent = Agent(sys.argv[1], "nobody", wait=5)
+        agent = Agent(sys.argv[1], "nobody", wait=30)
         try:
             agent.Dog().bark("x")
         except NotFound:

@@ -19,6 +19,7 @@ from gofer.agent.management.wire import socket_of, token_of
 from gofer.proxy import Agent
 from gofer.root import Root
 from gofer.tools.agent_client import ask
+from support import forkserver
 from support.commands import GOFER, gofer
 from support.goferd import AgentProcess
 from support.managed import Site, managed
@@ -112,6 +113,7 @@ class TestShow:
         assert "OSError: worn out" in site.goferd.tail(200)
 
     def test_people_see_a_tree(self, site: Site) -> None:
+        eventually(lambda: "probe came back" in site.mgt("-s"))
         lines = [line.rstrip() for line in site.mgt("-s").splitlines()]
         assert re.match(
             rf"goferd \S+ running: pid {site.goferd.pid}, user \w+, root {site.root}, host \S+, since ", lines[0]
@@ -135,8 +137,9 @@ class TestShow:
 
     def test_neither_busy_workers_nor_a_silent_broker_hold_it_up(self, site: Site, agent: Agent) -> None:
         numbers = [agent(wait=0).Dog().stay() for _ in range(3)]
+        eventually(lambda: site.ask("requests")["total"] == 3)
         eventually(lambda: site.shown("kennel")["workers"]["busy"] == 2)
-        assert site.shown("kennel")["counters"]["running"] == 2
+        eventually(lambda: site.shown("kennel")["counters"]["running"] == 2)
         site.broker.freeze()
         try:
             assert site.shown("kennel")["connection"]["state"] == "open"
@@ -283,7 +286,7 @@ class TestTheCommand:
         try:
             for option in ("--show", "--json"):
                 command = [GOFER, "mgt", "--show", option, "--root", str(site.root)]
-                done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60)
+                done = forkserver.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60)
                 assert (done.returncode, done.stderr) == (141, b"")
         finally:
             os.close(writing)

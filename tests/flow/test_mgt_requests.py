@@ -41,7 +41,7 @@ class TestRequests:
 
     def test_what_runs_and_waits_is_listed_and_cancelled(self, site: Site, agent: Agent) -> None:
         numbers = [agent(wait=0, data={"batch": 7, "number": n}).Dog().stay() for n in range(4)]
-        eventually(lambda: [one["state"] for one in self.listed(site)].count("running") == 2)
+        eventually(lambda: sorted(one["state"] for one in self.listed(site)) == ["running"] * 2 + ["waiting"] * 2)
         found = {one["sn"]: one for one in self.listed(site, plugin="kennel")}
         assert set(numbers) <= set(found)
         first = found[numbers[0]]

@@ -78,7 +78,7 @@ def test_a_subscription_that_is_wrong_in_itself_is_its_owners_problem(
     broker: LocalBroker, connector: Connector
 ) -> None:
     lost: list[str] = []
-    with EchoAgent(broker.url), Agent(connector, "agent", wait=5) as agent:
+    with EchoAgent(broker.url), Agent(connector, "agent", wait=30) as agent:
         assert agent.Dog().bark(1) == 1
         link = pool.acquire(connector)
         bad = Subscription("agent", 0, lambda _: None, on_lost=lost.append)
@@ -91,7 +91,7 @@ def test_a_subscription_that_is_wrong_in_itself_is_its_owners_problem(
 
 def test_what_was_to_be_confirmed_is_reported_to_the_one_who_asked(broker: LocalBroker, connector: Connector) -> None:
     stop = threading.Event()
-    with Agent(connector, "nowhere", wait=5) as agent, ThreadPoolExecutor(1) as threads:
+    with Agent(connector, "nowhere", wait=30) as agent, ThreadPoolExecutor(1) as threads:
 
         def others() -> None:
             while not stop.is_set():
@@ -183,7 +183,7 @@ def stopped(echo: EchoAgent) -> None:
 def test_a_method_may_raise_stop_iteration(broker: LocalBroker, connector: Connector) -> None:
     with (
         EchoAgent(broker.url, hold=True) as echo,
-        Agent(connector, "agent", wait=5) as agent,
+        Agent(connector, "agent", wait=30) as agent,
         ThreadPoolExecutor(1) as threads,
     ):
         threads.submit(stopped, echo)
@@ -196,7 +196,7 @@ def test_what_a_method_that_raises_stop_iteration_raises_in_a_coroutine(broker: 
     """Python lets no coroutine raise it, and no future hold it."""
 
     async def call() -> None:
-        async with aio.Agent(broker.url, "agent", wait=5) as agent:
+        async with aio.Agent(broker.url, "agent", wait=30) as agent:
             await agent.Dog().bark(1)
 
     with EchoAgent(broker.url, hold=True) as echo, ThreadPoolExecutor(1) as threads:
@@ -218,7 +218,7 @@ def test_what_a_progress_callback_raises_is_its_callers(broker: LocalBroker, con
                 eventually(lambda: echo.seen)
                 echo.answer(echo.seen.pop(), status="progress", total=1, completed=0, details="")
 
-            with Agent(connector, "agent", wait=5, progress=report) as agent:
+            with Agent(connector, "agent", wait=30, progress=report) as agent:
                 threads.submit(tell)
                 with pytest.raises(type(wrong)) as caught:
                     agent.Dog().bark(1)
@@ -230,7 +230,7 @@ def test_the_connection_of_a_loop_that_is_over_is_closed(broker: LocalBroker) ->
     kept: list[aio.Agent] = []
 
     async def call() -> None:
-        agent = aio.Agent(broker.url, "agent", wait=5)
+        agent = aio.Agent(broker.url, "agent", wait=30)
         kept.append(agent)
         assert await agent.Dog().bark(1) == 1
 
@@ -243,7 +243,7 @@ def test_the_connection_of_a_loop_that_is_over_is_closed(broker: LocalBroker) ->
 @pytest.mark.slow
 def test_the_connection_of_agents_that_a_loop_has_forgotten_is_closed(broker: LocalBroker) -> None:
     async def call() -> None:
-        agent = aio.Agent(broker.url, "agent", wait=5)
+        agent = aio.Agent(broker.url, "agent", wait=30)
         assert await agent.Dog().bark(1) == 1
         link = agent._lease.session().connection
         del agent
@@ -252,7 +252,7 @@ def test_the_connection_of_agents_that_a_loop_has_forgotten_is_closed(broker: Lo
             gc.collect()
             await asyncio.sleep(0.02)
         assert link.closed
-        async with aio.Agent(broker.url, "agent", wait=5) as another:
+        async with aio.Agent(broker.url, "agent", wait=30) as another:
             assert await another.Dog().bark(2) == 2
 
     with EchoAgent(broker.url):

@@ -54,7 +54,7 @@ def test_it_barks(gofer_agent):
 
 def test_it_is_the_same_agent(gofer_agent, gofer_agents, gofer_process):
     assert gofer_agents == {"kennel": gofer_agent}
-    assert gofer_agent(wait=5).Admin().hello()
+    assert gofer_agent(wait=30).Admin().hello()
     gofer_process.kill()
     gofer_process.start()
     assert gofer_agent.Dog().bark("again") == "Rover: again"

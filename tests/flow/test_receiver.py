@@ -110,7 +110,7 @@ def test_functions_static_and_class_methods(serving: Served) -> None:
 
 
 def test_a_coroutine_that_a_plain_method_returns_is_reported_and_closed(serving: Served) -> None:
-    assert "declare the method `async def`" in serving.caller.error("Dog", "forgotten")["xargs"][0]
+    assert "declare it `async def`" in serving.caller.error("Dog", "forgotten")["xargs"][0]
 
 
 @pytest.mark.parametrize("kind", ["set", "bytes", "nan", "int keys", "generator", "object", "surrogate", "digits"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from gofer.messaging.url import URL
+from support import forkserver
 from support.commands import GOFER, gofer
 from support.local_clients import connected
 
@@ -19,7 +20,7 @@ from support.local_clients import connected
 @contextmanager
 def broker(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A broker that runs, and the URL that it has printed."""
-    with subprocess.Popen([GOFER, "broker", *arguments], stdout=subprocess.PIPE, text=True) as child:
+    with forkserver.Popen([GOFER, "broker", *arguments], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         try:
             yield child, child.stdout.readline().strip()

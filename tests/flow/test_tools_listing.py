@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import forkserver
 from support.commands import GOFER, gofer, left_behind
 from support.plugins import describe, install
 from support.waiting import eventually
@@ -197,7 +198,7 @@ def test_a_table_is_plain_where_it_is_read_by_a_program(site: Path, root: Path) 
 
 def test_a_table_is_framed_on_a_terminal(root: Path) -> None:
     ours, theirs = pty.openpty()
-    with subprocess.Popen([GOFER, "adapters"], stdout=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"}):
+    with forkserver.Popen([GOFER, "adapters"], stdout=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"}):
         os.close(theirs)
         shown = b""
         while chunk := _read(ours):
@@ -255,7 +256,7 @@ def test_a_timeout_that_is_none_is_refused(root: Path, text: str) -> None:
 
 def test_output_that_cannot_be_written_is_reported_in_one_line(root: Path) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run([GOFER, "adapters"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = forkserver.run([GOFER, "adapters"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (74, "gofer: cannot write the output: No space left on device\n")
 
 

@@ -23,6 +23,7 @@ from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing._contract.driver import Driver
+from support import forkserver
 from support.certificates import Certificates
 from support.commands import GOFER, gofer
 from support.goferd import AgentProcess
@@ -341,7 +342,7 @@ def test_progress_is_a_live_bar_on_a_terminal(url: str, tmp_path: Path) -> None:
         str(tmp_path / "hole"),
         "pause=0.2",
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"}) as child:
+    with forkserver.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"}) as child:
         os.close(theirs)
         shown = b""
         while chunk := read_terminal(ours):
@@ -541,7 +542,7 @@ def test_130_interrupted(url: str, tmp_path: Path) -> None:
         "holes=5",
         "pause=0.2",
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with forkserver.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr is not None
         assert "/5" in child.stderr.readline()  # it runs
         child.send_signal(signal.SIGINT)
@@ -554,7 +555,7 @@ def test_a_reader_that_goes_away_is_no_traceback(url: str) -> None:
     read, write = os.pipe()
     os.close(read)
     command = [GOFER, "rmi", "-u", url, "-a", "kennel", "-t", "Dog.give", "x"]
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=30)
+    done = forkserver.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=30)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
 

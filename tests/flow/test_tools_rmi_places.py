@@ -269,7 +269,7 @@ def test_timeout_is_how_long_the_method_may_run(url: str, tmp_path: Path) -> Non
 def test_interrupted_it_prints_how_to_cancel_and_that_cancels(url: str, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     command = [GOFER, "rmi", "-u", url, "-a", "kennel", "-t", "Dog.wait_for", str(mark)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with forkserver.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         eventually(Path(f"{mark}.started").exists)
         child.send_signal(signal.SIGINT)
         _, told = child.communicate(timeout=30)
@@ -284,7 +284,7 @@ def test_wait_for_agent_waits_for_the_broker_and_the_agent(place: Path, tmp_path
     """``url`` is asked for because it makes the plugin."""
     socket = tmp_path / "late/run/gofer/broker.sock"
     call = [GOFER, "rmi", "-u", f"local://{socket}", "-a", "kennel", "-t", "kennel.howl", "--wait-for-agent", "60s"]
-    with subprocess.Popen([*call, "-v"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with forkserver.Popen([*call, "-v"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr is not None
         child.stderr.readline()  # it has tried, and there was nothing
         with LocalBroker(str(socket)) as broker, AgentProcess(tmp_path / "late", path=(place / "site",)) as agent:

@@ -88,6 +88,34 @@ def test_a_single_message_of_a_thread_does_not_wake_the_io_thread(
     assert woken == []
 
 
+def test_a_single_message_of_the_main_thread_does_not_wake_the_io_thread(
+    link: ThreadConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(link, "q")
+    told: list[Outcome] = []
+    woken: list[int] = []
+    monkeypatch.setattr(link._wakeup, "set", lambda: woken.append(1))
+    for number in range(1, 101):
+        eventually(lambda: not link.core.unconfirmed and link._asleep and not link._commands)
+        link.publish_nowait(QUEUE, b"x", settled=lambda outcome, _: told.append(outcome))
+        eventually(lambda number=number: len(told) == number)  # type: ignore[misc] # mypy infers no lambda's default
+    assert set(told) == {Outcome.CONFIRMED}
+    assert woken == []
+
+
+def test_a_main_thread_that_never_comes_back_from_writing_costs_one_connection(link: ThreadConnection) -> None:
+    declare(link, "q")
+    told: list[Outcome] = []
+    openings = link.core.openings
+    eventually(lambda: link._asleep and not link._commands)
+    assert link._turn_lock.acquire(timeout=10)
+    link._steps = [True]  # as if an interrupt had struck it between two steps
+    link.publish_nowait(QUEUE, b"x", settled=lambda outcome, _: told.append(outcome))
+    eventually(lambda: told)
+    declare(link, "q")
+    assert link.core.openings == openings + 1
+
+
 def test_a_callback_in_the_thread_that_writes_cannot_wait_and_may_publish(link: ThreadConnection) -> None:
     declare(link, "q")
     told: list[object] = []

@@ -96,9 +96,9 @@ def test_an_adapter_that_breaks_a_promise_fails_its_test(fresh: Fresh, tmp_path:
     fresh.run("gofer", "new", "adapter", "broken", cwd=tmp_path)
     module = tmp_path / "broken/gofer_adapter_broken/adapter.py"
     text = module.read_text()
-    settle = "def accept(self, delivery: Delivery) -> None:\n        self._settle(delivery, requeue="
-    assert f"{settle}False)" in text
-    module.write_text(text.replace(f"{settle}False)", f"{settle}True)"))
+    settle = "requeue=how is api.Settlement.RELEASE"
+    assert settle in text
+    module.write_text(text.replace(settle, "requeue=True"))
     fresh.pip_install("./broken", cwd=tmp_path)
     said = fresh.run("python", "-m", "pytest", "-q", "-x", "-k", "accepted", "./broken", cwd=tmp_path, status=1)
     assert " failed" in said

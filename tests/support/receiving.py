@@ -93,6 +93,7 @@ class PluginForTests:
     max_age: float | None = None
     timeout: float | None = None
     typed: bool = True
+    guarded: bool = False
     max_message: int = 1 << 20
 
     @property

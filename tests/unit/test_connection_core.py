@@ -22,6 +22,7 @@ from gofer.messaging.adapter import (
     Operation,
     Outcome,
     Outgoing,
+    Settlement,
     Subscribe,
     SubscriptionLost,
 )
@@ -78,14 +79,8 @@ class ScriptedAdapter(Adapter):
     def forget(self, token: int) -> None:
         pass
 
-    def accept(self, delivery: Delivery) -> None:
-        self.settled.append(("accept", delivery))
-
-    def release(self, delivery: Delivery) -> None:
-        self.settled.append(("release", delivery))
-
-    def reject(self, delivery: Delivery) -> None:
-        self.settled.append(("reject", delivery))
+    def settle(self, delivery: Delivery, how: Settlement) -> None:
+        self.settled.append((how.value, delivery))
 
 
 class Broker:
@@ -471,6 +466,7 @@ def test_order_is_kept_when_a_callback_publishes(broker: Broker) -> None:
 
     number = subscribed(broker, Subscription("q", 10, deliver))
     broker.put(delivery(number, b"1"), delivery(number, b"2"))
+    broker.core.take(broker.now)
     assert seen == [1, 2, 3]
 
 

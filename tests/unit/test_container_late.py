@@ -52,7 +52,7 @@ class Late:
         self.root = root
         self.site = site
         self.container = PluginContainer(Root(root), AgentConfig())
-        self.container.loader.patience = 0.1
+        self.container.loader.imports.patience = 0.1
 
     def plugin(self, name: str, *code: str, main: str = "enabled=1") -> Path:
         install(self.site, name, "\n".join(code))
@@ -223,7 +223,7 @@ def test_a_reload_leaves_it_alone(late: Late, gate: Gate) -> None:
 
 
 def test_stopping_does_not_wait_for_it(late: Late, gate: Gate) -> None:
-    late.container.loader.patience = 60
+    late.container.loader.imports.patience = 60
     late.plugin("a", HANGS)
     starting = threading.Thread(target=late.start)
     starting.start()

@@ -200,7 +200,7 @@ class TestFailing:
     def impatient(kennel: Kennel) -> None:
         config = kennel.container.config
         kennel.container.config = replace(config, main=replace(config.main, shutdown_timeout=0.5))
-        kennel.container.loader.patience = 0.5
+        kennel.container.loader.imports.patience = 0.5
 
     def test_a_load_that_hangs_is_given_up_and_undone_when_it_returns(
         self, kennel: Kennel, gate: threading.Event

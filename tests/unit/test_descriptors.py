@@ -28,6 +28,7 @@ from gofer.agent.config import (
     read_descriptor,
     read_descriptors,
     read_url_file,
+    ruled_plugin,
     stable_uuid,
 )
 from gofer.errors import ConfigError
@@ -1108,6 +1109,34 @@ def test_a_broken_descriptor_is_asked_whether_its_plugin_is_required(
 def test_what_is_no_file_requires_nothing(tmp_path: Path, make: Callable[[Path], str]) -> None:
     make(tmp_path / "x.conf")
     assert not asks_to_be_required(tmp_path / "x.conf")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "plugin"),
+    [
+        ("dog.conf", "[main]\nthreads = none\n[access]\n* = alice\n", "dog"),
+        ("dog.conf", "[main]\nplugin = zoo.dog\n[access\n", "zoo.dog"),
+        ("dog.json", '{"main": {\n"plugin": "zoo"\n}, "access": ', "zoo"),
+        ("dog.json", '{"main": {"plugin":"zoo"}, "access": {"*": 5}}', "zoo"),
+        ("dog.conf", "[main]\n#plugin = zoo\n[access]\n*=\n", "dog"),
+        ("dog.conf", b"\xff\xfe" + "[main]\nplugin = zoo\n[access]\n".encode("utf-16-le"), "zoo"),
+        ("dog.conf", b"\xef\xbb\xbf[main]\n[ACCESS]\n\0", "dog"),
+        ("dog.conf", "[main]\nthreads = none\nplugin = zoo\n", None),
+        ("dog.conf", "", None),
+    ],
+)
+def test_which_plugin_a_broken_descriptor_may_have_rules_for(
+    tmp_path: Path, name: str, content: str | bytes, plugin: str | None
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    assert ruled_plugin(path) == plugin
+
+
+def test_nobody_knows_what_a_descriptor_has_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "dog.conf").mkdir()
+    os.mkfifo(tmp_path / "cat.conf")
+    assert (ruled_plugin(tmp_path / "dog.conf"), ruled_plugin(tmp_path / "cat.conf")) == ("dog", "cat")
 
 
 # -- two with one name ---------------------------------------------------------------------------------------------

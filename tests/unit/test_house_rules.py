@@ -24,6 +24,8 @@ STATE = {
     "gofer.rmi.client.agent.seam": "what stands in for all agents of the process: None but in tests with mocks",
     "gofer.messaging.connector.added": "the connectors that a program has added, as gofer 2 had them: by their URLs",
     "gofer.messaging.document._timestamp_of": "the text of the present second: each reply carries it",
+    "gofer.messaging.stamped._read": "the last signatures, read: each is checked, and then asked for its nonce",
+    "gofer.rmi.server.nonces._realm_of": "short digests of the signers' names: each signed request needs its signer's",
     "gofer.tracing.slot": "what traces the calls of the process: None unless somebody has put it there",
     "gofer.messaging.pool.pool": "one connection per broker and process; counted, and emptied in a forked child",
 }

@@ -22,38 +22,40 @@ pytestmark = pytest.mark.xdist_group("public-names")  # one process makes what t
 PUBLIC_NAMES = """
 gofer.agent: PluginContainer
 gofer.agent.access_check: access_problems
-gofer.agent.actions: Actions Actor
+gofer.agent.actions: Actions
 gofer.agent.allocator: give_memory_back
 gofer.agent.barrier: RequestHooks
 gofer.agent.builtin: admin_api help_text started
 gofer.agent.certificates: CertificateWatch InUse certificates_in_use files_of read_in_use
 gofer.agent.check: check
 gofer.agent.config: AgentConfig Descriptor FleetConfig LiveSection LiveSettings LoggingConfig Machine MainConfig
-    ManagementConfig MessagingConfig PamConfig Problem asks_to_be_required check_together find_plugin_dirs made_on
-    not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe stable_uuid
+    ManagementConfig MessagingConfig PamConfig Problem as_changed asks_to_be_required check_together
+    find_plugin_dirs made_elsewhere not_trusted read_agent read_descriptor read_descriptors read_url_file redescribe
+    ruled_plugin stable_uuid
 gofer.agent.config.agent: AGENT AgentConfig FleetConfig LoggingConfig MainConfig ManagementConfig MessagingConfig
     PamConfig read_agent
+gofer.agent.config.broken: asks_to_be_required ruled_plugin
 gofer.agent.config.descriptor: DESCRIPTOR Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
     redescribe
 gofer.agent.config.files: MAX_FILE distrusted list_files list_unread read_bytes read_text
-gofer.agent.config.identity: Machine made_on stable_uuid
+gofer.agent.config.identity: Machine made_elsewhere stable_uuid
 gofer.agent.config.keys: GUARD Key Reader Schema keys_of written
 gofer.agent.config.kinds: ADDRESS BROKER EXCHANGE FLAG GROUPS Kind LEVEL NAME OWN_HOST PROXY Wrong choice dotted
     line names odd_identity seconds size whole
-gofer.agent.config.live: LiveSection LiveSettings
+gofer.agent.config.live: LiveSection LiveSettings as_changed
 gofer.agent.config.problem: Problem plain shown
-gofer.agent.config.required: asks_to_be_required
 gofer.agent.config.together: check_together not_trusted
 gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks
 gofer.agent.endpoint: Endpoint
 gofer.agent.endpoints: Endpoints
 gofer.agent.facts: Facts own_facts
-gofer.agent.failures: Broken Refused blamed one_line within
+gofer.agent.failures: Broken Refused blamed one_line why_not_loaded within
 gofer.agent.forking: HELPER greeting
 gofer.agent.gate: Gate
 gofer.agent.helper: main
 gofer.agent.import_check: Method import_problems methods
+gofer.agent.imports: Imports PATIENCE
 gofer.agent.links: Links
 gofer.agent.loader: Batch Loader
 gofer.agent.lock: AgentLock AlreadyRunning
@@ -71,6 +73,7 @@ gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify watchdog_interval
 gofer.agent.plugin: Container Plugin State current
 gofer.agent.plugin_code: ask_extensions check_hooks exchange_hooks find_plugin import_code run_load run_unload
+gofer.agent.plugin_queue: PluginQueue
 gofer.agent.probe: Probe
 gofer.agent.reload: Reload dependents
 gofer.agent.request_services: RequestServices
@@ -81,6 +84,7 @@ gofer.agent.sharing: accepting build_apis check_trust homes may_reach owners
 gofer.agent.sighup: Changes decide descriptors_of
 gofer.agent.signals: Signals
 gofer.agent.sources: GROUP Source import_source locate unused_files
+gofer.agent.states: State
 gofer.aio: Agent AsyncioSession
 gofer.card: Answer Card EXCHANGE PluginCard Question Who key_of_group read_answer read_question
 gofer.config: Config Graph get_bool
@@ -110,7 +114,7 @@ gofer.limit: Limit LimitedLog
 gofer.messaging: Connector Consumer Document Exchange NotFound Producer Queue Reader URL
 gofer.messaging.adapter: Adapter Bind Blocked Cancel CheckQueue Closed Confirmed DeclareExchange DeclareQueue
     DeleteExchange DeleteQueue Delivery Done Event HEAD NO_EXPIRY Opened Operation Outcome Outgoing PurgeQueue
-    Subscribe SubscriptionLost TAIL Unbind
+    Settlement Subscribe SubscriptionLost TAIL Unbind checked
 gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
@@ -148,7 +152,7 @@ gofer.messaging.url: URL broker_of place
 gofer.messaging.value: MAX_DEPTH plain
 gofer.messaging.wire: Wakeup Wire
 gofer.metrics: Timer timestamp
-gofer.ownership: OTHERS_WRITE SECRET distrust refusal
+gofer.ownership: OTHERS_WRITE SECRET distrust refusal user_name
 gofer.pam: authenticate
 gofer.pmon: PathMonitor
 gofer.proxy: Agent Double agent seam
@@ -188,7 +192,7 @@ gofer.rmi.server.administration: ANSWERING Administration Entry INTERRUPTED List
 gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
 gofer.rmi.server.counters: BOUNDS Counters
-gofer.rmi.server.dispatch: Pending Unfit authorize check_once coroutine_of find invoke login_of outcome_of way_out
+gofer.rmi.server.dispatch: Pending Unfit authorize check_once find invoke login_of outcome_of way_out
 gofer.rmi.server.hooks: HookCalls Only Raised call_each named
 gofer.rmi.server.lifecycle: Lifecycle
 gofer.rmi.server.logins: Attempt Logins attempt pam_service
@@ -200,7 +204,7 @@ gofer.rmi.server.reply_encoder: CannotSign Encoder Refusal of_error of_value
 gofer.rmi.server.reply_publisher: GIVE_UP Publisher Settled
 gofer.rmi.server.request_log: RequestLog
 gofer.rmi.server.serial: Outcome SerialThread
-gofer.rmi.server.service: Service
+gofer.rmi.server.service: PluginCode Service
 gofer.rmi.server.statuses: MOST_HELD Statuses
 gofer.rmi.server.sweep: Sweep
 gofer.rmi.server.tombstones: Owner Tombstones

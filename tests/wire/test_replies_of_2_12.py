@@ -122,7 +122,7 @@ OTHER = {"result-nan", "result-admin-help"}
 
 def reply_of(message: Captured) -> Reply:
     authenticator = HexAuthenticator() if message.signed else None
-    return decode_reply(verify(message.body, authenticator, message.document)[0])
+    return decode_reply(verify(message.body, authenticator)[0])
 
 
 def fed(message: Captured, **options: Any) -> Call:

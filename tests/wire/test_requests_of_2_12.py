@@ -77,7 +77,7 @@ def test_a_request_is_read_as_it_was_meant(message: Captured) -> None:
 def test_a_signed_request_is_believed_by_who_signs_the_same_way() -> None:
     message, authenticator = CAPTURED["request-signed"], HexAuthenticator()
 
-    inner, _ = verify(message.body, authenticator, message.document)
+    inner, _ = verify(message.body, authenticator)
     assert decode_request(inner).request.method == "echo"
     assert unwrap(sign(message.inner, authenticator)) == unwrap(message.body)
 

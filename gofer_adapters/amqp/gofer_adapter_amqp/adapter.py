@@ -125,29 +125,28 @@ class AmqpAdapter(api.Adapter):
         if self._open:
             self._publisher.publish(message)
 
+    def encode(self, message: api.Outgoing) -> bytes | None:
+        """Return the frames of a message for a channel that is open."""
+        return self._publisher.frames(message) if self._open else None
+
+    def written(self, message: api.Outgoing) -> None:
+        """Note that these were written."""
+        self._publisher.written(message)
+
     def forget(self, token: int) -> None:
         """Have no event for a message that was sent without confirm."""
         self._publisher.forget(token)
 
-    def accept(self, delivery: api.Delivery) -> None:
-        """Acknowledge."""
-        self._settle(delivery, None)
-
-    def release(self, delivery: api.Delivery) -> None:
-        """Reject, to be queued again."""
-        self._settle(delivery, True)
-
-    def reject(self, delivery: api.Delivery) -> None:
-        """Reject, to be dropped or dead-lettered."""
-        self._settle(delivery, None if self._channels.dialect.broker_j else False)
-
-    # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _settle(self, delivery: api.Delivery, requeue: bool | None) -> None:
+    def settle(self, delivery: api.Delivery, how: api.Settlement) -> None:
+        """Acknowledge, or reject, to be queued again or not."""
         tag: Any = delivery.tag
         consumer: Consumer = tag[0]
+        if how is api.Settlement.REJECT and self._channels.dialect.broker_j:
+            how = api.Settlement.ACCEPT  # nothing else gets rid of it there
         if self._open and consumer.home is self._channels:
-            consumer.settle(tag[1], requeue)
+            consumer.settle(tag[1], how)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
         for consumer in self._consumers.values():

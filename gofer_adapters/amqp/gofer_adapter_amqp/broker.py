@@ -74,12 +74,12 @@ class Dialect:
             arguments["x-expires"] = round(max(1, min(LONGEST, queue.expires * 1000)))
         return arguments
 
-    def expiration(self, ttl: float | None) -> tuple[int | None, int | None]:
+    def expiration(self, ttl: float) -> tuple[int | None, int | None]:
         """Return a message's time to live in milliseconds; or when it expires, and the present, both since 1970.
 
         One that is too long is none: the message is kept.
         """
-        if ttl is None or ttl * 1000 > LONGEST:
+        if ttl * 1000 > LONGEST:
             return None, None
         live, now = round(max(1, ttl * 1000)), round(time() * 1000)
         return (now + live, now) if self.broker_j else (live, None)

@@ -87,11 +87,11 @@ class Channel:
         """Send a method; ``format`` as in :func:`gofer_adapter_amqp.wire.method_frame`."""
         self.home.output.append(wire.method_frame(self.number, method, format, *arguments))
 
-    def publish_frames(self, message: Outgoing) -> None:
-        """Send a message's frames."""
+    def frames(self, message: Outgoing) -> bytes:
+        """Return the frames of a message."""
         home = self.home
-        expires = home.dialect.expiration(message.ttl)
-        home.output.append(wire.publish_frames(self.number, home.frame_max, message, expires))
+        expires = (None, None) if message.ttl is None else home.dialect.expiration(message.ttl)
+        return wire.publish_frames(self.number, home.frame_max, message, expires)
 
     def close(self) -> None:
         """Close the channel. What still arrives on it is dropped."""
@@ -178,7 +178,7 @@ class Task(Channel):
                 break
         if isinstance(question, Outgoing):
             self.send(spec.Confirm.Select, "b", True)
-            self.publish_frames(question)
+            self.home.output.append(self.frames(question))
             self.asking, self._returned = spec.Basic.Publish, b""
             self._answers = (spec.Basic.Ack, spec.Basic.Nack)
         else:

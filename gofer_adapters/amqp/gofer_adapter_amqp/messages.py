@@ -6,7 +6,8 @@ from collections import deque
 from itertools import takewhile
 
 from amqp import spec
-from gofer.messaging.adapter import Confirmed, Delivery, Done, Outcome, Outgoing, Subscribe, SubscriptionLost
+from gofer.messaging import adapter as api
+from gofer.messaging.adapter import Confirmed, Outcome, Outgoing
 from gofer.messaging.endings import ProtocolError
 
 from gofer_adapter_amqp import wire
@@ -25,7 +26,7 @@ class Consumer(Channel):
     deliveries cannot be taken for those of another. After its end it lives until all are settled.
     """
 
-    def __init__(self, home: Channels, id: int, asked: Subscribe) -> None:
+    def __init__(self, home: Channels, id: int, asked: api.Subscribe) -> None:
         super().__init__(home)
         self.ended, self.limit, self._asked = False, asked.limit, asked
         self._subscribing: int | None = id
@@ -53,14 +54,16 @@ class Consumer(Channel):
             self.send(spec.Basic.Cancel, "sb", str(self._asked.number), False)
         self._cancelling += ids
 
-    def settle(self, tag: int, requeue: bool | None) -> None:
-        """Settle a delivery that is not: give it back to its queue, or not. None: accept it, by the next ``flush``."""
-        fresh = self._unsettled.get(tag) is False
-        if fresh and requeue is None:
+    def settle(self, tag: int, how: api.Settlement) -> None:
+        """Settle a delivery that is not; it is accepted by the next ``flush``."""
+        if self._unsettled.get(tag) is not False:
+            return
+        if how is api.Settlement.ACCEPT:
             self._unsettled[tag] = True
             self.accepted.append(tag)
-        elif fresh and requeue is not None:  # not by basic.nack: RabbitMQ counts both alike against a delivery limit
+        else:  # not by basic.nack: RabbitMQ counts both alike against a delivery limit
             del self._unsettled[tag]
+            requeue = how is api.Settlement.RELEASE
             self.home.output.append(wire.settle_frame(self.number, spec.Basic.Reject, tag, requeue))
             self._close_when_settled()
 
@@ -83,7 +86,7 @@ class Consumer(Channel):
         tag, redelivered = wire.tag_and_flag(method)
         self._unsettled[tag] = False
         ttl, cut = wire.expiration(header), wire.body_size(header) - len(body)
-        self.home.events.append(Delivery(self._asked.number, body, redelivered, ttl, (self, tag), cut))
+        self.home.events.append(api.Delivery(self._asked.number, body, redelivered, ttl, (self, tag), cut))
 
     def on_method(self, method: tuple[int, int], payload: bytes) -> None:
         """Take the answers to our questions, and the broker's own cancel."""
@@ -94,7 +97,7 @@ class Consumer(Channel):
                 else:
                     self._consume()
             case spec.Basic.ConsumeOk if self._subscribing is not None:
-                self.home.events.append(Done(self._subscribing))
+                self.home.events.append(api.Done(self._subscribing))
                 waiting, self._subscribing, self._cancelling, self.asking = self._cancelling, None, [], (0, 0)
                 self.cancel(*waiting)  # not before: RabbitMQ 3.10 would close the connection (INTERNAL_ERROR)
             case spec.Basic.Cancel | spec.Basic.CancelOk:  # or both, when the broker's own crosses ours
@@ -106,14 +109,14 @@ class Consumer(Channel):
         """End the subscription. The broker has taken back what was not settled."""
         self._unsettled.clear()
         if self._subscribing is not None:
-            self.home.events.append(Done(self._subscribing, error=closed.error()))
+            self.home.events.append(api.Done(self._subscribing, error=closed.error()))
             self.ended = True
         self._end(closed.text)
 
     def _end(self, reason: str) -> None:
         if not self.ended and not self._cancelling:
-            self.home.events.append(SubscriptionLost(self._asked.number, reason))
-        self.home.events += [Done(id) for id in self._cancelling]
+            self.home.events.append(api.SubscriptionLost(self._asked.number, reason))
+        self.home.events += [api.Done(id) for id in self._cancelling]
         self._cancelling = []
         self.ended = True
         self._close_when_settled()
@@ -144,9 +147,13 @@ class _SharedChannel(Channel):
             self._count = 0
             if self._confirms:
                 self.send(spec.Confirm.Select, "b", True)
-        self.publish_frames(message)
+        self.home.output.append(self.frames(message))
+        self.written(message.token)
+
+    def written(self, token: int) -> None:
+        """Note that a message was sent."""
         self._count += 1
-        self.unconfirmed[self._count if self._confirms else message.token] = message.token
+        self.unconfirmed[self._count if self._confirms else token] = token
 
     def on_message(self, method: bytes, header: bytes, body: bytes) -> None:
         """Take a message that had no route. Its confirm follows, if the channel has confirms."""
@@ -215,6 +222,17 @@ class Publisher:
         else:
             self._probing[exchange] = deque([message])
             Task(self._home, self._probe(exchange))
+
+    def frames(self, message: Outgoing) -> bytes | None:
+        """Return the frames of a message that its channel can take now; None: ``publish`` it."""
+        channel, exchange = self._confirmed if message.confirm else self._plain, message.address.exchange
+        if channel.usable and exchange in self.proven and exchange not in self._probing:
+            return channel.frames(message)
+        return None
+
+    def written(self, message: Outgoing) -> None:
+        """Note that these frames were sent."""
+        (self._confirmed if message.confirm else self._plain).written(message.token)
 
     def forget(self, token: int) -> None:
         """Have no event for a message that was sent without confirm."""

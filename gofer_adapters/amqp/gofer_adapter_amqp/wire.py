@@ -116,9 +116,10 @@ def expiration(header: bytes) -> float | None:
     text = _text(header, _EXPIRATION)
     if not text.isdigit():
         return None
-    offset = _offset(header, _TIMESTAMP)
-    sent = int.from_bytes(header[offset : offset + 8]) if offset and int(text) > LONGEST else 0
-    return max(0, int(text) - sent) / 1000
+    expires = int(text)
+    if expires > LONGEST and (offset := _offset(header, _TIMESTAMP)):
+        expires = max(0, expires - int.from_bytes(header[offset : offset + 8]))
+    return expires / 1000
 
 
 def message_at(data: bytes, offset: int, number: int, most: int) -> tuple[bytes, bytes, int] | None:

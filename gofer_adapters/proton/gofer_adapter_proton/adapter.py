@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError
 from gofer.messaging import adapter as api
@@ -184,18 +184,11 @@ class ProtonAdapter(api.Adapter):
         """Have no event for a message that was sent without confirm."""
         self._hub.unconfirmed.discard(token)
 
-    def accept(self, delivery: api.Delivery) -> None:
-        """Accept, with the next output."""
-        self._settle(delivery, Transfer.ACCEPTED)
-
-    def release(self, delivery: api.Delivery) -> None:
-        """Give back."""
-        failed = self._hub.broker.release_fails
-        self._settle(delivery, Transfer.MODIFIED if failed else Transfer.RELEASED, failed)
-
-    def reject(self, delivery: api.Delivery) -> None:
-        """Reject, to be dropped or dead-lettered."""
-        self._settle(delivery, Transfer.REJECTED if self._hub.broker.rejects else Transfer.ACCEPTED)
+    def settle(self, delivery: api.Delivery, how: api.Settlement) -> None:
+        """Settle, with the next output, as this broker understands it."""
+        consumer = self._consumers.get(delivery.subscription)
+        if self._state == _OPEN and consumer is not None:
+            consumer.settle(delivery.tag, *self._hub.broker.settlement(how))
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -205,10 +198,6 @@ class ProtonAdapter(api.Adapter):
 
     def _is_quiet(self, now: float) -> bool:
         return now - self._last_write >= self.connector.heartbeat / 2 > 0
-
-    def _settle(self, delivery: api.Delivery, state: Any, failed: bool = False) -> None:
-        if self._state == _OPEN and (consumer := self._consumers.get(delivery.subscription)) is not None:
-            consumer.settle(delivery.tag, state, failed)
 
     def _open_connection(self) -> None:
         url, hostname = self.connector.url, self.connector.url.path

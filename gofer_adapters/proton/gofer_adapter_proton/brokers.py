@@ -16,6 +16,7 @@ from gofer.messaging import adapter as api
 from gofer.messaging.address import Address
 from gofer.messaging.endings import BrokerClosed, LoginRefused, NoVirtualHost
 from proton import Condition, Message
+from proton import Delivery as Transfer
 
 __all__ = ["NOT_FOUND", "Ask", "Broker", "Question", "Refused", "broker_of"]
 
@@ -116,6 +117,12 @@ class Broker:
         if not self.exchange_address:
             raise self.cannot(f"send to exchange {address.exchange!r}", "it has none: send to a queue")
         return self.exchange_address.format(*(map(_quoted, address) if self.quoted else address))
+
+    def settlement(self, how: api.Settlement) -> tuple[int, bool]:
+        """Return the state of a delivery that is settled, and whether its delivery failed."""
+        if how is api.Settlement.RELEASE:
+            return (Transfer.MODIFIED, True) if self.release_fails else (Transfer.RELEASED, False)
+        return (Transfer.REJECTED if how is api.Settlement.REJECT and self.rejects else Transfer.ACCEPTED), False
 
     def perform(self, operation: api.Operation) -> Ask:
         """Do an operation; return its value. Raises Refused or AdapterError."""

@@ -137,24 +137,13 @@ class QpidAdapter(api.Adapter):
         """Have no event for a message that was sent without confirm."""
         self._home.publisher.forget(token)
 
-    def accept(self, delivery: api.Delivery) -> None:
-        """Accept."""
-        self._settle(delivery, "accept")
-
-    def release(self, delivery: api.Delivery) -> None:
-        """Release."""
-        self._settle(delivery, "release")
-
-    def reject(self, delivery: api.Delivery) -> None:
-        """Reject, to be dropped or dead-lettered."""
-        self._settle(delivery, "reject")
-
-    # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _settle(self, delivery: api.Delivery, how: str) -> None:
+    def settle(self, delivery: api.Delivery, how: api.Settlement) -> None:
+        """Accept, release, or reject, to be dropped or dead-lettered."""
         consumer, number = cast("tuple[Consumer, int]", delivery.tag)
         if self._home.open and consumer.home is self._home and consumer.usable:
-            consumer.settle(number, how)
+            consumer.settle(number, how.value)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
         self._home.publisher.flush()

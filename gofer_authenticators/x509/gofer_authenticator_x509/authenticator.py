@@ -16,7 +16,6 @@ from gofer.messaging.keyfiles import Watched, files_in, read_secret
 from gofer.messaging.stamped import MAX_AGE, StampedAuthenticator, read_limits
 
 from gofer_authenticator_x509.trust import (
-    Key,
     Trust,
     check_key,
     common_name,
@@ -112,8 +111,7 @@ class X509Authenticator(StampedAuthenticator):
 
     def check(self, key: bytes, data: bytes, seal: bytes) -> str:
         """Do as StampedAuthenticator says."""
-        certificate = self._trust.get().certificate(key)
-        public: Key = check_key(certificate.public_key())
+        name, public = self._trust.get().holder(key)
         try:
             if isinstance(public, rsa.RSAPublicKey):
                 public.verify(seal, data, _PADDING, _HASH)
@@ -121,7 +119,7 @@ class X509Authenticator(StampedAuthenticator):
                 public.verify(seal, data, ec.ECDSA(_HASH))
         except (InvalidSignature, UnsupportedAlgorithm):
             raise ValidationFailed("the signature does not match") from None
-        return common_name(certificate)
+        return name
 
     def __repr__(self) -> str:
         return f"<X509Authenticator of {self._own_path}>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -47,6 +48,16 @@ _UNDERSTOOD = frozenset(
 _MOST_REMEMBERED = 1000
 
 
+class _Issued(NamedTuple):
+    """A certificate that an authority has issued, and what is wanted of it for each signature."""
+
+    certificate: x509.Certificate
+    authority: x509.Certificate
+    name: str
+    key: Key
+    valid: tuple[tuple[datetime, datetime, str], ...]  # from when to when, and whose that is
+
+
 class Trust:
     """Authorities and revocation lists, as they stood in files when this was made. Any thread.
 
@@ -68,10 +79,10 @@ class Trust:
             for certificate in _certificates(path):
                 self._authorities.setdefault(certificate.subject.public_bytes(), []).append(certificate)
         self._revocations = None if crl is None else list(self._lists(files_in(crl, (".pem", ".crl"))))
-        self._issued: dict[bytes, tuple[x509.Certificate, x509.Certificate]] = {}
+        self._issued: dict[bytes, _Issued] = {}
 
-    def certificate(self, der: bytes) -> x509.Certificate:
-        """Return a certificate that is to be believed now.
+    def holder(self, der: bytes) -> tuple[str, Key]:
+        """Return the name and the key of who holds a certificate, if it is to be believed now.
 
         Raises:
             ValidationFailed: it is none, no authority of ours has issued it, it or that one is not valid at this time,
@@ -79,14 +90,14 @@ class Trust:
         """
         known = self._issued.get(der) or self._remember(der)
         now = datetime.now(UTC)
-        for one, what in zip(known, ("the certificate", "its authority's certificate"), strict=True):
-            if not one.not_valid_before_utc <= now <= one.not_valid_after_utc:
+        for begin, end, what in known.valid:
+            if not begin <= now <= end:
                 raise ValidationFailed(f"{what} is not valid now")
         if self._revocations is not None:
-            self._check_revoked(*known, now)
-        return known[0]
+            self._check_revoked(known.certificate, known.authority, now)
+        return known.name, known.key
 
-    def _remember(self, der: bytes) -> tuple[x509.Certificate, x509.Certificate]:
+    def _remember(self, der: bytes) -> _Issued:
         """Check what does not change with time, once for each certificate."""
         try:
             certificate = x509.load_der_x509_certificate(der)
@@ -105,8 +116,13 @@ class Trust:
                 continue
             if len(self._issued) >= _MOST_REMEMBERED:
                 self._issued.clear()
-            self._issued[der] = certificate, authority
-            return certificate, authority
+            valid = tuple(
+                (one.not_valid_before_utc, one.not_valid_after_utc, what)
+                for one, what in ((certificate, "the certificate"), (authority, "its authority's certificate"))
+            )
+            name, key = common_name(certificate), check_key(certificate.public_key())
+            self._issued[der] = issued = _Issued(certificate, authority, name, key, valid)
+            return issued
         raise ValidationFailed("no authority that is trusted, for this purpose, has issued the certificate")
 
     def _check_revoked(self, certificate: x509.Certificate, authority: x509.Certificate, now: datetime) -> None:

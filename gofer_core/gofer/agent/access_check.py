@@ -29,6 +29,8 @@ def access_problems(root: Root, config: AgentConfig, enabled: Sequence[Descripto
         found = []
     for one in enabled:
         for rule, group in access.unknown_groups(one.name):
+            if not group:
+                continue  # it was told when the descriptor was read
             known = ", ".join(sorted(access.groups)) or "none"
             hint = did_you_mean(group, access.groups)
             yield _odd(one, rule, f"there is no group {group!r}{hint}; [groups] of agent.conf has: {known}")

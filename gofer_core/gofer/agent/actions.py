@@ -7,46 +7,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from gofer.agent.failures import one_line
 from gofer.agent.schedules import Moment, Schedule, moment, schedule_of
-from gofer.rmi.api import API, Target
+from gofer.rmi.api import Target
 from gofer.rmi.clock import Clock, Timer
-from gofer.rmi.model.coroutines import Loop
-from gofer.rmi.server.workers import Workers
+from gofer.rmi.server.service import PluginCode
 
-__all__ = ["Actions", "Actor"]
+__all__ = ["Actions"]
 
 log = logging.getLogger(__name__)
 
 _LOOK = 60.0  # seconds between two looks at the clocks: somebody may set them, and the machine may sleep
 _PREDECESSOR = 0.2  # seconds between two looks at whether the old code has ended
-
-
-class Actor(Protocol):
-    """A plugin, as its actions see it."""
-
-    @property
-    def name(self) -> str:
-        """The plugin's name."""
-
-    @property
-    def api(self) -> API:
-        """Where its actions are."""
-
-    @property
-    def workers(self) -> Workers:
-        """The threads that run them."""
-
-    @property
-    def loop(self) -> Loop:
-        """Where its ``async def`` actions run."""
-
-    def entered(self) -> AbstractContextManager[object]:
-        """Return what is entered around what the plugin's code does."""
 
 
 class Actions:
@@ -56,7 +31,7 @@ class Actions:
     itself. One that raises is logged, and runs again at its next time.
     """
 
-    def __init__(self, plugin: Actor, clock: Clock, now: Callable[[], Moment] = moment) -> None:
+    def __init__(self, plugin: PluginCode, clock: Clock, now: Callable[[], Moment] = moment) -> None:
         """Keep the plugin. Nothing is planned before ``start``."""
         self._plugin = plugin
         self._clock = clock
@@ -97,7 +72,7 @@ class Actions:
 class _Action:
     """One action: waiting for its time, queued for a worker, running; or ended, when it is never due again."""
 
-    def __init__(self, plugin: Actor, clock: Clock, now: Callable[[], Moment], target: Target) -> None:
+    def __init__(self, plugin: PluginCode, clock: Clock, now: Callable[[], Moment], target: Target) -> None:
         assert target.mark.action is not None  # noqa: S101 - that is what makes it an action
         self.target = target
         self.beside = target.holds_no_thread

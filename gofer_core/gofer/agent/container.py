@@ -6,8 +6,9 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -24,12 +25,13 @@ from gofer.agent.gate import Gate
 from gofer.agent.links import Links
 from gofer.agent.loader import Loader
 from gofer.agent.membership import Membership
-from gofer.agent.plugin import Plugin, State, current
+from gofer.agent.plugin import Plugin, current
 from gofer.agent.reload import Reload, dependents
 from gofer.agent.request_services import RequestServices
 from gofer.agent.rules import Rules
 from gofer.agent.sharing import accepting, homes, may_reach, owners
 from gofer.agent.sighup import decide, descriptors_of
+from gofer.agent.states import State
 from gofer.errors import ConfigError, PluginError
 from gofer.messaging.pool import Pool
 from gofer.messaging.pool import pool as process_pool
@@ -76,7 +78,6 @@ class PluginContainer:
         self.links = Links(pool, self.clock, config.messaging.probe_interval)
         self.hooks = pluggy.PluginManager("gofer")
         self.hooks.add_hookspecs(specifications)
-        self.hooks.register(CoreHooks(self))
         self.services = RequestServices(root, config.pam.service, self.clock, self._running, self._channel_of)
         self.requests = self.services.requests
         self.logins = self.services.logins
@@ -84,20 +85,21 @@ class PluginContainer:
         #: Held while plugins are loaded and unloaded.
         self.changes = threading.RLock()
         request_hooks = RequestHooks(self.hooks.hook, self._timeout)
-
-        def make(plugin: Plugin) -> Endpoint:
-            return Endpoint(
-                plugin,
-                config=self.config,
-                links=self.links,
-                services=self.services,
-                hook=request_hooks,
-                plugins=self.plugins,
-                access=lambda: self.rules.access,
-            )
-
+        make = partial(
+            Endpoint,
+            config=self.config,
+            links=self.links,
+            services=self.services,
+            hook=request_hooks,
+            plugins=self.plugins,
+            access=partial(getattr, self.rules, "access"),
+        )
         self.endpoints = Endpoints(self.plugins, request_hooks, make, self._timeout)
-        self.gate = Gate(self.plugins, self.endpoints, request_hooks, self._quarantine)
+
+        def failed(refused: Refused) -> None:
+            self.loader.quarantine(refused)
+
+        self.gate = Gate(self.plugins, self.endpoints, request_hooks, failed)
         self.loader = loader(
             root,
             self.plugins,
@@ -108,6 +110,7 @@ class PluginContainer:
             imported=imported,
             review=self.gate.review,
         )
+        self.hooks.register(CoreHooks(self.loader.look_up, self.loader.extending, self.forwards))
         self.membership = Membership(
             config,
             self.plugins,
@@ -130,6 +133,7 @@ class PluginContainer:
             self.clock.start()
             every = list(descriptors)
             self.rules.take(every)
+            self.rules.warn_of_groups(every)
             self.rules.close(broken, {one.name for one in every})
             self.gate.expect(every, broken)
             self.gate.review(tell=False)
@@ -278,21 +282,10 @@ class PluginContainer:
     @property
     def pending(self) -> list[str]:
         """The names of plugins that are described, and whose loading has not begun."""
-        return list(self.loader.pending)
-
-    def find(self, name: str) -> Plugin:
-        """Return a plugin by its name or its module's; one whose descriptor is still to come is loaded first.
-
-        Raises:
-            PluginError: there is none.
-        """
-        found = self.seek(name)
-        if found is None:
-            raise PluginError(self.unknown(name))
-        return found
+        return list(self.loader.imports.pending)
 
     def seek(self, name: str) -> Plugin | None:
-        """Do what ``find`` does; None: there is none."""
+        """Return a plugin by its name or its module's; load it first if it is still to come. None: there is none."""
         given, raised = call_each(self.hooks.hook.gofer_find, {"name": name}, first=True)
         found: Plugin | None = given[0] if given else None
         if raised and found is None:
@@ -303,16 +296,8 @@ class PluginContainer:
 
     def unknown(self, name: str) -> str:
         """Say that there is no plugin of a name, and which there are."""
-        known = ", ".join(sorted({*self.plugins, *self.loader.pending})) or "none"
+        known = ", ".join(sorted({*self.plugins, *self.loader.imports.pending})) or "none"
         return f"there is no plugin {name!r}{did_you_mean(name, self.plugins)}; there are: {known}"
-
-    def look_up(self, name: str) -> Plugin | None:
-        """Do what ``find`` does where no plugin's hook says otherwise; None: there is none."""
-        return self.loader.look_up(name)
-
-    def extending(self, plugin: Plugin) -> list[Plugin]:
-        """Return those whose descriptors say that they extend a plugin, and whose code is there."""
-        return self.loader.extending(plugin)
 
     def forwards(self, plugin: Plugin) -> Iterator[Plugin]:
         """Iterate over the running plugins that one forwards to and that accept that, in the order of its list.
@@ -370,7 +355,7 @@ class PluginContainer:
         with self._change():
             wanted = descriptors_of(descriptors, self.plugins.values(), self.root, kept)
             used = [plugin.descriptor for plugin in self.plugins.values()]  # one that cannot be read may be older
-            self._read_access(one for one in wanted.values() if not any(one is old for old in used))
+            self._read_access([one for one in wanted.values() if not any(one is old for old in used)])
             self.rules.close(kept, wanted)
             self.gate.expect(wanted.values(), kept)
             self.gate.review(tell=False)
@@ -392,13 +377,14 @@ class PluginContainer:
             self.rules.forget({*(one.file for one in wanted.values()), *map(Path, kept)})
             self.gate.review()
 
-    def _read_access(self, descriptors: Iterable[Descriptor]) -> None:
+    def _read_access(self, descriptors: Sequence[Descriptor]) -> None:
         """Have the rules of descriptors count, and the groups as they are now; if these cannot be read, as before."""
         config, problems = read_agent(self.root)
         errors = [one for one in problems if one.severity == "error" and one.section in (None, "groups")]
         for one in errors:
             log.error("%s; the groups stay as they were", one)
         self.rules.take(descriptors, None if errors else config.groups)
+        self.rules.warn_of_groups(descriptors)
 
     def may_call(self, identity: str | None, plugin: Plugin, target: Target) -> bool:
         """Tell whether the rules allow that a caller calls a method at its plugin's own queue."""
@@ -433,9 +419,6 @@ class PluginContainer:
         finally:
             if held:
                 self.changes.release()
-
-    def _quarantine(self, refused: Refused) -> None:
-        self.loader.quarantine(refused)
 
     # -- queues ---------------------------------------------------------------------------------------------------
 

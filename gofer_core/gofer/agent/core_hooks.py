@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from concurrent.futures import Future
+from typing import Any
 
 from gofer.agent.plugin import Plugin
 from gofer.errors import PluginError
@@ -19,25 +19,24 @@ __all__ = ["CoreHooks"]
 log = logging.getLogger(__name__)
 
 
-class Plugins(Protocol):
-    """What the hooks ask of the container."""
-
-    def look_up(self, name: str) -> Plugin | None:
-        """Find a plugin of this agent by name; one whose descriptor is still to come is loaded first."""
-
-    def extending(self, plugin: Plugin) -> list[Plugin]:
-        """Return those whose descriptors say that they extend a plugin, and whose code is there."""
-
-    def forwards(self, plugin: Plugin) -> Iterable[Plugin]:
-        """Iterate over the running plugins that one forwards to and that accept that."""
-
-
 class CoreHooks:
-    """The hooks of the core, registered first, so that they are called last."""
+    """The hooks of the core, registered first, so that they are called last.
 
-    def __init__(self, plugins: Plugins) -> None:
-        """Keep those whom these are about."""
-        self._plugins = plugins
+    Args:
+        look_up: finds a plugin of this agent by name; one whose descriptor is still to come is loaded first.
+        extending: returns those whose descriptors say that they extend a plugin, and whose code is there.
+        forwards: iterates over the running plugins that one forwards to and that accept that.
+    """
+
+    def __init__(
+        self,
+        look_up: Callable[[str], Plugin | None],
+        extending: Callable[[Plugin], list[Plugin]],
+        forwards: Callable[[Plugin], Iterable[Plugin]],
+    ) -> None:
+        self._look_up = look_up
+        self._extending = extending
+        self._forwards = forwards
 
     @hookimpl(trylast=True)
     def gofer_load(self, plugin: Plugin) -> None:
@@ -57,12 +56,12 @@ class CoreHooks:
     @hookimpl(trylast=True)
     def gofer_extend(self, plugin: Plugin) -> list[Plugin]:
         """Give a plugin the API of those whose descriptors say ``extends``."""
-        return self._plugins.extending(plugin)
+        return self._extending(plugin)
 
     @hookimpl(trylast=True)
     def gofer_find(self, name: str) -> Plugin | None:
         """Look among the plugins of this agent."""
-        return self._plugins.look_up(name)
+        return self._look_up(name)
 
     @hookimpl(trylast=True)
     def gofer_route(self, plugin: Plugin, request: Received) -> Plugin | None:
@@ -70,7 +69,7 @@ class CoreHooks:
         classname, method = request.classname, request.method
         if plugin.api.has(classname, method) or not plugin.descriptor.forward:
             return None
-        return next((one for one in self._plugins.forwards(plugin) if one.api.has(classname, method)), None)
+        return next((one for one in self._forwards(plugin) if one.api.has(classname, method)), None)
 
     @hookimpl(trylast=True)
     def gofer_call(self, invoke: Callable[[], Any]) -> Any:
@@ -83,19 +82,13 @@ def _run(plugin: Plugin, target: Target) -> None:
     value = target.invoke()
     if not inspect.iscoroutine(value):
         return
-    ended = threading.Event()
-    failed: list[BaseException] = []
+    ended: Future[None] = Future()
 
     def done(_: Any, raised: BaseException | None) -> None:
-        failed.extend([] if raised is None else [raised])
-        ended.set()
+        ended.set_exception(raised) if raised is not None else ended.set_result(None)
 
-    def dropped() -> None:
-        text = f"{target.name}() was ended: the event loop of plugin {plugin.name!r} has been stopped"
-        done(None, PluginError(text))
-
-    if plugin.loop.run(value, done, dropped) is None:
-        raise PluginError(f"{target.name}() cannot run: the event loop of plugin {plugin.name!r} has been stopped")
-    ended.wait()
-    if failed:
-        raise failed[0]
+    stopped = f"the event loop of plugin {plugin.name!r} has been stopped"
+    ended_early = PluginError(f"{target.name}() was ended: {stopped}")
+    if plugin.loop.run(value, done, lambda: done(None, ended_early)) is None:
+        raise PluginError(f"{target.name}() cannot run: {stopped}")
+    ended.result()

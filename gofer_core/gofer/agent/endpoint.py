@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +12,14 @@ from gofer.agent.builtin import admin_api
 from gofer.agent.config import AgentConfig
 from gofer.agent.links import Links
 from gofer.agent.plugin import Plugin, current
+from gofer.agent.plugin_queue import PluginQueue
 from gofer.agent.request_services import RequestServices
 from gofer.agent.sharing import accepting, homes
-from gofer.errors import AdapterError, MessagingError, NotFound
-from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareQueue, DeleteQueue
+from gofer.errors import MessagingError, NotFound
+from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.adapters import find
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import shown
-from gofer.messaging.subscription import Steps
 from gofer.messaging.url import broker_of
 from gofer.rmi.api import API, Target
 from gofer.rmi.model.fork import Forks
@@ -31,7 +30,6 @@ from gofer.rmi.server.reply_publisher import GIVE_UP
 from gofer.rmi.store import Unavailable
 
 if TYPE_CHECKING:
-    from gofer.rmi.clock import Timer
     from gofer.rmi.request import Received
 
 __all__ = ["Endpoint"]
@@ -40,22 +38,15 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = 5.0  # seconds for the broker to answer
 _ANSWERS = 1.0  # seconds for the broker to take the results of the last calls
-_MOMENT = 0.02
 _AGAIN = 2.0  # seconds between two tries to read the ledger
 _TOLD = 60.0  # seconds between two lines that it cannot be read
 _QUIET = 0.25  # seconds in which a broker that has more would have sent it
-_REBIND = 30.0  # seconds between two times that a queue is bound: no broker says that a binding was removed
 _UNLOADED = Refusal("plugin.unloaded", "the plugin that this was for has been unloaded")
 _DETACHED = Refusal("plugin.detached", "the plugin that this was for takes no requests any more")
 
 
 class Endpoint:
     """One plugin at one queue: the :class:`gofer.rmi.server.service.Service` that a consumer serves. Any thread.
-
-    ``[model] managed`` 0: the queue must be there. 1: it is declared, and bound to its exchange by its own name. 2: it
-    is also emptied and deleted when its plugin is unloaded. The broker deletes a queue with an expiration when it had
-    no reader for so long, with what waits in it. It is never declared auto-delete, as gofer 2.12 did: such a queue goes
-    with its last reader, so all that waits is lost when the agent stops or dies.
 
     When its plugin is loaded again, it goes on with the new one: ``hand_over`` and then ``follow``.
     """
@@ -100,9 +91,7 @@ class Endpoint:
         self._services = services
         self._links = links
         self._use = _use(plugin, connector)
-        self.managed, self._exchange, self.queue = self._use[1:4]
         self.address = str(plugin.identify())
-        self._difference: str | None = None  # between the queue as it is, and as it is declared
         self._take(plugin)
         exclusive = self._use[-1]
         if not exclusive and _has_once(plugin):
@@ -111,8 +100,6 @@ class Endpoint:
             )
             log.warning(text, plugin.name, connector.url)
         self._over = False
-        self._spared = False
-        self._deleting = threading.Lock()  # nobody else takes from the queue while it is deleted
         self._held = threading.Lock()
         self._give_back: Callable[[float], object] | None = None
         #: Set unless it was suspended, and what had not started is not yet given back.
@@ -120,9 +107,9 @@ class Endpoint:
         self.given_back.set()
         self._starting = threading.RLock()
         self._ending = threading.Event()
-        self._rebinding: Timer | None = None
-        self._binding_refused = ""
         self.link = links.acquire(connector)
+        managed, exchange, declared = self._use[1:4]
+        self.queue = PluginQueue(plugin.name, declared, exchange, managed, link=self.link, clock=services.clock)
         self.consumer = Consumer(
             self,
             self.link,
@@ -138,6 +125,8 @@ class Endpoint:
     def _take(self, plugin: Plugin) -> None:
         self.plugin = plugin
         self.admin = admin_api(plugin)
+        #: What is entered around what the plugin's code does.
+        self.entered = plugin.entered
         self.authenticator: Any = plugin.authenticator
         self.audience = plugin.described.audience
         self.loop = plugin.loop
@@ -153,6 +142,11 @@ class Endpoint:
         """What callers may call."""
         return self.plugin.api
 
+    @property
+    def guarded(self) -> bool:
+        """Whether there are rules on who may call what."""
+        return bool(self._access().rules)
+
     def authorize(self, request: Received, target: Target | None = None) -> None:
         """Check that the rules allow a call: those of this plugin, and those of the plugins that a method is of.
 
@@ -160,13 +154,12 @@ class Endpoint:
             Denied: they do not.
         """
         access = self._access()
-        if access.rules:
-            names = [self.name] if target is None else homes(target, self._plugins, access.modules)
-            refusing = access.refusing(names, request.identity, request.classname, request.method)
-            if refusing is not None:
-                file = self._plugins[refusing].descriptor.file if refusing in self._plugins else "its descriptor"
-                signs = self.authenticator is not None
-                raise Denied(why_denied(request.identity, refusing, request.target, file, signs=signs))
+        names = [self.name] if target is None else homes(target, self._plugins, access.modules)
+        refusing = access.refusing(names, request.identity, request.classname, request.method)
+        if refusing is not None:
+            file = self._plugins[refusing].descriptor.file if refusing in self._plugins else "its descriptor"
+            signs = self.authenticator is not None
+            raise Denied(why_denied(request.identity, refusing, request.target, file, signs=signs))
 
     def forks(self, target: Target) -> Forks:
         """Return what runs a method in a child process: that of the plugin whose module has it.
@@ -190,10 +183,6 @@ class Endpoint:
             others = (one.api.look_up(classname, method) for one in accepting(self.plugin, self._plugins))
             target = next(filter(None, others), None)
         return target is not None and target.holds_no_thread
-
-    def entered(self) -> AbstractContextManager[object]:
-        """Return what is entered around what the plugin's code does."""
-        return self.plugin.entered()
 
     # -- taking requests ----------------------------------------------------------------------------------------------
 
@@ -234,50 +223,12 @@ class Endpoint:
                 log.error("plugin %s: still takes no requests: %s", self.name, failed)
 
     def _subscribe(self) -> None:
-        self.consumer.start(self.queue.name, 0, prepare=self._prepare, on_lost=self._lost)
-        self._bind_later()
+        self.consumer.start(self.queue.name, 0, prepare=self.queue.prepare, on_lost=self._lost)
+        self.queue.keep_bound()
         self._links.watch(self.link)
 
     def _lost(self, why: str) -> None:
         log.warning("plugin %s: no requests from queue %r: %s", self.name, self.queue.name, why)
-
-    def _prepare(self) -> Steps:
-        """Make sure that the queue is there: the operations before each (re)subscribing.
-
-        They fail when the broker does not let us, or there is no such exchange.
-        """
-        if not self.managed:
-            return
-        difference = yield self.queue
-        if difference is not None and difference != self._difference:
-            self._difference = difference
-            log.warning("plugin %s: queue %r is used as it is: %s", self.name, self.queue.name, difference)
-        if self._exchange:
-            yield self._binding
-
-    @property
-    def _binding(self) -> Bind:
-        return Bind(self.queue.name, self._exchange, self.queue.name)
-
-    def _bind_later(self) -> None:
-        """Bind the queue to its exchange again and again: where the binding is lost, callers reach nobody."""
-        with self._starting:
-            if self.managed and self._exchange and not self._ending.is_set():
-                self._rebinding = self._services.clock.call_after(_REBIND, self._bind)
-
-    def _bind(self) -> None:
-        if self.link.is_open:
-            self.link.ask_nowait(self._binding, self._bound)
-        else:
-            self._bind_later()
-
-    def _bound(self, _: object, error: Exception | None) -> None:
-        why = "" if error is None else str(error)
-        if why and why != self._binding_refused and not self._ending.is_set():
-            text = "plugin %s: queue %r cannot be bound to exchange %r: %s"
-            log.warning(text, self.name, self.queue.name, self._exchange, why)
-        self._binding_refused = why
-        self._bind_later()
 
     # -- a plugin that is loaded again, or moves ----------------------------------------------------------------------
 
@@ -337,8 +288,7 @@ class Endpoint:
         """Have it not subscribe any more, where it still waits for the ledger, and not bind its queue."""
         with self._starting:
             self._ending.set()
-            if self._rebinding is not None:
-                self._rebinding.cancel()
+            self.queue.end()
 
     def leave(self, deadline: float, *, detached: bool = False) -> bool:
         """Take no more, and let all that was accepted end by the deadline. ``managed`` 2: empty and delete the queue.
@@ -353,9 +303,8 @@ class Endpoint:
             Whether all has ended. If not, ``retire`` follows.
         """
         self._end_start()
-        refusal = (_DETACHED if detached else _UNLOADED) if self.managed == 2 else None
-        # gofer 2.12 may have declared it: then it goes with its last reader, and all that is in it.
-        volatile = self.queue.expires is not None and self._difference not in (None, NO_EXPIRY)
+        refusal = (_DETACHED if detached else _UNLOADED) if self.queue.managed == 2 else None
+        volatile = self.queue.volatile
         alone = False
         if refusal is not None and volatile:
             self.consumer.reject_all(refusal)
@@ -368,7 +317,7 @@ class Endpoint:
             self.consumer.leave(refusal)
         if refusal is not None and volatile:
             self._until_quiet()
-        if alone and self._delete():
+        if alone and self.queue.delete(lambda: self._over):
             self.consumer.catch_up(_PATIENCE)  # what came before the queue's end is still to be rejected
         ended = ended and self.consumer.channel.wait(_ANSWERS, but=ours)
         self._tell_left("detached" if detached else "unloaded")
@@ -394,13 +343,12 @@ class Endpoint:
 
     def spare(self) -> None:
         """Leave the queue as it is, and at once: another endpoint of the plugin takes from it. While it leaves."""
-        with self._deleting:
-            self._spared = True
+        self.queue.spare()
         self.consumer.close(_PATIENCE)
 
     def _refuse(self, refusal: Refusal) -> bool:
         """Reject what waits in the queue and what comes; False: that is not ours to do."""
-        if self.consumer.subscription is None or self._spared:
+        if self.consumer.subscription is None or self.queue.spared:
             return False  # it has never been read, or is read again
         left = "plugin %s: queue %r stays as it is: %s"
         if not self.link.is_open:
@@ -413,9 +361,9 @@ class Endpoint:
         except MessagingError as others:
             log.info(left, self.name, self.queue.name, others)
             return False
-        if self._spared:  # meanwhile
+        if self.queue.spared:  # meanwhile
             self.consumer.close(_PATIENCE)
-        return not self._spared
+        return not self.queue.spared
 
     def _until_quiet(self) -> None:
         """Wait until nothing more comes to be rejected: no broker says of a queue with readers that it is empty."""
@@ -424,36 +372,6 @@ class Endpoint:
         while monotonic() < deadline and not self._over and (now := counters["rejected"]) != before:
             before = now
             sleep(_QUIET)
-
-    def _delete(self) -> bool:
-        """Delete the queue, which nobody else reads, as soon as it is empty; return whether it is gone."""
-        kept = None if self._difference in (None, NO_EXPIRY) else "another program has declared it"
-        if self.queue.kind == "quorum":
-            kept = "brokers cannot delete a quorum queue on condition that it is empty"
-        if kept is not None:
-            log.info("plugin %s: queue %r is left, empty: %s", self.name, self.queue.name, kept)
-            return False
-        deadline = monotonic() + _PATIENCE
-        while True:
-            try:
-                with self._deleting:
-                    if self._spared:
-                        return False
-                    self.link.ask(DeleteQueue(self.queue.name, if_empty=True), _PATIENCE)
-            except NotFound:
-                return True
-            except AdapterError as refused:
-                # What it holds is on its way to be rejected.
-                if monotonic() < deadline and not self._over:
-                    sleep(_MOMENT)
-                    continue
-                log.warning("plugin %s: queue %r is not deleted: %s", self.name, self.queue.name, refused)
-            except MessagingError as gone:
-                log.warning("plugin %s: queue %r stays as it is: %s", self.name, self.queue.name, gone)
-            else:
-                log.info("plugin %s: queue %r deleted", self.name, self.queue.name)
-                return True
-            return False
 
 
 def _use(plugin: Plugin, connector: Connector) -> tuple[Connector, int, str, DeclareQueue, int, bool]:

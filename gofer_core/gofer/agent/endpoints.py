@@ -10,8 +10,9 @@ from time import monotonic
 from gofer.agent.barrier import RequestHooks
 from gofer.agent.endpoint import Endpoint
 from gofer.agent.failures import Refused, blamed
-from gofer.agent.plugin import Plugin, State
+from gofer.agent.plugin import Plugin
 from gofer.agent.sharing import check_trust
+from gofer.agent.states import State
 from gofer.errors import PluginError
 from gofer.messaging.url import broker_of
 
@@ -166,7 +167,7 @@ class Endpoints:
         deadline = monotonic() + self._timeout()
 
         def leave(endpoint: Endpoint = endpoint) -> None:
-            if endpoint.managed != 2:
+            if endpoint.queue.managed != 2:
                 endpoint.stop(deadline)
             elif not endpoint.leave(deadline, detached=True):
                 endpoint.retire()

@@ -13,7 +13,7 @@ from typing import Any
 from gofer.agent.config import Problem
 from gofer.errors import GoferError, PluginError
 
-__all__ = ["Broken", "Refused", "blamed", "one_line", "within"]
+__all__ = ["Broken", "Refused", "blamed", "one_line", "why_not_loaded", "within"]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,32 @@ class Refused(PluginError):
     def at(cls, plugin: Any, section: str, key: str, text: str, trace: str | None = None) -> Refused:
         """Make the error for a place of the plugin's descriptor."""
         return cls(plugin, Problem("error", str(plugin.descriptor.file), section, key, text), trace)
+
+
+def why_not_loaded(plugin: Any, asking: Any | None) -> str:
+    """Say why a plugin has nothing to give: its state, and the first reason, or the cycle of those who wait.
+
+    Args:
+        asking: the plugin whose code wants something of it, if any.
+    """
+    cycle = _cycle(plugin, asking)
+    if cycle:
+        return f"it is {plugin.state.value}, and they need each other: {' -> '.join(cycle)}"
+    # Of a row of those that failed for each other's sake, the first one says why.
+    first = (plugin.error or "").rpartition("it is quarantined: ")[2].removeprefix(f"{plugin.descriptor.file}: ")
+    return f"it is {plugin.state.value}" + (f": {first}" if first else "")
+
+
+def _cycle(plugin: Any, asking: Any | None) -> list[str]:
+    """Name the plugins by which one that is being loaded waits for the one that asks; none: it does not."""
+    one, names = plugin, [plugin.name]
+    while asking is not None and one is not asking:
+        asked = None if one.asks is None else plugin.container.plugins.get(one.asks)
+        if asked is None or asked.name in names:
+            return []
+        one = asked
+        names.append(one.name)
+    return [*names, plugin.name] if asking not in (None, plugin) else []
 
 
 @contextmanager

@@ -24,10 +24,11 @@ from gofer.agent.container import PluginContainer
 from gofer.agent.failures import Refused, one_line
 from gofer.agent.loader import Loader
 from gofer.agent.modules import Aside
-from gofer.agent.plugin import Plugin, State
+from gofer.agent.plugin import Plugin
 from gofer.agent.plugin_code import exchange_hooks, find_plugin, import_code
 from gofer.agent.sharing import accepting, homes
 from gofer.agent.sources import locate
+from gofer.agent.states import State
 from gofer.errors import ConfigError
 from gofer.rmi.api import Target
 from gofer.rmi.model import pipe
@@ -93,7 +94,7 @@ class _Imports(Loader):
 
     def begin(self, name: str) -> None:
         """Import one that the code of another asks for."""
-        if name in self.pending:
+        if name in self.imports.pending:
             self.guarded(self._made(name), self._fill)
 
     def prepared(self, name: str) -> Plugin:
@@ -126,8 +127,8 @@ class _Imports(Loader):
         Args:
             others: see ``homes``.
         """
-        while self.pending:
-            self.begin(next(iter(self.pending)))
+        while self.imports.pending:
+            self.begin(next(iter(self.imports.pending)))
         for plugin in self.plugins.values():
             plugin.given = list(self.extending(plugin))
         self.build_apis()
@@ -141,7 +142,7 @@ class _Imports(Loader):
         return found
 
     def _made(self, name: str) -> Plugin:
-        plugin = self.plugins[name] = self.pending.pop(name)
+        plugin = self.plugins[name] = self.imports.pending.pop(name)
         return plugin
 
     def _fill(self, plugin: Plugin) -> None:
@@ -156,7 +157,7 @@ def _imports(told: Mapping[str, Any], find: Callable[[Root, Plugin], None]) -> _
     imports = container.loader
     assert isinstance(imports, _Imports)  # noqa: S101 - see above
     imports.find = find
-    imports.pending = {one.name: Plugin(container, one) for one in _described(told["descriptors"])}
+    imports.imports.pending = {one.name: Plugin(container, one) for one in _described(told["descriptors"])}
     return imports
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -20,10 +21,12 @@ import pluggy
 from gofer.agent.config import Problem
 from gofer.agent.endpoints import Endpoints
 from gofer.agent.failures import Refused, blamed
+from gofer.agent.imports import PATIENCE, Imports
 from gofer.agent.modules import Aside, forget
-from gofer.agent.plugin import Plugin, State
+from gofer.agent.plugin import Plugin
 from gofer.agent.plugin_code import ask_extensions, exchange_hooks, find_plugin, import_code, run_load, run_unload
 from gofer.agent.sharing import build_apis, check_trust
+from gofer.agent.states import State
 from gofer.errors import PluginError
 from gofer.rmi.server.hooks import HookCalls
 from gofer.root import Root
@@ -32,7 +35,6 @@ __all__ = ["Batch", "Loader"]
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 5.0
 _TOLD = 1.0  # seconds at least for hooks to be told which requests have ended, before a plugin is unloaded
 
 
@@ -48,7 +50,7 @@ class Batch:
     plugins: Sequence[Plugin]
     aside: Aside | None = None
     reload: bool = False
-    patience: float = _PATIENCE
+    patience: float = PATIENCE
     refused: list[Refused] = field(default_factory=list)
 
 
@@ -77,15 +79,9 @@ class Loader:
         self.root = root
         self.plugins = plugins
         self.hooks = hooks
-        #: Plugins whose loading has not begun, by name.
-        self.pending: dict[str, Plugin] = {}
+        self.imports = Imports(plugins)
         #: Plugins of which newer ones are loaded, or that are unloaded, and whose last calls have not ended.
         self.parting: set[Plugin] = set()
-        #: Seconds that a plugin's import and @load may take before those behind it go on.
-        self.patience = _PATIENCE
-        self.stopping = False
-        self._changed = threading.Condition()
-        self._awaited: dict[threading.Thread, Plugin] = {}
         self.endpoints = endpoints
         self.hook_calls = hook_calls
         self._changes = changes
@@ -101,7 +97,7 @@ class Loader:
         Args:
             anew: their code may have changed while the agent runs.
         """
-        self._finish(self.import_all(Batch(plugins, Aside() if anew else None, patience=self.patience)))
+        self._finish(self.import_all(Batch(plugins, Aside() if anew else None, patience=self.imports.patience)))
 
     def import_all(self, batch: Batch) -> list[Plugin]:
         """Import plugins, and run what they have marked ``@load``; return those that are not late.
@@ -110,112 +106,49 @@ class Loader:
             Refused: the batch is a reload, and one has failed or is late.
         """
         self._batch = batch
-        self.pending = {plugin.name: plugin for plugin in batch.plugins}
+        self.imports.pending = {plugin.name: plugin for plugin in batch.plugins}
         loaded = []
         for plugin in batch.plugins:
             if self.stopping:
                 break
             self.begin(plugin.name)
-            if self._settle(plugin, batch):
+            if self.imports.settle(plugin, batch.patience, anyway=batch.reload):
                 loaded.append(plugin)
             else:
                 self._imported(plugin.name)
                 self._tell_late(plugin)
             if batch.reload and batch.refused:
                 raise batch.refused[0]
-        self.pending = {}
+        self.imports.pending = {}
         return loaded
 
     def begin(self, name: str) -> None:
-        """Have one that is pending imported, unless another plugin has asked for it meanwhile.
+        """Have one that is pending imported, unless another plugin has asked for it meanwhile."""
+        self.imports.begin(name, partial(self._import, self._batch))
 
-        In a thread of its own: one that hangs holds up only those who need it. One that another plugin looks for while
-        that is imported is imported by the same thread.
-        """
-        here, batch = threading.current_thread(), self._batch
-        with self._changed:
-            plugin = self.pending.pop(name, None)
-            if plugin is None:
-                return
-            self.plugins[name] = plugin
-            if not plugin.enabled:
-                return
-            inside = any(one.importer is here for one in list(self.plugins.values()))
-            thread = here
-            if not inside:
-                thread = threading.Thread(
-                    target=self._import, args=(plugin, batch), name=f"gofer-{name}-load", daemon=True
-                )
-            plugin.importer, plugin.imported_since = thread, monotonic()
-        if inside:
-            self._import(plugin, batch)
-        else:
-            thread.start()
-
-    def _import(self, plugin: Plugin, batch: Batch) -> None:
+    def _import(self, batch: Batch, plugin: Plugin) -> None:
         refused = None
         try:
             self.run_code(plugin, batch)
         except Refused as error:
             refused = error
-        try:
-            self._imported(plugin.name)
-            with self._changed:
-                plugin.imported = True
-                self._changed.notify_all()
-            if plugin.late:
-                with self._changes:
-                    self._finish_late(plugin, refused)
-            elif refused is not None:
-                batch.refused.append(refused)
-                if not batch.reload:
-                    self.quarantine(refused)
-        except BaseException:
-            log.exception("plugin %s: loading it has failed", plugin.name)
-        finally:
-            with self._changed:
-                plugin.importer = None
-                self._changed.notify_all()
-
-    def _settle(self, plugin: Plugin, batch: Batch) -> bool:
-        """Wait until a plugin is imported, as long as it may take. False: it is late, and will finish by itself."""
-
-        def settled() -> bool:
-            return plugin.is_settled or (self.stopping and not batch.reload)
-
-        with self._changed:
-            self._changed.wait_for(settled, max(0.0, plugin.imported_since + batch.patience - monotonic()))
-            plugin.late = plugin.importer is not None and not plugin.imported
-            return not plugin.late and self._changed.wait_for(lambda: plugin.importer is None)
-
-    def _wait(self, plugin: Plugin) -> None:
-        """Wait for a plugin that this thread needs. If that one waits for this thread, it is as far as it is.
-
-        What is imported itself waits as long as it takes, any other thread no longer than usual.
-        """
-        here = threading.current_thread()
-        with self._changed:
-            if plugin.importer is None or self._waits_for(plugin.importer, here):
-                return
-            inside = any(one.importer is here for one in list(self.plugins.values()))
-            left = None if inside else max(0.0, plugin.imported_since + self.patience - monotonic())
-            self._awaited[here] = plugin
-            self._changed.wait_for(lambda: plugin.importer is None, left)
-            del self._awaited[here]
-
-    def _waits_for(self, thread: threading.Thread, other: threading.Thread) -> bool:
-        """Tell whether a thread waits, directly or by way of others, for what another one does."""
-        seen: set[threading.Thread] = set()
-        while thread is not other and thread not in seen and thread in self._awaited:
-            seen.add(thread)
-            thread = self._awaited[thread].importer or thread
-        return thread is other
+        self._imported(plugin.name)
+        if self.imports.done(plugin):
+            with self._changes:
+                self._finish_late(plugin, refused)
+        elif refused is not None:
+            batch.refused.append(refused)
+            if not batch.reload:
+                self.quarantine(refused)
 
     def stop(self) -> None:
         """Load nothing more, and wait for no import."""
-        with self._changed:
-            self.stopping = True
-            self._changed.notify_all()
+        self.imports.stop()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing more is loaded."""
+        return self.imports.stopping
 
     def run_code(self, plugin: Plugin, batch: Batch) -> None:
         """Import a plugin's code, and, unless it is loaded again, run what it has marked ``@load``.
@@ -233,14 +166,14 @@ class Loader:
 
     def look_up(self, name: str) -> Plugin | None:
         """Return a plugin by its name or its module's; one that is pending is imported first. None: there is none."""
-        for plugin in list(self.pending.values()):
+        for plugin in list(self.imports.pending.values()):
             if name in (plugin.name, plugin.descriptor.plugin):
                 self.begin(plugin.name)
         present = list(self.plugins.values())
         found = next((one for one in present if one.name == name), None)
         found = found or next((one for one in present if one.has_name(name)), None)
         if found is not None:
-            self._wait(found)
+            self.imports.wait(found)
         return found
 
     def _tell_late(self, plugin: Plugin) -> None:
@@ -256,7 +189,7 @@ class Loader:
         wanted = self.plugins.get(plugin.name) is plugin and plugin.state is State.LOADING
         if not wanted or self.stopping:  # unloaded, or another made of it, meanwhile
             if plugin.loaded:
-                run_unload(self.hooks, plugin, self.patience)
+                run_unload(self.hooks, plugin, self.imports.patience)
             self.end(plugin, State.STOPPED)
         elif refused is not None:
             self.quarantine(refused)
@@ -280,7 +213,7 @@ class Loader:
 
     def end_batch(self) -> None:
         """Load none of the last plugins any more: what fails now is not because of them."""
-        self._batch, self.pending = Batch(()), {}
+        self._batch, self.imports.pending = Batch(()), {}
 
     def _run(self, plugin: Plugin) -> None:
         plugin.workers.start()
@@ -321,7 +254,7 @@ class Loader:
         extended = [plugin.descriptor.extends for plugin in loaded if plugin.state is State.LOADING]
         targets = [self.plugins.get(name) for name in dict.fromkeys([*more, *filter(None, extended)])]
         for target in [*loaded, *(one for one in targets if one is not None and one not in loaded)]:
-            if target.module is not None and target.is_alive and target.is_settled:
+            if target.module is not None and target.is_alive and self.imports.is_settled(target):
                 self.guarded(target, self._ask)
         self.build_apis()
         for plugin in loaded:
@@ -335,7 +268,7 @@ class Loader:
             for one in list(self.plugins.values())
             if one.descriptor.extends == plugin.name
             and one.is_alive
-            and one.is_settled  # else it gives what it has when it comes
+            and self.imports.is_settled(one)  # else it gives what it has when it comes
         ]
 
     def build_apis(self) -> None:
@@ -435,7 +368,7 @@ class Loader:
             plugin.forks.stop()
             self.hook_calls.flush(max(_TOLD, deadline - monotonic()))  # its own hooks may be among those
             if plugin.loaded:
-                run_unload(self.hooks, plugin, max(self.patience, deadline - monotonic()))
+                run_unload(self.hooks, plugin, max(self.imports.patience, deadline - monotonic()))
             if timeout is None:
                 plugin.loop.stop(0.0)  # not before: an @unload may be a coroutine
         module = None if plugin.source is None else sys.modules.get(plugin.source.module)

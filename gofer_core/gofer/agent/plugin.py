@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import enum
 import logging
-import os
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
-from pathlib import Path
-from types import MappingProxyType, ModuleType, TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, NoReturn, Protocol
 
 from gofer.agent.actions import Actions
-from gofer.agent.config import AgentConfig, Descriptor, LiveSettings, Machine, made_on, redescribe, stable_uuid
+from gofer.agent.config import AgentConfig, Descriptor, LiveSettings, as_changed, made_elsewhere, stable_uuid
+from gofer.agent.failures import why_not_loaded
 from gofer.agent.forking import HELPER, greeting
 from gofer.agent.sources import Source
-from gofer.errors import ConfigError, PluginError
+from gofer.agent.states import State
+from gofer.errors import PluginError
 from gofer.messaging.address import Address
-from gofer.messaging.document import shown
 from gofer.messaging.url import URL
 from gofer.rmi.api import API, Target
 from gofer.rmi.clock import Clock
@@ -51,30 +48,6 @@ def current() -> Plugin | None:
     return _current.get(None)
 
 
-class State(enum.Enum):
-    """What a plugin does at the moment."""
-
-    DISABLED = "disabled"  # described, and not switched on
-    LOADING = "loading"
-    RUNNING = "running"
-    RELOADING = "reloading"  # its requests wait for its new code
-    QUARANTINED = "quarantined"  # its code failed; ``error`` and ``trace`` tell how
-    STOPPED = "stopped"
-
-
-#: What may follow each state.
-_NEXT = MappingProxyType(
-    {
-        State.DISABLED: (),
-        State.LOADING: (State.RUNNING, State.QUARANTINED, State.STOPPED),
-        State.RUNNING: (State.RELOADING, State.QUARANTINED, State.STOPPED),
-        State.RELOADING: (State.RUNNING, State.QUARANTINED, State.STOPPED),
-        State.QUARANTINED: (State.STOPPED,),
-        State.STOPPED: (),
-    }
-)
-
-
 class Container(Protocol):
     """What a plugin asks its container: :class:`gofer.agent.container.PluginContainer` says what each does."""
 
@@ -82,16 +55,13 @@ class Container(Protocol):
     config: AgentConfig
     clock: Clock
     plugins: dict[str, Plugin]
-
     requests: Administration
     logins: Logins
 
     def seek(self, name: str) -> Plugin | None: ...
     def unknown(self, name: str) -> str: ...
     def check_added(self, plugin: Plugin, more: Any) -> None: ...
-    def load(self, what: Descriptor | str | Path) -> Plugin: ...
-    def reload(self, which: str | Path) -> Plugin: ...
-    def unload(self, which: str | Path) -> None: ...
+    def unload(self, which: str) -> None: ...
     def attach(self, plugin: Plugin) -> None: ...
     def detach(self, plugin: Plugin) -> None: ...
     def is_attached(self, plugin: Plugin) -> bool: ...
@@ -114,13 +84,7 @@ class Plugin:
         self.container = container
         self.descriptor = descriptor
         self._state = State.LOADING if descriptor.enabled else State.DISABLED
-        #: For the loader: the thread that imports its code, since when, whether that has returned, and whether the
-        #: others have gone on without it.
-        self.importer: threading.Thread | None = None
-        self.imported_since = 0.0
-        self.imported = self.late = False
-        #: Why the plugin is quarantined, or (running) could not be loaded again: one line, and the traceback where its
-        #: code raised. None: neither.
+        #: Why it is quarantined, or (running) not loaded again: one line, and the traceback where its code raised.
         self.error: str | None = None
         self.trace: str | None = None
         #: Where its code came from, and the module that it became.
@@ -227,8 +191,6 @@ class Plugin:
         module = None if self.source is None else self.source.module
         return name == self.name or (module is not None and (name == module or name.startswith(f"{module}.")))
 
-    # -- what it is -----------------------------------------------------------------------------------------------
-
     @property
     def name(self) -> str:
         """The plugin's name, unique in its agent."""
@@ -247,7 +209,7 @@ class Plugin:
     def become(self, state: State) -> None:
         """Go to another state; to the same again is nothing. For the container."""
         if state is not self._state:
-            if state not in _NEXT[self._state]:
+            if not self._state.may_become(state):
                 raise RuntimeError(f"plugin {self.name!r} cannot become {state.value}: it is {self._state.value}")
             self._state = state
 
@@ -276,11 +238,6 @@ class Plugin:
         return self._state in (State.LOADING, State.RUNNING, State.RELOADING)
 
     @property
-    def is_settled(self) -> bool:
-        """Whether no code of it runs any more that is run to load it."""
-        return self.importer is None or self.imported
-
-    @property
     def wants_to_attach(self) -> bool:
         """Whether it is to take requests from a queue when it runs."""
         return self.url is not None if self.wants_queue is None else self.wants_queue
@@ -300,28 +257,11 @@ class Plugin:
         changes, found = self._described
         if changes != self._cfg._changes[0]:
             changes = self._cfg._changes[0]
-            found, problems = redescribe(self.descriptor.file, _sections_of(self._cfg))
-            written = LiveSettings(str(self.descriptor.file), self.descriptor.sections)
-            known = redescribe(self.descriptor.file, _sections_of(written))[1]
+            found, problems = as_changed(self.descriptor, self._cfg)
             for problem in problems:
-                if problem not in known:
-                    log.warning("plugin %s has set: %s", self.name, problem)
-            self._check_set(found)
+                log.warning("plugin %s has set: %s", self.name, problem)
             self._described = changes, found
         return found
-
-    def _check_set(self, found: Descriptor) -> None:
-        """Refuse what counts only in the file, where nobody would notice that it does not; of the rest, tell."""
-        file = self.descriptor
-        if found.authenticator != file.authenticator:
-            text = "counts only in the file; set plugin.authenticator, to an object"
-            raise ConfigError(f"{file.file}: [messaging] authenticator: {text}")
-        for name in ("admin", "trust", "required", "accept", "forward", "extends"):
-            if getattr(found, name) != getattr(file, name):
-                raise ConfigError(f"{file.file}: [main] {name}: counts only in the file, and plugin.cfg has another")
-        for name in ("name", "plugin", "enabled", "threads"):
-            if getattr(found, name) != getattr(file, name):
-                log.warning("plugin %s has set [main] %s, which counts only in the file", self.name, name)
 
     @property
     def url(self) -> URL | None:
@@ -409,25 +349,10 @@ class Plugin:
     def identify(self) -> Address:
         """Return the address, making one up (and keeping it) for a plugin that has none."""
         if self._address is None:
-            self._identity = Address(self.described.exchange, stable_uuid(self.container.root, self.name))
-            self.foreign = self._made_elsewhere()
+            queue = stable_uuid(self.container.root, self.name)
+            self._identity = Address(self.described.exchange, queue)
+            self.foreign = made_elsewhere(self.container.root, self.name, queue)
         return self._address or self.identify()
-
-    def _made_elsewhere(self) -> str | None:
-        """Tell that the uuid was made on another machine; None: it was not."""
-        try:
-            machine, file = made_on(self.container.root, self.name)
-        except ConfigError as unknown:
-            return str(unknown)
-        here = Machine.this()
-        if machine.key == here.key:
-            return None
-        return (
-            f"its queue {self.uuid} was made on another machine, {shown(machine.host)}; this is {shown(here.host)}. "
-            "If that one still runs, its agent reads this queue, too, and each of the two answers half of the calls. "
-            f"Then stop goferd here and remove {file.parent / self.name} and {file}: this agent gets its own queue. "
-            f"If this machine has replaced that one, remove {file} alone"
-        )
 
     # -- its API --------------------------------------------------------------------------------------------------
 
@@ -444,7 +369,7 @@ class Plugin:
             return self._successor[name]
         self._note_need()
         if self.module is None:
-            raise PluginError(f"plugin {self.name!r} has no {name!r} to give: {self._why_not()}")
+            raise PluginError(f"plugin {self.name!r} has no {name!r} to give: {why_not_loaded(self, current())}")
         found = self.api.get(name)
         if found is None:
             known = ", ".join(sorted([*self.api.classes, *self.api.functions])) or "nothing"
@@ -462,7 +387,7 @@ class Plugin:
             other = other._successor
             other._note_need()
             if other.module is None:
-                raise PluginError(f"plugin {other.name!r} has nothing to add: {other._why_not()}")
+                raise PluginError(f"plugin {other.name!r} has nothing to add: {why_not_loaded(other, current())}")
         if self.is_running:  # one that is being loaded is checked at the end of that
             self.container.check_added(self, other)
         if self.module is not None:  # before that its own API is not known, and expose() does it
@@ -480,25 +405,6 @@ class Plugin:
         here = current()
         if here is not None and here is not self and here.state is State.LOADING:
             here.needs.add(self.name)
-
-    def _why_not(self) -> str:
-        cycle = self._cycle()
-        if cycle:
-            return f"it is {self.state.value}, and they need each other: {' -> '.join(cycle)}"
-        # Of a row of those that failed for each other's sake, the first one says why.
-        first = (self.error or "").rpartition("it is quarantined: ")[2].removeprefix(f"{self.descriptor.file}: ")
-        return f"it is {self.state.value}" + (f": {first}" if first else "")
-
-    def _cycle(self) -> list[str]:
-        """Name the plugins by which this one, which is being loaded, waits for the one that asks; none: it does not."""
-        here, one, names = current(), self, [self.name]
-        while here is not None and one is not here:
-            asked = None if one.asks is None else self.container.plugins.get(one.asks)
-            if asked is None or asked.name in names:
-                return []
-            one = asked
-            names.append(one.name)
-        return [*names, self.name] if here is not None and here is not self else []
 
     def expose(self, module: ModuleType, foreign: Sequence[str] = ()) -> None:
         """Build the API of the imported module and of what its code has added to it.
@@ -525,21 +431,6 @@ class Plugin:
         self.module = None
         self.api = API(self.name)
         self.added, self.given = [], []
-
-
-def _sections_of(settings: LiveSettings) -> dict[str, dict[str, object]]:
-    """Return plain sections, as they would have been read from a file; what was set to None is not there."""
-    found: dict[str, dict[str, object]] = {"main": {}}
-    for name, section in settings:
-        values = {key: value for key, value in section if value is not None}
-        found[name] = {key: _plain(value) for key, value in values.items()}
-    return found
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, URL):
-        return value.text
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 class _Entered:

@@ -17,8 +17,9 @@ from gofer.agent.failures import Refused, blamed, within
 from gofer.agent.import_check import import_problems
 from gofer.agent.loader import Batch, Loader, modules_of
 from gofer.agent.modules import Aside
-from gofer.agent.plugin import Plugin, State
+from gofer.agent.plugin import Plugin
 from gofer.agent.plugin_code import exchange_hooks, find_plugin, run_load, run_unload
+from gofer.agent.states import State
 from gofer.rmi.server.workers import Workers
 
 __all__ = ["Reload", "dependents"]
@@ -66,7 +67,7 @@ class Reload:
         self._loader = loader
         self._hooks = loader.hooks
         self._timeout = timeout
-        self._most = max(loader.patience, timeout)  # for imports, and for a @load or @unload
+        self._most = max(loader.imports.patience, timeout)  # for imports, and for a @load or @unload
         self._aside = Aside()
         self._pairs = list(zip(olds, news, strict=True))
         self._news = list(news)

@@ -1,21 +1,18 @@
-"""The rules of ``[access]`` that hold in an agent: those of its descriptors, and closed doors where one is broken."""
+"""The rules of ``[access]`` that hold in an agent: those of its descriptors. A broken one denies all calls."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gofer.agent.config import Descriptor
-from gofer.agent.config.files import read_bytes
+from gofer.agent.config import Descriptor, ruled_plugin
 from gofer.agent.sources import GROUP, Source, locate
 from gofer.entry_points import find
 from gofer.errors import PluginError
 from gofer.rmi.server.access import Access, Rule
 from gofer.root import Root
-from gofer.sections import Unreadable
 
 __all__ = ["Rules"]
 
@@ -24,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What one descriptor says. ``module``: the plugin's; None: not known. ``broken``: nobody can read the rules."""
+    """The rules of one descriptor. ``module``: its plugin's, None: not known. ``broken``: the rules cannot be read."""
 
     file: Path
     rules: tuple[Rule, ...]
@@ -35,8 +32,8 @@ class _Held:
 class Rules:
     """Who may call what, by the descriptors. ``access`` may be read by any thread; the rest is for the one that loads.
 
-    The rules of a plugin hold for its methods also while it does not run, for other plugins may have these. So nothing
-    is taken out before ``forget``, and a broken descriptor with rules lets nobody call its plugin's methods.
+    The rules of a plugin also hold while it does not run, because other plugins may have its methods. So rules stay
+    until ``forget``. Nobody may call the methods of a plugin whose descriptor is broken and may have rules.
     """
 
     def __init__(self, root: Root, groups: Mapping[str, frozenset[str]]) -> None:
@@ -47,7 +44,7 @@ class Rules:
         self.access = Access(groups=groups)
 
     def take(self, descriptors: Iterable[Descriptor], groups: Mapping[str, frozenset[str]] | None = None) -> None:
-        """Have the rules of descriptors count, in the place of what these, or their plugins, said before.
+        """Use the rules of descriptors instead of those that these files, or their plugins, had before.
 
         Args:
             groups: the groups as they are now; None: as before.
@@ -60,19 +57,23 @@ class Rules:
                 source = locate(self._root, one)
                 held[one.name] = _Held(one.file, one.access, source.module if isinstance(source, Source) else None)
         self._set(held, groups)
-        for one in every:
+
+    def warn_of_groups(self, descriptors: Iterable[Descriptor]) -> None:
+        """Log which groups in the rules of descriptors there are none of."""
+        for one in descriptors:
             for rule, group in self.access.unknown_groups(one.name):
-                log.warning("%s: there is no group %r, so it lets nobody in by that", rule, group)
+                if group:  # that an @ names none was told when the descriptor was read
+                    log.warning("%s: there is no group %r, so it lets nobody in by that", rule, group)
 
     def close(self, broken: Iterable[str], usable: Collection[str]) -> None:
-        """Let nobody call what a plugin has whose rules cannot be read. What was closed before and is not now, opens.
+        """Deny all calls to the methods of plugins whose descriptors are broken; no longer to those of other plugins.
 
         Args:
             broken: files of descriptors.
             usable: names of plugins with another descriptor.
         """
         held = {name: one for name, one in self._held.items() if not one.broken}
-        known = {one.file for one in held.values()}  # what these said before holds on
+        known = {one.file for one in held.values()}  # their former rules stay
         for file in map(Path, broken):
             if file in known or file.stem in held or file.stem in usable:
                 continue
@@ -81,11 +82,11 @@ class Rules:
         self._set(held)
 
     def forget(self, files: Collection[Path]) -> None:
-        """Take the rules of all descriptors out but those of these files."""
+        """Keep only the rules that the descriptors in these files have."""
         self._set({name: one for name, one in self._held.items() if one.file in files})
 
     def broken(self, name: str) -> Path | None:
-        """Return the descriptor that cannot be used, if that is why nobody may call a plugin's methods."""
+        """Return the broken descriptor that denies all calls to a plugin's methods; None: there is none."""
         found = self._held.get(name)
         return found.file if found is not None and found.broken else None
 
@@ -100,14 +101,9 @@ class Rules:
 
 def _ruled_module(file: Path) -> str | None:
     """Return the module of the plugin of a broken descriptor that may have rules; None: it has none."""
-    try:
-        text = read_bytes(file).decode("utf-8", "replace")
-    except Unreadable:
-        text = "[access]"  # nobody knows
-    if "access" not in text.lower():
+    name = ruled_plugin(file)
+    if name is None:
         return None
-    named = re.search(r"^\s*\"?plugin\"?\s*[=:]\s*\"?([\w.-]+)", text, re.MULTILINE)
-    name = file.stem if named is None else named[1]
     try:
         entry = find(GROUP, name)
     except PluginError:

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from gofer.agent.config import Descriptor, read_descriptor
-from gofer.agent.plugin import Plugin, State
+from gofer.agent.plugin import Plugin
+from gofer.agent.states import State
 from gofer.root import Root
 
 __all__ = ["Changes", "decide", "descriptors_of"]

@@ -69,9 +69,11 @@ __all__ = [
     "Outcome",
     "Outgoing",
     "PurgeQueue",
+    "Settlement",
     "Subscribe",
     "SubscriptionLost",
     "Unbind",
+    "checked",
 ]
 
 #: Bytes that are kept of the beginning and of the end of a message that is over its subscription's limit.
@@ -230,6 +232,14 @@ class Outgoing(msgspec.Struct, frozen=True):
     durable: bool = True
     confirm: bool = True
     isolated: bool = False
+
+
+class Settlement(enum.Enum):
+    """What becomes of a delivery."""
+
+    ACCEPT = "accept"  # it is done with
+    RELEASE = "release"  # back to its queue, to be delivered again (marked so); no try, where the broker lets us choose
+    REJECT = "reject"  # dropped, or dead-lettered where the queue is set up so
 
 
 # -- events ---------------------------------------------------------------------------------------------------------
@@ -397,14 +407,23 @@ class Adapter(ABC):
         Raises:
             ValueError: an address that no broker can take.
         """
-        for name in message.address:
-            if _is_bad(name):
-                raise ValueError(f"an exchange and a key have at most 255 bytes, none of them 0, unlike {name[:60]!r}")
-        self.send(message)
+        self.send(checked(message))
 
     @abstractmethod
     def send(self, message: Outgoing) -> None:
         """Send a message that ``publish`` has checked."""
+
+    def encode(self, message: Outgoing) -> bytes | None:
+        """Return all that ``send`` would have written, and change nothing; None: that is not only the message, or late.
+
+        It spares a program's main thread the way to the I/O thread. When the driver has written it, ``written`` follows
+        before any other call.
+        """
+        return None
+
+    def written(self, message: Outgoing) -> None:
+        """Note that a message was written as ``encode`` has returned it."""
+        raise NotImplementedError
 
     @abstractmethod
     def forget(self, token: int) -> None:
@@ -414,22 +433,35 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def accept(self, delivery: Delivery) -> None:
-        """Tell the broker that the message is done with. Here and below, a settled or stale delivery is ignored.
+    def settle(self, delivery: Delivery, how: Settlement) -> None:
+        """Tell the broker what becomes of a delivery. A settled or stale one is ignored.
 
         A stale delivery came with an earlier connection, or its channel is gone.
         """
 
-    @abstractmethod
+    def accept(self, delivery: Delivery) -> None:
+        """Settle a delivery: see ``Settlement.ACCEPT``."""
+        self.settle(delivery, Settlement.ACCEPT)
+
     def release(self, delivery: Delivery) -> None:
-        """Give the message back to its queue, to be delivered again (marked redelivered where brokers do that).
+        """Settle a delivery: see ``Settlement.RELEASE``."""
+        self.settle(delivery, Settlement.RELEASE)
 
-        It does not count towards a delivery limit, where the broker lets us choose.
-        """
-
-    @abstractmethod
     def reject(self, delivery: Delivery) -> None:
-        """Tell the broker to drop the message, or to dead-letter it where the queue is set up so."""
+        """Settle a delivery: see ``Settlement.REJECT``."""
+        self.settle(delivery, Settlement.REJECT)
+
+
+def checked(message: Outgoing) -> Outgoing:
+    """Return a message that can be sent.
+
+    Raises:
+        ValueError: its address is one that no broker can take.
+    """
+    for name in message.address:
+        if (len(name) > 63 or "\0" in name) and _is_bad(name):  # most are not even looked at
+            raise ValueError(f"an exchange and a key have at most 255 bytes, none of them 0, unlike {name[:60]!r}")
+    return message
 
 
 def _is_bad(name: str) -> bool:

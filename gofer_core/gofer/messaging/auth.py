@@ -6,7 +6,6 @@ authenticators sign and validate is the lower-case hex sha256 of that text.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 from abc import ABC, abstractmethod
@@ -68,7 +67,7 @@ def sign(body: bytes, authenticator: Authenticator) -> bytes:
     signature = authenticator.sign(digest)
     if isinstance(signature, str):
         signature = signature.encode()
-    return encode({"message": body.decode(), "signature": base64.b64encode(signature).decode()})
+    return encode({"message": body.decode(), "signature": binascii.b2a_base64(signature, newline=False).decode()})
 
 
 def verify(body: bytes, authenticator: Authenticator | None) -> tuple[bytes, str | None]:
@@ -98,8 +97,8 @@ def signer_of(signed: Signed | None, inner: bytes, authenticator: Authenticator,
     if signed is None:
         raise DocumentError(_CODE, _SENTENCE, "not signed")
     try:
-        signature = _text(base64.b64decode(signed.signature, validate=True))
-    except (binascii.Error, ValueError):
+        signature = _text(binascii.a2b_base64(signed.signature, strict_mode=True))
+    except ValueError:
         raise DocumentError(_CODE, _SENTENCE, "signature is not base64") from None
     try:
         identity = authenticator.validate(document, hashlib.sha256(inner).hexdigest(), signature)

@@ -19,7 +19,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gofer.errors import AdapterError, ConnectionLost, GoferError, MessagingError
-from gofer.messaging.adapter import Adapter, Delivery, Operation, Outgoing
+from gofer.messaging.adapter import Adapter, Delivery, Operation, Outgoing, Settlement
 from gofer.messaging.adapters import find
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
@@ -202,15 +202,15 @@ class Connection(ABC):
 
     def accept(self, delivery: Delivery) -> None:
         """Acknowledge a delivery; that may wait some milliseconds for other output. A stale delivery is ignored."""
-        self._submit(0, self.core.accept, delivery)
+        self._submit(0, self.core.settle, delivery, Settlement.ACCEPT)
 
     def release(self, delivery: Delivery) -> None:
         """Give a delivery back to its queue. A stale delivery is ignored."""
-        self._submit(0, self.core.release, delivery)
+        self._submit(0, self.core.settle, delivery, Settlement.RELEASE)
 
     def reject(self, delivery: Delivery) -> None:
         """Have the broker drop or dead-letter a delivery. A stale delivery is ignored."""
-        self._submit(0, self.core.reject, delivery)
+        self._submit(0, self.core.settle, delivery, Settlement.REJECT)
 
     def connect_nowait(self) -> None:
         """Start to connect. If no connection was ever made, the next try is now."""

@@ -22,7 +22,7 @@ from typing import Any
 
 from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
 from gofer.messaging import adapter as api
-from gofer.messaging.adapter import Adapter, Cancel, Delivery, Operation, Outcome, Outgoing, Subscribe
+from gofer.messaging.adapter import Adapter, Cancel, Delivery, Operation, Outcome, Outgoing, Settlement, Subscribe
 from gofer.messaging.backoff import Backoff
 from gofer.messaging.connector import Connector
 from gofer.messaging.subscription import Steps, Subscription
@@ -216,7 +216,8 @@ class Core:
 
     def take(self, now: float) -> bytes:
         """Return what is to be written now."""
-        self._drain()  # what commands have brought about
+        while self._drain():  # what commands and callbacks have brought about
+            pass
         adapter = self.adapter
         if adapter is None:
             output, self._last_output = self._last_output, b""
@@ -312,33 +313,40 @@ class Core:
             self.unconfirmed.pop(message.token, None)
             self._call(settle, Outcome.REFUSED, str(wrong))
 
+    def encode(self, message: Outgoing) -> bytes | None:
+        """Return the bytes of a message that can be written as it is; None: ``publish`` it. Changes nothing."""
+        adapter = self.adapter
+        if adapter is None or self.state is not State.OPEN or message.isolated:
+            return None
+        try:
+            return adapter.encode(api.checked(message))
+        except ValueError:
+            return None
+
+    def written(self, adapter: Adapter, message: Outgoing, settle: Settle | None) -> None:
+        """Note that a message was written, as ``encode`` has returned it, to the socket of an adapter."""
+        self.used_at = self.now
+        if self.adapter is adapter:
+            self.unconfirmed[message.token] = settle
+            adapter.written(message)
+        else:
+            self._call(settle, Outcome.UNKNOWN, self.describe())
+
     def forget(self, token: int) -> None:
         """Forget a message: its outcome is not reported any more."""
         self._unsent.pop(token, None)
         if self.unconfirmed.pop(token, None) is not None and self.adapter is not None:
             self.adapter.forget(token)
 
-    def accept(self, delivery: Delivery) -> None:
-        """Acknowledge a delivery. The acknowledgement may wait for other output."""
+    def settle(self, delivery: Delivery, how: Settlement) -> None:
+        """Settle a delivery. An acknowledgement may wait for other output."""
         if self.adapter is not None:
-            self.adapter.accept(delivery)
-            self._flush_at = self._flush_at or self.now + self._ack_delay
+            self.adapter.settle(delivery, how)
+            self._flush_at = (self._flush_at or self.now + self._ack_delay) if how is Settlement.ACCEPT else 0.0
 
     def flush(self) -> None:
         """Write waiting acknowledgements in this turn."""
         self._flush_at = 0.0
-
-    def release(self, delivery: Delivery) -> None:
-        """Give a delivery back to its queue."""
-        if self.adapter is not None:
-            self.adapter.release(delivery)
-            self._flush_at = 0.0
-
-    def reject(self, delivery: Delivery) -> None:
-        """Have the broker drop or dead-letter a delivery."""
-        if self.adapter is not None:
-            self.adapter.reject(delivery)
-            self._flush_at = 0.0
 
     def ask(self, operation: Operation, answer: Answer, timeout: float = OPERATION) -> None:
         """Ask the broker for something; ``answer`` is called once.
@@ -466,21 +474,20 @@ class Core:
     # -- events -------------------------------------------------------------------------------------------------------
 
     def _drain(self) -> bool:
-        """Handle the adapter's events; return whether there were any.
+        """Handle the adapter's events so far; return whether there were any. ``take`` handles those that these cause.
 
         A callback may call this again: the outermost call keeps the order.
         """
-        if self._draining:
+        if self._draining or self.adapter is None:
             return False
-        self._draining, found = True, False
+        events = self.adapter.events()
+        self._draining = bool(events)
         try:
-            while self.adapter is not None and (events := self.adapter.events()):
-                found = True
-                for event in events:
-                    self._handle(event)
+            for event in events:
+                self._handle(event)
         finally:
             self._draining = False
-        return found
+        return bool(events)
 
     def _handle(self, event: api.Event) -> None:
         match event:
@@ -489,7 +496,7 @@ class Core:
                 self.deliveries += 1
                 subscription = self._by_number.get(event.subscription)
                 if subscription is None:
-                    self.release(event)
+                    self.settle(event, Settlement.RELEASE)
                 else:
                     self._call(subscription.on_delivery, event)
             case api.Confirmed():

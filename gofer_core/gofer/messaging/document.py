@@ -251,7 +251,10 @@ def fields_of(body: bytes) -> dict[str, Any]:
     """Return the fields of a document's own text, for an authenticator; none of what is no document."""
     try:
         check_size(body)
-        found = json.loads(body.decode("utf-8", "surrogatepass"))
+        try:
+            found = msgspec.json.decode(body)
+        except msgspec.MsgspecError:  # NaN and lone surrogates, which only the encoder of gofer 2 writes
+            found = json.loads(body.decode("utf-8", "surrogatepass"))
     except (DocumentError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -279,7 +282,11 @@ def check_size(body: bytes) -> None:
 
 
 def _digits(body: bytes) -> int:
-    if _200_DIGITS not in body.translate(_DIGITS_AS_0):  # 2 ms for 1 MB, where the search for numbers takes 35
+    # Every 20th byte first: ten of these are digits in a row where 200 are. Then all: 0.5 ms for 1 MB, where the search
+    # for numbers takes 35.
+    if _200_DIGITS[::20] not in body[::20].translate(_DIGITS_AS_0):
+        return 0
+    if _200_DIGITS not in body.translate(_DIGITS_AS_0):
         return 0
     return sum(map(len, _LONG_NUMBERS.findall(body)))
 
@@ -336,7 +343,8 @@ def _decode(decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
         document = decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as bad:
         document = _decode_leniently(body, decoder.type, bad)
-    _check_depth(body)
+    if len(body) > _SMALL or _count_brackets(body) > MAX_DEPTH:
+        _check_depth(body)
     return document
 
 

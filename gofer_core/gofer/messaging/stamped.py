@@ -7,14 +7,14 @@ the document's digest and all of these. The wrapper that it travels in is the on
 
 from __future__ import annotations
 
-import base64
-import binascii
+import os
 import re
-import secrets
 import time
 from abc import abstractmethod
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from gofer.duration import parse_duration
@@ -29,6 +29,8 @@ MAX_AGE = 7 * 86400.0
 #: The seconds that two clocks may differ.
 SKEW = 300.0
 
+#: The two letters in which base64 in signatures differs from the usual one.
+_URL_SAFE, _STANDARD = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 _MOST = 32768  # characters of a signature; a certificate of a long chain of names fits
 _SHAPE = re.compile(r"([a-z0-9-]{1,32})\.([A-Za-z0-9_-]*)\.([0-9]{1,15})\.([0-9a-f]{32})\.([A-Za-z0-9_-]*)")
 
@@ -92,7 +94,7 @@ class StampedAuthenticator(Authenticator):
     def sign_at(self, digest: str, seconds: float) -> str:
         """Sign as if it were another time (in seconds since 1970): for tests."""
         key = self.signer()
-        head = f"{self.scheme}.{_text(key)}.{int(seconds * 1000)}.{secrets.token_hex(16)}"
+        head = f"{self.scheme}.{_text_of_key(key)}.{int(seconds * 1000)}.{os.urandom(16).hex()}"
         return f"{head}.{_text(self.seal(_sealed(head, digest), key))}"
 
     def validate(self, document: Any, digest: str, signature: str | bytes) -> str:
@@ -110,16 +112,14 @@ class StampedAuthenticator(Authenticator):
         Raises:
             ValidationFailed: it is not a signature of this scheme.
         """
-        text = signature if isinstance(signature, str) else signature.decode("latin-1")
-        found = _SHAPE.fullmatch(text) if len(text) <= _MOST else None
-        if found is None or found[1] != self.scheme:
+        scheme, stamp = _read(signature if isinstance(signature, str) else signature.decode("latin-1"))
+        if stamp is None or scheme != self.scheme:
             raise ValidationFailed(f"not a signature of the scheme {self.scheme}")
-        head = text.rpartition(".")[0]
-        return Stamp(head, _bytes(found[2]), int(found[3]) / 1000, bytes.fromhex(found[4]), _bytes(found[5]))
+        return stamp
 
     def _check_age(self, document: Any, signed: float) -> None:
         limit = self.max_age
-        ttl = document.get("ttl") if isinstance(document, Mapping) else None
+        ttl = document.get("ttl") if isinstance(document, (dict, Mapping)) else None  # a dict, nearly always
         if isinstance(ttl, (int, float)) and not isinstance(ttl, bool) and 0 <= ttl < limit:
             limit = ttl
         age = time.time() - signed
@@ -166,12 +166,26 @@ def _sealed(head: str, digest: str) -> bytes:
     return f"gofer\n{head}\n{digest}".encode()
 
 
+@lru_cache(16)  # it is read when it is checked, and for its nonce
+def _read(text: str) -> tuple[str, Stamp | None]:
+    """Read a signature: its scheme and its parts; None: it has not the shape of one."""
+    found = _SHAPE.fullmatch(text) if len(text) <= _MOST else None
+    if found is None:
+        return "", None
+    head = text.rpartition(".")[0]
+    key, seal = _bytes(found[2]), _bytes(found[5])
+    return found[1], Stamp(head, key, int(found[3]) / 1000, bytes.fromhex(found[4]), seal)
+
+
 def _text(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    return b2a_base64(data, newline=False).translate(_URL_SAFE, b"=").decode()
+
+
+_text_of_key = lru_cache(16)(_text)
 
 
 def _bytes(text: str) -> bytes:
     try:
-        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except (binascii.Error, ValueError):
+        return a2b_base64(text.encode().translate(_STANDARD) + b"=" * (-len(text) % 4))
+    except ValueError:
         raise ValidationFailed("not base64url") from None

@@ -6,8 +6,8 @@ it.
 
 One short cut: a message may be written by the thread that publishes it, while the I/O thread sleeps and no more than
 one message is in flight. That spares a single call the way to the I/O thread; under load the batches of the I/O thread
-are cheaper. The main thread never does so: it runs signal handlers, which may call, or raise, in the middle of
-anything.
+are cheaper. The main thread runs signal handlers, which may call, or raise, in the middle of anything: so it does what
+others do step by step in one single step, and only where an adapter's ``encode`` makes that possible.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
+from itertools import takewhile
 from math import inf
+from operator import call, not_
 from time import monotonic
 from typing import Any
 
 from gofer.errors import ConnectionLost, MessagingError
-from gofer.messaging.adapter import Operation, Outcome
+from gofer.messaging.adapter import Adapter, Operation, Outcome, Outgoing
 from gofer.messaging.address import Address
 from gofer.messaging.connection import Connection, Flow
 from gofer.messaging.connector import Connector
-from gofer.messaging.core import OPERATION, State, copy_error
+from gofer.messaging.core import OPERATION, Settle, State, copy_error
 from gofer.messaging.subscription import Steps, Subscription
-from gofer.messaging.wire import Wakeup
+from gofer.messaging.wire import Wakeup, Wire
 
 __all__ = ["ThreadConnection", "Waiter"]
 
@@ -39,6 +42,8 @@ _LARGE = 8 * 1024
 #: Seconds that an acknowledgement may wait for other output: a packet for each costs more than it is worth.
 _ACK_DELAY = 0.002
 _READ, _READ_WRITE = select.POLLIN, select.POLLIN | select.POLLOUT
+#: The parts of the main thread's one step, and the seconds that it may take.
+_STEPS, _STUCK = 8, 1.0
 #: Seconds after which a waiting thread checks that the I/O thread was started: an interrupt may have struck the thread
 #: that was to start it.
 _CHECK_INTERVAL = 1.0
@@ -71,12 +76,16 @@ class ThreadConnection(Connection):
     def __init__(self, connector: Connector, may_close: Callable[[Connection], bool]) -> None:
         super().__init__(connector, ack_delay=_ACK_DELAY, may_close=may_close)
         self._commands: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._later: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()  # those that can wait for others
         self._large: deque[int] = deque()  # the sizes of large commands in the queue
         self._wakeup = Wakeup()
         self._poll: Any = None  # the I/O thread's
         self._polled, self._mask = -1, 0  # the socket that is polled, and for what
-        self._asleep = False
+        self._asleep: object = False  # true while the I/O thread sleeps: another object each time
         self._turn_lock = threading.Lock()  # held by the thread that drives: the I/O thread does while it is awake
+        # What the main thread has written, which is yet to be noted.
+        self._written: deque[tuple[Wire, int, Adapter, Outgoing, Settle | None]] = deque()
+        self._steps: list[object] = []  # what the main thread has done of its one step
         self._driver = self._io = 0  # the ident of that thread, and of the I/O thread
         self._owner: dict[str, threading.Thread] = {}  # at most one I/O thread, however many were started
         self._done = False
@@ -256,6 +265,7 @@ class ThreadConnection(Connection):
         self._done = True
         self._wakeup.abandon()
         self._turn_lock = threading.Lock()
+        self._written.clear()
         self._poll = None
 
     # -- the I/O thread -----------------------------------------------------------------------------------------------
@@ -264,28 +274,33 @@ class ThreadConnection(Connection):
         if threading.get_ident() == self._driver:  # a callback: its output goes with this turn's
             command(*arguments)
             return
-        if size > 0 and self._asleep and len(self.core.unconfirmed) < 2 and self._write_alone(command, arguments):
+        idle = size > 0 and self._asleep and len(self.core.unconfirmed) + len(self._written) < 2
+        if idle and not self._stood_still(monotonic()):
+            main = threading.get_ident() == threading.main_thread().ident
+            if self._write_at_once(*arguments) if main else self._write_alone(command, arguments):
+                return
+        if size < 0:
+            self._later.append((command, arguments))
             return
         if size > _LARGE:
             self._large.append(size)
         self._commands.append((command, arguments))
         if self._asleep:
-            if size >= 0:
-                self._wakeup.set()
+            self._wakeup.set()
         elif not self._owner:
             self._ensure_thread()
 
     def _write_alone(self, publish: Callable[..., None], arguments: tuple[Any, ...]) -> bool:
         """Publish in the calling thread while the I/O thread sleeps; return whether that was possible."""
-        own = threading.get_ident()
-        if own == threading.main_thread().ident or not self._turn_lock.acquire(blocking=False):
+        if not self._turn_lock.acquire(blocking=False):
             return False
         try:
             core, wire = self.core, self._wire
             if wire is None or wire.buffer or self._commands or not self._asleep:
                 return False
-            self._driver = own
+            self._driver = threading.get_ident()
             now = core.now = monotonic()
+            self._note_written()
             self._guard(publish, *arguments)
             try:
                 wire.write(core.take(now))
@@ -302,6 +317,69 @@ class ThreadConnection(Connection):
             self._wakeup.set()
         return True
 
+    def _write_at_once(self, message: Outgoing, settle: Settle | None) -> bool:
+        """Publish in the main thread while the I/O thread sleeps; return whether that was possible.
+
+        Python runs signal handlers between any two of its own instructions. So the message is encoded, which changes
+        nothing; then one call of ``list.extend``, all of it in C, takes the turn, writes, and gives the turn back.
+        """
+        asleep, wire, adapter, lock = self._asleep, self._wire, self.core.adapter, self._turn_lock
+        if not asleep or wire is None or wire.session is not None or self._commands or len(message.body) > _LARGE:
+            return False
+        data = None if self._is_interrupted else self.core.encode(message)
+        if data is None or adapter is None:
+            return False
+        done: list[object] = []
+        sent: list[int] = []
+        steps: tuple[Callable[[], object], ...] = (
+            partial(lock.acquire, False),
+            partial(setattr, self, "_steps", done),
+            partial(getattr, self, "_asleep"),  # the same as before: ``data`` still is what is to be written
+            partial(not_, wire.buffer),
+            partial(self._written.append, (wire, len(data), adapter, message, settle)),
+            partial(sent.extend, map(wire.sock.send, (data,))),
+            partial(sent.__contains__, len(data)),
+            lock.release,
+        )
+        error = None
+        try:
+            done.extend(takewhile({True, asleep, None}.__contains__, map(call, steps)))
+        except OSError as raised:
+            error = raised
+        if not done or len(done) == _STEPS:
+            return bool(done)
+        # Rare, and no single step: if an interrupt strikes here, the I/O thread drops the connection.
+        if begun := len(done) > 4:
+            if error is None or isinstance(error, BlockingIOError):
+                wire.buffer += data[sum(sent) :]
+            else:
+                self._commands.append((self._write_failed, (wire, error)))
+        done.clear()
+        lock.release()
+        if begun:
+            self._wakeup.set()
+        return begun
+
+    @property
+    def _is_interrupted(self) -> bool:
+        """Whether the main thread has left its one step half done, or an interrupt runs in the middle of it."""
+        return 0 < len(self._steps) < _STEPS
+
+    def _note_written(self) -> None:
+        while self._written:
+            wire, size, adapter, message, settle = self._written.popleft()
+            wire.taken += size
+            self.core.written(adapter, message, settle)
+
+    def _take_turn(self) -> None:
+        """Take the turn back from the threads that write by themselves."""
+        while not self._turn_lock.acquire(timeout=_STUCK):
+            if self._is_interrupted:
+                self._steps, self._turn_lock = [], threading.Lock()
+                self._fault(ConnectionLost("an interrupt has struck the thread that was sending"))
+        self._asleep = False
+        self._note_written()
+
     def _ensure_thread(self) -> None:
         if not (self._owner or self._done):
             threading.Thread(target=self._run, name="gofer-io", daemon=True).start()
@@ -317,7 +395,7 @@ class ThreadConnection(Connection):
             stood_still = self._stood_still(now)
             if readable or stood_still:
                 self._read(now, to_end=stood_still)
-            if self._commands:
+            if self._commands or self._later:
                 self._run_commands()
             if core.state is State.DOWN and now >= core.connect_at:
                 self._write(now)  # last words to the old socket, which is closed then
@@ -336,12 +414,13 @@ class ThreadConnection(Connection):
         self._wake(self._waiters)
 
     def _run_commands(self) -> None:
-        for _ in range(len(self._commands)):
-            command, arguments = self._commands.popleft()
-            try:
-                command(*arguments)
-            except Exception as error:  # noqa: BLE001 - _fault logs it
-                self._fault(error)
+        for queue in (self._commands, self._later):
+            for _ in range(len(queue)):
+                command, arguments = queue.popleft()
+                try:
+                    command(*arguments)
+                except Exception as error:  # noqa: BLE001 - _fault logs it
+                    self._fault(error)
         if self._large and not self._commands:
             self._large.clear()  # not one by one: an interrupt may have struck between a size and its command
 
@@ -360,11 +439,11 @@ class ThreadConnection(Connection):
                 self._poll.modify(self._polled, mask)
         due = self._due
         timeout = None if due == inf else (due - now) * self._second if due > now else 0
-        self._asleep = True  # set before the check of the commands: a later one sets the wakeup
+        self._asleep = object()  # set before the check of the commands: a later one sets the wakeup
         self._turn_lock.release()
         ready = self._poll.poll(0 if self._commands else timeout)
-        self._turn_lock.acquire()
-        self._asleep = readable = False
+        self._take_turn()
+        readable = False
         for descriptor, _ in ready:
             if descriptor == self._polled:
                 readable = True

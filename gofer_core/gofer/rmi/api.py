@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +18,7 @@ from gofer.suggest import available, did_you_mean
 __all__ = ["API", "Target", "targets_of"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Target:
     """One remote member, ready to be called.
 
@@ -35,22 +36,22 @@ class Target:
     mark: Mark
     is_async: bool = False
 
-    @property
+    @cached_property
     def model(self) -> str:
         """``DIRECT`` or ``FORK``."""
         return self.mark.model or DIRECT
 
-    @property
+    @cached_property
     def holds_no_thread(self) -> bool:
         """Whether it runs on the plugin's event loop: an ``async def`` that is not forked."""
         return self.is_async and self.model == DIRECT
 
-    @property
+    @cached_property
     def contract(self) -> Contract:
         """What its annotations say."""
         return contract_of(self.function, bound=self.cls is not None and not isinstance(self.member, staticmethod))
 
-    @property
+    @cached_property
     def constructor(self) -> Contract | None:
         """What the annotations of its class's constructor say; None: it is a function."""
         return None if self.cls is None else constructor_of(self.cls)
@@ -67,12 +68,24 @@ class Target:
             TypeError: it returned something to be awaited, and is not ``async def``.
         """
         value = self.function() if self.cls is None else self.member.__get__(self.cls(), self.cls)()
-        if inspect.isawaitable(value) and not (self.is_async and inspect.iscoroutine(value)):
+        return self.coroutine(value) if inspect.isawaitable(value) else value
+
+    def coroutine(self, value: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
+        """Return what it has returned, to be awaited, as a coroutine.
+
+        Raises:
+            TypeError: it is not ``async def``: nobody would await that.
+        """
+        if not self.is_async:
             close = getattr(value, "close", None)
             if callable(close):
                 close()
             raise TypeError(f"{self.name}() returned a {type(value).__name__}: declare it `async def`")
-        return value
+
+        async def wait() -> Any:
+            return await value
+
+        return value if inspect.iscoroutine(value) else wait()
 
 
 class API:

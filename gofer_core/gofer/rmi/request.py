@@ -67,7 +67,8 @@ class Received:
     """One request. Hooks are given it to read; only the agent's half of gofer.rmi changes it.
 
     ``document`` is the request as it was sent, ``sn`` its serial number (None: it has none) and ``key`` that number or
-    what stands for it. ``api`` is the method it asks for, None until that is known. ``plugin`` is the plugin it was
+    what stands for it. ``classname`` and ``method`` are the names of what is asked for (a class or a module, a method
+    or a function); ``api`` is what these mean, None until that is known. ``plugin`` is the plugin it was
     sent to, ``address`` that plugin's address, ``replyto`` the address for replies (None: nobody waits). ``identity``
     is who signed it, ``authenticated`` the method whose user and password it has shown. ``redelivered``: it was
     delivered before; None: the broker cannot tell. ``arrived`` and ``started`` are times of ``time.monotonic()``.
@@ -84,10 +85,10 @@ class Received:
 
     __slots__ = (
         "_digest", "address", "api", "arrived", "asked_again", "authenticated", "begin_at", "behind", "beside",
-        "called_off", "cancelled", "channel", "claimed", "crossed", "delivery", "document", "due", "expires_at",
-        "for_admin", "identity", "interrupted", "keep_at", "kept", "key", "late", "limit", "nonce", "on_cancel",
-        "on_expire", "overdue", "progress", "redelivered", "refusal", "replyto", "resolved", "returned", "sn",
-        "started", "state", "tell_at", "telling", "told", "tries",
+        "called_off", "cancelled", "channel", "claimed", "classname", "crossed", "delivery", "document", "due",
+        "expires_at", "for_admin", "identity", "interrupted", "keep_at", "kept", "key", "late", "limit", "method",
+        "nonce", "on_cancel", "on_expire", "overdue", "progress", "redelivered", "refusal", "replyto", "resolved",
+        "returned", "sn", "started", "state", "tell_at", "telling", "told", "tries",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +111,7 @@ class Received:
         self.identity = identity
         self.nonce = nonce
         self.sn = document.sn
+        self.classname, self.method = document.request.classname, document.request.method
         # Without a number of its own a request cannot be recognised when it comes again.
         self.key: str = document.sn or str(uuid.uuid4())
         self.redelivered: bool | None = True if document.again else delivery.redelivered
@@ -148,16 +150,6 @@ class Received:
     def plugin(self) -> Any:
         """The plugin it was sent to, as it is now: while a request waits, its plugin may be reloaded."""
         return self.channel.service.plugin
-
-    @property
-    def classname(self) -> str:
-        """The class or module that is asked for."""
-        return self.document.request.classname
-
-    @property
-    def method(self) -> str:
-        """The method or function that is asked for."""
-        return self.document.request.method
 
     @property
     def target(self) -> str:

@@ -15,6 +15,7 @@ from gofer.agent.config.agent import (
     PamConfig,
     read_agent,
 )
+from gofer.agent.config.broken import asks_to_be_required, ruled_plugin
 from gofer.agent.config.descriptor import (
     Descriptor,
     find_plugin_dirs,
@@ -23,15 +24,14 @@ from gofer.agent.config.descriptor import (
     read_url_file,
     redescribe,
 )
-from gofer.agent.config.identity import Machine, made_on, stable_uuid
-from gofer.agent.config.live import LiveSection, LiveSettings
+from gofer.agent.config.identity import Machine, made_elsewhere, stable_uuid
+from gofer.agent.config.live import LiveSection, LiveSettings, as_changed
 from gofer.agent.config.problem import Problem
-from gofer.agent.config.required import asks_to_be_required
 from gofer.agent.config.together import check_together, not_trusted
 
 __all__ = [
     "AgentConfig", "MainConfig", "ManagementConfig", "LoggingConfig", "PamConfig", "MessagingConfig", "FleetConfig",
     "read_agent", "Descriptor", "read_descriptor", "read_descriptors", "read_url_file", "redescribe",
-    "find_plugin_dirs", "check_together", "not_trusted", "asks_to_be_required", "Machine",
-    "made_on", "stable_uuid", "LiveSection", "LiveSettings", "Problem",
+    "find_plugin_dirs", "check_together", "not_trusted", "asks_to_be_required", "ruled_plugin", "Machine",
+    "made_elsewhere", "stable_uuid", "LiveSection", "LiveSettings", "as_changed", "Problem",
 ]  # fmt: skip

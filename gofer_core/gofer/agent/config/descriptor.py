@@ -391,8 +391,9 @@ def _rules(reader: Reader) -> Iterator[Rule]:
 
 
 def _warn_of_odd(reader: Reader, section: str, key: str, who: Iterable[str], *, groups: bool = False) -> None:
-    for text in filter(None, (odd_identity(one, groups=groups) for one in who)):
-        reader.warn(section, key, text)
+    if not any((problem.section, problem.key) == (section, key) for problem in reader.problems):  # quotes, say
+        for text in [text for one in who if (text := odd_identity(one, groups=groups))]:
+            reader.warn(section, key, text)
 
 
 def _place_queue(reader: Reader, values: dict[str, Any]) -> None:

@@ -12,10 +12,11 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from gofer.agent.config.problem import shown
 from gofer.errors import ConfigError
 from gofer.root import Root
 
-__all__ = ["Machine", "made_on", "stable_uuid"]
+__all__ = ["Machine", "made_elsewhere", "stable_uuid"]
 
 _IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))  # the machine's own, whatever the root
 
@@ -67,23 +68,24 @@ class Machine:
         return cls(f"host:{host}", host)
 
 
-def made_on(root: Root, name: str) -> tuple[Machine, Path]:
-    """Return the machine that a plugin's uuid was made on, and the file that says so; written now if there is none.
+def made_elsewhere(root: Root, name: str, queue: str) -> str | None:
+    """Say that a plugin's queue got its name on another machine, and what to do; None: it was on this one.
 
-    The file stands beside the uuid: ``<lib>/identity/.<name>.machine``.
-
-    Raises:
-        ConfigError: it cannot be read or written; the text names it.
+    The machine is written into a file beside the uuid, ``<lib>/identity/.<name>.machine``, now if there is none.
     """
-    path = root.lib / "identity" / f".{name}.machine"
-    here = Machine.this()
+    kept, file, here = root.lib / "identity" / name, root.lib / "identity" / f".{name}.machine", Machine.this()
     try:
-        key, _, host = _kept(path, f"{here.key} {here.host}").partition(" ")
+        key, _, host = _kept(file, f"{here.key} {here.host}").partition(" ")
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot record the machine on which the identity was made: {error.strerror}"
-        ) from error
-    return Machine(key, host), path
+        return f"{file}: cannot record the machine on which the identity was made: {error.strerror}"
+    if key == here.key:
+        return None
+    return (
+        f"its queue {queue} was made on another machine, {shown(host)}; this is {shown(here.host)}. "
+        "If that one still runs, its agent reads this queue, too, and each of the two answers half of the calls. "
+        f"Then stop goferd here and remove {kept} and {file}: this agent gets its own queue. "
+        f"If this machine has replaced that one, remove {file} alone"
+    )
 
 
 def _kept(path: Path, text: str) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gofer.agent.config.descriptor import DESCRIPTOR
+from gofer.agent.config.descriptor import DESCRIPTOR, Descriptor, redescribe
 from gofer.agent.config.keys import written
+from gofer.agent.config.problem import Problem
+from gofer.errors import ConfigError
+from gofer.messaging.url import URL
 from gofer.sections import Sections
 
-__all__ = ["LiveSection", "LiveSettings"]
+__all__ = ["LiveSection", "LiveSettings", "as_changed"]
 
 
 class _Named:
@@ -146,3 +150,41 @@ class LiveSettings(_Named):
         if not isinstance(values, (Mapping, LiveSection)):
             raise TypeError(f"section {name!r} {self._label} is a mapping of names to values, not {values!r:.100}")
         super().__setitem__(name, self._make(name, dict(values)))
+
+
+def as_changed(file: Descriptor, settings: LiveSettings) -> tuple[Descriptor, list[Problem]]:
+    """Return the descriptor with what a plugin's code has set, and what is odd about that.
+
+    Args:
+        file: the descriptor as it is in the file.
+
+    Raises:
+        ConfigError: what is set cannot be used, or is what counts only in the file, where nobody would notice that it
+            does not.
+    """
+    found, problems = redescribe(file.file, _sections_of(settings))
+    known = redescribe(file.file, _sections_of(LiveSettings(str(file.file), file.sections)))[1]
+    odd = [problem for problem in problems if problem not in known]
+    if found.authenticator != file.authenticator:
+        text = "counts only in the file; set plugin.authenticator, to an object"
+        raise ConfigError(f"{file.file}: [messaging] authenticator: {text}")
+    for name in ("admin", "trust", "required", "accept", "forward", "extends"):
+        if getattr(found, name) != getattr(file, name):
+            raise ConfigError(f"{file.file}: [main] {name}: counts only in the file, and plugin.cfg has another")
+    idle = [name for name in ("name", "plugin", "enabled", "threads") if getattr(found, name) != getattr(file, name)]
+    odd += [Problem("warning", str(file.file), "main", name, "counts only in the file") for name in idle]
+    return found, odd
+
+
+def _sections_of(settings: LiveSettings) -> dict[str, dict[str, object]]:
+    """Return plain sections, as they would have been read from a file; what was set to None is not there."""
+    found: dict[str, dict[str, object]] = {"main": {}}
+    for name, section in settings:
+        found[name] = {key: _plain(value) for key, value in section if value is not None}
+    return found
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, URL):
+        return value.text
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 import socket
 import stat
 import struct
@@ -14,6 +13,7 @@ from gofer.agent.config import ManagementConfig
 from gofer.agent.management.wire import socket_of, token_of
 from gofer.errors import ConfigError
 from gofer.messaging.local.paths import reachable
+from gofer.ownership import user_name
 from gofer.root import Root
 
 __all__ = ["loopback", "may_manage", "open_tcp", "open_unix", "peer_of", "write_token"]
@@ -25,11 +25,7 @@ _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # what a machine without IP
 def peer_of(connection: socket.socket) -> tuple[int, str]:
     """Ask the kernel which user has connected to a Unix socket; return its number, and process and user in words."""
     process, user, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-    try:
-        name = pwd.getpwuid(user).pw_name
-    except KeyError:
-        name = str(user)
-    return user, f"process {process} of user {name}"
+    return user, f"process {process} of user {user_name(user)}"
 
 
 def may_manage(user: int) -> bool:

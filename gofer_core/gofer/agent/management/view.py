@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import socket
 import sys
 import threading
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gofer.agent.builtin import started
 from gofer.agent.certificates import InUse, certificates_in_use
 from gofer.agent.failures import one_line
+from gofer.ownership import user_name
 from gofer.rmi import description
 from gofer.rmi.server.administration import OVERDUE
 
@@ -34,7 +34,7 @@ def show(container: PluginContainer, phase: str) -> dict[str, Any]:
             "python": sys.version.split()[0],
             "state": phase,
             "root": str(container.root.path),
-            "user": _user(),
+            "user": user_name(os.geteuid()),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "started": started(),
@@ -132,13 +132,6 @@ def _certificate(one: InUse) -> dict[str, Any]:
 
 def _text(error: object) -> str | None:
     return None if error is None else str(error)
-
-
-def _user() -> str:
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
 
 
 def _rss() -> int:

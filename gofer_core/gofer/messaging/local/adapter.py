@@ -129,18 +129,20 @@ class LocalAdapter(Adapter):
         self._unanswered.add((Confirmed, token))
         self._send(wire.Publish(token, exchange, key, message.body, message.ttl))
 
+    def encode(self, message: api.Outgoing) -> bytes | None:
+        if self._closed or len(message.body) > wire.MAX_BODY:
+            return None
+        encoded = bytearray()
+        wire.write(encoded, wire.Publish(message.token, *message.address, message.body, message.ttl))
+        return bytes(encoded)
+
+    def written(self, message: api.Outgoing) -> None:
+        self._unanswered.add((Confirmed, message.token))
+
     def forget(self, token: int) -> None:
         """Do nothing: this broker answers every message, and quickly."""
 
-    def accept(self, delivery: Delivery) -> None:
-        self._settle(delivery, requeue=False)
-
-    def release(self, delivery: Delivery) -> None:
-        self._settle(delivery, requeue=True)
-
-    def reject(self, delivery: Delivery) -> None:
-        self._settle(delivery, requeue=False)  # there are no dead letters
-
-    def _settle(self, delivery: Delivery, *, requeue: bool) -> None:
+    def settle(self, delivery: Delivery, how: api.Settlement) -> None:
         if delivery.subscription in self._subscribed and isinstance(delivery.tag, int):
-            self._send(wire.Settle(delivery.tag, requeue))
+            # There are no dead letters: what is rejected is dropped.
+            self._send(wire.Settle(delivery.tag, requeue=how is api.Settlement.RELEASE))

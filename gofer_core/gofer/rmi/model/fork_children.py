@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -399,25 +399,13 @@ def _value(target: Target, asked: dict[str, Any]) -> bytes:
     )
     value = call(target, invocation)
     if inspect.isawaitable(value):
-        value = _awaited(target, value)
+        import asyncio
+
+        value = asyncio.run(target.coroutine(value))
     body = encode({"retval": plain(value, "result")})
     if len(body) > asked["limit"]:
         raise ResultTooLarge(f"the result has {len(body)} bytes, and {asked['limit']} is the limit")
     return body
-
-
-def _awaited(target: Target, value: Awaitable[Any]) -> Any:
-    if not target.is_async:
-        close = getattr(value, "close", None)
-        if callable(close):
-            close()
-        raise TypeError(f"{target.name}() returned a {type(value).__name__}: declare the method `async def`")
-    import asyncio
-
-    async def wait() -> Any:
-        return await value
-
-    return asyncio.run(wait())
 
 
 def _exception(raised: BaseException, limit: int) -> bytes:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from hmac import compare_digest, digest
 from secrets import token_bytes
@@ -20,7 +19,7 @@ from gofer.rmi.server.logins import Attempt, attempt
 from gofer.rmi.server.service import Service
 
 __all__ = [
-    "Pending", "Unfit", "authorize", "check_once", "coroutine_of", "find", "invoke", "login_of",
+    "Pending", "Unfit", "authorize", "check_once", "find", "invoke", "login_of",
     "outcome_of", "way_out",
 ]  # fmt: skip
 
@@ -54,8 +53,11 @@ def invoke(service: Service, request: Received, target: Target) -> Any:
         DispatchError: it cannot be run here.
         BaseException: whatever the method or a hook raised.
     """
-    authorize(target, request)
-    _check_arguments(service, target, request)
+    mark = target.mark
+    if mark.secret is not None or mark.logins:
+        authorize(target, request)
+    if service.typed and not mark.untyped:
+        _check_arguments(target, request)
     hook = service.hook.gofer_call
     if _is_ours(hook):  # it calls the method
         return _run(service, target, request)
@@ -74,7 +76,7 @@ class Unfit(Exception):
     """Arguments do not fit the annotations of the method. The text says which one, and where in it."""
 
 
-def _check_arguments(service: Service, target: Target, request: Received) -> None:
+def _check_arguments(target: Target, request: Received) -> None:
     """Check that the arguments of a call fit the annotations of the method, and of its class's constructor.
 
     The method is given what was sent: nothing is converted.
@@ -82,10 +84,8 @@ def _check_arguments(service: Service, target: Target, request: Received) -> Non
     Raises:
         Unfit: one does not.
     """
-    if not service.typed or target.mark.untyped:
-        return
-    asked = request.document.request
-    wrong = target.contract.fault(asked.args or (), asked.keywords)
+    asked, contract = request.document.request, target.contract
+    wrong = contract.fault(asked.args or (), asked.keywords) if contract.checks else None
     if wrong is None and asked.cntr is not None and any(asked.cntr) and (constructor := target.constructor) is not None:
         wrong = constructor.fault(asked.cntr[0] or (), asked.cntr[1] or {})
         wrong = wrong and f"constructor, {wrong}"
@@ -131,24 +131,6 @@ def outcome_of(done: Future[Any]) -> tuple[Any, BaseException | None]:
     """Return the value that has come, and what was raised instead."""
     raised = done.exception()
     return (None, raised) if raised is not None else (done.result(), None)
-
-
-def coroutine_of(request: Received, value: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
-    """Return what a method has returned as a coroutine.
-
-    Raises:
-        TypeError: it is no ``async def``: nobody will await that.
-    """
-    if request.api is None or not request.api.is_async:
-        close = getattr(value, "close", None)
-        if callable(close):
-            close()
-        raise TypeError(f"{request.target}() returned a {type(value).__name__}: declare the method `async def`")
-
-    async def wait() -> Any:
-        return await value
-
-    return value if inspect.iscoroutine(value) else wait()
 
 
 class _Once:

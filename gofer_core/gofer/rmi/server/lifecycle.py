@@ -227,15 +227,18 @@ class Lifecycle:
         request.started = time.monotonic()
         self._sweep.nudge(request.started)
         request.channel.counters.add("running")
-        if request.replyto is not None:
-            held = self._statuses.held(request)
-            if held is None or request.told:
-                self._statuses.tell(request)
-            elif request.tell_at == inf:  # it came from the store
-                with self._registry.lock:
-                    request.tell_at = request.started + held
-                    request.due = 0.0
+        if request.replyto is not None and (request.told or request.tell_at == inf):  # else the sweep tells it
+            self._tell_started(request, request.started)
         self._call(request)
+
+    def _tell_started(self, request: Received, now: float) -> None:
+        held = self._statuses.held(request)
+        if held is None or request.told:
+            self._statuses.tell(request)
+        else:  # it came from the store
+            with self._registry.lock:
+                request.tell_at = now + held
+                request.due = 0.0
 
     def _call(self, request: Received) -> None:
         """Find the method, and call it; if that needs a password, once it is checked."""
@@ -243,15 +246,16 @@ class Lifecycle:
         token = Context(request).enter()
         try:
             with service.entered():
-                service.authorize(request)  # first: who may not call it does not hear what there is
+                if service.guarded:
+                    service.authorize(request)  # first: who may not call it does not hear what there is
                 target = request.api = request.api or dispatch.find(service, request)
-                service.authorize(request, target)
+                if service.guarded:
+                    service.authorize(request, target)
                 if request.beside and not target.holds_no_thread:  # a hook has sent it elsewhere
                     request.beside, request.resolved = False, True
                     service.workers.put(request)
                     return
-                login = dispatch.login_of(target, request)
-                if login is not None:
+                if target.mark.logins and (login := dispatch.login_of(target, request)) is not None:
                     self._logins.check(login, partial(self._logged_in, request, target))
                     return
                 if target.mark.once:
@@ -302,7 +306,8 @@ class Lifecycle:
 
     def _await(self, request: Received, value: Awaitable[Any]) -> None:
         """Have the plugin's event loop go on with a coroutine."""
-        coroutine = dispatch.coroutine_of(request, value)
+        assert request.api is not None  # noqa: S101 - it has returned the value
+        coroutine = request.api.coroutine(value)
 
         def dropped() -> None:
             self._registry.returned(request)

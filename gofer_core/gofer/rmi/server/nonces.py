@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from gofer.limit import Limit
@@ -48,7 +48,12 @@ class Nonce(NamedTuple):
     @property
     def realm(self) -> bytes:
         """What stands for the signer in memory and in the ledger."""
-        return hashlib.sha256(self.signer.encode("utf-8", "surrogatepass")).digest()[:_REALM] if self.signer else b""
+        return _realm_of(self.signer) if self.signer else b""
+
+
+@lru_cache(256)
+def _realm_of(signer: str) -> bytes:
+    return hashlib.sha256(signer.encode("utf-8", "surrogatepass")).digest()[:_REALM]
 
 
 class Seen(enum.Enum):
@@ -189,7 +194,7 @@ class Nonces:
         return len(self._known)
 
     def _add(self, realm: bytes, nonce: bytes, expires: float) -> None:
-        signer = self._signers.setdefault(realm, _Signer())
+        signer = self._signers.get(realm) or self._signers.setdefault(realm, _Signer())
         self._known[nonce] = realm
         heapq.heappush(signer.order, (expires, nonce))
         now = time.time()

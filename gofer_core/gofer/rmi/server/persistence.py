@@ -34,6 +34,7 @@ _TIDY = 3600.0  # seconds between two times that old entries are removed from th
 _RETRY = 0.25  # seconds until a request is taken over that could not be
 _MOST_KNOWN = 100_000  # numbers of requests that stand in the store, remembered by their hashes
 _CROWD = 50  # requests that a broker holds are many
+_CROWDED_FOR = 0.25  # of the patience: the first of many has waited for that long
 _CHUNK = 20  # rows read at a time
 
 
@@ -164,13 +165,15 @@ class Persistence:
         """Tell whether so many requests that a broker holds wait that they are to be taken over at once.
 
         They are where the last of them would be due anyway before its turn comes, at the pace at which requests end
-        now: those behind them, which may be for Admin, need room in the prefetch window.
+        now: those behind them, which may be for Admin, need room in the prefetch window. A process that the system did
+        not run for a moment has no pace: the first of them must have waited for a while.
         """
         if len(in_flight) < _CROWD:
             return False
         held = [request.arrived for request in in_flight if request.keep_at < inf]
-        pace = now - max(self._registry.ended_at, held[0]) if held else 0.0
-        return len(held) >= _CROWD and len(held) * pace > self._patience
+        if len(held) < _CROWD or now - held[0] < _CROWDED_FOR * self._patience:
+            return False
+        return len(held) * (now - max(self._registry.ended_at, held[0])) > self._patience
 
     def look(self, now: float) -> None:
         """Remove old entries from the store, from time to time."""

@@ -15,19 +15,38 @@ from gofer.rmi.server.workers import Workers
 if TYPE_CHECKING:
     from gofer.rmi.request import Received
 
-__all__ = ["Service"]
+__all__ = ["PluginCode", "Service"]
 
 
-class Service(Protocol):
+class PluginCode(Protocol):
+    """A plugin, as what runs its code sees it."""
+
+    @property
+    def name(self) -> str:
+        """The plugin's name."""
+
+    @property
+    def api(self) -> API:
+        """What callers may call, and its actions."""
+
+    @property
+    def workers(self) -> Workers:
+        """The threads that run its code."""
+
+    @property
+    def loop(self) -> Loop:
+        """Where its ``async def`` functions run."""
+
+    def entered(self) -> AbstractContextManager[object]:
+        """Return what is entered around what its code does: in it, the code finds its own plugin."""
+
+
+class Service(PluginCode, Protocol):
     """A plugin, as requests see it. Constant while a receiver serves it, but for ``api``, which may grow.
 
     What the hook gofer_route returns for another plugin needs ``api`` alone. The plugin manager behind ``hook`` must
     have an implementation of gofer_call, called last, that returns ``invoke()``: wrappers wrap that one.
     """
-
-    @property
-    def name(self) -> str:
-        """The plugin's name."""
 
     @property
     def plugin(self) -> Any:
@@ -36,10 +55,6 @@ class Service(Protocol):
     @property
     def address(self) -> str:
         """The plugin's own address: the ``origin`` of its replies."""
-
-    @property
-    def api(self) -> API:
-        """What callers may call."""
 
     @property
     def admin(self) -> API | None:
@@ -58,12 +73,8 @@ class Service(Protocol):
         """The addresses, beside its own, for which it takes signed requests."""
 
     @property
-    def workers(self) -> Workers:
-        """The threads that run its methods."""
-
-    @property
-    def loop(self) -> Loop:
-        """Where its ``async def`` methods run."""
+    def guarded(self) -> bool:
+        """Whether the agent has rules on who may call what: without any, ``authorize`` allows everything."""
 
     def authorize(self, request: Received, target: Target | None = None) -> None:
         """Check that the agent's rules allow a call. Quick; any thread.
@@ -100,6 +111,3 @@ class Service(Protocol):
     @property
     def max_message(self) -> int:
         """The most bytes of a document, either way."""
-
-    def entered(self) -> AbstractContextManager[object]:
-        """Return what is entered around a call: in it, the plugin's code finds its own plugin."""

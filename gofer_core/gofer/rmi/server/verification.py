@@ -6,12 +6,12 @@ socket that nobody read, because the broker was frozen or blocked its publishers
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import math
 import re
 import time
+from binascii import a2b_base64
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gofer.errors import ConfigError, DocumentError
@@ -86,7 +86,11 @@ class Verification:
     def __init__(self, service: Service) -> None:
         self._limit = service.max_message
         self._authenticator = service.authenticator
-        self._keys = {Address.parse(one).key for one in (service.address, *service.audience)}
+        self._addresses = frozenset((service.address, *service.audience))
+        self._keys = {Address.parse(one).key for one in self._addresses}
+        # What the signatures are remembered under that it believes: those of other kinds, or ages, are others.
+        kind, age = type(self._authenticator), getattr(self._authenticator, "max_age", _REMEMBERED)
+        self._kind = f"({kind.__module__}.{kind.__qualname__}, {age:g} s)"
 
     def read(self, body: bytes, cut: int = 0) -> Verified:
         """Return a request that was verified.
@@ -123,25 +127,20 @@ class Verification:
         self._check_addressee(request)
         return Verified(request, signer, self._nonce(signed, inner, request, signer))
 
-    def _named(self, signer: str | None) -> str:
-        """Name a signer, so that what one is remembered of is told from all others, and from other age limits."""
-        kind = type(self._authenticator)
-        age = getattr(self._authenticator, "max_age", _REMEMBERED)
-        return f"{signer or 'nobody'} ({kind.__module__}.{kind.__qualname__}, {age:g} s)"
-
     def _nonce(self, signed: Signed | None, inner: bytes, request: Request, signer: str | None) -> Nonce | None:
+        name = f"{signer or 'nobody'} {self._kind}"
         read: Any = getattr(self._authenticator, "stamp", None)
         if read is not None and signed is not None:
-            stamp = read(base64.b64decode(signed.signature))
-            age = getattr(self._authenticator, "max_age", _REMEMBERED)
-            return Nonce(stamp.nonce, stamp.time + age + SKEW, signer=self._named(signer), good_for=age + SKEW)
+            stamp = read(a2b_base64(signed.signature))
+            good_for = getattr(self._authenticator, "max_age", _REMEMBERED) + SKEW
+            return Nonce(stamp.nonce, stamp.time + good_for, signer=name, good_for=good_for)
         if request.sn is None:
             return None  # two that are the same may well be two
         # What is published again may be signed alike: the book tells whether it is known.
         digest = hashlib.sha256(inner).digest()[:16]
         # When it was signed nobody can say: it is good from its arrival on.
         until = time.time() + _REMEMBERED
-        return Nonce(digest, until, exact=not request.again, signer=self._named(signer), good_for=_REMEMBERED)
+        return Nonce(digest, until, exact=not request.again, signer=name, good_for=_REMEMBERED)
 
     def _malformed(self, inner: bytes, bad: DocumentError) -> Refused:
         found = head(inner)
@@ -160,7 +159,7 @@ class Verification:
         routing = request.routing
         to = routing[1] if routing is not None and len(routing) == 2 else None
         try:
-            if isinstance(to, str) and Address.parse(to).key in self._keys:
+            if isinstance(to, str) and (to in self._addresses or Address.parse(to).key in self._keys):
                 return
         except ConfigError:
             pass  # no address at all: nobody's, as below

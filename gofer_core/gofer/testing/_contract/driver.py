@@ -301,9 +301,22 @@ class Driver(Heard):
     # -- messages --------------------------------------------------------------------------------------------
 
     def post(self, key: str, body: bytes = b"x", *, exchange: str = "", **options: Any) -> int:
-        """Publish a message, and return its token. ``options`` are fields of the message."""
-        token = next(self._numbers)
-        self.adapter.publish(api.Outgoing(token, Address(exchange, key), body, **options))
+        """Publish a message, and return its token. ``options`` are fields of the message.
+
+        With ``encoded=True`` it is written here, as the main thread of a program does, where the adapter allows that.
+        """
+        encoded, token = options.pop("encoded", False), next(self._numbers)
+        message = api.Outgoing(token, Address(exchange, key), body, **options)
+        if encoded:
+            self.pump()
+            data = self.adapter.encode(api.checked(message))
+            assert data == self.adapter.encode(message), "it has changed something"
+            if data is not None:
+                self._out += data
+                self.published.add(token)
+                self.adapter.written(message)
+                return token
+        self.adapter.publish(message)
         return token
 
     def confirmed(self, token: int) -> api.Confirmed:

@@ -30,6 +30,7 @@ _OPTIONS: dict[str, Options] = {
     "without confirm": {"confirm": False},
     "isolated": {"isolated": True},
     "not to last": {"durable": False},
+    "written by the sender": {"encoded": True},
 }
 _WAYS = pytest.mark.parametrize("options", _OPTIONS.values(), ids=_OPTIONS.keys())
 

@@ -1,4 +1,4 @@
-"""What a descriptor that cannot be used asks for: whether the agent must not take requests without its plugin."""
+"""What a descriptor that cannot be used asks for, as far as that can be seen: its plugin is required, or has rules."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from gofer.agent.config.files import read_bytes
 from gofer.agent.config.kinds import FLAG, Wrong
 from gofer.sections import Unreadable, parse_ini, parse_json
 
-__all__ = ["asks_to_be_required"]
+__all__ = ["asks_to_be_required", "ruled_plugin"]
 
 _REQUIRED = re.compile(r"""^\s*["{\s]*required"?\s*[=:]\s*"?(1|yes|true|on)\b""", re.IGNORECASE | re.MULTILINE)
 _ENABLED = re.compile(r"""\benabled"?\s*[=:]\s*"?(1|yes|true|on)\b""", re.IGNORECASE)
+_PLUGIN = re.compile(r"^\s*plugin\s*[=:]\s*\"?([\w.-]+)", re.MULTILINE)
+_PLUGIN_IN_JSON = re.compile(r'"plugin"\s*:\s*"([\w.-]+)')
 _HEADER = re.compile(r"^\s*\[([^\]\n]*)\].*$", re.MULTILINE)
 
 
@@ -22,12 +24,9 @@ def asks_to_be_required(path: Path) -> bool:
 
     Of a file that cannot be read at all nothing is known: False.
     """
-    try:
-        data = read_bytes(path)
-    except Unreadable:
+    text = _text_of(path)
+    if text is None:
         return False
-    coding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    text = data.decode(coding, "replace").replace("\0", "").replace("\r\n", "\n")
     is_json = path.suffix == ".json"
     try:
         content = parse_json(text) if is_json else parse_ini(text, None, frozenset(DESCRIPTOR.sections))
@@ -41,6 +40,28 @@ def asks_to_be_required(path: Path) -> bool:
     _, *parts = _HEADER.split(text)
     bodies = (body for name, body in zip(parts[::2], parts[1::2], strict=True) if name.strip().lower() == "main")
     return lost and any(_REQUIRED.search(body) for body in bodies)
+
+
+def ruled_plugin(path: Path) -> str | None:
+    """Return the plugin that a descriptor names, or its file, if it may have rules of access; None: it has none.
+
+    Of a file that cannot be read at all nobody knows; then it may.
+    """
+    text = _text_of(path)
+    if text is not None and "access" not in text.lower():
+        return None
+    named = (_PLUGIN_IN_JSON if path.suffix == ".json" else _PLUGIN).search(text or "")
+    return path.stem if named is None else named[1]
+
+
+def _text_of(path: Path) -> str | None:
+    """Read a file that may be no text, or in another coding; None: it cannot be read."""
+    try:
+        data = read_bytes(path)
+    except Unreadable:
+        return None
+    coding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    return data.decode(coding, "replace").replace("\0", "").replace("\r\n", "\n")
 
 
 def _may_be_on(raw: object) -> bool:
