@@ -26,8 +26,8 @@ from support.ports import free_port
 
 __all__ = ["BrokerError", "Server", "ServerTLS", "answers", "ask_management", "java_tool", "made_by"]
 
-_START_TIMEOUT = 90.0
-_STOP_TIMEOUT = 30.0
+_START_TIMEOUT = 200.0
+_STOP_TIMEOUT = 90.0
 _GREETING = b"AMQP\x03\x01\x00\x00"  # AMQP 1.0 with SASL: every broker here answers it
 
 
