@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -111,6 +112,14 @@ def test_a_machine_that_was_there_and_is_not_is_missing_by_name(
     finally:
         agents[1].start()
         eventually(lambda: len(names(broker)) == 2)
+    os.kill(agents[1].pid, signal.SIGSTOP)
+    try:
+        command = forkserver.Popen([GOFER, "fleet", "ping", "-w", "60"], stdout=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):  # the other one has answered: this one has time, too
+            command.communicate(timeout=3)
+    finally:
+        os.kill(agents[1].pid, signal.SIGCONT)
+    assert command.communicate(timeout=120)[0] == "2 machines answered, 0 missing\n"
     assert gofer("forget", "--machine", "name=web-1").stdout == "1 machine forgotten\n"
     assert "web-1" not in gofer("ls", "--no-ask").stdout
 

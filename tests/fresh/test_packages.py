@@ -15,7 +15,6 @@ from support.units import command, read_unit
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("fresh"),
     pytest.mark.timeout(1000),
     pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb to look into packages"),
 ]

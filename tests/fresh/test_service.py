@@ -20,7 +20,7 @@ from support.repository import TOP
 from support.units import Started
 from support.waiting import eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fresh"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 FOLDERS = ("gofer_core", "gofer_plugins_demo")
 PLUGIN = """
