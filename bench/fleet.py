@@ -7,9 +7,7 @@ bench/README.md and docs/fleet.md keep it, and ends with status 1 if anything wa
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import logging
 import os
 import resource
 import subprocess
@@ -18,13 +16,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import monotonic, process_time
+from time import monotonic
 from typing import Any
 
-from gofer.fleet import Fleet
-from gofer.messaging.connector import Connector
-from gofer.messaging.url import URL
-from gofer.testing.emulator import Emulator
 from support.brokers.rabbitmq import RabbitMQ
 
 #: What docs/fleet.md says to set, of that which a trial on one machine needs.
@@ -33,8 +27,7 @@ classic_queue.default_version = 2
 heartbeat = 60
 tcp_listen_options.backlog = 4096
 """
-HEARTBEAT, JITTER = 60.0, 3.0
-RAMP = 300.0  # seconds for whatever the agents are waited for
+JITTER = 3.0
 #: What 10,000 may take, on two cores: seconds, shares and MB.
 LIMITS = {
     "up": 60.0,
@@ -65,12 +58,21 @@ ROWS = {
 }
 
 
+class Broker(RabbitMQ):
+    """One with ten thousand connections takes its time."""
+
+    start_timeout = stop_timeout = 600.0
+
+
 class Child:
-    """A process of this file: it takes commands, a line each, and answers each with a line of JSON."""
+    """A process of fleet_roles.py: it takes commands, a line each, and answers each with a line of JSON."""
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(Path(__file__).with_name("fleet_roles.py")), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def ask(self, command: str) -> dict[str, Any]:
@@ -106,52 +108,6 @@ def child(*arguments: str) -> Iterator[Child]:
         found.process.kill()
 
 
-async def commands() -> Any:
-    """Yield the commands that come."""
-    while line := await asyncio.to_thread(sys.stdin.readline):
-        yield line.strip()
-
-
-def answer(**what: Any) -> None:
-    """Answer a command, with the memory and processor time of this process."""
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**what, "MB": used, "CPU": process_time()}), flush=True)
-
-
-async def agents(url: str, count: int, durable: bool) -> None:
-    """Be the emulator. Commands: start; back (wait until all are, and tell how many were when); runs."""
-    emulator = Emulator(Connector(URL.parse(url), heartbeat=HEARTBEAT), count, durable=durable)
-    async for command in commands():
-        begun = monotonic()
-        if command == "start":
-            await emulator.start()
-            answer(seconds=monotonic() - begun)
-        elif command == "back":
-            seen = [(begun, emulator.up)]
-            while seen[-1][1] < count and monotonic() - begun < RAMP:
-                await asyncio.sleep(0.2)
-                seen.append((monotonic(), emulator.up))
-            answer(seen=seen)
-        else:
-            answer(runs=len(emulator.runs), twice=sum(times > 1 for times in emulator.runs.values()))
-    os._exit(0)  # their broker is thrown away: nobody has to delete ten thousand queues
-
-
-async def caller(url: str, directory: str) -> None:
-    """Be the caller. Commands: ask, call."""
-    async with Fleet(Connector(URL.parse(url), heartbeat=HEARTBEAT), directory=Path(directory), wait=60) as fleet:
-        async for command in commands():
-            begun = monotonic()
-            if command == "ask":
-                found = await fleet.ask(wait=30.0, jitter=JITTER)
-                answer(seconds=monotonic() - begun, found=len(found.cards), refused=dict(found.refused))
-            else:
-                outcomes = {}
-                async for one in (run := fleet.where().Emulated().work(1)):
-                    outcomes[one.kind] = one.value
-                answer(seconds=monotonic() - begun, counts=dict(run.counts), examples=outcomes)
-
-
 def worst_second(seen: Sequence[tuple[float, int]]) -> int:
     """Return how many came back in the worst second."""
     most, first = 0, 0
@@ -183,9 +139,10 @@ def measure(count: int, home: Path) -> tuple[dict[str, float], list[str]]:
         if called["counts"] != {"value": count} or after["runs"] - before != count or after["twice"]:
             lost.append(f"{name}: {called['counts']} {called['examples']}, of {count}; runs: {after}")
 
-    with RabbitMQ(home / "rabbitmq", config=CONFIG) as broker:
+    with Broker(home / "rabbitmq", config=CONFIG) as broker:
         idle, url = usage(broker.pid)[0], broker.url()
-        with child("--agents", url, "-n", str(count)) as machines, child("--caller", url, str(home / "a")) as who:
+        machines_of, caller_of = ("agents", url, f"--count={count}"), ("caller", url, f"--jitter={JITTER}")
+        with child(*machines_of) as machines, child(*caller_of, f"--directory={home}/a") as who:
             found["up"] = machines.ask("start")["seconds"]
             found["broker KiB"] = (usage(broker.pid)[0] - idle) / count
             asked = who.ask("ask")
@@ -206,9 +163,9 @@ def measure(count: int, home: Path) -> tuple[dict[str, float], list[str]]:
             last, mine = machines.ask("runs"), who.ask("ask")
             found |= {"emulator MB": last["MB"], "emulator CPU": last["CPU"]}
             found |= {"caller MB": mine["MB"], "caller CPU": mine["CPU"]}
-    with RabbitMQ(home / "another", config=CONFIG) as broker:
-        url, machines_of = broker.url(), ("--agents", broker.url(), "-n", str(count), "--transient")
-        with child(*machines_of) as machines, child("--caller", url, str(home / "b")) as who:
+    with Broker(home / "another", config=CONFIG) as broker:
+        machines_of, caller_of = ("agents", broker.url(), f"--count={count}"), ("caller", broker.url(), caller_of[2])
+        with child(*machines_of, "--transient") as machines, child(*caller_of, f"--directory={home}/b") as who:
             machines.ask("start")
             who.ask("ask")
             call(who, machines, "transient")
@@ -219,18 +176,7 @@ def main() -> int:
     """Run all measures and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", dest="count", type=int, default=10_000, help="agents (default: 10000)")
-    parser.add_argument("--agents", metavar="URL", help=argparse.SUPPRESS)
-    parser.add_argument("--transient", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--caller", nargs=2, metavar=("URL", "DIRECTORY"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    logging.basicConfig(level=logging.ERROR)  # each agent would tell that it has lost the broker
-    if options.agents:
-        asyncio.run(agents(options.agents, options.count, not options.transient))
-        return 0
-    if options.caller:
-        Path(options.caller[1]).mkdir()
-        asyncio.run(caller(*options.caller))
-        return 0
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the broker's, too
     if hard < (wanted := 2 * options.count + 1000):

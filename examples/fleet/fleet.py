@@ -72,7 +72,7 @@ def main() -> int:
     for outcome in outcomes:
         print(f"{outcome.machine:<20} {outcome.what:<10} {outcome.text}")
     counted = Counter(outcome.what for outcome in outcomes)
-    print(", ".join(f"{number} {what}" for what, number in counted.items()))
+    print(", ".join(f"{number} {what}" for what, number in sorted(counted.items(), key=lambda one: (-one[1], one[0]))))
     return 0 if set(counted) == {"ok"} else 1
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import pytest
 from gofer.proxy import Agent
+from gofer.testing.emulator import Emulator, Script
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
@@ -142,6 +144,34 @@ class TestFleet:
         outcomes = asyncio.run(fleet.ask_all(machines, url=url, path="/", least=0, wait=30.0, at_once=4))
         assert {one.what for one in outcomes} == {"ok"}
         assert len(outcomes) == 200
+
+    def test_two_hundred_emulated_machines_have_an_outcome_each(self, url: str) -> None:
+        script = Script(
+            answer={"free": 30, "total": 100}, fail=0.05, frozen=0.05, gone=0.05, crash=0.1, down=(0.0, 0.1), seed=4
+        )
+
+        async def go() -> Counter[str]:
+            fleet = load("fleet/fleet.py")
+            async with Emulator(url, 200, script, prefix="many") as emulator:
+                machines = [agent.name for agent in emulator.agents]
+                outcomes = await fleet.ask_all(machines, url=url, path="/", least=0, wait=20.0, at_once=200)
+                assert [one.machine for one in outcomes] == machines
+                assert max(emulator.runs.values()) == 1
+                kinds = {agent.name: agent.kind for agent in emulator.agents}
+                for one in outcomes:
+                    if kinds[one.machine] in ("frozen", "gone"):
+                        assert one.what == {"frozen": "timeout", "gone": "no agent"}[kinds[one.machine]]
+                    elif one.what == "failed":
+                        assert kinds[one.machine] == "failing" or "how far it got is not known" in one.text
+                    else:
+                        assert (one.what, one.text, kinds[one.machine]) == ("ok", "30 % free", "well")
+                crashes = sum("how far it got is not known" in one.text for one in outcomes)
+                assert crashes == emulator.crashes > 0
+                return Counter(one.what for one in outcomes)
+
+        counted = asyncio.run(go())
+        assert counted["timeout"] == counted["no agent"] == 10
+        assert sum(counted.values()) == 200
 
     def test_without_a_broker_each_has_failed(self, tmp_path: Path) -> None:
         program = [

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -56,6 +57,12 @@ def state(tmp_path: Path, broker: LocalBroker, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path / "state/gofer"
 
 
+@pytest.fixture
+def web(state: Path, agents: list[AgentProcess]) -> None:
+    """Both machines are remembered: whoever asks waits no longer than half a second for the last of them."""
+    eventually(lambda: len(json.loads(gofer("ls", "--json").stdout)) == 2)
+
+
 # -- who is there ------------------------------------------------------------------------------------------------------
 
 
@@ -90,7 +97,7 @@ def test_the_card_says_what_a_machine_is(broker: LocalBroker, agents: list[Agent
 def test_a_machine_that_was_there_and_is_not_is_missing_by_name(
     broker: LocalBroker, agents: list[AgentProcess], state: Path
 ) -> None:
-    assert gofer("ls").returncode == 0
+    eventually(lambda: len(json.loads(gofer("ls", "--json").stdout)) == 2)
     agents[1].stop()
     try:
         listed = gofer("ls", "-w", "2", "--json")
@@ -105,6 +112,14 @@ def test_a_machine_that_was_there_and_is_not_is_missing_by_name(
     finally:
         agents[1].start()
         eventually(lambda: len(names(broker)) == 2)
+    os.kill(agents[1].pid, signal.SIGSTOP)
+    try:
+        command = forkserver.Popen([GOFER, "fleet", "ping", "-w", "60"], stdout=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):  # the other one has answered: this one has time, too
+            command.communicate(timeout=3)
+    finally:
+        os.kill(agents[1].pid, signal.SIGCONT)
+    assert command.communicate(timeout=120)[0] == "2 machines answered, 0 missing\n"
     assert gofer("forget", "--machine", "name=web-1").stdout == "1 machine forgotten\n"
     assert "web-1" not in gofer("ls", "--no-ask").stdout
 
@@ -158,7 +173,7 @@ def test_what_is_forged_doubled_or_too_large_is_refused_and_counted(broker: Loca
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
-def test_each_machine_has_one_outcome(state: Path, broker: LocalBroker, agents: list[AgentProcess]) -> None:
+def test_each_machine_has_one_outcome(state: Path, broker: LocalBroker, web: None) -> None:
     async def go() -> None:
         async with Fleet(broker.url, wait=10) as fleet:
             await fleet.ask()
@@ -182,7 +197,7 @@ def test_each_machine_has_one_outcome(state: Path, broker: LocalBroker, agents: 
     asyncio.run(go())
 
 
-def test_what_has_not_ended_is_collected_later(state: Path, agents: list[AgentProcess]) -> None:
+def test_what_has_not_ended_is_collected_later(state: Path, web: None) -> None:
     first = gofer("call", "group=web", "Dog.sleep", "2", "-w", "1")
     assert first.returncode == 1
     assert "2 × running" in first.stdout  # noqa: RUF001 - the sign is meant
@@ -199,7 +214,7 @@ def test_what_has_not_ended_is_collected_later(state: Path, agents: list[AgentPr
     ]
 
 
-def test_a_run_stops_and_goes_on(state: Path, agents: list[AgentProcess]) -> None:
+def test_a_run_stops_and_goes_on(state: Path, web: None) -> None:
     stopped = gofer("call", "group=web", "Dog.fail", "--ramp", "1,100%", "--stop-after", "1")
     assert stopped.returncode == 3
     assert "1 failure of 2 machines" in stopped.stderr
@@ -226,22 +241,18 @@ def test_a_run_stops_and_goes_on(state: Path, agents: list[AgentProcess]) -> Non
         (["-u", "amqp://127.0.0.1:1", "ping"], 6, "127.0.0.1:1"),
     ],
 )
-def test_what_is_wrong_is_said(
-    state: Path, agents: list[AgentProcess], arguments: list[str], status: int, words: str
-) -> None:
+def test_what_is_wrong_is_said(state: Path, web: None, arguments: list[str], status: int, words: str) -> None:
     done = gofer(*arguments)
     assert (done.returncode, words in done.stderr) == (status, True), done
 
 
-def test_addresses_come_from_standard_input(state: Path, agents: list[AgentProcess]) -> None:
+def test_addresses_come_from_standard_input(state: Path, web: None) -> None:
     done = gofer("call", "-", "Dog.bark", "1", "--jsonl", stdin="kennel-0\n# a comment\n\nkennel-1\nkennel-0\n")
     assert done.returncode == 0
     assert sorted(json.loads(line)["address"] for line in done.stdout.splitlines()) == ["kennel-0", "kennel-1"]
 
 
-def test_the_health_of_a_wave_decides_about_the_next(
-    state: Path, broker: LocalBroker, agents: list[AgentProcess]
-) -> None:
+def test_the_health_of_a_wave_decides_about_the_next(state: Path, broker: LocalBroker, web: None) -> None:
     async def go() -> None:
         async with Fleet(broker.url, wait=10) as fleet:
             await fleet.ask()
@@ -303,7 +314,7 @@ def test_a_run_stops_at_its_budget_the_same_way_each_time(state: Path, broker: L
     assert first == second
 
 
-def test_two_processes_do_not_run_the_same(state: Path, broker: LocalBroker, agents: list[AgentProcess]) -> None:
+def test_two_processes_do_not_run_the_same(state: Path, broker: LocalBroker, web: None) -> None:
     command = forkserver.Popen(
         [GOFER, "fleet", "call", "group=web", "Dog.sleep", "3"], stdout=subprocess.PIPE, text=True
     )
@@ -314,7 +325,7 @@ def test_two_processes_do_not_run_the_same(state: Path, broker: LocalBroker, age
     assert "2 × awake" in command.communicate()[0]  # noqa: RUF001 - as above
 
 
-def test_a_run_is_cancelled_by_another_command(state: Path, agents: list[AgentProcess]) -> None:
+def test_a_run_is_cancelled_by_another_command(state: Path, web: None) -> None:
     command = forkserver.Popen(
         [GOFER, "fleet", "call", "group=web", "Dog.sleep", "20"], stdout=subprocess.PIPE, text=True
     )
@@ -407,9 +418,7 @@ def test_a_card_tells_a_caller_what_that_caller_may_call(broker: LocalBroker, tm
         assert eventually(lambda: told("guest")) == ([], [])
 
 
-def test_what_is_refused_leaves_no_run_and_a_run_in_use_is_not_forgotten(
-    state: Path, agents: list[AgentProcess]
-) -> None:
+def test_what_is_refused_leaves_no_run_and_a_run_in_use_is_not_forgotten(state: Path, web: None) -> None:
     refused = gofer("call", "group=web", "Dog.bark", "1", "--require", "200%")
     assert (refused.returncode, gofer("status", "--json").stdout) == (2, "[]\n")
     command = forkserver.Popen(

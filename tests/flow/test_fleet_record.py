@@ -43,12 +43,12 @@ def state(tmp_path: Path, broker: LocalBroker, monkeypatch: pytest.MonkeyPatch) 
 
 
 @contextmanager
-def emulated(broker: LocalBroker, prefix: str, count: int, runs: Path) -> Iterator[None]:
+def emulated(broker: LocalBroker, prefix: str, count: int, runs: Path, latency: str = "0.02") -> Iterator[None]:
     """Have machines, in a process of their own, which writes down what it runs. They are known by their addresses."""
     (runs.parent / "machines.ini").write_text("".join(f"[{prefix}-{n:05}]\n" for n in range(count)))
     assert gofer("add", str(runs.parent / "machines.ini")).returncode == 0
     emulator = forkserver.Popen(
-        [GOFER, "emulate", "-n", str(count), "--prefix", prefix, "--latency", "0.02", "--runs", str(runs)],
+        [GOFER, "emulate", "-n", str(count), "--prefix", prefix, "--latency", latency, "--runs", str(runs)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -107,7 +107,7 @@ def test_what_a_killed_command_has_sent_is_collected_though_the_run_stops(state:
             for agent in emulator.agents[:3]:
                 agent.kind = "failing"
             async with Fleet(broker.url, wait=20) as fleet:
-                await fleet.ask("group=left", wait=30, jitter=0.0)
+                fleet.add(agent.card() for agent in emulator.agents)
                 run = fleet.where("group=left")(stop_after=2, batch=1).Emulated().work(1)
                 row = fleet.record.run(run.id)
                 fleet.record.write(row.number, sent=range(5))  # and then it was killed
@@ -121,6 +121,19 @@ def test_what_a_killed_command_has_sent_is_collected_though_the_run_stops(state:
             assert set(emulator.runs.values()) == {1}
 
     asyncio.run(go())
+
+
+def test_whoever_cancels_a_run_ends_it_as_a_whole(state: Path, broker: LocalBroker, tmp_path: Path) -> None:
+    with emulated(broker, "whole", 10, tmp_path / "runs", latency="60"):
+        call = [GOFER, "fleet", "call", "all", "Emulated.work", "--no-ask", "--batch", "3"]
+        command = forkserver.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        eventually(lambda: sent(state) == 3)
+        eventually(lambda: len((tmp_path / "runs").read_text().split()) == 3)
+        assert gofer("cancel").stdout == "3 machines asked to cancel\n"
+        out, err = command.communicate(timeout=60)
+        assert (command.returncode, "was stopped: cancelled" in err) == (3, True), (out, err)
+        assert out.endswith(": 3 cancelled, 7 untouched\n")
+        assert gofer("status", "last").stdout.startswith("run ")
 
 
 # -- a file that is damaged, and a disk that is full -------------------------------------------------------------------
@@ -238,12 +251,11 @@ def test_the_sum_is_the_fleet_where_some_are_frozen_gone_and_old(state: Path, br
         script = Script(frozen=0.05, gone=0.05, groups=("many",), seed=7)
         old = Script(groups=("many",), version="2.10")
         async with (
-            Emulator(broker.url, 950, script, prefix="many"),
-            Emulator(broker.url, 50, old, prefix="old"),
-            Fleet(broker.url, wait=5) as fleet,
+            Emulator(broker.url, 950, script, prefix="many") as many,
+            Emulator(broker.url, 50, old, prefix="old") as few,
+            Fleet(broker.url, wait=20) as fleet,
         ):
-            found = await fleet.ask("group=many", wait=60, jitter=1.0)
-            assert len(found.cards) == 1000
+            fleet.add(agent.card() for agent in many.agents + few.agents)
             summary = await fleet.where("group=many").Emulated().work(1)
             frozen, gone = script.kinds(950).count("frozen"), script.kinds(950).count("gone")
             assert summary.counts == {"value": 1000 - frozen - gone, "unreachable": frozen + gone}
@@ -260,8 +272,8 @@ def test_a_ramp_stops_at_its_budget_and_names_what_it_has_not_touched(state: Pat
     async def go() -> list[list[str]]:
         untouched = []
         script = Script(fail=0.05, seed=3, groups=("ramp",))
-        async with Emulator(broker.url, 1000, script, prefix="ramp"), Fleet(broker.url, wait=20) as fleet:
-            await fleet.ask("group=ramp", wait=60, jitter=1.0)
+        async with Emulator(broker.url, 1000, script, prefix="ramp") as emulator, Fleet(broker.url, wait=20) as fleet:
+            fleet.add(agent.card() for agent in emulator.agents)
             for _ in range(2):
                 meant = fleet.where("group=ramp")(ramp="1,10%,100%", stop_after="2%", batch="1")
                 summary = await meant.Emulated().work(1)

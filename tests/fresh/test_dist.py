@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.repository import TOP, distributions
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("dist"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("dist"), pytest.mark.timeout(1000)]
 
 
 def test_every_distribution_is_built_and_checked_and_the_wheels_alone_make_calls(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_every_distribution_is_built_and_checked_and_the_wheels_alone_make_calls
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=380,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -44,7 +44,7 @@ def test_a_distribution_whose_metadata_is_wrong_is_not_built(tmp_path: Path) -> 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 1, done.stdout

@@ -12,7 +12,8 @@ from support.fresh import Fresh
 from support.repository import TOP
 from support.waiting import eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fresh")]  # one process makes the environment
+# One process makes the environment.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fresh"), pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_a_new_plugin_is_installed_into_a_running_agent_and_called(fresh: Fresh,
         install, copy, check, load, call, test = steps
         assert install == "pip install ./x"
         fresh.pip_install("./x", cwd=tmp_path)
-        subprocess.run(["sh", "-ec", copy], cwd=tmp_path, env=fresh.environ | home, check=True, timeout=30)
+        subprocess.run(["sh", "-ec", copy], cwd=tmp_path, env=fresh.environ | home, check=True, timeout=300)
         assert check == "goferd --check"
         fresh.run("goferd", "--check", cwd=tmp_path, environ=home)
         assert load == "gofer agent load x.conf"

@@ -15,8 +15,7 @@ from support.units import command, read_unit
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("fresh"),
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(1000),
     pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb to look into packages"),
 ]
 
@@ -27,7 +26,7 @@ def run(*words: str | Path, status: int = 0, **options: object) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=800,
         check=False,
         **options,
     )

@@ -11,7 +11,8 @@ import pytest
 from support.exits import nothing_is_lost_at_the_end, what_was_lost_is_told_at_the_end
 from support.repository import TOP
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pythons")]  # one process makes the environments
+# One process makes the environments.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pythons"), pytest.mark.timeout(900)]
 
 
 def pythons() -> list[str]:
@@ -41,7 +42,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> str:
     """An environment of one of them, with gofer-core; its Python."""
     folder = tmp_path_factory.mktemp("python")
-    subprocess.run([request.param, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
+    subprocess.run([request.param, "-m", "venv", "--without-pip", folder], check=True, timeout=300)
     made = str(folder / "bin/python")
     pip("--python", made, "install", wheel)
     return made

@@ -20,7 +20,7 @@ from support.repository import TOP
 from support.units import Started
 from support.waiting import eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fresh"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 FOLDERS = ("gofer_core", "gofer_plugins_demo")
 PLUGIN = """
@@ -61,9 +61,9 @@ def before(folder: Path) -> Path:
     """The tree of the commit before this one; where history does not go that far, as it is."""
     folder.mkdir()
     archive = ["git", "-c", f"safe.directory={TOP}", "archive", "HEAD~1", *FOLDERS]
-    done = subprocess.run(archive, cwd=TOP, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(archive, cwd=TOP, capture_output=True, timeout=300, check=False)
     if done.returncode == 0:
-        subprocess.run(["tar", "-x", "-C", folder], input=done.stdout, check=True, timeout=60)
+        subprocess.run(["tar", "-x", "-C", folder], input=done.stdout, check=True, timeout=300)
         return folder
     assert b"HEAD~1" in done.stderr or b"not a git repository" in done.stderr, done.stderr
     return now(folder / "now")
@@ -88,7 +88,7 @@ def wheels(tree: Path, version: str, target: Path) -> list[Path]:
 def built(folders: list[Path], target: Path) -> list[Path]:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     done = subprocess.run(
-        [*command, "--wheel-dir", target, *folders], check=False, capture_output=True, text=True, timeout=200
+        [*command, "--wheel-dir", target, *folders], check=False, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return sorted(target.glob("*.whl"))
@@ -200,7 +200,7 @@ def test_nothing_is_lost_from_the_first_installation_to_the_last(
     assert not (root / "etc/systemd").exists()
     names = ["gofer-core", "gofer-plugin-demo", "gofer-plugin-notes"]
     pip = [sys.executable, "-m", "pip", "uninstall", "--quiet", "--yes", *names]
-    subprocess.run(pip, env=fresh.environ, check=True, capture_output=True, timeout=120)
+    subprocess.run(pip, env=fresh.environ, check=True, capture_output=True, timeout=300)
     assert not list(fresh.folder.rglob("gofer*"))
 
 

@@ -468,7 +468,7 @@ class Mailbox:
 
     def receive(self) -> dict[str, Any]:
         """Wait for the next reply."""
-        assert self._link.wait(lambda: not self._got.empty(), time.monotonic() + 20)
+        assert self._link.wait(lambda: not self._got.empty(), time.monotonic() + 40)
         found: dict[str, Any] = json.loads(self._got.get())
         return found
 

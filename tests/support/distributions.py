@@ -16,6 +16,6 @@ def pip_install(target: Path, *names: str) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
     command += ["--no-deps", "--no-build-isolation", "--root-user-action", "ignore", "--target", str(target)]
     done = subprocess.run(
-        [*command, *(str(_HERE / name) for name in names)], capture_output=True, text=True, timeout=120, check=False
+        [*command, *(str(_HERE / name) for name in names)], capture_output=True, text=True, timeout=250, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr

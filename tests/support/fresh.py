@@ -24,7 +24,7 @@ class Fresh:
 
     def __init__(self, folder: Path, distributions: tuple[str, ...]) -> None:
         self.folder = folder
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=60)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=300)
         (site,) = folder.glob("lib/python3*/site-packages")
         for distribution in closure(distributions):
             copy(distribution, site)
@@ -47,7 +47,7 @@ class Fresh:
             cwd=cwd,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -62,7 +62,7 @@ class Fresh:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         assert done.returncode == status, f"status {done.returncode}:\n{done.stdout}"

@@ -62,7 +62,7 @@ class LocalBroker:
     def _end(self) -> None:
         process, self._process = self._process, None
         assert process is not None
-        process.wait(10)
+        process.wait(60)
         assert process.stdout is not None
         process.stdout.close()
 

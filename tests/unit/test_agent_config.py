@@ -326,7 +326,7 @@ def test_a_dangling_agent_conf_is_an_error(root: Path) -> None:
     assert configure(root)[1] == ["agent.conf: is a symbolic link to '/no/such/file', which does not exist"]
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_a_fifo_is_an_error_and_never_waited_for(root: Path) -> None:
     os.mkfifo(Root(root).agent_conf)
 

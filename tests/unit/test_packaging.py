@@ -29,7 +29,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, zipfile.Path]:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     folders = [str(distribution.folder) for distribution in DISTRIBUTIONS]
     done = subprocess.run(
-        [*command, "--wheel-dir", str(target), *folders], check=False, capture_output=True, text=True, timeout=100
+        [*command, "--wheel-dir", str(target), *folders], check=False, capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stderr
     built = {file.name.split("-")[0].replace("_", "-"): zipfile.Path(file) for file in target.glob("*.whl")}
@@ -47,7 +47,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, wheels: dict[str, zipfile.Pat
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     return target
@@ -57,7 +57,7 @@ def run(site: Path, *arguments: str) -> str:
     """Run the interpreter where no source of gofer comes before what is installed in ``site``; return its output."""
     environ = {**os.environ, "PYTHONPATH": str(site), "HOME": str(site / "nowhere")}
     done = subprocess.run(
-        [sys.executable, *arguments], check=False, env=environ, cwd=site, capture_output=True, text=True, timeout=30
+        [sys.executable, *arguments], check=False, env=environ, cwd=site, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

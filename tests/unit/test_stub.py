@@ -161,7 +161,7 @@ REFUSED: list[Callable[[Any], object]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("look", LOOKS + REFUSED, ids=lambda look: getattr(look, "__name__", ""))
 @pytest.mark.parametrize("what", ["stub", "method", "agent"])
 def test_looking_sends_nothing(look: Callable[[Any], object], what: str, stub: Stub, sent: Sent) -> None:

@@ -56,9 +56,9 @@ class BlockingFleet:
         """Add machines by their addresses."""
         self._calls.call(self._fleet.add, cards)
 
-    def ask(self, targets: Targets | str = "all", *, wait: float = 5.0, jitter: float | None = None) -> Found:
-        """Ask who is there, and remember the answers."""
-        return self._calls.wait(self._fleet.ask(targets, wait=wait, jitter=jitter))
+    def ask(self, targets: Targets | str = "all", **how: Any) -> Found:
+        """Ask who is there, and remember the answers; ``how``: as for :meth:`Fleet.ask`."""
+        return self._calls.wait(self._fleet.ask(targets, **how))
 
     def where(self, targets: Targets | str = "all") -> Selection:
         """Select machines among those that are remembered. What is called on them is a :class:`BlockingRun`."""

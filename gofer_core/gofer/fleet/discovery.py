@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterable, Iterator, MutableMapping
 from time import monotonic
 from typing import Any
 
@@ -29,9 +30,33 @@ __all__ = ["Found", "discover"]
 
 log = logging.getLogger(__name__)
 
+_card = msgspec.json.Decoder(Card)
+
 _EXPIRES = 60.0  # seconds after which the broker deletes the queue of a caller that was killed
 _QUIET = 0.5  # seconds without an answer, when all must have answered, that end the wait early
 _MOST = 100_000  # answers
+
+
+class _Cards(MutableMapping[str, Card]):
+    """Cards by address. They are kept as JSON: ten thousand of them take five times as much memory otherwise."""
+
+    def __init__(self) -> None:
+        self._cards: dict[str, bytes] = {}
+
+    def __getitem__(self, address: str) -> Card:
+        return _card.decode(self._cards[address])
+
+    def __setitem__(self, address: str, card: Card) -> None:
+        self._cards[address] = msgspec.json.encode(card)
+
+    def __delitem__(self, address: str) -> None:
+        del self._cards[address]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._cards)
+
+    def __len__(self) -> int:
+        return len(self._cards)
 
 
 class Found:
@@ -45,7 +70,7 @@ class Found:
     """
 
     def __init__(self) -> None:
-        self.cards: dict[str, Card] = {}
+        self.cards: MutableMapping[str, Card] = _Cards()
         self.signers: dict[str, str | None] = {}
         self.asked = True
         self.refused: Counter[str] = Counter()
@@ -58,6 +83,7 @@ async def discover(
     wait: float = 5.0,
     jitter: float = 1.0,
     authenticator: Any = None,
+    expected: Iterable[str] = (),
 ) -> Found:
     """Ask who is there.
 
@@ -65,12 +91,13 @@ async def discover(
         wait: seconds to wait for answers; it may end earlier, when none has come for a while.
         jitter: seconds over which the machines spread their answers: some 3 for ten thousand.
         authenticator: signs the question, and validates the answers.
+        expected: addresses: while one of them has not answered the wait does not end earlier.
 
     Raises:
         MessagingError: no connection, or the broker does not take the question.
     """
     connection = pool.acquire_asyncio(connector, asyncio.get_running_loop())
-    asking = _Asking(connection, authenticator)
+    asking = _Asking(connection, authenticator, expected)
     try:
         return await asking.ask(targets, wait, jitter)
     finally:
@@ -81,9 +108,10 @@ async def discover(
 class _Asking:
     """One question."""
 
-    def __init__(self, connection: AsyncioConnection, authenticator: Any) -> None:
+    def __init__(self, connection: AsyncioConnection, authenticator: Any, expected: Iterable[str]) -> None:
         self._connection = connection
         self._authenticator = authenticator
+        self._expected = set(expected)
         self._queue = f"fleet.{uuid.uuid4()}"
         self._sn = str(uuid.uuid4())
         self._found = Found()
@@ -125,6 +153,7 @@ class _Asking:
         )
         self._last = monotonic() + min(jitter, wait / 2)
         await connection.wait(lambda: self._settled is not None, deadline, self._waiter)
+        await connection.wait(lambda: not (self._found.asked and self._expected), deadline, self._waiter)
         while self._found.asked and monotonic() < (end := min(deadline, self._last + _QUIET)):
             await connection.wait(lambda: not self._found.asked, end, self._waiter)
         if self._settled is not None and self._settled[0] is Outcome.REFUSED:
@@ -171,6 +200,10 @@ class _Asking:
             return
         found.cards[card.address], found.signers[card.address] = card, signer
         self._last = max(self._last, monotonic())
+        if card.address in self._expected:
+            self._expected.remove(card.address)
+            if not self._expected:
+                self._waiter.wake()
 
     def _read(self, delivery: Delivery) -> tuple[Card, str | None]:
         if delivery.cut:

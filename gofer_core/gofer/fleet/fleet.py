@@ -86,12 +86,20 @@ class Fleet:
         """Add machines by their addresses: old agents, and those without ``[fleet]``."""
         self.members.remember(cards, answers=False)
 
-    async def ask(self, targets: Targets | str = "all", *, wait: float = 5.0, jitter: float | None = None) -> Found:
+    async def ask(
+        self,
+        targets: Targets | str = "all",
+        *,
+        wait: float = 5.0,
+        jitter: float | None = None,
+        expected: Iterable[str] = (),
+    ) -> Found:
         """Ask who is there, and remember the answers.
 
         Args:
-            wait: seconds to wait for answers, at most.
+            wait: seconds to wait for answers, at most; less if none has come for half a second.
             jitter: seconds over which the machines spread them; None: the more there are, the longer.
+            expected: addresses: while one of these has not answered, all of the time is waited.
 
         Raises:
             ConfigError: the expression cannot be read.
@@ -99,9 +107,11 @@ class Fleet:
         """
         meant = Targets(targets) if isinstance(targets, str) else targets
         if jitter is None:
-            jitter = min(wait / 2, 0.2 + len(self.members.select()) / 4000)
+            jitter = min(wait / 2, 0.2 + len(self.members) / 4000)
         authenticator = self._options.authenticator
-        found = await discover(self._connector, meant, wait=wait, jitter=jitter, authenticator=authenticator)
+        found = await discover(
+            self._connector, meant, wait=wait, jitter=jitter, authenticator=authenticator, expected=expected
+        )
         for address, known in self.members.signers().items():
             if address in found.cards and found.signers[address] != known:
                 why = f"{address!r} was signed for by {known!r} before; forget it to let another one in"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -34,13 +34,23 @@ INSERT INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
 _card = msgspec.json.Decoder(Card)
 
 
-class Member(NamedTuple):
-    """A machine. ``answers``: it has answered a question; else it was added by its address. Times: since 1970."""
+class Member:
+    """A machine. ``answers``: it has answered a question; else it was added by its address. Times: since 1970.
 
-    card: Card
-    answers: bool
-    first: float
-    last: float
+    Args:
+        card: the card, or its JSON, which is what is kept: ten thousand cards take five times as much memory.
+    """
+
+    __slots__ = ("_card", "answers", "first", "last")
+
+    def __init__(self, card: Card | bytes, answers: bool, first: float, last: float) -> None:
+        self._card = card if isinstance(card, bytes) else msgspec.json.encode(card)
+        self.answers, self.first, self.last = answers, first, last
+
+    @property
+    def card(self) -> Card:
+        """What it says of itself."""
+        return _card.decode(self._card)
 
     @property
     def name(self) -> str:
@@ -72,13 +82,17 @@ class Members:
         """Close the database."""
         self._database.close()
 
+    def __len__(self) -> int:
+        """How many there are."""
+        return int(self._execute("SELECT count(*) FROM members WHERE broker = ?", self._broker)[0][0])
+
     def select(self, targets: Targets | None = None) -> list[Member]:
         """Return those that are meant, by name. None: all."""
         rows = self._execute(
             "SELECT card, answers, first, last FROM members WHERE broker = ? ORDER BY name, address", self._broker
         )
-        found = [Member(_card.decode(card), bool(answers), first, last) for card, answers, first, last in rows]
-        return found if targets is None else [one for one in found if targets.matches(one.fields())]
+        found = (Member(card, bool(answers), first, last) for card, answers, first, last in rows)
+        return [one for one in found if targets is None or targets.matches(one.fields())]
 
     def signers(self) -> dict[str, str]:
         """Return who has signed the cards, by the machines' addresses; none of those that nobody has signed."""
@@ -98,7 +112,7 @@ class Members:
         now, signed = time.time(), signers or {}
         self._write(
             _UPDATE if answers else "INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [
+            (
                 (
                     self._broker,
                     one.address,
@@ -110,14 +124,14 @@ class Members:
                     now,
                 )
                 for one in cards
-            ],
+            ),
         )
 
     def forget(self, members: Iterable[Member]) -> None:
         """Forget machines."""
         self._write(
             "DELETE FROM members WHERE broker = ? AND address = ?",
-            [(self._broker, one.card.address) for one in members],
+            ((self._broker, one.card.address) for one in members),
         )
 
     def _execute(self, statement: str, *values: Any) -> list[Any]:
@@ -126,7 +140,7 @@ class Members:
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
-    def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    def _write(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
         try:
             with self._database:
                 self._database.execute("BEGIN IMMEDIATE")

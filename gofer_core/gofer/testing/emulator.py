@@ -60,6 +60,7 @@ class Script:
     """What emulated agents do.
 
     Attributes:
+        answer: what methods return; None: the agent's name and the arguments.
         latency: seconds that a method takes, between these two.
         fail: the share of agents whose methods raise ValueError, 0 to 1.
         crash: the share of requests in the middle of which an agent crashes. When it is back it answers that the
@@ -72,6 +73,7 @@ class Script:
         seed: of the random choices; the same one makes the same agents do the same.
     """
 
+    answer: Any = None
     latency: tuple[float, float] = (0.0, 0.0)
     fail: float = 0.0
     crash: float = 0.0
@@ -424,7 +426,9 @@ class EmulatedAgent:
         if self.kind == "failing":
             result = encode(to_result(ValueError("this machine fails")))
         else:
-            result = encode({"retval": {"name": self.name, "args": request.request.args}})
+            answer = self._emulator.script.answer
+            own = {"name": self.name, "args": request.request.args}
+            result = encode({"retval": own if answer is None else answer})
         if self._answered is None:
             self._answered = OrderedDict()
         self._answered[sn] = result

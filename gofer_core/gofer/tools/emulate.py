@@ -13,7 +13,7 @@ import click
 from gofer.errors import ConfigError, MessagingError
 from gofer.messaging.caller_conf import profile
 from gofer.tools.agent_options import broker_options
-from gofer.tools.arguments import duration
+from gofer.tools.arguments import duration, json_value
 from gofer.tools.connecting import connector_of
 from gofer.tools.output import complain
 
@@ -26,6 +26,12 @@ _HEARTBEAT = 60.0
 @broker_options
 @click.option("-n", "count", type=click.IntRange(1, 50_000), default=100, help="How many agents (default: 100).")
 @click.option("--prefix", default="emulated", metavar="NAME", help="What their names begin with (default: emulated).")
+@click.option(
+    "--answer",
+    type=json_value,
+    metavar="JSON",
+    help="What methods return (default: the agent's name and the arguments).",
+)
 @click.option(
     "--latency", type=duration, default=0.0, metavar="TIME", help="A method takes up to so long (default: 0)."
 )
@@ -66,7 +72,7 @@ def emulate(*, count: int, runs: str | None, **how: Any) -> int:
 async def _emulate(count: int, runs: str | None, how: dict[str, Any]) -> None:
     from gofer.testing.emulator import Emulator, Script
 
-    as_given = {name: how[name] for name in ("fail", "crash", "frozen", "gone", "seed")}
+    as_given = {name: how[name] for name in ("answer", "fail", "crash", "frozen", "gone", "seed")}
     script = Script(latency=(0.0, how["latency"]), down=(0.0, how["down"]), **as_given)
     file = None if runs is None else open(runs, "a", buffering=1, encoding="utf-8")  # noqa: SIM115, ASYNC230 - it stays open to the end
 

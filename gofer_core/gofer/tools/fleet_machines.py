@@ -17,6 +17,7 @@ from gofer.tools.output import complain, harmless, print_json, print_table
 
 if TYPE_CHECKING:
     from gofer.fleet import Fleet
+    from gofer.fleet.discovery import Found
 
 __all__ = ["COMMANDS"]
 
@@ -37,7 +38,7 @@ def _ls(how: dict[str, Any], /, targets: str, wait: float, *, no_ask: bool, as_j
 async def _list(fleet: Fleet, targets: str, wait: float, no_ask: bool, as_json: bool) -> int:
     answered, refused = set(), Counter[str]()
     if not no_ask:
-        found = await fleet.ask(targets, wait=wait)
+        found = await _ask(fleet, targets, wait)
         answered, refused = set(found.cards), found.refused
     rows, missing = [], 0
     for member in fleet.members.select(Targets(targets)):
@@ -79,8 +80,14 @@ def _ping(how: dict[str, Any], /, targets: str, wait: float) -> int:
     return with_fleet(how, _count, targets, wait)
 
 
+async def _ask(fleet: Fleet, targets: str, wait: float) -> Found:
+    """Ask, and wait for all that are known, if need be to the end: who is called missing then has had the time."""
+    known = fleet.members.select(Targets(targets))
+    return await fleet.ask(targets, wait=wait, expected=[one.card.address for one in known if one.answers])
+
+
 async def _count(fleet: Fleet, targets: str, wait: float) -> int:
-    found = await fleet.ask(targets, wait=wait)
+    found = await _ask(fleet, targets, wait)
     known = fleet.members.select(Targets(targets))
     missing = [one.name for one in known if one.answers and one.card.address not in found.cards]
     print(f"{machines(len(found.cards))} answered, {len(missing)} missing")

@@ -12,6 +12,9 @@ __all__ = ["FIXTURES", "choose_tests", "chosen_brokers"]
 #: The brokers, and the fixture of each.
 FIXTURES = {"rabbitmq": "rabbitmq3", "rabbitmq4": "rabbitmq4", "brokerj": "brokerj", "artemis": "artemis"}
 
+# Files whose tests of RabbitMQ take as long as those of all others together.
+_HALF = ("contract.py", "_deaf_agents.py", "_goferd_queues.py", "_fleet.py", "_liveness.py", "_asking_again.py")
+
 
 def chosen_brokers() -> list[str]:
     """Return the names of the brokers to test on; without the variable: the one that every developer has."""
@@ -35,8 +38,8 @@ def choose_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
             left_out.append(item)
             items.remove(item)
         elif used:
-            # Where there is one broker, the contract's tests are half of all: they get a process of their own.
-            half = "-contract" if used[0] == "rabbitmq" and item.path.name.endswith("contract.py") else ""
+            # Where there is one broker, its tests would keep one process busy for longer than all others have to do.
+            half = "-too" if used[0] == "rabbitmq" and item.path.name.endswith(_HALF) else ""
             item.add_marker(pytest.mark.xdist_group(used[0] + half))
     if left_out:
         config.hook.pytest_deselected(items=left_out)

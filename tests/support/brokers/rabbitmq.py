@@ -204,7 +204,7 @@ class RabbitMQ(Server):
         )
         guard.watch(epmd.pid, group=True)
         self._epmd = guard, epmd
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not answers(self.host, self._epmd_port, b""):
             status = epmd.poll()
             if status is not None or time.monotonic() > deadline:
@@ -241,7 +241,7 @@ class RabbitMQ(Server):
             raise BrokerError(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def api(self, method: str, path: str, body: object = None, timeout: float = 10.0) -> Any:
+    def api(self, method: str, path: str, body: object = None, timeout: float = 60.0) -> Any:
         """Ask the management API, as ``ask_management`` does; the path's names are already quoted."""
         if not self.management:
             raise BrokerError("this RabbitMQ was made without management=True")

@@ -26,8 +26,6 @@ from support.ports import free_port
 
 __all__ = ["BrokerError", "Server", "ServerTLS", "answers", "ask_management", "java_tool", "made_by"]
 
-_START_TIMEOUT = 90.0
-_STOP_TIMEOUT = 30.0
 _GREETING = b"AMQP\x03\x01\x00\x00"  # AMQP 1.0 with SASL: every broker here answers it
 
 
@@ -56,6 +54,9 @@ class Server(ABC):
 
     name = "broker"
     host = "127.0.0.1"
+    #: Seconds until it must serve, and until it must have stopped.
+    start_timeout = 200.0
+    stop_timeout = 90.0
 
     def __init__(self, base_dir: str | os.PathLike[str], *, tls: ServerTLS | None = None) -> None:
         self.base_dir = Path(base_dir).absolute()
@@ -203,7 +204,7 @@ class Server(ABC):
         return self.base_dir / "stdout.log"
 
     def _wait_ready(self) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT
+        deadline = time.monotonic() + self.start_timeout
         for port in self.ports():
             look = partial(answers, self.host, port, _GREETING if port == self.port else b"")
             self._wait_for(look, deadline, f"port {port}")
@@ -214,7 +215,7 @@ class Server(ABC):
             if not self.running:
                 raise BrokerError(f"{self.name} ended while starting\n{self.log_end()}")
             if time.monotonic() > deadline:
-                raise BrokerError(f"{self.name} does not serve {what} after {_START_TIMEOUT:g} s\n{self.log_end()}")
+                raise BrokerError(f"{self.name} does not serve {what} after {self.start_timeout:g} s\n{self.log_end()}")
             time.sleep(0.05)
 
     def log_end(self) -> str:
@@ -235,9 +236,9 @@ class Server(ABC):
             if process.poll() is None:
                 process.send_signal(how)
                 process.send_signal(signal.SIGCONT)  # a frozen one takes SIGTERM only when it goes on
-            process.wait(_STOP_TIMEOUT)
+            process.wait(self.stop_timeout)
         except subprocess.TimeoutExpired:
-            raise BrokerError(f"{self.name} did not stop in {_STOP_TIMEOUT:g} s and was killed") from None
+            raise BrokerError(f"{self.name} did not stop in {self.stop_timeout:g} s and was killed") from None
         finally:
             try:
                 os.killpg(process.pid, signal.SIGKILL)  # whatever the command has started besides
