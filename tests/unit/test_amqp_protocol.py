@@ -228,9 +228,28 @@ class TestChannels:
             peer.ask(PurgeQueue("queue"))
             channel, _ = only(peer.sent(), spec.Queue.Purge)
             used.append(channel)
-            assert methods(peer.say(channel, spec.Queue.PurgeOk, "l", 0)) == [spec.Channel.Close]
-            peer.say(channel, spec.Channel.CloseOk)
+            assert methods(peer.refuse(channel, 404, "no queue 'queue'")) == [spec.Channel.CloseOk]
         assert used == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2]
+
+    def test_an_operation_leaves_its_channel_to_the_next_until_a_heartbeat(self) -> None:
+        peer = Peer().log_in(9, 0, 8)
+        for _ in range(3):
+            peer.ask(PurgeQueue("queue"))
+            assert only(peer.sent(), spec.Queue.Purge)[0] == 1
+            assert methods(peer.say(1, spec.Queue.PurgeOk, "l", 0)) == []
+        peer.adapter.tick(peer.now + 2)
+        assert spec.Channel.Close in methods(peer.sent())
+        peer.ask(PurgeQueue("queue"))
+        assert only(peer.sent(), spec.Queue.Purge)[0] == 2
+
+    def test_the_broker_may_close_a_channel_that_is_kept(self) -> None:
+        peer = Peer().log_in(9, 0, 8)
+        peer.ask(PurgeQueue("queue"))
+        peer.say(1, spec.Queue.PurgeOk, "l", 0)
+        assert methods(peer.refuse(1, 406, "too slow")) == [spec.Channel.CloseOk]
+        peer.sent()
+        peer.ask(PurgeQueue("queue"))
+        assert methods(peer.sent()) == [spec.Channel.Open, spec.Queue.Purge]
 
     def test_a_number_is_free_only_when_the_broker_has_answered_the_close(self) -> None:
         peer = Peer().log_in(2, 0, 0)

@@ -76,6 +76,7 @@ class AmqpAdapter(api.Adapter):
         if self._heartbeat and now - self._last_read > 2 * self._heartbeat:
             self._end(ConnectionLost(f"the broker was silent for {2 * self._heartbeat} s"))
         elif self._heartbeat and not self._ended:
+            self._channels.close_spare()
             if now - self._last_write >= self._heartbeat / 2:
                 self._channels.output.append(wire.HEARTBEAT)
             self.deadline = now + self._heartbeat / 4

@@ -42,6 +42,7 @@ class Channels:
         self.open: dict[int, Channel] = {}
         self.waiting: deque[Task] = deque()
         self.running: dict[Task, None] = {}  # in the order of their questions
+        self.spare: Task | None = None  # one that has ended, whose channel the next one may take
         self.channel_max, self.frame_max, self.last_number = 65_535, 131_072, 0
         self.outcomes = dict(OUTCOMES)  # what basic.ack and basic.nack say of a message that we sent
 
@@ -49,6 +50,12 @@ class Channels:
         """Start tasks, as many as may run side by side."""
         while self.waiting and len(self.running) < _MOST_TASKS:
             self.waiting.popleft().go_on(None)
+
+    def close_spare(self) -> None:
+        """Close the channel that was kept for another task."""
+        spare, self.spare = self.spare, None
+        if spare is not None:
+            spare.close()
 
 
 class Channel:
@@ -71,17 +78,20 @@ class Channel:
             Why it cannot be opened: the broker allows no more channels.
         """
         home = self.home
-        # A message whose frames are still coming: its method, header, missing bytes, and the body so far.
-        self._method = self._header = b""
-        self._missing, self._body = 0, Body(None)
         for _ in range(home.channel_max):
             home.last_number = home.last_number % home.channel_max + 1
             if home.last_number not in home.open:
-                self.number, self.usable = home.last_number, True
-                home.open[self.number] = self
+                self._begin(home.last_number)
                 self.send(spec.Channel.Open, "s", "")
                 return None
         return Closed(0, f"all {home.channel_max} channels of the connection are in use")
+
+    def _begin(self, number: int) -> None:
+        # A message whose frames are still coming: its method, header, missing bytes, and the body so far.
+        self._method = self._header = b""
+        self._missing, self._body = 0, Body(None)
+        self.number, self.usable = number, True
+        self.home.open[number] = self
 
     def send(self, method: tuple[int, int], format: str = "", *arguments: object) -> None:
         """Send a method; ``format`` as in :func:`gofer_adapter_amqp.wire.method_frame`."""
@@ -153,7 +163,8 @@ class Channel:
 class Task(Channel):
     """A channel that asks one question at a time and carries nothing else.
 
-    So one that the broker answers late delays no other. One that fails closes its channel, and costs only itself.
+    So one that the broker answers late delays no other. One that fails closes its channel, and costs only itself. One
+    that succeeds leaves its channel to the next: opening one costs a broker more than most questions do.
     """
 
     def __init__(self, home: Channels, steps: Steps) -> None:
@@ -172,6 +183,9 @@ class Task(Channel):
                 question = self._steps.throw(outcome) if isinstance(outcome, Closed) else self._steps.send(outcome)  # type: ignore[arg-type] # None begins it
             except StopIteration:
                 self.home.running.pop(self, None)
+                home = self.home
+                if self.usable and home.spare is None and len(home.open) < home.channel_max // 2:
+                    home.spare = self
                 self.close()
                 return
             if self.usable or (outcome := self.open()) is None:
@@ -188,6 +202,20 @@ class Task(Channel):
         self.home.running.pop(self, None)
         self.home.running[self] = None
 
+    def open(self) -> Closed | None:
+        """Take the channel of one that has ended, or open another."""
+        spare, self.home.spare = self.home.spare, None
+        if spare is None:
+            return super().open()
+        spare.usable = False
+        self._begin(spare.number)
+        return None
+
+    def close(self) -> None:
+        """Close the channel, unless it is kept for the next."""
+        if self.home.spare is not self:
+            super().close()
+
     def on_method(self, method: tuple[int, int], payload: bytes) -> None:
         """Take the answer."""
         if method not in self._answers:
@@ -200,4 +228,7 @@ class Task(Channel):
 
     def on_closed(self, closed: Closed) -> None:
         """Take the refusal."""
-        self.go_on(closed)
+        if self.home.spare is self:
+            self.home.spare = None
+        else:
+            self.go_on(closed)
