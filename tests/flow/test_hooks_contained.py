@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -193,6 +194,9 @@ def test_one_that_never_hears_the_end_of_a_request_delays_nothing(serving: Servi
         start = monotonic()
         serving.process.stop()
         assert monotonic() - start < 30  # which is the time that running calls have
+        untold = re.findall(r"the agent ends, and has not told it of (\d+) finished requests", serving.process.tail())
+        assert len(untold) == 1
+        assert int(untold[0]) >= 90 - 1  # all but the first; what is refused where it is read has not begun
 
 
 def test_one_that_is_too_slow_to_accept_refuses_that_request_and_nobody_waits(serving: Serving) -> None:

@@ -46,6 +46,9 @@ __all__ = ["PluginContainer"]
 
 log = logging.getLogger(__name__)
 
+#: Seconds, when the agent stops, for hooks to be told of the requests that have ended.
+_TOLD = 5.0
+
 
 class PluginContainer:
     """All plugins of one agent.
@@ -411,6 +414,7 @@ class PluginContainer:
             for plugin in list(self.plugins.values()):
                 if not plugin.actions.wait(max(0.0, deadline - monotonic())):
                     log.warning("plugin %s: an action has not ended in time", plugin.name)
+            self.services.hook_calls.flush(min(_TOLD, max(0.0, deadline - monotonic())))
             for plugin in list(self.plugins.values()):
                 self.loader.end(plugin, State.STOPPED)
             for plugin in list(self.loader.parting):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -109,21 +110,31 @@ class _Listener:
         self._hook = Only(implementation)
         self._name = named(implementation)
         self.thread = SerialThread(f"gofer-finished-{self._name}")
-        self._bytes = 0  # of the requests that wait to be told, about
+        self._sizes: deque[int] = deque()  # of the requests that it is not told of yet
+        self._bytes = 0  # of all these, about
         self._complain = LimitedLog(log, rate=0.1, burst=5)
 
     def tell(self, arguments: Mapping[str, Any], entered: Entered, size: int) -> None:
         """Have it told of the end of a request; not where it is too slow, or hangs. Never waits."""
-        waiting = self.thread.waiting
+        waiting = len(self._sizes)
         if waiting >= _MOST or self._bytes + size > _MOST_BYTES:
             text = "hook %s is too slow, or hangs: %d finished requests wait for it, and it does not get this one"
             self._complain(logging.ERROR, text, self._name, waiting)
             return
         self._bytes = self._bytes + size if waiting else size
-        self.thread.put(partial(self._tell, arguments, entered, size))
+        self._sizes.append(size)
+        self.thread.put(partial(self._tell, arguments, entered))
 
-    def _tell(self, arguments: Mapping[str, Any], entered: Entered, size: int) -> None:
-        self._bytes -= size
+    def stop(self) -> None:
+        """Let the thread end; say of how many ends it is not told."""
+        untold = len(self._sizes)
+        if untold:
+            text = "hook %s is too slow, or hangs: the agent ends, and has not told it of %d finished requests"
+            log.error(text, self._name, untold)
+        self.thread.stop()
+
+    def _tell(self, arguments: Mapping[str, Any], entered: Entered) -> None:
+        self._bytes -= self._sizes.popleft()
         raised: list[BaseException] = []
         began = time.monotonic()
         try:
@@ -175,10 +186,10 @@ class HookCalls:
         return all(one.flush(max(0.0, deadline - time.monotonic())) for one in threads)
 
     def stop(self) -> None:
-        """Have all threads end that have nothing left to do. ``flush`` goes before."""
+        """Have all threads end that have nothing left to do. ``flush`` goes before; what it did not reach is logged."""
         with self._lock:
             for one in self._listeners.values():
-                one.thread.stop()
+                one.stop()
 
     def accept(
         self, thread: SerialThread, service: Service, request: Received, done: Callable[[Refusal | None], object]
