@@ -108,7 +108,7 @@ async def discover(
 class _Asking:
     """One question."""
 
-    def __init__(self, connection: AsyncioConnection, authenticator: Any, expected: Iterable[str]) -> None:
+    def __init__(self, connection: AsyncioConnection, authenticator: Any, expected: Iterable[str] = ()) -> None:
         self._connection = connection
         self._authenticator = authenticator
         self._expected = set(expected)
