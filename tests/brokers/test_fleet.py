@@ -136,9 +136,10 @@ def test_emulated_machines_are_back_after_a_restart(
             assert summary.counts == {"value": count}
             assert set(emulator.runs.values()) == {1}
             await asyncio.to_thread(broker.restart)
+            await asyncio.to_thread(eventually, lambda: emulator.up == count, 240.0)
             if (pair.broker, pair.agent) not in _WITHOUT_EXCHANGES:
                 await all_there(fleet, f"group={group}", count, 120.0)
             again = await fleet.where(f"group={group}").Emulated().work(2)
-            assert again.counts == {"value": count}
+            assert again.counts == {"value": count}, [one for one in again.outcomes if not one.ok][:3]
 
     asyncio.run(go())

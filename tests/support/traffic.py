@@ -34,44 +34,51 @@ class Traffic:
         self._numbers = count()
         self._over = threading.Event()
         self.done: Counter[str] = Counter()
+        self._ended = [0] * (_THREADS + _TASKS)  # the calls of each caller
         self._pool = ThreadPoolExecutor(_THREADS + 1)
         self._work: list[Future[Any]] = []
 
     def go_on(self, calls: int = 40, timeout: float = 120.0) -> None:
-        """Wait until each kind of caller has made so many more calls; fail when one of them has failed."""
-        before = Counter(self.done)
+        """Wait until each kind of caller has made so many more calls; fail when one of them has failed.
+
+        Each has ended the call that it was in, too: none is in flight at two misfortunes in a row.
+        """
+        before, ended = Counter(self.done), list(self._ended)
         kinds = ("thread", "loop")
 
         def look() -> bool:
             for work in self._work:
                 if work.done():
                     work.result()
-            return all(self.done[kind] - before[kind] >= calls for kind in kinds)
+            over = all(now >= then + 2 for now, then in zip(self._ended, ended, strict=True))
+            return over and all(self.done[kind] - before[kind] >= calls for kind in kinds)
 
         eventually(look, timeout)
 
-    def _thread(self) -> None:
+    def _thread(self, number: int) -> None:
         with Agent(self._connector, self._queue, wait=self._wait) as agent:
             while not self._over.is_set():
                 name = f"t{next(self._numbers)}"
                 assert agent.Probe().note(str(self._trace), name) == name
                 self.done["thread"] += 1
+                self._ended[number] += 1
 
     def _loop(self) -> None:
         async def main() -> None:
             async with aio.Agent(self._connector, self._queue, wait=self._wait) as agent:
-                await asyncio.gather(*(task(agent) for _ in range(_TASKS)))
+                await asyncio.gather(*(task(agent, _THREADS + number) for number in range(_TASKS)))
 
-        async def task(agent: aio.Agent) -> None:
+        async def task(agent: aio.Agent, number: int) -> None:
             while not self._over.is_set():
                 name = f"a{next(self._numbers)}"
                 assert await agent.Probe().note(str(self._trace), name) == name
                 self.done["loop"] += 1
+                self._ended[number] += 1
 
         asyncio.run(main())
 
     def __enter__(self) -> Traffic:
-        self._work = [self._pool.submit(self._thread) for _ in range(_THREADS)]
+        self._work = [self._pool.submit(self._thread, number) for number in range(_THREADS)]
         self._work.append(self._pool.submit(self._loop))
         self.go_on(5)
         return self
