@@ -80,6 +80,18 @@ def test_an_interrupt_anywhere_in_a_call_leaves_the_link_to_others(broker: Local
         assert n > 30
 
 
+def test_an_interrupt_anywhere_in_a_close_leaves_no_thread(connector: Connector) -> None:
+    n, more = 1, True
+    while more:
+        link = pool.acquire(connector)
+        link.open(time.monotonic() + 20)
+        more = interrupted(n, link.close)
+        pool.release(link)
+        eventually(lambda link=link: link._done)
+        n += 1
+    assert n > 3
+
+
 @pytest.mark.slow
 class TestLocal(InterruptScenarios):
     @pytest.fixture

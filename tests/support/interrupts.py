@@ -43,7 +43,10 @@ class Interrupts:
             signal.setitimer(signal.ITIMER_REAL, self._random.uniform(0.00001, most))
             work()
             self._armed = False
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, RuntimeError) as struck:
+            # Python's own: an interrupt while a Thread starts may raise "release unlocked lock" instead.
+            if not isinstance(struck, KeyboardInterrupt) and not isinstance(struck.__context__, KeyboardInterrupt):
+                raise
             self.struck += 1
             return False
         return True

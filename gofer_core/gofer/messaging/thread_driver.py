@@ -228,15 +228,19 @@ class ThreadConnection(Connection):
         """Start to close for good; return whether a thread can wait for the end."""
         if self.closed:
             return False
-        self.closed = True
         if not self._owner:
-            self.core.close()
+            self._close()
             self._done = True
             self._wakeup.close()
             return False
-        self._submit(0, self.core.close)
+        self._submit(0, self._close)
+        self.closed = True  # not before: an interrupt in between would leave a thread that nobody ends any more
         self._wake(self._waiters)
         return True
+
+    def _close(self) -> None:
+        self.closed = True
+        self.core.close()
 
     def wait_closed(self, deadline: float) -> None:
         """Wait until the broker has answered the close, at most to the deadline; not while a socket is opened."""
