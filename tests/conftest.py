@@ -36,6 +36,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 _PUBLIC = ("etc/gofer/plugins", "etc/gofer/conf.d", "usr/share/gofer/plugins", "var/log/gofer")
 _PRIVATE = ("var/lib/gofer", "run/gofer")
 _GRACE = 20.0  # seconds in which a thread or a child that was told to end must be gone
+_STARTS = 5.0  # seconds in which a thread starts
 _DESCRIPTORS = pytest.StashKey[int]()
 
 
@@ -141,13 +142,13 @@ def nothing_left_behind() -> Iterator[None]:
     yield
     deadline = time.monotonic() + _GRACE
 
+    begun = time.monotonic() + _STARTS
     for thread in set(threading.enumerate()) - threads:
-        while thread in threading.enumerate() and (left_seconds := deadline - time.monotonic()) > 0:
-            if thread.is_alive():
-                thread.join(left_seconds)
-            else:
-                time.sleep(0.01)  # it is being started: an interrupt may have struck the thread that started it
-    left = sorted(thread.name for thread in set(threading.enumerate()) - threads)
+        while not thread.is_alive() and thread in threading.enumerate() and time.monotonic() < begun:
+            time.sleep(0.01)  # it is being started; or never will be: an interrupt struck Thread.start, which lists it
+        if thread.is_alive():
+            thread.join(max(0.0, deadline - time.monotonic()))
+    left = sorted(thread.name for thread in set(threading.enumerate()) - threads if thread.is_alive())
     assert not left, f"threads still running: {left}"
 
     while len(now := children_of_this_process()) > len(children) and time.monotonic() < deadline:
