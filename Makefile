@@ -2,6 +2,7 @@
 #   PYTHON=python3.12      the Python to use (3.11 or newer; found by itself otherwise)
 #   VENV=/some/directory   another place for the virtual environment
 #   ARGS="-k links -x"     more arguments for pytest, gofer demo, the bench or the soak; ARGS="-m slow": the slow tests alone
+#   NEWEST=1               the newest release of each library, instead of those in tests/constraints.txt
 #   BROKERS=rabbitmq4      which brokers `make brokers` and `make pairs` use; names with commas
 #   SYSTEM_PYTHON=/usr/bin/python3.12   the Python of the machines that `make packages` is for
 #   JOBS=4                 how many processes share the tests; 0: the one that pytest runs in
@@ -28,9 +29,12 @@ TOOLS := $(VENV)/.gofer-test-tools
 # Tests that share something expensive are one group, and run in one process.
 pytest := $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
-pip := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# What a run is made with is written down: a release of the day must not decide whether the tests pass. NEWEST=1 asks for
+# the newest of everything; `make constraints` then keeps what was installed.
+CONSTRAINTS := tests/constraints.txt
+pip := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(if $(NEWEST),--upgrade,--constraint $(CONSTRAINTS))
 
-.PHONY: help demo test brokers pairs check unit flow docs reference metadata man dist packages bench soak clean
+.PHONY: help demo test brokers pairs check unit flow docs reference metadata man dist packages bench soak constraints clean
 .NOTPARALLEL:
 
 help:
@@ -109,6 +113,11 @@ dist: $(TOOLS)
 packages: dist
 	@SYSTEM_PYTHON=$(SYSTEM_PYTHON) scripts/packages $(VENV)/bin/python dist
 
+# To test with newer releases: `make clean`, `make test NEWEST=1`, and when all is well, this.
+constraints: $(TOOLS)
+	@{ sed '/^[^#]/d' $(CONSTRAINTS); $(VENV)/bin/python -m pip freeze --exclude-editable | grep -vi '^gofer'; } > $(CONSTRAINTS).new
+	@mv $(CONSTRAINTS).new $(CONSTRAINTS)
+
 clean:
 	[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -117,7 +126,7 @@ clean:
 # No recipe: an environment whose Python went away (a moved directory, a new Python) makes the mark below out of date.
 $(VENV)/bin/python: ;
 
-$(INSTALLED): $(VENV)/bin/python $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
+$(INSTALLED): $(VENV)/bin/python $(addsuffix /pyproject.toml,$(DISTRIBUTIONS)) $(CONSTRAINTS)
 	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || scripts/make-venv $(VENV) $(PYTHON)
 	@echo "Installing gofer into $(VENV)"
 	@$(pip) $(addprefix --editable ./,$(filter-out $(COMPILED),$(DISTRIBUTIONS)))

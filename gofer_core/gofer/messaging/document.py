@@ -342,19 +342,20 @@ def _decode(decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
     try:
         document = decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as bad:
-        document = _decode_leniently(body, decoder.type, bad)
+        document = _decode_leniently(decoder, body, bad)
     if len(body) > _SMALL or _count_brackets(body) > MAX_DEPTH:
         _check_depth(body)
     return document
 
 
-def _decode_leniently(body: bytes, kind: type[_T], bad: Exception) -> _T:
+def _decode_leniently(decoder: msgspec.json.Decoder[_T], body: bytes, bad: Exception) -> _T:
     """Read what only the encoder of gofer 2 writes (NaN, lone surrogates), or raise the first error."""
     if isinstance(bad, msgspec.ValidationError) and "out of range" not in str(bad):
         raise _invalid(str(bad)) from None
     try:
         # Decoded first: json.loads would take UTF-16 and UTF-32 too, and a byte order mark.
-        return msgspec.convert(json.loads(body.decode()), kind)
+        document: _T = msgspec.convert(json.loads(body.decode()), decoder.type)
+        return document
     except msgspec.ValidationError as invalid:
         raise _invalid(str(invalid)) from None
     except RecursionError:
