@@ -193,7 +193,7 @@ gofer.rmi.server.administration: ANSWERING Administration Entry INTERRUPTED List
 gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
 gofer.rmi.server.counters: BOUNDS Counters
-gofer.rmi.server.dispatch: Pending Unfit authorize check_once find invoke login_of outcome_of way_out
+gofer.rmi.server.dispatch: Dispatch Pending Unfit authorize way_out
 gofer.rmi.server.hooks: HookCalls Only Raised call_each named
 gofer.rmi.server.lifecycle: Lifecycle
 gofer.rmi.server.logins: Attempt Logins attempt pam_service
@@ -207,7 +207,7 @@ gofer.rmi.server.request_log: RequestLog
 gofer.rmi.server.serial: Outcome SerialThread
 gofer.rmi.server.service: PluginCode Service
 gofer.rmi.server.statuses: MOST_HELD Statuses
-gofer.rmi.server.sweep: Sweep
+gofer.rmi.server.sweep: Due Sweep
 gofer.rmi.server.tombstones: Owner Tombstones
 gofer.rmi.server.verification: ALLOWANCE Refused Verification Verified too_late
 gofer.rmi.server.window: Window
