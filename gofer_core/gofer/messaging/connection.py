@@ -13,7 +13,7 @@ import itertools
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -203,6 +203,14 @@ class Connection(ABC):
     def accept(self, delivery: Delivery) -> None:
         """Acknowledge a delivery; that may wait some milliseconds for other output. A stale delivery is ignored."""
         self._submit(0, self.core.settle, delivery, Settlement.ACCEPT)
+
+    def accept_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge several, as ``accept`` does."""
+        self._submit(0, self._accept_all, deliveries)
+
+    def _accept_all(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self.core.settle(delivery, Settlement.ACCEPT)
 
     def release(self, delivery: Delivery) -> None:
         """Give a delivery back to its queue. A stale delivery is ignored."""
