@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
@@ -16,7 +16,9 @@ from gofer.duration import parse_duration
 from gofer.errors import ConfigError
 from gofer.messaging.address import Address
 
-__all__ = ["address", "call_input", "duration", "json_value", "read_argument", "read_arguments", "target"]
+__all__ = [
+    "address", "call_arguments", "call_input", "duration", "json_value", "read_argument", "read_arguments", "target",
+]  # fmt: skip
 
 
 def read_argument(text: str) -> Any:
@@ -49,6 +51,21 @@ def read_arguments(texts: Iterable[str]) -> tuple[list[Any], dict[str, Any]]:
         else:
             kws[name] = read_argument(value)
     return args, kws
+
+
+def call_arguments(
+    given: tuple[list[Any], dict[str, Any]] | None, texts: Sequence[str]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return what a method is called with: what ``-i`` has given, or else the arguments as texts.
+
+    Raises:
+        UsageError: there are both, or a keyword is given twice.
+    """
+    if given is None:
+        return read_arguments(texts)
+    if texts:
+        raise click.UsageError("-i gives all arguments: none may follow")
+    return given
 
 
 def _read_json(text: str) -> Any:

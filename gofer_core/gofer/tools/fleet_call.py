@@ -16,10 +16,10 @@ import click
 
 from gofer.errors import AdapterError, ConfigError
 from gofer.tools import login
-from gofer.tools.arguments import call_input, duration, read_arguments, target
+from gofer.tools.arguments import call_arguments, call_input, duration, target
 from gofer.tools.fleet_completion import fleet_methods, fleet_outcomes, fleet_runs, fleet_targets
 from gofer.tools.fleet_do import FAILED, STOPPED, machines, with_fleet
-from gofer.tools.fleet_output import Live, print_outcomes, print_values, summary_line
+from gofer.tools.fleet_output import live_line, print_outcomes, print_values, summary_line
 from gofer.tools.fleet_plan import print_plan, tell_of_care
 from gofer.tools.output import complain, print_json
 
@@ -97,12 +97,7 @@ def _call(
     A method that a machine has marked destructive is called on one machine, then on a tenth, then on the rest, up to
     the first failure. --ramp, --batch or --stop-after says otherwise.
     """
-    if given["given"] is None:
-        args, kws = read_arguments(arguments)
-    elif arguments:
-        raise click.UsageError("-i gives all arguments: none may follow")
-    else:
-        args, kws = given["given"]
+    args, kws = call_arguments(given["given"], arguments)
     options = {name: given[name] for name in ("wait", "ttl", "timeout") if given[name] is not None}
     if not given["plan"]:
         options |= _secrets(given)
@@ -126,11 +121,7 @@ def _secrets(given: dict[str, Any]) -> dict[str, Any]:
         options["secret"] = login.from_file(given["secret_file"], "--secret-file")
     if given["user"] is not None:
         options["user"] = given["user"]
-        options["password"] = (
-            login.ask(f"password of {given['user']}", "--password-file")
-            if given["password_file"] is None
-            else login.from_file(given["password_file"], "--password-file")
-        )
+        options["password"] = login.password_of(given["user"], given["password_file"])
     return options
 
 
@@ -289,9 +280,9 @@ async def _show(run: Run | Watch, given: dict[str, Any]) -> int:
     require = _required(given).of(len(run))
     resume = shlex.join(["gofer", "fleet", "resume", run.id])
     try:
-        with Live(run, quiet=given["jsonl"] or given["as_json"]) as live:
+        with live_line(run, quiet=given["jsonl"] or given["as_json"]) as show:
             async for outcome in run:
-                live.show(outcome)
+                show()
                 if given["jsonl"]:
                     print(json.dumps(outcome._asdict(), ensure_ascii=False), flush=True)
     except (asyncio.CancelledError, KeyboardInterrupt):

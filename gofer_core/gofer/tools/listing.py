@@ -99,13 +99,8 @@ def list_entry_points(
     if as_json:
         print_json(rows)
     elif rows:
-        columns = [
-            "name",
-            "version",
-            "distribution",
-            "value",
-            *(["enabled", "descriptors"] if described is not None else []),
-        ]
+        columns = ["name", "version", "distribution", "value"]
+        columns += ["enabled", "descriptors"] if described is not None else []
         headings = [{"value": "MODULE"}.get(column, column.upper()) for column in columns]
         cells = [
             [*(_cell(row[column]) for column in columns), f"broken: {row['broken']}" if row["broken"] else "ok"]
