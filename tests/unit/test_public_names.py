@@ -72,7 +72,8 @@ gofer.agent.membership: Membership
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify watchdog_interval
 gofer.agent.plugin: Container Plugin State current
-gofer.agent.plugin_code: ask_extensions check_hooks exchange_hooks find_plugin import_code run_load run_unload
+gofer.agent.plugin_code: ask_extensions check_hooks exchange_hooks find_plugin import_code locate_plugin run_load
+    run_unload
 gofer.agent.plugin_queue: PluginQueue
 gofer.agent.probe: Probe
 gofer.agent.reload: Reload dependents
