@@ -242,7 +242,8 @@ gofer.tools.agent: agent mgt
 gofer.tools.agent_client: NoAgent NoAnswer ask
 gofer.tools.agent_options: agent_options broker_options signing_option
 gofer.tools.agent_tree: print_agent
-gofer.tools.arguments: address call_arguments call_input duration json_value read_argument read_arguments target
+gofer.tools.arguments: address call_arguments call_input duration json_value option_group read_argument
+    read_arguments target
 gofer.tools.bash_completion: Bash
 gofer.tools.broker: broker
 gofer.tools.can: can

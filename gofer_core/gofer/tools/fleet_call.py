@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import click
 
 from gofer.errors import AdapterError, ConfigError
 from gofer.tools import login
-from gofer.tools.arguments import call_arguments, call_input, duration, target
+from gofer.tools.arguments import call_arguments, call_input, duration, option_group, target
 from gofer.tools.fleet_completion import fleet_methods, fleet_outcomes, fleet_runs, fleet_targets
 from gofer.tools.fleet_do import FAILED, STOPPED, machines, with_fleet
 from gofer.tools.fleet_output import live_line, print_outcomes, print_values, summary_line
@@ -35,32 +35,26 @@ _limit = click.option("--limit", metavar="N|%", help="Call no more machines than
 _ramp = click.option("--ramp", metavar="N|%,...", help="Waves: 1,10%,100% is one machine, then a tenth, then all.")
 
 
-def _waving(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say how a run goes on."""
-    for option in (
-        click.option("--confirm", is_flag=True, help="Ask at the terminal before each wave but the first."),
-        click.option("--max-unreachable", metavar="N|%", help="Stop when so many machines were not reached."),
-        click.option("--stop-after", metavar="N|%", help="Stop when so many have failed, of the whole run."),
-        click.option("--health", metavar="CLASS.METHOD", help="After each wave its machines must answer this truly."),
-        click.option("--soak", metavar="TIME", help="Wait so long between waves."),
-        click.option("--batch", metavar="N|%", help="Call so many at once (default: 256)."),
-    ):
-        command = option(command)
-    return command
+#: Gives a command the options that say how a run goes on.
+_waving = option_group(
+    click.option("--confirm", is_flag=True, help="Ask at the terminal before each wave but the first."),
+    click.option("--max-unreachable", metavar="N|%", help="Stop when so many machines were not reached."),
+    click.option("--stop-after", metavar="N|%", help="Stop when so many have failed, of the whole run."),
+    click.option("--health", metavar="CLASS.METHOD", help="After each wave its machines must answer this truly."),
+    click.option("--soak", metavar="TIME", help="Wait so long between waves."),
+    click.option("--batch", metavar="N|%", help="Call so many at once (default: 256)."),
+)
 
 
-def _showing(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say what is printed of a run."""
-    for option in (
-        click.option("--require", metavar="N|%", help="End with 0 if so many machines have a value (default: 100%)."),
-        click.option("--jsonl", is_flag=True, help="Print each outcome as a line of JSON, as it comes."),
-        click.option("--json", "as_json", is_flag=True, help="Print all outcomes as JSON at the end."),
-        click.option("--hist", metavar="PATH", help="Show how the values' numbers at PATH are spread."),
-        click.option("--sum", "sums", metavar="PATH", help="Add up the values' numbers at PATH, like usage.bytes."),
-        click.option("--group-by", metavar="PATH", help="Count the values by what they have at PATH, like os.id."),
-    ):
-        command = option(command)
-    return command
+#: Gives a command the options that say what is printed of a run.
+_showing = option_group(
+    click.option("--require", metavar="N|%", help="End with 0 if so many machines have a value (default: 100%)."),
+    click.option("--jsonl", is_flag=True, help="Print each outcome as a line of JSON, as it comes."),
+    click.option("--json", "as_json", is_flag=True, help="Print all outcomes as JSON at the end."),
+    click.option("--hist", metavar="PATH", help="Show how the values' numbers at PATH are spread."),
+    click.option("--sum", "sums", metavar="PATH", help="Add up the values' numbers at PATH, like usage.bytes."),
+    click.option("--group-by", metavar="PATH", help="Count the values by what they have at PATH, like os.id."),
+)
 
 
 @click.command("call")
