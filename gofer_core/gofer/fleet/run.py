@@ -44,6 +44,14 @@ _CANCEL_WAIT = 5.0
 #: Seconds between two looks whether the broker takes messages again.
 _LOOK = 0.1
 
+#: The outcomes that exceptions of a call are; the first that fits counts.
+_MEANINGS = (
+    ((NotFound, ConnectionLost), "unreachable"),
+    ((Interrupted,), "interrupted"),
+    ((Cancelled,), "cancelled"),
+    ((Rejected, DispatchError), "refused"),
+)
+
 #: Asked between two waves, with how many machines come next and the counts so far; true: go on. What is no coroutine
 #: function is called in a thread of its own.
 Confirm = Callable[[int, "Counter[str]"], bool | Awaitable[bool]]
@@ -374,13 +382,7 @@ class Run(Followed):
             ttl, wait = self._options.ttl, self._options.wait
             stays = raised.state == "sent" and (ttl is not None and ttl > (wait or 0.0))
             return "queued" if stays else "unreachable"
-        if isinstance(raised, NotFound | ConnectionLost):
-            return "unreachable"
-        if isinstance(raised, Interrupted):
-            return "interrupted"
-        if isinstance(raised, Cancelled):
-            return "cancelled"
-        return "refused" if isinstance(raised, Rejected | DispatchError) else "exception"
+        return next((outcome for kinds, outcome in _MEANINGS if isinstance(raised, kinds)), "exception")
 
     def _heard(self, target: TargetRow, notice: Notice) -> None:
         details = None
