@@ -105,7 +105,7 @@ gofer.fleet.discovery: Found discover
 gofer.fleet.fleet: Begin FAILURES Fleet Plan Selection
 gofer.fleet.members: Member Members read_members
 gofer.fleet.record: OPEN OUTCOMES Record RunRow TargetRow WordRow
-gofer.fleet.run: Confirm Followed Outcome Run Summary outcome_of
+gofer.fleet.run: Confirm Outcome RecordedRun Run Summary outcome_of
 gofer.fleet.state: Database StateError state_directory
 gofer.fleet.watch: Watch
 gofer.fleet.waves: Amount CAREFUL Waves Window

@@ -36,7 +36,7 @@ from gofer.rmi.client.options import Options
 from gofer.rmi.client.replies import Notice, Progress
 from gofer.rmi.client.stub import new_request
 
-__all__ = ["Confirm", "Followed", "Outcome", "Run", "Summary", "outcome_of"]
+__all__ = ["Confirm", "Outcome", "RecordedRun", "Run", "Summary", "outcome_of"]
 
 #: Seconds for which agents remember a quick call that has ended: an older request is not sent a second time.
 _REMEMBERED = 540.0
@@ -89,7 +89,7 @@ class Summary(NamedTuple):
     outcomes: list[Outcome]
 
 
-class Followed:
+class RecordedRun:
     """A run as its record has it: what those who run it, and those who watch it, have in common."""
 
     def __init__(self, record: Record, row: RunRow) -> None:
@@ -114,7 +114,7 @@ class Followed:
         return self._stopped
 
 
-class Run(Followed):
+class Run(RecordedRun):
     """``async for outcome in run``, or ``summary = await run``: it begins with either. Once; one event loop.
 
     Args:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from time import monotonic
 
-from gofer.fleet.run import Followed, Outcome, outcome_of
+from gofer.fleet.run import Outcome, RecordedRun, outcome_of
 
 __all__ = ["Watch"]
 
@@ -15,7 +15,7 @@ _LOOK = 0.3  # seconds between two looks at the record
 _BEGINS = 3.0  # seconds that a process may take to begin with the run that it has written down
 
 
-class Watch(Followed):
+class Watch(RecordedRun):
     """``async for outcome in watch``: outcomes as they come, those that are there already first. It ends with the run.
 
     It has the attributes of a :class:`gofer.fleet.run.Run`. ``stopped`` also tells that nobody runs it any more.
