@@ -98,6 +98,7 @@ class PluginContainer:
             access=partial(getattr, self.rules, "access"),
         )
         self.endpoints = Endpoints(self.plugins, request_hooks, make, self._timeout)
+        #: What ``Plugin.attach`` and ``Plugin.detach`` do.
         self.attach, self.detach = self.endpoints.attach, self.endpoints.detach
 
         def failed(refused: Refused) -> None:
