@@ -72,7 +72,8 @@ gofer.agent.membership: Membership
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify watchdog_interval
 gofer.agent.plugin: Container Plugin State current
-gofer.agent.plugin_code: ask_extensions check_hooks exchange_hooks find_plugin import_code run_load run_unload
+gofer.agent.plugin_code: ask_extensions check_hooks exchange_hooks find_plugin import_code locate_plugin run_load
+    run_unload
 gofer.agent.plugin_queue: PluginQueue
 gofer.agent.probe: Probe
 gofer.agent.reload: Reload dependents
@@ -104,8 +105,8 @@ gofer.fleet.discovery: Found discover
 gofer.fleet.fleet: Begin FAILURES Fleet Plan Selection
 gofer.fleet.members: Member Members read_members
 gofer.fleet.record: OPEN OUTCOMES Record RunRow TargetRow WordRow
-gofer.fleet.run: Confirm Outcome Run Summary outcome_of
-gofer.fleet.state: StateError connect state_directory
+gofer.fleet.run: Confirm Outcome RecordedRun Run Summary outcome_of
+gofer.fleet.state: Database StateError state_directory
 gofer.fleet.watch: Watch
 gofer.fleet.waves: Amount CAREFUL Waves Window
 gofer.hooks: gofer_accept gofer_call gofer_extend gofer_facts gofer_find gofer_finished gofer_load gofer_route
@@ -241,7 +242,8 @@ gofer.tools.agent: agent mgt
 gofer.tools.agent_client: NoAgent NoAnswer ask
 gofer.tools.agent_options: agent_options broker_options signing_option
 gofer.tools.agent_tree: print_agent
-gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
+gofer.tools.arguments: address call_arguments call_input duration json_value option_group read_argument
+    read_arguments target
 gofer.tools.bash_completion: Bash
 gofer.tools.broker: broker
 gofer.tools.can: can
@@ -258,12 +260,12 @@ gofer.tools.fleet_call: COMMANDS
 gofer.tools.fleet_completion: fleet_methods fleet_names fleet_outcomes fleet_runs fleet_targets
 gofer.tools.fleet_do: FAILED STOPPED machines with_fleet
 gofer.tools.fleet_machines: COMMANDS
-gofer.tools.fleet_output: Live histogram plain print_groups print_outcomes print_values summary_line
+gofer.tools.fleet_output: histogram live_line plain print_groups print_outcomes print_values summary_line
 gofer.tools.fleet_plan: print_plan tell_of_care
 gofer.tools.fleet_runs: COMMANDS
 gofer.tools.import_check: Check check_imports main
 gofer.tools.listing: authenticators list_entry_points listing_options plugins
-gofer.tools.login: ask from_file
+gofer.tools.login: ask from_file password_of
 gofer.tools.main: main
 gofer.tools.new: new
 gofer.tools.output: complain harmless print_json print_table text_of
