@@ -125,13 +125,19 @@ def read_members(path: Path) -> list[Card]:
     """
     try:
         text = path.read_text("utf-8")
-        sections: Any = (
-            msgspec.json.decode(text, type=dict[str, dict[str, Any]])
-            if path.suffix == ".json"
-            else parse_ini(text).sections
-        )
+        if path.suffix == ".json":
+            sections: Any = msgspec.json.decode(text, type=dict[str, dict[str, Any]])
+        else:
+            content = parse_ini(text)
+            sections = content.sections
+            for section, _, remark in content.remarks[:1]:  # a line that is passed over would be a missing machine
+                where = f"{path}: [{section}]" if section else f"{path}:"
+                what = remark.removesuffix("; it is ignored")
+                raise ConfigError(f"{where} {what}; allowed: [address] for each machine, and below it name and groups")
     except (OSError, UnicodeDecodeError, Unreadable, msgspec.MsgspecError) as wrong:
         raise ConfigError(f"{path}: cannot be read: {wrong}") from None
+    if not sections:
+        raise ConfigError(f"{path}: names no machine; allowed: a section for each address, like [web-42]")
     cards = []
     for address, keys in sections.items():
         unknown = sorted(set(keys) - {"name", "groups"})

@@ -234,7 +234,8 @@ def list_(store: Store, *, within: float | None, as_json: bool) -> int:
         ]
         print_table(["NAME", "FOR", "ENDS", "DAYS LEFT", "FILE"], rows)
     elif within is None:
-        click.echo(f"there are no certificates in {store.folder}. Make some: gofer certs init", err=True)
+        what_next = f"gofer certs init --dir {store.folder}"
+        click.echo(f"there are no certificates in {store.folder}. Make some: {what_next}", err=True)
     return _ENDING if entries and within is not None else 0
 
 
