@@ -56,15 +56,8 @@ Exit status of every command:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, ``sys.argv`` by default. Returns the exit status; see ``gofer rmi --help`` for its ones."""
     open_missing()
-    completing = os.environ.get(COMPLETE)
-    if completing:
-        from click.shell_completion import add_completion_class, shell_complete
-
-        from gofer.tools.bash_completion import Bash
-
-        add_completion_class(Bash)
-        logging.basicConfig(level=logging.CRITICAL + 1)  # whoever presses Tab wants no warnings in the line
-        return shell_complete(_gofer, {}, "gofer", COMPLETE, completing)
+    if os.environ.get(COMPLETE):
+        return _complete(os.environ[COMPLETE])
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a value may hold what the terminal's encoding does not
             stream.reconfigure(errors="backslashreplace")
@@ -75,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = _gofer.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as ended:
-        return ended.exit_code
+        status = ended.exit_code
     except click.ClickException as error:
         _complain_of(error, "gofer" if context is None else f"gofer {context.invoked_subcommand}")
         return error.exit_code
@@ -89,6 +82,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("gofer" if context is None else f"gofer {context.invoked_subcommand}", error)
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _complete(instruction: str) -> int:
+    from click.shell_completion import add_completion_class, shell_complete
+
+    from gofer.tools.bash_completion import Bash
+
+    add_completion_class(Bash)
+    logging.basicConfig(level=logging.CRITICAL + 1)  # whoever presses Tab wants no warnings in the line
+    return shell_complete(_gofer, {}, "gofer", COMPLETE, instruction)
 
 
 def _complain_of(error: click.ClickException, command: str) -> None:
