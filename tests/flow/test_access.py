@@ -617,7 +617,7 @@ def test_the_rules_of_a_plugin_that_does_not_run_hold_for_what_another_has_of_it
             eventually(lambda: "'none' is not a whole number" in house.process.tail())
             eventually(lambda: _is_denied(nobody.Heir().purr))
         denied(nobody.Heir().purr)
-    closed = f"{file} cannot be used, and may have rules of [access]"
+    closed = f"{file} cannot be used and may have [access] rules"
     assert (house.log(closed) > 0) is how.startswith("broken")
     status, lines, _ = can(house, "anonymous", "heir", "Heir.purr")
     says = f"cat: {file} cannot be used" if how.startswith("broken") else "cat: no rule in [access]"
@@ -631,7 +631,7 @@ def test_a_second_descriptor_of_a_plugin_closes_it_if_it_has_rules_and_the_log_s
     house.process.start()
     with house.agent("alice") as alice:
         denied(alice.Dog().bark)
-        assert house.log(f"{second} cannot be used, and may have rules of [access]") == 1
+        assert house.log(f"{second} cannot be used and may have [access] rules") == 1
         second.unlink()
         os.kill(house.process.pid, signal.SIGHUP)
         eventually(lambda: not _is_denied(alice.Dog().bark))

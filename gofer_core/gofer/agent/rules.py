@@ -83,10 +83,9 @@ class Rules:
 
     def warn_of_closed(self) -> None:
         """Log whose methods nobody may call, because of which descriptors."""
-        for one in self._held.values():
-            if one.broken:
-                text = "%s cannot be used, and may have rules of [access]: until it is mended, nobody may call %s"
-                log.error(text, one.file, f"what is of {one.module}")
+        for one in [one for one in self._held.values() if one.broken]:
+            text = "%s cannot be used and may have [access] rules: nobody may call the methods of %s until it is mended"
+            log.warning(text, one.file, one.module)
 
     def forget(self, files: Collection[Path]) -> None:
         """Keep only the rules that the descriptors in these files have."""
