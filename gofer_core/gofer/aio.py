@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Coroutine
 from typing import Any, Self
 
 from gofer.messaging.asyncio_driver import AsyncioConnection, AsyncioWaiter
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.rmi.client.agent import Lease, RemoteAgent
+from gofer.rmi.client.options import Options
 from gofer.rmi.client.session import Session
 
 __all__ = ["Agent", "AsyncioSession"]
@@ -73,9 +73,9 @@ class Agent(RemoteAgent):
             raise RuntimeError("this agent belongs to another event loop: make one in each")
         return session
 
-    async def _run(self, sending: Coroutine[Any, Any, Any]) -> Any:
+    async def _run(self, send: Any, document: dict[str, Any], options: Options) -> Any:
         try:
-            return await sending
+            return await send(document, options)
         except RuntimeError as error:
             stop = error.__cause__
             if isinstance(stop, StopIteration):

@@ -9,13 +9,13 @@ print(agent.Dog().bark("hello"))
 from __future__ import annotations
 
 import warnings
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import pool
 from gofer.messaging.url import URL
 from gofer.rmi.client.agent import Double, Lease, RemoteAgent, seam
-from gofer.rmi.client.options import CallOptions
+from gofer.rmi.client.options import CallOptions, Options
 from gofer.rmi.client.session import ThreadSession, complete
 
 __all__ = ["Agent", "Double", "agent", "seam"]
@@ -75,7 +75,8 @@ class Agent(RemoteAgent):
     def _new_lease(self, connector: Connector) -> Lease[ThreadSession]:
         return Lease(connector, pool.acquire, ThreadSession)
 
-    _run = staticmethod(complete)
+    def _run(self, send: Any, document: dict[str, Any], options: Options) -> Any:
+        return complete(send(document, options))
 
 
 def agent(url: str | URL | Connector, address: str, **options: Unpack[CallOptions]) -> Agent:

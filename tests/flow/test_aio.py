@@ -252,3 +252,18 @@ def test_it_closes_cleanly_without_a_warning(connector: Connector) -> None:
         asyncio.run(main(), debug=True)
         gc.collect()
     eventually(lambda: len(os.listdir("/proc/self/fd")) == descriptors)
+
+
+def test_a_task_that_is_cancelled_before_it_begins_leaves_nothing_behind(connector: Connector) -> None:
+    async def main() -> None:
+        async with Agent(connector, "nobody", wait=20) as agent:
+            task = asyncio.create_task(agent.Dog().bark())
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        asyncio.run(main())
+        gc.collect()
+    assert [str(one.message) for one in told if "never awaited" in str(one.message)] == []

@@ -146,3 +146,41 @@ def test_a_process_that_stood_still_loses_nothing_that_it_sends_then(
     process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
+
+
+def test_a_process_that_ran_out_of_file_descriptors_calls_again(broker: LocalBroker) -> None:
+    ended = run(
+        """
+        import os, resource, sys
+        from gofer.errors import GoferError
+        from gofer.messaging.connector import Connector
+        from gofer.messaging.url import URL
+        from gofer.proxy import Agent
+        from support.echo import EchoAgent
+        def caller(heartbeat):  # each heartbeat has a connection of its own
+            return Agent(Connector(URL.parse(sys.argv[1]), heartbeat=heartbeat), "agent", wait=60)
+        with EchoAgent(sys.argv[1]), caller(30.0) as first:
+            first.Dog().bark("imports all")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            for left in range(6):
+                taken = []
+                try:
+                    while True:
+                        taken.append(os.dup(0))
+                except OSError:
+                    pass
+                for _ in range(left):
+                    os.close(taken.pop())
+                with caller(20.0 + left) as agent:
+                    try:
+                        agent(wait=0.5).Dog().bark("starved")
+                    except (GoferError, OSError):
+                        pass
+                    for descriptor in taken:
+                        os.close(descriptor)
+                    agent.Dog().bark("fed")
+        print("fed")
+        """,
+        broker.url,
+    )
+    assert (ended.stdout, "Traceback" in ended.stderr) == ("fed\n", False), ended.stderr

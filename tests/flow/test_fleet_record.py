@@ -187,6 +187,21 @@ def test_a_damaged_record_is_reported_and_nothing_is_sent(
         assert (told.returncode, "/runs.db: " in told.stderr, "Traceback" in told.stderr) == (2, True, False), told
 
 
+def test_only_a_damaged_file_is_to_be_moved_away(state: Path, broker: LocalBroker) -> None:
+    state.mkdir(parents=True, mode=0o700)
+    (state / "fleet.db").write_text("no database at all\n" * 100)
+    told = gofer("ls", "--no-ask")
+    says = f"gofer fleet: {state}/fleet.db: cannot be used: file is not a database; move it away to begin anew\n"
+    assert (told.returncode, told.stderr) == (2, says)
+    (state / "fleet.db").unlink()
+    (state / "fleet.db").symlink_to(state / "missing" / "fleet.db")
+    told = gofer("ls", "--no-ask")
+    assert (told.returncode, told.stderr) == (
+        2,
+        f"gofer fleet: {state}/fleet.db: cannot be used: No such file or directory\n",
+    )
+
+
 @pytest.mark.parametrize("what", ["full", "read-only"])
 def test_a_disk_that_takes_nothing_is_reported_and_nothing_is_sent(state: Path, broker: LocalBroker, what: str) -> None:
     async def go() -> None:
@@ -194,12 +209,12 @@ def test_a_disk_that_takes_nothing_is_reported_and_nothing_is_sent(state: Path, 
             fleet.add([Card(name=agent.name, address=agent.name) for agent in emulator.agents])
             if what == "full":
                 fleet.record._file.execute("PRAGMA max_page_count = 1")  # as a full disk answers
-                with pytest.raises(StateError, match=r"runs.db: cannot be used: database or disk is full"):
+                with pytest.raises(StateError, match=r"runs.db: cannot be used: database or disk is full$"):
                     await fleet.where().Emulated().work("x" * 100_000)
             else:
                 run = fleet.where().Emulated().work(1)
                 fleet.record._file.execute("PRAGMA query_only = 1")  # as a disk that was remounted answers
-                with pytest.raises(StateError, match=r"runs.db: cannot be used: attempt to write a readonly database"):
+                with pytest.raises(StateError, match=r"runs.db: cannot be used: attempt to write a readonly database$"):
                     await run
             assert not emulator.runs
 

@@ -248,6 +248,7 @@ class TestTheSubcommands:
             (("cancel", "--where", "[]"), 2, "'[]' is not a JSON object"),
             (("reload",), 2, "Missing argument"),
             (("requests", "--state", "odd"), 2, "'odd' is not one of 'waiting', 'running'"),
+            (("reload", ""), 2, "'PATH|NAME': it is empty; allowed: a plugin's name, or the path of its descriptor"),
             (("dance",), 2, "No such command 'dance'"),
         ],
     )

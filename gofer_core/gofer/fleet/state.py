@@ -26,7 +26,10 @@ def state_directory() -> Path:
         StateError: it cannot be made, or others may write to it.
     """
     base = os.environ.get("XDG_STATE_HOME") or ""
-    path = (Path(base) if os.path.isabs(base) else Path.home() / ".local/state") / "gofer"
+    try:
+        path = (Path(base) if os.path.isabs(base) else Path.home() / ".local/state") / "gofer"
+    except RuntimeError as error:  # a user whom the machine does not know
+        raise StateError(f"user {os.geteuid()} has no home directory; set HOME or XDG_STATE_HOME") from error
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()
@@ -84,7 +87,7 @@ class Database:
             with self._lock:
                 return work()
         except sqlite3.Error as error:
-            raise StateError(f"{self.path}: cannot be used: {error}") from error
+            raise _unusable(self.path, error) from error
 
 
 def _connect(path: Path, schema: str, number: int) -> sqlite3.Connection:
@@ -105,5 +108,12 @@ def _connect(path: Path, schema: str, number: int) -> sqlite3.Connection:
             database.close()
             raise
     except (sqlite3.Error, OSError) as error:
-        raise StateError(f"{path}: cannot be used: {error}; move it away to begin anew") from error
+        raise _unusable(path, error) from error
     return database
+
+
+def _unusable(path: Path, error: sqlite3.Error | OSError) -> StateError:
+    """Say why a database cannot be used. A damaged one may be moved away; one on a full disk is still whole."""
+    why = error.strerror if isinstance(error, OSError) else str(error)
+    damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+    return StateError(f"{path}: cannot be used: {why}{'; move it away to begin anew' if damaged else ''}")

@@ -415,10 +415,10 @@ class ThreadConnection(Connection):
         return readable
 
     def _make_poll(self) -> None:
-        if hasattr(select, "epoll"):  # by edges: then the wakeup need not be cleared, which would cost a system call
+        try:  # by edges: then the wakeup need not be cleared, which would cost a system call
             self._poll, self._second = select.epoll(), 1
             self._poll.register(self._wakeup.fileno(), select.EPOLLIN | select.EPOLLET)
-        else:
+        except (AttributeError, OSError):  # there is none here, or the process has no file descriptor left for it
             self._poll, self._second = select.poll(), 1000
             self._poll.register(self._wakeup.fileno(), select.POLLIN)
 

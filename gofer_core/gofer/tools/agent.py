@@ -45,6 +45,8 @@ def _criteria(text: str) -> dict[str, Any]:
 
 def _place(text: str) -> str:
     """Make a path whole: the agent has another working directory. A plugin's name stays as it is."""
+    if not text:  # an unset variable of a shell
+        raise click.BadParameter("it is empty; allowed: a plugin's name, or the path of its descriptor")
     is_path = "/" in text or (text.endswith((".conf", ".json")) and os.path.lexists(text))
     return os.path.abspath(text) if is_path else text
 

@@ -54,7 +54,7 @@ Exit status of every command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line, ``sys.argv`` by default. Returns the exit status; see ``gofer rmi --help`` for its ones."""
+    """Run the command line, ``sys.argv`` by default. Returns the exit status: see ``gofer rmi --help``."""
     open_missing()
     if os.environ.get(COMPLETE):
         return _complete(os.environ[COMPLETE])
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        return give_up_output("gofer", error)
+        status = give_up_output("gofer", error)
     except GoferError as error:
         complain("gofer" if context is None else f"gofer {context.invoked_subcommand}", error)
         return 1

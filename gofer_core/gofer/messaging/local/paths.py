@@ -67,15 +67,16 @@ def open_socket(connector: Connector, timeout: float) -> socket.socket:
         AdapterError: the system does not let us in.
     """
     path = path_of(connector.url)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock = None
     try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         with reachable(path) as name:
             sock.connect(name)
-    except PermissionError as error:
-        sock.close()
-        raise AdapterError(f"not permitted to use the local broker's socket {path}") from error
     except OSError as error:
-        sock.close()
+        if sock is not None:
+            sock.close()
+        if isinstance(error, PermissionError):
+            raise AdapterError(f"not permitted to use the local broker's socket {path}") from error
         why = _WHY.get(error.errno or 0) or words(error)
         raise ConnectionLost(f"local broker at {path}: {why}") from error
     return sock

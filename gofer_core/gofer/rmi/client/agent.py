@@ -134,7 +134,7 @@ class RemoteAgent:
 
     _lease: Lease[Any]
     #: Runs ``_send`` to its end, and returns what the call returns; or a coroutine that does so.
-    _run: Callable[[Coroutine[Any, Any, Any]], Any]
+    _run: Callable[[Callable[[dict[str, Any], Options], Coroutine[Any, Any, Any]], dict[str, Any], Options], Any]
 
     def __init__(self, url: str | URL | Connector, address: str, **options: Unpack[CallOptions]) -> None:
         self._lease = self._new_lease(Connector.of(url))
@@ -183,8 +183,8 @@ class RemoteAgent:
         document = new_request((classname, method, cntr), args, kws, self._to, options)
         send = self._send if slot.tracer is None else self._send_traced
         if options.trigger:
-            return Trigger(document["sn"], lambda: self._run(send(document, options)))
-        return self._run(send(document, options))
+            return Trigger(document["sn"], lambda: self._run(send, document, options))
+        return self._run(send, document, options)
 
     async def _send_traced(self, document: dict[str, Any], options: Options) -> Any:
         tracer, waits = slot.tracer, options.reply is None and options.wait != 0
