@@ -26,6 +26,7 @@ CONFIG = """
 classic_queue.default_version = 2
 heartbeat = 60
 tcp_listen_options.backlog = 4096
+handshake_timeout = 120000
 """
 JITTER = 3.0
 #: What 10,000 may take, on two cores: seconds, shares and MB.

@@ -136,6 +136,32 @@ def test_whoever_cancels_a_run_ends_it_as_a_whole(state: Path, broker: LocalBrok
         assert gofer("status", "last").stdout.startswith("run ")
 
 
+def test_a_run_is_cancelled_in_the_pause_between_two_waves(state: Path, broker: LocalBroker, tmp_path: Path) -> None:
+    with emulated(broker, "pause", 10, tmp_path / "runs"):
+        call = [GOFER, "fleet", "call", "all", "Emulated.work", "--no-ask", "--ramp", "2,100%", "--soak", "1h"]
+        command = forkserver.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        eventually(lambda: Counter(outcome for _, outcome in targets(state))["value"] == 2)
+        assert gofer("cancel").stdout == "0 machines asked to cancel\n"
+        out, err = command.communicate(timeout=60)
+        assert (command.returncode, "was stopped: cancelled" in err) == (3, True), (out, err)
+        assert out.endswith(": 8 untouched, 2 value\n")
+        assert len((tmp_path / "runs").read_text().split()) == 2
+
+
+def test_a_run_that_its_own_process_stops_in_the_pause_ends(state: Path, broker: LocalBroker) -> None:
+    async def go() -> None:
+        async with Emulator(broker.url, 4, prefix="own"), Fleet(broker.url, wait=20) as fleet:
+            await fleet.ask("name=own-*", wait=30, jitter=0.0)
+            run = fleet.where("name=own-*")(ramp="1,100%", soak=3600, health="Emulated.well").Emulated().work(1)
+            async for outcome in run:
+                if outcome.kind == "value":
+                    assert await run.cancel() == 0
+            assert run.counts == {"value": 1, "untouched": 3}
+            assert run.stopped == "cancelled"
+
+    asyncio.run(asyncio.wait_for(go(), 60))
+
+
 # -- a file that is damaged, and a disk that is full -------------------------------------------------------------------
 
 

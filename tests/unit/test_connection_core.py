@@ -28,7 +28,7 @@ from gofer.messaging.adapter import (
 )
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.core import OPERATION, Core, State
+from gofer.messaging.core import _LOGIN, _MOST_PATIENCE, _SUBSCRIBING, OPERATION, Core, State
 from gofer.messaging.subscription import Steps, Subscription
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -238,7 +238,7 @@ def test_what_is_unsubscribed_while_it_is_made_is_cancelled(broker: Broker) -> N
 def test_a_subscription_that_is_answered_late_is_cancelled_and_made_anew(broker: Broker) -> None:
     subscription = Subscription("q", 10, lambda _: None)
     broker.core.subscribe(subscription)
-    broker.pass_time(OPERATION)
+    broker.pass_time(_SUBSCRIBING)
     assert not subscription.active
     broker.answer(Subscribe)
     broker.answer(Cancel)
@@ -287,6 +287,82 @@ def test_a_login_that_gets_no_answer_ends() -> None:
     broker.pass_time(31.0)
     assert broker.core.state is State.DOWN
     assert "login" in str(broker.core.error)
+
+
+def login_takes(broker: Broker, *, every: float | None = None) -> float:
+    """Log in at a broker that does not get to the end of it; return after how many seconds that is given up.
+
+    Args:
+        every: seconds between two things that it says; None: it says nothing.
+    """
+    broker.connect(opened=False)
+    begun = broker.now
+    while broker.core.state is State.LOGIN:
+        assert broker.now - begun < 10_000
+        due = broker.core.deadline
+        if every is not None and broker.now + every < due:
+            broker.now += every
+            broker.core.receive(b"a frame", broker.now)
+        else:
+            broker.pass_time(due - broker.now)
+    return broker.now - begun
+
+
+def test_a_broker_that_is_silent_gets_more_time_for_each_login_to_a_limit() -> None:
+    broker = Broker()
+    broker.core.connect()
+    assert [login_takes(broker) for _ in range(4)] == pytest.approx([_LOGIN, 2 * _LOGIN, 4 * _LOGIN, 4 * _LOGIN])
+    broker.connect()  # it was quick again
+    broker.core.lost("cut", broker.now)
+    assert login_takes(broker) == pytest.approx(_LOGIN)
+
+
+def test_a_login_that_is_cut_or_refused_gets_no_more_time() -> None:
+    broker = Broker()
+    broker.core.connect()
+    for _ in range(3):
+        broker.connect(opened=False)
+        broker.pass_time(1.0)
+        broker.core.lost("cut", broker.now)
+        broker.connect(opened=False)
+        broker.put(Closed(AdapterError("login refused")))
+    assert login_takes(broker) == pytest.approx(_LOGIN)
+
+
+def test_a_login_that_a_slow_broker_goes_on_with_is_not_given_up_and_has_an_end() -> None:
+    broker = Broker()
+    broker.core.connect()
+    broker.connect(opened=False)
+    for _ in range(4):  # it says something just in time
+        broker.pass_time(_LOGIN * 0.9)
+        assert broker.core.state is State.LOGIN
+        broker.core.receive(b"a frame", broker.now)
+    broker.put(Opened())
+    assert broker.core.state is State.OPEN
+    broker.core.lost("cut", broker.now)
+    assert login_takes(broker, every=1.0) == pytest.approx(_MOST_PATIENCE * _LOGIN)
+    assert f"within {_MOST_PATIENCE * _LOGIN:.0f} s" in str(broker.core.error)
+
+
+def test_a_subscription_that_a_slow_broker_does_not_make_in_time_gets_more_time(broker: Broker) -> None:
+    def prepare() -> Steps:
+        yield DeclareQueue("q")
+
+    subscription = Subscription("q", 10, lambda _: None, prepare)
+    broker.core.subscribe(subscription)
+    for times in (1, 2, 4, 4):
+        asked = len(broker.adapter.asked)
+        broker.pass_time(times * _SUBSCRIBING - 1)
+        assert subscription.error is None or times > 1
+        assert len(broker.adapter.asked) == asked  # nothing is asked twice meanwhile
+        broker.pass_time(1)
+        assert isinstance(subscription.error, ConnectionLost)
+        broker.pass_time(30.0)  # the pause before the next try
+    for _ in range(4):
+        broker.answer(DeclareQueue)  # the last one is of the last try, and leads on
+    broker.answer(DeclareQueue)
+    broker.answer(Subscribe)
+    assert subscription.active
 
 
 def test_pauses_before_a_reconnect_grow_to_the_limit_and_are_spread() -> None:

@@ -86,6 +86,11 @@ class Channel:
                 return None
         return Closed(0, f"all {home.channel_max} channels of the connection are in use")
 
+    def take(self, spare: Task) -> None:
+        """Take the channel of a task that has ended: opening one costs a broker more than most questions do."""
+        self.home.spare, spare.usable = None, False
+        self._begin(spare.number)
+
     def _begin(self, number: int) -> None:
         # A message whose frames are still coming: its method, header, missing bytes, and the body so far.
         self._method = self._header = b""
@@ -164,8 +169,10 @@ class Task(Channel):
     """A channel that asks one question at a time and carries nothing else.
 
     So one that the broker answers late delays no other. One that fails closes its channel, and costs only itself. One
-    that succeeds leaves its channel to the next: opening one costs a broker more than most questions do.
+    that succeeds leaves its channel to the next task, or to a consumer. ``published``: it has sent a message.
     """
+
+    published = False
 
     def __init__(self, home: Channels, steps: Steps) -> None:
         """Start it, at once or when others have ended."""
@@ -193,7 +200,7 @@ class Task(Channel):
         if isinstance(question, Outgoing):
             self.send(spec.Confirm.Select, "b", True)
             self.home.output.append(self.frames(question))
-            self.asking, self._returned = spec.Basic.Publish, b""
+            self.asking, self._returned, self.published = spec.Basic.Publish, b"", True
             self._answers = (spec.Basic.Ack, spec.Basic.Nack)
         else:
             method, format, arguments = question
@@ -204,11 +211,11 @@ class Task(Channel):
 
     def open(self) -> Closed | None:
         """Take the channel of one that has ended, or open another."""
-        spare, self.home.spare = self.home.spare, None
+        spare = self.home.spare
         if spare is None:
             return super().open()
-        spare.usable = False
-        self._begin(spare.number)
+        self.published = spare.published
+        self.take(spare)
         return None
 
     def close(self) -> None:

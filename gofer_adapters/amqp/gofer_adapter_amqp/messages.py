@@ -22,8 +22,8 @@ _PREDECLARED = ("", "amq.direct", "amq.fanout", "amq.topic")
 class Consumer(Channel):
     """A subscription: a channel of its own with one consumer. ``accepted`` are tags to be acknowledged by ``flush``.
 
-    It is the first half of each delivery's ``tag``; the second is the broker's number. It is opened once, so its
-    deliveries cannot be taken for those of another. After its end it lives until all are settled.
+    It is the first half of each delivery's ``tag``; the second is the broker's number. It never has another channel, so
+    its deliveries cannot be taken for those of another. After its end it lives until all are settled.
     """
 
     def __init__(self, home: Channels, id: int, asked: api.Subscribe) -> None:
@@ -42,6 +42,17 @@ class Consumer(Channel):
             self.send(self.asking, "BsbbbbbF", 0, asked.queue, True, False, False, False, False, {})
         else:
             self._consume()
+
+    def open(self) -> Closed | None:
+        """Take the channel of the task that has declared the queue, or open another.
+
+        Not one on which a message was sent: Broker-J may return it after the task has ended.
+        """
+        spare = self.home.spare
+        if spare is None or spare.published:
+            return super().open()
+        self.take(spare)
+        return None
 
     def _consume(self) -> None:
         queue, tag, exclusive = self._asked.queue, str(self._asked.number), self._asked.exclusive

@@ -20,7 +20,7 @@ import msgspec
 from gofer.agent.config import AgentConfig
 from gofer.agent.facts import Facts
 from gofer.card import ALL, EXCHANGE, MAX_CARD, Answer, Card, PluginCard, Question, key_of_group, read_question
-from gofer.errors import ConfigError, DocumentError, GoferError
+from gofer.errors import ConfigError, DocumentError, GoferError, NotFound
 from gofer.limit import Limit, LimitedLog
 from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareExchange, DeclareQueue, DeleteQueue, Delivery
 from gofer.messaging.address import Address
@@ -227,6 +227,7 @@ class _Joined:
         self._keys = [ALL, *map(key_of_group, membership.groups)]
         self._queue = f"fleet.{address.key}"
         self._expires = True  # until the broker says that it cannot do that
+        self._has_exchange = False  # the broker: it outlives its restarts, so ask for it once
         self._limit = Limit(_RATE, _BURST)
         self._complain = LimitedLog(log, rate=0.1, burst=5)
         self._random = SystemRandom()
@@ -254,7 +255,9 @@ class _Joined:
     # -- in the I/O thread --------------------------------------------------------------------------------------------
 
     def _prepare(self) -> Steps:
-        yield DeclareExchange(EXCHANGE, "topic")
+        if not self._has_exchange:
+            yield DeclareExchange(EXCHANGE, "topic")
+            self._has_exchange = True
         if self._expires:
             self._expires = (yield DeclareQueue(self._queue, durable=False, expires=_EXPIRES)) != NO_EXPIRY
             if not self._expires:
@@ -262,7 +265,11 @@ class _Joined:
         if not self._expires:
             yield DeclareQueue(self._queue, durable=False, auto_delete=True)
         for key in self._keys:
-            yield Bind(self._queue, EXCHANGE, key)
+            try:
+                yield Bind(self._queue, EXCHANGE, key)
+            except NotFound:
+                self._has_exchange = False  # somebody has deleted it: the next try makes it again
+                raise
 
     def _dispose(self) -> Steps:
         yield DeleteQueue(self._queue)

@@ -43,6 +43,8 @@ _REMEMBERED = 540.0
 _CANCEL_WAIT = 5.0
 #: Seconds between two looks whether the broker takes messages again.
 _LOOK = 0.1
+#: Seconds between two looks whether another process has cancelled the run, in the pause between two waves.
+_LOOK_FOR_CANCEL = 0.5
 
 #: The outcomes that exceptions of a call are; the first that fits counts.
 _MEANINGS = (
@@ -256,7 +258,13 @@ class Run(RecordedRun):
     async def _pause(self, wave: Sequence[TargetRow], following: Sequence[TargetRow]) -> None:
         """Do what stands between two waves; it may stop the run."""
         await self._write()
-        await asyncio.sleep(self._waves.soak)
+        end = monotonic() + self._waves.soak
+        while self._stopped is None and (left := end - monotonic()) > 0:
+            await asyncio.sleep(min(left, _LOOK_FOR_CANCEL))
+            if not await asyncio.to_thread(self._record.goes_on, self._row.number):
+                self.stop("cancelled")
+        if self._stopped is not None:
+            return
         if self._waves.health is not None:
             why = await self._unhealthy(wave)
             if why is not None:

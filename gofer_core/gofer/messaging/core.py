@@ -36,9 +36,14 @@ Settle = Callable[[Outcome, str], None]
 #: Called with an operation's value, or its error.
 Answer = Callable[[Any, Exception | None], None]
 
-#: Seconds for the broker to answer one operation, and the login.
+#: Seconds for the broker to answer one operation.
 OPERATION = 10.0
-_LOGIN = 30.0
+#: Seconds of silence that end a login, and for each operation that makes a subscription. Who gives up earlier wins
+#: nothing: the next try has the broker do the work again, and a broker that is slow because ten thousand come back at
+#: once gets slower by each. So the limit doubles with each try in a row that it has ended, up to so many times as much.
+#: That is also the limit of the whole login.
+_LOGIN = _SUBSCRIBING = 30.0
+_MOST_PATIENCE = 4
 #: Seconds for subscriptions to clean up before the connection closes, and for the broker to answer the close.
 _DISPOSE = 1.0
 _CLOSE = 1.0
@@ -107,6 +112,8 @@ class Core:
         self._silent = True  # the broker, on this connection
         self._flush_at = 0.0
         self._deadline = inf  # of the login, or of the close
+        self._login_since = 0.0
+        self._patience = 1  # how many times as long as usual a login may take
         self._retry_at = inf  # the next try of a subscription
         self._reconnect = self._final = self._draining = False
         self._last_output = b""
@@ -151,8 +158,8 @@ class Core:
         self.now = now
         if self.state is not State.CONNECTING:
             return  # closed meanwhile
-        self.state, self.adapter, self._deadline = State.LOGIN, adapter, now + _LOGIN
-        self._silent = True
+        self.state, self.adapter, self._deadline = State.LOGIN, adapter, now + self._patience * _LOGIN
+        self._login_since, self._silent = now, True
         adapter.begin(now)
         self._drain()
 
@@ -166,6 +173,8 @@ class Core:
         """Take what was read."""
         self.now = now
         self._silent = False
+        if self.state is State.LOGIN:  # a broker that speaks is slow, not dead
+            self._deadline = min(now + self._patience * _LOGIN, self._login_since + _MOST_PATIENCE * _LOGIN)
         if self.adapter is not None:
             self.adapter.receive(data, now)
             if not self._drain():
@@ -199,8 +208,11 @@ class Core:
             adapter.tick(now)
             self._drain()
         if now >= self._deadline and self.adapter is adapter:
-            closing = self.state is State.CLOSING
-            self._down(ConnectionLost("closed" if closing else self._no_login()))
+            if self.state is State.CLOSING:
+                self._down(ConnectionLost("closed"))
+            else:
+                self._patience = min(2 * self._patience, _MOST_PATIENCE)
+                self._down(ConnectionLost(self._no_login()))
         if self.blocked is None:
             self._expire()
             if now >= self._retry_at:
@@ -208,7 +220,7 @@ class Core:
 
     def _no_login(self) -> str:
         """Say that the broker did not answer, and what may be wrong if it has said nothing at all."""
-        text = f"no answer to the login within {_LOGIN:g} s"
+        text = f"no answer to the login within {self.now - self._login_since:.0f} s"
         if not self._silent or self.connector.url.protocol == "local":
             return text
         hint = "" if self.connector.url.tls else ". Does the port expect TLS? Then write amqps://"
@@ -459,7 +471,8 @@ class Core:
                 self._subscriptions[subscription].reset()
                 self._call(subscription.on_made)
 
-        self.run(steps(), made)
+        patience = min(2 ** min(self._subscriptions[subscription].failures, 8), _MOST_PATIENCE)
+        self.run(steps(), made, patience * _SUBSCRIBING)
 
     def _subscription_failed(self, subscription: Subscription, why: Exception) -> None:
         error = why if isinstance(why, MessagingError) else AdapterError(str(why))
@@ -541,7 +554,7 @@ class Core:
 
     def _opened(self) -> None:
         log.info("%s: connected", self.connector.url)
-        self.state, self._deadline = State.OPEN, inf
+        self.state, self._deadline, self._patience = State.OPEN, inf, 1
         self.tries += 1
         self.openings += 1
         self.error, self.opened_before = None, True

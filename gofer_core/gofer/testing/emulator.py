@@ -18,7 +18,6 @@ import resource
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple, Self
@@ -34,6 +33,7 @@ from gofer.errors import (
     DocumentError,
     Interrupted,
     MessagingError,
+    NotFound,
 )
 from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareExchange, DeclareQueue, DeleteQueue, Delivery, Outcome
 from gofer.messaging.address import Address
@@ -44,6 +44,7 @@ from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.url import URL
 from gofer.rmi.exceptions import to_result
 from gofer.targets import Targets
+from gofer.testing._script import Script
 
 __all__ = ["EmulatedAgent", "Emulator", "Script"]
 
@@ -53,53 +54,6 @@ _EXPIRES = 600.0
 _PATIENCE = 120.0  # seconds for an agent to come up
 _LAST_TRY = 5.0  # seconds for one that is down to come back, and delete its queues
 _OWN_FILES = 100  # that a process has open beside a socket for each agent
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Script:
-    """What emulated agents do.
-
-    Attributes:
-        answer: what methods return; None: the agent's name and the arguments.
-        latency: seconds that a method takes, between these two.
-        fail: the share of agents whose methods raise ValueError, 0 to 1.
-        crash: the share of requests in the middle of which an agent crashes. When it is back it answers that the
-            request was interrupted, as goferd does.
-        down: seconds after which a crashed agent comes back, between these two.
-        frozen: the share that take requests, and never answer.
-        gone: the share that answer questions, and whose queues do not exist.
-        version: what their cards say of gofer.
-        groups: in which all are, beside ``emulated`` and ``g0`` to ``g9``.
-        seed: of the random choices; the same one makes the same agents do the same.
-    """
-
-    answer: Any = None
-    latency: tuple[float, float] = (0.0, 0.0)
-    fail: float = 0.0
-    crash: float = 0.0
-    down: tuple[float, float] = (0.0, 2.0)
-    frozen: float = 0.0
-    gone: float = 0.0
-    version: str = "emulated"
-    groups: tuple[str, ...] = ()
-    seed: int = 0
-
-    def kinds(self, count: int) -> list[str]:
-        """Return for each agent whether it is ``well``, ``failing``, ``frozen`` or ``gone``.
-
-        Raises:
-            ConfigError: a share is none, or they are more than all.
-        """
-        for name in ("fail", "crash", "frozen", "gone"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name):g}; allowed: 0 to 1")
-        shares = {"failing": self.fail, "frozen": self.frozen, "gone": self.gone}
-        kinds = [kind for kind, share in shares.items() for _ in range(round(share * count))]
-        if len(kinds) > count:
-            raise ConfigError(f"fail, frozen and gone are more than all: {sum(shares.values()):g}; allowed: up to 1")
-        kinds += ["well"] * (count - len(kinds))
-        random.Random(self.seed).shuffle(kinds)  # noqa: S311 - to be repeatable is what it is for
-        return kinds
 
 
 class Emulator:
@@ -131,6 +85,7 @@ class Emulator:
         self.durable = durable
         self.runs: Counter[str] = Counter()
         self.crashes = 0
+        self.has_exchange = False  # the broker, as far as is known: ten thousand need not ask for it
         self.ran = ran
         self.random = random.Random(self.script.seed)  # noqa: S311 - as above: for what is to be spread
         kinds = self.script.kinds(count)
@@ -251,7 +206,7 @@ class EmulatedAgent:
     @property
     def groups(self) -> list[str]:
         """Its groups."""
-        return ["emulated", f"g{self._number % 10}", *self._emulator.script.groups]
+        return [f"g{self._number % 10}", *self._emulator.script.groups]
 
     def card(self) -> Card:
         """Return what it says of itself."""
@@ -340,12 +295,18 @@ class EmulatedAgent:
 
     def _prepare_questions(self) -> Steps:
         queue = f"fleet.{self.name}"
-        yield DeclareExchange(EXCHANGE, "topic")
+        if not self._emulator.has_exchange:
+            yield DeclareExchange(EXCHANGE, "topic")
+            self._emulator.has_exchange = True
         if (yield DeclareQueue(queue, durable=False, expires=_EXPIRES)) == NO_EXPIRY:
             yield DeleteQueue(queue)
             yield DeclareQueue(queue, durable=False, auto_delete=True)
         for key in (ALL, *map(key_of_group, self.groups)):
-            yield Bind(queue, EXCHANGE, key)
+            try:
+                yield Bind(queue, EXCHANGE, key)
+            except NotFound:
+                self._emulator.has_exchange = False  # somebody has deleted it: the next try makes it again
+                raise
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
@@ -371,8 +332,7 @@ class EmulatedAgent:
                 Address("", question.replyto),
                 body,
                 ttl=question.who.wait,
-                durable=False,
-                confirm=False,
+                durable=False,  # confirmed: by the channel that its results need, too
             ),
         )
 
