@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -375,8 +374,8 @@ class TestDeliveries:
         self, rabbitmq: RabbitMQ, driver: Driver, queue: str, connect: Connect
     ) -> None:
         # RabbitMQ's own limit is 30 minutes, looked at every minute; a channel takes both values when it opens.
-        rabbitmq.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 300).")
-        rabbitmq.ctl("eval", "application:set_env(rabbit, consumer_timeout, 300).")
+        rabbitmq.evaluate("application:set_env(rabbit, channel_tick_interval, 300)")
+        rabbitmq.evaluate("application:set_env(rabbit, consumer_timeout, 300)")
         try:
             slow = connect()
             number = slow.subscribe(queue)
@@ -384,8 +383,8 @@ class TestDeliveries:
             held = slow.one()
             slow.until(lambda: bool(slow.lost), "the end of the subscription")
         finally:
-            rabbitmq.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 60000).")
-            rabbitmq.ctl("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
+            rabbitmq.evaluate("application:set_env(rabbit, channel_tick_interval, 60000)")
+            rabbitmq.evaluate("application:set_env(rabbit, consumer_timeout, 1800000)")
         assert [(lost.number, "PRECONDITION_FAILED" in lost.reason) for lost in slow.lost] == [(number, True)]
         slow.adapter.accept(held)
         slow.subscribe(queue)
@@ -532,23 +531,20 @@ class TestBroker:
             connection.close()
 
     @pytest.mark.slow
-    def test_a_broker_that_is_killed_and_started_again_keeps_what_it_took(
-        self, programs: Path | None, tmp_path: Path
-    ) -> None:
-        with RabbitMQ(tmp_path / "node", programs=programs) as broker:
-            connector = Connector(URL.parse(broker.url()))
-            before = Driver(AmqpAdapter(connector)).open()
-            before.queue("kept")
-            before.ask(DeclareExchange("also"))
-            before.ask(Bind("kept", "also", "key"))
-            before.give("key", b"persistent", exchange="also")
-            broker.kill()
-            assert isinstance(before.ended().error, ConnectionLost)
-            broker.start()
-            after = Driver(AmqpAdapter(connector)).open()
-            after.subscribe("kept")
-            assert after.one().body == b"persistent"
-            after.close()
+    def test_a_broker_that_is_killed_and_started_again_keeps_what_it_took(self, rabbitmq: RabbitMQ, vhost: str) -> None:
+        connector = Connector(URL.parse(rabbitmq.url(vhost=vhost)))
+        before = Driver(AmqpAdapter(connector)).open()
+        before.queue("kept")
+        before.ask(DeclareExchange("also"))
+        before.ask(Bind("kept", "also", "key"))
+        before.give("key", b"persistent", exchange="also")
+        rabbitmq.kill()
+        assert isinstance(before.ended().error, ConnectionLost)
+        rabbitmq.start()
+        after = Driver(AmqpAdapter(connector)).open()
+        after.subscribe("kept")
+        assert after.one().body == b"persistent"
+        after.close()
 
 
 @contextmanager
