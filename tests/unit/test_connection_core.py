@@ -28,7 +28,8 @@ from gofer.messaging.adapter import (
 )
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.core import OPERATION, Core, State
+from gofer.messaging.core import Core
+from gofer.messaging.operations import OPERATION, State
 from gofer.messaging.subscription import Steps, Subscription
 from hypothesis import settings
 from hypothesis import strategies as st

@@ -19,7 +19,7 @@ from gofer.errors import MessagingError
 from gofer.messaging.adapter import Adapter
 from gofer.messaging.connection import Connection, Flow
 from gofer.messaging.connector import Connector
-from gofer.messaging.core import State
+from gofer.messaging.operations import State
 from gofer.messaging.wire import Wire
 
 __all__ = ["AsyncioConnection", "AsyncioWaiter"]

@@ -27,8 +27,9 @@ from gofer.messaging.adapter import Adapter, Operation, Outcome, Outgoing
 from gofer.messaging.address import Address
 from gofer.messaging.connection import Connection, Flow
 from gofer.messaging.connector import Connector
-from gofer.messaging.core import OPERATION, Settle, State, copy_error
+from gofer.messaging.core import Settle
 from gofer.messaging.driver_lock import DriverLock
+from gofer.messaging.operations import OPERATION, State, copy_error
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.wire import Wakeup, Wire
 
