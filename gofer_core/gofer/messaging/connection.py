@@ -191,6 +191,10 @@ class Connection(Driver):
         """Acknowledge a delivery; that may wait some milliseconds for other output. A stale delivery is ignored."""
         self._submit(0, self.core.settle, delivery, Settlement.ACCEPT)
 
+    def accept_late(self, delivery: Delivery) -> None:
+        """Acknowledge a delivery together with many others: for what may be delivered again without harm."""
+        self._submit(0, self.core.accept_late, delivery)
+
     def release(self, delivery: Delivery) -> None:
         """Give a delivery back to its queue. A stale delivery is ignored."""
         self._submit(0, self.core.settle, delivery, Settlement.RELEASE)

@@ -36,6 +36,8 @@ _LOGIN = 30.0
 #: Seconds for subscriptions to clean up before the connection closes, and for the broker to answer the close.
 _DISPOSE = 1.0
 _CLOSE = 1.0
+#: Acknowledgements that may be late wait for so many of them, or so many seconds, or bytes of their messages.
+_LATE, _LATE_SECONDS, _LATE_BYTES = 50, 0.05, 64 * 1024
 #: After a connection of this many seconds the next pause is short again.
 _STABLE = 5.0
 #: The first limit of the pauses of one of many, in seconds, and its growth. With smaller values a restarted broker gets
@@ -70,6 +72,8 @@ class Core(Subscriptions):
         self._ack_delay = ack_delay
         self._silent = True  # the broker, on this connection
         self._flush_at = 0.0
+        self._late: list[Delivery] = []  # acknowledged, and the broker does not know
+        self._late_at, self._late_bytes = inf, 0
         self._deadline = inf  # of the login, or of the close
         self._reconnect = self._draining = False
         self._last_output = b""
@@ -91,7 +95,7 @@ class Core(Subscriptions):
             return self.connect_at
         if self.adapter is None:
             return inf
-        due = min(self.adapter.deadline, self._deadline, self._flush_at or inf)
+        due = min(self.adapter.deadline, self._deadline, self._flush_at or inf, self._late_at)
         if self.blocked is None:
             due = min(due, self._retry_at)
             if self._pending:
@@ -154,6 +158,8 @@ class Core(Subscriptions):
         if now >= adapter.deadline:
             adapter.tick(now)
             self._drain()
+        if now >= self._late_at:
+            self.flush()
         if now >= self._deadline and self.adapter is adapter:
             closing = self.state is State.CLOSING
             self._down(ConnectionLost("closed" if closing else self._no_login()))
@@ -172,8 +178,8 @@ class Core(Subscriptions):
 
     def take(self, now: float) -> bytes:
         """Return what is to be written now."""
-        while self._drain():  # what commands and callbacks have brought about
-            pass
+        if self._commanded:
+            self._drain()
         adapter = self.adapter
         if adapter is None:
             output, self._last_output = self._last_output, b""
@@ -241,6 +247,7 @@ class Core(Subscriptions):
 
     def _close_adapter(self) -> None:
         if self.adapter is not None:
+            self.flush()
             self._deadline = self.now + _CLOSE
             self.adapter.close(self.now)
             self._drain()
@@ -258,6 +265,7 @@ class Core(Subscriptions):
                 self._unsent[message.token] = (message, settle)
             return
         self.used_at = self.now
+        self._commanded = True
         if message.confirm or settle is not None:
             self.unconfirmed[message.token] = settle
         try:
@@ -294,30 +302,50 @@ class Core(Subscriptions):
     def settle(self, delivery: Delivery, how: Settlement) -> None:
         """Settle a delivery. An acknowledgement may wait for other output."""
         if self.adapter is not None:
+            self._commanded = True
             self.adapter.settle(delivery, how)
             self._flush_at = (self._flush_at or self.now + self._ack_delay) if how is Settlement.ACCEPT else 0.0
 
+    def accept_late(self, delivery: Delivery) -> None:
+        """Acknowledge a delivery together with others: for a broker, fifty at once are little more work than one.
+
+        One that the broker has not been told of is delivered again after the connection ends.
+        """
+        self._late.append(delivery)
+        self._late_bytes += len(delivery.body)
+        if len(self._late) >= _LATE or self._late_bytes >= _LATE_BYTES:
+            self.flush()
+        elif self._late_at == inf:
+            self._late_at = self.now + _LATE_SECONDS
+
     def flush(self) -> None:
         """Write waiting acknowledgements in this turn."""
+        late, self._late, self._late_at, self._late_bytes = self._late, [], inf, 0
+        for delivery in late:
+            self.settle(delivery, Settlement.ACCEPT)
         self._flush_at = 0.0
 
     # -- events -------------------------------------------------------------------------------------------------------
 
     def _drain(self) -> bool:
-        """Handle the adapter's events so far; return whether there were any. ``take`` handles those that these cause.
+        """Handle the adapter's events, and those that the commands of callbacks cause; return whether there were any.
 
         A callback may call this again: the outermost call keeps the order.
         """
-        if self._draining or self.adapter is None:
+        if self._draining:
             return False
-        events = self.adapter.events()
-        self._draining = bool(events)
+        self._draining, found = True, False
         try:
-            for event in events:
-                self._handle(event)
+            while self.adapter is not None:
+                self._commanded = False
+                for event in self.adapter.events():
+                    found = True
+                    self._handle(event)
+                if not self._commanded:
+                    break
         finally:
             self._draining = False
-        return bool(events)
+        return found
 
     def _handle(self, event: api.Event) -> None:
         match event:
@@ -375,6 +403,7 @@ class Core(Subscriptions):
         self.connect_at = self._backoff.due if self._reconnect and not self._final else inf
         self.tries += tried  # after the error: a waiting thread that sees the number looks at the error next
         self._all_lost()
+        self._late, self._late_at, self._late_bytes = [], inf, 0
         unconfirmed, self.unconfirmed = self.unconfirmed, {}
         if self._final:
             unconfirmed |= {token: settle for token, (_, settle) in self._unsent.items()}

@@ -105,8 +105,11 @@ class Driver(ABC):
             except OSError as error:
                 self._guard(self.core.lost, self._why_lost(wire, error), now)
                 return
-            if data:
-                self._guard(self.core.receive, data, now)
+            try:
+                if data:
+                    self.core.receive(data, now)
+            except Exception as error:  # noqa: BLE001 - _fault logs it
+                self._fault(error)
             if not (data and to_end):
                 return
 

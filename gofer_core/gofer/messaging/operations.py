@@ -64,6 +64,7 @@ class Operations:
         self.blocked: str | None = None
         self._blocked_at = 0.0
         self._final = False
+        self._commanded = False  # the adapter, since its events were last handled
         self._ids = itertools.count(1)
         self._pending: dict[int, _PendingOperation] = {}
 
@@ -85,7 +86,7 @@ class Operations:
         if adapter is None or self.state not in (State.OPEN, State.CLOSING):
             self._call(answer, None, ConnectionLost(f"{self.connector.url}: {self.describe()}"))
             return
-        self.used_at = self.now
+        self.used_at, self._commanded = self.now, True
         number = next(self._ids)
         self._pending[number] = _PendingOperation(operation, answer, self.now + timeout)
         try:

@@ -300,9 +300,10 @@ class ThreadConnection(Connection):
                 return False
             self._driver = threading.get_ident()
             now = core.now = monotonic()
-            self._note_written()
-            self._guard(publish, *arguments)
+            if self._written:
+                self._note_written()
             try:
+                publish(*arguments)
                 wire.write(core.take(now))
             except OSError as error:  # the I/O thread handles it: it may be about to read why
                 self._fail_later(wire, error)
@@ -368,7 +369,7 @@ class ThreadConnection(Connection):
             self._turn(now)
             if self._watchers:
                 self._wake(self._watchers)
-            readable = not core.closed and self._sleep(now)
+            readable = core.state is not State.CLOSED and self._sleep(now)
         self._write(monotonic())
         self._wakeup.close()
         self._poll = None
@@ -406,7 +407,8 @@ class ThreadConnection(Connection):
         ready = self._poll.poll(0 if self._commands else timeout)
         if self._lock.wake_up():
             self._fault(ConnectionLost("an interrupt has struck the thread that was sending"))
-        self._note_written()
+        if self._written:
+            self._note_written()
         readable = False
         for descriptor, _ in ready:
             if descriptor == self._polled:

@@ -246,7 +246,7 @@ class ReplyQueue:
         )
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        self._connection.accept(delivery)  # before the caller wakes up: what it sends next takes this along
+        self._connection.accept_late(delivery)  # one that comes again ends no call
         try:
             received = read_reply(delivery.body)
             call = self.calls.get(received.notice.sn or "")
