@@ -62,7 +62,8 @@ class AmqpAdapter(api.Adapter):
             try:
                 data = self._rest + data if self._rest else data
                 self._rest = data[self._receive_frames(data) :]
-                self._channels.start_waiting()
+                if self._channels.waiting:
+                    self._channels.start_waiting()
             except Exception as error:  # noqa: BLE001 - whatever a decoder makes of a peer's bytes, they are wrong
                 self._end(error)
 
@@ -90,9 +91,10 @@ class AmqpAdapter(api.Adapter):
         """Return all output, acknowledgements included."""
         if self._open:
             self._flush()
-        output, self._channels.output = self._channels.output, []
-        if output:
-            self._last_write = now
+        output = self._channels.output
+        if not output:
+            return b""
+        self._last_write, self._channels.output = now, []
         return b"".join(output)
 
     def close(self, now: float) -> None:
@@ -184,7 +186,8 @@ class AmqpAdapter(api.Adapter):
             offset = end + 1
             channel = channels.open.get(number)
             if channel is not None:
-                whole = wire.message_at(data, offset, number, most) if channel.begins(kind, payload) else None
+                begins = kind == 1 and payload.startswith(wire.DELIVER) and channel.usable and not channel.method
+                whole = wire.message_at(data, offset, number, most) if begins else None
                 if whole is None:
                     channel.receive(kind, payload)
                 else:

@@ -113,6 +113,8 @@ def expiration(header: bytes) -> float | None:
 
     A number that is too large for a time to live is a point in time, like the timestamp beside it.
     """
+    if not _short(header, 12)[0] & _EXPIRATION:
+        return None
     text = _text(header, _EXPIRATION)
     if not text.isdigit():
         return None
@@ -138,8 +140,9 @@ def message_at(data: bytes, offset: int, number: int, most: int) -> tuple[bytes,
     end = middle + 8 + size
     if kind != 3 or channel != number or size > most or length <= end or data[end] != 0xCE:
         return None
-    header = data[offset + 7 : middle]
-    return (header, data[middle + 8 : end], end + 1) if body_size(header) == size else None
+    if int.from_bytes(data[offset + 11 : offset + 19]) != size:
+        return None
+    return data[offset + 7 : middle], data[middle + 8 : end], end + 1
 
 
 def consumers(declared: bytes) -> int:

@@ -17,14 +17,15 @@ from gofer.messaging.endings import words
 from gofer.messaging.transport import open_wire
 from gofer.messaging.wire import Wire
 
-__all__ = ["Driver"]
+__all__ = ["SILENCE", "Driver"]
 
 log = logging.getLogger(__name__)
 
 #: Seconds to open a socket.
 _OPEN = 15.0
-#: Seconds without a read after which the process may have stood still.
-_SILENCE = 1.0
+#: Seconds without a read after which the process may have stood still (SIGSTOP, a suspended machine), and the broker
+#: may have hung up meanwhile: then all is read, to the end, before anything else happens.
+SILENCE = 1.0
 
 
 class Driver(ABC):
@@ -88,13 +89,6 @@ class Driver(ABC):
                 self._close_idle_at = self._close_if_idle(now)
         self._write(now)
         self._due = min(self.core.deadline, self._close_idle_at)
-
-    def _stood_still(self, now: float) -> bool:
-        """Whether nothing was read for long: then all is read, to the end, before anything else happens.
-
-        The process may have stood still (SIGSTOP, a suspended machine), and the broker may have hung up meanwhile.
-        """
-        return now - self._read_at > _SILENCE
 
     def _read(self, now: float, *, to_end: bool = False) -> None:
         """Read what the broker has sent, once or to the end."""

@@ -28,6 +28,7 @@ from gofer.messaging.address import Address
 from gofer.messaging.connection import Connection, Flow
 from gofer.messaging.connector import Connector
 from gofer.messaging.core import Settle
+from gofer.messaging.driver import SILENCE
 from gofer.messaging.driver_lock import DriverLock
 from gofer.messaging.operations import OPERATION, State, copy_error
 from gofer.messaging.subscription import Steps, Subscription
@@ -275,7 +276,7 @@ class ThreadConnection(Connection):
             command(*arguments)
             return
         idle = size > 0 and self._lock.asleep and len(self.core.unconfirmed) + len(self._written) < 2
-        if idle and not self._stood_still(monotonic()):
+        if idle and monotonic() - self._read_at <= SILENCE:
             main = threading.get_ident() == threading.main_thread().ident
             if self._write_at_once(*arguments) if main else self._write_alone(command, arguments):
                 return
@@ -354,9 +355,10 @@ class ThreadConnection(Connection):
         self._lock.acquire()
         self._driver = self._io = threading.get_ident()
         core, readable = self.core, False
-        while core.state is not State.CLOSED:
+        closed = core.closed
+        while not closed:
             now = core.now = monotonic()
-            stood_still = self._stood_still(now)
+            stood_still = now - self._read_at > SILENCE
             if readable or stood_still:
                 self._read(now, to_end=stood_still)
             if self._commands or self._later:
@@ -369,7 +371,8 @@ class ThreadConnection(Connection):
             self._turn(now)
             if self._watchers:
                 self._wake(self._watchers)
-            readable = core.state is not State.CLOSED and self._sleep(now)
+            closed = core.closed
+            readable = not closed and self._sleep(now)
         self._write(monotonic())
         self._wakeup.close()
         self._poll = None
