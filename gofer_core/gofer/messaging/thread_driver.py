@@ -83,7 +83,8 @@ class ThreadConnection(Connection):
         self._lock = DriverLock()
         # What the main thread has written, which is yet to be noted.
         self._written: deque[tuple[Wire, int, Adapter, Outgoing, Settle | None]] = deque()
-        self._driver = self._io = 0  # the ident of that thread, and of the I/O thread
+        self._main = threading.main_thread().ident
+        self._driver = self._io = 0  # the ident of the thread that drives it, and of the I/O thread
         self._owner: dict[str, threading.Thread] = {}  # at most one I/O thread, however many were started
         self._done = False
 
@@ -277,7 +278,7 @@ class ThreadConnection(Connection):
             return
         idle = size > 0 and self._lock.asleep and len(self.core.unconfirmed) + len(self._written) < 2
         if idle and monotonic() - self._read_at <= SILENCE:
-            main = threading.get_ident() == threading.main_thread().ident
+            main = threading.get_ident() == self._main
             if self._write_at_once(*arguments) if main else self._write_alone(command, arguments):
                 return
         if size < 0:
