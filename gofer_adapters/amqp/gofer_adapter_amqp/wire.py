@@ -12,19 +12,9 @@ from struct import Struct
 from amqp.serialization import dumps
 from gofer.messaging.adapter import Outgoing
 
-__all__ = ["DELIVER", "FRAME_ENDS", "HEARTBEAT", "LONGEST", "PROTOCOL_HEADER", "body_size", "expiration"]
-__all__ += [
-    "consumers",
-    "frame_head",
-    "message_at",
-    "message_id",
-    "method_frame",
-    "publish_frames",
-    "reply",
-    "settle_frame",
-    "signature",
-    "tag_and_flag",
-]
+__all__ = ["DELIVER", "FRAME_ENDS", "HEARTBEAT", "LONGEST", "PROTOCOL_HEADER", "body_size", "expiration", "consumers"]
+__all__ += ["frame_head", "message_at", "message_id", "method_frame", "publish_frames", "reply", "settle_frame"]
+__all__ += ["signature", "tag_and_flag"]
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 FRAME_ENDS = (b"\xce", b"")  # what ends a frame, and what stands there when it has not come yet
