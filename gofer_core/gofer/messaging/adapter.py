@@ -170,18 +170,9 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
     number: int
 
 
-Operation = (
-    DeclareQueue
-    | DeleteQueue
-    | CheckQueue
-    | PurgeQueue
-    | DeclareExchange
-    | DeleteExchange
-    | Bind
-    | Unbind
-    | Subscribe
-    | Cancel
-)
+_OnQueue = DeclareQueue | DeleteQueue | CheckQueue | PurgeQueue | Subscribe | Cancel
+_OnExchange = DeclareExchange | DeleteExchange | Bind | Unbind
+Operation = _OnQueue | _OnExchange
 
 _KINDS = {DeclareQueue: ("classic", "quorum"), DeclareExchange: ("direct", "topic", "fanout")}
 

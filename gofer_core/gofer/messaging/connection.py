@@ -187,13 +187,13 @@ class Connection(Driver):
         if token:
             self._submit(-1, self.core.forget, token)
 
-    def accept(self, delivery: Delivery) -> None:
-        """Acknowledge a delivery; that may wait some milliseconds for other output. A stale delivery is ignored."""
-        self._submit(0, self.core.settle, delivery, Settlement.ACCEPT)
+    def accept(self, delivery: Delivery, within: float = 0.0) -> None:
+        """Acknowledge a delivery. A stale delivery is ignored.
 
-    def accept_late(self, delivery: Delivery) -> None:
-        """Acknowledge a delivery together with many others: for what may be delivered again without harm."""
-        self._submit(0, self.core.accept_late, delivery)
+        Args:
+            within: seconds that it may wait for others, or for other output; some milliseconds at least.
+        """
+        self._submit(0, self.core.settle, delivery, Settlement.ACCEPT, within)
 
     def release(self, delivery: Delivery) -> None:
         """Give a delivery back to its queue. A stale delivery is ignored."""

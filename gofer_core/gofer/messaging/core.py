@@ -36,8 +36,8 @@ _LOGIN = 30.0
 #: Seconds for subscriptions to clean up before the connection closes, and for the broker to answer the close.
 _DISPOSE = 1.0
 _CLOSE = 1.0
-#: Acknowledgements that may be late wait for so many of them, or so many seconds, or bytes of their messages.
-_LATE, _LATE_SECONDS, _LATE_BYTES = 50, 0.05, 64 * 1024
+#: So many acknowledgements do not wait for more: for a broker they are little more work than one.
+_MANY = 50
 #: After a connection of this many seconds the next pause is short again.
 _STABLE = 5.0
 #: The first limit of the pauses of one of many, in seconds, and its growth. With smaller values a restarted broker gets
@@ -72,8 +72,7 @@ class Core(Subscriptions):
         self._ack_delay = ack_delay
         self._silent = True  # the broker, on this connection
         self._flush_at = 0.0
-        self._late: list[Delivery] = []  # acknowledged, and the broker does not know
-        self._late_at, self._late_bytes = inf, 0
+        self._waiting = 0  # acknowledgements
         self._deadline = inf  # of the login, or of the close
         self._reconnect = self._draining = False
         self._last_output = b""
@@ -95,7 +94,7 @@ class Core(Subscriptions):
             return self.connect_at
         if self.adapter is None:
             return inf
-        due = min(self.adapter.deadline, self._deadline, self._flush_at or inf, self._late_at)
+        due = min(self.adapter.deadline, self._deadline, self._flush_at or inf)
         if self.blocked is None:
             due = min(due, self._retry_at)
             if self._pending:
@@ -158,8 +157,6 @@ class Core(Subscriptions):
         if now >= adapter.deadline:
             adapter.tick(now)
             self._drain()
-        if now >= self._late_at:
-            self.flush()
         if now >= self._deadline and self.adapter is adapter:
             closing = self.state is State.CLOSING
             self._down(ConnectionLost("closed" if closing else self._no_login()))
@@ -186,7 +183,7 @@ class Core(Subscriptions):
             return output
         if now < self._flush_at and not adapter.urgent:
             return b""
-        self._flush_at = 0.0
+        self._flush_at, self._waiting = 0.0, 0
         return adapter.take(now)
 
     # -- open and close -----------------------------------------------------------------------------------------------
@@ -210,12 +207,9 @@ class Core(Subscriptions):
     @property
     def idle(self) -> bool:
         """Whether nothing is in flight and no subscription keeps the connection open."""
-        return not (
-            self.unconfirmed
-            or self._unsent
-            or any(pending.answer for pending in self._pending.values())
-            or any(subscription.keep_open for subscription in self._subscriptions)
-        )
+        asked = any(pending.answer for pending in self._pending.values())
+        kept_open = any(subscription.keep_open for subscription in self._subscriptions)
+        return not (self.unconfirmed or self._unsent or asked or kept_open)
 
     def suspend(self) -> None:
         """Close the connection until the next use."""
@@ -247,7 +241,6 @@ class Core(Subscriptions):
 
     def _close_adapter(self) -> None:
         if self.adapter is not None:
-            self.flush()
             self._deadline = self.now + _CLOSE
             self.adapter.close(self.now)
             self._drain()
@@ -299,30 +292,20 @@ class Core(Subscriptions):
         if self.unconfirmed.pop(token, None) is not None and self.adapter is not None:
             self.adapter.forget(token)
 
-    def settle(self, delivery: Delivery, how: Settlement) -> None:
-        """Settle a delivery. An acknowledgement may wait for other output."""
-        if self.adapter is not None:
-            self._commanded = True
-            self.adapter.settle(delivery, how)
-            self._flush_at = (self._flush_at or self.now + self._ack_delay) if how is Settlement.ACCEPT else 0.0
-
-    def accept_late(self, delivery: Delivery) -> None:
-        """Acknowledge a delivery together with others: for a broker, fifty at once are little more work than one.
-
-        One that the broker has not been told of is delivered again after the connection ends.
-        """
-        self._late.append(delivery)
-        self._late_bytes += len(delivery.body)
-        if len(self._late) >= _LATE or self._late_bytes >= _LATE_BYTES:
-            self.flush()
-        elif self._late_at == inf:
-            self._late_at = self.now + _LATE_SECONDS
+    def settle(self, delivery: Delivery, how: Settlement, within: float = 0.0) -> None:
+        """Settle a delivery. An acknowledgement waits for other output, or for so many that one more is no work."""
+        if self.adapter is None:
+            return
+        self._commanded = True
+        self.adapter.settle(delivery, how)
+        self._waiting += 1
+        if how is Settlement.ACCEPT and self._waiting < _MANY:
+            self._flush_at = min(self._flush_at or inf, self.now + max(within, self._ack_delay))
+        else:
+            self._flush_at = 0.0
 
     def flush(self) -> None:
         """Write waiting acknowledgements in this turn."""
-        late, self._late, self._late_at, self._late_bytes = self._late, [], inf, 0
-        for delivery in late:
-            self.settle(delivery, Settlement.ACCEPT)
         self._flush_at = 0.0
 
     # -- events -------------------------------------------------------------------------------------------------------
@@ -403,7 +386,6 @@ class Core(Subscriptions):
         self.connect_at = self._backoff.due if self._reconnect and not self._final else inf
         self.tries += tried  # after the error: a waiting thread that sees the number looks at the error next
         self._all_lost()
-        self._late, self._late_at, self._late_bytes = [], inf, 0
         unconfirmed, self.unconfirmed = self.unconfirmed, {}
         if self._final:
             unconfirmed |= {token: settle for token, (_, settle) in self._unsent.items()}

@@ -58,10 +58,8 @@ class Driver(ABC):
             connector = self.connector.current()
             adapter = find(connector.url, connector.adapter)(connector)
             return adapter, open_wire(connector, _OPEN, self.core.tries)
-        except MessagingError as error:
-            return error
-        except GoferError as error:  # a URL's file that cannot be read
-            return AdapterError(str(error))
+        except GoferError as error:  # others: a URL's file that cannot be read
+            return error if isinstance(error, MessagingError) else AdapterError(str(error))
         except Exception as error:
             log.exception("%s: cannot be opened", self.connector.url)
             return AdapterError(f"{self.connector.url}: {type(error).__name__}: {error}")

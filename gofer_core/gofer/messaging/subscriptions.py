@@ -75,9 +75,8 @@ class Subscriptions(Operations):
                 return  # it was unsubscribed meanwhile
             # Registered before the broker is asked: the first deliveries may come with its answer.
             self._by_number[number] = subscription
-            yield Subscribe(
-                number, subscription.queue, subscription.prefetch, subscription.exclusive, subscription.limit
-            )
+            queue, exclusive = subscription.queue, subscription.exclusive
+            yield Subscribe(number, queue, subscription.prefetch, exclusive, subscription.limit)
 
         def made(_: Any, error: Exception | None) -> None:
             if subscription.making != number:

@@ -332,7 +332,7 @@ class ThreadConnection(Connection):
         if data is None or adapter is None:
             return False
         note = partial(self._written.append, (wire, len(data), adapter, message, settle))
-        written = self._lock.write(asleep, wire, data, note=note, failed=partial(self._fail_later, wire))
+        written = self._lock.write(asleep, wire, data, note, partial(self._fail_later, wire))
         if written is False:
             self._wakeup.set()
         return written is not None
