@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from gofer.errors import DocumentError
 
 __all__ = [
-    "EXCHANGE",
-    "Answer",
-    "Card",
-    "PluginCard",
-    "Question",
-    "Who",
-    "key_of_group",
-    "read_answer",
-    "read_question",
-]
+    "EXCHANGE", "Answer", "Card", "PluginCard", "Question", "Who", "key_of_group", "read_answer", "read_question",
+]  # fmt: skip
+
+T = TypeVar("T")
 
 #: The topic exchange that the fleet's queues are bound to, and the key that all are bound by.
 EXCHANGE = "gofer.fleet"
@@ -156,10 +150,7 @@ def read_question(body: bytes) -> Question:
     Raises:
         DocumentError: it is none.
     """
-    try:
-        question = _question.decode(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as bad:
-        raise _invalid(str(bad)) from None
+    question = _decoded(_question, body)
     if len(question.routing) != 2 or not 0 <= question.who.jitter <= 3600 or not 0 < question.who.wait <= 3600:
         raise _invalid("routing has two parts, jitter and wait are seconds up to 3600")
     return question
@@ -173,14 +164,18 @@ def read_answer(body: bytes) -> Answer:
     """
     if len(body) > MAX_CARD:
         raise _invalid(f"an answer of {len(body)} bytes; allowed: {MAX_CARD}")
-    try:
-        answer = _answer.decode(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as bad:
-        raise _invalid(str(bad)) from None
+    answer = _decoded(_answer, body)
     if answer.origin != answer.card.address:
         raise _invalid("the card has another address than the answer's origin")
     answer.card.check()
     return answer
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as bad:
+        raise _invalid(str(bad)) from None
 
 
 def _invalid(details: str) -> DocumentError:

@@ -142,7 +142,8 @@ def remote(
             raise TypeError(f"@remote on {name}: model is {model!r}, allowed: {DIRECT!r}, {FORK!r}")
         if secret is not None and not _is_secret(secret):
             raise TypeError(f"@remote on {name}: secret is text, a list or tuple of texts (not empty), or a callable")
-        _positive("remote", name, "timeout", timeout)
+        if timeout is not None and not (_is_number(timeout) and timeout > 0):
+            raise TypeError(f"@remote on {name}: timeout is a number of seconds above 0, not {timeout!r}")
         if not isinstance(typed, bool):
             raise TypeError(f"@remote on {name}: typed is True or False, not {typed!r}")
         return Mark(remote=True, secret=secret, model=model, timeout=timeout and float(timeout), untyped=not typed)
@@ -253,10 +254,8 @@ def action(
             )
         if cron is not None:
             _check_cron(name, cron, interval)
-        if splay is not None:
-            numeric = isinstance(splay, (int, float)) and not isinstance(splay, bool)
-            if not numeric or not 0 <= splay <= _LONGEST:
-                raise TypeError(f"@action on {name}: splay is a number of seconds, 0 or more, not {splay!r}")
+        if splay is not None and not (_is_number(splay) and 0 <= splay <= _LONGEST):
+            raise TypeError(f"@action on {name}: splay is a number of seconds, 0 or more, not {splay!r}")
         return Mark(action=Action(interval or None, cron, splay))
 
     return _decorate("action", fn, check, more, unknown, (*_UNITS, "cron", "splay"))
@@ -392,13 +391,11 @@ def _check_arguments(
 
 def _part(name: str, part: str, value: float | str) -> float:
     """Read one part of an interval."""
-    number: object = value
-    if isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            number = None
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < float("inf"):
+    try:
+        number = float(value) if isinstance(value, str) else value
+    except ValueError:
+        number = -1
+    if not (_is_number(number) and number >= 0):
         raise TypeError(f"@action on {name}: {part} is a number, 0 or more, not {value!r}")
     return number
 
@@ -439,11 +436,8 @@ def _check_cron(name: str, cron: object, interval: float) -> None:
         raise TypeError(f"@action on {name}: cron {cron!r} {wrong}") from None
 
 
-def _positive(decorator: str, name: str, argument: str, value: object) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise TypeError(f"@{decorator} on {name}: {argument} is a number of seconds above 0, not {value!r}")
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
 def _name(fn: object) -> str:

@@ -1,11 +1,15 @@
-"""The three standard streams of a process that was started without some of them."""
+"""The three standard streams: of a process that was started without some of them, and one that takes no more."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
-__all__ = ["open_missing"]
+__all__ = ["UNWRITABLE", "give_up_output", "open_missing"]
+
+#: What standard output fails with: its reader has gone away, or its file cannot take more.
+UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def open_missing() -> None:
@@ -22,3 +26,16 @@ def open_missing() -> None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - see above
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115 - see above
+
+
+def give_up_output(program: str, error: OSError) -> int:
+    """Write no more to standard output, which has failed with one of ``UNWRITABLE``. Returns the exit status.
+
+    It is 141 without a word if the reader has gone away, like that of a program which SIGPIPE has ended. Otherwise it
+    is 74, and standard error says why.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+    if error.errno == errno.EPIPE:
+        return 141
+    print(f"{program}: cannot write the output: {error.strerror}", file=sys.stderr)
+    return 74

@@ -25,6 +25,7 @@ from support.commands import run_gofer
 from support.goferd import AgentProcess
 from support.guarded import Guarded
 from support.localbroker import LocalBroker
+from support.plugins import describe
 from support.presence import until_it_answers
 from support.reloads import manage
 from support.waiting import eventually
@@ -616,9 +617,24 @@ def test_the_rules_of_a_plugin_that_does_not_run_hold_for_what_another_has_of_it
             eventually(lambda: "'none' is not a whole number" in house.process.tail())
             eventually(lambda: _is_denied(nobody.Heir().purr))
         denied(nobody.Heir().purr)
+    closed = f"{file} cannot be used, and may have rules of [access]"
+    assert (house.log(closed) > 0) is how.startswith("broken")
     status, lines, _ = can(house, "anonymous", "heir", "Heir.purr")
     says = f"cat: {file} cannot be used" if how.startswith("broken") else "cat: no rule in [access]"
     assert (status, any(says in line for line in lines)) == (1, True), lines
+
+
+def test_a_second_descriptor_of_a_plugin_closes_it_if_it_has_rules_and_the_log_says_so(house: Guarded) -> None:
+    first = house.describe("dog", "* = alice")
+    text = first.read_text().replace("[main]\n", "[main]\nname = dog\nplugin = dog\n")
+    second = describe(house.root, "second", text)
+    house.process.start()
+    with house.agent("alice") as alice:
+        denied(alice.Dog().bark)
+        assert house.log(f"{second} cannot be used, and may have rules of [access]") == 1
+        second.unlink()
+        os.kill(house.process.pid, signal.SIGHUP)
+        eventually(lambda: not _is_denied(alice.Dog().bark))
 
 
 @pytest.mark.parametrize("how", ["removed", "renamed", "mended"])

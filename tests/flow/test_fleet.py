@@ -136,6 +136,21 @@ def test_machines_without_fleet_are_added_by_address(state: Path, agents: list[A
     assert "[kennel-0] group: unknown; allowed: name, groups" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "names no machine; allowed: a section for each address"),
+        ("kennel-0\nnowhere\n", "line 1 stands before any section; allowed: [address] for each machine"),
+        ("[kennel-0]\nname = old\nnowhere\n", "[kennel-0] line 3 has no key"),
+    ],
+)
+def test_a_line_that_names_no_machine_is_refused(state: Path, tmp_path: Path, text: str, says: str) -> None:
+    machines = tmp_path / "old.ini"
+    machines.write_text(text)
+    refused = gofer("add", str(machines))
+    assert (refused.returncode, refused.stdout, says in refused.stderr) == (2, "", True), refused.stderr
+
+
 def test_what_is_forged_doubled_or_too_large_is_refused_and_counted(broker: LocalBroker) -> None:
     """A machine that answers a thousand times, under another's address, to other questions, and too much."""
     connector = Connector.of(broker.url)

@@ -236,6 +236,12 @@ def test_check_says_by_its_status_whether_anything_is_wrong(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "enabled: good; errors: 0" in done.stdout
 
+    with open("/dev/full", "w") as full:
+        done = forkserver.run(
+            command, env=fine.environ, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+        )
+    assert (done.returncode, done.stderr) == (74, "goferd: cannot write the output: No space left on device\n")
+
 
 @pytest.mark.parametrize(
     ("code", "says"),

@@ -207,6 +207,12 @@ def test_a_file_that_somebody_has_written_is_left_alone(url: str, tmp_path: Path
     assert sorted(os.listdir(tmp_path)) == ["shop.py", "shop.pyi"]
 
 
+def test_a_directory_that_cannot_be_written_is_told_in_one_line(url: str) -> None:
+    done = gofer("stubs", "-u", url, "-a", "shop", "-o", "/proc/stubs")
+    assert (done.returncode, done.stderr.count("\n")) == (74, 1), done.stderr
+    assert done.stderr.startswith("gofer stubs: cannot write into /proc/stubs: ")
+
+
 def test_describe_shows_it_to_people_and_as_json(url: str) -> None:
     done = gofer("describe", "-u", url, "-a", "shop")
     assert (done.returncode, done.stderr) == (0, "")

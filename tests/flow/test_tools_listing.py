@@ -260,6 +260,21 @@ def test_output_that_cannot_be_written_is_reported_in_one_line(root: Path) -> No
     assert (done.returncode, done.stderr) == (74, "gofer: cannot write the output: No space left on device\n")
 
 
+@pytest.mark.parametrize("group", ["agent", "audit", "certs", "fleet", "new", "service"])
+def test_a_group_without_a_command_shows_its_help(root: Path, group: str) -> None:
+    done = gofer(group)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, lines[0]) == (2, "", f"Usage: gofer {group} [OPTIONS] COMMAND [ARGS]...")
+    assert "Commands:" in lines
+
+
+def test_of_an_endless_argument_the_ends_are_shown(root: Path) -> None:
+    done = gofer("adapters", "x" * 100_000)
+    assert (done.returncode, len(done.stderr) < 2000) == (2, True), len(done.stderr)
+    assert done.stderr.startswith("gofer adapters: Got unexpected extra argument (xx")
+    assert done.stderr.endswith("xx) (see gofer adapters --help)\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_closed_stream_is_as_one_that_nobody_reads(root: Path, closed: str) -> None:

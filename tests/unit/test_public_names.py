@@ -72,7 +72,8 @@ gofer.agent.membership: Membership
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.notify: notify watchdog_interval
 gofer.agent.plugin: Container Plugin State current
-gofer.agent.plugin_code: ask_extensions check_hooks exchange_hooks find_plugin import_code run_load run_unload
+gofer.agent.plugin_code: ask_extensions check_hooks exchange_hooks find_plugin import_code locate_plugin run_load
+    run_unload
 gofer.agent.plugin_queue: PluginQueue
 gofer.agent.probe: Probe
 gofer.agent.reload: Reload dependents
@@ -104,8 +105,8 @@ gofer.fleet.discovery: Found discover
 gofer.fleet.fleet: Begin FAILURES Fleet Plan Selection
 gofer.fleet.members: Member Members read_members
 gofer.fleet.record: OPEN OUTCOMES Record RunRow TargetRow WordRow
-gofer.fleet.run: Confirm Outcome Run Summary outcome_of
-gofer.fleet.state: StateError connect state_directory
+gofer.fleet.run: Confirm Outcome RecordedRun Run Summary outcome_of
+gofer.fleet.state: Database StateError state_directory
 gofer.fleet.watch: Watch
 gofer.fleet.waves: Amount CAREFUL Waves Window
 gofer.hooks: gofer_accept gofer_call gofer_extend gofer_facts gofer_find gofer_finished gofer_load gofer_route
@@ -196,7 +197,7 @@ gofer.rmi.server.administration: ANSWERING Administration Entry INTERRUPTED List
 gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
 gofer.rmi.server.counters: BOUNDS Counters
-gofer.rmi.server.dispatch: Pending Unfit authorize check_once find invoke login_of outcome_of way_out
+gofer.rmi.server.dispatch: Dispatch Pending Unfit authorize way_out
 gofer.rmi.server.hooks: HookCalls Only Raised call_each named
 gofer.rmi.server.lifecycle: Lifecycle
 gofer.rmi.server.logins: Attempt Logins attempt pam_service
@@ -210,7 +211,7 @@ gofer.rmi.server.request_log: RequestLog
 gofer.rmi.server.serial: Outcome SerialThread
 gofer.rmi.server.service: PluginCode Service
 gofer.rmi.server.statuses: MOST_HELD Statuses
-gofer.rmi.server.sweep: Sweep
+gofer.rmi.server.sweep: Due Sweep
 gofer.rmi.server.tombstones: Owner Tombstones
 gofer.rmi.server.verification: ALLOWANCE Refused Verification Verified too_late
 gofer.rmi.server.window: Window
@@ -225,7 +226,7 @@ gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUE
 gofer.rmi.store.schema: VERSION boot prepare recover version_of
 gofer.root: Root
 gofer.sections: Content Guards Sections Unreadable parse_ini parse_json
-gofer.streams: open_missing
+gofer.streams: UNWRITABLE give_up_output open_missing
 gofer.suggest: available did_you_mean nearest
 gofer.targets: MAX_LENGTH Targets
 gofer.testing: AdapterContract AuthenticatorContract
@@ -244,7 +245,8 @@ gofer.tools.agent: agent mgt
 gofer.tools.agent_client: NoAgent NoAnswer ask
 gofer.tools.agent_options: agent_options broker_options signing_option
 gofer.tools.agent_tree: print_agent
-gofer.tools.arguments: address call_input duration json_value read_argument read_arguments target
+gofer.tools.arguments: address call_arguments call_input duration json_value option_group read_argument
+    read_arguments target
 gofer.tools.bash_completion: Bash
 gofer.tools.broker: broker
 gofer.tools.can: can
@@ -261,12 +263,12 @@ gofer.tools.fleet_call: COMMANDS
 gofer.tools.fleet_completion: fleet_methods fleet_names fleet_outcomes fleet_runs fleet_targets
 gofer.tools.fleet_do: FAILED STOPPED machines with_fleet
 gofer.tools.fleet_machines: COMMANDS
-gofer.tools.fleet_output: Live histogram plain print_groups print_outcomes print_values summary_line
+gofer.tools.fleet_output: histogram live_line plain print_groups print_outcomes print_values summary_line
 gofer.tools.fleet_plan: print_plan tell_of_care
 gofer.tools.fleet_runs: COMMANDS
 gofer.tools.import_check: Check check_imports main
 gofer.tools.listing: authenticators list_entry_points listing_options plugins
-gofer.tools.login: ask from_file
+gofer.tools.login: ask from_file password_of
 gofer.tools.main: main
 gofer.tools.new: new
 gofer.tools.output: complain harmless print_json print_table text_of

@@ -15,13 +15,7 @@ from gofer.messaging.auth import ValidationFailed
 from gofer.messaging.keyfiles import Watched, files_in, read_secret
 from gofer.messaging.stamped import MAX_AGE, StampedAuthenticator, read_limits
 
-from gofer_authenticator_x509.trust import (
-    Trust,
-    check_key,
-    common_name,
-    load_certificate,
-    read_purpose,
-)
+from gofer_authenticator_x509.trust import Trust, check_key, common_name, load_certificate, read_purpose
 
 __all__ = ["X509Authenticator"]
 

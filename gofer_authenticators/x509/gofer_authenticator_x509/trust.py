@@ -16,15 +16,8 @@ from gofer.messaging.auth import ValidationFailed
 from gofer.messaging.keyfiles import files_in, read_public
 
 __all__ = [
-    "ANY_PURPOSE",
-    "CLIENT_AUTH",
-    "Key",
-    "Trust",
-    "check_key",
-    "common_name",
-    "load_certificate",
-    "read_purpose",
-]
+    "ANY_PURPOSE", "CLIENT_AUTH", "Key", "Trust", "check_key", "common_name", "load_certificate", "read_purpose",
+]  # fmt: skip
 
 Key = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 

@@ -19,6 +19,7 @@ from gofer.errors import AdapterError
 from gofer.messaging.adapters import find
 from gofer.messaging.authenticators import missing_authenticator
 from gofer.root import Root
+from gofer.streams import give_up_output
 
 __all__ = ["check"]
 
@@ -29,7 +30,8 @@ def check(root: Root, config: AgentConfig, problems: Iterable[Problem]) -> int:
     """Print what is wrong with the agent's settings (``problems``, read before), the descriptors, and what they name.
 
     Returns:
-        The exit status: 0 when there is no error, else 1. Warnings alone are no error.
+        The exit status: 0 when there is no error, else 1. Warnings alone are no error. Or, if standard output fails,
+        that of ``give_up_output``.
     """
     descriptors, more = read_descriptors(root)
     enabled = [descriptor for descriptor in descriptors if descriptor.enabled]
@@ -39,11 +41,15 @@ def check(root: Root, config: AgentConfig, problems: Iterable[Problem]) -> int:
     known = {_place(problem) for problem in found}
     found += [problem for problem in import_problems(root, there) if _place(problem) not in known]
     found += access_problems(root, config, enabled)
-    for problem in found:
-        print(f"{problem.severity}: {problem}")
     errors = sum(problem.severity == "error" for problem in found)
     names = ", ".join(descriptor.name for descriptor in enabled) or "none"
-    print(f"{len(descriptors)} descriptors read from {root.descriptors}; enabled: {names}; errors: {errors}")
+    try:
+        for problem in found:
+            print(f"{problem.severity}: {problem}")
+        print(f"{len(descriptors)} descriptors read from {root.descriptors}; enabled: {names}; errors: {errors}")
+        sys.stdout.flush()
+    except OSError as error:
+        return give_up_output("goferd", error)
     return 1 if errors else 0
 
 

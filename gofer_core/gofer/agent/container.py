@@ -98,6 +98,8 @@ class PluginContainer:
             access=partial(getattr, self.rules, "access"),
         )
         self.endpoints = Endpoints(self.plugins, request_hooks, make, self._timeout)
+        #: What ``Plugin.attach`` and ``Plugin.detach`` do.
+        self.attach, self.detach = self.endpoints.attach, self.endpoints.detach
 
         def failed(refused: Refused) -> None:
             self.loader.quarantine(refused)
@@ -138,6 +140,7 @@ class PluginContainer:
             self.rules.take(every)
             self.rules.warn_of_groups(every)
             self.rules.close(broken, {one.name for one in every})
+            self.rules.warn_of_closed()
             self.gate.expect(every, broken)
             self.gate.review(tell=False)
             self.loader.load([Plugin(self, one) for one in every], anew=False)
@@ -257,8 +260,7 @@ class PluginContainer:
                     return plugin
             files = ", ".join(sorted(str(plugin.descriptor.file) for plugin in self.plugins.values())) or "none"
             raise PluginError(f"no plugin is loaded from {path}; descriptors in use: {files}")
-        known = f"{did_you_mean(which, self.plugins)}; there are: {available(self.plugins)}"
-        raise PluginError(f"there is no plugin {which!r}{known}")
+        raise PluginError(self.unknown(which))
 
     def _usable(self, path: str | Path) -> Descriptor:
         """Read the descriptor of a plugin that is to be loaded, and log what is odd.
@@ -299,8 +301,8 @@ class PluginContainer:
 
     def unknown(self, name: str) -> str:
         """Say that there is no plugin of a name, and which there are."""
-        known = ", ".join(sorted({*self.plugins, *self.loader.imports.pending})) or "none"
-        return f"there is no plugin {name!r}{did_you_mean(name, self.plugins)}; there are: {known}"
+        known = {*self.plugins, *self.pending}
+        return f"there is no plugin {name!r}{did_you_mean(name, known)}; there are: {available(known)}"
 
     def forwards(self, plugin: Plugin) -> Iterator[Plugin]:
         """Iterate over the running plugins that one forwards to and that accept that, in the order of its list.
@@ -360,6 +362,7 @@ class PluginContainer:
             used = [plugin.descriptor for plugin in self.plugins.values()]  # one that cannot be read may be older
             self._read_access([one for one in wanted.values() if not any(one is old for old in used)])
             self.rules.close(kept, wanted)
+            self.rules.warn_of_closed()
             self.gate.expect(wanted.values(), kept)
             self.gate.review(tell=False)
             changes = decide(wanted, self.plugins.values())
@@ -425,14 +428,6 @@ class PluginContainer:
                 self.changes.release()
 
     # -- queues ---------------------------------------------------------------------------------------------------
-
-    def attach(self, plugin: Plugin) -> None:
-        """Do what ``Plugin.attach`` says."""
-        self.endpoints.attach(plugin)
-
-    def detach(self, plugin: Plugin) -> None:
-        """Do what ``Plugin.detach`` says."""
-        self.endpoints.detach(plugin)
 
     def is_attached(self, plugin: Plugin) -> bool:
         """Tell what ``Plugin.attached`` does."""

@@ -25,9 +25,8 @@ from gofer.agent.failures import Refused, one_line
 from gofer.agent.loader import Loader
 from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
-from gofer.agent.plugin_code import exchange_hooks, find_plugin, import_code
+from gofer.agent.plugin_code import exchange_hooks, find_plugin, import_code, locate_plugin
 from gofer.agent.sharing import accepting, homes
-from gofer.agent.sources import locate
 from gofer.agent.states import State
 from gofer.errors import ConfigError
 from gofer.rmi.api import Target
@@ -57,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     sys.path[:] = told["path"]
     os.environ["GOFER_ROOT"] = told["root"]
     if told["check"] and told["name"] is None:
-        _answer(control, _imports(told, _locate).methods(told["modules"]))
+        _answer(control, _imports(told, locate_plugin).methods(told["modules"]))
         return
     if told["check"]:
         imports = _imports(told, find_plugin)
@@ -66,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
         return
     _log_to_agent(pipe.Sender(control), told["levels"])
     try:
-        plugin = _imports(told, _locate).prepared(told["name"])
+        plugin = _imports(told, locate_plugin).prepared(told["name"])
         use(told["tracer"])
     except BaseException as raised:  # noqa: BLE001 - whatever the plugin's code does, the agent is told
         _answer(control, str(raised) if isinstance(raised, Refused) else one_line(raised)[0])
@@ -90,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
 class _Imports(Loader):
     """Imports plugins, and those that the code of one asks for meanwhile, and nothing more. One thread."""
 
-    find: Callable[[Root, Plugin], None]
+    find: Callable[[Root, Plugin], object]
 
     def begin(self, name: str) -> None:
         """Import one that the code of another asks for."""
@@ -152,7 +151,7 @@ class _Imports(Loader):
         exchange_hooks(self.hooks, plugin.module)
 
 
-def _imports(told: Mapping[str, Any], find: Callable[[Root, Plugin], None]) -> _Imports:
+def _imports(told: Mapping[str, Any], find: Callable[[Root, Plugin], object]) -> _Imports:
     container = PluginContainer(Root(Path(told["root"])), AgentConfig(), loader=_Imports)
     imports = container.loader
     assert isinstance(imports, _Imports)  # noqa: S101 - see above
@@ -167,13 +166,6 @@ def _described(told: Sequence[tuple[str, Any]]) -> Iterator[Descriptor]:
             yield redescribe(Path(file), sections)[0]
         except ConfigError as changed:  # a file that it names
             logging.getLogger(__name__).warning("%s", changed)
-
-
-def _locate(root: Root, plugin: Plugin) -> None:
-    source = locate(root, plugin.descriptor)
-    if isinstance(source, Problem):
-        raise Refused(plugin, source)
-    plugin.source = source
 
 
 def _answer(control: socket.socket, answer: object) -> None:

@@ -32,10 +32,6 @@ class Links:
         self._users: dict[ThreadConnection, int] = {}
         self._probes: dict[ThreadConnection, Probe] = {}
 
-    def __len__(self) -> int:
-        """How many connections there are."""
-        return len(self._users)
-
     def acquire(self, connector: Connector) -> ThreadConnection:
         """Return the connection for a connector. Each acquired one is released once.
 

@@ -68,10 +68,6 @@ class NonBlockingHandler(logging.Handler):
             with self._held():
                 self._drain_some()
 
-    def close(self) -> None:
-        """Do nothing but what every handler must: see the class."""
-        super().close()
-
     def end(self) -> None:
         """Close what it writes to."""
         self.flush()

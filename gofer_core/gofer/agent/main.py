@@ -37,6 +37,8 @@ exit status:
   1    not started: another goferd holds the root, or a directory or a log file
        cannot be used; with --check: something is wrong; or the agent has failed
   2    wrong arguments
+  74   with --check: the output cannot be written, for example because the disk
+       is full; 141: its reader has gone away
   130  stopped at once, by a second SIGINT
 
 signals:

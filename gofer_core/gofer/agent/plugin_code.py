@@ -21,13 +21,16 @@ from gofer.agent.core_hooks import CoreHooks
 from gofer.agent.failures import Refused, blamed, within
 from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
-from gofer.agent.sources import import_source, locate, unused_files
+from gofer.agent.sources import Source, import_source, locate, unused_files
 from gofer.errors import PluginError
 from gofer.messaging.authenticators import make_authenticator
 from gofer.rmi.server.hooks import Only, Raised, call_each, named
 from gofer.root import Root
 
-__all__ = ["ask_extensions", "check_hooks", "exchange_hooks", "find_plugin", "import_code", "run_load", "run_unload"]
+__all__ = [
+    "ask_extensions", "check_hooks", "exchange_hooks", "find_plugin", "import_code", "locate_plugin", "run_load",
+    "run_unload",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +45,25 @@ def find_plugin(root: Root, plugin: Plugin) -> None:
         Refused: there is none.
     """
     descriptor = plugin.descriptor
-    with blamed(plugin, "main", "plugin"):
-        source = locate(root, descriptor)
-    if isinstance(source, Problem):
-        raise Refused(plugin, source)
-    plugin.source = source
+    source = locate_plugin(root, plugin)
     if (unused := unused_files(root, descriptor, source)) is not None:
         log.warning("%s", unused)
     with blamed(plugin, "messaging", "authenticator"):
         plugin.authenticator = _authenticator(descriptor)
+
+
+def locate_plugin(root: Root, plugin: Plugin) -> Source:
+    """Find a plugin's code alone.
+
+    Raises:
+        Refused: there is none.
+    """
+    with blamed(plugin, "main", "plugin"):
+        source = locate(root, plugin.descriptor)
+    if isinstance(source, Problem):
+        raise Refused(plugin, source)
+    plugin.source = source
+    return source
 
 
 def import_code(hooks: pluggy.PluginManager, plugin: Plugin, aside: Aside | None = None) -> None:

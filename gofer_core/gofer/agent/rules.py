@@ -81,6 +81,13 @@ class Rules:
                 held[file.stem] = _Held(file, (), module, broken=True)
         self._set(held)
 
+    def warn_of_closed(self) -> None:
+        """Log whose methods nobody may call, because of which descriptors."""
+        for one in self._held.values():
+            if one.broken:
+                text = "%s cannot be used, and may have rules of [access]: until it is mended, nobody may call %s"
+                log.error(text, one.file, f"what is of {one.module}")
+
     def forget(self, files: Collection[Path]) -> None:
         """Keep only the rules that the descriptors in these files have."""
         self._set({name: one for name, one in self._held.items() if one.file in files})

@@ -23,6 +23,8 @@ __all__ = ["accepting", "build_apis", "check_trust", "homes", "may_reach", "owne
 
 log = logging.getLogger(__name__)
 
+_BY_OTHERS = "reaches, by way of others, the methods of"
+
 #: Told of a plugin, what does not fit into its API, and why.
 Clash = Callable[[Plugin, Any, PluginError], object]
 
@@ -85,34 +87,38 @@ def check_trust(plugin: Plugin, present: Iterable[Plugin]) -> Problem | None:
     present = list(present)
     everybody = {one.name: one for one in (*present, plugin)}
     for other in present:
-        if other.name == plugin.name:
+        way = None if other.name == plugin.name else next(_ways(plugin, other, everybody), None)
+        if way is None:
             continue
-        key, asked, owner, how = "", other, plugin, "forwards to"
-        if not may_reach(other, plugin):
-            if other.descriptor.forwards_to(plugin.descriptor):
-                key = "accept"
-            elif _has(other, plugin) and (plugin.descriptor.extends == other.name or other.is_running):
-                key, how = ("extends" if plugin.descriptor.extends == other.name else "plugin"), "has the methods of"
-            elif _reaches(other, plugin, everybody):
-                key, how = (
-                    ("extends" if plugin.descriptor.extends else "plugin"),
-                    "reaches, by way of others, the methods of",
-                )
-        if not key and not may_reach(plugin, other):
-            asked, owner = plugin, other
-            if other.is_running and plugin.descriptor.forwards_to(other.descriptor):
-                key = "forward"
-            elif _has(plugin, other) and (other.descriptor.extends != plugin.name or other.is_running):
-                key, how = "plugin", "has the methods of"
-            elif other.is_running and _reaches(plugin, other, everybody):
-                key, how = "forward", "reaches, by way of others, the methods of"
-        if not key:
-            continue
+        key, asked, owner, how = way
         text = not_trusted(asked.descriptor, owner.descriptor, how)
         if key != "plugin" or asked.authenticator is None:
             return Problem("error", str(plugin.descriptor.file), "main", key, text)
         log.warning("%s", Problem("warning", str(plugin.descriptor.file), "main", key, text))
     return None
+
+
+def _ways(plugin: Plugin, other: Plugin, everybody: Mapping[str, Plugin]) -> Iterator[tuple[str, Plugin, Plugin, str]]:
+    """Iterate over the ways by which callers of the one plugin reach methods of the other that they may not reach.
+
+    Yields:
+        The key in the descriptor of ``plugin`` that leads there; whose callers, whose methods, and how in words.
+    """
+    extends = plugin.descriptor.extends
+    if not may_reach(other, plugin):
+        if other.descriptor.forwards_to(plugin.descriptor):
+            yield "accept", other, plugin, "forwards to"
+        if _has(other, plugin) and (extends == other.name or other.is_running):
+            yield "extends" if extends == other.name else "plugin", other, plugin, "has the methods of"
+        if _reaches(other, plugin, everybody):
+            yield "extends" if extends else "plugin", other, plugin, _BY_OTHERS
+    if not may_reach(plugin, other):
+        if other.is_running and plugin.descriptor.forwards_to(other.descriptor):
+            yield "forward", plugin, other, "forwards to"
+        if _has(plugin, other) and (other.descriptor.extends != plugin.name or other.is_running):
+            yield "plugin", plugin, other, "has the methods of"
+        if other.is_running and _reaches(plugin, other, everybody):
+            yield "forward", plugin, other, _BY_OTHERS
 
 
 def owners(more: Any, plugins: Iterable[Plugin]) -> Iterator[Plugin]:

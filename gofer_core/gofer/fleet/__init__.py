@@ -19,20 +19,9 @@ if TYPE_CHECKING:
     from gofer.fleet.waves import Waves
 
 __all__ = [
-    "BlockingFleet",
-    "BlockingRun",
-    "Fleet",
-    "Found",
-    "Member",
-    "Outcome",
-    "Plan",
-    "Run",
-    "Selection",
-    "Summary",
-    "Watch",
-    "Waves",
-    "read_members",
-]
+    "BlockingFleet", "BlockingRun", "Fleet", "Found", "Member", "Outcome", "Plan", "Run", "Selection", "Summary",
+    "Watch", "Waves", "read_members",
+]  # fmt: skip
 
 _HOMES = MappingProxyType(
     {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import msgspec
 
 from gofer.card import Card
 from gofer.errors import ConfigError
-from gofer.fleet.state import StateError, connect, state_directory
+from gofer.fleet.state import Database, state_directory
 from gofer.messaging.address import Address
 from gofer.messaging.url import URL, broker_of
 from gofer.sections import Unreadable, parse_ini
@@ -63,8 +62,8 @@ class Member:
         return found
 
 
-class Members:
-    """Those of one broker. One thread.
+class Members(Database):
+    """Those of one broker. Any thread.
 
     Args:
         path: the database; None: that of the user.
@@ -75,20 +74,15 @@ class Members:
 
     def __init__(self, url: URL, path: Path | None = None) -> None:
         self._broker = "/".join(map(str, broker_of(url)))
-        self._path = path or state_directory() / "fleet.db"
-        self._database = connect(self._path, _SCHEMA, 1)
-
-    def close(self) -> None:
-        """Close the database."""
-        self._database.close()
+        super().__init__(path or state_directory() / "fleet.db", _SCHEMA, 1)
 
     def __len__(self) -> int:
         """How many there are."""
-        return int(self._execute("SELECT count(*) FROM members WHERE broker = ?", self._broker)[0][0])
+        return int(self.read("SELECT count(*) FROM members WHERE broker = ?", self._broker)[0][0])
 
     def select(self, targets: Targets | None = None) -> list[Member]:
         """Return those that are meant, by name. None: all."""
-        rows = self._execute(
+        rows = self.read(
             "SELECT card, answers, first, last FROM members WHERE broker = ? ORDER BY name, address", self._broker
         )
         found = (Member(card, bool(answers), first, last) for card, answers, first, last in rows)
@@ -96,10 +90,8 @@ class Members:
 
     def signers(self) -> dict[str, str]:
         """Return who has signed the cards, by the machines' addresses; none of those that nobody has signed."""
-        rows = self._execute(
-            "SELECT address, signer FROM members WHERE broker = ? AND signer IS NOT NULL", self._broker
-        )
-        return dict(rows)
+        statement = "SELECT address, signer FROM members WHERE broker = ? AND signer IS NOT NULL"
+        return dict(self.read(statement, self._broker))
 
     def remember(
         self, cards: Iterable[Card], *, answers: bool = True, signers: Mapping[str, str | None] | None = None
@@ -109,47 +101,18 @@ class Members:
         Args:
             signers: who has signed the cards, by address.
         """
-        now, signed = time.time(), signers or {}
-        self._write(
-            _UPDATE if answers else "INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                (
-                    self._broker,
-                    one.address,
-                    one.name,
-                    msgspec.json.encode(one),
-                    answers,
-                    signed.get(one.address),
-                    now,
-                    now,
-                )
-                for one in cards
-            ),
+        now, signed, encode = time.time(), signers or {}, msgspec.json.encode
+        statement = _UPDATE if answers else "INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        rows = (
+            (self._broker, one.address, one.name, encode(one), answers, signed.get(one.address), now, now)
+            for one in cards
         )
+        self.change(lambda file: file.executemany(statement, rows))
 
     def forget(self, members: Iterable[Member]) -> None:
         """Forget machines."""
-        self._write(
-            "DELETE FROM members WHERE broker = ? AND address = ?",
-            ((self._broker, one.card.address) for one in members),
-        )
-
-    def _execute(self, statement: str, *values: Any) -> list[Any]:
-        try:
-            return self._database.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
-
-    def _write(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        try:
-            with self._database:
-                self._database.execute("BEGIN IMMEDIATE")
-                self._database.executemany(statement, rows)
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
-
-    def _unusable(self, error: sqlite3.Error) -> StateError:
-        return StateError(f"{self._path}: cannot be used: {error}; move it away to begin anew")
+        rows = ((self._broker, one.card.address) for one in members)
+        self.change(lambda file: file.executemany("DELETE FROM members WHERE broker = ? AND address = ?", rows))
 
 
 def read_members(path: Path) -> list[Card]:
@@ -162,13 +125,19 @@ def read_members(path: Path) -> list[Card]:
     """
     try:
         text = path.read_text("utf-8")
-        sections: Any = (
-            msgspec.json.decode(text, type=dict[str, dict[str, Any]])
-            if path.suffix == ".json"
-            else parse_ini(text).sections
-        )
+        if path.suffix == ".json":
+            sections: Any = msgspec.json.decode(text, type=dict[str, dict[str, Any]])
+        else:
+            content = parse_ini(text)
+            sections = content.sections
+            for section, _, remark in content.remarks[:1]:  # a line that is passed over would be a missing machine
+                where = f"{path}: [{section}]" if section else f"{path}:"
+                what = remark.removesuffix("; it is ignored")
+                raise ConfigError(f"{where} {what}; allowed: [address] for each machine, and below it name and groups")
     except (OSError, UnicodeDecodeError, Unreadable, msgspec.MsgspecError) as wrong:
         raise ConfigError(f"{path}: cannot be read: {wrong}") from None
+    if not sections:
+        raise ConfigError(f"{path}: names no machine; allowed: a section for each address, like [web-42]")
     cards = []
     for address, keys in sections.items():
         unknown = sorted(set(keys) - {"name", "groups"})

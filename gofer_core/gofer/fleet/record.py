@@ -5,10 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gofer.errors import ConfigError
-from gofer.fleet.state import StateError, connect, state_directory
+from gofer.fleet.state import Database, StateError, state_directory
 from gofer.suggest import available
 
 __all__ = ["OUTCOMES", "OPEN", "Record", "RunRow", "TargetRow", "WordRow"]
@@ -95,7 +94,7 @@ class WordRow(NamedTuple):
     details: Any
 
 
-class Record:
+class Record(Database):
     """All runs of a user. Any thread; everything is on the disk when a method returns.
 
     Args:
@@ -106,42 +105,19 @@ class Record:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self.path = path or state_directory() / "runs.db"
-        self._lock = threading.Lock()
-        self._file = connect(self.path, _SCHEMA, 1)
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._file.close()
+        super().__init__(path or state_directory() / "runs.db", _SCHEMA, 1)
 
     def begin(self, run: RunRow, targets: Iterable[TargetRow]) -> RunRow:
         """Write a new run and its machines; return it with its number."""
-        encode = msgspec.json.encode
+        values = [_text(one) if isinstance(one, list | dict) else one for one in run[1:]]
 
         def work(file: sqlite3.Connection) -> int:
-            values = (
-                run.id,
-                run.created,
-                run.broker,
-                run.targets,
-                run.request,
-                run.options,
-                run.waves,
-                run.replyto,
-                run.state,
-            )
-            plain = [encode(one).decode() if isinstance(one, list | dict) else one for one in values]
-            number = file.execute(
-                "INSERT INTO runs (id, created, broker, targets, request, options, waves, replyto, state)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                plain,
-            ).lastrowid
+            number = file.execute("INSERT INTO runs VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values).lastrowid
             rows = ((number, one.n, one.name, one.address, one.sn, one.wave, one.outcome) for one in targets)
             file.executemany("INSERT INTO targets VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)", rows)
             return int(number or 0)
 
-        return run._replace(number=self._do(work))
+        return run._replace(number=self.change(work))
 
     def write(
         self,
@@ -174,17 +150,17 @@ class Record:
             )
             return goes_on
 
-        return bool(self._do(work))
+        return bool(self.change(work))
 
     def close_run(self, run: int, state: str, why: str | None = None) -> None:
         """Write that a run goes on, was stopped, or has ended."""
-        self._do(lambda file: file.execute("UPDATE runs SET state = ?, why = ? WHERE number = ?", (state, why, run)))
+        self.change(lambda file: file.execute("UPDATE runs SET state = ?, why = ? WHERE number = ?", (state, why, run)))
 
     def stop_run(self, run: RunRow, why: str) -> None:
         """Have whoever runs it send nothing more; from now on, nothing is."""
         state = "stopping" if self.is_held(run) else "stopped"
         change = "UPDATE runs SET state = ?, why = ? WHERE number = ? AND state IN ('waiting', 'running')"
-        self._do(lambda file: file.execute(change, (state, why, run.number)))
+        self.change(lambda file: file.execute(change, (state, why, run.number)))
 
     @contextmanager
     def held(self, run: RunRow) -> Iterator[None]:
@@ -227,7 +203,7 @@ class Record:
             for table, column in (("words", "run"), ("targets", "run"), ("runs", "number")):
                 file.execute(f"DELETE FROM {table} WHERE {column} = ?", (run,))  # noqa: S608 - our own names
 
-        self._do(work)
+        self.change(work)
 
     def run(self, which: str) -> RunRow:
         """Return a run by its id, or by the beginning of it; ``last``: the latest.
@@ -250,7 +226,7 @@ class Record:
     def runs(self) -> list[RunRow]:
         """Return all runs, the latest first."""
         columns = ", ".join(RunRow._fields)
-        rows = self._read(f"SELECT {columns} FROM runs ORDER BY number DESC")  # noqa: S608 - our own names
+        rows = self.read(f"SELECT {columns} FROM runs ORDER BY number DESC")  # noqa: S608 - our own names
         decode = msgspec.json.decode
         return [RunRow._make([*row[:5], *map(decode, row[5:8]), *row[8:]]) for row in rows]
 
@@ -258,44 +234,19 @@ class Record:
         """Return the machines of a run."""
         columns = ", ".join(TargetRow._fields)
         statement = f"SELECT {columns} FROM targets WHERE run = ? ORDER BY n"  # noqa: S608 - our own names
-        rows = self._read(statement, run)
+        rows = self.read(statement, run)
         return [TargetRow._make([*row[:8], None if row[8] is None else msgspec.json.decode(row[8])]) for row in rows]
 
     def words(self, run: int, n: int) -> list[WordRow]:
         """Return what a machine has said, in the order in which it came."""
         statement = "SELECT at, word, details FROM words WHERE run = ? AND n = ? ORDER BY rowid"
-        rows = self._read(statement, run, n)
+        rows = self.read(statement, run, n)
         return [WordRow(at, word, None if said is None else msgspec.json.decode(said)) for at, word, said in rows]
 
     def counts(self, run: int) -> Counter[str]:
         """Count the machines of a run by their outcomes."""
         statement = "SELECT outcome, count(*) FROM targets WHERE run = ? GROUP BY outcome"
-        return Counter(dict(self._read(statement, run)))
-
-    def _read(self, statement: str, *values: Any) -> list[Any]:
-        try:
-            with self._lock:
-                return self._file.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
-
-    def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
-        try:
-            with self._lock:
-                self._file.execute("BEGIN IMMEDIATE")
-                try:
-                    value = work(self._file)
-                    self._file.execute("COMMIT")
-                except BaseException:
-                    if self._file.in_transaction:
-                        self._file.execute("ROLLBACK")
-                    raise
-                return value
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
-
-    def _unusable(self, error: sqlite3.Error) -> StateError:
-        return StateError(f"{self.path}: cannot be used: {error}")
+        return Counter(dict(self.read(statement, run)))
 
 
 def _locks(file: int, kind: int) -> bool:

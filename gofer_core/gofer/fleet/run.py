@@ -36,13 +36,21 @@ from gofer.rmi.client.options import Options
 from gofer.rmi.client.replies import Notice, Progress
 from gofer.rmi.client.stub import new_request
 
-__all__ = ["Confirm", "Outcome", "Run", "Summary", "outcome_of"]
+__all__ = ["Confirm", "Outcome", "RecordedRun", "Run", "Summary", "outcome_of"]
 
 #: Seconds for which agents remember a quick call that has ended: an older request is not sent a second time.
 _REMEMBERED = 540.0
 _CANCEL_WAIT = 5.0
 #: Seconds between two looks whether the broker takes messages again.
 _LOOK = 0.1
+
+#: The outcomes that exceptions of a call are; the first that fits counts.
+_MEANINGS = (
+    ((NotFound, ConnectionLost), "unreachable"),
+    ((Interrupted,), "interrupted"),
+    ((Cancelled,), "cancelled"),
+    ((Rejected, DispatchError), "refused"),
+)
 
 #: Asked between two waves, with how many machines come next and the counts so far; true: go on. What is no coroutine
 #: function is called in a thread of its own.
@@ -81,7 +89,32 @@ class Summary(NamedTuple):
     outcomes: list[Outcome]
 
 
-class Run:
+class RecordedRun:
+    """A run as its record has it: what those who run it, and those who watch it, have in common."""
+
+    def __init__(self, record: Record, row: RunRow) -> None:
+        self.id = row.id
+        self._record = record
+        self._row = row
+        self._targets = record.targets(row.number)
+        self._stopped: str | None = None
+
+    def __len__(self) -> int:
+        """How many machines it has."""
+        return len(self._targets)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """How all machines stand now, in the order of the plan."""
+        return [outcome_of(one) for one in self._targets]
+
+    @property
+    def stopped(self) -> str | None:
+        """Why it was stopped; None: it was not."""
+        return self._stopped
+
+
+class Run(RecordedRun):
     """``async for outcome in run``, or ``summary = await run``: it begins with either. Once; one event loop.
 
     Args:
@@ -99,32 +132,19 @@ class Run:
         waves: Waves,
         confirm: Confirm | None = None,
     ) -> None:
-        self.id = row.id
-        self._row = row
+        super().__init__(record, row)
         self._connector = connector
-        self._record = record
         self._options = options
         self._waves = waves
         self._confirm = confirm
-        self._targets = record.targets(row.number)
         self._window = Window(waves.window(len(self._targets)))
         self._counts = record.counts(row.number)
         self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
         self._running: dict[int, asyncio.Task[None]] = {}
         self._ended: list[TargetRow] = []
         self._words: list[tuple[int, WordRow]] = []
-        self._stopped: str | None = None
         self._engine: asyncio.Task[None] | None = None
         self._session: AsyncioSession | None = None
-
-    def __len__(self) -> int:
-        """How many machines it has."""
-        return len(self._targets)
-
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """How all machines stand now, in the order of the plan."""
-        return [outcome_of(one) for one in self._targets]
 
     @property
     def waves(self) -> Waves:
@@ -135,11 +155,6 @@ class Run:
     def window(self) -> int:
         """How many requests may be in flight now: fewer while the broker is late or takes nothing."""
         return self._window.size
-
-    @property
-    def stopped(self) -> str | None:
-        """Why it was stopped; None: it was not."""
-        return self._stopped
 
     @property
     def counts(self) -> Counter[str]:
@@ -367,13 +382,7 @@ class Run:
             ttl, wait = self._options.ttl, self._options.wait
             stays = raised.state == "sent" and (ttl is not None and ttl > (wait or 0.0))
             return "queued" if stays else "unreachable"
-        if isinstance(raised, NotFound | ConnectionLost):
-            return "unreachable"
-        if isinstance(raised, Interrupted):
-            return "interrupted"
-        if isinstance(raised, Cancelled):
-            return "cancelled"
-        return "refused" if isinstance(raised, Rejected | DispatchError) else "exception"
+        return next((outcome for kinds, outcome in _MEANINGS if isinstance(raised, kinds)), "exception")
 
     def _heard(self, target: TargetRow, notice: Notice) -> None:
         details = None

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gofer.errors import ConfigError
+from gofer.ownership import refusal
 
-__all__ = ["StateError", "connect", "state_directory"]
+__all__ = ["Database", "StateError", "state_directory"]
 
 
 class StateError(ConfigError):
@@ -28,21 +32,63 @@ def state_directory() -> Path:
         found = path.stat()
     except OSError as error:
         raise StateError(f"{path}: cannot be made: {error.strerror}; or set XDG_STATE_HOME") from error
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise StateError(f"{path}: must belong to user {os.geteuid()}, and no other may write to it; chmod go-w it")
+    if reason := refusal(path, found):
+        raise StateError(f"{path}: {reason}")
     return path
 
 
-def connect(path: Path, schema: str, number: int) -> sqlite3.Connection:
-    """Open a database, and make its tables if it is new.
+class Database:
+    """One file of the state directory. Any thread; what was changed is on the disk when ``change`` returns.
 
     Args:
-        schema: the statements that make them.
-        number: of the schema; a database with another one is refused.
+        schema: the statements that make its tables.
+        number: of the schema; a file with another one is refused.
 
     Raises:
-        StateError: it cannot be opened, or is damaged.
+        StateError: it cannot be used, as all methods may raise later.
     """
+
+    def __init__(self, path: Path, schema: str, number: int) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._file = _connect(path, schema, number)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._file.close()
+
+    def read(self, statement: str, *values: Any) -> list[Any]:
+        """Return the rows that a statement selects."""
+        rows: list[Any] = self._guarded(lambda: self._file.execute(statement, values).fetchall())
+        return rows
+
+    def change(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        """Do some work in a transaction, and return what it returns."""
+
+        def changed() -> Any:
+            self._file.execute("BEGIN IMMEDIATE")
+            try:
+                value = work(self._file)
+                self._file.execute("COMMIT")
+            except BaseException:
+                if self._file.in_transaction:
+                    self._file.execute("ROLLBACK")
+                raise
+            return value
+
+        return self._guarded(changed)
+
+    def _guarded(self, work: Callable[[], Any]) -> Any:
+        try:
+            with self._lock:
+                return work()
+        except sqlite3.Error as error:
+            raise StateError(f"{self.path}: cannot be used: {error}") from error
+
+
+def _connect(path: Path, schema: str, number: int) -> sqlite3.Connection:
+    """Open a database, and make its tables if it is new."""
     try:
         if not path.exists():
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from time import monotonic
 
-from gofer.fleet.record import Record, RunRow
-from gofer.fleet.run import Outcome, outcome_of
+from gofer.fleet.run import Outcome, RecordedRun, outcome_of
 
 __all__ = ["Watch"]
 
@@ -16,32 +15,11 @@ _LOOK = 0.3  # seconds between two looks at the record
 _BEGINS = 3.0  # seconds that a process may take to begin with the run that it has written down
 
 
-class Watch:
+class Watch(RecordedRun):
     """``async for outcome in watch``: outcomes as they come, those that are there already first. It ends with the run.
 
     It has the attributes of a :class:`gofer.fleet.run.Run`. ``stopped`` also tells that nobody runs it any more.
     """
-
-    def __init__(self, record: Record, row: RunRow) -> None:
-        self.id = row.id
-        self._record = record
-        self._row = row
-        self._targets = record.targets(row.number)
-        self._stopped: str | None = None
-
-    def __len__(self) -> int:
-        """How many machines it has."""
-        return len(self._targets)
-
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """How all machines stand, in the order of the plan."""
-        return [outcome_of(one) for one in self._targets]
-
-    @property
-    def stopped(self) -> str | None:
-        """Why it was stopped; None: it was not."""
-        return self._stopped
 
     @property
     def counts(self) -> Counter[str]:

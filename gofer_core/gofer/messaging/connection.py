@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -194,6 +194,14 @@ class Connection(Driver):
             within: seconds that it may wait for others, or for other output; some milliseconds at least.
         """
         self._submit(0, self.core.settle, delivery, Settlement.ACCEPT, within)
+
+    def accept_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge several, as ``accept`` does."""
+        self._submit(0, self._accept_all, deliveries)
+
+    def _accept_all(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self.core.settle(delivery, Settlement.ACCEPT)
 
     def release(self, delivery: Delivery) -> None:
         """Give a delivery back to its queue. A stale delivery is ignored."""

@@ -108,13 +108,11 @@ class _Registered:
 
     def __init__(self, item: Any) -> None:
         self.item = item
-        self._shared = None if isinstance(item, type) else _Own(item)
-        self._by_agent: weakref.WeakKeyDictionary[Any, _Own] = weakref.WeakKeyDictionary()
+        self._by_owner: weakref.WeakKeyDictionary[Any, _Own] = weakref.WeakKeyDictionary()
 
     def of(self, agent: object) -> _Own:
-        if self._shared is not None:
-            return self._shared
-        return self._by_agent.setdefault(agent, _Own(self.item))
+        owner = agent if isinstance(self.item, type) else self  # all agents share an instance, and a module
+        return self._by_owner.setdefault(owner, _Own(self.item))
 
 
 class _MockMethod(Method):

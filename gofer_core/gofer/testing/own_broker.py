@@ -80,7 +80,7 @@ def run_contract(connector: Connector, heard: Callable[[Finding], None] = lambda
         raise KeyboardInterrupt
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise RuntimeError(f"pytest {pytest.__version__} did not run the contract:\n{output.getvalue()}")
-    return findings.all()
+    return list(findings.found.values())
 
 
 def _find_lacks(connector: Connector) -> dict[str, str]:
@@ -116,16 +116,16 @@ def _delete(connector: Connector, names: Sequence[str]) -> None:
 
 
 class _Findings:
-    """A plugin of pytest: gathers what comes of the tests."""
+    """A plugin of pytest: gathers in ``found`` what comes of the tests."""
 
     def __init__(self, heard: Callable[[Finding], None], lacks: set[str]) -> None:
         self._heard, self._lacks = heard, lacks
-        self._found: dict[str, Finding] = {}
+        self.found: dict[str, Finding] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note a phase of a test. What fails for one parameter fails."""
         promise = report.nodeid.rpartition("::test_")[2].partition("[")[0].replace("_", " ")
-        before = self._found.get(promise)
+        before = self.found.get(promise)
         if report.failed:
             found = Finding(promise, False, _reason(report))
         elif report.skipped:
@@ -136,13 +136,9 @@ class _Findings:
         else:
             return
         if before is None or (before.kept is not False and found.kept is not True):
-            self._found[promise] = found
+            self.found[promise] = found
         if report.when != "setup":
-            self._heard(self._found[promise])
-
-    def all(self) -> list[Finding]:
-        """Return what was found."""
-        return list(self._found.values())
+            self._heard(self.found[promise])
 
 
 def _reason(report: pytest.TestReport) -> str:
@@ -177,16 +173,10 @@ def _interruptible() -> Iterator[None]:
 @contextlib.contextmanager
 def _alone() -> Iterator[io.StringIO]:
     """Keep pytest's words, and other people's plugins and options of pytest, out of it."""
-    kept = {name: os.environ.pop(name, None) for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
-    kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    try:
-        output = io.StringIO()
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as environ:
+        for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
+            environ.delenv(name, raising=False)
+        environ.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             yield output
-    finally:
-        for name, value in kept.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -96,7 +96,7 @@ def _made(do: str) -> click.Command:
     return click.Command(do, callback=run, params=[*parameters, *_CONNECTION], help=text)
 
 
-agent = click.Group("agent", commands=[_made(do) for do in _COMMANDS], help=_HELP, no_args_is_help=False)
+agent = click.Group("agent", commands=[_made(do) for do in _COMMANDS], help=_HELP)
 
 #: By flag of gofer mgt: the request, the field of the flag's value, and the options that may go with it.
 _FLAGS: Mapping[str, tuple[str, str | None, Sequence[str]]] = {

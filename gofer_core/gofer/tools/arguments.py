@@ -1,4 +1,4 @@
-"""What is typed behind ``gofer rmi``, as the values it means.
+"""What is typed behind ``gofer rmi``, as the values it means; and options that several commands have.
 
 What cannot be read is a ``click.UsageError`` that says why.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
@@ -16,7 +16,24 @@ from gofer.duration import parse_duration
 from gofer.errors import ConfigError
 from gofer.messaging.address import Address
 
-__all__ = ["address", "call_input", "duration", "json_value", "read_argument", "read_arguments", "target"]
+__all__ = [
+    "address", "call_arguments", "call_input", "duration", "json_value", "option_group", "read_argument",
+    "read_arguments", "target",
+]  # fmt: skip
+
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def option_group(*each: Decorator) -> Decorator:
+    """Make one decorator of several that give a command an option. The first of them stands last in the help."""
+
+    def give(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in each:
+            command = option(command)
+        return command
+
+    return give
 
 
 def read_argument(text: str) -> Any:
@@ -49,6 +66,21 @@ def read_arguments(texts: Iterable[str]) -> tuple[list[Any], dict[str, Any]]:
         else:
             kws[name] = read_argument(value)
     return args, kws
+
+
+def call_arguments(
+    given: tuple[list[Any], dict[str, Any]] | None, texts: Sequence[str]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return what a method is called with: what ``-i`` has given, or else the arguments as texts.
+
+    Raises:
+        UsageError: there are both, or a keyword is given twice.
+    """
+    if given is None:
+        return read_arguments(texts)
+    if texts:
+        raise click.UsageError("-i gives all arguments: none may follow")
+    return given
 
 
 def _read_json(text: str) -> Any:

@@ -17,7 +17,7 @@ import click
 from gofer.errors import ConfigError
 from gofer.root import Root
 from gofer.tools import certs_lines
-from gofer.tools.arguments import duration
+from gofer.tools.arguments import duration, option_group
 from gofer.tools.certs_files import Exists
 from gofer.tools.output import complain, print_json, print_table
 
@@ -29,6 +29,7 @@ __all__ = ["certs"]
 _FAILED, _ENDING, _EXISTS = 1, 3, 4
 _AUTHORITY_DAYS, _DAYS = 3650, 365
 _VALID = click.IntRange(1, 36500)
+_KEYS = click.Choice(["ec", "rsa2048", "rsa3072", "rsa4096"])
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _Names = Sequence[str]
 
@@ -95,16 +96,12 @@ def _command(function: Callable[..., int | None]) -> click.Command:
     return certs.command(name)(click.option("--dir", "folder", metavar="DIR", help=where)(run))
 
 
-def _issuing(function: Callable[..., int | None]) -> Callable[..., int | None]:
-    """Add the options of commands that issue certificates: ``replace``, and ``days`` and ``key`` for the store."""
-    kinds = click.Choice(["ec", "rsa2048", "rsa3072", "rsa4096"])
-    for option in (
-        click.option("--key", type=kinds, default="ec", help="Make a key of this kind (default: ec, which is P-256)."),
-        click.option("--days", type=_VALID, default=_DAYS, metavar="N", help=f"Valid for N days (default: {_DAYS})."),
-        click.option("--replace", is_flag=True, help="Overwrite files that exist."),
-    ):
-        function = option(function)
-    return function
+#: Adds the options of commands that issue certificates: ``replace``, and ``days`` and ``key`` for the store.
+_issuing = option_group(
+    click.option("--key", type=_KEYS, default="ec", help="Make a key of this kind (default: ec, which is P-256)."),
+    click.option("--days", type=_VALID, default=_DAYS, metavar="N", help=f"Valid for N days (default: {_DAYS})."),
+    click.option("--replace", is_flag=True, help="Overwrite files that exist."),
+)
 
 
 _names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
@@ -237,7 +234,8 @@ def list_(store: Store, *, within: float | None, as_json: bool) -> int:
         ]
         print_table(["NAME", "FOR", "ENDS", "DAYS LEFT", "FILE"], rows)
     elif within is None:
-        click.echo(f"there are no certificates in {store.folder}. Make some: gofer certs init", err=True)
+        what_next = f"gofer certs init --dir {store.folder}"
+        click.echo(f"there are no certificates in {store.folder}. Make some: {what_next}", err=True)
     return _ENDING if entries and within is not None else 0
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gofer.errors import ConfigError
+from gofer.tools.arguments import option_group
 
 if TYPE_CHECKING:
     from gofer.messaging.connector import Connector
@@ -18,16 +18,13 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True)
 _SWITCHES = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
 
 
-def tls_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options ``--cacert``, ``--clientcert``, ``--clientkey`` and ``--no-host-validation``."""
-    for option in (
-        click.option("--no-host-validation", is_flag=True, help="Accept a broker's certificate for any host."),
-        click.option("--clientkey", type=_FILE, metavar="FILE", help="The key of the client certificate (PEM)."),
-        click.option("--clientcert", type=_FILE, metavar="FILE", help="Show the broker this certificate (PEM)."),
-        click.option("--cacert", type=_FILE, metavar="FILE", help="Check the broker's certificate by these (PEM)."),
-    ):
-        command = option(command)
-    return command
+#: Gives a command the options ``--cacert``, ``--clientcert``, ``--clientkey`` and ``--no-host-validation``.
+tls_options = option_group(
+    click.option("--no-host-validation", is_flag=True, help="Accept a broker's certificate for any host."),
+    click.option("--clientkey", type=_FILE, metavar="FILE", help="The key of the client certificate (PEM)."),
+    click.option("--clientcert", type=_FILE, metavar="FILE", help="Show the broker this certificate (PEM)."),
+    click.option("--cacert", type=_FILE, metavar="FILE", help="Check the broker's certificate by these (PEM)."),
+)
 
 
 def connector_of(how: dict[str, Any], settings: dict[str, str]) -> Connector:

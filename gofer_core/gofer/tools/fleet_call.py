@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,10 @@ import click
 
 from gofer.errors import AdapterError, ConfigError
 from gofer.tools import login
-from gofer.tools.arguments import call_input, duration, read_arguments, target
+from gofer.tools.arguments import call_arguments, call_input, duration, option_group, target
 from gofer.tools.fleet_completion import fleet_methods, fleet_outcomes, fleet_runs, fleet_targets
 from gofer.tools.fleet_do import FAILED, STOPPED, machines, with_fleet
-from gofer.tools.fleet_output import Live, print_outcomes, print_values, summary_line
+from gofer.tools.fleet_output import live_line, print_outcomes, print_values, summary_line
 from gofer.tools.fleet_plan import print_plan, tell_of_care
 from gofer.tools.output import complain, print_json
 
@@ -35,32 +35,26 @@ _limit = click.option("--limit", metavar="N|%", help="Call no more machines than
 _ramp = click.option("--ramp", metavar="N|%,...", help="Waves: 1,10%,100% is one machine, then a tenth, then all.")
 
 
-def _waving(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say how a run goes on."""
-    for option in (
-        click.option("--confirm", is_flag=True, help="Ask at the terminal before each wave but the first."),
-        click.option("--max-unreachable", metavar="N|%", help="Stop when so many machines were not reached."),
-        click.option("--stop-after", metavar="N|%", help="Stop when so many have failed, of the whole run."),
-        click.option("--health", metavar="CLASS.METHOD", help="After each wave its machines must answer this truly."),
-        click.option("--soak", metavar="TIME", help="Wait so long between waves."),
-        click.option("--batch", metavar="N|%", help="Call so many at once (default: 256)."),
-    ):
-        command = option(command)
-    return command
+#: Gives a command the options that say how a run goes on.
+_waving = option_group(
+    click.option("--confirm", is_flag=True, help="Ask at the terminal before each wave but the first."),
+    click.option("--max-unreachable", metavar="N|%", help="Stop when so many machines were not reached."),
+    click.option("--stop-after", metavar="N|%", help="Stop when so many have failed, of the whole run."),
+    click.option("--health", metavar="CLASS.METHOD", help="After each wave its machines must answer this truly."),
+    click.option("--soak", metavar="TIME", help="Wait so long between waves."),
+    click.option("--batch", metavar="N|%", help="Call so many at once (default: 256)."),
+)
 
 
-def _showing(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say what is printed of a run."""
-    for option in (
-        click.option("--require", metavar="N|%", help="End with 0 if so many machines have a value (default: 100%)."),
-        click.option("--jsonl", is_flag=True, help="Print each outcome as a line of JSON, as it comes."),
-        click.option("--json", "as_json", is_flag=True, help="Print all outcomes as JSON at the end."),
-        click.option("--hist", metavar="PATH", help="Show how the values' numbers at PATH are spread."),
-        click.option("--sum", "sums", metavar="PATH", help="Add up the values' numbers at PATH, like usage.bytes."),
-        click.option("--group-by", metavar="PATH", help="Count the values by what they have at PATH, like os.id."),
-    ):
-        command = option(command)
-    return command
+#: Gives a command the options that say what is printed of a run.
+_showing = option_group(
+    click.option("--require", metavar="N|%", help="End with 0 if so many machines have a value (default: 100%)."),
+    click.option("--jsonl", is_flag=True, help="Print each outcome as a line of JSON, as it comes."),
+    click.option("--json", "as_json", is_flag=True, help="Print all outcomes as JSON at the end."),
+    click.option("--hist", metavar="PATH", help="Show how the values' numbers at PATH are spread."),
+    click.option("--sum", "sums", metavar="PATH", help="Add up the values' numbers at PATH, like usage.bytes."),
+    click.option("--group-by", metavar="PATH", help="Count the values by what they have at PATH, like os.id."),
+)
 
 
 @click.command("call")
@@ -97,12 +91,7 @@ def _call(
     A method that a machine has marked destructive is called on one machine, then on a tenth, then on the rest, up to
     the first failure. --ramp, --batch or --stop-after says otherwise.
     """
-    if given["given"] is None:
-        args, kws = read_arguments(arguments)
-    elif arguments:
-        raise click.UsageError("-i gives all arguments: none may follow")
-    else:
-        args, kws = given["given"]
+    args, kws = call_arguments(given["given"], arguments)
     options = {name: given[name] for name in ("wait", "ttl", "timeout") if given[name] is not None}
     if not given["plan"]:
         options |= _secrets(given)
@@ -126,11 +115,7 @@ def _secrets(given: dict[str, Any]) -> dict[str, Any]:
         options["secret"] = login.from_file(given["secret_file"], "--secret-file")
     if given["user"] is not None:
         options["user"] = given["user"]
-        options["password"] = (
-            login.ask(f"password of {given['user']}", "--password-file")
-            if given["password_file"] is None
-            else login.from_file(given["password_file"], "--password-file")
-        )
+        options["password"] = login.password_of(given["user"], given["password_file"])
     return options
 
 
@@ -289,9 +274,9 @@ async def _show(run: Run | Watch, given: dict[str, Any]) -> int:
     require = _required(given).of(len(run))
     resume = shlex.join(["gofer", "fleet", "resume", run.id])
     try:
-        with Live(run, quiet=given["jsonl"] or given["as_json"]) as live:
+        with live_line(run, quiet=given["jsonl"] or given["as_json"]) as show:
             async for outcome in run:
-                live.show(outcome)
+                show()
                 if given["jsonl"]:
                     print(json.dumps(outcome._asdict(), ensure_ascii=False), flush=True)
     except (asyncio.CancelledError, KeyboardInterrupt):

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
+_waiting = click.option(
+    "-w", "--wait", type=duration, default=5.0, metavar="TIME", help="Wait so long for answers (default: 5s)."
+)
+
 
 @click.command("ls")
 @click.argument("targets", default="all", shell_complete=fleet_targets)
-@click.option(
-    "-w", "--wait", type=duration, default=5.0, metavar="TIME", help="Wait so long for answers (default: 5s)."
-)
+@_waiting
 @click.option("--no-ask", is_flag=True, help="Show what is remembered, and ask nobody.")
 @click.option("--json", "as_json", is_flag=True, help="Print the machines' cards as JSON.")
 @click.pass_obj
@@ -58,22 +60,14 @@ async def _list(fleet: Fleet, targets: str, wait: float, no_ask: bool, as_json: 
 
 def _row(member: Any, state: str) -> list[str]:
     card = member.card
-    plugins = (f"{name} {one.version or ''}".strip() for name, one in card.plugins.items())
+    plugins = ", ".join(f"{name} {one.version or ''}".strip() for name, one in card.plugins.items())
     seen = time.strftime("%Y-%m-%d %H:%M", time.localtime(member.last)) if member.answers else ""
-    return [
-        *map(harmless, (card.name, card.address)),
-        state,
-        seen,
-        ", ".join(card.groups),
-        harmless(", ".join(plugins)),
-    ]
+    return [harmless(card.name), harmless(card.address), state, seen, ", ".join(card.groups), harmless(plugins)]
 
 
 @click.command("ping")
 @click.argument("targets", default="all", shell_complete=fleet_targets)
-@click.option(
-    "-w", "--wait", type=duration, default=5.0, metavar="TIME", help="Wait so long for answers (default: 5s)."
-)
+@_waiting
 @click.pass_obj
 def _ping(how: dict[str, Any], /, targets: str, wait: float) -> int:
     """Count the machines that answer, and name those that do not."""

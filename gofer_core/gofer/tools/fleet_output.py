@@ -7,8 +7,8 @@ import math
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gofer.tools.output import harmless, text_of
@@ -16,7 +16,7 @@ from gofer.tools.output import harmless, text_of
 if TYPE_CHECKING:
     from gofer.fleet import Outcome, Run, Watch
 
-__all__ = ["Live", "histogram", "plain", "print_groups", "print_outcomes", "print_values", "summary_line"]
+__all__ = ["histogram", "live_line", "plain", "print_groups", "print_outcomes", "print_values", "summary_line"]
 
 #: The order in which outcomes are shown: what somebody has to look after comes first.
 _ORDER = (
@@ -132,27 +132,20 @@ def _at(value: Any, path: str) -> Any:
     return value
 
 
-class Live:
-    """A line on the terminal that tells how far a run is; nothing where a program reads."""
+@contextmanager
+def live_line(run: Run | Watch, *, quiet: bool) -> Iterator[Callable[[], object]]:
+    """Give what shows how far a run is, as a line on the terminal; nothing where a program reads."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda: None
+        return
 
-    def __init__(self, run: Run | Watch, *, quiet: bool) -> None:
-        self._run = run
-        self._on = sys.stderr.isatty() and not quiet
+    def show() -> None:
+        counts = run.counts
+        line = f"{len(run) - counts['waiting']}/{len(run)}  {summary_line({**counts, 'waiting': 0})}"
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)
 
-    def __enter__(self) -> Live:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._on:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-    def show(self, _: Outcome) -> None:
-        """Show how far the run is."""
-        if self._on:
-            counts = self._run.counts
-            open_ = counts["waiting"]
-            line = f"{len(self._run) - open_}/{len(self._run)}  {summary_line({**counts, 'waiting': 0})}"
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)
+    try:
+        yield show
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -137,12 +137,12 @@ def _import_object(group: str, name: str) -> str | None:
 
 
 def _import_plugin(folder: Path, name: str, descriptor: str) -> str | None:
-    from gofer.agent.config import AgentConfig, Problem, read_descriptor
+    from gofer.agent.config import AgentConfig, read_descriptor
     from gofer.agent.container import PluginContainer
     from gofer.agent.failures import Refused, blamed
     from gofer.agent.plugin import Plugin
-    from gofer.agent.plugin_code import check_hooks
-    from gofer.agent.sources import import_source, locate
+    from gofer.agent.plugin_code import check_hooks, locate_plugin
+    from gofer.agent.sources import import_source
 
     file = Path(descriptor or folder / "checked.conf")
     if not descriptor:
@@ -152,12 +152,9 @@ def _import_plugin(folder: Path, name: str, descriptor: str) -> str | None:
     found, problems = read_descriptor(root, file)
     if found is None:
         return str(problems[0])
-    source = locate(root, found)
-    if isinstance(source, Problem):
-        return source.text
     plugin = Plugin(PluginContainer(root, AgentConfig()), found)
-    plugin.source = source
     try:
+        source = locate_plugin(root, plugin)
         with plugin.entered(), blamed(plugin, "main", "plugin"):
             module = import_source(source)
             check_hooks(module)

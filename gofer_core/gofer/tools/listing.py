@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import click
 
 from gofer.entry_points import listed
 from gofer.root import Root
-from gofer.tools.arguments import duration
+from gofer.tools.arguments import duration, option_group
 from gofer.tools.import_check import Check, check_imports
 from gofer.tools.output import complain, print_json, print_table
 
@@ -28,14 +28,12 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def listing_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options ``--timeout`` and ``--json``."""
-    how_long = "How long importing one may take."
-    timeout = click.option(
-        "--timeout", type=_seconds, default=10.0, show_default=True, metavar="SECONDS", help=how_long
-    )
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON: a list with one object for each.")
-    return timeout(as_json(command))
+_HOW_LONG = "How long importing one may take."
+#: Gives a command the options ``--timeout`` and ``--json``.
+listing_options = option_group(
+    click.option("--json", "as_json", is_flag=True, help="Print JSON: a list with one object for each."),
+    click.option("--timeout", type=_seconds, default=10.0, show_default=True, metavar="SECONDS", help=_HOW_LONG),
+)
 
 
 @click.command()
@@ -99,13 +97,8 @@ def list_entry_points(
     if as_json:
         print_json(rows)
     elif rows:
-        columns = [
-            "name",
-            "version",
-            "distribution",
-            "value",
-            *(["enabled", "descriptors"] if described is not None else []),
-        ]
+        columns = ["name", "version", "distribution", "value"]
+        columns += ["enabled", "descriptors"] if described is not None else []
         headings = [{"value": "MODULE"}.get(column, column.upper()) for column in columns]
         cells = [
             [*(_cell(row[column]) for column in columns), f"broken: {row['broken']}" if row["broken"] else "ok"]

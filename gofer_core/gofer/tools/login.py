@@ -11,7 +11,7 @@ import click
 from gofer.errors import ConfigError
 from gofer.messaging.keyfiles import read_secret
 
-__all__ = ["ask", "from_file"]
+__all__ = ["ask", "from_file", "password_of"]
 
 
 def ask(what: str, option: str) -> str:
@@ -42,3 +42,10 @@ def from_file(path: str, option: str) -> str:
     if not line:
         raise click.UsageError(f"{option}: the first line of {path} is empty")
     return line
+
+
+def password_of(user: str, file: str | None) -> str:
+    """Return a user's password: the first line of a file, or what is typed at the terminal."""
+    if file is not None:
+        return from_file(file, "--password-file")
+    return ask(f"password of {user}", "--password-file")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import logging
 import os
@@ -14,7 +13,7 @@ import click
 
 from gofer.entry_points import listed, load
 from gofer.errors import GoferError, PluginError
-from gofer.streams import open_missing
+from gofer.streams import UNWRITABLE, give_up_output, open_missing
 from gofer.suggest import did_you_mean
 from gofer.tools.completion import COMPLETE
 from gofer.tools.output import complain
@@ -53,22 +52,12 @@ Exit status of every command:
   130  interrupted
   141  the reader of the output has gone away"""
 
-#: What standard output fails with: its reader has gone away, or its file cannot take more.
-_UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, ``sys.argv`` by default. Returns the exit status; see ``gofer rmi --help`` for its ones."""
     open_missing()
-    completing = os.environ.get(COMPLETE)
-    if completing:
-        from click.shell_completion import add_completion_class, shell_complete
-
-        from gofer.tools.bash_completion import Bash
-
-        add_completion_class(Bash)
-        logging.basicConfig(level=logging.CRITICAL + 1)  # whoever presses Tab wants no warnings in the line
-        return shell_complete(_gofer, {}, "gofer", COMPLETE, completing)
+    if os.environ.get(COMPLETE):
+        return _complete(os.environ[COMPLETE])
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a value may hold what the terminal's encoding does not
             stream.reconfigure(errors="backslashreplace")
@@ -79,28 +68,37 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = _gofer.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as ended:
-        return ended.exit_code
+        status = ended.exit_code
     except click.ClickException as error:
         _complain_of(error, "gofer" if context is None else f"gofer {context.invoked_subcommand}")
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
+        if error.errno not in UNWRITABLE:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
-        status = 141
-        if error.errno != errno.EPIPE:
-            status = 74
-            complain("gofer", f"cannot write the output: {error.strerror}")
+        return give_up_output("gofer", error)
     except GoferError as error:
         complain("gofer" if context is None else f"gofer {context.invoked_subcommand}", error)
         return 1
     return status if isinstance(status, int) else 0
 
 
+def _complete(instruction: str) -> int:
+    from click.shell_completion import add_completion_class, shell_complete
+
+    from gofer.tools.bash_completion import Bash
+
+    add_completion_class(Bash)
+    logging.basicConfig(level=logging.CRITICAL + 1)  # whoever presses Tab wants no warnings in the line
+    return shell_complete(_gofer, {}, "gofer", COMPLETE, instruction)
+
+
 def _complain_of(error: click.ClickException, command: str) -> None:
     text = error.format_message()
+    if isinstance(error, click.UsageError) and error.ctx is not None and text == error.ctx.get_help():
+        click.echo(text, err=True)  # a group without a command, like gofer fleet
+        return
     if isinstance(error, click.NoSuchOption):  # click lists all that are a little like it
         text = f"no option {error.option_name!r}{did_you_mean(error.option_name, error.possibilities or ())}"
     if isinstance(error, click.UsageError):

@@ -14,9 +14,16 @@ __all__ = ["complain", "harmless", "print_json", "print_table", "text_of"]
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
+#: Characters of a complaint that are printed: somebody has to read it, even if an argument has a megabyte.
+_MOST = 2000
+
+
 def complain(command: str, what: object) -> None:
-    """Print one line on standard error."""
-    print(f"{command}: {harmless(' '.join(str(what).split()))}", file=sys.stderr)
+    """Print one line on standard error. Of a longer one than people read, its beginning and its end."""
+    line = harmless(" ".join(str(what).split()))
+    if len(line) > _MOST:
+        line = f"{line[: _MOST // 2]} ... {line[-_MOST // 4 :]}"
+    print(f"{command}: {line}", file=sys.stderr)
 
 
 def harmless(text: str) -> str:

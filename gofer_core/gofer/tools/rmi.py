@@ -30,7 +30,7 @@ from gofer.errors import (
 from gofer.messaging.caller_conf import profile
 from gofer.tools import login
 from gofer.tools.agent_options import agent_options
-from gofer.tools.arguments import address, call_input, duration, json_value, read_arguments, target
+from gofer.tools.arguments import address, call_arguments, call_input, duration, json_value, target
 from gofer.tools.completion import targets
 from gofer.tools.connecting import connector_of
 from gofer.tools.output import complain, harmless, print_json
@@ -132,12 +132,7 @@ def rmi(*, arguments: tuple[str, ...], verbose: bool, as_json: bool, **how: Any)
       5    rejected, or not authorized
       6    no connection to the broker: it is not there, refuses it, or one of the certificates will not do
     """
-    if how["given"] is None:
-        args, kws = read_arguments(arguments)
-    elif arguments:
-        raise click.UsageError("-i gives all arguments: none may follow")
-    else:
-        args, kws = how["given"]
+    args, kws = call_arguments(how["given"], arguments)
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, format="%(name)s: %(message)s")
     status, value = answer("gofer rmi", args, kws, how)
     if status != 0:
@@ -214,11 +209,7 @@ def _proofs(how: dict[str, Any], settings: dict[str, str]) -> CallOptions:
         if how.get("ask_password") or how.get("password_file") is not None:
             raise click.UsageError("a password needs a user: --user NAME")
         return found
-    found["user"] = user
-    if how.get("password_file") is not None:
-        found["password"] = login.from_file(how["password_file"], "--password-file")
-    else:
-        found["password"] = login.ask(f"password of {user}", "--password-file")
+    found["user"], found["password"] = user, login.password_of(user, how.get("password_file"))
     return found
 
 

@@ -27,6 +27,7 @@ from gofer.tools.rmi import answer
 __all__ = ["stubs", "write_stubs"]
 
 _FIRST = "# Written by gofer stubs. Do not change it: write it again."
+_UNWRITTEN = 74  # the exit status of every command whose output cannot be written
 _OWN = ("close", "flush", "Admin")  # names of the agent itself
 _SIMPLE = MappingProxyType(
     {"integer": "_int", "number": "_float", "string": "_str", "boolean": "_bool", "null": "None"}
@@ -71,15 +72,29 @@ def stubs(output: Path, name: str | None, **how: Any) -> int:
     for path in paths:
         if path.exists() and not path.read_text("utf-8", "replace").startswith(_FIRST):
             raise click.UsageError(f"{path} is there already, and was not written by gofer stubs")
-    output.mkdir(parents=True, exist_ok=True)
-    for path, text in zip(paths, (source, types), strict=True):
-        draft = path.with_name(f".{path.name}.new")
-        draft.write_text(text, "utf-8")
-        os.replace(draft, path)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for path, text in zip(paths, (source, types), strict=True):
+            _replace(path, text)
+    except OSError as wrong:
+        complain("gofer stubs", f"cannot write into {output}: {wrong.strerror}")
+        return _UNWRITTEN
+    for path in paths:
         print(path)
     for one in left:
         complain("gofer stubs", f"left out: {one[:100]!r} cannot be written as a name in Python")
     return 0
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        draft.write_text(text, "utf-8")
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def write_stubs(told: Mapping[str, Any], address: str | None) -> tuple[str, str, list[str]]:

@@ -16,7 +16,7 @@ from gofer_plugin_audit.log import files_in
 __all__ = ["audit"]
 
 
-@click.group(no_args_is_help=False)
+@click.group()
 def audit() -> None:
     """Look at audit logs of gofer-plugin-audit."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,10 +83,7 @@ class Virt:
     @pam(user="root", identity=True)
     def start(self, domain: str | int) -> Domain:
         """Start a domain, and return what it is then, as ``domains`` does."""
-        with _errors(f"domain {domain!r} was not started"):
-            found = _find(domain)
-            found.create()
-            return _describe(found)
+        return _do(domain, "was not started", lambda found: found.create())
 
     @remote
     @once
@@ -96,10 +93,7 @@ class Virt:
 
         The system may take its time, or ignore that: ask for ``state``.
         """
-        with _errors(f"domain {domain!r} was not told to shut down"):
-            found = _find(domain)
-            found.shutdown()
-            return _describe(found)
+        return _do(domain, "was not told to shut down", lambda found: found.shutdown())
 
     @remote
     @once
@@ -109,10 +103,7 @@ class Virt:
 
         Its definition stays. A domain that was never defined, only created, is gone.
         """
-        with _errors(f"domain {domain!r} was not switched off"):
-            found = _find(domain)
-            found.destroy()
-            return _describe(found)
+        return _do(domain, "was not switched off", lambda found: found.destroy())
 
     @remote
     @once
@@ -163,6 +154,14 @@ def _find(domain: object) -> libvirt.virDomain:
                 return one
     names = ", ".join(sorted(one.name() for one in every)) or "none"
     raise LookupError(f"there is no domain {domain!r:.100}; there are: {names:.1000}")
+
+
+def _do(domain: object, failed: str, what: Callable[[libvirt.virDomain], object]) -> Domain:
+    """Do something with a domain, and return what it is then. ``failed`` says that it was not done."""
+    with _errors(f"domain {domain!r} {failed}"):
+        found = _find(domain)
+        what(found)
+        return _describe(found)
 
 
 def _describe(domain: libvirt.virDomain) -> Domain:

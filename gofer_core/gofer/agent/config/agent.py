@@ -22,16 +22,9 @@ from gofer.ownership import distrust
 from gofer.root import Root
 
 __all__ = [
-    "AGENT",
-    "AgentConfig",
-    "FleetConfig",
-    "LoggingConfig",
-    "MainConfig",
-    "ManagementConfig",
-    "MessagingConfig",
-    "PamConfig",
-    "read_agent",
-]
+    "AGENT", "AgentConfig", "FleetConfig", "LoggingConfig", "MainConfig", "ManagementConfig", "MessagingConfig",
+    "PamConfig", "read_agent",
+]  # fmt: skip
 
 _LOG_FILE = kinds.line("the path of a file, absolute or relative to /var/log/gofer")
 _MEMBERS = kinds.names("identities with commas between", kinds.line("an identity"))

@@ -41,14 +41,9 @@ from gofer.root import Root
 from gofer.sections import Sections, Unreadable
 
 __all__ = [
-    "DESCRIPTOR",
-    "Descriptor",
-    "find_plugin_dirs",
-    "read_descriptor",
-    "read_descriptors",
-    "read_url_file",
+    "DESCRIPTOR", "Descriptor", "find_plugin_dirs", "read_descriptor", "read_descriptors", "read_url_file",
     "redescribe",
-]
+]  # fmt: skip
 
 Names = tuple[str, ...]
 

@@ -167,11 +167,20 @@ def _flag(raw: object) -> bool:
     return found
 
 
-def _name(raw: object) -> str:
-    text = _text(raw, "a name")
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", text):
-        raise Wrong(f"{shown(raw)} is not a name")
-    return text
+def _matching(pattern: str, what: str) -> Callable[[object], str]:
+    """Make what reads a text that fits a pattern as a whole."""
+
+    def read(raw: object) -> str:
+        text = _text(raw, what)
+        if not re.fullmatch(pattern, text):
+            raise Wrong(f"{shown(raw)} is not {what}")
+        return text
+
+    return read
+
+
+_name = _matching(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", "a name")
+_group = _matching(r"[A-Za-z0-9_-]{1,64}", "a group's name")
 
 
 def _level(raw: object) -> int:
@@ -222,13 +231,6 @@ def _own_host(raw: object) -> str:
     if is_address and not host.startswith("127.") and host != "::1":
         raise Wrong(f"{shown(host)} can be reached by other machines")
     return host
-
-
-def _group(raw: object) -> str:
-    text = _text(raw, "a group's name")
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
-        raise Wrong(f"{shown(raw)} is not a group's name")
-    return text
 
 
 FLAG = Kind("0, 1, yes, no, true, false, on, off", _flag)

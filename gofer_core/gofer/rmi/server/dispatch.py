@@ -2,31 +2,139 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from hmac import compare_digest, digest
 from secrets import token_bytes
 from typing import Any
 
-from gofer.errors import DispatchError, NotAuthenticated, NotAuthorized, SecretNotMatched, SecretRequired
+from gofer.errors import Cancelled, DispatchError, NotAuthenticated, NotAuthorized, SecretNotMatched, SecretRequired
 from gofer.rmi.api import Target
+from gofer.rmi.context import Context
 from gofer.rmi.model import DIRECT
 from gofer.rmi.model.direct import call
 from gofer.rmi.request import Received
-from gofer.rmi.server.logins import Attempt, attempt
+from gofer.rmi.server.logins import Attempt, Logins, attempt
+from gofer.rmi.server.persistence import Persistence
+from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.service import Service
 
-__all__ = [
-    "Pending", "Unfit", "authorize", "check_once", "find", "invoke", "login_of",
-    "outcome_of", "way_out",
-]  # fmt: skip
+__all__ = ["Dispatch", "Pending", "Unfit", "authorize", "way_out"]
 
 log = logging.getLogger(__name__)
 
+_PLAIN = frozenset({type(None), bool, int, float, str, list, dict})
+_UNLIMITED = (None, None, None)
 
-def find(service: Service, request: Received) -> Target:
+
+class Dispatch:
+    """Calls the methods of requests. In a worker; an ``async def`` goes on in its plugin's event loop.
+
+    Args:
+        returned: called with each request, and with what its method has returned, or raised. Any thread.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        persistence: Persistence,
+        logins: Logins,
+        returned: Callable[[Received, Any, BaseException | None], object],
+    ) -> None:
+        self._registry = registry
+        self._persistence = persistence
+        self._logins = logins
+        self._returned = returned
+
+    def call(self, request: Received) -> None:
+        """Find the method, and call it; if that needs a password, once it is checked."""
+        service = request.channel.service
+        token = Context(request).enter()
+        try:
+            with service.entered():
+                if service.guarded:
+                    service.authorize(request)  # first: who may not call it does not hear what there is
+                target = request.api = request.api or _find(service, request)
+                if service.guarded:
+                    service.authorize(request, target)
+                if request.beside and not target.holds_no_thread:  # a hook has sent it elsewhere
+                    request.beside, request.resolved = False, True
+                    service.workers.put(request)
+                    return
+                if target.mark.logins and (login := _login_of(target, request)) is not None:
+                    self._logins.check(login, partial(self._logged_in, request, target))
+                    return
+                if target.mark.once:
+                    _check_once(target, exclusive=request.channel.exclusive)
+                    self._persistence.claim(request, once=True)
+                self._limit(request, target)
+                self._persistence.begin(request)
+                value = _invoke(service, request, target)
+                if type(value) not in _PLAIN:
+                    if type(value) is Pending:
+                        value.add_done_callback(lambda done: self._returned(request, *_outcome_of(done)))
+                        return
+                    if inspect.isawaitable(value):
+                        self._await(request, value)
+                        return
+        except BaseException as raised:  # noqa: BLE001 - SystemExit, too, is a result; its caller waits for one
+            self._returned(request, None, raised)
+        else:
+            self._returned(request, value, None)
+        finally:
+            Context.leave(token)
+
+    def go_on(self, request: Received) -> None:
+        """Go on with a request whose method is found: its password was checked, or it needs a worker after all."""
+        request.resolved = False
+        if request.cancelled:
+            self._returned(request, None, Cancelled("cancelled before it was started"))
+        else:
+            self.call(request)
+
+    def _logged_in(self, request: Received, target: Target, refused: NotAuthorized | None) -> None:
+        if refused is not None:
+            self._returned(request, None, refused)
+            return
+        request.authenticated, request.resolved = target, True
+        request.channel.service.workers.put(request)
+
+    def _limit(self, request: Received, target: Target) -> None:
+        """Have the call ended when it takes longer than the smallest of the limits that it has."""
+        limits = (target.mark.timeout, request.channel.service.timeout, request.document.timeout)
+        if limits != _UNLIMITED:
+            seconds = min(one for one in limits if one is not None)
+            with self._registry.lock:
+                request.late = None
+                request.limit = seconds
+                request.expires_at = time.monotonic() + max(0.0, seconds)
+                request.due = 0.0
+
+    def _await(self, request: Received, value: Awaitable[Any]) -> None:
+        """Have the plugin's event loop go on with a coroutine."""
+        assert request.api is not None  # noqa: S101 - it has returned the value
+        coroutine = request.api.coroutine(value)
+
+        def dropped() -> None:
+            self._registry.returned(request)
+            request.on_cancel = None
+
+        run = request.channel.service.loop.run(coroutine, partial(self._returned, request), dropped)
+        if run is None:
+            self._registry.returned(request)
+            log.warning("%r: not run, its plugin has stopped; the broker delivers it again", request)
+        elif request.limit is not None:
+            # One that is only told to stop decides for itself; one that is overdue has been told.
+            request.on_cancel = lambda: run.cancel() if request.overdue else None
+            if request.returned:
+                request.on_cancel = None  # it refers to the request
+
+
+def _find(service: Service, request: Received) -> Target:
     """Find the method that answers a request.
 
     Raises:
@@ -42,7 +150,7 @@ def find(service: Service, request: Received) -> Target:
     return (service if owner is None else owner).api.find(request.classname, request.method)
 
 
-def invoke(service: Service, request: Received, target: Target) -> Any:
+def _invoke(service: Service, request: Received, target: Target) -> Any:
     """Call a method, if its caller may, and return its value.
 
     For ``async def`` that is an awaitable, to be run in the context that is current now.
@@ -93,7 +201,7 @@ def _check_arguments(target: Target, request: Received) -> None:
         raise Unfit(f"{target.name}(): {wrong}")
 
 
-def check_once(target: Target, *, exclusive: bool) -> None:
+def _check_once(target: Target, *, exclusive: bool) -> None:
     """Check that a method which must not run twice may run here.
 
     Raises:
@@ -127,7 +235,7 @@ class Pending(Future[Any]):
     """A value that comes later, from a method of the agent's own: one thread answers all of these."""
 
 
-def outcome_of(done: Future[Any]) -> tuple[Any, BaseException | None]:
+def _outcome_of(done: Future[Any]) -> tuple[Any, BaseException | None]:
     """Return the value that has come, and what was raised instead."""
     raised = done.exception()
     return (None, raised) if raised is not None else (done.result(), None)
@@ -179,7 +287,7 @@ def authorize(target: Target, request: Received) -> None:
         raise NotAuthenticated(f"{target.name}(): user and password were not checked")
 
 
-def login_of(target: Target, request: Received) -> Attempt | None:
+def _login_of(target: Target, request: Received) -> Attempt | None:
     """Return the user and the password that are to be checked before a method is called; None: it asks for none.
 
     Raises:

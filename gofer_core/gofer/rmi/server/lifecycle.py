@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from gofer.errors import Cancelled, DispatchError, ExecutionTimeout, Interrupted, NotAuthorized
+from gofer.errors import Cancelled, DispatchError, ExecutionTimeout, Interrupted
 from gofer.messaging.document import shown
-from gofer.rmi.context import Context
 from gofer.rmi.exceptions import sentence
 from gofer.rmi.progress import Progress
 from gofer.rmi.request import ANSWERING, QUEUED, Received
-from gofer.rmi.server import dispatch, reply_encoder
+from gofer.rmi.server import reply_encoder
 from gofer.rmi.server.access import Denied
 from gofer.rmi.server.channel import Channel
+from gofer.rmi.server.dispatch import Dispatch, Unfit
 from gofer.rmi.server.hooks import HookCalls
 from gofer.rmi.server.logins import Logins
 from gofer.rmi.server.persistence import AlreadyStarted, Persistence
@@ -28,25 +27,19 @@ from gofer.rmi.server.reply_publisher import Settled
 from gofer.rmi.server.request_log import RequestLog
 from gofer.rmi.server.serial import Outcome, SerialThread
 from gofer.rmi.server.statuses import Statuses
-from gofer.rmi.server.sweep import Sweep
+from gofer.rmi.server.sweep import Due, Sweep
 from gofer.rmi.server.tombstones import Tombstones
 from gofer.rmi.server.window import Window
 from gofer.rmi.store import Unavailable, requests
 from gofer.rmi.store.requests import Row
 
 if TYPE_CHECKING:
-    from gofer.rmi.api import Target
     from gofer.rmi.clock import Clock
 
 __all__ = ["Lifecycle"]
 
 log = logging.getLogger(__name__)
 
-_OVERDUE = 5.0  # seconds that a method has to end when it was told that it takes too long, before the log says so
-_GLANCE = 0.25  # seconds between two looks, at most, while something is in flight
-
-_PLAIN = frozenset({type(None), bool, int, float, str, list, dict})
-_UNLIMITED = (None, None, None)
 _ENDS = (Cancelled, ExecutionTimeout)  # what says itself why a method did not go on
 _OUTCOMES = ((Cancelled, "cancelled"), (Interrupted, "interrupted"))
 _COUNTED = {"value": "done", "exception": "failed"}  # the others are counted as what they are
@@ -75,12 +68,13 @@ class Lifecycle:
         self._window = window
         self._tombstones = tombstones
         self._clock = clock
-        self._logins = logins or Logins()
         self._hooks = hooks or HookCalls()
         self._log = request_log or RequestLog()
         self._statuses = Statuses()
         self._channels: dict[Channel, None] = {}
-        self._sweep = Sweep(self.look)
+        self._dispatch = Dispatch(registry, persistence, logins or Logins(), self._returned)
+        due = Due(registry, persistence, window, self._statuses, self._channels, begin=self._queue, end=self.fail)
+        self._sweep = Sweep(due.look)
 
     def attach(self, channel: Channel) -> None:
         """Look after the requests of a channel, and take up those that the store holds for it. Waits for the disk.
@@ -213,7 +207,7 @@ class Lifecycle:
     def run(self, request: Received) -> None:
         """Run a request to its end; an ``async def``, to where the plugin's event loop goes on with it. In a worker."""
         if request.resolved:
-            self._go_on(request)
+            self._dispatch.go_on(request)
         elif not request.channel.over and self._registry.start(request):  # else it was cancelled, or is given back
             self._window.left(request)
             try:
@@ -229,7 +223,7 @@ class Lifecycle:
         request.channel.counters.add("running")
         if request.replyto is not None and (request.told or request.tell_at == inf):  # else the sweep tells it
             self._tell_started(request, request.started)
-        self._call(request)
+        self._dispatch.call(request)
 
     def _tell_started(self, request: Received, now: float) -> None:
         held = self._statuses.held(request)
@@ -239,89 +233,6 @@ class Lifecycle:
             with self._registry.lock:
                 request.tell_at = now + held
                 request.due = 0.0
-
-    def _call(self, request: Received) -> None:
-        """Find the method, and call it; if that needs a password, once it is checked."""
-        service = request.channel.service
-        token = Context(request).enter()
-        try:
-            with service.entered():
-                if service.guarded:
-                    service.authorize(request)  # first: who may not call it does not hear what there is
-                target = request.api = request.api or dispatch.find(service, request)
-                if service.guarded:
-                    service.authorize(request, target)
-                if request.beside and not target.holds_no_thread:  # a hook has sent it elsewhere
-                    request.beside, request.resolved = False, True
-                    service.workers.put(request)
-                    return
-                if target.mark.logins and (login := dispatch.login_of(target, request)) is not None:
-                    self._logins.check(login, partial(self._logged_in, request, target))
-                    return
-                if target.mark.once:
-                    dispatch.check_once(target, exclusive=request.channel.exclusive)
-                    self._persistence.claim(request, once=True)
-                self._limit(request, target)
-                self._persistence.begin(request)
-                value = dispatch.invoke(service, request, target)
-                if type(value) not in _PLAIN:
-                    if type(value) is dispatch.Pending:
-                        value.add_done_callback(lambda done: self._returned(request, *dispatch.outcome_of(done)))
-                        return
-                    if inspect.isawaitable(value):
-                        self._await(request, value)
-                        return
-        except BaseException as raised:  # noqa: BLE001 - SystemExit, too, is a result; its caller waits for one
-            self._returned(request, None, raised)
-        else:
-            self._returned(request, value, None)
-        finally:
-            Context.leave(token)
-
-    def _go_on(self, request: Received) -> None:
-        """Go on with a request whose method is found: its password was checked, or it needs a worker after all."""
-        request.resolved = False
-        if request.cancelled:
-            self._returned(request, None, Cancelled("cancelled before it was started"))
-        else:
-            self._call(request)
-
-    def _logged_in(self, request: Received, target: Target, refused: NotAuthorized | None) -> None:
-        if refused is not None:
-            self._returned(request, None, refused)
-            return
-        request.authenticated, request.resolved = target, True
-        request.channel.service.workers.put(request)
-
-    def _limit(self, request: Received, target: Target) -> None:
-        """Have the call ended when it takes longer than the smallest of the limits that it has."""
-        limits = (target.mark.timeout, request.channel.service.timeout, request.document.timeout)
-        if limits != _UNLIMITED:
-            seconds = min(one for one in limits if one is not None)
-            with self._registry.lock:
-                request.late = None
-                request.limit = seconds
-                request.expires_at = time.monotonic() + max(0.0, seconds)
-                request.due = 0.0
-
-    def _await(self, request: Received, value: Awaitable[Any]) -> None:
-        """Have the plugin's event loop go on with a coroutine."""
-        assert request.api is not None  # noqa: S101 - it has returned the value
-        coroutine = request.api.coroutine(value)
-
-        def dropped() -> None:
-            self._registry.returned(request)
-            request.on_cancel = None
-
-        run = request.channel.service.loop.run(coroutine, partial(self._returned, request), dropped)
-        if run is None:
-            self._registry.returned(request)
-            log.warning("%r: not run, its plugin has stopped; the broker delivers it again", request)
-        elif request.limit is not None:
-            # One that is only told to stop decides for itself; one that is overdue has been told.
-            request.on_cancel = lambda: run.cancel() if request.overdue else None
-            if request.returned:
-                request.on_cancel = None  # it refers to the request
 
     # -- 4. answered: one result, one hook, one log line -------------------------------------------------------------
 
@@ -336,7 +247,7 @@ class Lifecycle:
             self._started_before(request, raised.result)
         elif type(raised) is Denied:
             self._denied(request, raised)
-        elif type(raised) is dispatch.Unfit:
+        elif type(raised) is Unfit:
             self.reject(request, Refusal("arguments.invalid", "the arguments do not fit the method", str(raised)))
         elif raised is not None:
             self.fail(request, raised)
@@ -520,65 +431,3 @@ class Lifecycle:
                 request.progress = Progress(self._clock, tell)
             made: Progress = request.progress
             return made
-
-    def look(self, now: float) -> float:
-        """Do what is due: statuses, time limits, takeovers, latency, retries. Returns when to look again."""
-        due = inf
-        taken: list[Received] = []
-        in_flight = self._registry.in_flight()
-        crowded = self._persistence.is_crowded(in_flight, now)
-        for request in in_flight:
-            if crowded and request.keep_at < inf:
-                request.keep_at = request.due = now
-            if request.due <= now:
-                self._look_at(request, now, taken)
-            due = min(due, request.due)
-        if taken:
-            self._persistence.take_over(taken)
-        for request in self._registry.overdue():
-            if request.due <= now:
-                request.due = inf
-                text = "%s %s %s. It is still running. %s"
-                log.warning(text, request.sn, request.channel.service.name, request.late, dispatch.way_out(request))
-            due = min(due, request.due)
-        for channel in list(self._channels):
-            due = min(due, channel.publisher.look(now), channel.asking.look(now), channel.admin.look(now))
-            if channel.backlog.count:
-                self._window.pull(channel)
-            if in_flight or channel.backlog.count or channel.publisher.pending:
-                due = min(due, now + _GLANCE)  # something may be due that was not when this has looked
-        self._registry.tidy()
-        self._persistence.look(now)
-        return due
-
-    def _look_at(self, request: Received, now: float, taken: list[Received]) -> None:
-        if request.tell_at <= now:
-            request.tell_at = inf
-            self._statuses.tell(request)
-        if request.begin_at <= now:
-            request.begin_at = inf
-            self._queue(request)
-        if request.keep_at <= now:
-            request.keep_at = inf
-            if request.state < ANSWERING:
-                taken.append(request)
-        if request.expires_at <= now:
-            request.expires_at = inf
-            self._expire(request)
-        with self._registry.lock:
-            due = min(request.tell_at, request.begin_at, request.keep_at, request.expires_at)
-            request.due = now + _OVERDUE if request.overdue else due
-
-    def _expire(self, request: Received) -> None:
-        # In this process nothing can stop a method: it is told, and its caller is. One in a process of its own ends.
-        if request.state >= ANSWERING:
-            return
-        stop = request.on_expire
-        end = "it may still run" if stop is None else "its process is being ended"
-        # First: a method that is told may return before its caller is.
-        request.late = f"{request.target}() took longer than {request.limit:g} s; {end}"
-        request.cancelled = True
-        if stop is not None:
-            stop()
-        self._registry.expire(request)
-        self.fail(request, ExecutionTimeout(request.late))

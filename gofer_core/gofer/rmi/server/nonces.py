@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gofer.limit import Limit
 from gofer.messaging.document import shown
@@ -29,7 +29,7 @@ _LOST = b"lost"  # the row that says until when signatures may have been seen by
 _FAR = 10 * 365 * 86400.0  # seconds that such a row outlives that time: longer than any age limit
 _REALM = 8  # bytes that stand for a signer in the ledger
 
-Done = Callable[[], object]
+Done = Callable[[list[Any]], object]
 
 
 class Nonce(NamedTuple):
@@ -113,7 +113,8 @@ class Nonces:
         self._signers: dict[bytes, _Signer] = {}
         self._restored = False
         self._lost = 0.0  # what was signed before that may have been seen
-        self._unwritten: dict[bytes, list[Done]] = {}  # nonces that are being written, and what waits for that
+        self._unwritten: dict[bytes, list[tuple[Done, Any]]] = {}  # nonces to be written, and what waits for that
+        self._batch: list[_Row] | None = None  # rows that are written together; None: the next row begins with them
         self._complaints = Limit(0.1, 1)
         if store is not None:
             store.lost.append(self._rewrite)
@@ -153,14 +154,16 @@ class Nonces:
                 return Seen.FORGOTTEN
             if self._lost and nonce.expires - nonce.good_for <= self._lost:
                 return Seen.LOST
+            rows: list[_Row] = []
             if self._store is not None:
                 self._unwritten[nonce.value] = []
+                rows, self._batch = self._batch or rows, self._batch or rows
+                rows.append((realm, nonce.value, nonce.expires))
             self._add(realm, nonce.value, nonce.expires)
             signer = self._signers[realm]
             signer.name, signer.good_for = nonce.signer or signer.name, nonce.good_for
-        if self._store is not None:
-            rows = [(realm, nonce.value, nonce.expires)]
-            self._store.post(partial(_write, rows), partial(self._written, nonce.value, rows), soon=True)
+        if len(rows) == 1 and self._store is not None:
+            self._store.post(partial(self._write_batch, rows), partial(self._written, rows), soon=True)
         return Seen.NEVER
 
     def forget(self, nonce: Nonce | None) -> None:
@@ -170,18 +173,23 @@ class Nonces:
         with self._lock:
             self._earlier.discard(nonce.value)
             realm = self._known.pop(nonce.value, None)
+            self._batch = None  # what is noted after this is written after this
         if realm is not None and self._store is not None:
             self._store.post(partial(_delete, realm, nonce.value), soon=True)
 
-    def secured(self, nonce: Nonce | None, then: Done) -> None:
-        """Call a function when a signature is on the disk, or cannot be put there: now, or soon by another thread."""
+    def secured(self, nonce: Nonce | None, then: Done, what: Any) -> None:
+        """Call a function when a signature is on the disk, or cannot be put there: now, or soon by another thread.
+
+        Args:
+            then: called with a list of what was given here together with it: that for which nothing is left to wait.
+        """
         if nonce is not None and nonce.value in self._unwritten:
             with self._lock:
                 waiting = self._unwritten.get(nonce.value)
                 if waiting is not None:
-                    waiting.append(then)
+                    waiting.append((then, what))
                     return
-        then()
+        then([what])
 
     def flush(self, timeout: float) -> None:
         """Have all on the disk now, and go on with what waits for that. Waits, at most so many seconds."""
@@ -244,16 +252,27 @@ class Nonces:
 
     # -- the ledger -----------------------------------------------------------------------------------------------
 
-    def _written(self, nonce: bytes, rows: list[_Row], _: object, failed: Unavailable | None) -> None:
+    def _write_batch(self, rows: list[_Row], file: sqlite3.Connection) -> None:
         with self._lock:
-            waiting = self._unwritten.pop(nonce, ())
+            if self._batch is rows:
+                self._batch = None
+        _write(rows, file)
+
+    def _written(self, rows: list[_Row], _: object, failed: Unavailable | None) -> None:
+        ready: dict[Done, list[Any]] = {}
+        with self._lock:
+            if self._batch is rows:  # it was not even tried
+                self._batch = None
+            for _, nonce, _ in rows:
+                for then, what in self._unwritten.pop(nonce, ()):
+                    ready.setdefault(then, []).append(what)
         if failed is not None and self._store is not None:
             if self._complaints.allows():
                 log.error("copies of signed requests cannot be recognised after a restart: %s", failed)
-            # Later, unless it shall pass once more by then.
-            self._store.post(lambda file: _write(rows if nonce in self._known else (), file), kept=True)
-        for then in waiting:
-            then()
+            # Later, unless they shall pass once more by then.
+            self._store.post(lambda file: _write([row for row in rows if row[1] in self._known], file), kept=True)
+        for then, all_of_it in ready.items():
+            then(all_of_it)
 
     def _rewrite(self) -> None:
         """Write down again what is known of a file that was corrupt; what is not known is refused from now on."""

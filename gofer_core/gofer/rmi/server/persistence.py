@@ -311,7 +311,7 @@ class Persistence:
         if request.nonce is None:
             link.accept(delivery)
         else:
-            self._nonces.secured(request.nonce, lambda: link.accept(delivery))
+            self._nonces.secured(request.nonce, link.accept_all, delivery)
 
     # -- after a restart -------------------------------------------------------------------------------------------
 

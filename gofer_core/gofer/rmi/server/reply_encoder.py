@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["CannotSign", "Encoder", "Refusal", "of_error", "of_value"]
 
 #: Where methods are called from: the frames below are the plugin's own.
-_CALLING = ("gofer.rmi.model.direct", "gofer.rmi.model.coroutines", "gofer.rmi.server.lifecycle")
+_CALLING = ("gofer.rmi.model.direct", "gofer.rmi.model.coroutines", "gofer.rmi.server.dispatch")
 
 # An exception is not asked about itself, as its class may have an answer of its own: this is the real one.
 _TRACEBACK = vars(BaseException)["__traceback__"]

@@ -199,9 +199,9 @@ class Driver(Heard):
         """Drive until all is written."""
         self.until(lambda: not self._out and (self._sock is None or not self._sock.unsent), "all to be written")
 
-    def ended(self) -> Closed:
+    def ended(self, timeout: float = WAIT) -> Closed:
         """Drive until ``Closed``, and return it."""
-        self.until(lambda: self.closed is not None, "the end")
+        self.until(lambda: self.closed is not None, "the end", timeout)
         assert self.closed is not None
         return self.closed
 

@@ -42,9 +42,7 @@ class Liveness(Base):
 
     def ends(self, driver: Driver) -> MessagingError | None:
         """Drive until the end, and return what it was for. It must come: nothing hangs."""
-        driver.until(lambda: driver.closed is not None, "the end", WAIT + 2 * self.heartbeat)
-        assert driver.closed is not None
-        return driver.closed.error
+        return driver.ended(WAIT + 2 * self.heartbeat).error
 
     # -- silence ---------------------------------------------------------------------------------------------
 
