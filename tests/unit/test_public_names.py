@@ -288,7 +288,8 @@ gofer_adapter_amqp.channel: Channel Channels Question Steps Task
 gofer_adapter_amqp.messages: Consumer Publisher
 gofer_adapter_amqp.operations: steps
 gofer_adapter_amqp.wire: DELIVER FRAME_ENDS HEARTBEAT LONGEST PROTOCOL_HEADER body_size consumers expiration
-    frame_head message_at message_id method_frame publish_frames reply settle_frame signature tag_and_flag
+    frame_head frame_size message_at message_id method_frame publish_frames reply settle_frame signature
+    tag_and_flag
 gofer_adapter_proton: ProtonAdapter
 gofer_adapter_proton.adapter: ProtonAdapter
 gofer_adapter_proton.brokers: Ask Broker NOT_FOUND Question Refused broker_of

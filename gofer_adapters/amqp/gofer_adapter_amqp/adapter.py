@@ -41,7 +41,9 @@ class AmqpAdapter(api.Adapter):
         self._consumers: dict[int, Consumer] = {}
         self._due = spec.Connection.Start  # the next method of the login
         self._open = self._closing = self._ended = False
-        self._rest, self._heartbeat = b"", 0
+        self._heartbeat = 0
+        self._parts: list[bytes] = []  # of a frame that has not come whole
+        self._missing = 0  # bytes of it
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 
@@ -60,8 +62,15 @@ class AmqpAdapter(api.Adapter):
         if not self._ended:
             self._last_read = now
             try:
-                data = self._rest + data if self._rest else data
-                self._rest = data[self._receive_frames(data) :]
+                self._missing -= len(data)
+                if self._parts or self._missing > 0:
+                    self._parts.append(data)
+                    if self._missing > 0:
+                        return  # a large frame's parts are joined once
+                    data, self._parts = b"".join(self._parts), []
+                if rest := data[self._receive_frames(data) :]:
+                    self._parts.append(rest)
+                self._missing = wire.frame_size(rest) - len(rest)
                 if self._channels.waiting:
                     self._channels.start_waiting()
             except Exception as error:  # noqa: BLE001 - whatever a decoder makes of a peer's bytes, they are wrong
