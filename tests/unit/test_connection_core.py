@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,8 +29,10 @@ from gofer.messaging.adapter import (
 )
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.core import _LOGIN, _MOST_PATIENCE, _SUBSCRIBING, OPERATION, Core, State
+from gofer.messaging.core import _LOGIN, Core
+from gofer.messaging.operations import MOST_PATIENCE, OPERATION, State
 from gofer.messaging.subscription import Steps, Subscription
+from gofer.messaging.subscriptions import _SUBSCRIBING
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -47,6 +50,7 @@ class ScriptedAdapter(Adapter):
         self.settled: list[tuple[str, Delivery]] = []
         self.queue: list[Event] = []
         self.closing = False
+        self.takes = 0
 
     def begin(self, now: float) -> None:
         pass
@@ -65,6 +69,7 @@ class ScriptedAdapter(Adapter):
         return events
 
     def take(self, now: float) -> bytes:
+        self.takes += 1
         return b""
 
     def close(self, now: float) -> None:
@@ -340,8 +345,8 @@ def test_a_login_that_a_slow_broker_goes_on_with_is_not_given_up_and_has_an_end(
     broker.put(Opened())
     assert broker.core.state is State.OPEN
     broker.core.lost("cut", broker.now)
-    assert login_takes(broker, every=1.0) == pytest.approx(_MOST_PATIENCE * _LOGIN)
-    assert f"within {_MOST_PATIENCE * _LOGIN:.0f} s" in str(broker.core.error)
+    assert login_takes(broker, every=1.0) == pytest.approx(MOST_PATIENCE * _LOGIN)
+    assert f"within {MOST_PATIENCE * _LOGIN:.0f} s" in str(broker.core.error)
 
 
 def test_a_subscription_that_a_slow_broker_does_not_make_in_time_gets_more_time(broker: Broker) -> None:
@@ -529,6 +534,59 @@ def test_what_needs_no_confirm_is_reported_the_loss_instead(broker: Broker) -> N
     assert outcomes == [Outcome.UNKNOWN]
     broker.connect()
     assert not broker.adapter.published
+
+
+def held() -> tuple[Broker, Callable[..., bool]]:
+    """Return a broker, and a function that acknowledges a delivery and tells whether that is written at once."""
+    broker = Broker(ack_delay=0.002)
+    broker.core.connect()
+    broker.connect()
+    number = subscribed(broker, Subscription("q", 100, lambda _: None))
+    broker.core.take(broker.now)
+
+    def accept(within: float = 0.0) -> bool:
+        takes = broker.adapter.takes
+        broker.core.settle(delivery(number, b""), Settlement.ACCEPT, within)
+        broker.core.take(broker.now)
+        return broker.adapter.takes > takes
+
+    return broker, accept
+
+
+def test_an_acknowledgement_that_has_time_waits_for_it() -> None:
+    broker, accept = held()
+    assert not accept(0.05)
+    assert broker.core.deadline == pytest.approx(broker.now + 0.05)
+    broker.now += 0.03
+    assert not accept(0.05)  # the first one's time counts
+    assert broker.core.deadline == pytest.approx(broker.now + 0.02)
+    broker.now += 0.021
+    takes = broker.adapter.takes
+    broker.core.take(broker.now)
+    assert broker.adapter.takes == takes + 1
+    assert broker.core.deadline == float("inf")
+
+
+def test_an_acknowledgement_without_time_takes_those_that_have_it_along() -> None:
+    broker, accept = held()
+    assert not accept(0.05)
+    assert not accept()
+    assert broker.core.deadline == pytest.approx(broker.now + 0.002)
+
+
+def test_fifty_acknowledgements_do_not_wait() -> None:
+    _, accept = held()
+    for _ in range(2):
+        assert [accept(0.05) for _ in range(50)] == [False] * 49 + [True]
+
+
+def test_events_that_a_command_brings_about_are_handled_before_output_is_taken(broker: Broker) -> None:
+    outcomes: list[Outcome] = []
+    broker.core.take(broker.now)
+    broker.core.publish(Outgoing(1, ADDRESS, b"x"), lambda outcome, _: outcomes.append(outcome))
+    broker.adapter.queue.append(Confirmed(1, Outcome.REFUSED))
+    broker.core.take(broker.now)
+    assert outcomes == [Outcome.REFUSED]
 
 
 def test_order_is_kept_when_a_callback_publishes(broker: Broker) -> None:

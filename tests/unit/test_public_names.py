@@ -127,10 +127,11 @@ gofer.messaging.caller_conf: PROFILE_KEYS caller_conf profile profiles read_sect
 gofer.messaging.certificates: Certificate day read_certificates read_file
 gofer.messaging.connection: Connection Flow Traffic
 gofer.messaging.connector: Connector SSL
-gofer.messaging.core: Answer Core OPERATION Settle State copy_error
+gofer.messaging.core: Core Settle
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
     decode_reply decode_request encode head seconds_of shown timestamp unwrap
+gofer.messaging.driver: Driver SILENCE
 gofer.messaging.driver_lock: DriverLock
 gofer.messaging.endings: BrokerClosed LoginRefused NoVirtualHost ProtocolError ending who_answers words
 gofer.messaging.keyfiles: Watched check_rights files_in read_public read_secret
@@ -143,10 +144,12 @@ gofer.messaging.local.state: Consumer Exchange Message Queue Receiver State matc
 gofer.messaging.local.wire: Ask BadFrame Close Frame Heartbeat Hello MAX_BODY Publish Reader Settle VERSION write
 gofer.messaging.mock: install register uninstall
 gofer.messaging.model: Consumer Document Exchange Message Producer Queue Reader
+gofer.messaging.operations: Answer OPERATION Operations State copy_error
 gofer.messaging.pool: Pool pool
 gofer.messaging.proxies: find_proxy parse_proxy tunnel
 gofer.messaging.stamped: Expired MAX_AGE SKEW Stamp StampedAuthenticator read_limits
 gofer.messaging.subscription: Steps Subscription
+gofer.messaging.subscriptions: Subscriptions
 gofer.messaging.thread_driver: ThreadConnection Waiter
 gofer.messaging.tls: Session explain make_context shake_hands
 gofer.messaging.transport: open_wire
@@ -285,7 +288,8 @@ gofer_adapter_amqp.channel: Channel Channels Question Steps Task
 gofer_adapter_amqp.messages: Consumer Publisher
 gofer_adapter_amqp.operations: steps
 gofer_adapter_amqp.wire: DELIVER FRAME_ENDS HEARTBEAT LONGEST PROTOCOL_HEADER body_size consumers expiration
-    frame_head message_at message_id method_frame publish_frames reply settle_frame signature tag_and_flag
+    frame_head frame_size message_at message_id method_frame publish_frames reply settle_frame signature
+    tag_and_flag
 gofer_adapter_proton: ProtonAdapter
 gofer_adapter_proton.adapter: ProtonAdapter
 gofer_adapter_proton.brokers: Ask Broker NOT_FOUND Question Refused broker_of

@@ -41,7 +41,9 @@ class AmqpAdapter(api.Adapter):
         self._consumers: dict[int, Consumer] = {}
         self._due = spec.Connection.Start  # the next method of the login
         self._open = self._closing = self._ended = False
-        self._rest, self._heartbeat = b"", 0
+        self._heartbeat = 0
+        self._parts: list[bytes] = []  # of a frame that has not come whole
+        self._missing = 0  # bytes of it
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 
@@ -60,9 +62,17 @@ class AmqpAdapter(api.Adapter):
         if not self._ended:
             self._last_read = now
             try:
-                data = self._rest + data if self._rest else data
-                self._rest = data[self._receive_frames(data) :]
-                self._channels.start_waiting()
+                self._missing -= len(data)
+                if self._parts or self._missing > 0:
+                    self._parts.append(data)
+                    if self._missing > 0:
+                        return  # a large frame's parts are joined once
+                    data, self._parts = b"".join(self._parts), []
+                if rest := data[self._receive_frames(data) :]:
+                    self._parts.append(rest)
+                self._missing = wire.frame_size(rest) - len(rest)
+                if self._channels.waiting:
+                    self._channels.start_waiting()
             except Exception as error:  # noqa: BLE001 - whatever a decoder makes of a peer's bytes, they are wrong
                 self._end(error)
 
@@ -90,9 +100,10 @@ class AmqpAdapter(api.Adapter):
         """Return all output, acknowledgements included."""
         if self._open:
             self._flush()
-        output, self._channels.output = self._channels.output, []
-        if output:
-            self._last_write = now
+        output = self._channels.output
+        if not output:
+            return b""
+        self._last_write, self._channels.output = now, []
         return b"".join(output)
 
     def close(self, now: float) -> None:
@@ -184,7 +195,8 @@ class AmqpAdapter(api.Adapter):
             offset = end + 1
             channel = channels.open.get(number)
             if channel is not None:
-                whole = wire.message_at(data, offset, number, most) if channel.begins(kind, payload) else None
+                begins = kind == 1 and payload.startswith(wire.DELIVER) and channel.usable and not channel.method
+                whole = wire.message_at(data, offset, number, most) if begins else None
                 if whole is None:
                     channel.receive(kind, payload)
                 else:

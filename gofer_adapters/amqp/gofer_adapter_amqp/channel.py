@@ -61,7 +61,7 @@ class Channels:
 class Channel:
     """One channel. Subclasses handle answers, messages and the end. ``usable``: it is open for both sides.
 
-    ``limit``: of the body of a larger message only the ends are kept.
+    ``limit``: of the body of a larger message only the ends are kept. ``method``: of a message whose frames are coming.
     """
 
     limit: int | None = None
@@ -93,7 +93,7 @@ class Channel:
 
     def _begin(self, number: int) -> None:
         # A message whose frames are still coming: its method, header, missing bytes, and the body so far.
-        self._method = self._header = b""
+        self.method = self._header = b""
         self._missing, self._body = 0, Body(None)
         self.number, self.usable = number, True
         self.home.open[number] = self
@@ -124,16 +124,12 @@ class Channel:
     def on_closed(self, closed: Closed) -> None:
         """Handle the end of the channel: the broker closed it."""
 
-    def begins(self, kind: int, payload: bytes) -> bool:
-        """Tell whether a frame begins a message that is delivered to an open channel."""
-        return kind == 1 and payload.startswith(wire.DELIVER) and self.usable and not self._method
-
     def receive(self, kind: int, payload: bytes) -> None:
         """Take a frame: a method, or a message's header or body. What comes after our close is dropped."""
         if kind == 1:
             self._receive_method(wire.signature(payload), payload)
         elif self.usable:
-            if not self._method or (kind == 3) != bool(self._header) or self._missing < 0:
+            if not self.method or (kind == 3) != bool(self._header) or self._missing < 0:
                 raise ProtocolError(f"a frame of kind {kind} outside a message")
             if kind == 2:
                 self._header, self._missing, self._body = payload, wire.body_size(payload), Body(self.limit)
@@ -141,8 +137,8 @@ class Channel:
                 self._missing -= len(payload)
                 self._body.add(payload)
             if not self._missing:
-                method, header, body = self._method, self._header, bytes(self._body)
-                self._method, self._header, self._body = b"", b"", Body(None)
+                method, header, body = self.method, self._header, bytes(self._body)
+                self.method, self._header, self._body = b"", b"", Body(None)
                 self.on_message(method, header, body)
 
     def _receive_method(self, method: tuple[int, int], payload: bytes) -> None:
@@ -155,10 +151,10 @@ class Channel:
         elif not self.usable:
             if method == spec.Channel.CloseOk:
                 del self.home.open[self.number]
-        elif self._method:
+        elif self.method:
             raise ProtocolError(f"method {method} inside a message")
         elif method in (_DELIVER, _RETURN):
-            self._method = payload
+            self.method = payload
         elif method == spec.Channel.Flow:
             self.send(spec.Channel.FlowOk, "b", payload[4] & 1)
         elif method != spec.Channel.OpenOk:

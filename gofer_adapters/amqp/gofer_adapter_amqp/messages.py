@@ -90,13 +90,14 @@ class Consumer(Channel):
         for tag in accepted:
             if unsettled.pop(tag, False):
                 output.append(wire.settle_frame(self.number, spec.Basic.Ack, tag, False))
-        self._close_when_settled()
+        if self.ended:
+            self._close_when_settled()
 
     def on_message(self, method: bytes, header: bytes, body: bytes) -> None:
         """Hand the message on as an event."""
         tag, redelivered = wire.tag_and_flag(method)
         self._unsettled[tag] = False
-        ttl, cut = wire.expiration(header), wire.body_size(header) - len(body)
+        ttl, cut = wire.expiration(header), int.from_bytes(header[4:12]) - len(body)
         self.home.events.append(api.Delivery(self._asked.number, body, redelivered, ttl, (self, tag), cut))
 
     def on_method(self, method: tuple[int, int], payload: bytes) -> None:

@@ -12,19 +12,9 @@ from struct import Struct
 from amqp.serialization import dumps
 from gofer.messaging.adapter import Outgoing
 
-__all__ = ["DELIVER", "FRAME_ENDS", "HEARTBEAT", "LONGEST", "PROTOCOL_HEADER", "body_size", "expiration"]
-__all__ += [
-    "consumers",
-    "frame_head",
-    "message_at",
-    "message_id",
-    "method_frame",
-    "publish_frames",
-    "reply",
-    "settle_frame",
-    "signature",
-    "tag_and_flag",
-]
+__all__ = ["DELIVER", "FRAME_ENDS", "HEARTBEAT", "LONGEST", "PROTOCOL_HEADER", "body_size", "expiration", "consumers"]
+__all__ += ["frame_head", "frame_size", "message_at", "message_id", "method_frame", "publish_frames", "reply"]
+__all__ += ["settle_frame", "signature", "tag_and_flag"]
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 FRAME_ENDS = (b"\xce", b"")  # what ends a frame, and what stands there when it has not come yet
@@ -54,6 +44,11 @@ _PROPERTIES = 0x4000 | 0x1000 | _MESSAGE_ID
 _HEADERS, _OCTETS = 0x2000, 0x1000 | 0x0800  # a table; delivery mode and priority; all others before those are texts
 
 
+def frame_size(begun: bytes) -> int:
+    """Return how many bytes a frame has that has begun to come: eight, while fewer have, which nobody has checked."""
+    return 8 + frame_head(begun)[2] if len(begun) >= 8 else 8
+
+
 def method_frame(channel: int, method: tuple[int, int], format: str = "", *arguments: object) -> bytes:
     """Encode any method; ``format`` is py-amqp's notation for the types of the arguments."""
     encoded = dumps(format, arguments)
@@ -77,9 +72,11 @@ def publish_frames(channel: int, frame_max: int, message: Outgoing, expires: tup
         flags = _header(60, 0, size, _PROPERTIES | _EXPIRATION | (_TIMESTAMP if sent else 0))
         header = b"".join((flags, encoding, bytes((len(expiration),)), expiration))
     header = b"".join((header, bytes((len(identity),)), identity, _long(sent) if sent else b""))
-    frames = [_head(1, channel, len(method)), method, _END, _head(2, channel, len(header)), header, _END]
+    frames: list[bytes | memoryview] = [_head(1, channel, len(method)), method, _END]
+    frames += (_head(2, channel, len(header)), header, _END)
+    whole: bytes | memoryview = body if size <= frame_max - 8 else memoryview(body)  # whose slices are no copies
     for start in range(0, size, frame_max - 8):
-        part = body[start : start + frame_max - 8]  # the body itself, where it fits
+        part = whole[start : start + frame_max - 8]
         frames += (_head(3, channel, len(part)), part, _END)
     return b"".join(frames)
 
@@ -113,6 +110,8 @@ def expiration(header: bytes) -> float | None:
 
     A number that is too large for a time to live is a point in time, like the timestamp beside it.
     """
+    if not _short(header, 12)[0] & _EXPIRATION:
+        return None
     text = _text(header, _EXPIRATION)
     if not text.isdigit():
         return None
@@ -138,8 +137,9 @@ def message_at(data: bytes, offset: int, number: int, most: int) -> tuple[bytes,
     end = middle + 8 + size
     if kind != 3 or channel != number or size > most or length <= end or data[end] != 0xCE:
         return None
-    header = data[offset + 7 : middle]
-    return (header, data[middle + 8 : end], end + 1) if body_size(header) == size else None
+    if int.from_bytes(data[offset + 11 : offset + 19]) != size:
+        return None
+    return data[offset + 7 : middle], data[middle + 8 : end], end + 1
 
 
 def consumers(declared: bytes) -> int:

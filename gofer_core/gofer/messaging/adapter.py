@@ -46,35 +46,10 @@ from gofer.errors import MessagingError
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 
-__all__ = [
-    "HEAD",
-    "NO_EXPIRY",
-    "TAIL",
-    "Adapter",
-    "Bind",
-    "Blocked",
-    "Cancel",
-    "CheckQueue",
-    "Closed",
-    "Confirmed",
-    "DeclareExchange",
-    "DeclareQueue",
-    "DeleteExchange",
-    "DeleteQueue",
-    "Delivery",
-    "Done",
-    "Event",
-    "Opened",
-    "Operation",
-    "Outcome",
-    "Outgoing",
-    "PurgeQueue",
-    "Settlement",
-    "Subscribe",
-    "SubscriptionLost",
-    "Unbind",
-    "checked",
-]
+__all__ = ["HEAD", "NO_EXPIRY", "TAIL", "Adapter", "Outcome", "Outgoing", "Settlement", "checked"]
+__all__ += ["Bind", "Cancel", "CheckQueue", "DeclareExchange", "DeclareQueue", "DeleteExchange", "DeleteQueue"]
+__all__ += ["Operation", "PurgeQueue", "Subscribe", "Unbind"]
+__all__ += ["Blocked", "Closed", "Confirmed", "Delivery", "Done", "Event", "Opened", "SubscriptionLost"]
 
 #: Bytes that are kept of the beginning and of the end of a message that is over its subscription's limit.
 HEAD, TAIL = 65536, 4096
@@ -195,18 +170,9 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
     number: int
 
 
-Operation = (
-    DeclareQueue
-    | DeleteQueue
-    | CheckQueue
-    | PurgeQueue
-    | DeclareExchange
-    | DeleteExchange
-    | Bind
-    | Unbind
-    | Subscribe
-    | Cancel
-)
+_OnQueue = DeclareQueue | DeleteQueue | CheckQueue | PurgeQueue | Subscribe | Cancel
+_OnExchange = DeclareExchange | DeleteExchange | Bind | Unbind
+Operation = _OnQueue | _OnExchange
 
 _KINDS = {DeclareQueue: ("classic", "quorum"), DeclareExchange: ("direct", "topic", "fanout")}
 

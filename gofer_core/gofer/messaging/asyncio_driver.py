@@ -19,7 +19,8 @@ from gofer.errors import MessagingError
 from gofer.messaging.adapter import Adapter
 from gofer.messaging.connection import Connection, Flow
 from gofer.messaging.connector import Connector
-from gofer.messaging.core import State
+from gofer.messaging.driver import SILENCE
+from gofer.messaging.operations import State
 from gofer.messaging.wire import Wire
 
 __all__ = ["AsyncioConnection", "AsyncioWaiter"]
@@ -40,24 +41,16 @@ class AsyncioWaiter:
 
     def wake(self) -> None:
         """End the sleep of the task."""
-        if threading.get_ident() == self._thread:
-            self._end_sleep()
-        else:
+        if threading.get_ident() != self._thread:
             with contextlib.suppress(RuntimeError):  # the loop is closed: no task sleeps there
-                self._loop.call_soon_threadsafe(self._end_sleep)
+                self._loop.call_soon_threadsafe(self.wake)
+        elif self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
 
-    async def sleep(self) -> None:
-        """Sleep until woken."""
+    def sleep(self) -> asyncio.Future[None]:
+        """Sleep until woken, when it is awaited."""
         self._sleeper = self._loop.create_future()
-        try:
-            await self._sleeper
-        finally:
-            self._sleeper = None
-
-    def _end_sleep(self) -> None:
-        sleeper = self._sleeper
-        if sleeper is not None and not sleeper.done():
-            sleeper.set_result(None)
+        return self._sleeper
 
 
 class AsyncioConnection(Connection):
@@ -106,7 +99,8 @@ class AsyncioConnection(Connection):
             if waiter is None:
                 self._watchers[own] = None
             while not ready():
-                self.check_usable()
+                if self.closed:
+                    self.check_usable()
                 if deadline is not None:
                     if monotonic() >= deadline:
                         return False
@@ -215,10 +209,14 @@ class AsyncioConnection(Connection):
                 command(*arguments)
                 return
             now = self.core.now = monotonic()
-            if self._stood_still(now):
+            if now - self._read_at > SILENCE:
                 self._read(now, to_end=True)
-            self._guard(command, *arguments)
-            self._schedule_turn()
+            try:
+                command(*arguments)
+            except Exception as error:  # noqa: BLE001 - _fault logs it
+                self._fault(error)
+            if not self._scheduled:
+                self._schedule_turn()
         elif not self.loop.is_closed():
             with contextlib.suppress(RuntimeError):  # it was closed at this moment
                 self.loop.call_soon_threadsafe(self._submit, size, command, *arguments)
@@ -233,14 +231,14 @@ class AsyncioConnection(Connection):
         now = monotonic()
         self._reading = True
         try:
-            self._read(now, to_end=self._stood_still(now))
+            self._read(now, to_end=now - self._read_at > SILENCE)
         finally:
             self._reading = False
         self._schedule_turn()
 
     def _on_timer(self) -> None:
         self._timer, self._timer_at, now = None, inf, monotonic()
-        if self._stood_still(now):
+        if now - self._read_at > SILENCE:
             self._read(now, to_end=True)
         self._take_turn()
 

@@ -10,47 +10,39 @@ are quick and never wait.
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from gofer.errors import AdapterError, ConnectionLost, GoferError, MessagingError
-from gofer.messaging.adapter import Adapter, Delivery, Operation, Outgoing, Settlement
-from gofer.messaging.adapters import find
+from gofer.errors import ConnectionLost
+from gofer.messaging.adapter import Delivery, Operation, Outgoing, Settlement
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
-from gofer.messaging.core import OPERATION, Answer, Core, Settle, State, copy_error
-from gofer.messaging.endings import words
+from gofer.messaging.core import Settle
+from gofer.messaging.driver import Driver
+from gofer.messaging.operations import OPERATION, Answer, State, copy_error
 from gofer.messaging.subscription import Steps, Subscription
-from gofer.messaging.transport import open_wire
-from gofer.messaging.wire import Wire
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 __all__ = ["Connection", "Flow", "Traffic"]
 
-log = logging.getLogger(__name__)
-
 _T = TypeVar("_T")
 
 #: What a driver waits for on behalf of a user: it is sent whether each condition came true in time.
 Flow = Generator[Callable[[], object], bool, None]
 
-#: Seconds to open a socket, and to close the connection.
-_OPEN = 15.0
+#: Seconds to close the connection.
 _CLOSE = 5.0
 #: Bytes that may wait for the socket before publishers wait, too.
 _OUTBOX = 8 * 1024 * 1024
 #: Seconds without use after which a connection is closed, and the same for a connection without users.
 _IDLE = 300.0
 _IDLE_UNUSED = 5.0
-#: Seconds without a read after which the process may have stood still.
-_SILENCE = 1.0
 
 
 class Traffic(NamedTuple):
@@ -67,7 +59,7 @@ class Traffic(NamedTuple):
     waiting: int
 
 
-class Connection(ABC):
+class Connection(Driver):
     """A connection that outlives its sockets. The pool makes it.
 
     Any thread may use it (for the asyncio one: the loop's thread), and so may signal handlers.
@@ -84,9 +76,7 @@ class Connection(ABC):
             ack_delay: seconds that an acknowledgement may wait for other output.
             may_close: asked when the connection has no users and was idle: whether it is to close for good.
         """
-        find(connector.url, connector.adapter)  # an adapter that is not installed is an error now
-        self.connector = connector
-        self.core = Core(connector, ack_delay=ack_delay)
+        super().__init__(connector, ack_delay)
         #: How many users it has; the pool counts.
         self.users = 0
         #: Whether it was closed for good.
@@ -96,10 +86,7 @@ class Connection(ABC):
         #: which the call should end.
         self.exit_callbacks: list[Callable[[float], None]] = []
         self._may_close = may_close
-        self._wire: Wire | None = None
         self._tokens = itertools.count(1)
-        self._close_idle_at = monotonic() + 1.0
-        self._due = self._read_at = 0.0
         self._waiters: dict[Any, None] = {}  # of all that wait; and those of them that each turn wakes
         self._watchers: dict[Any, None] = {}
         self._shared: dict[object, Any] = {}
@@ -200,9 +187,13 @@ class Connection(ABC):
         if token:
             self._submit(-1, self.core.forget, token)
 
-    def accept(self, delivery: Delivery) -> None:
-        """Acknowledge a delivery; that may wait some milliseconds for other output. A stale delivery is ignored."""
-        self._submit(0, self.core.settle, delivery, Settlement.ACCEPT)
+    def accept(self, delivery: Delivery, within: float = 0.0) -> None:
+        """Acknowledge a delivery. A stale delivery is ignored.
+
+        Args:
+            within: seconds that it may wait for others, or for other output; some milliseconds at least.
+        """
+        self._submit(0, self.core.settle, delivery, Settlement.ACCEPT, within)
 
     def accept_all(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge several, as ``accept`` does."""
@@ -383,119 +374,6 @@ class Connection(ABC):
 
         ``size``: bytes that it holds; -1: it can wait until the driver has something else to do.
         """
-
-    @abstractmethod
-    def _detach(self) -> None:
-        """Note that the socket is about to be closed."""
-
-    def _open(self) -> tuple[Adapter, Wire] | MessagingError:
-        """Open a socket, or return why that failed; blocks. Reads the URL, the certificates and the name anew."""
-        try:
-            connector = self.connector.current()
-            adapter = find(connector.url, connector.adapter)(connector)
-            return adapter, open_wire(connector, _OPEN, self.core.tries)
-        except MessagingError as error:
-            return error
-        except GoferError as error:  # a URL's file that cannot be read
-            return AdapterError(str(error))
-        except Exception as error:
-            log.exception("%s: cannot be opened", self.connector.url)
-            return AdapterError(f"{self.connector.url}: {type(error).__name__}: {error}")
-
-    def _opened(self, opened: tuple[Adapter, Wire] | MessagingError) -> None:
-        """Log in on a new socket, or note that there is none. A turn follows."""
-        now = monotonic()
-        if isinstance(opened, MessagingError):
-            self._guard(self.core.connect_failed, opened, now)
-            return
-        adapter, wire = opened
-        self._guard(self.core.connected, adapter, now)
-        if self.core.adapter is adapter:
-            self._close_wire()  # one that was lost in this turn
-            self._wire = wire
-            self._read(now)
-        else:
-            wire.close()
-
-    def _turn(self, now: float) -> None:
-        """Do what is due, and write. Never waits, never raises. ``_due`` is when the next turn is wanted."""
-        if now >= self._due:
-            self._guard(self.core.tick, now)
-            if now >= self._close_idle_at:
-                self._close_idle_at = self._close_if_idle(now)
-        self._write(now)
-        self._due = min(self.core.deadline, self._close_idle_at)
-
-    def _stood_still(self, now: float) -> bool:
-        """Whether nothing was read for long: then all is read, to the end, before anything else happens.
-
-        The process may have stood still (SIGSTOP, a suspended machine), and the broker may have hung up meanwhile.
-        """
-        return now - self._read_at > _SILENCE
-
-    def _read(self, now: float, *, to_end: bool = False) -> None:
-        """Read what the broker has sent, once or to the end."""
-        self._read_at = now
-        while (wire := self._wire) is not None and self.core.adapter is not None:
-            try:
-                data = wire.read()
-            except OSError as error:
-                self._guard(self.core.lost, self._why_lost(wire, error), now)
-                return
-            if data:
-                self._guard(self.core.receive, data, now)
-            if not (data and to_end):
-                return
-
-    def _why_lost(self, wire: Wire, error: OSError) -> str:
-        """Say why the socket has ended; for one that has never said a word of AMQP, what may be wrong with the port."""
-        if wire.session is not None:
-            from gofer.messaging.tls import explain
-
-            return explain(error, self.connector)
-        reason = words(error)
-        if not wire.heard and self.connector.url.protocol != "local":
-            reason += " before it said anything. Does the port expect TLS? Then write amqps://"
-        return reason
-
-    def _write(self, now: float) -> None:
-        wire = self._wire
-        if wire is None:
-            return
-        try:
-            data = self.core.take(now)
-            if data or wire.buffer:
-                wire.write(data)
-        except OSError as error:
-            self._write_failed(wire, error)
-        except Exception as error:  # noqa: BLE001 - _fault logs it
-            self._fault(error)
-        if self.core.adapter is None:
-            self._close_wire()
-
-    def _write_failed(self, wire: Wire, error: OSError) -> None:
-        """Give up a socket that takes nothing more."""
-        if wire is self._wire:
-            now = monotonic()
-            self._read(now, to_end=True)  # what the broker sent before it hung up: confirmations, or its reason
-            self._guard(self.core.lost, self._why_lost(wire, error), now)
-
-    def _close_wire(self) -> None:
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            self._detach()
-            wire.close()
-
-    def _guard(self, work: Callable[..., None], *arguments: Any) -> None:
-        try:
-            work(*arguments)
-        except Exception as error:  # noqa: BLE001 - _fault logs it
-            self._fault(error)
-
-    def _fault(self, error: Exception) -> None:
-        # A fault of the adapter, or of ours. A connection that nobody reads would be the worst outcome.
-        log.error("%s: the connection is dropped", self.connector.url, exc_info=error)
-        self.core.failed(error)
 
     def _close_if_idle(self, now: float) -> float:
         """Close a connection that is not used; return when to look again."""

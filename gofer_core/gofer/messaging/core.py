@@ -12,41 +12,34 @@ the events; a callback may call every method here.
 
 from __future__ import annotations
 
-import enum
-import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
-from typing import Any
 
-from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
+from gofer.errors import AdapterError, ConnectionLost, MessagingError
 from gofer.messaging import adapter as api
-from gofer.messaging.adapter import Adapter, Cancel, Delivery, Operation, Outcome, Outgoing, Settlement, Subscribe
+from gofer.messaging.adapter import Adapter, Delivery, Outcome, Outgoing, Settlement
 from gofer.messaging.backoff import Backoff
 from gofer.messaging.connector import Connector
+from gofer.messaging.operations import MOST_PATIENCE, State, copy_error
 from gofer.messaging.subscription import Steps, Subscription
+from gofer.messaging.subscriptions import Subscriptions
 
-__all__ = ["OPERATION", "Answer", "Core", "Settle", "State", "copy_error"]
+__all__ = ["Core", "Settle"]
 
 log = logging.getLogger(__name__)
 
 #: Called with the outcome of a published message, and the broker's reason.
 Settle = Callable[[Outcome, str], None]
-#: Called with an operation's value, or its error.
-Answer = Callable[[Any, Exception | None], None]
-
-#: Seconds for the broker to answer one operation.
-OPERATION = 10.0
-#: Seconds of silence that end a login, and for each operation that makes a subscription. Who gives up earlier wins
-#: nothing: the next try has the broker do the work again, and a broker that is slow because ten thousand come back at
-#: once gets slower by each. So the limit doubles with each try in a row that it has ended, up to so many times as much.
-#: That is also the limit of the whole login.
-_LOGIN = _SUBSCRIBING = 30.0
-_MOST_PATIENCE = 4
+#: Seconds of silence that end a login. Who gives up earlier wins nothing: the next try has the broker do the work again,
+#: and a broker that is slow because ten thousand come back at once gets slower by each. So the limit doubles with each
+#: try in a row that it has ended, up to so many times as much. That is also the limit of the whole login.
+_LOGIN = 30.0
 #: Seconds for subscriptions to clean up before the connection closes, and for the broker to answer the close.
 _DISPOSE = 1.0
 _CLOSE = 1.0
+#: So many acknowledgements do not wait for more: for a broker they are little more work than one.
+_MANY = 50
 #: After a connection of this many seconds the next pause is short again.
 _STABLE = 5.0
 #: The first limit of the pauses of one of many, in seconds, and its growth. With smaller values a restarted broker gets
@@ -54,27 +47,7 @@ _STABLE = 5.0
 _FLEET = (5.0, 4.0)
 
 
-class State(enum.Enum):
-    """The states of a connection."""
-
-    DOWN = "down"
-    CONNECTING = "connecting"
-    LOGIN = "logging in"
-    OPEN = "open"
-    CLOSING = "closing"
-    CLOSED = "closed"
-
-
-@dataclass(slots=True)
-class _PendingOperation:
-    """An operation that the broker has not answered. ``answer`` is None after the deadline."""
-
-    operation: Operation
-    answer: Answer | None
-    deadline: float
-
-
-class Core:
+class Core(Subscriptions):
     """One connection over all its reconnects.
 
     Args:
@@ -83,11 +56,7 @@ class Core:
     """
 
     def __init__(self, connector: Connector, *, ack_delay: float = 0.0) -> None:
-        self.connector = connector
-        self.state = State.DOWN
-        self.adapter: Adapter | None = None
-        #: The time, as last handed in.
-        self.now = 0.0
+        super().__init__(connector)
         #: When the driver is to open a socket; inf: not now.
         self.connect_at = inf
         #: How many tries to connect have ended, with a connection or without.
@@ -95,13 +64,7 @@ class Core:
         self.opened_before = False
         #: How many tries have ended with a connection.
         self.openings = 0
-        #: Why there is no connection: the error of the last try, or of the loss.
-        self.error: MessagingError | None = None
-        #: Why the broker takes no messages for now, in its words.
-        self.blocked: str | None = None
         self.up_since: float | None = None
-        #: When something was last published or delivered.
-        self.used_at = 0.0
         #: How many messages were delivered.
         self.deliveries = 0
         #: Bytes received that made no event: of a large message on its way, and heartbeats.
@@ -111,22 +74,15 @@ class Core:
         self._ack_delay = ack_delay
         self._silent = True  # the broker, on this connection
         self._flush_at = 0.0
+        self._waiting = 0  # acknowledgements
         self._deadline = inf  # of the login, or of the close
         self._login_since = 0.0
         self._patience = 1  # how many times as long as usual a login may take
-        self._retry_at = inf  # the next try of a subscription
-        self._reconnect = self._final = self._draining = False
+        self._reconnect = self._draining = False
         self._last_output = b""
         # Messages that were published just after the connection was lost. The next connection sends them.
         self._unsent: dict[int, tuple[Outgoing, Settle | None]] = {}
-        self._blocked_at = 0.0
         self._backoff = Backoff(connector.reconnect_max)
-        self._ids = itertools.count(1)
-        # The numbers of subscriptions are unique over all sockets: a stale delivery never matches a newer subscription.
-        self._numbers = itertools.count(1)
-        self._pending: dict[int, _PendingOperation] = {}
-        self._subscriptions: dict[Subscription, Backoff] = {}
-        self._by_number: dict[int, Subscription] = {}
 
     # -- for the driver -----------------------------------------------------------------------------------------------
 
@@ -174,7 +130,7 @@ class Core:
         self.now = now
         self._silent = False
         if self.state is State.LOGIN:  # a broker that speaks is slow, not dead
-            self._deadline = min(now + self._patience * _LOGIN, self._login_since + _MOST_PATIENCE * _LOGIN)
+            self._deadline = min(now + self._patience * _LOGIN, self._login_since + MOST_PATIENCE * _LOGIN)
         if self.adapter is not None:
             self.adapter.receive(data, now)
             if not self._drain():
@@ -211,7 +167,7 @@ class Core:
             if self.state is State.CLOSING:
                 self._down(ConnectionLost("closed"))
             else:
-                self._patience = min(2 * self._patience, _MOST_PATIENCE)
+                self._patience = min(2 * self._patience, MOST_PATIENCE)
                 self._down(ConnectionLost(self._no_login()))
         if self.blocked is None:
             self._expire()
@@ -228,18 +184,23 @@ class Core:
 
     def take(self, now: float) -> bytes:
         """Return what is to be written now."""
-        while self._drain():  # what commands and callbacks have brought about
-            pass
+        if self._commanded:
+            self._drain()
         adapter = self.adapter
         if adapter is None:
             output, self._last_output = self._last_output, b""
             return output
         if now < self._flush_at and not adapter.urgent:
             return b""
-        self._flush_at = 0.0
+        self._flush_at, self._waiting = 0.0, 0
         return adapter.take(now)
 
     # -- open and close -----------------------------------------------------------------------------------------------
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Subscribe to a queue now and after each reconnect; connect. See :class:`Subscriptions`."""
+        self.connect()
+        super().subscribe(subscription)
 
     def connect(self) -> None:
         """Connect, and reconnect after a loss. If no connection was ever made, the next try is now."""
@@ -255,12 +216,9 @@ class Core:
     @property
     def idle(self) -> bool:
         """Whether nothing is in flight and no subscription keeps the connection open."""
-        return not (
-            self.unconfirmed
-            or self._unsent
-            or any(pending.answer for pending in self._pending.values())
-            or any(subscription.keep_open for subscription in self._subscriptions)
-        )
+        asked = any(pending.answer for pending in self._pending.values())
+        kept_open = any(subscription.keep_open for subscription in self._subscriptions)
+        return not (self.unconfirmed or self._unsent or asked or kept_open)
 
     def suspend(self) -> None:
         """Close the connection until the next use."""
@@ -296,14 +254,6 @@ class Core:
             self.adapter.close(self.now)
             self._drain()
 
-    def describe(self) -> str:
-        """Tell in a few words how the connection is: open, blocked, or why it is not there."""
-        if self._final:
-            return "closed"
-        if self.state is State.OPEN:
-            return "open" if self.blocked is None else f"blocked by the broker ({self.blocked})"
-        return f"no connection ({self.error})" if self.error else "no connection yet"
-
     # -- commands -----------------------------------------------------------------------------------------------------
 
     def publish(self, message: Outgoing, settle: Settle | None) -> None:
@@ -317,6 +267,7 @@ class Core:
                 self._unsent[message.token] = (message, settle)
             return
         self.used_at = self.now
+        self._commanded = True
         if message.confirm or settle is not None:
             self.unconfirmed[message.token] = settle
         try:
@@ -350,157 +301,43 @@ class Core:
         if self.unconfirmed.pop(token, None) is not None and self.adapter is not None:
             self.adapter.forget(token)
 
-    def settle(self, delivery: Delivery, how: Settlement) -> None:
-        """Settle a delivery. An acknowledgement may wait for other output."""
-        if self.adapter is not None:
-            self.adapter.settle(delivery, how)
-            self._flush_at = (self._flush_at or self.now + self._ack_delay) if how is Settlement.ACCEPT else 0.0
+    def settle(self, delivery: Delivery, how: Settlement, within: float = 0.0) -> None:
+        """Settle a delivery. An acknowledgement waits for other output, or for so many that one more is no work."""
+        if self.adapter is None:
+            return
+        self._commanded = True
+        self.adapter.settle(delivery, how)
+        self._waiting += 1
+        if how is Settlement.ACCEPT and self._waiting < _MANY:
+            self._flush_at = min(self._flush_at or inf, self.now + max(within, self._ack_delay))
+        else:
+            self._flush_at = 0.0
 
     def flush(self) -> None:
         """Write waiting acknowledgements in this turn."""
         self._flush_at = 0.0
 
-    def ask(self, operation: Operation, answer: Answer, timeout: float = OPERATION) -> None:
-        """Ask the broker for something; ``answer`` is called once.
-
-        A missed deadline fails this operation alone: the connection stays. Deadlines stand still while the broker has
-        blocked the connection.
-        """
-        adapter = self.adapter
-        if adapter is None or self.state not in (State.OPEN, State.CLOSING):
-            self._call(answer, None, ConnectionLost(f"{self.connector.url}: {self.describe()}"))
-            return
-        self.used_at = self.now
-        number = next(self._ids)
-        self._pending[number] = _PendingOperation(operation, answer, self.now + timeout)
-        try:
-            adapter.ask(number, operation)
-        except (ValueError, TypeError) as wrong:
-            del self._pending[number]
-            self._call(answer, None, wrong)
-        self._drain()
-
-    def run(self, steps: Steps, answer: Answer, timeout: float = OPERATION) -> None:
-        """Run the operations of a generator one after another; ``answer`` gets its return value or its error.
-
-        Args:
-            timeout: seconds for each operation.
-        """
-
-        def advance(value: Any, error: Exception | None) -> None:
-            try:
-                operation = steps.send(value) if error is None else steps.throw(error)
-            except StopIteration as end:
-                self._call(answer, end.value, None)
-            except (MessagingError, ValueError, TypeError) as failed:
-                self._call(answer, None, failed)
-            else:
-                self.ask(operation, advance, timeout)
-
-        advance(None, None)
-
-    # -- subscriptions ------------------------------------------------------------------------------------------------
-
-    def subscribe(self, subscription: Subscription) -> None:
-        """Subscribe to a queue now and after each reconnect. A subscription that waits for its retry is tried now."""
-        self._subscriptions.setdefault(subscription, Backoff(self.connector.reconnect_max)).hurry()
-        self.connect()
-        self._make_subscriptions()
-
-    def unsubscribe(self, subscription: Subscription, answer: Answer, timeout: float = OPERATION) -> None:
-        """End a subscription. Deliveries on their way are released. An unknown subscription is ignored."""
-        self._subscriptions.pop(subscription, None)
-        number, subscription.number = subscription.number, None
-        self._by_number.pop(number or subscription.making or 0, None)
-        if number is None:
-            self._call(answer, None, None)
-        else:
-            self.ask(Cancel(number), answer, timeout)
-
-    @property
-    def subscriptions(self) -> list[Subscription]:
-        """All subscriptions. Any thread."""
-        return list(self._subscriptions)
-
-    def resubscribe(self, subscription: Subscription, reason: str) -> None:
-        """Make a subscription again that the broker seems to have forgotten. One that is not active is left alone."""
-        number = subscription.number
-        if number is not None and subscription in self._subscriptions:
-            self._by_number.pop(number, None)
-            self._subscription_failed(subscription, NotFound(reason))
-            self.ask(Cancel(number), _ignore)
-
-    def _make_subscriptions(self) -> None:
-        if self.state is State.OPEN:
-            self._retry_at = inf
-            for subscription, backoff in list(self._subscriptions.items()):
-                if subscription.waiting and backoff.due <= self.now:
-                    self._make_subscription(subscription)
-                elif subscription.waiting:
-                    self._retry_at = min(self._retry_at, backoff.due)
-
-    def _make_subscription(self, subscription: Subscription) -> None:
-        number = subscription.making = next(self._numbers)
-
-        def steps() -> Steps:
-            if subscription.prepare is not None:
-                yield from subscription.prepare()
-            if subscription not in self._subscriptions:
-                return  # it was unsubscribed meanwhile
-            # Registered before the broker is asked: the first deliveries may come with its answer.
-            self._by_number[number] = subscription
-            yield Subscribe(
-                number, subscription.queue, subscription.prefetch, subscription.exclusive, subscription.limit
-            )
-
-        def made(_: Any, error: Exception | None) -> None:
-            if subscription.making != number:
-                return  # it was lost with its connection
-            subscription.making = None
-            if subscription not in self._subscriptions:  # it was unsubscribed meanwhile
-                self._by_number.pop(number, None)
-                if error is None:
-                    self.ask(Cancel(number), _ignore)
-            elif error is not None:
-                self._by_number.pop(number, None)
-                self._subscription_failed(subscription, error)
-            else:
-                self._by_number[number] = subscription  # again, if it was unsubscribed and subscribed meanwhile
-                subscription.number, subscription.error = number, None
-                subscription.made += 1
-                self._subscriptions[subscription].reset()
-                self._call(subscription.on_made)
-
-        patience = min(2 ** min(self._subscriptions[subscription].failures, 8), _MOST_PATIENCE)
-        self.run(steps(), made, patience * _SUBSCRIBING)
-
-    def _subscription_failed(self, subscription: Subscription, why: Exception) -> None:
-        error = why if isinstance(why, MessagingError) else AdapterError(str(why))
-        first = subscription.active or subscription.error is None
-        subscription.number, subscription.error = None, copy_error(error)
-        backoff = self._subscriptions[subscription]
-        backoff.failed(self.now)
-        self._retry_at = min(self._retry_at, backoff.due)
-        if first:
-            self._call(subscription.on_lost, str(error))
-
     # -- events -------------------------------------------------------------------------------------------------------
 
     def _drain(self) -> bool:
-        """Handle the adapter's events so far; return whether there were any. ``take`` handles those that these cause.
+        """Handle the adapter's events, and those that the commands of callbacks cause; return whether there were any.
 
         A callback may call this again: the outermost call keeps the order.
         """
-        if self._draining or self.adapter is None:
+        if self._draining:
             return False
-        events = self.adapter.events()
-        self._draining = bool(events)
+        self._draining, found = True, False
         try:
-            for event in events:
-                self._handle(event)
+            while self.adapter is not None:
+                self._commanded = False
+                for event in self.adapter.events():
+                    found = True
+                    self._handle(event)
+                if not self._commanded:
+                    break
         finally:
             self._draining = False
-        return bool(events)
+        return found
 
     def _handle(self, event: api.Event) -> None:
         match event:
@@ -517,40 +354,13 @@ class Core:
             case api.Done():
                 self._answered(event)
             case api.SubscriptionLost():
-                subscription = self._by_number.pop(event.number, None)
-                if subscription is not None and subscription.number == event.number:
-                    self._subscription_failed(subscription, NotFound(event.reason))
+                self._lost(event)
             case api.Blocked():
                 self._block(event.reason)
             case api.Opened():
                 self._opened()
             case api.Closed():
                 self._down(event.error or ConnectionLost("closed"))
-
-    def _answered(self, event: api.Done) -> None:
-        pending = self._pending.pop(event.id, None)
-        if pending is None:
-            return
-        if pending.answer is not None:
-            self._call(pending.answer, event.value, event.error)
-        elif event.error is None and isinstance(pending.operation, Subscribe):  # too late: another try was started
-            self.ask(Cancel(pending.operation.number), _ignore)
-
-    def _expire(self) -> None:
-        for pending in list(self._pending.values()):
-            if pending.deadline <= self.now:
-                answer, pending.answer, pending.deadline = pending.answer, None, inf
-                asked = type(pending.operation).__name__
-                error = ConnectionLost(f"{self.connector.url}: the broker did not answer {asked} in time")
-                self._call(answer, None, error)
-
-    def _block(self, reason: str | None) -> None:
-        if self.blocked is None and reason is not None:
-            self._blocked_at = self.now
-        elif self.blocked is not None and reason is None:
-            for pending in self._pending.values():
-                pending.deadline += self.now - self._blocked_at
-        self.blocked = reason
 
     def _opened(self) -> None:
         log.info("%s: connected", self.connector.url)
@@ -580,15 +390,11 @@ class Core:
         if self.adapter is not None:
             self._last_output = self.adapter.take(self.now)
         self.adapter, self.up_since, self.blocked, self._deadline, self._flush_at = None, None, None, inf, 0.0
-        self._retry_at = inf
         self.error = None if intended and not self._final else copy_error(error)
         self.state = State.CLOSED if self._final else State.DOWN
         self.connect_at = self._backoff.due if self._reconnect and not self._final else inf
         self.tries += tried  # after the error: a waiting thread that sees the number looks at the error next
-        self._by_number.clear()
-        for subscription, backoff in self._subscriptions.items():
-            subscription.number = subscription.making = None
-            backoff.reset()
+        self._all_lost()
         unconfirmed, self.unconfirmed = self.unconfirmed, {}
         if self._final:
             unconfirmed |= {token: settle for token, (_, settle) in self._unsent.items()}
@@ -598,22 +404,3 @@ class Core:
             self._call(settle, Outcome.UNKNOWN, str(error))
         for operation in pending.values():
             self._call(operation.answer, None, copy_error(error))
-
-    def _call(self, callback: Callable[..., object] | None, *arguments: Any) -> None:
-        try:
-            if callback is not None:
-                callback(*arguments)
-        except Exception:  # a callback's fault harms no other user
-            log.exception("%s: a callback failed", self.connector.url)
-
-
-def _ignore(_: object, __: Exception | None) -> None:
-    """Take an answer that nobody waits for."""
-
-
-def copy_error(error: MessagingError) -> MessagingError:
-    """Copy an error before it is raised: each raise adds its frames to the error, and keeps them alive."""
-    try:
-        return type(error)(*error.args)
-    except TypeError:  # a class of an adapter, with arguments of its own
-        return AdapterError(str(error))

@@ -21,26 +21,9 @@ import msgspec
 from gofer.errors import DocumentError
 from gofer.messaging.value import MAX_DEPTH
 
-__all__ = [
-    "EXPIRED",
-    "MAX_CONTAINERS",
-    "VERSION",
-    "Head",
-    "Invocation",
-    "Reply",
-    "Request",
-    "Result",
-    "Signed",
-    "check_size",
-    "decode_reply",
-    "decode_request",
-    "encode",
-    "head",
-    "seconds_of",
-    "shown",
-    "timestamp",
-    "unwrap",
-]
+__all__ = ["EXPIRED", "MAX_CONTAINERS", "VERSION", "Head", "Invocation", "Reply", "Request", "Result", "Signed"]
+__all__ += ["check_size", "decode_reply", "decode_request", "encode", "head", "seconds_of", "shown", "timestamp"]
+__all__ += ["unwrap"]
 
 VERSION = "2.0"
 #: The rejection code of a request that arrived after its time to live.

@@ -66,13 +66,7 @@ class DriverLock:
         return 0 < len(self._steps) < _STEPS
 
     def write(
-        self,
-        asleep: object,
-        wire: Wire,
-        data: bytes,
-        *,
-        note: Callable[[], None],
-        failed: Callable[[OSError], object],
+        self, asleep: object, wire: Wire, data: bytes, note: Callable[[], None], failed: Callable[[OSError], object]
     ) -> bool | None:
         """Write bytes, in one step.
 

@@ -27,8 +27,10 @@ from gofer.messaging.adapter import Adapter, Operation, Outcome, Outgoing
 from gofer.messaging.address import Address
 from gofer.messaging.connection import Connection, Flow
 from gofer.messaging.connector import Connector
-from gofer.messaging.core import OPERATION, Settle, State, copy_error
+from gofer.messaging.core import Settle
+from gofer.messaging.driver import SILENCE
 from gofer.messaging.driver_lock import DriverLock
+from gofer.messaging.operations import OPERATION, State, copy_error
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.wire import Wakeup, Wire
 
@@ -81,7 +83,8 @@ class ThreadConnection(Connection):
         self._lock = DriverLock()
         # What the main thread has written, which is yet to be noted.
         self._written: deque[tuple[Wire, int, Adapter, Outgoing, Settle | None]] = deque()
-        self._driver = self._io = 0  # the ident of that thread, and of the I/O thread
+        self._main = threading.main_thread().ident
+        self._driver = self._io = 0  # the ident of the thread that drives it, and of the I/O thread
         self._owner: dict[str, threading.Thread] = {}  # at most one I/O thread, however many were started
         self._done = False
 
@@ -274,8 +277,8 @@ class ThreadConnection(Connection):
             command(*arguments)
             return
         idle = size > 0 and self._lock.asleep and len(self.core.unconfirmed) + len(self._written) < 2
-        if idle and not self._stood_still(monotonic()):
-            main = threading.get_ident() == threading.main_thread().ident
+        if idle and monotonic() - self._read_at <= SILENCE:
+            main = threading.get_ident() == self._main
             if self._write_at_once(*arguments) if main else self._write_alone(command, arguments):
                 return
         if size < 0:
@@ -299,9 +302,10 @@ class ThreadConnection(Connection):
                 return False
             self._driver = threading.get_ident()
             now = core.now = monotonic()
-            self._note_written()
-            self._guard(publish, *arguments)
+            if self._written:
+                self._note_written()
             try:
+                publish(*arguments)
                 wire.write(core.take(now))
             except OSError as error:  # the I/O thread handles it: it may be about to read why
                 self._fail_later(wire, error)
@@ -328,7 +332,7 @@ class ThreadConnection(Connection):
         if data is None or adapter is None:
             return False
         note = partial(self._written.append, (wire, len(data), adapter, message, settle))
-        written = self._lock.write(asleep, wire, data, note=note, failed=partial(self._fail_later, wire))
+        written = self._lock.write(asleep, wire, data, note, partial(self._fail_later, wire))
         if written is False:
             self._wakeup.set()
         return written is not None
@@ -352,9 +356,10 @@ class ThreadConnection(Connection):
         self._lock.acquire()
         self._driver = self._io = threading.get_ident()
         core, readable = self.core, False
-        while core.state is not State.CLOSED:
+        closed = core.closed
+        while not closed:
             now = core.now = monotonic()
-            stood_still = self._stood_still(now)
+            stood_still = now - self._read_at > SILENCE
             if readable or stood_still:
                 self._read(now, to_end=stood_still)
             if self._commands or self._later:
@@ -367,7 +372,8 @@ class ThreadConnection(Connection):
             self._turn(now)
             if self._watchers:
                 self._wake(self._watchers)
-            readable = not core.closed and self._sleep(now)
+            closed = core.closed
+            readable = not closed and self._sleep(now)
         self._write(monotonic())
         self._wakeup.close()
         self._poll = None
@@ -405,7 +411,8 @@ class ThreadConnection(Connection):
         ready = self._poll.poll(0 if self._commands else timeout)
         if self._lock.wake_up():
             self._fault(ConnectionLost("an interrupt has struck the thread that was sending"))
-        self._note_written()
+        if self._written:
+            self._note_written()
         readable = False
         for descriptor, _ in ready:
             if descriptor == self._polled:

@@ -14,20 +14,8 @@ import msgspec
 from gofer.errors import AdapterError, ConnectionLost, MessagingError, NotFound
 from gofer.messaging.adapter import Closed, Confirmed, Delivery, Done, Opened, Operation, SubscriptionLost
 
-__all__ = [
-    "MAX_BODY",
-    "VERSION",
-    "Ask",
-    "BadFrame",
-    "Close",
-    "Frame",
-    "Heartbeat",
-    "Hello",
-    "Publish",
-    "Reader",
-    "Settle",
-    "write",
-]
+__all__ = ["MAX_BODY", "VERSION", "Ask", "BadFrame", "Close", "Frame", "Heartbeat", "Hello", "Publish", "Reader"]
+__all__ += ["Settle", "write"]
 
 VERSION = 4
 #: Bytes that a frame takes at most beside a body. (Names have up to 255, and reasons are cut.)

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 _QUEUE_EXPIRES = 600.0
 #: Replies that the broker may deliver before they are acknowledged.
 _PREFETCH = 1000
+#: Seconds within which they are acknowledged, many at once. One that is delivered again before ends no other call.
+_ACK_WITHIN = 0.05
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
@@ -246,7 +248,7 @@ class ReplyQueue:
         )
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        self._connection.accept(delivery)  # before the caller wakes up: what it sends next takes this along
+        self._connection.accept(delivery, _ACK_WITHIN)
         try:
             received = read_reply(delivery.body)
             call = self.calls.get(received.notice.sn or "")
