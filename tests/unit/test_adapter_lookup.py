@@ -194,7 +194,8 @@ def test_what_is_installed_is_read_once_until_the_path_changes(only: Install, mo
 
 
 def test_an_installation_that_is_still_being_written_is_found(only: Install) -> None:
-    entries = only("slow", "value = 3", group="gofer.things", three=":value") / "slow-1.0.dist-info" / "entry_points.txt"
+    place = only("slow", "value = 3", group="gofer.things", three=":value")
+    entries = place / "slow-1.0.dist-info" / "entry_points.txt"
     text = entries.read_text()
     entries.unlink()
     assert entry_points.listed("gofer.things") == []
