@@ -7,7 +7,8 @@ between. Months and days of the week may be named by three letters; 0 and 7 are 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 __all__ = ["Crontab", "parse_crontab"]
 
@@ -17,8 +18,7 @@ _LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _ITEM = re.compile(r"(\*|(\w+)(?:-(\w+))?)(?:/(\d{1,4}))?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Crontab:
+class Crontab(Struct, frozen=True):
     """The numbers that each field of a line means, in their order; Sunday is 0.
 
     ``either``: both kinds of day were limited, and one that fits is enough. ``hourly``: the hour was ``*``.

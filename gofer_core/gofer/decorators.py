@@ -20,6 +20,8 @@ from functools import wraps
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, overload
 
+from msgspec import Struct
+
 from gofer.crontab import parse_crontab
 
 __all__ = [
@@ -40,8 +42,7 @@ _VERSION = "__gofer_version__"
 _NUMBER = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(Struct, frozen=True):
     """A PAM user who may call; ``service`` None means the agent's own choice.
 
     ``identity``: a caller with a verified identity needs no password.
@@ -52,8 +53,7 @@ class Login:
     identity: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+class Action(Struct, frozen=True):
     """When an action runs. ``interval`` in seconds, or ``cron``; neither: once, at start.
 
     ``splay`` is in seconds, None: by default.
@@ -87,8 +87,7 @@ class Mark:
     idempotent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(Struct, frozen=True):
     """What ``version`` said about a class: callers name it ``of``, and without a number if it is the ``default``."""
 
     number: str

@@ -106,7 +106,7 @@ def scan(group: str) -> Mapping[Installed, importlib.metadata.EntryPoint]:
     """Read the metadata of everything installed; a distribution that stands in it twice counts once."""
     path, now = tuple(map(_changed, sys.path)), time.time_ns()
     settled = all(now - changed > _SETTLED for _, changed in path)
-    return _read(group, path, 0 if settled else now // _AGAIN)
+    return _read(path, 0 if settled else now // _AGAIN).get(group, {})
 
 
 def _changed(entry: str) -> tuple[str, int]:
@@ -117,19 +117,22 @@ def _changed(entry: str) -> tuple[str, int]:
         return entry, 0
 
 
-@lru_cache(maxsize=8)
-def _read(group: str, _: tuple[tuple[str, int], ...], __: int) -> Mapping[Installed, importlib.metadata.EntryPoint]:
-    found: dict[Installed, importlib.metadata.EntryPoint] = {}
+@lru_cache(maxsize=2)
+def _read(_: tuple[tuple[str, int], ...], __: int) -> Mapping[str, Mapping[Installed, importlib.metadata.EntryPoint]]:
+    """Read all groups of ours at once: most of the time goes into the files of all others."""
+    found: dict[str, dict[Installed, importlib.metadata.EntryPoint]] = {}
     known: dict[importlib.metadata.Distribution, tuple[str, str]] = {}  # it parses a file each time it is asked
-    for point in importlib.metadata.entry_points(group=group):
+    points = importlib.metadata.entry_points()
+    for point in (one for group in points.groups if group.startswith("gofer.") for one in points.select(group=group)):
         distribution, version = "an unknown distribution", ""
         if point.dist is not None:
             if point.dist not in known:
                 metadata = point.dist.metadata
                 known[point.dist] = metadata["Name"], metadata["Version"]
             distribution, version = known[point.dist]
-        found[Installed(point.name, distribution, version, point.value)] = point
-    return MappingProxyType(found)
+        installed = Installed(point.name, distribution, version, point.value)
+        found.setdefault(point.group, {})[installed] = point
+    return MappingProxyType({group: MappingProxyType(points) for group, points in found.items()})
 
 
 def _find(group: str, name: str, scanned: Iterable[Installed]) -> Installed | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NoReturn
+
+from msgspec import Struct
 
 from gofer.errors import ConfigError
 from gofer.suggest import nearest
@@ -37,8 +38,7 @@ class Unreadable(ConfigError):
         self.section = section
 
 
-@dataclass(slots=True)
-class Content:
+class Content(Struct):
     """What a file holds.
 
     ``remarks``: what is odd, each with its section and key, where it has them. ``incomplete``: the sections of which
@@ -46,11 +46,11 @@ class Content:
     in which line each key of an ini file is, by its section and name.
     """
 
-    sections: Sections = field(default_factory=dict)
-    remarks: list[tuple[str | None, str | None, str]] = field(default_factory=list)
-    incomplete: set[str] = field(default_factory=set)
-    ignored: list[int] = field(default_factory=list)
-    lines: dict[tuple[str, str], int] = field(default_factory=dict)
+    sections: Sections = {}
+    remarks: list[tuple[str | None, str | None, str]] = []
+    incomplete: set[str] = set()
+    ignored: list[int] = []
+    lines: dict[tuple[str, str], int] = {}
 
 
 def parse_ini(text: str, guards: Guards | None = None, standard: frozenset[str] = frozenset()) -> Content:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 __all__ = ["available", "did_you_mean", "nearest"]
 
@@ -14,6 +13,8 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     Args:
         cutoff: how like it must be: 0 for anything, 1 for the same.
     """
+    from difflib import get_close_matches  # memory and time that an agent without mistakes does not need
+
     by_lower = {one.lower(): one for one in known}
     # Comparing is quadratic, and the name may come over the wire.
     found = get_close_matches(name[:100].strip().lower(), by_lower, n=1, cutoff=cutoff)

@@ -24,8 +24,9 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from gofer.errors import ConfigError
 
@@ -56,15 +57,13 @@ _ORDERS: dict[str, Callable[[int], bool]] = {
 _BEFORE = ("a", "alpha", "b", "beta", "c", "dev", "pre", "rc")
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(Struct, frozen=True):
     kind: str  # mark, op, text (in quotes), word, comma, end
     text: str
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Test:
+class _Test(Struct, frozen=True):
     path: str
     operator: str = ""
     values: tuple[str, ...] = ()
@@ -87,16 +86,14 @@ class _Test:
         return any(text == value or fnmatch.fnmatchcase(text, value.replace("[", "[[]")) for value in self.values)
 
 
-@dataclass(frozen=True, slots=True)
-class _Not:
+class _Not(Struct, frozen=True):
     one: _Node
 
     def passes(self, card: Mapping[str, Any]) -> bool:
         return not self.one.passes(card)
 
 
-@dataclass(frozen=True, slots=True)
-class _Several:
+class _Several(Struct, frozen=True):
     every: bool  # else any
     parts: tuple[_Node, ...]
 

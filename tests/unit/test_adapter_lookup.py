@@ -171,35 +171,36 @@ def test_what_is_installed_is_listed_without_importing_it(only: Install) -> None
 
 
 def test_what_is_installed_while_we_run_is_found(only: Install) -> None:
-    assert entry_points.listed("some.group") == []
-    with pytest.raises(PluginError, match=r"nothing named 'thing' is installed in some\.group; installed: nothing"):
-        entry_points.load("some.group", "thing")
-    only("late", "value = 42", group="some.group", thing=":value", whole="")
-    assert entry_points.load("some.group", "thing") == 42
-    assert entry_points.load("some.group", "whole") is sys.modules["late"]
+    assert entry_points.listed("gofer.things") == []
+    with pytest.raises(PluginError, match=r"nothing named 'thing' is installed in gofer\.things; installed: nothing"):
+        entry_points.load("gofer.things", "thing")
+    only("late", "value = 42", group="gofer.things", thing=":value", whole="")
+    assert entry_points.load("gofer.things", "thing") == 42
+    assert entry_points.load("gofer.things", "whole") is sys.modules["late"]
 
 
 def test_what_is_installed_is_read_once_until_the_path_changes(only: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = only("first", "value = 1", group="some.group", one=":value")
+    place = only("first", "value = 1", group="gofer.things", one=":value")
     monkeypatch.setattr(sys, "path", [str(place)])
-    assert entry_points.load("some.group", "one") == 1
+    assert entry_points.load("gofer.things", "one") == 1
     os.utime(place, (1e9, 1e9))  # the installation has ended long ago, and what was imported was compiled
-    assert [one.name for one in entry_points.listed("some.group")] == ["one"]
+    assert [one.name for one in entry_points.listed("gofer.things")] == ["one"]
     (place / "first-1.0.dist-info" / "entry_points.txt").unlink()
     for _ in range(3):
-        assert entry_points.load("some.group", "one") == 1
-    only("second", "value = 2", group="some.group", two=":value")
-    assert entry_points.load("some.group", "two") == 2
-    assert [one.name for one in entry_points.listed("some.group")] == ["two"]
+        assert entry_points.load("gofer.things", "one") == 1
+    only("second", "value = 2", group="gofer.things", two=":value")
+    assert entry_points.load("gofer.things", "two") == 2
+    assert [one.name for one in entry_points.listed("gofer.things")] == ["two"]
 
 
 def test_an_installation_that_is_still_being_written_is_found(only: Install) -> None:
-    entries = only("slow", "value = 3", group="some.group", three=":value") / "slow-1.0.dist-info" / "entry_points.txt"
+    place = only("slow", "value = 3", group="gofer.things", three=":value")
+    entries = place / "slow-1.0.dist-info" / "entry_points.txt"
     text = entries.read_text()
     entries.unlink()
-    assert entry_points.listed("some.group") == []
+    assert entry_points.listed("gofer.things") == []
     entries.write_text(text)  # its directory is as it was
-    assert eventually(lambda: [one.name for one in entry_points.listed("some.group")]) == ["three"]
+    assert eventually(lambda: [one.name for one in entry_points.listed("gofer.things")]) == ["three"]
 
 
 @pytest.mark.parametrize("home", ["a directory", "no directory"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 
 import pytest
@@ -83,7 +83,7 @@ class TestWhere:
         """Anybody may publish a distribution under a name that somebody has mistyped."""
         install(site, "dogs", "")
         there = [one for one in entry_points(group="gofer.plugins") if one.name not in ("demo", "system")]
-        monkeypatch.setattr("gofer.entry_points.importlib.metadata.entry_points", lambda group: there)
+        monkeypatch.setattr("gofer.entry_points.importlib.metadata.entry_points", lambda: EntryPoints(there))
 
         for name in ("demo", "system"):
             assert str(locate(Root(root), descriptor(root, name))).endswith(f"pip install gofer-plugin-{name}")

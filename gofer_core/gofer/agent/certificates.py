@@ -6,9 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from gofer.agent.config import Descriptor
 from gofer.errors import ConfigError
@@ -30,8 +31,7 @@ _LOOK = 3600.0  # seconds between two looks
 _MOST = 20  # authorities in one file; a file with more is the system's, and most of it is not used
 
 
-@dataclass(frozen=True, slots=True)
-class InUse:
+class InUse(Struct, frozen=True):
     """A certificate that plugins use.
 
     ``uses``: for what, like ``clientcert of plugin dogs``. ``name``: its CN. ``ends``: seconds since 1970, None if it

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
+
+from msgspec import Struct
 
 from gofer.agent.plugin import Plugin
 
@@ -18,8 +19,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 5.0
 
 
-@dataclass(slots=True, eq=False)
-class _Import:
+class _Import(Struct, eq=False):
     """One import in progress. ``done``: it has ended, or failed. ``late``: the loader no longer waits for it."""
 
     thread: threading.Thread

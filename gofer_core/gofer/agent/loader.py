@@ -11,12 +11,12 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Any
 
 import pluggy
+from msgspec import Struct
 
 from gofer.agent.config import Problem
 from gofer.agent.endpoints import Endpoints
@@ -38,8 +38,7 @@ log = logging.getLogger(__name__)
 _TOLD = 1.0  # seconds at least for hooks to be told which requests have ended, before a plugin is unloaded
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(Struct):
     """Plugins that are loaded together.
 
     ``aside``: the modules of their old code; None: there is none. ``reload``: they take the places of plugins that run,
@@ -51,7 +50,7 @@ class Batch:
     aside: Aside | None = None
     reload: bool = False
     patience: float = PATIENCE
-    refused: list[Refused] = field(default_factory=list)
+    refused: list[Refused] = []
 
 
 class Loader:

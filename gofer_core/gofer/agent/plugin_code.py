@@ -5,7 +5,6 @@ Each step succeeds, or says on one line why not.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from gofer.errors import PluginError
 from gofer.messaging.authenticators import make_authenticator
 from gofer.rmi.server.hooks import Only, Raised, call_each, named
 from gofer.root import Root
+from gofer.suggest import nearest
 
 __all__ = [
     "ask_extensions", "check_hooks", "exchange_hooks", "find_plugin", "import_code", "locate_plugin", "run_load",
@@ -117,8 +117,8 @@ def check_hooks(module: ModuleType) -> None:
         manager.check_pending()
     except pluggy.PluginValidationError as wrong:
         unknown = [name for name in vars(manager.hook) if name not in known and not name.startswith("_")]
-        near = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
-        hint = f"; did you mean {near[0]}?" if near else ""
+        near = nearest(unknown[0], known) if unknown else None
+        hint = f"; did you mean {near}?" if near else ""
         text = " ".join(str(wrong).split())
         raise PluginError(f"{text}{hint} (hooks: {', '.join(known)})") from wrong
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from gofer.agent.config import Descriptor, ruled_plugin
 from gofer.agent.sources import GROUP, Source, locate
@@ -19,8 +20,7 @@ __all__ = ["Rules"]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(Struct, frozen=True):
     """The rules of one descriptor. ``module``: its plugin's, None: not known. ``broken``: the rules cannot be read."""
 
     file: Path

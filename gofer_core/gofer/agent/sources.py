@@ -12,9 +12,10 @@ import importlib.machinery
 import importlib.util
 import logging
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
+
+from msgspec import Struct
 
 from gofer.agent import modules
 from gofer.agent.config import Descriptor, Problem, find_plugin_dirs
@@ -35,8 +36,7 @@ GROUP = "gofer.plugins"
 _OURS = MappingProxyType({name: f"gofer-plugin-{name}" for name in ("audit", "demo", "package", "system", "virt")})
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """Where a plugin's code is: a module on the Python path, or a file in a plugin directory.
 
     ``distribution``, ``version`` and ``entry`` (the entry point's name) are None unless it is installed under one.

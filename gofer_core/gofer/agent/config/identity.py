@@ -9,8 +9,9 @@ import hashlib
 import os
 import re
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from gofer.agent.config.problem import shown
 from gofer.errors import ConfigError
@@ -46,8 +47,7 @@ def stable_uuid(root: Root, name: str) -> str:
     return text
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """A machine. ``key`` is the same as long as it is the same machine; ``host`` is its name."""
 
     key: str

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_origin
 
 import msgspec
+from msgspec import Struct
 
 from gofer.agent.config.files import read_text
 from gofer.agent.config.kinds import Kind, Wrong
@@ -29,8 +29,7 @@ GUARD: Final = "guard"
 _COMMENT = re.compile(r"\s[#;]")
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """One key.
 
     Attributes:
@@ -65,8 +64,7 @@ def keys_of(*structs: type[msgspec.Struct]) -> Iterator[Key]:
                 yield Key(section, one.encode_name, one.name, kind, sentence, default, GUARD in more, pattern)
 
 
-@dataclass(frozen=True, slots=True)
-class Schema:
+class Schema(Struct, frozen=True):
     """Everything that one kind of file may hold.
 
     ``sections`` maps each section to its sentence. ``retired`` maps (section, key), or (section, None), to the sentence
@@ -76,7 +74,7 @@ class Schema:
 
     sections: Mapping[str, str]
     keys: tuple[Key, ...]
-    retired: Mapping[tuple[str, str | None], str] = field(default_factory=dict)
+    retired: Mapping[tuple[str, str | None], str] = {}
     open: bool = False
     required: str | None = None
 

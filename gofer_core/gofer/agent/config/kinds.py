@@ -9,8 +9,9 @@ import logging
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from gofer.agent.config.problem import shown
 from gofer.duration import parse_duration
@@ -35,8 +36,7 @@ class Wrong(ValueError):
     """A value is not what its kind allows. The text says what it is instead, on one line, and shows no secret."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(Struct, frozen=True):
     """A kind of values.
 
     Attributes:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 __all__ = ["Problem", "plain", "shown"]
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """One thing that is wrong in a configuration file. ``str()`` is exactly one line, and shows no password.
 
     An ``error`` means that what it concerns is not used: a descriptor with one is not loaded. A ``warning`` means that
