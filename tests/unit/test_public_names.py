@@ -144,7 +144,7 @@ gofer.messaging.local.state: Consumer Exchange Message Queue Receiver State matc
 gofer.messaging.local.wire: Ask BadFrame Close Frame Heartbeat Hello MAX_BODY Publish Reader Settle VERSION write
 gofer.messaging.mock: install register uninstall
 gofer.messaging.model: Consumer Document Exchange Message Producer Queue Reader
-gofer.messaging.operations: Answer OPERATION Operations State copy_error
+gofer.messaging.operations: Answer MOST_PATIENCE OPERATION Operations State copy_error
 gofer.messaging.pool: Pool pool
 gofer.messaging.proxies: find_proxy parse_proxy tunnel
 gofer.messaging.stamped: Expired MAX_AGE SKEW Stamp StampedAuthenticator read_limits

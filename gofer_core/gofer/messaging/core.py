@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 #: Called with the outcome of a published message, and the broker's reason.
 Settle = Callable[[Outcome, str], None]
-#: Seconds of silence that end a login. Who gives up earlier wins nothing: the next try has the broker do the work again,
-#: and a broker that is slow because ten thousand come back at once gets slower by each. So the limit doubles with each
-#: try in a row that it has ended, up to so many times as much. That is also the limit of the whole login.
+#: Seconds of silence that end a login. Who gives up earlier wins nothing: the next try has the broker do the work
+#: again, and a broker that is slow because ten thousand come back at once gets slower by each. So the limit doubles
+#: with each try in a row that it has ended, up to MOST_PATIENCE times as much: the limit of the whole login, too.
 _LOGIN = 30.0
 #: Seconds for subscriptions to clean up before the connection closes, and for the broker to answer the close.
 _DISPOSE = 1.0
