@@ -154,7 +154,7 @@ class Record(Database):
 
     def goes_on(self, run: int) -> bool:
         """Tell whether anything may be sent: no other process has cancelled the run."""
-        return self._read("SELECT state FROM runs WHERE number = ?", run) != [("stopping",)]
+        return self.read("SELECT state FROM runs WHERE number = ?", run) != [("stopping",)]
 
     def close_run(self, run: int, state: str, why: str | None = None) -> None:
         """Write that a run goes on, was stopped, or has ended."""
