@@ -17,7 +17,7 @@ pytestmark = pytest.mark.one_rabbitmq
 
 COUNT = 200
 #: Of one processor, for the broker: they take half a minute to come back then, three times what an operation may take.
-SHARE = 0.04
+SHARE = 0.05
 
 
 @pytest.mark.slow
