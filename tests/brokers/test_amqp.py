@@ -375,8 +375,8 @@ class TestDeliveries:
         self, rabbitmq: RabbitMQ, driver: Driver, queue: str, connect: Connect
     ) -> None:
         # RabbitMQ's own limit is 30 minutes, looked at every minute; a channel takes both values when it opens.
-        rabbitmq.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 300).")
-        rabbitmq.ctl("eval", "application:set_env(rabbit, consumer_timeout, 300).")
+        rabbitmq.evaluate("application:set_env(rabbit, channel_tick_interval, 300)")
+        rabbitmq.evaluate("application:set_env(rabbit, consumer_timeout, 300)")
         try:
             slow = connect()
             number = slow.subscribe(queue)
@@ -384,8 +384,8 @@ class TestDeliveries:
             held = slow.one()
             slow.until(lambda: bool(slow.lost), "the end of the subscription")
         finally:
-            rabbitmq.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 60000).")
-            rabbitmq.ctl("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
+            rabbitmq.evaluate("application:set_env(rabbit, channel_tick_interval, 60000)")
+            rabbitmq.evaluate("application:set_env(rabbit, consumer_timeout, 1800000)")
         assert [(lost.number, "PRECONDITION_FAILED" in lost.reason) for lost in slow.lost] == [(number, True)]
         slow.adapter.accept(held)
         slow.subscribe(queue)

@@ -35,8 +35,7 @@ def test_what_is_delivered_is_read_while_something_waits_to_be_asked(rabbitmq: R
         holder.subscribe(Subscription("held", 10, held.append), 10)
         assert holder.wait(lambda: held, time.monotonic() + 10)
         link.subscribe(Subscription("held", 10, came.append), 10)
-        rabbitmq.ctl("set_vm_memory_high_watermark", "0.00001")
-        try:
+        with rabbitmq.taking_no_messages():
             link.publish(Address("", "held"), b"y", deadline=None, settled=lambda outcome, _: settled.append(outcome))
             eventually(lambda: "blocked" in link.state)
             up_since, later = link.up_since, Subscription("later", 10, came.append, declaring(DeclareQueue("later")))
@@ -46,8 +45,6 @@ def test_what_is_delivered_is_read_while_something_waits_to_be_asked(rabbitmq: R
             suspend(holder)  # what it held goes to the other one
             eventually(lambda: [delivery.body for delivery in came] == [b"x"], 5)
             assert not later.active
-        finally:
-            rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
         eventually(lambda: later.active)
         eventually(lambda: settled == [Outcome.CONFIRMED, Outcome.CONFIRMED])
         assert link.up_since == up_since

@@ -134,8 +134,7 @@ class TestOnEachRabbitMQ:
         """Its memory alarm blocks both sides: a caller is told so, nothing is lost, and no connection ends."""
         with classic.traffic() as traffic:
             connections = classic.callers.connections, classic.agents.connections
-            node.ctl("set_vm_memory_high_watermark", "0.00001")
-            try:
+            with node.taking_no_messages():
                 with Agent(classic.connector, QUEUE, wait=2) as agent:
 
                     def told() -> bool:
@@ -154,8 +153,6 @@ class TestOnEachRabbitMQ:
 
                 asyncio.run(call())
                 threading.Event().wait(5.0)  # longer than two heartbeats
-            finally:
-                node.ctl("set_vm_memory_high_watermark", "0.4")
             traffic.go_on()
             assert classic.callers.connections <= connections[0] + 2  # those of the two callers above
             assert classic.agents.connections == connections[1]
@@ -209,5 +206,4 @@ class TestOnEachRabbitMQ:
 
 def waiting(rabbitmq: RabbitMQ) -> int:
     """How many messages wait in the queue."""
-    lines = rabbitmq.ctl("list_queues", "--silent", "name", "messages").splitlines()
-    return int(dict(line.split("\t") for line in lines).get(QUEUE, 0))
+    return rabbitmq.count(QUEUE)

@@ -181,7 +181,7 @@ class TestRabbitMQ:
 
         before = shown()
         place.certs("renew", "brokers/localhost")
-        rabbit[0].ctl("eval", "ssl:clear_pem_cache().")
+        rabbit[0].evaluate("ssl:clear_pem_cache()")
         assert shown() != before
         connected = place.connector(f"amqps://localhost:{rabbit[1]}", "ops")
         with Agent(connected, "nobody") as agent, pytest.raises(NotFound):

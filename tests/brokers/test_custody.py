@@ -55,8 +55,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 def held(rabbitmq: RabbitMQ) -> int:
     """What the broker still keeps of the agent's requests."""
-    lines = rabbitmq.ctl("list_queues", "--silent", "name", "messages").splitlines()
-    return int(dict(line.split("\t") for line in lines)[QUEUE])
+    return rabbitmq.count(QUEUE)
 
 
 def test_what_takes_long_is_acknowledged_while_it_runs_and_outlives_its_agent(

@@ -63,12 +63,7 @@ def connection(goferd: AgentProcess) -> dict[str, Any]:
 
 def consumers(rabbitmq: RabbitMQ, vhost: str) -> int:
     """Return how many consumers the request queue has."""
-    (number,) = [
-        line.split()[1]
-        for line in rabbitmq.ctl("list_queues", "-p", vhost, "name", "consumers").splitlines()
-        if line.split()[0] == QUEUE
-    ]
-    return int(number)
+    return rabbitmq.count(QUEUE, "consumers", vhost)
 
 
 # -- deaf ---------------------------------------------------------------------------------------------------------
@@ -205,12 +200,9 @@ def test_an_agent_that_the_broker_has_blocked_is_not_deaf(
     rabbitmq: RabbitMQ, goferd: AgentProcess, caller: Agent
 ) -> None:
     until_it_answers(caller)
-    rabbitmq.ctl("set_vm_memory_high_watermark", "0.00001")
-    try:
+    with rabbitmq.taking_no_messages():
         eventually(lambda: "blocked" in connection(goferd)["state"])
         busy_for(5 * INTERVAL, goferd)
-    finally:
-        rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
     busy_for(3 * INTERVAL, goferd)
     assert caller.Probe().echo(1) == 1
 

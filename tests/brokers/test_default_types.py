@@ -22,7 +22,7 @@ from support.waiting import eventually
 def vhost(rabbitmq: RabbitMQ, root: Path) -> Iterator[str]:
     name = f"quorum-{root.parent.name}"
     rabbitmq.ctl("add_vhost", name, "--default-queue-type", "quorum")
-    rabbitmq.ctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+    rabbitmq.api("PUT", f"/permissions/{name}/guest", {"configure": ".*", "write": ".*", "read": ".*"})
     yield name
     rabbitmq.delete_vhost(name)
 
@@ -44,8 +44,7 @@ def test_queues_are_classic_all_the_same(rabbitmq: RabbitMQ, vhost: str, goferd:
     goferd.start()
     with Agent(connector(rabbitmq, vhost), "first", wait=20) as agent:
         until_it_answers(agent, goferd.tail())
-        found = dict(line.split("\t") for line in rabbitmq.ctl("list_queues", "-p", vhost, "name", "type").splitlines())
-    found.pop("name", None)  # the table's head
+        found = {queue["name"]: queue["type"] for queue in rabbitmq.queues(vhost)}
     assert {"first", "second"} < set(found)
     assert len(found) == 4  # and the one for replies, and the agent's own
     assert set(found.values()) == {"classic"}
@@ -80,5 +79,5 @@ def test_unloading_a_plugin_costs_no_other_its_connection(
         assert "queue 'first' is left, empty: " in goferd.tail(200)
     else:
         assert "queue 'first' deleted" in goferd.tail(200)
-    names = [line.split("\t")[0] for line in rabbitmq.ctl("list_queues", "-p", vhost, "name").splitlines()]
+    names = [queue["name"] for queue in rabbitmq.queues(vhost)]
     assert ("first" in names) is there

@@ -35,20 +35,11 @@ def test_what_the_broker_read_too_late_is_not_run(
     connector = Connector(URL.parse(rabbitmq.url()), heartbeat=30.0)
     with Agent(connector, "late-probe", wait=40) as agent:
         until_it_answers(agent, goferd.tail())
-        if how == "frozen":
-            rabbitmq.freeze()
-        else:
-            rabbitmq.ctl("set_vm_memory_high_watermark", "0.00001")
-        try:
+        with rabbitmq.standing_still() if how == "frozen" else rabbitmq.taking_no_messages():
             with pytest.raises(RequestTimeout):
                 agent(wait=1).Probe().note(str(trace), "late")
             sent = time.monotonic()
             eventually(lambda: time.monotonic() - sent > 4)
-        finally:
-            if how == "frozen":
-                rabbitmq.thaw()
-            else:
-                rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
         assert agent.Probe().note(str(trace), "later") == "later"
     assert dict(runs(trace)) == {"later": 1}
     assert "is not run: its ttl" in goferd.tail()

@@ -99,11 +99,11 @@ def test_a_user_that_is_removed_and_comes_back(rabbitmq: RabbitMQ, vhost: str, r
 
 
 def limit_virtual_host(rabbitmq: RabbitMQ, vhost: str, most: int) -> None:
-    rabbitmq.ctl("set_vhost_limits", "-p", vhost, f'{{"max-connections": {most}}}')
+    rabbitmq.api("PUT", f"/vhost-limits/{vhost}/max-connections", {"value": most})
 
 
 def limit_user(rabbitmq: RabbitMQ, vhost: str, most: int) -> None:
-    rabbitmq.ctl("set_user_limits", USER, f'{{"max-connections": {most}}}')
+    rabbitmq.api("PUT", f"/user-limits/{USER}/max-connections", {"value": most})
 
 
 @pytest.mark.slow

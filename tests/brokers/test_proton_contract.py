@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import ClassVar
 
 import pytest
@@ -12,8 +12,6 @@ from gofer.messaging.url import URL
 from gofer.testing import AdapterContract
 from gofer_adapter_proton import ProtonAdapter
 from support.brokers import Artemis, BrokerJ, RabbitMQ3, RabbitMQ4
-from support.brokers.rabbitmq import RabbitMQ
-from support.brokers.server import Server
 from support.certificates import Certificates
 
 Frozen = Callable[[], AbstractContextManager[object]]
@@ -23,20 +21,6 @@ _LIMITS = {
     "has_no_heartbeats_of_peers": "In AMQP 1.0 a broker's own heartbeats cannot be turned off.",
     "alarm": "Over AMQP 1.0 a broker does not tell that it takes no messages; it confirms none, and they wait.",
 }
-
-
-def _frozen(broker: RabbitMQ | Server) -> Frozen:
-    """Return a function whose context is a broker that stands still."""
-
-    @contextmanager
-    def frozen() -> Iterator[None]:
-        broker.freeze()
-        try:
-            yield
-        finally:
-            broker.thaw()
-
-    return frozen
 
 
 class Proton(AdapterContract):
@@ -69,7 +53,7 @@ class TestProtonOnRabbitMQ3(Proton):
 
     @pytest.fixture
     def frozen(self, rabbitmq3: RabbitMQ3) -> Frozen:
-        return _frozen(rabbitmq3)
+        return rabbitmq3.standing_still
 
     @pytest.fixture
     def tls(self, rabbitmq3: RabbitMQ3, certificates: Certificates) -> Connector:
@@ -83,7 +67,7 @@ class TestProtonOnRabbitMQ4(Proton):
 
     @pytest.fixture
     def frozen(self, rabbitmq4: RabbitMQ4) -> Frozen:
-        return _frozen(rabbitmq4)
+        return rabbitmq4.standing_still
 
     @pytest.fixture
     def tls(self, rabbitmq4: RabbitMQ4, certificates: Certificates) -> Connector:
@@ -105,7 +89,7 @@ class TestProtonOnBrokerJ(Proton):
 
     @pytest.fixture
     def frozen(self, brokerj: BrokerJ) -> Frozen:
-        return _frozen(brokerj)
+        return brokerj.standing_still
 
     @pytest.fixture
     def tls(self, brokerj: BrokerJ, certificates: Certificates) -> Connector:
@@ -128,7 +112,7 @@ class TestProtonOnArtemis(Proton):
 
     @pytest.fixture
     def frozen(self, artemis: Artemis) -> Frozen:
-        return _frozen(artemis)
+        return artemis.standing_still
 
     @pytest.fixture
     def tls(self, artemis: Artemis, certificates: Certificates) -> Connector:

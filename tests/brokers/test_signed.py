@@ -87,5 +87,4 @@ def test_a_copy_is_rejected(
 
 def _held(rabbitmq: RabbitMQ) -> int:
     """Count what the broker still keeps of the agent's requests."""
-    queues = dict(line.split("\t") for line in rabbitmq.ctl("list_queues", "--silent", "name", "messages").splitlines())
-    return int(queues[QUEUE])
+    return rabbitmq.count(QUEUE)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.repository import TOP, distributions
 from support.units import command, read_unit
+from support.wheels import build_wheels
 
 pytestmark = [
     pytest.mark.slow,
@@ -38,8 +39,7 @@ def run(*words: str | Path, status: int = 0, **options: object) -> str:
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both packages, made of this tree. pip needs its index."""
     folder = tmp_path_factory.mktemp("dist")
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    run(*pip, "--wheel-dir", folder, *(one.folder for one in distributions()))
+    build_wheels(folder, (one.folder for one in distributions()))
     run("scripts/packages", sys.executable, folder, cwd=TOP)
     return folder
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.exits import nothing_is_lost_at_the_end, what_was_lost_is_told_at_the_end
 from support.repository import TOP
+from support.wheels import build_wheels
 
 # One process makes the environments.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pythons"), pytest.mark.timeout(900)]
@@ -32,9 +33,7 @@ def pip(*arguments: str | Path) -> None:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """gofer-core as it stands here, built once for all Pythons."""
-    folder = tmp_path_factory.mktemp("wheel")
-    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, TOP / "gofer_core")
-    (built,) = folder.iterdir()
+    (built,) = build_wheels(tmp_path_factory.mktemp("wheel"), [TOP / "gofer_core"])
     return built
 
 
@@ -44,7 +43,7 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("python")
     subprocess.run([request.param, "-m", "venv", "--without-pip", folder], check=True, timeout=300)
     made = str(folder / "bin/python")
-    pip("--python", made, "install", wheel)
+    pip("--python", made, "install", "--no-compile", wheel)
     return made
 
 

@@ -19,6 +19,7 @@ from support.localbroker import LocalBroker
 from support.repository import TOP
 from support.units import Started
 from support.waiting import eventually
+from support.wheels import build_wheels
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -82,16 +83,7 @@ def wheels(tree: Path, version: str, target: Path) -> list[Path]:
         file = tree / name / "pyproject.toml"
         text = re.sub(r'^version = ".*"$', f'version = "{version}"', file.read_text(), count=1, flags=re.MULTILINE)
         file.write_text(re.sub(r'"gofer-core>=[^"]*"', f'"gofer-core>={version}"', text))
-    return built([tree / name for name in FOLDERS], target)
-
-
-def built(folders: list[Path], target: Path) -> list[Path]:
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    done = subprocess.run(
-        [*command, "--wheel-dir", target, *folders], check=False, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
-    return sorted(target.glob("*.whl"))
+    return build_wheels(target, (tree / name for name in FOLDERS))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +96,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list
     return (
         wheels(before(folder / "before"), "2.99.1", folder / "old"),
         wheels(now(folder / "now"), "2.99.2", folder / "new"),
-        built([folder / "notes"], folder / "plugin"),
+        build_wheels(folder / "plugin", [folder / "notes"]),
     )
 
 

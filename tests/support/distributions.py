@@ -14,7 +14,15 @@ _HERE = Path(__file__).parents[1] / "distributions"
 def pip_install(target: Path, *names: str) -> None:
     """Install some of them; nothing is fetched."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
-    command += ["--no-deps", "--no-build-isolation", "--root-user-action", "ignore", "--target", str(target)]
+    command += [
+        "--no-compile",
+        "--no-deps",
+        "--no-build-isolation",
+        "--root-user-action",
+        "ignore",
+        "--target",
+        str(target),
+    ]
     done = subprocess.run(
         [*command, *(str(_HERE / name) for name in names)], capture_output=True, text=True, timeout=250, check=False
     )

@@ -34,6 +34,7 @@ class Fresh:
             "PATH": os.pathsep.join([str(folder / "bin"), os.environ["PATH"]]),
             "PIP_NO_INDEX": "1",
             "PIP_NO_BUILD_ISOLATION": "0",  # pip's way to say "do not isolate": the build backend is copied, too
+            "PIP_NO_COMPILE": "0",  # likewise: do not compile what may never be imported
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_ROOT_USER_ACTION": "ignore",
             "PIP_PYTHON": str(folder / "bin/python"),

@@ -139,6 +139,7 @@ class Page:
             "PIP_NO_DEPS": "1",
             "PIP_NO_BUILD_ISOLATION": "0",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_NO_COMPILE": "0",  # compile nothing: what runs is compiled when it is imported
             "PIP_ROOT_USER_ACTION": "ignore",
         }
         self._status, status = os.pipe()

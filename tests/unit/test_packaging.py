@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support import metadata as shared
 from support.repository import TOP, Distribution, distributions, settings
+from support.wheels import build_wheels
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("packaging")]  # one process makes what the module shares
 
@@ -26,13 +27,8 @@ DISTRIBUTIONS = distributions()
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, zipfile.Path]:
     """Every distribution's wheel, by its name, built without the network by the build backend installed here."""
     target = tmp_path_factory.mktemp("wheels")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    folders = [str(distribution.folder) for distribution in DISTRIBUTIONS]
-    done = subprocess.run(
-        [*command, "--wheel-dir", str(target), *folders], check=False, capture_output=True, text=True, timeout=250
-    )
-    assert done.returncode == 0, done.stderr
-    built = {file.name.split("-")[0].replace("_", "-"): zipfile.Path(file) for file in target.glob("*.whl")}
+    files = build_wheels(target, (distribution.folder for distribution in DISTRIBUTIONS))
+    built = {file.name.split("-")[0].replace("_", "-"): zipfile.Path(file) for file in files}
     assert sorted(built) == sorted(distribution.name for distribution in DISTRIBUTIONS)
     return built
 
@@ -41,9 +37,9 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, zipfile.Path]:
 def site(tmp_path_factory: pytest.TempPathFactory, wheels: dict[str, zipfile.Path]) -> Path:
     """A directory into which pip installed all those wheels, with their commands in its bin/."""
     target = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
     done = subprocess.run(
-        [*command, *(str(wheel.root.filename) for wheel in wheels.values())],
+        [*command, "--target", str(target), *(str(wheel.root.filename) for wheel in wheels.values())],
         check=False,
         capture_output=True,
         text=True,

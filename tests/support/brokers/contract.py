@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 
 from support.brokers import Artemis, Broker, BrokerJ, RabbitMQ3, RabbitMQ4
-from support.brokers.rabbitmq import RabbitMQ
 from support.certificates import Certificates
 
 __all__ = ["Alarm", "OnArtemis", "OnBrokerJ", "OnRabbitMQ3", "OnRabbitMQ4"]
@@ -34,16 +33,7 @@ class _On:
     @pytest.fixture
     def frozen(self, broker: Broker) -> Alarm:
         """Give a function whose context is a broker that stands still."""
-
-        @contextmanager
-        def frozen() -> Iterator[None]:
-            broker.freeze()
-            try:
-                yield
-            finally:
-                broker.thaw()
-
-        return frozen
+        return broker.standing_still
 
 
 class OnRabbitMQ3(_On):
@@ -57,7 +47,7 @@ class OnRabbitMQ3(_On):
     @pytest.fixture
     def alarm(self, rabbitmq3: RabbitMQ3) -> Alarm:
         """Give a function whose context is a RabbitMQ that takes no messages."""
-        return alarm_of(rabbitmq3)
+        return rabbitmq3.taking_no_messages
 
 
 class OnRabbitMQ4(_On):
@@ -71,7 +61,7 @@ class OnRabbitMQ4(_On):
     @pytest.fixture
     def alarm(self, rabbitmq4: RabbitMQ4) -> Alarm:
         """Give a function whose context is a RabbitMQ that takes no messages."""
-        return alarm_of(rabbitmq4)
+        return rabbitmq4.taking_no_messages
 
 
 class OnBrokerJ(_On):
@@ -90,17 +80,3 @@ class OnArtemis(_On):
     def broker(self, artemis: Artemis) -> Broker:
         """Give it."""
         return artemis
-
-
-def alarm_of(broker: RabbitMQ) -> Alarm:
-    """Return a function whose context is a RabbitMQ that takes no messages."""
-
-    @contextmanager
-    def alarm() -> Iterator[None]:
-        broker.ctl("set_vm_memory_high_watermark", "0.00001")
-        try:
-            yield
-        finally:
-            broker.ctl("set_vm_memory_high_watermark", "0.4")
-
-    return alarm

@@ -13,7 +13,8 @@ import time
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -161,6 +162,15 @@ class Server(ABC):
     def thaw(self) -> None:
         """Let a frozen broker go on."""
         self._signal(signal.SIGCONT)
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Have it frozen."""
+        self.freeze()
+        try:
+            yield
+        finally:
+            self.thaw()
 
     # -- use -------------------------------------------------------------------------------------------------------
 
