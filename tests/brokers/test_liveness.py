@@ -129,16 +129,15 @@ def test_a_limit_of_connections_is_reported_to_all_and_ends_when_it_is_lifted(
 # -- a restart ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[RabbitMQ]:
-    """A RabbitMQ that no other test needs."""
-    with RabbitMQ(tmp_path / "node", config="log.file.level = error") as broker:
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A RabbitMQ that no other module needs."""
+    with RabbitMQ(tmp_path_factory.mktemp("own") / "node", config="log.file.level = error") as broker:
         yield broker
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["restart", "kill"])
-def test_a_broker_that_restarts_under_load_loses_nothing_that_it_has_confirmed(own: RabbitMQ, how: str) -> None:
+def test_a_broker_that_is_restarted_and_killed_under_load_loses_nothing_that_it_has_confirmed(own: RabbitMQ) -> None:
     """Eight threads publish on two connections without a break, and a third one takes."""
     url, over = connector(own.url()), threading.Event()
     outcomes: list[dict[int, Outcome]] = [{} for _ in range(8)]
@@ -168,10 +167,10 @@ def test_a_broker_that_restarts_under_load_loses_nothing_that_it_has_confirmed(o
     for thread in threads:
         thread.start()
     try:
-        for _ in range(2):
+        for end in ("restart", "kill"):
             ahead = sum(map(len, outcomes)) + 2000
             eventually(lambda ahead=ahead: sum(map(len, outcomes)) >= ahead)
-            if how == "kill":
+            if end == "kill":
                 own.kill()
                 own.start()
             else:
@@ -196,7 +195,6 @@ AWAY = 12.0  # seconds, at least, that a large broker takes to start
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("rabbitmq")
 def test_a_fleet_comes_back_to_a_restarted_broker_in_no_crowd(own: RabbitMQ, monkeypatch: pytest.MonkeyPatch) -> None:
     """No second has more than a quarter of the sockets, and 99 % are back within the longest pause and 30 s.
 
