@@ -28,20 +28,6 @@ from support.waiting import eventually
 pytestmark = pytest.mark.xdist_group("fleet-record")
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
-    with LocalBroker(str(tmp_path_factory.mktemp("fleet") / "broker.sock")) as broker:
-        yield broker
-
-
-@pytest.fixture
-def state(tmp_path: Path, broker: LocalBroker, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where this test's caller remembers things."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("GOFER_URL", broker.url)
-    return tmp_path / "state/gofer"
-
-
 @contextmanager
 def emulated(broker: LocalBroker, prefix: str, count: int, runs: Path, latency: str = "0.02") -> Iterator[None]:
     """Have machines, in a process of their own, which writes down what it runs. They are known by their addresses."""

@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,8 @@ from gofer.errors import ConfigError
 from gofer.fleet import BlockingFleet, Fleet
 from gofer.testing.emulator import Emulator, Script
 from support import forkserver
-from support.fleets import gofer, kinds, machines, sent
+from support.fleets import gofer, kinds, sent
 from support.forkserver import GOFER
-from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.waiting import eventually
 
@@ -30,32 +28,6 @@ CARE = (
     "it is called on one machine, then on a tenth, then on the rest, up to the first failure; "
     "--ramp, --batch or --stop-after says otherwise"
 )
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
-    with LocalBroker(str(tmp_path_factory.mktemp("fleet") / "broker.sock")) as broker:
-        yield broker
-
-
-@pytest.fixture(scope="module")
-def agents(broker: LocalBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[AgentProcess]]:
-    with machines(broker, tmp_path_factory.mktemp("machines")) as agents:
-        yield agents
-
-
-@pytest.fixture
-def state(tmp_path: Path, broker: LocalBroker, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where this test's caller remembers things."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("GOFER_URL", broker.url)
-    return tmp_path / "state/gofer"
-
-
-@pytest.fixture
-def web(state: Path, agents: list[AgentProcess]) -> None:
-    """Both machines are remembered: whoever asks waits no longer than half a second for the last of them."""
-    eventually(lambda: len(json.loads(gofer("ls", "--json").stdout)) == 2)
 
 
 # -- methods that are marked destructive -------------------------------------------------------------------------------
