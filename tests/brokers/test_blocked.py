@@ -56,19 +56,13 @@ def test_what_is_delivered_is_read_while_something_waits_to_be_asked(rabbitmq: R
 def test_a_run_of_a_fleet_stops_and_names_whom_it_did_not_call(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
     connector = Connector(URL.parse(rabbitmq.url()), reconnect_max=1.0)
 
-    async def ctl(share: str) -> None:
-        await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", share)
-
     async def go() -> None:
         async with Emulator(connector, 64, Script(groups=("blocked",)), prefix="blocked") as emulator:
             async with Fleet(connector, directory=tmp_path, wait=10) as fleet:
                 fleet.add(agent.card() for agent in emulator.agents)
                 run = fleet.where("group=blocked")(batch="16").Emulated().work(1)
-                await ctl("0.00001")
-                try:
+                with rabbitmq.taking_no_messages():
                     summary = await run
-                finally:
-                    await ctl("0.4")
             assert "the broker takes no messages: blocked by the broker" in str(summary.stopped)
             assert sum(summary.counts.values()) == 64
             assert summary.counts["untouched"] > 0

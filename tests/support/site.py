@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from gofer.testing.guard import Guard
 
 __all__ = ["CHROMIUM", "HtmlPage", "build", "dead_links", "measure", "read_site"]
 
@@ -174,6 +177,7 @@ def measure(site: Path, names: list[str], width: int, folder: Path) -> dict[str,
     reports: queue.Queue[dict[str, list[str]]] = queue.Queue()
     script = _MEASURE.replace("PAGES", json.dumps([f"/{name}" for name in names])).replace("WIDTH", str(width))
     with _served(site, {"/measure": script}, reports) as url:
+        guard = Guard()  # it ends the browser, and what that has started, when this process is killed
         browser = subprocess.Popen(
             [
                 *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
@@ -182,9 +186,12 @@ def measure(site: Path, names: list[str], width: int, folder: Path) -> dict[str,
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
+            guard.watch(browser.pid, group=True)
             return reports.get(timeout=90)
         finally:
-            browser.terminate()
+            guard.release()
+            os.killpg(browser.pid, signal.SIGKILL)  # the command may be a script that has started the browser
             browser.wait(30)
