@@ -100,10 +100,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     """Fail the test that leaves a socket or a file open in garbage: else the test fails that is collected in.
 
-    A collection takes longer than many tests, so there is one only where descriptors are open that were not before.
+    A collection takes longer than many tests, so there is one only where descriptors are open that were not before,
+    and at the end of a module. What that has left is kept out of later collections, as what was collected is, above.
     """
     result = yield
     if len(os.listdir("/proc/self/fd")) > item.stash[_DESCRIPTORS]:
@@ -114,6 +115,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
         finally:
             sys.unraisablehook = pytests
         assert not left, f"not closed: {left}"
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
     return result
 
 
