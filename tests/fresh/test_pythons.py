@@ -12,15 +12,20 @@ from support.exits import nothing_is_lost_at_the_end, what_was_lost_is_told_at_t
 from support.repository import TOP
 from support.wheels import build_wheels
 
-# One process makes the environments.
+# One process makes the environments. They are looked for by it alone, not by each that collects tests.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pythons"), pytest.mark.timeout(900)]
 
 
-def pythons() -> list[str]:
-    """Find the Pythons of this machine, but for the one that runs the tests: that one has tests/flow."""
+@pytest.fixture(scope="module")
+def pythons(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The Python of an environment with gofer-core, for each other Python of this machine: tests/flow has this one."""
     done = subprocess.run([TOP / "scripts/pythons"], capture_output=True, text=True, check=True, timeout=60)
     mine = os.path.realpath(sys.executable)
-    return [path for path in done.stdout.splitlines() if os.path.realpath(path) != mine]
+    others = [path for path in done.stdout.splitlines() if os.path.realpath(path) != mine]
+    if not others:
+        pytest.skip("there is no other Python here")
+    (wheel,) = build_wheels(tmp_path_factory.mktemp("wheel"), [TOP / "gofer_core"])
+    return [environment(path, tmp_path_factory.mktemp("python"), wheel) for path in others]
 
 
 def pip(*arguments: str | Path) -> None:
@@ -30,29 +35,24 @@ def pip(*arguments: str | Path) -> None:
     assert done.returncode == 0, f"pip {' '.join(map(str, arguments))}: {done.stdout}{done.stderr}"
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """gofer-core as it stands here, built once for all Pythons."""
-    (built,) = build_wheels(tmp_path_factory.mktemp("wheel"), [TOP / "gofer_core"])
-    return built
-
-
-@pytest.fixture(scope="module")
-def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> str:
-    """An environment of one of them, with gofer-core; its Python."""
-    folder = tmp_path_factory.mktemp("python")
-    subprocess.run([request.param, "-m", "venv", "--without-pip", folder], check=True, timeout=300)
+def environment(python: str, folder: Path, wheel: Path) -> str:
+    """Make an environment of a Python with gofer-core; return its Python."""
+    subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True, timeout=300)
     made = str(folder / "bin/python")
     pip("--python", made, "install", "--no-compile", wheel)
     return made
 
 
-@pytest.mark.parametrize("python", pythons(), indirect=True)
 @pytest.mark.parametrize("door", ["proxy", "aio"])
-def test_a_process_that_ends_loses_no_request(python: str, door: str, tmp_path: Path) -> None:
-    nothing_is_lost_at_the_end(tmp_path, python=python, door=door)
+def test_a_process_that_ends_loses_no_request(pythons: list[str], door: str, tmp_path: Path) -> None:
+    for number, python in enumerate(pythons):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        nothing_is_lost_at_the_end(folder, python=python, door=door)
 
 
-@pytest.mark.parametrize("python", pythons(), indirect=True)
-def test_a_process_that_ends_says_what_was_not_taken(python: str, tmp_path: Path) -> None:
-    what_was_lost_is_told_at_the_end(tmp_path, python=python)
+def test_a_process_that_ends_says_what_was_not_taken(pythons: list[str], tmp_path: Path) -> None:
+    for number, python in enumerate(pythons):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        what_was_lost_is_told_at_the_end(folder, python=python)
