@@ -178,13 +178,13 @@ class TestOnEachRabbitMQ:
             async def main() -> tuple[list[Any], list[Any]]:
                 async with aio.Agent(place.connector, QUEUE, wait=500) as agent:
                     deaths = [asyncio.create_task(agent.Danger().kill(str(root / "killed"))) for _ in range(deadly)]
-                    await asyncio.to_thread(eventually, lambda: waiting(node) == deadly)  # one behind the other
+                    await asyncio.to_thread(eventually, lambda: waiting(node) == deadly, 120.0)  # one behind the other
                     notes = [asyncio.create_task(agent.Probe().note(str(place.trace), f"n{n}")) for n in range(count)]
                     ended = await asyncio.gather(*deaths, return_exceptions=True)
                     return ended, await asyncio.gather(*notes)
 
             called = threads.submit(asyncio.run, main())
-            eventually(lambda: waiting(node) == deadly + count)
+            eventually(lambda: waiting(node) == deadly + count, 240.0)
             for times in range(1, deadly + 2):
                 try:
                     place.goferd.start()
