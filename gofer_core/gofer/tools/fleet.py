@@ -22,8 +22,8 @@ def fleet(context: click.Context, /, *, verbose: bool, **how: Any) -> None:
     """Find machines, and call one method on many of them.
 
     Machines join by enabled = 1 in [fleet] of their agent.conf. TARGETS is an expression: all, name=web-*, group=web
-    and facts.os.id=debian, plugin.dogs>=1.2, not class=Dog. Or @FILE and -: addresses, one a line, from a file or from
-    standard input; or @run:ID and outcomes, like "@run:last exception unreachable".
+    and facts.os.id=debian, plugin.dogs>=1.2, not class=Dog. For call and plan also @FILE and -: addresses, one a
+    line, from a file or from standard input; and @run:ID with outcomes, like "@run:last exception unreachable".
 
     \b
     Exit status:

@@ -26,8 +26,14 @@ _waiting = click.option(
 )
 
 
+def _expression(text: str) -> str:
+    if text == "-" or text.startswith("@"):
+        raise click.BadParameter(f"{text[:60]!r} is for call and plan; allowed: an expression, like name=web-*")
+    return text
+
+
 @click.command("ls")
-@click.argument("targets", default="all", shell_complete=fleet_targets)
+@click.argument("targets", default="all", type=_expression, shell_complete=fleet_targets)
 @_waiting
 @click.option("--no-ask", is_flag=True, help="Show what is remembered, and ask nobody.")
 @click.option("--json", "as_json", is_flag=True, help="Print the machines' cards as JSON.")
@@ -66,7 +72,7 @@ def _row(member: Any, state: str) -> list[str]:
 
 
 @click.command("ping")
-@click.argument("targets", default="all", shell_complete=fleet_targets)
+@click.argument("targets", default="all", type=_expression, shell_complete=fleet_targets)
 @_waiting
 @click.pass_obj
 def _ping(how: dict[str, Any], /, targets: str, wait: float) -> int:

@@ -214,6 +214,8 @@ def test_a_person_is_asked_between_waves_and_again_when_it_is_resumed(state: Pat
     [
         (["call", "@run:last nonsense", "Dog.bark"], "no outcome 'nonsense'; allowed: value, exception, refused, "),
         (["call", "@run:last excepton", "Dog.bark"], "no outcome 'excepton' (did you mean 'exception'?); allowed: "),
+        (["ls", "@machines"], "'@machines' is for call and plan; allowed: an expression, like name=web-*"),
+        (["ping", "-"], "'-' is for call and plan; allowed: an expression"),
         (["call", "@run:", "Dog.bark"], "@run: names no run; allowed: a run's id or last"),
         (["retry", "--outcome", "nonsense"], "no outcome 'nonsense'; allowed: value, exception, refused, "),
         (["resume", "--ramp", "1"], "no option '--ramp'"),
