@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,7 @@ class Gate:
     def __init__(self) -> None:
         self.begun = threading.Event()
         self.go_on = threading.Event()
+        self.last = threading.Event()
 
 
 class Late:
@@ -193,6 +195,18 @@ def test_a_late_extension_is_added(late: Late, gate: Gate, behind: bool) -> None
     late.start()
     assert State.LOADING in late.states().values()
     gate.go_on.set()
+    late.until(animals=State.RUNNING, cat=State.RUNNING)
+    assert late["animals"].api.has("Cat", "bark")
+
+
+def test_it_may_be_later_than_the_late_one_that_extends_it(late: Late, gate: Gate) -> None:
+    """The one waits for the other's import, and that one must not wait for the first one's end."""
+    late.plugin("animals", "import late_gate\nassert late_gate.last.wait(30)", textwrap.dedent(DOG))
+    late.plugin("cat", HANGS, DOG.replace("Dog", "Cat"), main="enabled=1\nextends=animals")
+    late.start()
+    gate.go_on.set()
+    eventually(lambda: late.container.loader.imports.is_settled(late["cat"]))
+    gate.last.set()
     late.until(animals=State.RUNNING, cat=State.RUNNING)
     assert late["animals"].api.has("Cat", "bark")
 

@@ -122,7 +122,8 @@ class Imports:
                 return
             left = None if self._imports(here) else max(0.0, one.since + self.patience - monotonic())
             self._awaited[here] = plugin
-            self._changed.wait_for(lambda: plugin not in self._going, left)
+            # A late one that is imported waits for its turn to be finished: it may be the turn of this thread.
+            self._changed.wait_for(lambda: plugin not in self._going or (one.late and one.done), left)
             del self._awaited[here]
 
     def stop(self) -> None:
