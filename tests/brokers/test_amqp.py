@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -531,20 +532,23 @@ class TestBroker:
             connection.close()
 
     @pytest.mark.slow
-    def test_a_broker_that_is_killed_and_started_again_keeps_what_it_took(self, rabbitmq: RabbitMQ, vhost: str) -> None:
-        connector = Connector(URL.parse(rabbitmq.url(vhost=vhost)))
-        before = Driver(AmqpAdapter(connector)).open()
-        before.queue("kept")
-        before.ask(DeclareExchange("also"))
-        before.ask(Bind("kept", "also", "key"))
-        before.give("key", b"persistent", exchange="also")
-        rabbitmq.kill()
-        assert isinstance(before.ended().error, ConnectionLost)
-        rabbitmq.start()
-        after = Driver(AmqpAdapter(connector)).open()
-        after.subscribe("kept")
-        assert after.one().body == b"persistent"
-        after.close()
+    def test_a_broker_that_is_killed_and_started_again_keeps_what_it_took(
+        self, programs: Path | None, tmp_path: Path
+    ) -> None:
+        with RabbitMQ(tmp_path / "node", programs=programs) as broker:
+            connector = Connector(URL.parse(broker.url()))
+            before = Driver(AmqpAdapter(connector)).open()
+            before.queue("kept")
+            before.ask(DeclareExchange("also"))
+            before.ask(Bind("kept", "also", "key"))
+            before.give("key", b"persistent", exchange="also")
+            broker.kill()
+            assert isinstance(before.ended().error, ConnectionLost)
+            broker.start()
+            after = Driver(AmqpAdapter(connector)).open()
+            after.subscribe("kept")
+            assert after.one().body == b"persistent"
+            after.close()
 
 
 @contextmanager
