@@ -264,7 +264,7 @@ class TestTheCommand:
         [
             ((), "choose exactly one action: --show"),
             (("-s", "-u", "kennel"), "choose exactly one action"),
-            (("-u", ""), "--unload is empty"),
+            (("-u", ""), "'--unload': it is empty"),
             (("-s", "--plugin", "kennel"), "--plugin does not go with --show"),
             (("--cancel", "x", "--state", "running"), "--state does not go with --cancel"),
             (("--cancel-where", "[]"), "'[]' is not a JSON object"),
@@ -329,8 +329,9 @@ def test_an_agent_by_tcp_and_one_that_is_still_loading(root: Path, tmp_path: Pat
         assert os.listdir(where.run) == ["goferd.lock"]
 
 
+# Nobody may not read the modules that are imported late.
 AS_NOBODY = """
-import os, sys
+import difflib, os, sys
 import gofer.tools.main, gofer.tools.agent, gofer.tools.agent_client, gofer.tools.agent_tree
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 print([gofer.tools.main.main(["mgt", *arguments.split()]) for arguments in sys.argv[1:]])

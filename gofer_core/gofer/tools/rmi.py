@@ -220,6 +220,7 @@ def _wait_for(agent: Agent, seconds: float) -> None:
         NotFound, ConnectionLost, RequestTimeout: it has not answered in time.
     """
     deadline = monotonic() + seconds
+    known: NotFound | ConnectionLost | None = None
     while True:
         left = max(0.1, deadline - monotonic())
         try:
@@ -227,9 +228,14 @@ def _wait_for(agent: Agent, seconds: float) -> None:
             return
         except (Rejected, NotAuthorized):
             return  # it answers, but not this
-        except (NotFound, ConnectionLost):
+        except (NotFound, ConnectionLost) as why:
             if monotonic() >= deadline:
                 raise
+            known = why
+        except RequestTimeout:
+            if known is not None:  # the last try had little time: an earlier one tells more
+                raise known from None
+            raise
         sleep(0.1)
 
 
