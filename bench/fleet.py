@@ -161,7 +161,7 @@ def measure(count: int, home: Path) -> tuple[dict[str, float], list[str]]:
             found["all back"] = seen[-1][0] - serves
             found["worst second"] = 100 * worst_second(seen) / count
             call(who, machines, "after the restart")
-            last, mine = machines.ask("runs"), who.ask("ask")
+            last, mine = machines.ask("runs"), who.ask("usage")
             found |= {"emulator MB": last["MB"], "emulator CPU": last["CPU"]}
             found |= {"caller MB": mine["MB"], "caller CPU": mine["CPU"]}
     with Broker(home / "another", config=CONFIG) as broker:

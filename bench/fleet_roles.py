@@ -57,7 +57,7 @@ async def agents(url: str, count: int, durable: bool) -> None:
 
 
 async def caller(url: str, directory: str, jitter: float) -> None:
-    """Be the caller. Commands: ask, call."""
+    """Be the caller. Commands: ask, call, usage."""
     from gofer.fleet import Fleet
 
     async with Fleet(Connector(URL.parse(url), heartbeat=_HEARTBEAT), directory=Path(directory), wait=60) as fleet:
@@ -67,6 +67,8 @@ async def caller(url: str, directory: str, jitter: float) -> None:
                 found = await fleet.ask(wait=30.0, jitter=jitter)
                 answer(seconds=monotonic() - begun, found=len(found.cards), refused=dict(found.refused))
                 del found
+            elif command == "usage":
+                answer()
             else:
                 run, outcomes = fleet.where().Emulated().work(1), {}
                 async for one in run:

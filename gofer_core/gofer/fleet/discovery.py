@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 _card = msgspec.json.Decoder(Card)
 
 _EXPIRES = 60.0  # seconds after which the broker deletes the queue of a caller that was killed
-_QUIET = 0.5  # seconds without an answer, when all must have answered, that end the wait early
+_QUIET = 0.5  # seconds without an answer, when all that are known have answered, that end the wait early
 _MOST = 100_000  # answers
 
 
@@ -151,10 +151,13 @@ class _Asking:
         connection.publish_nowait(
             Address(EXCHANGE, key), body, ttl=wait, durable=False, isolated=True, settled=self._on_settled
         )
-        self._last = monotonic() + min(jitter, wait / 2)
+        spread = min(jitter, wait / 2)
+        # Nobody knows how many there are: a busy broker may well be silent for half a second between two answers.
+        quiet = _QUIET if self._expected else max(_QUIET, spread / 2)
         await connection.wait(lambda: self._settled is not None, deadline, self._waiter)
+        self._last = monotonic() + spread  # a broker takes seconds to copy it into ten thousand queues
         await connection.wait(lambda: not (self._found.asked and self._expected), deadline, self._waiter)
-        while self._found.asked and monotonic() < (end := min(deadline, self._last + _QUIET)):
+        while self._found.asked and monotonic() < (end := min(deadline, self._last + quiet)):
             await connection.wait(lambda: not self._found.asked, end, self._waiter)
         if self._settled is not None and self._settled[0] is Outcome.REFUSED:
             raise AdapterError(f"the broker refused a question to the fleet: {self._settled[1]}")

@@ -105,9 +105,9 @@ def _open_host(
 
 def _resolve(host: str, port: int, where: str, deadline: float) -> list[Any]:
     """Look up the host's addresses, no longer than to the deadline."""
-    name = host.encode() if host.isascii() else host  # for text Python loads its tables of all alphabets
+    literal = host.encode() if host.isascii() else host  # for text Python loads its tables of all alphabets
     try:
-        return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return socket.getaddrinfo(literal, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):
         pass  # a name
     found: list[Any] = []
@@ -115,7 +115,7 @@ def _resolve(host: str, port: int, where: str, deadline: float) -> list[Any]:
 
     def look_up() -> None:
         try:
-            found.extend(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
+            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error:
             failure.append(error)
 
