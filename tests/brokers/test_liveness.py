@@ -209,7 +209,7 @@ def test_a_fleet_comes_back_to_a_restarted_broker_in_no_crowd(own: RabbitMQ, mon
         sockets.append(time.monotonic())
         return wire
 
-    monkeypatch.setattr("gofer.messaging.connection.open_wire", opened)
+    monkeypatch.setattr("gofer.messaging.driver.open_wire", opened)
     how: dict[str, Any] = {"heartbeat": 60.0}
     agents = [connection_to(Connector(URL.parse(own.url()), **how)) for _ in range(AGENTS)]
     made: list[float] = []
