@@ -72,8 +72,8 @@ def run_contract(connector: Connector, heard: Callable[[Finding], None] = lambda
     suite.limits = {**suite.limits, **lacks}
     for capability in own_broker_suite.CAPABILITIES:
         setattr(suite, capability, capability not in lacks)
-    findings = _Findings(heard, set(lacks.values()))
-    with tempfile.TemporaryDirectory() as folder, _interruptible(), _alone() as output:
+    with tempfile.TemporaryDirectory() as folder, _interruptible() as signals, _alone() as output:
+        findings = _Findings(heard, set(lacks.values()), signals)
         arguments = ["-q", "-c", os.devnull, "--rootdir", folder, "--noconftest", "-p", "no:cacheprovider"]
         status = pytest.main([*arguments, str(Path(own_broker_suite.__file__))], plugins=[findings])
     if status == pytest.ExitCode.INTERRUPTED:
@@ -118,12 +118,14 @@ def _delete(connector: Connector, names: Sequence[str]) -> None:
 class _Findings:
     """A plugin of pytest: gathers in ``found`` what comes of the tests."""
 
-    def __init__(self, heard: Callable[[Finding], None], lacks: set[str]) -> None:
-        self._heard, self._lacks = heard, lacks
+    def __init__(self, heard: Callable[[Finding], None], lacks: set[str], signals: list[int]) -> None:
+        self._heard, self._lacks, self._signals = heard, lacks, signals
         self.found: dict[str, Finding] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note a phase of a test. What fails for one parameter fails."""
+        if self._signals:
+            raise KeyboardInterrupt
         promise = report.nodeid.rpartition("::test_")[2].partition("[")[0].replace("_", " ")
         before = self.found.get(promise)
         if report.failed:
@@ -157,17 +159,33 @@ def _options(connector: Connector) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP interrupt this process, as SIGINT does, which pytest tidies up after."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+def _interruptible() -> Iterator[list[int]]:
+    """Have SIGTERM and SIGHUP interrupt this process, as SIGINT does, which pytest tidies up after.
+
+    An interrupt may strike where Python drops it, or where another error takes its place. So the signals that came are
+    yielded, and the block ends with KeyboardInterrupt if there was one.
+    """
+    signals: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:  # as nohup has it
-                signal.signal(number, signal.default_int_handler)
-        yield
+                signal.signal(number, interrupt)
+        yield signals
+    except Exception as error:
+        if signals:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if signals:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
