@@ -90,7 +90,16 @@ def test_neither_copies_nor_cancelled_requests_run(served: Serving, mailbox: Mai
         assert "requests are taken now" in served.log
 
 
+def has_tables(ledger: Path) -> bool:
+    if not ledger.exists():
+        return False
+    with contextlib.closing(sqlite3.connect(ledger)) as file:
+        return bool(file.execute("SELECT 1 FROM sqlite_master WHERE name = 'nonces'").fetchall())
+
+
 def test_it_stops_as_ever_while_it_waits_for_its_ledger(served: Serving, mailbox: Mailbox, tmp_path: Path) -> None:
+    # Not while the ledger is made: one that is half made is none that cannot be read.
+    eventually(lambda: has_tables(ledger_of(served.process)))
     served.process.kill()
     file = sqlite3.connect(ledger_of(served.process), isolation_level=None)
     file.execute("BEGIN IMMEDIATE")
