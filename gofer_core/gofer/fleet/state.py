@@ -67,7 +67,7 @@ class Database:
         return rows
 
     def change(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
-        """Do some work in a transaction, and return what it returns."""
+        """Call ``work`` with the database in one transaction. Returns its value."""
 
         def changed() -> Any:
             self._file.execute("BEGIN IMMEDIATE")
@@ -116,4 +116,5 @@ def _unusable(path: Path, error: sqlite3.Error | OSError) -> StateError:
     """Say why a database cannot be used. A damaged one may be moved away; one on a full disk is still whole."""
     why = error.strerror if isinstance(error, OSError) else str(error)
     damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-    return StateError(f"{path}: cannot be used: {why}{'; move it away to begin anew' if damaged else ''}")
+    advice = "; move the file away, and gofer makes a new one" if damaged else ""
+    return StateError(f"{path}: cannot be used: {why}{advice}")

@@ -320,7 +320,7 @@ class Core(Subscriptions):
     # -- events -------------------------------------------------------------------------------------------------------
 
     def _drain(self) -> bool:
-        """Handle the adapter's events, and those that the commands of callbacks cause; return whether there were any.
+        """Handle the adapter's events, and those that callbacks cause. Returns whether there were any.
 
         A callback may call this again: the outermost call keeps the order.
         """

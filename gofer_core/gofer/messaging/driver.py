@@ -1,4 +1,4 @@
-"""The socket of a connection: opened, read and written, for whoever drives it. It never waits but for the opening."""
+"""The socket of a connection: opened, read and written, for whoever drives it. Only opening it blocks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds to open a socket.
 _OPEN = 15.0
-#: Seconds without a read after which the process may have stood still (SIGSTOP, a suspended machine), and the broker
-#: may have hung up meanwhile: then all is read, to the end, before anything else happens.
+#: Seconds without a read after which the process may have been stopped (SIGSTOP, a suspended machine), and the broker
+#: may have closed the connection. The driver then first reads everything, up to the end of the stream.
 SILENCE = 1.0
 
 

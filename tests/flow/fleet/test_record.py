@@ -203,7 +203,8 @@ def test_only_a_damaged_file_is_to_be_moved_away(state: Path, broker: LocalBroke
     state.mkdir(parents=True, mode=0o700)
     (state / "fleet.db").write_text("no database at all\n" * 100)
     told = gofer("ls", "--no-ask")
-    says = f"gofer fleet: {state}/fleet.db: cannot be used: file is not a database; move it away to begin anew\n"
+    says = f"gofer fleet: {state}/fleet.db: cannot be used: file is not a database"
+    says += "; move the file away, and gofer makes a new one\n"
     assert (told.returncode, told.stderr) == (2, says)
     (state / "fleet.db").unlink()
     (state / "fleet.db").symlink_to(state / "missing" / "fleet.db")
