@@ -213,7 +213,7 @@ class TestHandshakes:
     def test_silent_at_every_step_it_is_given_up_in_time(
         self, place: Place, handshake: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("gofer.messaging.driver._OPEN", 0.6)
+        monkeypatch.setattr("gofer.messaging.driver.OPEN", 0.6)
         monkeypatch.setattr("gofer.messaging.core._LOGIN", 0.6)
         for sent in sorted({0, 5, 60, handshake // 3, handshake // 2, handshake - 200, handshake - 8}):
             with Proxy(place.url, to_client=lambda sent=sent: first(sent)) as proxy:

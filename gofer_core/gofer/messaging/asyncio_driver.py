@@ -1,6 +1,6 @@
 """A connection that an event loop drives: for callers with ``async`` and ``await``.
 
-Everything runs in the loop's thread, except the opening of a socket, which blocks and has a thread of its own. All
+Everything runs in the loop's thread, except the opening of a socket where that blocks: it has a thread of its own. All
 output of one turn of the loop is one write: it is written after the tasks that the turn has woken.
 """
 
@@ -15,13 +15,11 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from gofer.errors import MessagingError
-from gofer.messaging.adapter import Adapter
 from gofer.messaging.connection import Connection, Flow
 from gofer.messaging.connector import Connector
-from gofer.messaging.driver import SILENCE
+from gofer.messaging.driver import OPEN, SILENCE, Opened
 from gofer.messaging.operations import State
-from gofer.messaging.wire import Wire
+from gofer.messaging.transport import Connecting, start_connecting
 
 __all__ = ["AsyncioConnection", "AsyncioWaiter"]
 
@@ -73,7 +71,9 @@ class AsyncioConnection(Connection):
         self._alarm_at = inf
         self._reading = False
         self._finisher: threading.Thread | None = None
-        self._fresh: list[tuple[Adapter, Wire] | MessagingError] = []  # what a thread has opened, for the loop to take
+        self._connecting: Connecting | None = None
+        self._give_up: asyncio.TimerHandle | None = None
+        self._fresh: list[Opened] = []  # what a thread has opened, for the loop to take
         self._end = self._at_end_of_loop()
         with contextlib.suppress(StopIteration):
             self._end.__anext__().__await__().send(None)  # started: only then the loop knows of it
@@ -161,6 +161,7 @@ class AsyncioConnection(Connection):
             await watcher.sleep()
         self._sleeping.pop(watcher, None)
         self._watchers.pop(watcher, None)
+        self._stop_connecting()
         self._close_wire()
 
     async def _at_end_of_loop(self) -> AsyncIterator[None]:
@@ -171,6 +172,7 @@ class AsyncioConnection(Connection):
         try:
             yield
         finally:
+            self._stop_connecting()
             if self.core.unconfirmed or self.backlog:
                 self._detach()
                 self._finisher = threading.Thread(target=self._drive, name="gofer-io", daemon=True)
@@ -246,8 +248,7 @@ class AsyncioConnection(Connection):
         self._scheduled, core, now = False, self.core, monotonic()
         self._turn(now)
         if core.state is State.DOWN and now >= core.connect_at:
-            core.connecting()
-            threading.Thread(target=self._connect, name="gofer-connect", daemon=True).start()
+            self._connect()
         self._watch()
         for watcher in list(self._watchers):
             watcher.wake()
@@ -284,6 +285,36 @@ class AsyncioConnection(Connection):
         self._polled, self._writing = -1, False
 
     def _connect(self) -> None:
+        self._stop_connecting()
+        self.core.connecting()
+        connecting = self._connecting = start_connecting(self.connector)
+        if connecting is None:
+            threading.Thread(target=self._connect_in_thread, name="gofer-connect", daemon=True).start()
+        elif connecting.ended:
+            self.loop.call_soon(self._end_connecting, connecting)
+        else:
+            self.loop.add_writer(connecting.fileno(), self._end_connecting, connecting)
+            self._give_up = self.loop.call_later(OPEN, self._end_connecting, connecting, OPEN)
+
+    def _end_connecting(self, connecting: Connecting, waited: float | None = None) -> None:
+        if connecting is self._connecting:
+            opened = self._open(connecting, waited)
+            self._stop_connecting(keep=isinstance(opened, tuple))
+            self._opened(opened)
+            self._take_turn()
+
+    def _stop_connecting(self, *, keep: bool = False) -> None:
+        connecting, self._connecting = self._connecting, None
+        if self._give_up is not None:
+            self._give_up.cancel()
+            self._give_up = None
+        if connecting is not None:
+            if not self.loop.is_closed():
+                self.loop.remove_writer(connecting.fileno())
+            if not keep:
+                connecting.close()
+
+    def _connect_in_thread(self) -> None:
         self._fresh.append(self._open())
         try:
             self.loop.call_soon_threadsafe(self._take_fresh)

@@ -14,18 +14,21 @@ from gofer.messaging.adapters import find
 from gofer.messaging.connector import Connector
 from gofer.messaging.core import Core
 from gofer.messaging.endings import words
-from gofer.messaging.transport import open_wire
+from gofer.messaging.transport import Connecting, open_wire
 from gofer.messaging.wire import Wire
 
-__all__ = ["SILENCE", "Driver"]
+__all__ = ["OPEN", "SILENCE", "Driver", "Opened"]
 
 log = logging.getLogger(__name__)
 
 #: Seconds to open a socket.
-_OPEN = 15.0
+OPEN = 15.0
 #: Seconds without a read after which the process may have been stopped (SIGSTOP, a suspended machine), and the broker
 #: may have closed the connection. The driver then first reads everything, up to the end of the stream.
 SILENCE = 1.0
+
+#: A new socket and what speaks on it, or why there is none.
+Opened = tuple[Adapter, Wire] | MessagingError
 
 
 class Driver(ABC):
@@ -52,19 +55,25 @@ class Driver(ABC):
     def _detach(self) -> None:
         """Note that the socket is about to be closed."""
 
-    def _open(self) -> tuple[Adapter, Wire] | MessagingError:
-        """Open a socket, or return why that failed; blocks. Reads the URL, the certificates and the name anew."""
+    def _open(self, connecting: Connecting | None = None, waited: float | None = None) -> Opened:
+        """Open a socket, or return why that failed. Reads the URL, the certificates and the name anew.
+
+        Args:
+            connecting: one that has started, and has ended or is given up. None: blocks.
+            waited: as ``Connecting.result`` takes it.
+        """
         try:
             connector = self.connector.current()
             adapter = find(connector.url, connector.adapter)(connector)
-            return adapter, open_wire(connector, _OPEN, self.core.tries)
+            wire = open_wire(connector, OPEN, self.core.tries) if connecting is None else connecting.result(waited)
+            return adapter, wire
         except GoferError as error:  # others: a URL's file that cannot be read
             return error if isinstance(error, MessagingError) else AdapterError(str(error))
         except Exception as error:
             log.exception("%s: cannot be opened", self.connector.url)
             return AdapterError(f"{self.connector.url}: {type(error).__name__}: {error}")
 
-    def _opened(self, opened: tuple[Adapter, Wire] | MessagingError) -> None:
+    def _opened(self, opened: Opened) -> None:
         """Log in on a new socket, or note that there is none. A turn follows."""
         now = monotonic()
         if isinstance(opened, MessagingError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import threading
 import time
@@ -17,7 +19,7 @@ from gofer.messaging.wire import Wire
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["open_wire"]
+__all__ = ["Connecting", "open_wire", "start_connecting"]
 
 # Probes of an idle connection, in seconds: they find a dead peer where heartbeats are turned off.
 _KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
@@ -66,6 +68,66 @@ def open_wire(connector: Connector, timeout: float, tried: int = 0) -> Wire:
     raise kind("; ".join(map(str, failures))) from failures[-1]
 
 
+class Connecting:
+    """A TCP socket that connects while nobody waits. Poll ``fileno()`` for writing, and then take the ``result``."""
+
+    def __init__(self, where: str, family: int, address: Any) -> None:
+        """Start. Raises OSError: there is no socket."""
+        self._where = where
+        self._sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            _set_options(self._sock)
+            self._sock.setblocking(False)
+            self._refusal = self._sock.connect_ex(address)
+        except BaseException:
+            self._sock.close()
+            raise
+
+    @property
+    def ended(self) -> bool:
+        """Whether there was an end at once: a machine refuses its own ports so."""
+        return self._refusal != errno.EINPROGRESS
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._sock.fileno()
+
+    def result(self, waited: float | None) -> Wire:
+        """Return the connection, at its end.
+
+        Args:
+            waited: seconds after which it is given up; None: the descriptor is writable.
+
+        Raises:
+            ConnectionLost: refused, unreachable, or given up.
+        """
+        code = self._refusal if self.ended else self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise ConnectionLost(f"{self._where}: {os.strerror(code)}")
+        if waited is not None:
+            raise ConnectionLost(f"{self._where}: {_no_answer(waited)}")
+        return Wire(self._sock)
+
+    def close(self) -> None:
+        """Give it up. Idempotent."""
+        self._sock.close()
+
+
+def start_connecting(connector: Connector) -> Connecting | None:
+    """Start to connect without a wait. None: only ``open_wire`` can do what this connector needs, or say what is wrong.
+
+    That is a name to look up, a choice of hosts, a proxy, TLS, or a file to read.
+    """
+    url = connector.url
+    if url.protocol == "local" or url.tls or len(url.hosts) > 1 or connector.proxy or connector.source:
+        return None
+    found = _read_address(*url.hosts[0])
+    try:
+        return Connecting(place(*url.hosts[0]), found[0][0], found[0][4]) if found else None
+    except OSError:
+        return None
+
+
 def _share(deadline: float, left: int) -> float:
     """Return the seconds for one of so many that are left."""
     return max(0.001, (deadline - time.monotonic()) / left)
@@ -103,14 +165,19 @@ def _open_host(
     raise ConnectionLost(f"{where}{by}: {'; '.join(dict.fromkeys(refusals)) or 'no address'}")
 
 
-def _resolve(host: str, port: int, where: str, deadline: float) -> list[Any]:
-    """Look up the host's addresses, no longer than to the deadline."""
+def _read_address(host: str, port: int) -> list[Any]:
+    """Return the address that a host is written as; nothing if it is a name."""
     literal = host.encode() if host.isascii() else host  # for text Python loads its tables of all alphabets
     try:
         return socket.getaddrinfo(literal, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):
-        pass  # a name
-    found: list[Any] = []
+        return []
+
+
+def _resolve(host: str, port: int, where: str, deadline: float) -> list[Any]:
+    """Look up the host's addresses, no longer than to the deadline."""
+    if found := _read_address(host, port):
+        return found
     failure: list[Exception] = []
 
     def look_up() -> None:
@@ -143,4 +210,8 @@ def _reason(error: Exception, timeout: float) -> str:
     text = words(error)
     if not isinstance(error, TimeoutError):
         return text
-    return f"no answer within {timeout:g} s" + (f": {text}" if "handshake" in text else "")
+    return _no_answer(timeout) + (f": {text}" if "handshake" in text else "")
+
+
+def _no_answer(timeout: float) -> str:
+    return f"no answer within {timeout:g} s"

@@ -239,16 +239,16 @@ class EmulatedAgent:
         connection.core.spread()
         connection.users = 1  # else it looks every few seconds whether it should close
         self._connection = connection
-        queue = f"fleet.{self.name}"
-        self._questions = Subscription(queue, 10, self._on_question, self._prepare_questions)
+        wanted = self._questions = Subscription(f"fleet.{self.name}", 10, self._on_question, self._prepare_questions)
         if self.kind != "gone":
-            self._requests = Subscription(self.name, 10, self._on_request, self._prepare_requests)
-            await self._subscribe(connection, self._requests)
+            wanted = self._requests = Subscription(self.name, 10, self._on_request, self._prepare_requests)
+            connection.subscribe_nowait(self._questions)  # with the other: each goes with fewer packets
+        await self._subscribe(connection, wanted)
         try:
             await self._subscribe(connection, self._questions)
         except AdapterError:
+            connection.unsubscribe_nowait(self._questions)
             self._questions = None  # a broker without exchanges: it is called by its address
-
     async def _subscribe(self, connection: AsyncioConnection, subscription: Subscription) -> None:
         """Subscribe; try again while a broker does not take so many connections at once."""
         deadline = monotonic() + _PATIENCE
