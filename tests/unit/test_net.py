@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from gofer.messaging.transport import open_wire
 from gofer.messaging.url import URL
 from gofer.messaging.wire import Wire
 from support.certificates import Certificates
+from support.ports import full, listening
 
 pytestmark = pytest.mark.xdist_group("net")  # one process makes what the module shares
 
@@ -37,25 +38,6 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def connector(port: int, host: str = "127.0.0.1", scheme: str = "amqp", **options: Any) -> Connector:
     shown = f"[{host}]" if ":" in host else host
     return Connector(URL.parse(f"{scheme}://someone:hush-hush@{shown}:{port}"), **options)
-
-
-@contextmanager
-def listening(host: str = "127.0.0.1") -> Iterator[tuple[socket.socket, int]]:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=family) as listener:
-        yield listener, listener.getsockname()[1]
-
-
-@contextmanager
-def full() -> Iterator[int]:
-    """Listen on a port whose queue of connections is full: another one is neither taken nor refused."""
-    with listening() as (listener, port), ExitStack() as waiting:
-        listener.listen(0)
-        for _ in range(4):
-            sock = waiting.enter_context(socket.socket())
-            sock.setblocking(False)
-            sock.connect_ex(("127.0.0.1", port))
-        yield port
 
 
 Resolver = Callable[..., None]
