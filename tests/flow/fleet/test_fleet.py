@@ -25,6 +25,7 @@ from gofer.messaging.document import VERSION, encode
 from gofer.messaging.url import URL
 from gofer.targets import Targets
 from gofer.testing.emulator import Emulator, Script
+from gofer.testing.proxy import Filter, Proxy
 from gofer_authenticator_hmac import HmacAuthenticator
 from support import forkserver
 from support.fleets import DESCRIPTOR, DOGS, gofer, kinds, names, sent
@@ -156,6 +157,33 @@ def test_what_is_forged_doubled_or_too_large_is_refused_and_counted(broker: Loca
     assert list(found.cards) == ["a"]
     assert found.refused["a second answer of the same machine"] == 999
     assert sum(found.refused.values()) == 999 + 6
+
+
+def test_the_time_for_answers_begins_when_the_broker_has_the_question(broker: LocalBroker) -> None:
+    """A broker takes seconds to copy it into ten thousand queues: until then no answer is missed."""
+
+    async def go() -> list[str]:
+        def stalling() -> Filter:
+            def passes(data: bytes) -> bytes:
+                proxy.to_client.stalled |= b"Publish" in data
+                return data
+
+            return passes
+
+        proxy = Proxy(URL.parse(broker.url), to_broker=stalling)
+        async with Emulator(broker.url, 1, Script(groups=("slow",)), prefix="slow"):
+            with proxy:
+                asking = asyncio.create_task(
+                    discover(Connector.of(proxy.url), Targets("group=slow"), wait=60.0, jitter=0.0)
+                )
+                await asyncio.to_thread(eventually, lambda: proxy.to_client.stalled)
+                ended, _ = await asyncio.wait({asking}, timeout=1.5)  # three times the silence that ends it
+                proxy.to_client.stalled = False
+                found = await asking
+        assert not ended
+        return list(found.cards)
+
+    assert asyncio.run(go()) == ["slow-00000"]
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
