@@ -23,11 +23,13 @@ from gofer.fleet.members import Members
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import VERSION, encode
 from gofer.messaging.url import URL
+from gofer.rmi.exceptions import to_result
 from gofer.targets import Targets
 from gofer.testing.emulator import Emulator, Script
 from gofer.testing.proxy import Filter, Proxy
 from gofer_authenticator_hmac import HmacAuthenticator
 from support import forkserver
+from support.echo import EchoAgent
 from support.fleets import DESCRIPTOR, DOGS, gofer, kinds, names, sent
 from support.forkserver import GOFER
 from support.goferd import AgentProcess
@@ -351,6 +353,26 @@ def test_a_run_is_cancelled_by_another_command(state: Path, web: None) -> None:
     out = command.communicate()[0]
     assert "2 cancelled" in out or "2 value" in out  # its methods do not look whether they are cancelled
     assert time.monotonic() - begin < 60
+
+
+def test_an_agent_that_cannot_keep_a_cancel_was_asked_all_the_same(state: Path, broker: LocalBroker) -> None:
+    """It says so by a RuntimeError of its own: its disk is full."""
+
+    async def go() -> None:
+        with EchoAgent(broker.url, "full-disk", hold=True) as agent:
+            async with Fleet(broker.url, wait=60) as fleet:
+                fleet.add([Card(name="full", address="full-disk")])
+                run = fleet.where("name=full").Dog().bark(1)
+                running = asyncio.ensure_future(run)
+                await asyncio.to_thread(eventually, lambda: len(agent.seen) == 1)
+                cancelling = asyncio.create_task(fleet.cancel(run.id))
+                await asyncio.to_thread(eventually, lambda: len(agent.seen) == 2)
+                agent.answer(agent.seen[1], result=to_result(RuntimeError("the ledger cannot be used")))
+                assert await cancelling == 1
+                agent.answer(agent.seen[0])
+                assert (await running).counts == {"value": 1}
+
+    asyncio.run(go())
 
 
 def test_an_unknown_option_is_refused(state: Path, broker: LocalBroker) -> None:
