@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from gofer.card import Answer, Card, PluginCard
+from gofer.card import NAMED_METHODS, Answer, Card, PluginCard
 from gofer.errors import ConfigError
 from gofer.fleet import Fleet
 from gofer.fleet.discovery import discover
@@ -444,16 +444,37 @@ def test_a_card_tells_a_caller_what_that_caller_may_call(broker: LocalBroker, tm
         agent.plugin("dogs", DOGS, f"{described}[hmac]\nkeys={keys}\n[access]\nDog.* = ops\nAdmin.* = *\n")
         agent.start()
 
-        def told(name: str) -> tuple[list[str], list[str]] | None:
+        def told(name: str) -> tuple[list[str], ...] | None:
             caller = HmacAuthenticator.from_settings({"keys": str(keys), "key": name}, tmp_path)
             found = asyncio.run(
                 discover(Connector.of(broker.url), Targets("name=rules"), wait=10, jitter=0.0, authenticator=caller)
             )
-            card = found.cards.get("rules")
-            return None if card is None else (card.plugins["dogs"].classes, card.plugins["dogs"].destructive)
+            if "rules" not in found.cards:
+                return None
+            dogs = found.cards["rules"].plugins["dogs"]
+            return dogs.classes, dogs.destructive, dogs.methods
 
-        assert eventually(lambda: told("ops")) == (["Dog"], ["Dog.forget"])
-        assert eventually(lambda: told("guest")) == ([], [])
+        assert eventually(lambda: told("ops")) == (
+            ["Dog"],
+            ["Dog.forget"],
+            ["Dog.bark", "Dog.fail", "Dog.forget", "Dog.sleep"],
+        )
+        assert eventually(lambda: told("guest")) == ([], [], [])
+
+
+def test_a_machine_with_more_methods_than_a_card_names_is_found(broker: LocalBroker, tmp_path: Path) -> None:
+    methods = "".join(f"    @remote\n    def method_{n:04}(self): ...\n" for n in range(2000))
+    with AgentProcess(tmp_path / "many") as agent:
+        (agent.root / "etc/gofer/agent.conf").write_text("[fleet]\nenabled=1\nname=many\n")
+        described = DESCRIPTOR.format(url=broker.url, queue="many")
+        agent.plugin("large", f"from gofer.decorators import remote\n\nclass Large:\n{methods}", described)
+        agent.plugin("small", DOGS, described.replace("many", "few"))
+        agent.start()
+        eventually(lambda: names(broker, "name=many and class=Large and class=Dog") == ["many"])
+        found = asyncio.run(discover(Connector.of(broker.url), Targets("name=many"), wait=10, jitter=0.0))
+        named = {name: one.methods for name, one in found.cards["many"].plugins.items()}
+        count = NAMED_METHODS // len("Large.method_0000")
+        assert named == {"large": [f"Large.method_{n:04}" for n in range(count)], "small": ["Dog.bark"]}  # just fits
 
 
 def test_what_is_refused_leaves_no_run_and_a_run_in_use_is_not_forgotten(state: Path, web: None) -> None:
