@@ -25,6 +25,9 @@ _MOST_GROUPS = 64
 _MOST_PLUGINS = 256
 _MOST_CLASSES = 1024
 _MOST_MARKED = 1024
+_MOST_METHODS = 4096
+#: How many characters of methods' names an agent puts into its card; of more methods it names the first.
+NAMED_METHODS = 8 * 1024
 _NAME = re.compile(r"[^\x00-\x20\x7f]{1,255}")
 _GROUP = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -33,13 +36,15 @@ class PluginCard(msgspec.Struct, frozen=True, omit_defaults=True):
     """A running plugin: its version, the address of its queue, and its remote classes and modules.
 
     An agent tells of a class only if the caller may call something in it. ``destructive``: the methods that are marked
-    so, as ``Class.method``.
+    so, as ``Class.method``. ``methods``: those that the caller may call, for completion; not all, if they are many, and
+    none from an agent of an earlier version.
     """
 
     version: str | None = None
     address: str | None = None
     classes: list[str] = []
     destructive: list[str] = []
+    methods: list[str] = []
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +86,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
         """
         classes = sum(len(one.classes) for one in self.plugins.values())
         marked = sum(len(one.destructive) for one in self.plugins.values())
+        methods = sum(len(one.methods) for one in self.plugins.values())
         for wrong, what in (
             (not _NAME.fullmatch(self.name), "name is not 1 to 255 characters without spaces"),
             (not _NAME.fullmatch(self.address), "address is not 1 to 255 characters without spaces"),
@@ -89,6 +95,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
             (len(self.plugins) > _MOST_PLUGINS, f"more than {_MOST_PLUGINS} plugins"),
             (classes > _MOST_CLASSES, f"more than {_MOST_CLASSES} classes"),
             (marked > _MOST_MARKED, f"more than {_MOST_MARKED} methods marked destructive"),
+            (methods > _MOST_METHODS, f"more than {_MOST_METHODS} methods"),
         ):
             if wrong:
                 raise _invalid(f"card: {what}")

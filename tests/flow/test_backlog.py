@@ -118,6 +118,12 @@ def test_when_the_disk_cannot_be_read_the_rest_is_cancelled_and_that_is_said(ser
         serving.requests.cancel_those({"match": {"n": 1}})
     assert serving.caller.end(here["sn"])["result"]["xclass"] == "Cancelled"
     assert serving.caller.words(away["sn"]) == ["accepted"]
+    with pytest.raises(RuntimeError, match=r"is in memory; .* those that wait in the ledger cannot be read"):
+        serving.requests.cancel(away["sn"])
+    both = serving.requests.by_number(serving.plugin, away["sn"])
+    criteria = serving.requests.by_criteria(serving.plugin, {"match": {"n": 2}}, after=both)
+    assert criteria.exception(30) is not None
+    assert both.exception(30) is not None
 
 
 def test_what_cannot_be_read_again_stays_and_costs_no_other(serving: Served, caplog: pytest.LogCaptureFixture) -> None:

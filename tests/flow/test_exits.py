@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 from support.echo import EchoAgent
-from support.exits import Leaving, brokers, nothing_is_lost_at_the_end, what_was_lost_is_told_at_the_end
+from support.exits import (
+    Leaving,
+    brokers,
+    daemon_threads_end_silently,
+    nothing_is_lost_at_the_end,
+    what_was_lost_is_told_at_the_end,
+)
 from support.waiting import eventually
 
 
@@ -35,3 +41,8 @@ def test_what_nobody_waits_for_gets_there_though_its_event_loop_has_ended(tmp_pa
             eventually(lambda: len(sink.seen) == 7)
         caller.close_stdin()
         assert caller.ended() == (0, "")
+
+
+@pytest.mark.parametrize("door", ["proxy", "aio"])
+def test_daemon_threads_that_wait_for_results_say_nothing_when_the_process_ends(tmp_path: Path, door: str) -> None:
+    daemon_threads_end_silently(tmp_path, door=door)

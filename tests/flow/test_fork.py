@@ -256,9 +256,6 @@ def gofer_call(plugin, request, invoke):
         ("die", (signal.SIGKILL,), r"Forked.die\(\): .* killed by signal 9 \(SIGKILL\)"),
         ("die", (signal.SIGTERM,), r"killed by signal 15 \(SIGTERM\)"),
         ("crash", (), r"killed by signal 11 \(SIGSEGV\)"),
-        ("leave", (3,), "exit status 3"),
-        ("leave", (None,), "exit status 0"),
-        ("leave", ("no more",), "exit status 1"),
         ("leave_now", (0,), "exit status 0"),
         ("leave_now", (77,), "exit status 77"),
     ],
@@ -270,6 +267,31 @@ def test_a_child_that_ends_without_a_result_is_reported_by_how_it_ended(
         getattr(agent.Forked(), method)(*arguments)
     assert agent.Forked().echo(1) == 1
     eventually(lambda: only_helpers(process))
+
+
+@pytest.mark.parametrize(
+    ("status", "text"), [(3, "SystemExit: 3"), (None, "SystemExit"), ("no more", "SystemExit: no more")]
+)
+def test_a_forked_method_that_exits_is_told_as_one_in_the_agent_is(agent: Agent, status: Any, text: str) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        agent.Forked().leave(status)
+    assert (type(caught.value), str(caught.value)) == (RuntimeError, f"the method raised {text}")
+    assert "sys.exit(status)" in getattr(caught.value, "trace", "")
+
+
+def test_a_helper_that_was_stopped_goes_on_at_the_next_call(
+    agent: Agent, process: AgentProcess, tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(agent.Forked().note, str(tmp_path / "note"), "at work", 3.0)
+        eventually((tmp_path / "note").exists)
+        (helper,) = psutil.Process(process.pid).children()
+        helper.suspend()
+        eventually(lambda: helper.status() == psutil.STATUS_STOPPED)
+        assert agent(wait=20).Forked().echo(1) == 1
+        assert running.result(30) == "at work"  # nothing was killed
+    assert psutil.Process(process.pid).children() == [helper]
+    assert "the process that forks its calls was stopped; it goes on now" in process.log.read_text()
 
 
 def test_a_cancelled_call_is_killed_with_all_that_it_has_started(

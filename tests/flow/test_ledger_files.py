@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from gofer.errors import Rejected
+from gofer.errors import Cancelled, Rejected
 from gofer.proxy import Agent
 from gofer.rmi.store import requests
 from support import kennel, receiving
-from support.danger import ledger_of, served, there
+from support.danger import counted_in, ledger_of, served, there
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.probe import runs
@@ -92,6 +92,30 @@ def test_a_full_disk(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
         refuses_what_needs_it(process, agent, tmp_path)
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
         is_used_again(process, agent, tmp_path)
+
+
+def test_a_cancel_that_a_full_disk_cannot_keep_says_so(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    with served(broker, root, "cancels", threads=2) as (process, agent):
+        assert asked(agent, tmp_path / "first") == "done"
+        before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (30_000, before[1]))
+        eventually(lambda: asked(agent, tmp_path / "second") == "ledger.unavailable")
+        now, later = (agent(trigger=1).Probe().note(str(tmp_path / "note"), text) for text in ("now", "later"))
+        says = r"is in memory; .* unless the agent ends before: the ledger .* cannot be used"
+        for call in (now, later):
+            with pytest.raises(RuntimeError, match=says):
+                agent.Admin().cancel(sn=call.sn)
+        with pytest.raises(Cancelled):
+            now()
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
+        is_used_again(process, agent, tmp_path)
+        eventually(lambda: counted_in(process, "state = 'cancelled'") == 2)
+        process.kill()
+        process.start()
+        eventually(lambda: there(agent))
+        with pytest.raises(Cancelled):
+            later()
+        assert not (tmp_path / "note").exists()
 
 
 def test_a_place_where_something_else_is(broker: LocalBroker, root: Path, tmp_path: Path) -> None:

@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.exits import nothing_is_lost_at_the_end, what_was_lost_is_told_at_the_end
+from support.exits import (
+    daemon_threads_end_silently,
+    nothing_is_lost_at_the_end,
+    what_was_lost_is_told_at_the_end,
+)
 from support.repository import TOP
 from support.wheels import build_wheels
 
@@ -56,3 +60,11 @@ def test_a_process_that_ends_says_what_was_not_taken(pythons: list[str], tmp_pat
         folder = tmp_path / str(number)
         folder.mkdir()
         what_was_lost_is_told_at_the_end(folder, python=python)
+
+
+@pytest.mark.parametrize("door", ["proxy", "aio"])
+def test_daemon_threads_say_nothing_when_a_process_ends(pythons: list[str], door: str, tmp_path: Path) -> None:
+    for number, python in enumerate(pythons):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        daemon_threads_end_silently(folder, python=python, door=door)

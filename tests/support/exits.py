@@ -17,7 +17,8 @@ from support.echo import EchoAgent
 from support.localbroker import LocalBroker
 from support.waiting import eventually
 
-__all__ = ["Leaving", "brokers", "nothing_is_lost_at_the_end", "what_was_lost_is_told_at_the_end"]
+__all__ = ["Leaving", "brokers", "daemon_threads_end_silently", "nothing_is_lost_at_the_end"]
+__all__ += ["what_was_lost_is_told_at_the_end"]
 
 #: Takes orders by lines: ``["send", url, number, bytes]``, ``["end"]``. Says ``ready`` when it has connections to all,
 #: ``sent``, and ``ending`` when the interpreter has begun to end.
@@ -57,6 +58,24 @@ async def main():
         print("sent", flush=True)
 asyncio.run(main())
 print("ended", flush=True)
+sys.stdin.read()
+"""
+
+#: Daemon threads that wait for results, one call each, until the input ends; and then a second more.
+_WAITING_PROGRAM = """
+import asyncio, atexit, sys, threading, time
+atexit.register(time.sleep, 1)  # called last
+from gofer import aio, proxy
+url, door = sys.argv[1:]
+def call():
+    with proxy.Agent(url, "sink", wait=300) as agent:
+        agent.Dog().bark("x")
+async def acall():
+    async with aio.Agent(url, "sink", wait=300) as agent:
+        await agent.Dog().bark("x")
+for _ in range(8):
+    target = call if door == "proxy" else lambda: asyncio.run(acall())
+    threading.Thread(target=target, daemon=True).start()
 sys.stdin.read()
 """
 
@@ -173,3 +192,21 @@ def what_was_lost_is_told_at_the_end(folder: Path, **how: str) -> None:
         assert errors.count("no word from the broker") == 6, errors
         assert "Traceback" not in errors
         assert took < 14  # five seconds and a goodbye, and not three times that
+
+
+def daemon_threads_end_silently(folder: Path, *, python: str = sys.executable, door: str = "proxy") -> None:
+    """Have a process end whose daemon threads wait for results: nobody hears of these threads any more."""
+    with brokers(folder, "holding") as (broker,), EchoAgent(broker.url, "sink", hold=True) as sink:
+        process = subprocess.Popen(
+            [python, "-c", _WAITING_PROGRAM, broker.url, door],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            eventually(lambda: len(sink.seen) == 8)
+            assert (process.communicate(timeout=60)[0], process.returncode) == ("", 0)
+        finally:
+            process.kill()
+            process.communicate()

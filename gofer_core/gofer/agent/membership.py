@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
+from itertools import accumulate
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,18 @@ import msgspec
 
 from gofer.agent.config import AgentConfig
 from gofer.agent.facts import Facts
-from gofer.card import ALL, EXCHANGE, MAX_CARD, Answer, Card, PluginCard, Question, key_of_group, read_question
+from gofer.card import (
+    ALL,
+    EXCHANGE,
+    MAX_CARD,
+    NAMED_METHODS,
+    Answer,
+    Card,
+    PluginCard,
+    Question,
+    key_of_group,
+    read_question,
+)
 from gofer.errors import ConfigError, DocumentError, GoferError, NotFound
 from gofer.limit import Limit, LimitedLog
 from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareExchange, DeclareQueue, DeleteQueue, Delivery
@@ -169,26 +181,31 @@ class Membership:
         Args:
             identity: who asks; the card tells of no class in which the rules let that caller call nothing.
         """
+        plugins: dict[str, PluginCard] = {}
+        room = NAMED_METHODS
+        for one in sorted(self._plugins.values(), key=lambda one: one.name):
+            if one.is_running:
+                plugins[one.name] = told = self._plugin_card(one, connector, identity, room)
+                room -= sum(map(len, told.methods))
         return Card(
             name=self._name,
             address=str(address),
             groups=list(self._config.fleet.groups),
-            plugins={
-                one.name: self._plugin_card(one, connector, identity)
-                for one in sorted(self._plugins.values(), key=lambda one: one.name)
-                if one.is_running
-            },
+            plugins=plugins,
             facts=self._facts.current(),
             version=version("gofer-core"),
         )
 
-    def _plugin_card(self, plugin: Plugin, connector: Connector, identity: str | None) -> PluginCard:
+    def _plugin_card(self, plugin: Plugin, connector: Connector, identity: str | None, room: int) -> PluginCard:
         allowed = [target for target in plugin.api if plugin.container.may_call(identity, plugin, target)]
+        methods = sorted({target.name for target in allowed})
+        ends = accumulate(map(len, methods))
         return PluginCard(
             None if plugin.source is None else plugin.source.version,
             self._address_at(plugin, connector),
             sorted({target.namespace for target in allowed}),
             sorted({target.name for target in allowed if target.mark.destructive}),
+            [name for name, end in zip(methods, ends, strict=True) if end <= room],
         )
 
     def _address_at(self, plugin: Plugin, connector: Connector) -> str | None:

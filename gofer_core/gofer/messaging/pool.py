@@ -105,6 +105,7 @@ class Pool:
             self._connections.clear()
         deadline = monotonic() + _EXIT
         for connection in connections:
+            connection.exiting = True
             for callback in connection.exit_callbacks:
                 try:
                     callback(deadline)

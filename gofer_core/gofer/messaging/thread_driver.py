@@ -114,7 +114,9 @@ class ThreadConnection(Connection):
             if waiter is None:
                 self._watchers[own] = None
             while not ready():
-                if self.closed or not self._owner:
+                if self.exiting and threading.current_thread().daemon:
+                    pass  # it is ended with the process, and would only print a part of a traceback
+                elif self.closed or not self._owner:
                     self.check_usable()
                     self._ensure_thread()
                 timeout = _CHECK_INTERVAL if deadline is None else deadline - monotonic()

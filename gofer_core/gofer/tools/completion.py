@@ -22,7 +22,7 @@ def completion(context: click.Context, shell: str) -> None:
     """Print the completion script of a shell.
 
     It completes commands and options; for `gofer rmi -t` the classes and methods that the agent at -a has: it asks the
-    agent; and for `gofer fleet` names, groups, classes and runs that are remembered.
+    agent; and for `gofer fleet` names, groups, methods and runs that are remembered.
 
     \b
     Put this into the file that your shell reads at its start:

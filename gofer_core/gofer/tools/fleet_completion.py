@@ -35,12 +35,14 @@ def fleet_targets(context: click.Context, _: click.Parameter, incomplete: str) -
 
 
 def fleet_methods(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Complete a class that is remembered; and methods: those that were called before, or are marked destructive."""
-    cards = _cards(context)
-    methods = {one.method for one in _runs(context)}
-    methods |= {one for card in cards for plugin in card.plugins.values() for one in plugin.destructive}
-    classes = {f"{one}." for card in cards for one in _values(card, "class")}
-    return _safe(one for one in methods | classes if one.startswith(incomplete) and one != incomplete)
+    """Complete a method that a machine has told which is meant, or that was called before; or a class without any."""
+    targets = str(context.params.get("targets") or "all")
+    plugins = [one for card in _cards(context, targets) for one in card.plugins.values()]
+    methods = {one for plugin in plugins for one in (*plugin.methods, *plugin.destructive)}
+    named = {one.rpartition(".")[0] for plugin in plugins for one in plugin.methods}
+    classes = {f"{one}." for plugin in plugins for one in plugin.classes if one not in named}
+    found = methods | classes | {one.method for one in _runs(context)}
+    return _safe(one for one in found if one.startswith(incomplete) and one != incomplete)
 
 
 def fleet_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
@@ -83,16 +85,21 @@ def _values(card: Card, path: str) -> Iterable[str]:
     return values.get(path, ())
 
 
-def _cards(context: click.Context) -> list[Card]:
-    """Return the cards that are remembered of the broker that the options before name."""
+def _cards(context: click.Context, targets: str = "all") -> list[Card]:
+    """Return the cards that are remembered of the broker that the options before name, of the machines that are meant.
+
+    Machines that are named by a file, by standard input, or by a run may be any.
+    """
     from gofer.fleet.members import Members
     from gofer.messaging.caller_conf import profile
+    from gofer.targets import Targets
     from gofer.tools.connecting import connector_of
 
     how: dict[str, Any] = {} if context.parent is None else context.parent.params
     try:
         with closing(Members(connector_of(how, profile(how.get("profile_name"))).url)) as members:
-            return [one.card for one in members.select()]
+            meant = Targets("all" if targets.startswith(("@", "-")) else targets)
+            return [one.card for one in members.select(meant)]
     except (GoferError, OSError, ValueError):
         return []  # whoever presses Tab wants no error in the line
 

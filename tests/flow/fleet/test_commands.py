@@ -353,6 +353,24 @@ def test_names_groups_classes_and_runs_are_completed_and_nobody_is_asked(
     assert complete(["gofer", "fleet", "call", "name=w"]) == []
 
 
+def test_the_methods_of_the_machines_that_are_meant_are_completed(state: Path, broker: LocalBroker, web: None) -> None:
+    async def go() -> None:
+        async with Fleet(broker.url) as fleet:
+            later = PluginCard("1", None, ["Cat"], [], ["Cat.purr", "Cat.$(reboot)"])
+            fleet.add([Card(name="db-1", address="db-1", groups=["db"], plugins={"cats": later})])
+            earlier = PluginCard("1", None, ["Cow", "Dog"], ["Dog.forget"])  # tells no methods
+            fleet.add([Card(name="db-2", address="db-2", groups=["db"], plugins={"farm": earlier})])
+
+    asyncio.run(go())
+    dogs = ["Dog.bark", "Dog.fail", "Dog.forget", "Dog.sleep"]
+    assert complete(["gofer", "fleet", "call", "group=web", ""]) == dogs
+    assert complete(["gofer", "fleet", "plan", "name=web-0", "Dog.f"]) == ["Dog.fail", "Dog.forget"]
+    assert complete(["gofer", "fleet", "call", "group=db", ""]) == ["Cat.purr", "Cow.", "Dog.", "Dog.forget"]
+    for targets in ("all", "-", "@machines.txt", "@run:last value"):
+        assert complete(["gofer", "fleet", "call", targets, ""]) == ["Cat.purr", "Cow.", *dogs]
+    assert complete(["gofer", "fleet", "call", "nme=3", ""]) == []
+
+
 @pytest.mark.parametrize(
     ("line", "words", "reply"),
     [

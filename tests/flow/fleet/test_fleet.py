@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from gofer.card import Answer, Card, PluginCard
+from gofer.card import NAMED_METHODS, Answer, Card, PluginCard
 from gofer.errors import ConfigError
 from gofer.fleet import Fleet
 from gofer.fleet.discovery import discover
@@ -23,10 +23,13 @@ from gofer.fleet.members import Members
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import VERSION, encode
 from gofer.messaging.url import URL
+from gofer.rmi.exceptions import to_result
 from gofer.targets import Targets
 from gofer.testing.emulator import Emulator, Script
+from gofer.testing.proxy import Filter, Proxy
 from gofer_authenticator_hmac import HmacAuthenticator
 from support import forkserver
+from support.echo import EchoAgent
 from support.fleets import DESCRIPTOR, DOGS, gofer, kinds, names, sent
 from support.forkserver import GOFER
 from support.goferd import AgentProcess
@@ -156,6 +159,33 @@ def test_what_is_forged_doubled_or_too_large_is_refused_and_counted(broker: Loca
     assert list(found.cards) == ["a"]
     assert found.refused["a second answer of the same machine"] == 999
     assert sum(found.refused.values()) == 999 + 6
+
+
+def test_the_time_for_answers_begins_when_the_broker_has_the_question(broker: LocalBroker) -> None:
+    """A broker takes seconds to copy it into ten thousand queues: until then no answer is missed."""
+
+    async def go() -> list[str]:
+        def stalling() -> Filter:
+            def passes(data: bytes) -> bytes:
+                proxy.to_client.stalled |= b"Publish" in data
+                return data
+
+            return passes
+
+        proxy = Proxy(URL.parse(broker.url), to_broker=stalling)
+        async with Emulator(broker.url, 1, Script(groups=("slow",)), prefix="slow"):
+            with proxy:
+                asking = asyncio.create_task(
+                    discover(Connector.of(proxy.url), Targets("group=slow"), wait=60.0, jitter=0.0)
+                )
+                await asyncio.to_thread(eventually, lambda: proxy.to_client.stalled)
+                ended, _ = await asyncio.wait({asking}, timeout=1.5)  # three times the silence that ends it
+                proxy.to_client.stalled = False
+                found = await asking
+        assert not ended
+        return list(found.cards)
+
+    assert asyncio.run(go()) == ["slow-00000"]
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
@@ -325,6 +355,26 @@ def test_a_run_is_cancelled_by_another_command(state: Path, web: None) -> None:
     assert time.monotonic() - begin < 60
 
 
+def test_an_agent_that_cannot_keep_a_cancel_was_asked_all_the_same(state: Path, broker: LocalBroker) -> None:
+    """It says so by a RuntimeError of its own: its disk is full."""
+
+    async def go() -> None:
+        with EchoAgent(broker.url, "full-disk", hold=True) as agent:
+            async with Fleet(broker.url, wait=60) as fleet:
+                fleet.add([Card(name="full", address="full-disk")])
+                run = fleet.where("name=full").Dog().bark(1)
+                running = asyncio.ensure_future(run)
+                await asyncio.to_thread(eventually, lambda: len(agent.seen) == 1)
+                cancelling = asyncio.create_task(fleet.cancel(run.id))
+                await asyncio.to_thread(eventually, lambda: len(agent.seen) == 2)
+                agent.answer(agent.seen[1], result=to_result(RuntimeError("the ledger cannot be used")))
+                assert await cancelling == 1
+                agent.answer(agent.seen[0])
+                assert (await running).counts == {"value": 1}
+
+    asyncio.run(go())
+
+
 def test_an_unknown_option_is_refused(state: Path, broker: LocalBroker) -> None:
     with pytest.raises(TypeError, match="no option 'reply' for a fleet; allowed: wait, ttl"):
         Fleet(broker.url, reply="x")
@@ -394,16 +444,37 @@ def test_a_card_tells_a_caller_what_that_caller_may_call(broker: LocalBroker, tm
         agent.plugin("dogs", DOGS, f"{described}[hmac]\nkeys={keys}\n[access]\nDog.* = ops\nAdmin.* = *\n")
         agent.start()
 
-        def told(name: str) -> tuple[list[str], list[str]] | None:
+        def told(name: str) -> tuple[list[str], ...] | None:
             caller = HmacAuthenticator.from_settings({"keys": str(keys), "key": name}, tmp_path)
             found = asyncio.run(
                 discover(Connector.of(broker.url), Targets("name=rules"), wait=10, jitter=0.0, authenticator=caller)
             )
-            card = found.cards.get("rules")
-            return None if card is None else (card.plugins["dogs"].classes, card.plugins["dogs"].destructive)
+            if "rules" not in found.cards:
+                return None
+            dogs = found.cards["rules"].plugins["dogs"]
+            return dogs.classes, dogs.destructive, dogs.methods
 
-        assert eventually(lambda: told("ops")) == (["Dog"], ["Dog.forget"])
-        assert eventually(lambda: told("guest")) == ([], [])
+        assert eventually(lambda: told("ops")) == (
+            ["Dog"],
+            ["Dog.forget"],
+            ["Dog.bark", "Dog.fail", "Dog.forget", "Dog.sleep"],
+        )
+        assert eventually(lambda: told("guest")) == ([], [], [])
+
+
+def test_a_machine_with_more_methods_than_a_card_names_is_found(broker: LocalBroker, tmp_path: Path) -> None:
+    methods = "".join(f"    @remote\n    def method_{n:04}(self): ...\n" for n in range(2000))
+    with AgentProcess(tmp_path / "many") as agent:
+        (agent.root / "etc/gofer/agent.conf").write_text("[fleet]\nenabled=1\nname=many\n")
+        described = DESCRIPTOR.format(url=broker.url, queue="many")
+        agent.plugin("large", f"from gofer.decorators import remote\n\nclass Large:\n{methods}", described)
+        agent.plugin("small", DOGS, described.replace("many", "few"))
+        agent.start()
+        eventually(lambda: names(broker, "name=many and class=Large and class=Dog") == ["many"])
+        found = asyncio.run(discover(Connector.of(broker.url), Targets("name=many"), wait=10, jitter=0.0))
+        named = {name: one.methods for name, one in found.cards["many"].plugins.items()}
+        count = NAMED_METHODS // len("Large.method_0000")
+        assert named == {"large": [f"Large.method_{n:04}" for n in range(count)], "small": ["Dog.bark"]}  # just fits
 
 
 def test_what_is_refused_leaves_no_run_and_a_run_in_use_is_not_forgotten(state: Path, web: None) -> None:

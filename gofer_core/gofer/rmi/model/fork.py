@@ -111,6 +111,7 @@ class Forks:
         with self._starting:
             known = self._helper
             if known is not None and known.alive:
+                known.go_on()
                 return known
             if self._stopped:
                 raise DispatchError(f"plugin {self._name!r} has been stopped")
@@ -218,6 +219,14 @@ class HelperProcess:
     def alive(self) -> bool:
         """Whether it runs, as far as is known."""
         return self._process.poll() is None
+
+    def go_on(self) -> None:
+        """Let it go on, if somebody has stopped it (SIGSTOP): it would fork nothing, and its calls would wait."""
+        with self._ending, suppress(ChildProcessError, ProcessLookupError):
+            stopped = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+            if self._process.returncode is None and os.waitid(os.P_PID, self.pid, stopped) is not None:
+                log.warning("plugin %s: the process that forks its calls was stopped; it goes on now", self._name)
+                os.kill(self.pid, signal.SIGCONT)
 
     def start(self, greeting: bytes, timeout: float) -> Any:
         """Tell it what to import, and return its answer. It is ended by the caller if that fails.

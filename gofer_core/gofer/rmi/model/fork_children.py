@@ -309,11 +309,6 @@ def _run(connection: socket.socket, find: Find, entered: Entered) -> NoReturn:
         _flush()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)  # so that the helper sees which signal it was
-    except SystemExit as ended:
-        if ended.code is None or isinstance(ended.code, int):
-            status = (ended.code or 0) & 0xFF
-        else:
-            print(ended.code, file=sys.stderr)
     except ConnectionError:
         pass  # the agent has let go of this call
     except BaseException:  # noqa: BLE001 - a mistake of ours: the agent logs what is printed here, and sees the status
@@ -368,7 +363,7 @@ def _answer(connection: socket.socket, find: Find, entered: Entered) -> None:
         with entered(), _traced(asked):
             body = _value(find(asked["namespace"], asked["method"]), asked)
         kind = pipe.VALUE
-    except SystemExit:
+    except _Terminated:
         raise
     except BaseException as raised:  # noqa: BLE001 - whatever it is, its caller waits for it
         kind, body = pipe.RAISED, _exception(raised, asked["limit"])

@@ -44,6 +44,7 @@ _UNSETTLED = 50  # answers that are being sent, of which more are not made
 _PAUSE = 0.02  # seconds until there may be fewer of these
 _MOST_CRITERIA = 20  # that wait to be asked of all requests
 _PATIENCE = 60.0  # seconds
+_LATER = "no such request is in memory; one that comes later is cancelled then"
 
 #: States in the store, and what is said of them.
 _WAITS = {requests.QUEUED: WAITING, requests.RUNNING: WAITING, requests.ANSWERING: ANSWERING}
@@ -85,8 +86,8 @@ class Administration:
 
     ``by_number`` and ``by_criteria`` wait for nothing: a thread of this one's own looks at criteria, and at the disk.
     Each is for the requests of one plugin. ``owner`` says whose requests are meant; None: everybody's. A request that
-    was cancelled stays so after a restart. A serial number that is not known is remembered for a day: its request is
-    cancelled when it comes.
+    was cancelled stays so after a restart, if the disk can be written. A serial number that is not known is remembered
+    for a day: its request is cancelled when it comes.
 
     Args:
         plugins: returns the plugins that run.
@@ -123,6 +124,8 @@ class Administration:
 
     def by_number(self, plugin: Any, sn: str, *, owner: Owner | None = None) -> Pending:
         """Cancel the request of a plugin with a serial number; that number comes later, in a list, if there is one.
+
+        RuntimeError comes instead when it is not in memory, and the disk cannot be read, or not remember the number.
 
         Raises:
             ValueError: this can be no request's serial number.
@@ -180,8 +183,8 @@ class Administration:
         answer = Pending()
 
         def work() -> None:
-            before = [] if after is None else after.result(2 * _ANSWER)
-            found = before + self._meeting(plugin, criteria, besides, owner)
+            found = self._meeting(plugin, criteria, besides, owner)
+            found = ([] if after is None else after.result(2 * _ANSWER)) + found
             self._answer(answer, found, written=bool(found))
 
         self._thread.put(partial(self._do, answer, work))
@@ -241,8 +244,9 @@ class Administration:
         name = channel.service.name
         try:
             row = self._store.call(partial(requests.find, sn))
-        except Unavailable:
-            row = None
+        except Unavailable as failed:
+            self._tombstones.expect(name, sn, owner)
+            raise RuntimeError(f"{_LATER}; those that wait in the ledger cannot be read: {failed}") from None
         waits = row is not None and row.state == requests.QUEUED and row.plugin == name
         if row is not None and waits and owner is not None and row.identity != owner.identity:
             raise _not_yours(sn)
@@ -269,9 +273,12 @@ class Administration:
     def _answer(self, answer: Pending, found: list[str], *, written: bool = True) -> None:
         """Tell what was cancelled when that is on the disk; or after a second, if that takes longer."""
 
-        def end(*_: object) -> None:
+        def end(_: object = None, failed: Unavailable | None = None) -> None:
             with suppress(InvalidStateError):  # told already
-                answer.set_result(found)
+                if failed is None or found:  # what was found has ended, or was told to
+                    answer.set_result(found)
+                else:
+                    answer.set_exception(RuntimeError(f"{_LATER}, unless the agent ends before: {failed}"))
 
         if written:
             self._store.post(lambda file: None, end)
@@ -322,12 +329,15 @@ class Administration:
 
         Raises:
             ValueError: this can be no request's serial number.
+            RuntimeError: it is not in memory, and the disk cannot be read, or not remember the number.
         """
         known = self._registry.get(sn) or self._registry.get_overdue(sn)
-        found: list[str] = []
-        for plugin in self._plugins() if known is None else [known.plugin]:
-            found += self.by_number(plugin, sn).result(_PATIENCE)
-        return bool(found)
+        answers = [self.by_number(one, sn) for one in (self._plugins() if known is None else [known.plugin])]
+        failures = [failed for one in answers if (failed := one.exception(_PATIENCE)) is not None]
+        found = any(one.result() for one in answers if one.exception() is None)
+        if failures and not found:
+            raise failures[0]
+        return found
 
     def cancel_those(self, criteria: Mapping[str, Any], plugin: str | None = None) -> list[str]:
         """Cancel the requests of all plugins, or of one, whose data meet criteria; return their serial numbers.

@@ -1,0 +1,91 @@
+"""When the wait for a fleet's answers ends, by a clock that a script turns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from gofer.card import Answer, Card
+from gofer.fleet import discovery
+from gofer.messaging.adapter import Delivery, Outcome
+from gofer.messaging.document import VERSION, encode
+from gofer.targets import Targets
+
+
+class ScriptedConnection:
+    """Stands for a connection whose broker confirms, and delivers answers, at given seconds after the question."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, confirmed: float, answers: list[float]) -> None:
+        self.loop = loop
+        self.now = 1000.0
+        self._confirmed, self._answers = confirmed, answers
+        self._events: list[tuple[float, Callable[[], None]]] = []
+
+    async def subscribe(self, subscription: Any, seconds: float) -> None:
+        self._deliver = subscription.on_delivery
+
+    async def wait_sendable(self, deadline: float) -> None:
+        pass
+
+    def accept(self, delivery: Delivery) -> None:
+        pass
+
+    def publish_nowait(
+        self, address: object, body: bytes, *, settled: Callable[[Outcome, str], None], **_: object
+    ) -> None:
+        sn = msgspec.json.decode(body)["sn"]
+        self._events.append((self.now + self._confirmed, lambda: settled(Outcome.CONFIRMED, "")))
+        for n, at in enumerate(self._answers):
+            card = Card(name=f"m{n}", address=f"m{n}")
+            answer = Answer(sn=sn, version=VERSION, routing=[None, "x"], origin=card.address, card=card)
+            delivery = Delivery(0, encode(msgspec.to_builtins(answer)), False, None, None)
+            self._events.append((self.now + at, lambda delivery=delivery: self._deliver(delivery)))  # type: ignore[misc]
+        self._events.sort(key=lambda event: event[0])
+
+    async def wait(self, ready: Callable[[], object], deadline: float, waiter: object = None) -> bool:
+        while not ready():
+            if not self._events or self._events[0][0] > deadline:
+                self.now = max(self.now, deadline)
+                return False
+            self.now, happen = self._events.pop(0)
+            happen()
+        return True
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "answers", "expected", "ends"),
+    [
+        (0.0, [0.1, 1.9], (), (2, 4.5)),  # jitter, and half of it again
+        (0.0, [0.1, 4.4, 5.8], (), (3, 7.3)),  # each answer has it wait for the next
+        (0.0, [0.1, 4.6], (), (1, 4.5)),
+        (8.0, [8.1, 12.4], (), (2, 13.9)),  # the time begins when the broker has the question
+        (8.0, [7.0, 12.6], (), (1, 12.5)),  # one came before the confirm
+        (0.0, [0.1, 0.2], ("m0", "m1"), (2, 3.5)),  # all that are known are there: others have the jitter
+        (0.0, [0.1, 3.4, 3.8], ("m0",), (3, 4.3)),
+        (8.0, [8.1, 11.4], ("m0",), (2, 11.9)),
+        (0.0, [0.1, 25.0], ("m1",), (2, 25.5)),  # one that is known has all of the time
+        (0.0, [0.1], ("m1",), (1, 30.0)),
+        (40.0, [0.1], (), (1, 30.0)),  # a broker that never confirms
+    ],
+)
+def test_the_wait_ends_after_a_silence(
+    monkeypatch: pytest.MonkeyPatch,
+    confirmed: float,
+    answers: list[float],
+    expected: tuple[str, ...],
+    ends: tuple[int, float],
+) -> None:
+    """``ends``: how many machines are found, and after how many seconds."""
+
+    async def go() -> tuple[int, float]:
+        connection = ScriptedConnection(asyncio.get_running_loop(), confirmed, answers)
+        monkeypatch.setattr(discovery, "monotonic", lambda: connection.now)
+        begun = connection.now
+        asking = discovery._Asking(connection, None, expected)  # type: ignore[arg-type] # it has what is used here
+        cards = (await asking.ask(Targets(), 30.0, 3.0)).cards
+        return len(cards), connection.now - begun
+
+    assert asyncio.run(go()) == (ends[0], pytest.approx(ends[1]))
