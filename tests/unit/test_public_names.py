@@ -225,7 +225,7 @@ gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUE
     rows settle take trim
 gofer.rmi.store.schema: VERSION boot prepare recover version_of
 gofer.root: Root
-gofer.sections: Content Guards Sections Unreadable parse_ini parse_json
+gofer.sections: Content Guards Sections Unreadable decode parse_ini parse_json
 gofer.streams: UNWRITABLE give_up_output open_missing
 gofer.suggest: available did_you_mean nearest
 gofer.targets: MAX_LENGTH Targets
