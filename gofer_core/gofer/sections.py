@@ -17,7 +17,7 @@ from msgspec import Struct
 from gofer.errors import ConfigError
 from gofer.suggest import nearest
 
-__all__ = ["Content", "Guards", "Sections", "Unreadable", "parse_ini", "parse_json"]
+__all__ = ["Content", "Guards", "Sections", "Unreadable", "decode", "parse_ini", "parse_json"]
 
 Sections = dict[str, dict[str, object]]
 """A file's sections; each maps its keys, in the case they were written, to their values."""
@@ -51,6 +51,31 @@ class Content(Struct):
     incomplete: set[str] = set()
     ignored: list[int] = []
     lines: dict[tuple[str, str], int] = {}
+
+
+def decode(data: bytes) -> str:
+    """Return the text of a file, with ``\\n`` line ends.
+
+    Raises:
+        Unreadable: it is no text of UTF-8.
+    """
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise Unreadable(
+            "is UTF-16 text; allowed: UTF-8 without a byte order mark (iconv -f UTF-16 -t UTF-8 converts it)"
+        )
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise Unreadable("starts with a byte order mark; allowed: UTF-8 without one")
+    if b"\0" in data:
+        raise Unreadable(f"has a NUL byte at offset {data.index(0)}; allowed: UTF-8 text")
+    try:
+        text = data.decode().replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"has byte 0x{data[error.start]:02x} at offset {error.start}; allowed: UTF-8 text") from None
+    control = re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)
+    if control is not None:
+        line = text.count("\n", 0, control.start()) + 1
+        raise Unreadable(f"has control character {control[0]!r} in line {line}; allowed: UTF-8 text")
+    return text
 
 
 def parse_ini(text: str, guards: Guards | None = None, standard: frozenset[str] = frozenset()) -> Content:

@@ -249,7 +249,7 @@ class TestTheSubcommands:
             (("reload",), 2, "Missing argument"),
             (("requests", "--state", "odd"), 2, "'odd' is not one of 'waiting', 'running'"),
             (("reload", ""), 2, "'PATH|NAME': it is empty; allowed: a plugin's name, or the path of its descriptor"),
-            (("dance",), 2, "No such command 'dance'"),
+            (("dance",), 2, "gofer agent: no command 'dance' (did you mean 'cancel'?) (see gofer agent --help)"),
         ],
     )
     def test_what_cannot_be_done_is_reported(

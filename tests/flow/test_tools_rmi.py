@@ -658,6 +658,25 @@ def test_an_unknown_command_is_reported_with_the_nearest() -> None:
     done = gofer("rim")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "gofer: no command 'rim' (did you mean 'rmi'?) (see gofer --help)\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("nosuch",), "gofer: no command 'nosuch'; commands: rmi, describe, "),
+        (("new", "nosuch"), "gofer new: no command 'nosuch'; commands: adapter, authenticator, plugin (see gofer new"),
+        (("new", "plugn"), "gofer new: no command 'plugn' (did you mean 'plugin'?) (see gofer new --help)"),
+        (("fleet", "-u", "local://", "nosuch"), "gofer fleet: no command 'nosuch'; commands: add, call, cancel, "),
+        (("audit", "nosuch"), "gofer audit: no command 'nosuch'; commands: verify (see gofer audit --help)"),
+        (("new", "x" * 500), f"gofer new: no command '{'x' * 100}'; commands: adapter, "),
+        (("new", "it's"), 'gofer new: no command "it\'s"; commands: adapter, '),
+    ],
+)
+def test_an_unknown_command_of_a_group_is_reported_with_those_that_there_are(
+    arguments: tuple[str, ...], says: str
+) -> None:
+    done = gofer(*arguments)
+    assert (done.returncode, done.stdout, done.stderr[: len(says)]) == (2, "", says)
     assert "; commands: rmi, describe, stubs, agent, mgt, can, fleet" in gofer("xyzzy").stderr
 
 

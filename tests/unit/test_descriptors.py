@@ -643,7 +643,11 @@ BROKEN: dict[str, tuple[str, str | bytes | object, str | None]] = {
         r"has control character '\x1b' in line 2; allowed: UTF-8 text",
     ),
     "latin-1": ("x.conf", "[main]\n# caf\u00e9\n".encode("latin-1"), "has byte 0xe9 at offset 12; allowed: UTF-8 text"),
-    "UTF-16": ("x.conf", "[main]\n".encode("utf-16"), "is UTF-16 text; allowed: UTF-8 without a byte order mark"),
+    "UTF-16": (
+        "x.conf",
+        "[main]\n".encode("utf-16"),
+        "is UTF-16 text; allowed: UTF-8 without a byte order mark (iconv -f UTF-16 -t UTF-8 converts it)",
+    ),
     "byte order mark": (
         "x.conf",
         b"\xef\xbb\xbf[main]\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -42,7 +43,7 @@ class ScriptedConnection:
             card = Card(name=f"m{n}", address=f"m{n}")
             answer = Answer(sn=sn, version=VERSION, routing=[None, "x"], origin=card.address, card=card)
             delivery = Delivery(0, encode(msgspec.to_builtins(answer)), False, None, None)
-            self._events.append((self.now + at, lambda delivery=delivery: self._deliver(delivery)))  # type: ignore[misc]
+            self._events.append((self.now + at, partial(self._deliver, delivery)))
         self._events.sort(key=lambda event: event[0])
 
     async def wait(self, ready: Callable[[], object], deadline: float, waiter: object = None) -> bool:

@@ -121,7 +121,7 @@ gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
 gofer.messaging.auth: Authenticator ValidationFailed sign signer_of text_of verify
 gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator missing_authenticator
-gofer.messaging.backoff: Backoff
+gofer.messaging.backoff: Backoff OF_MANY
 gofer.messaging.body: Body
 gofer.messaging.caller_conf: PROFILE_KEYS caller_conf profile profiles read_section
 gofer.messaging.certificates: Certificate day read_certificates read_file
@@ -165,9 +165,9 @@ gofer.rmi.api: API Target targets_of
 gofer.rmi.client.agent: Double Lease RemoteAgent seam
 gofer.rmi.client.call: Call Next no_agent
 gofer.rmi.client.options: CallOptions OPTION_NAMES Options Report
-gofer.rmi.client.replies: Accepted Failed Notice Progress Received Rejected ReplyQueue Resubscribed Started
-    Succeeded read_reply
+gofer.rmi.client.replies: Accepted Failed Notice Progress Received Rejected Started Succeeded read_reply
 gofer.rmi.client.reply_consumer: Listener ReplyConsumer
+gofer.rmi.client.reply_queue: ReplyQueue Resubscribed
 gofer.rmi.client.session: Session ThreadSession complete
 gofer.rmi.client.stub: Invoke Method Stub Trigger fixed new_request
 gofer.rmi.client.unconfirmed: Owner Unconfirmed UnconfirmedRequest
@@ -225,7 +225,7 @@ gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUE
     rows settle take trim
 gofer.rmi.store.schema: VERSION boot prepare recover version_of
 gofer.root: Root
-gofer.sections: Content Guards Sections Unreadable parse_ini parse_json
+gofer.sections: Content Guards Sections Unreadable decode parse_ini parse_json
 gofer.streams: UNWRITABLE give_up_output open_missing
 gofer.suggest: available did_you_mean nearest
 gofer.targets: MAX_LENGTH Targets

@@ -262,6 +262,8 @@ def test_an_agent_takes_options_and_nothing_else() -> None:
             make(tll=5)
         with pytest.raises(TypeError, match="progress must be callable"):
             make(progress=5)
+        with pytest.raises(TypeError, match=r"^5: options are given by their names, as in .*wait=5\); arguments go to"):
+            make(5)
 
 
 def test_making_and_closing_an_agent_touches_no_broker() -> None:

@@ -14,7 +14,7 @@ from gofer.errors import ConfigError
 from gofer.fleet.state import Database, state_directory
 from gofer.messaging.address import Address
 from gofer.messaging.url import URL, broker_of
-from gofer.sections import Unreadable, parse_ini
+from gofer.sections import Unreadable, decode, parse_ini
 from gofer.targets import Targets
 
 __all__ = ["Member", "Members", "read_members"]
@@ -124,7 +124,7 @@ def read_members(path: Path) -> list[Card]:
         ConfigError: the file cannot be read, or something in it is wrong.
     """
     try:
-        text = path.read_text("utf-8")
+        text = decode(path.read_bytes())
         if path.suffix == ".json":
             sections: Any = msgspec.json.decode(text, type=dict[str, dict[str, Any]])
         else:
@@ -134,7 +134,9 @@ def read_members(path: Path) -> list[Card]:
                 where = f"{path}: [{section}]" if section else f"{path}:"
                 what = remark.removesuffix("; it is ignored")
                 raise ConfigError(f"{where} {what}; allowed: [address] for each machine, and below it name and groups")
-    except (OSError, UnicodeDecodeError, Unreadable, msgspec.MsgspecError) as wrong:
+    except Unreadable as wrong:
+        raise ConfigError(f"{path}: {wrong}") from None
+    except (OSError, msgspec.MsgspecError) as wrong:
         raise ConfigError(f"{path}: cannot be read: {wrong}") from None
     if not sections:
         raise ConfigError(f"{path}: names no machine; allowed: a section for each address, like [web-42]")

@@ -19,7 +19,7 @@ from math import inf
 from gofer.errors import AdapterError, ConnectionLost, MessagingError
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import Adapter, Delivery, Outcome, Outgoing, Settlement
-from gofer.messaging.backoff import Backoff
+from gofer.messaging.backoff import OF_MANY, Backoff
 from gofer.messaging.connector import Connector
 from gofer.messaging.operations import MOST_PATIENCE, State, copy_error
 from gofer.messaging.subscription import Steps, Subscription
@@ -42,9 +42,6 @@ _CLOSE = 1.0
 _MANY = 50
 #: After a connection of this many seconds the next pause is short again.
 _STABLE = 5.0
-#: The first limit of the pauses of one of many, in seconds, and its growth. With smaller values a restarted broker gets
-#: more than 15 % of a fleet in one second.
-_FLEET = (5.0, 4.0)
 
 
 class Core(Subscriptions):
@@ -211,7 +208,7 @@ class Core(Subscriptions):
 
     def spread(self) -> None:
         """Come back as one of many: with longer first pauses, so that the broker gets few of them in each second."""
-        self._backoff = Backoff(self.connector.reconnect_max, *_FLEET)
+        self._backoff = Backoff(self.connector.reconnect_max, *OF_MANY)
 
     @property
     def idle(self) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gofer.errors import AdapterError, ConfigError
+from gofer.sections import Unreadable, decode
 from gofer.tools import login
 from gofer.tools.arguments import call_arguments, call_input, duration, option_group, target
 from gofer.tools.fleet_completion import fleet_methods, fleet_outcomes, fleet_runs, fleet_targets
@@ -219,9 +220,11 @@ async def _select(fleet: Fleet, targets: str, *, ask: bool) -> Selection:
 
 def _lines(targets: str) -> list[str]:
     try:
-        return (sys.stdin.read() if targets == "-" else Path(targets[1:]).read_text("utf-8")).splitlines()
-    except (OSError, UnicodeDecodeError) as wrong:
+        return decode(sys.stdin.buffer.read() if targets == "-" else Path(targets[1:]).read_bytes()).splitlines()
+    except OSError as wrong:
         raise ConfigError(f"{targets}: cannot be read: {wrong}") from None
+    except Unreadable as wrong:
+        raise ConfigError(f"{'standard input' if targets == '-' else targets}: {wrong}") from None
 
 
 def _cards(fleet: Fleet, lines: Iterable[str]) -> list[Card]:

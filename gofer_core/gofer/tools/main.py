@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from types import MappingProxyType
@@ -45,6 +46,9 @@ _COMMANDS = MappingProxyType(
 
 #: Commands of other distributions: an entry point's name, and a click command.
 _GROUP = "gofer.commands"
+
+#: What click says of a command that a group does not have, in all its versions.
+_NO_COMMAND = re.compile(r"No such command (['\"])(.*)\1\.", re.DOTALL)
 
 _STATUSES = """\b
 Exit status of every command:
@@ -101,6 +105,13 @@ def _complain_of(error: click.ClickException, command: str) -> None:
         return
     if isinstance(error, click.NoSuchOption):  # click lists all that are a little like it
         text = f"no option {error.option_name!r}{did_you_mean(error.option_name, error.possibilities or ())}"
+    unknown = _NO_COMMAND.match(error.message)
+    if unknown is not None and isinstance(error, click.UsageError) and error.ctx is not None:
+        group, name = error.ctx.command, unknown[2]
+        known = group.list_commands(error.ctx) if isinstance(group, click.Group) else []
+        if name not in known:  # else it is broken, which was said
+            hint = did_you_mean(name, known) or f"; commands: {', '.join(known)}"
+            text = f"no command {name[:100]!r}{hint}"
     if isinstance(error, click.UsageError):
         command = command if error.ctx is None else error.ctx.command_path
         text = f"{text} (see {command} --help)"
@@ -127,17 +138,6 @@ class _Lazy(click.Group):
         assert isinstance(found, click.Command)  # noqa: S101 - what the table above, or an entry point, names
         found.epilog = _STATUSES
         return found
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _COMMANDS and not ctx.resilient_parsing:
-            known = self.list_commands(ctx)
-            if args[0] in known:
-                return super().resolve_command(ctx, args)
-            hint = did_you_mean(args[0], known) or f"; commands: {', '.join(known)}"
-            ctx.fail(f"no command {args[0]!r}{hint}")
-        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=_Lazy, invoke_without_command=True, epilog=_STATUSES, context_settings={"max_content_width": 100})

@@ -127,6 +127,24 @@ def test_a_line_that_names_no_machine_is_refused(state: Path, tmp_path: Path, te
     assert (refused.returncode, refused.stdout, says in refused.stderr) == (2, "", True), refused.stderr
 
 
+def test_a_list_of_machines_that_is_no_utf_8_is_refused_with_what_to_type(
+    state: Path, web: None, tmp_path: Path
+) -> None:
+    listed = tmp_path / "listed"
+    utf16 = "is UTF-16 text; allowed: UTF-8 without a byte order mark (iconv -f UTF-16 -t UTF-8 converts it)"
+    for data, says in (
+        ("kennel-0\n".encode("utf-16"), utf16),
+        ("kennel-0\n".encode("utf-8-sig"), "starts with a byte order mark; allowed: UTF-8 without one"),
+        ("größe\n".encode("latin-1"), "has byte 0xf6 at offset 2; allowed: UTF-8 text"),
+    ):
+        listed.write_bytes(data)
+        added, called = gofer("add", str(listed)), gofer("call", f"@{listed}", "Dog.bark", "1")
+        assert (added.returncode, added.stderr) == (2, f"gofer fleet: {listed}: {says}\n")
+        assert (called.returncode, called.stderr) == (2, f"gofer fleet: @{listed}: {says}\n")
+    listed.write_bytes(b"kennel-0\r\nkennel-1\r\n")
+    assert gofer("call", f"@{listed}", "Dog.bark", "1").stdout.startswith("2 \u00d7 w\n")
+
+
 def test_what_is_forged_doubled_or_too_large_is_refused_and_counted(broker: LocalBroker) -> None:
     """A machine that answers a thousand times, under another's address, to other questions, and too much."""
     connector = Connector.of(broker.url)

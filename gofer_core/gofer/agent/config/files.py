@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gofer.agent.config.problem import Problem, shown
 from gofer.ownership import distrust
-from gofer.sections import Unreadable
+from gofer.sections import Unreadable, decode
 
 __all__ = ["MAX_FILE", "distrusted", "list_files", "list_unread", "read_bytes", "read_text"]
 
@@ -73,21 +73,7 @@ def read_text(path: Path, *, trusted: bool = False) -> str:
     data = read_bytes(path, trusted=trusted)
     if len(data) > MAX_FILE:
         raise Unreadable(f"is too large; allowed: at most {MAX_FILE} bytes")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise Unreadable("is UTF-16 text; allowed: UTF-8 without a byte order mark")
-    if data.startswith(b"\xef\xbb\xbf"):
-        raise Unreadable("starts with a byte order mark; allowed: UTF-8 without one")
-    if b"\0" in data:
-        raise Unreadable(f"has a NUL byte at offset {data.index(0)}; allowed: UTF-8 text")
-    try:
-        text = data.decode().replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise Unreadable(f"has byte 0x{data[error.start]:02x} at offset {error.start}; allowed: UTF-8 text") from None
-    control = re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)
-    if control is not None:
-        line = text.count("\n", 0, control.start()) + 1
-        raise Unreadable(f"has control character {control[0]!r} in line {line}; allowed: UTF-8 text")
-    return text
+    return decode(data)
 
 
 def read_bytes(path: Path, *, trusted: bool = False) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
-from typing import Any, Generic, Protocol, Self, TypeVar, Unpack
+from typing import Any, Generic, Never, Protocol, Self, TypeVar, Unpack
 
 from gofer.errors import ConnectionLost
 from gofer.messaging.address import Address
@@ -126,6 +126,14 @@ class _Seam:
 seam = _Seam()
 
 
+def _check_named(unnamed: tuple[Any, ...], how: str) -> None:
+    if unnamed:
+        raise TypeError(
+            f"{unnamed[0]!r:.100}: options are given by their names, as in {how}; "
+            "arguments go to the remote class or method: agent.Dog('Rex').bark('woof')"
+        )
+
+
 class RemoteAgent:
     """An agent at an address: all of it but how its callers wait (``_run``).
 
@@ -136,14 +144,18 @@ class RemoteAgent:
     #: Runs ``_send`` to its end, and returns what the call returns; or a coroutine that does so.
     _run: Callable[[Callable[[dict[str, Any], Options], Coroutine[Any, Any, Any]], dict[str, Any], Options], Any]
 
-    def __init__(self, url: str | URL | Connector, address: str, **options: Unpack[CallOptions]) -> None:
+    def __init__(
+        self, url: str | URL | Connector, address: str, *unnamed: Never, **options: Unpack[CallOptions]
+    ) -> None:
+        _check_named(unnamed, "Agent(url, address, wait=5)")
         self._lease = self._new_lease(Connector.of(url))
         self._address = Address.parse(address)
         self._to = str(self._address)
         self._options = Options().having(options)
 
-    def __call__(self, **options: Unpack[CallOptions]) -> Self:
+    def __call__(self, *unnamed: Never, **options: Unpack[CallOptions]) -> Self:
         """Return a view of this agent with other options in place of some."""
+        _check_named(unnamed, "agent(wait=5)")
         view = object.__new__(type(self))
         view._lease, view._address, view._to = self._lease, self._address, self._to
         view._options = self._options.having(options)

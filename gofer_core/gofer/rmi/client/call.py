@@ -22,7 +22,8 @@ from gofer.errors import AdapterError, CallError, DocumentError, NotFound, Reque
 from gofer.messaging.adapter import Outcome
 from gofer.messaging.document import EXPIRED, seconds_of, shown
 from gofer.rmi.client.options import Options, Report
-from gofer.rmi.client.replies import Failed, Notice, Progress, Received, Rejected, Resubscribed, Succeeded
+from gofer.rmi.client.replies import Failed, Notice, Progress, Received, Rejected, Succeeded
+from gofer.rmi.client.reply_queue import Resubscribed
 
 __all__ = ["Call", "Next", "no_agent"]
 
