@@ -249,6 +249,7 @@ class EmulatedAgent:
         except AdapterError:
             connection.unsubscribe_nowait(self._questions)
             self._questions = None  # a broker without exchanges: it is called by its address
+
     async def _subscribe(self, connection: AsyncioConnection, subscription: Subscription) -> None:
         """Subscribe; try again while a broker does not take so many connections at once."""
         deadline = monotonic() + _PATIENCE
