@@ -131,7 +131,7 @@ gofer.messaging.core: Core Settle
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
     decode_reply decode_request encode head seconds_of shown timestamp unwrap
-gofer.messaging.driver: Driver SILENCE
+gofer.messaging.driver: Driver OPEN Opened SILENCE
 gofer.messaging.driver_lock: DriverLock
 gofer.messaging.endings: BrokerClosed LoginRefused NoVirtualHost ProtocolError ending who_answers words
 gofer.messaging.keyfiles: Watched check_rights files_in read_public read_secret
@@ -152,7 +152,7 @@ gofer.messaging.subscription: Steps Subscription
 gofer.messaging.subscriptions: Subscriptions
 gofer.messaging.thread_driver: ThreadConnection Waiter
 gofer.messaging.tls: Session explain make_context shake_hands
-gofer.messaging.transport: open_wire
+gofer.messaging.transport: Connecting open_wire start_connecting
 gofer.messaging.url: URL broker_of place
 gofer.messaging.value: MAX_DEPTH plain
 gofer.messaging.wire: Wakeup Wire
