@@ -412,6 +412,20 @@ class TestWithoutAuthenticator:
                 assert type(call.exception(60)) is raised
         assert not (tmp_path / "ran").exists()
 
+    def test_a_name_that_nobody_has_can_neither_break_a_line_of_the_log_nor_fill_it(
+        self, unsigned: Agent, process: AgentProcess
+    ) -> None:
+        with pytest.raises(NotAuthenticated):
+            unsigned.Shell("joe\nforged line", "x").run("id")
+        line = next(one for one in process.log.read_text().splitlines() if "was not authenticated" in one and "joe" in one)
+        assert r"user 'joe\nforged line' was not authenticated" in line
+        before = process.log.stat().st_size
+        with pytest.raises(UserNotAuthorized):
+            unsigned.Shell("x" * 1_000_000, "x").run("id")
+        with pytest.raises(NotAuthenticated):
+            unsigned.Shell("root\0joe", "x").run("id")
+        assert process.log.stat().st_size - before < 5000
+
     @pytest.mark.parametrize(
         "method", ["Service.start", "Service.stop", "Service.restart", "Service.status"], ids=lambda name: name
     )
