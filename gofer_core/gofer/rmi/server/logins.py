@@ -159,7 +159,7 @@ class Logins:
             done: called once, by any thread: with None when they are right, else with why not.
         """
         with self._lock:
-            user = self._users[asked.user] = self._users.pop(asked.user, None) or _User()
+            user = self._users[asked.user] = self._users.pop(asked.user, _User())
             refused = user.refuses(asked)
             if refused is None and user.thread.waiting >= _WAITING:
                 refused = NotAuthenticated(f"{asked.target}(): too many attempts of this user at once; try again later")
