@@ -50,7 +50,7 @@ gofer.agent.core_hooks: CoreHooks
 gofer.agent.endpoint: Endpoint
 gofer.agent.endpoints: Endpoints
 gofer.agent.facts: Facts own_facts
-gofer.agent.failures: Broken Refused blamed one_line why_not_loaded within
+gofer.agent.failures: Broken Refused blamed not_identified one_line why_not_loaded within
 gofer.agent.forking: HELPER greeting
 gofer.agent.gate: Gate
 gofer.agent.helper: main
