@@ -130,7 +130,7 @@ gofer.messaging.connector: Connector SSL
 gofer.messaging.core: Core Settle
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
-    decode_reply decode_request encode head seconds_of shown timestamp unwrap
+    decode_fields decode_reply decode_request encode head seconds_of shown timestamp unwrap
 gofer.messaging.driver: Driver SILENCE
 gofer.messaging.driver_lock: DriverLock
 gofer.messaging.endings: BrokerClosed LoginRefused NoVirtualHost ProtocolError ending who_answers words
