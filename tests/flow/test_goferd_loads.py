@@ -23,6 +23,7 @@ FORMS = """
     from gofer.agent.plugin import Plugin
     from gofer.decorators import fork, load, remote, unload
 
+    from . import submodule
     from .other import *
 
     plugin = Plugin.find(__name__)
@@ -64,6 +65,11 @@ FORMS = """
         async def coroutine(self):
             await asyncio.sleep(0)
             note("load async method")
+
+        class Inner:
+            @load
+            def deep(self):
+                note("load in a class in a class")
 
         @unload
         def end(self):
@@ -107,6 +113,23 @@ OTHER = """
 """
 
 
+SUBMODULE = """
+    from gofer.decorators import load, unload
+
+    @load
+    def begins():
+        from . import note
+        note("load in a submodule")
+
+    class Cellar:
+        @staticmethod
+        @unload
+        def lock():
+            from . import note
+            note("unload in a submodule")
+"""
+
+
 class Farm:
     """A goferd with one plugin, which writes what it does into a file."""
 
@@ -141,7 +164,7 @@ def farm(root: Path, tmp_path: Path) -> Iterator[Farm]:
 
 
 def test_functions_methods_and_coroutines_run_in_their_order(farm: Farm) -> None:
-    farm.start(FORMS, other=OTHER)
+    farm.start(FORMS, other=OTHER, submodule=SUBMODULE)
     loads = [
         "load elsewhere in the package",
         "load plain",
@@ -150,6 +173,8 @@ def test_functions_methods_and_coroutines_run_in_their_order(farm: Farm) -> None
         "load static",
         "load Setup",
         "load async method",
+        "load in a class in a class",
+        "load in a submodule",
     ]
     eventually(lambda: farm.noted() == loads, what=farm.goferd.tail())
 
@@ -159,7 +184,8 @@ def test_functions_methods_and_coroutines_run_in_their_order(farm: Farm) -> None
         assert agent.Dog().forked() == "yesyes"  # once in the agent, which the helper has inherited, and once in that
 
     farm.goferd.stop()
-    assert farm.noted()[len(loads) :] == ["unload async True", "unload static", "unload method True"]
+    unloads = ["unload in a submodule", "unload async True", "unload static", "unload method True"]
+    assert farm.noted()[len(loads) :] == unloads
 
 
 def answers(agent: Agent) -> bool:
@@ -186,6 +212,10 @@ def answers(agent: Agent) -> bool:
             "@user, or @pam, on A.lonely: ",
         ),
         ("from gofer.decorators import once\n@once\ndef lonely(): ...", "@once on forms.lonely: "),
+        (
+            "from gofer.decorators import fork\nclass A:\n  class B:\n    @fork\n    def lonely(self): ...",
+            "@fork on A.B.lonely: ",
+        ),
     ],
 )
 def test_what_cannot_run_quarantines_the_plugin_and_is_reported(farm: Farm, code: str, says: str) -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from gofer.messaging import Consumer, Document, Queue
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
@@ -77,6 +78,31 @@ def test_replies_that_a_consumer_cannot_read(
         mailbox.send("limits-replies", json.dumps(reply).encode())
         eventually(lambda: heard)
     assert 1 <= len(lines(caplog, "a reply is dropped")) < 100
+
+
+def test_documents_that_a_plain_consumer_cannot_read(
+    broker: LocalBroker, mailbox: Mailbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does one end it: what is nested far too deep did, and was delivered again and again."""
+    heard: list[object] = []
+
+    class Keeping(Consumer):
+        def dispatch(self, document: Document) -> None:
+            heard.append(document.sn)
+
+    Queue("limits-plain", broker.url).declare()
+    for _ in range(MANY):
+        mailbox.send("limits-plain", b"this is no document")
+    mailbox.send("limits-plain", b'{"sn": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+    mailbox.send("limits-plain", b'{"sn": "last", "data": NaN}')
+    consumer = Keeping("limits-plain", broker.url)
+    consumer.start()
+    try:
+        eventually(lambda: heard == ["last"])
+    finally:
+        consumer.stop()
+        consumer.join(30)
+    assert 1 <= len(lines(caplog, "a message is dropped")) < 100
 
 
 def test_replies_that_are_not_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -412,6 +412,22 @@ class TestWithoutAuthenticator:
                 assert type(call.exception(60)) is raised
         assert not (tmp_path / "ran").exists()
 
+    def test_a_name_that_nobody_has_can_neither_break_a_line_of_the_log_nor_fill_it(
+        self, unsigned: Agent, process: AgentProcess
+    ) -> None:
+        with pytest.raises(NotAuthenticated):
+            unsigned.Shell("joe\nforged line", "x").run("id")
+        line = next(
+            one for one in process.log.read_text().splitlines() if "was not authenticated" in one and "joe" in one
+        )
+        assert r"user 'joe\nforged line' was not authenticated" in line
+        before = process.log.stat().st_size
+        with pytest.raises(UserNotAuthorized):
+            unsigned.Shell("x" * 1_000_000, "x").run("id")
+        with pytest.raises(NotAuthenticated):
+            unsigned.Shell("root\0joe", "x").run("id")
+        assert process.log.stat().st_size - before < 5000
+
     @pytest.mark.parametrize(
         "method", ["Service.start", "Service.stop", "Service.restart", "Service.status"], ids=lambda name: name
     )
@@ -444,10 +460,20 @@ def test_a_signed_caller_may_name_a_user_and_then_needs_the_password(agent: Agen
         agent.Shell("root").run("id")
 
 
+def run_check(root: Path) -> tuple[int, str]:
+    goferd = [sys.executable, "-c", "from gofer.agent.main import main; raise SystemExit(main())"]
+    check = [*goferd, "--root", str(root), "--check"]
+    done = forkserver.run(check, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout
+
+
 def test_it_does_not_load_where_nobody_can_be_identified(root: Path, tmp_path: Path) -> None:
     with LocalBroker(str(tmp_path / "broker.sock")) as broker, AgentProcess(root) as process:
         process.configure("[pam]\nservice = no-such-service\n")
         process.descriptor("system", DESCRIPTOR.format(url=broker.url, queue="system", services="auto", trust=""))
+        status, checked = run_check(root)
+        assert (status, checked.count("error: ")) == (1, 1)
+        assert "system.conf: [main] plugin: callers cannot be identified: there is no authenticator, and" in checked
         process.start()
         line = next(line for line in process.log.read_text().splitlines() if "callers cannot be identified" in line)
         assert "system.conf: [main] plugin: " in line
@@ -462,15 +488,13 @@ def test_an_old_file_beside_the_distribution_is_named(root: Path) -> None:
         process.plugin("system", "raise SystemExit('old')", "[main]\nenabled=1\n")
         process.start()
         said = process.log.read_text()
-        goferd = [sys.executable, "-c", "from gofer.agent.main import main; raise SystemExit(main())"]
-        check = [*goferd, "--root", str(root), "--check"]
-        checked = forkserver.run(check, capture_output=True, text=True, timeout=60, check=False)
+        status, checked = run_check(root)
     file = root / "usr/share/gofer/plugins/system.py"
-    for text in (said, checked.stdout):
+    for text in (said, checked):
         line = next(line for line in text.splitlines() if str(file) in line)
         assert "plugin 'system' is gofer_plugin_system of gofer-plugin-system " in line
         assert f"{file} is not used: remove it, or, to use it, uninstall gofer-plugin-system" in line
-    assert checked.returncode == 0
+    assert status == 0
 
 
 def test_what_is_not_marked_cannot_be_called(agent: Agent) -> None:

@@ -23,7 +23,7 @@ from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.presence import until_it_answers
 from support.probe import PROBE, runs
-from support.signing import ALIAS, QUEUE, SCHEMES, Serving, hmac_scheme, serving
+from support.signing import ALIAS, QUEUE, SCHEMES, Serving, hmac_scheme, serving, x509_scheme
 from support.waiting import eventually
 
 SECRET = "s3cr3t-of-the-caller"
@@ -248,6 +248,21 @@ class _At:
 
     def validate(self, document: Any, digest: str, signature: Any) -> str:
         return self._signer.validate(document, digest, signature)
+
+
+@pytest.mark.parametrize(
+    ("who", "why"),
+    [("web server", "the certificate is not for clientAuth"), ("unknown extension", "a critical extension")],
+)
+def test_a_certificate_that_its_authority_has_issued_for_something_else_signs_nothing(
+    tmp_path: Path, who: str, why: str
+) -> None:
+    with serving(tmp_path, x509_scheme(tmp_path)) as served, served.agent(who) as agent:
+        with pytest.raises(Rejected) as refused:
+            agent.Probe().note(str(tmp_path / "trace"), "ran")
+        assert refused.value.code == "security.authentication"
+        assert why in str(refused.value.details)
+    assert not (tmp_path / "trace").exists()
 
 
 def test_an_agent_without_the_x509_authenticator_imports_no_cryptography(root: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gofer.errors import Cancelled, NotAuthorized
+from gofer.errors import Cancelled, ExecutionTimeout, NotAuthorized
 from gofer.proxy import Agent
 from support.probe import runs
 from support.signing import Serving, hmac_scheme, serving
@@ -39,6 +39,18 @@ def test_another_ones_request_is_not_cancelled_by_its_number(ops: Agent, guest: 
     with pytest.raises(NotAuthorized, match=r"not signed by you; \[main\] admin"):
         guest.Admin().cancel(sn)
     assert ops.Admin().cancel(sn) == [sn]
+    (tmp_path / "go").touch()
+
+
+def test_another_ones_request_that_is_overdue_is_not_cancelled_either(ops: Agent, guest: Agent, tmp_path: Path) -> None:
+    """Its caller has heard that it takes too long, and its method still runs."""
+    call = ops(trigger=1, timeout=0.3, data={"job": str(tmp_path)}).Probe().until(str(tmp_path / "go"))
+    with pytest.raises(ExecutionTimeout):
+        call()
+    with pytest.raises(NotAuthorized, match=r"not signed by you; \[main\] admin"):
+        guest.Admin().cancel(call.sn)
+    assert guest.Admin().cancel(criteria={"match": {"job": str(tmp_path)}}) == []
+    assert ops.Admin().cancel(call.sn) == [call.sn]
     (tmp_path / "go").touch()
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from gofer.messaging.connector import Connector
 from gofer.messaging.stamped import StampedAuthenticator
 from gofer.messaging.url import URL
@@ -17,7 +18,7 @@ from gofer_authenticator_x509 import X509Authenticator
 
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
-from support.pki import Authority
+from support.pki import OWN, SERVER, Authority
 from support.presence import until_it_answers
 from support.probe import PROBE
 
@@ -144,6 +145,10 @@ def x509_scheme(folder: Path) -> Scheme:
     authority, other = Authority(folder / "pki"), Authority(folder / "other")
     holders = {name: authority.issue(name) for name in ("agent", "ops", "guest", "banned")}
     stranger = other.issue("ops")
+    # Both have the name of one who may do more than others.
+    holders["web server"] = authority.issue("ops", file="web-server", purposes=(SERVER,))
+    unknown = x509.UnrecognizedExtension(OWN, b"\x05\x00")
+    holders["unknown extension"] = authority.issue("ops", file="unknown-extension", more=((unknown, True),))
     authority.revoke()
 
     def named(name: str) -> StampedAuthenticator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from pathlib import Path
@@ -13,7 +14,8 @@ from gofer.errors import NotAuthenticated, NotAuthorized, PasswordRequired, User
 from gofer.rmi.server.logins import Attempt, Logins, attempt, pam_service
 from support.waiting import eventually
 
-WHO = (Login("jane"), Login("root", "login"))
+LONG_NAME = "j" * 257
+WHO = (Login("jane"), Login("root", "login"), Login(LONG_NAME))
 PASSWORD = "s3cr3t-password"
 
 
@@ -31,6 +33,7 @@ PASSWORD = "s3cr3t-password"
         ({"user": "jane", "password": ["x"]}, PasswordRequired),
         ({"user": "joe", "password": PASSWORD}, UserNotAuthorized),
         ({"user": "jane\0", "password": PASSWORD}, UserNotAuthorized),
+        ({"user": LONG_NAME, "password": PASSWORD}, UserNotAuthorized),
     ],
 )
 def test_what_is_missing_is_reported(given: Any, raised: type[NotAuthorized]) -> None:
@@ -217,10 +220,21 @@ def test_attempts_of_one_user_do_not_pile_up(pam: Pam, ends: Ends) -> None:
     ends.until("jane", 100)
 
 
+def test_names_that_callers_make_up_do_not_pile_up(pam: Pam, ends: Ends) -> None:
+    """A plugin may let the caller name any user: each name was remembered for ever."""
+    pam.gate.set()
+    for n in range(3000):
+        ends.ask(f"user{n}", "wrong")
+        ends.until(f"user{n}", 1)
+    assert sum(type(one).__name__ == "_User" for one in gc.get_objects()) < 1500
+
+
 @pytest.mark.parametrize("password", ["x" * 513, "right\0more", "\ud800"])
 def test_what_pam_would_cut_is_refused(pam: Pam, ends: Ends, password: str) -> None:
     ends.ask("jane", password)
     assert isinstance(ends.until("jane", 1)[0], NotAuthenticated)
+    ends.ask("root\0jane", "right")
+    assert isinstance(ends.until("root\0jane", 1)[0], NotAuthenticated)
     assert pam.asked == []
 
 

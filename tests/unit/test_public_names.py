@@ -50,7 +50,7 @@ gofer.agent.core_hooks: CoreHooks
 gofer.agent.endpoint: Endpoint
 gofer.agent.endpoints: Endpoints
 gofer.agent.facts: Facts own_facts
-gofer.agent.failures: Broken Refused blamed one_line why_not_loaded within
+gofer.agent.failures: Broken Refused blamed not_identified one_line why_not_loaded within
 gofer.agent.forking: HELPER greeting
 gofer.agent.gate: Gate
 gofer.agent.helper: main
@@ -130,7 +130,7 @@ gofer.messaging.connector: Connector SSL
 gofer.messaging.core: Core Settle
 gofer.messaging.dispatcher: NotAuthorized
 gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
-    decode_reply decode_request encode head seconds_of shown timestamp unwrap
+    decode_fields decode_reply decode_request encode head seconds_of shown timestamp unwrap
 gofer.messaging.driver: Driver OPEN Opened SILENCE
 gofer.messaging.driver_lock: DriverLock
 gofer.messaging.endings: BrokerClosed LoginRefused NoVirtualHost ProtocolError ending who_answers words

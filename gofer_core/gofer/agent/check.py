@@ -18,6 +18,7 @@ from gofer.agent.sources import locate, unused_files
 from gofer.errors import AdapterError
 from gofer.messaging.adapters import find
 from gofer.messaging.authenticators import missing_authenticator
+from gofer.rmi.server.logins import Logins
 from gofer.root import Root
 from gofer.streams import give_up_output
 
@@ -39,7 +40,9 @@ def check(root: Root, config: AgentConfig, problems: Iterable[Problem]) -> int:
     found = [*problems, *more, *(problem for _, these in missing for problem in these), *check_together(descriptors)]
     there = [one for one, these in missing if not any(_place(problem)[1:] == _CODE for problem in these)]
     known = {_place(problem) for problem in found}
-    found += [problem for problem in import_problems(root, there) if _place(problem) not in known]
+    unavailable = Logins(config.pam.service).unavailable()
+    imported = import_problems(root, there, unavailable=unavailable)
+    found += [problem for problem in imported if _place(problem) not in known]
     found += access_problems(root, config, enabled)
     errors = sum(problem.severity == "error" for problem in found)
     names = ", ".join(descriptor.name for descriptor in enabled) or "none"

@@ -13,7 +13,7 @@ from typing import Any
 from gofer.agent.config import Problem
 from gofer.errors import GoferError, PluginError
 
-__all__ = ["Broken", "Refused", "blamed", "one_line", "why_not_loaded", "within"]
+__all__ = ["Broken", "Refused", "blamed", "not_identified", "one_line", "why_not_loaded", "within"]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,19 @@ class Refused(PluginError):
     def at(cls, plugin: Any, section: str, key: str, text: str, trace: str | None = None) -> Refused:
         """Make the error for a place of the plugin's descriptor."""
         return cls(plugin, Problem("error", str(plugin.descriptor.file), section, key, text), trace)
+
+
+def not_identified(unavailable: str) -> str:
+    """Say why a plugin without an authenticator must not run, and what to set.
+
+    Args:
+        unavailable: why no password can be checked.
+    """
+    return (
+        f"callers cannot be identified: there is no authenticator, and {unavailable}. Set [messaging] "
+        "authenticator in the descriptor, like authenticator = hmac, "
+        "or [pam] service in agent.conf to a file of /etc/pam.d"
+    )
 
 
 def why_not_loaded(plugin: Any, asking: Any | None) -> str:

@@ -24,6 +24,7 @@ def greeting(
     *,
     levels: Mapping[str, int] = MappingProxyType({}),
     check: bool = False,
+    unavailable: str | None = None,
     modules: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
     """Write what the process is told first: JSON.
@@ -33,6 +34,7 @@ def greeting(
         descriptors: of all plugins; its code may ask for the others.
         levels: those of the log.
         check: tell what is wrong with the plugin, and end; else fork its calls.
+        unavailable: with ``check``, why no password can be checked, which is wrong with plugins that need that.
         modules: those of more plugins with rules, by name, which do not run.
     """
     told = {
@@ -41,6 +43,7 @@ def greeting(
         "descriptors": [(str(one.file), one.sections) for one in descriptors],
         "levels": levels,
         "check": check,
+        "unavailable": unavailable,
         "modules": dict(modules),
         "tracer": slot.name,
         "path": sys.path,

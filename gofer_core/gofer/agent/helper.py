@@ -21,7 +21,7 @@ from typing import Any
 from gofer.agent.builtin import admin_api
 from gofer.agent.config import AgentConfig, Descriptor, Problem, redescribe
 from gofer.agent.container import PluginContainer
-from gofer.agent.failures import Refused, one_line
+from gofer.agent.failures import Refused, not_identified, one_line
 from gofer.agent.loader import Loader
 from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
@@ -60,7 +60,8 @@ def main(argv: Sequence[str]) -> None:
         return
     if told["check"]:
         imports = _imports(told, find_plugin)
-        found = [(one.file, one.section, one.key, one.text) for one in imports.problems(told["name"])]
+        problems = imports.problems(told["name"], told["unavailable"])
+        found = [(one.file, one.section, one.key, one.text) for one in problems]
         _answer(control, [found, [name for name, one in imports.plugins.items() if one.state is State.QUARANTINED]])
         return
     _log_to_agent(pipe.Sender(control), told["levels"])
@@ -109,8 +110,8 @@ class _Imports(Loader):
                     asyncio.run(value)
         return plugin
 
-    def problems(self, name: str) -> list[Problem]:
-        """Return what is wrong with a plugin."""
+    def problems(self, name: str, unavailable: str | None) -> list[Problem]:
+        """Return what is wrong with a plugin. ``unavailable``: why no password can be checked."""
         plugin = self._made(name)
         found: dict[Problem, None] = {}
         for step in (lambda plugin: self.find(self.root, plugin), self._fill):
@@ -118,6 +119,10 @@ class _Imports(Loader):
                 step(plugin)
             except Refused as refused:  # perhaps by its authenticator: then its code is looked at, too
                 found[refused.problem] = None
+        identified = any(login.identity for target in plugin.api for login in target.mark.logins)
+        if unavailable is not None and identified and not found and plugin.authenticator is None:
+            text = not_identified(unavailable)
+            found[Problem("error", str(plugin.descriptor.file), "main", "plugin", text)] = None
         return list(found)
 
     def methods(self, others: Mapping[str, str]) -> list[tuple[str, str, str, list[str]]]:

@@ -52,7 +52,9 @@ def _asked(name: str, told: bytes) -> Any:
         process.end()
 
 
-def import_problems(root: Root, descriptors: Sequence[Descriptor], others: Sequence[Descriptor] = ()) -> list[Problem]:
+def import_problems(
+    root: Root, descriptors: Sequence[Descriptor], others: Sequence[Descriptor] = (), *, unavailable: str | None = None
+) -> list[Problem]:
     """Import the code of each plugin as the agent would, all in processes of their own, and tell what fails.
 
     No ``@load`` function is run, and no hook of a plugin is called.
@@ -60,6 +62,8 @@ def import_problems(root: Root, descriptors: Sequence[Descriptor], others: Seque
     Args:
         others: those of plugins that their code may ask for, besides these. Where one of them cannot be imported
             here, although it runs in the agent, this cannot tell anything.
+        unavailable: why no password can be checked; then a plugin whose callers need an identity, or a password,
+            must have an authenticator.
     """
     if not descriptors:
         return []
@@ -69,9 +73,8 @@ def import_problems(root: Root, descriptors: Sequence[Descriptor], others: Seque
 
     def problems(descriptor: Descriptor) -> list[Problem]:
         try:
-            found, failed = _asked(
-                descriptor.name, greeting(root, descriptor.name, [*descriptors, *others], check=True)
-            )
+            told = greeting(root, descriptor.name, [*descriptors, *others], check=True, unavailable=unavailable)
+            found, failed = _asked(descriptor.name, told)
         except ProcessDied as died:
             found, failed = [(str(descriptor.file), "main", "plugin", str(died))], []
         return [] if elsewhere & set(failed) else [Problem("error", *one) for one in found]

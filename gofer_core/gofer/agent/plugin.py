@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Protocol
 
 from gofer.agent.actions import Actions
 from gofer.agent.config import AgentConfig, Descriptor, LiveSettings, as_changed, made_elsewhere, stable_uuid
-from gofer.agent.failures import why_not_loaded
+from gofer.agent.failures import not_identified, why_not_loaded
 from gofer.agent.forking import HELPER, greeting
 from gofer.agent.sources import Source
 from gofer.agent.states import State
@@ -221,11 +221,7 @@ class Plugin:
         """
         unavailable = None if self.authenticator is not None else self.container.logins.unavailable()
         if unavailable is not None:
-            raise PluginError(
-                f"callers cannot be identified: there is no authenticator, and {unavailable}. Set [messaging] "
-                "authenticator in the descriptor, like authenticator = hmac, "
-                "or [pam] service in agent.conf to a file of /etc/pam.d"
-            )
+            raise PluginError(not_identified(unavailable))
 
     @property
     def is_running(self) -> bool:

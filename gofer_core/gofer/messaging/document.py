@@ -22,8 +22,8 @@ from gofer.errors import DocumentError
 from gofer.messaging.value import MAX_DEPTH
 
 __all__ = ["EXPIRED", "MAX_CONTAINERS", "VERSION", "Head", "Invocation", "Reply", "Request", "Result", "Signed"]
-__all__ += ["check_size", "decode_reply", "decode_request", "encode", "head", "seconds_of", "shown", "timestamp"]
-__all__ += ["unwrap"]
+__all__ += ["check_size", "decode_fields", "decode_reply", "decode_request", "encode", "head", "seconds_of", "shown"]
+__all__ += ["timestamp", "unwrap"]
 
 VERSION = "2.0"
 #: The rejection code of a request that arrived after its time to live.
@@ -151,6 +151,7 @@ class _Some(msgspec.Struct, frozen=True):
 _encoder = msgspec.json.Encoder()
 _request = msgspec.json.Decoder(Request)
 _reply = msgspec.json.Decoder(Reply)
+_fields = msgspec.json.Decoder(dict[str, Any])
 _some = msgspec.json.Decoder(_Some)
 
 
@@ -194,6 +195,15 @@ def decode_reply(body: bytes) -> Reply:
         DocumentError: ``model.invalid``, with what does not fit and where.
     """
     return _decode(_reply, body)
+
+
+def decode_fields(body: bytes) -> dict[str, Any]:
+    """Read any document.
+
+    Raises:
+        DocumentError: ``model.invalid``: it is none, or it is nested too deep.
+    """
+    return _decode(_fields, body)
 
 
 def unwrap(body: bytes) -> Signed | None:

@@ -23,15 +23,14 @@ from collections import deque
 from time import monotonic
 from typing import Any, Self
 
-import msgspec
-
 from gofer.errors import AdapterError, ConnectionLost, DocumentError, MessagingError, NotFound
+from gofer.limit import LimitedLog
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import Delivery, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.auth import Authenticator, sign, verify
 from gofer.messaging.connector import Connector
-from gofer.messaging.document import VERSION, encode
+from gofer.messaging.document import VERSION, decode_fields, encode
 from gofer.messaging.pool import pool
 from gofer.messaging.subscription import Subscription
 from gofer.messaging.thread_driver import ThreadConnection, Waiter
@@ -291,10 +290,10 @@ class Reader(_Endpoint):
             return None, None
         try:
             inner, _ = verify(message.body, self.authenticator)
-            document = Document(msgspec.json.decode(inner, type=dict[str, Any]))
-        except (DocumentError, msgspec.DecodeError) as bad:
+            document = Document(decode_fields(inner))
+        except DocumentError:
             message.reject(requeue=False)
-            raise bad if isinstance(bad, DocumentError) else DocumentError("model.invalid", str(bad)) from bad
+            raise
         return document, message.ack
 
     def search(self, sn: str, timeout: float = 90.0) -> Document | None:
@@ -317,6 +316,7 @@ class Consumer:
 
     def __init__(self, queue: Queue | str, url: _Where = None) -> None:
         self.reader = Reader(queue, url)
+        self._complain = LimitedLog(log)  # of messages that anybody may send
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -347,7 +347,7 @@ class Consumer:
                 try:
                     document, ack = self.reader.next(1.0)
                 except DocumentError as bad:
-                    log.warning("%r: a message was dropped: %s", self.reader.queue, bad)
+                    self._complain(logging.WARNING, "%r: a message is dropped: %s", self.reader.queue, bad)
                     continue
                 if document is not None:
                     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -97,7 +98,8 @@ class API:
     ``@version`` is exposed as ``Dog@2``, and if it is the default as ``Dog``, too; not by its own name.
 
     ``loads``, ``unloads`` and ``actions`` are the functions of the module and its package that are so marked, and the
-    methods so marked of the classes that are defined there, in the order of their definition.
+    methods so marked of the classes that are defined there, in the order of their definition. Those of a submodule that
+    the module has no name for come last.
     """
 
     def __init__(self, plugin: str, names: Iterable[str] = ()) -> None:
@@ -128,7 +130,7 @@ class API:
         api = cls(given[0], given)
         strange = tuple(foreign)
         api._take(api.plugin, [(name, value) for name, value in _members(module) if not _is_of(value, module, strange)])
-        own = list(_own_marked(api.plugin, module))
+        own = list(_own_marked(api.plugin, module, strange))
         for target in own:
             _check_marks(target)
         api.loads = tuple(target for target in own if target.mark.load)
@@ -307,19 +309,49 @@ def targets_of(plugin: str, name: str, value: Any) -> Iterator[Target]:
             yield Target(plugin, name, method, value, member, function, mark, _is_async(function))
 
 
-def _own_marked(plugin: str, module: ModuleType) -> Iterator[Target]:
-    """Iterate over all that is marked in any way, and that a module, or a module of its package, defines."""
+def _own_marked(plugin: str, module: ModuleType, foreign: Iterable[str]) -> Iterator[Target]:
+    """Iterate over all that is marked in any way, and that a module, or a module of its package, defines.
+
+    That is what the module has by a name, and then what is left in those modules of its package that were imported.
+    """
+    package = f"{module.__name__}."
+    others = [other for other in foreign if other.startswith(package)]
+    below = [
+        one
+        for name, one in list(sys.modules.items())
+        if name.startswith(package) and isinstance(one, ModuleType)
+        if not any(f"{name}.".startswith(f"{other}.") for other in others)
+    ]
     seen: set[int] = set()
-    for name, value in vars(module).items():
-        if id(value) in seen or not f"{getattr(value, '__module__', '')}.".startswith(f"{module.__name__}."):
-            continue
-        seen.add(id(value))
-        space, cls = (value.__name__, value) if isinstance(value, type) else (plugin, None)
-        for method, member in [(name, value)] if cls is None else list(vars(cls).items()):
-            mark = None if isinstance(member, (property, type)) else mark_of(member)
-            if mark is not None:
-                function = getattr(member, "__func__", member)
-                yield Target(plugin, space, method, cls, member, function, mark, _is_async(function))
+    for where in (module, *below):
+        for name, value in list(vars(where).items()):
+            if id(value) not in seen and _is_in(value, package):
+                seen.add(id(value))
+                yield from _marked_members(plugin, value) if isinstance(value, type) else _marked(plugin, name, value)
+
+
+def _is_in(value: Any, package: str) -> bool:
+    try:
+        return f"{getattr(value, '__module__', '')}.".startswith(package)
+    except Exception:  # noqa: BLE001 - a proxy for what is not there now: no function, and no class
+        return False
+
+
+def _marked_members(plugin: str, cls: type, outer: str = "") -> Iterator[Target]:
+    """Iterate over the marked methods of a class, and of the classes that are defined in it."""
+    space = f"{outer}{cls.__name__}"
+    for name, member in list(vars(cls).items()):
+        if not isinstance(member, type):
+            yield from _marked(plugin, name, member, space, cls)
+        elif member.__qualname__ == f"{cls.__qualname__}.{name}":
+            yield from _marked_members(plugin, member, f"{space}.")
+
+
+def _marked(plugin: str, name: str, member: Any, space: str | None = None, cls: type | None = None) -> Iterator[Target]:
+    mark = None if isinstance(member, property) else mark_of(member)
+    if mark is not None:
+        function = getattr(member, "__func__", member)
+        yield Target(plugin, space or plugin, name, cls, member, function, mark, _is_async(function))
 
 
 def _check_marks(target: Target) -> None:

@@ -139,7 +139,7 @@ class Administration:
             if request is not None:
                 if request.plugin is not plugin:
                     self._answer(answer, [], written=False)
-                elif owner is not None and request.identity != owner.identity and not request.overdue:
+                elif owner is not None and request.identity != owner.identity:
                     raise _not_yours(sn)
                 else:
                     cancelled = self._cancel(request)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from gofer.decorators import Login
 from gofer.errors import NotAuthenticated, NotAuthorized, PasswordRequired, UserNotAuthorized, UserRequired
+from gofer.messaging.document import shown
 from gofer.rmi.server.serial import SerialThread
 
 __all__ = ["Attempt", "Logins", "attempt", "pam_service"]
@@ -27,6 +28,8 @@ _WAITING = 32  # of one user
 _FREE = 3  # wrong passwords of a user in a row before the next ones must wait
 _LONGEST = 30.0  # seconds of that wait
 _LONG = 512  # bytes of a password, as PAM has it
+_LONG_NAME = 256  # characters of a user's name
+_REMEMBERED = 1000  # users with a failure: plugins may let callers name any user
 
 
 class Attempt(NamedTuple):
@@ -61,7 +64,7 @@ def attempt(name: str, logins: tuple[Login, ...], given: Any) -> Attempt:
     if not isinstance(password, str) or not password:
         raise PasswordRequired(f"{name}(): a password is required")
     found = next((login for login in logins if login.user == user), None)
-    if found is None:
+    if found is None or len(user) > _LONG_NAME:
         raise UserNotAuthorized(f"{name}(): this user may not call it")
     return Attempt(name, found.user, found.service, password)
 
@@ -99,8 +102,8 @@ def check_by_pam(user: str, password: bytes, service: str) -> bool:
 class _User:
     """What is known of one user: attempts that wait, and what became of the last ones."""
 
-    def __init__(self, name: str) -> None:
-        self.thread = SerialThread(f"gofer-login-{name}", idle=0.0)
+    def __init__(self) -> None:
+        self.thread = SerialThread("gofer-login", idle=0.0)
         self.failures = 0
         self.not_before = 0.0
 
@@ -135,7 +138,8 @@ class Logins:
     def __init__(self, service: str | None = None, *, check: Check = check_by_pam) -> None:
         self._service = service
         self._check = check
-        self._users: dict[str, _User] = {}  # only those whom methods name, so they are few
+        self._lock = threading.Lock()
+        self._users: dict[str, _User] = {}  # the one who has tried last is the last
         self._places = threading.Semaphore(_MOST)
 
     def unavailable(self) -> str | None:
@@ -154,14 +158,24 @@ class Logins:
         Args:
             done: called once, by any thread: with None when they are right, else with why not.
         """
-        user = self._users.get(asked.user) or self._users.setdefault(asked.user, _User(asked.user))
-        refused = user.refuses(asked)
-        if refused is None and user.thread.waiting >= _WAITING:
-            refused = NotAuthenticated(f"{asked.target}(): too many attempts of this user at once; try again later")
-        if refused is None:
-            user.thread.put(partial(self._check_next, user, asked, done))
-        else:
+        with self._lock:
+            user = self._users[asked.user] = self._users.pop(asked.user, _User())
+            refused = user.refuses(asked)
+            if refused is None and user.thread.waiting >= _WAITING:
+                refused = NotAuthenticated(f"{asked.target}(): too many attempts of this user at once; try again later")
+            if refused is None:
+                user.thread.put(partial(self._check_next, user, asked, done))
+            self._shrink()
+        if refused is not None:
             done(refused)
+
+    def _shrink(self) -> None:
+        """Forget the users who tried longest ago, but none who must still wait, or is being checked."""
+        if len(self._users) > _REMEMBERED:
+            now = time.monotonic()
+            idle = [name for name, user in self._users.items() if user.not_before <= now and not user.thread.busy]
+            for name in idle[: _REMEMBERED // 10]:
+                del self._users[name]
 
     def _check_next(self, user: _User, asked: Attempt, done: Checked) -> None:
         refused = user.refuses(asked)
@@ -182,7 +196,8 @@ class Logins:
             password = b""
         try:
             # PAM reads up to a NUL, and so much more would be taken as right.
-            right = 0 < len(password) <= _LONG and b"\0" not in password and self._check(asked.user, password, service)
+            text = 0 < len(password) <= _LONG and b"\0" not in password and "\0" not in asked.user
+            right = text and self._check(asked.user, password, service)
         except ImportError:
             log.error("%s(): passwords cannot be checked: pip install gofer-core[pam]", asked.target)
             return NotAuthorized(f"{asked.target}(): the agent cannot check passwords")
@@ -192,5 +207,5 @@ class Logins:
             return NotAuthorized(f"{asked.target}(): the agent cannot check passwords")
         if right:
             return None
-        log.warning("%s(): user %s was not authenticated", asked.target, asked.user)
+        log.warning("%s(): user %s was not authenticated", asked.target, shown(asked.user))
         return NotAuthenticated(f"{asked.target}(): user and password were refused")
