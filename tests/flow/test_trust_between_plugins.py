@@ -159,6 +159,27 @@ def test_two_plugins_with_the_same_authenticator_may(house: House, way: str) -> 
         assert until_it_answers(agent).Vault().open() == ["gold", "ops"]
 
 
+@pytest.mark.parametrize("name", ["lobby", "zoo"])
+def test_what_a_plugin_only_imports_from_another_one_is_not_exposed_whichever_is_loaded_first(
+    house: House, name: str
+) -> None:
+    install(house.site, "zoo", "")
+    (house.site / f"{name}_module.py").write_text(f"{LOBBY}\nfrom vault_module import *\n")
+    house.plugin("vault", "", house.keys)
+    house.plugin(name, "")
+    house.process.start()
+    assert (house.state("vault"), house.state(name)) == ("running", "running")
+    with house.agent(name) as agent:
+        assert until_it_answers(agent).Lobby().enter() == "in"
+        with pytest.raises(DispatchError):
+            agent.Vault().open()
+        manage(house.process.root, do="unload", which="vault")
+        manage(house.process.root, do="reload", which=name)
+        assert agent.Lobby().enter() == "in"
+        with pytest.raises(DispatchError):
+            agent.Vault().open()
+
+
 @pytest.mark.parametrize("added", ["Plugin.find('vault')", "Plugin.find('vault')['Vault']"])
 def test_code_that_adds_signed_methods_to_an_unsigned_queue_is_not_loaded(house: House, added: str) -> None:
     (house.site / "lobby_module.py").write_text(f"{LOBBY}\nplugin = Plugin.find(__name__)\nplugin += {added}\n")

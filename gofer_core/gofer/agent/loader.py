@@ -87,6 +87,7 @@ class Loader:
         self._imported = imported
         self._review = review
         self._batch = Batch(())
+        self._modules: set[str] = set()  # of all plugins so far
 
     # -- loading ------------------------------------------------------------------------------------------------------
 
@@ -288,7 +289,8 @@ class Loader:
                 elif other and self.plugins.get(more.name) in self._batch.plugins:
                     log.error("plugin %s: has nothing of plugin %s any more: %s", plugin.name, more.name, wrong)
 
-            apis = build_apis(self.plugins, clash)
+            self._modules.update(modules_of(list(self.plugins.values())))
+            apis = build_apis(self.plugins, clash, self._modules)
             if not failed:
                 break
             if self._batch.reload:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from types import ModuleType, TracebackType
@@ -417,9 +417,12 @@ class Plugin:
             api.add(more.api if isinstance(more, Plugin) else more)
         self.api, self.module = api, module
 
-    def own_api(self) -> API:
-        """Build the API of its module alone."""
-        return API(self.name) if self.module is None else API.of_module(self.module, [self.name], self._foreign)
+    def own_api(self, modules: Iterable[str]) -> API:
+        """Build the API of its module alone. ``modules``: those of all plugins."""
+        if self.module is None:
+            return API(self.name)
+        others = [one for one in modules if one != self.module.__name__]
+        return API.of_module(self.module, [self.name], dict.fromkeys([*self._foreign, *others]))
 
     def dismiss(self, error: str | None = None, trace: str | None = None) -> None:
         """Let go of the module: the plugin no longer runs."""

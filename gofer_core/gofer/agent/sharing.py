@@ -29,17 +29,21 @@ _BY_OTHERS = "reaches, by way of others, the methods of"
 Clash = Callable[[Plugin, Any, PluginError], object]
 
 
-def build_apis(plugins: Mapping[str, Plugin], clash: Clash) -> dict[str, API]:
+def build_apis(plugins: Mapping[str, Plugin], clash: Clash, modules: Iterable[str]) -> dict[str, API]:
     """Build the APIs of all plugins whose code is there: their own, and what code, hooks and descriptors add to each.
 
     What is added is found by its plugin's name: it goes when that is unloaded, and comes back with it.
+
+    Args:
+        modules: those of all plugins that the agent has seen. What a plugin imports from another one's is not exposed,
+            whichever of them came first: its callers would get past the authenticator of the other one.
     """
     built: dict[str, API] = {}
 
     def build(plugin: Plugin) -> API:
         if plugin.name in built:  # perhaps not finished: two that extend each other
             return built[plugin.name]
-        api = built[plugin.name] = plugin.own_api()
+        api = built[plugin.name] = plugin.own_api(modules)
         for more in [*plugin.added, *plugin.given]:
             source: Any = more
             if isinstance(more, Plugin):
