@@ -5,12 +5,12 @@
 #   NEWEST=1               the newest release of each library, instead of those in tests/constraints.txt
 #   BROKERS=rabbitmq4      which brokers `make brokers` and `make pairs` use; names with commas
 #   SYSTEM_PYTHON=/usr/bin/python3.12   the Python of the machines that `make packages` is for
-#   JOBS=4                 how many processes share the tests; 0: the one that pytest runs in
+#   JOBS=2                 how many processes share the tests; 0: the one that pytest runs in
 
 PYTHON ?=
 VENV ?= .venv
 ARGS ?=
-JOBS ?= 3
+JOBS ?= 4
 BROKERS ?= rabbitmq,rabbitmq4,brokerj,artemis
 
 # Some containers set it. Each of the processes that the tests start would compile all of gofer.
