@@ -6,6 +6,7 @@ import json
 import logging
 import logging.config
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -190,8 +191,34 @@ def at_pipe() -> Iterator[tuple[NonBlockingHandler, int]]:
     os.close(read)
 
 
-def emit(handler: logging.Handler, text: str) -> None:
-    handler.handle(logging.LogRecord("some", logging.INFO, __file__, 1, text, None, None))
+def emit(handler: logging.Handler, text: str, *, followed: bool = False) -> None:
+    record = logging.LogRecord("some", logging.INFO, __file__, 1, text, None, None)
+    record.followed = followed
+    handler.handle(record)
+
+
+def test_lines_that_another_follows_share_its_write(at_pipe: tuple[NonBlockingHandler, int]) -> None:
+    handler, read = at_pipe
+    for n in range(3):
+        emit(handler, str(n), followed=True)
+    assert select.select([read], [], [], 0)[0] == []
+    emit(handler, "3")
+    assert os.read(read, 65536) == b"0\n1\n2\n3\n"
+
+
+def test_lines_that_nothing_follows_after_all_are_written_when_they_are_many_and_at_the_end(
+    at_pipe: tuple[NonBlockingHandler, int],
+) -> None:
+    handler, read = at_pipe
+    many, got = [f"{n} {'x' * 1000}" for n in range(100)], b""
+    for line in many:
+        emit(handler, line, followed=True)
+    while got.count(b"\n") < 64:
+        got += os.read(read, 65536)
+    handler.flush()
+    while got.count(b"\n") < 100:
+        got += os.read(read, 65536)
+    assert got.decode().splitlines() == many
 
 
 def test_a_reader_that_has_stopped_blocks_nobody_and_gets_the_lines_later(
@@ -232,8 +259,9 @@ def test_a_reader_that_has_gone_away_is_no_trouble(at_pipe: tuple[NonBlockingHan
         emit(handler, str(n))
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "together"])
 def test_a_full_disk_is_reported_once_on_standard_error_and_what_was_lost_in_the_log(
-    tmp_path: Path,
+    tmp_path: Path, together: bool
 ) -> None:
     """The disk is full when the process may not make the file longer."""
     file = tmp_path / "agent"
@@ -248,7 +276,7 @@ log = logging.getLogger("gofer.some")
 log.info("before")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 for n in range(500):
-    log.info("lost %d", n)
+    log.info("lost %d", n, extra={{"followed": {together} and n < 499}})
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 log.info("after")
 """

@@ -18,6 +18,7 @@ __all__ = ["NonBlockingHandler"]
 
 _BACKLOG = 1 << 20  # bytes of lines that are kept while a reader is slow
 _FLUSH = 1.0  # seconds that the end of the process waits for a slow reader
+_GATHERED = 1 << 16  # bytes of lines that are written together
 _ATOMIC = select.PIPE_BUF  # what a pipe or a socket that can be written to takes without blocking
 
 
@@ -27,6 +28,9 @@ class NonBlockingHandler(logging.Handler):
     What a reader does not take at once is kept, up to a MiB, and written by a thread as soon as it does. What cannot be
     written is lost: the next line that can be is preceded by one that says how many were, and why. For a file, standard
     error is told when that begins.
+
+    A record with a true attribute ``followed`` shares a write with the one that its sender logs right after it. For
+    thousands of requests a second, a write for each line would cost as much as the rest of the line.
 
     ``logging.shutdown``, which ``logging.config`` calls in passing, writes what there is and closes nothing: only
     ``end`` does.
@@ -43,6 +47,8 @@ class NonBlockingHandler(logging.Handler):
         self._encoding = "utf-8" if file is not None else getattr(sys.stderr, "encoding", None) or "utf-8"
         self._way = _FileWay(file) if file is not None else _way_to_stderr()
         self._backlog = bytearray()
+        self._gathered: list[bytes] = []  # lines that wait for the one that follows them
+        self._size = 0  # of these
         self._owner = os.getpid()
         self._draining = False
         self._lost = 0
@@ -52,16 +58,15 @@ class NonBlockingHandler(logging.Handler):
         """Write a record, in its own time."""
         line = self._line(record)
         self._leave_to_parent()
-        self._drain_some()
-        if self._backlog:
-            self._keep(line)
-            return
-        if self._lost:
-            line = self._note() + line
-        self._write(line)
+        self._gathered.append(line)
+        self._size += len(line)
+        if not getattr(record, "followed", False) or self._size > _GATHERED:
+            self._write_gathered()
 
     def flush(self) -> None:
         """Wait a moment for a slow reader, if there is something left for it."""
+        with self._held():
+            self._write_gathered()
         deadline = monotonic() + _FLUSH
         while self._backlog and (left := deadline - monotonic()) > 0:
             self._way.wait(left)
@@ -93,15 +98,34 @@ class NonBlockingHandler(logging.Handler):
             text = self.format(_record(logging.ERROR, f"a log line cannot be shown: {type(error).__name__} ({place})"))
         return f"{text}\n".encode(self._encoding, "backslashreplace")
 
-    def _write(self, line: bytes) -> None:
+    def _write_gathered(self) -> None:
+        lines, self._gathered, self._size = self._gathered, [], 0
+        self._drain_some()
+        if self._backlog:
+            for line in lines:
+                self._keep(line)
+        elif lines:
+            self._write(lines)
+
+    def _write(self, lines: list[bytes]) -> None:
+        """Write lines, behind one that tells what was lost."""
+        note = self._note() if self._lost else b""
+        data = note + b"".join(lines)
         try:
-            sent = self._way.write(line)
+            sent = self._way.write(data)
         except OSError as error:
-            self._lose(1, error)
+            end, taken = len(note), self._way.taken
+            if note and end <= taken:
+                self._lost = 0
+            missing = 0
+            for line in lines:
+                end += len(line)
+                missing += end > taken
+            self._lose(missing, error)
             return
         self._lost = 0
-        if sent < len(line):
-            self._backlog += line[sent:]
+        if sent < len(data):
+            self._backlog += data[sent:]
             self._start_draining()
 
     def _keep(self, line: bytes) -> None:
@@ -135,6 +159,7 @@ class NonBlockingHandler(logging.Handler):
         if self._owner != os.getpid():  # forked: what is kept is written by the process that it was logged in
             self._owner, self._draining = os.getpid(), False
             self._backlog.clear()
+            self._gathered, self._size = [], 0
             self._lost = 0
 
     def _start_draining(self) -> None:
@@ -166,7 +191,7 @@ class NonBlockingHandler(logging.Handler):
             self._backlog.clear()
             return
         if not self._backlog and self._lost:
-            self._write(self._note())
+            self._write([])
 
 
 class _Way:
@@ -174,16 +199,18 @@ class _Way:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        #: How many bytes the last write has taken, if it failed, too.
+        self.taken = 0
 
-    def write(self, line: bytes) -> int:
+    def write(self, lines: bytes) -> int:
         """Write and return how much was taken, 0 where writing would block. Raises OSError."""
-        sent = 0
-        while sent < len(line) and self.wait(0):
+        self.taken = 0
+        while self.taken < len(lines) and self.wait(0):
             try:
-                sent += os.write(self._descriptor, line[sent : sent + _ATOMIC])
+                self.taken += os.write(self._descriptor, lines[self.taken : self.taken + _ATOMIC])
             except BlockingIOError:
                 break
-        return sent
+        return self.taken
 
     def wait(self, seconds: float) -> bool:
         """Wait until something can be written, or something is wrong; tell whether it is so."""
@@ -206,18 +233,18 @@ class _FileWay(_Way):
         if path is not None:
             self._open(path)
 
-    def write(self, line: bytes) -> int:
+    def write(self, lines: bytes) -> int:
+        self.taken, rest = 0, lines
         if self._path is not None:
             self._follow(self._path)
         if self._torn:
-            line, whole = b"\n" + line, len(line)
-        else:
-            whole = len(line)
-        while line:
-            sent = os.write(self._descriptor, line)
-            line = line[sent:]
-            self._torn = bool(line)
-        return whole
+            rest = b"\n" + lines
+        while rest:
+            sent = os.write(self._descriptor, rest)
+            rest = rest[sent:]
+            self.taken = max(0, len(lines) - len(rest))
+            self._torn = bool(rest) and not lines[: self.taken].endswith(b"\n")
+        return len(lines)
 
     def _follow(self, path: Path) -> None:
         """Open the file again if another one, or none, stands at its path."""

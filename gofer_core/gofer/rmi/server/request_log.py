@@ -81,17 +81,19 @@ class RequestLog:
         self._stopping.wait(_PAUSE)
         self._gathering = False  # first: a line that comes now is written by this, or by the next
         while self._lines:
-            _write(self._lines.popleft())
+            line = self._lines.popleft()
+            _write(line, followed=bool(self._lines))
 
 
-def _write(line: _Line) -> None:
+def _write(line: _Line, *, followed: bool = False) -> None:
+    """Write a line. ``followed``: the next one comes at once; goferd's handler writes both together."""
     request = line.request
     caller = shown(request.identity or request.document.replyto or "nobody")
     why = f": {line.why}" if line.why else ""
     words = (request.sn, caller, line.plugin, request.target, line.outcome, line.seconds * 1000, why)
     record = logging.LogRecord.__new__(logging.LogRecord)
     level = logging.getLevelName(line.level)
-    told = {"args": words, "levelno": line.level, "levelname": level, "exc_text": line.trace}
+    told = {"args": words, "levelno": line.level, "levelname": level, "exc_text": line.trace, "followed": followed}
     record.__dict__.update(_RECORD, **told, created=line.at, msecs=line.at % 1 * 1000)
     try:
         requests.handle(record)
