@@ -119,7 +119,7 @@ gofer.messaging.adapter: Adapter Bind Blocked Cancel CheckQueue Closed Confirmed
 gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
-gofer.messaging.auth: Authenticator ValidationFailed sign signer_of text_of verify
+gofer.messaging.auth: Authenticator ValidationFailed fault_of sign signer_of text_of verify
 gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator missing_authenticator
 gofer.messaging.backoff: Backoff OF_MANY
 gofer.messaging.body: Body
@@ -143,7 +143,7 @@ gofer.messaging.local.server: Broker serving
 gofer.messaging.local.state: Consumer Exchange Message Queue Receiver State matches
 gofer.messaging.local.wire: Ask BadFrame Close Frame Heartbeat Hello MAX_BODY Publish Reader Settle VERSION write
 gofer.messaging.mock: install register uninstall
-gofer.messaging.model: Consumer Document Exchange Message Producer Queue Reader
+gofer.messaging.model: Consumer Exchange Message Producer Queue Reader
 gofer.messaging.operations: Answer MOST_PATIENCE OPERATION Operations State copy_error
 gofer.messaging.pool: Pool pool
 gofer.messaging.proxies: find_proxy parse_proxy tunnel
