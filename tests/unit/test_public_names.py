@@ -129,8 +129,8 @@ gofer.messaging.connection: Connection Flow Traffic
 gofer.messaging.connector: Connector SSL
 gofer.messaging.core: Core Settle
 gofer.messaging.dispatcher: NotAuthorized
-gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
-    decode_fields decode_reply decode_request encode head seconds_of shown timestamp unwrap
+gofer.messaging.document: Document EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION
+    check_size decode_fields decode_reply decode_request encode head seconds_of shown timestamp unwrap
 gofer.messaging.driver: Driver OPEN Opened SILENCE
 gofer.messaging.driver_lock: DriverLock
 gofer.messaging.endings: BrokerClosed LoginRefused NoVirtualHost ProtocolError ending who_answers words
@@ -225,7 +225,7 @@ gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUE
     rows settle take trim
 gofer.rmi.store.schema: VERSION boot prepare recover version_of
 gofer.root: Root
-gofer.sections: Content Guards Sections Unreadable decode parse_ini parse_json
+gofer.sections: Content Guards Sections Unreadable decode has_comment parse_ini parse_json
 gofer.streams: UNWRITABLE give_up_output open_missing
 gofer.suggest: available did_you_mean nearest
 gofer.targets: MAX_LENGTH Targets
