@@ -385,7 +385,8 @@ def _check_arguments(
     if unknown:
         raise TypeError(f"@{decorator} on {_name(fn)}: there is no argument {next(iter(unknown))!r}; {takes}")
     if more:
-        raise TypeError(f"@{decorator} on {_name(fn)}: {more[0]!r} is an argument too many; {takes}, by name")
+        by_name = ", by name" if allowed else ""
+        raise TypeError(f"@{decorator} on {_name(fn)}: {more[0]!r} is an argument too many; {takes}{by_name}")
 
 
 def _part(name: str, part: str, value: float | str) -> float:

@@ -17,7 +17,7 @@ from msgspec import Struct
 from gofer.errors import ConfigError
 from gofer.suggest import nearest
 
-__all__ = ["Content", "Guards", "Sections", "Unreadable", "decode", "parse_ini", "parse_json"]
+__all__ = ["Content", "Guards", "Sections", "Unreadable", "decode", "has_comment", "parse_ini", "parse_json"]
 
 Sections = dict[str, dict[str, object]]
 """A file's sections; each maps its keys, in the case they were written, to their values."""
@@ -27,6 +27,7 @@ Guards = Mapping[str, frozenset[str]]
 
 _HEADER = re.compile(r"\[([^\[\]]*[^\[\]\s][^\[\]]*)\]\s*([#;].*)?")
 _KEY = re.compile(r"[\w.@*?-]+\s*[=:]")
+_COMMENT = re.compile(r"\s[#;]")
 _WORD = re.compile(r"[\w.-]+")
 
 
@@ -138,6 +139,11 @@ def parse_ini(text: str, guards: Guards | None = None, standard: frozenset[str] 
         content.sections[name] = {**now}
         _check_lost(content, guards, name, before, now)
     return content
+
+
+def has_comment(value: str) -> bool:
+    """Tell whether a value of an ini file ends in what looks like a comment; it is part of the value."""
+    return _COMMENT.search(value) is not None
 
 
 def parse_json(text: str, guards: Guards | None = None) -> Content:

@@ -31,6 +31,7 @@ from support.waiting import eventually
 
 PLUGIN = """
 from gofer.decorators import pam, remote, user
+from gofer.pam import authenticate
 
 
 def note(text):
@@ -69,6 +70,10 @@ class Door:
     @remote
     def free(self):
         return "free"
+
+    @remote
+    def ask(self, *how):
+        return authenticate(*how)
 """
 
 
@@ -112,6 +117,14 @@ class TestUsers:
     def agent(self, process: AgentProcess, tmp_path: Path) -> Iterator[Agent]:
         with Agent(f"local://{tmp_path / 'broker.sock'}", "door", wait=60) as agent:
             yield until_it_answers(agent, process.tail())
+
+    def test_a_plugin_asks_for_itself_as_in_gofer_2(self, agent: Agent, jane: Person, joe: Person) -> None:
+        door = agent.Door()
+        assert door.ask(jane.name, jane.password) is True
+        assert door.ask(jane.name, jane.password, "login") is True
+        assert door.ask(jane.name, joe.password) is False
+        with pytest.raises(NotAuthorized, match="there is no PAM service 'no-such-service'"):
+            door.ask(jane.name, jane.password, "no-such-service")
 
     def test_the_right_password_opens(self, agent: Agent, jane: Person, joe: Person, trace: Path) -> None:
         mine = agent(user=jane.name, password=jane.password)

@@ -174,6 +174,8 @@ CONSUMER = """
             return h.hexdigest()
 
         def validate(self, document, digest, signature):
+            if document.routing[1] != plugin.uuid or not document.request.method or document.nothing:
+                raise ValidationFailed('not for me', document)
             if signature != self.sign(digest):
                 raise ValidationFailed('matching signatures: [%s, %s]' % (signature, digest))
 
@@ -423,7 +425,12 @@ class TestConsumer:
             "from gofer.rmi.reply import ReplyConsumer",
         ),
         ("from gofer.common import mkdir", "Python has its own for what was there"),
-        ("import gofer.nothing", "it is not in this version of gofer"),
+        ("import gofer.nothing", 'this version of gofer has no such module; the page "Coming from gofer 2"'),
+        ("from gofer.agent.plugin import PluginContainer", "write `from gofer.agent import PluginContainer`"),
+        ("from gofer.messaging.adapter.model import Queue", "is in gofer.messaging: from gofer.messaging import Queue"),
+        ("from gofer.messaging.consumer import Consumer", "write `from gofer.messaging import Consumer`"),
+        ("from gofer.rmi.store import Pending", "plugin.pending is how many have not ended"),
+        ("from gofer.transport.broker import Broker", "the adapter is named in the URL"),
         ("from gofer.config import Reader", "this version of gofer has no such name in gofer.config"),
         (
             "from gofer.agent.plugin import Plugin\nDog = Plugin.find(__name__).export('Dog')",
@@ -434,6 +441,8 @@ class TestConsumer:
             "from gofer.decorators import pam, remote\nclass A:\n  @remote\n  @pam(name='root')\n  def a(self): ...",
             "@pam on A.a: there is no argument 'name'; it takes user, service",
         ),
+        ("from gofer.decorators import fork\n@fork(1)\ndef a(): ...", "an argument too many; it takes none ("),
+        ("from gofer.decorators import pam\n@pam\ndef a(): ...", "old.py, line 2)"),
     ],
 )
 def test_what_is_not_there_any_more_is_reported_with_what_to_write_instead(host: Host, code: str, says: str) -> None:

@@ -141,6 +141,11 @@ def test_the_url_comes_from_the_option_the_environment_or_a_profile(url: str, co
             "[profile default] ulr: unknown (did you mean 'url'?); allowed: url, ",
         ),
         ("[profile default]\nurl=http://x\n", [], "unknown protocol 'http'"),
+        (
+            "[profile default]\nurl=local:// # this machine\n",
+            [],
+            "[profile default] url: has a comment after its value; write comments on their own lines",
+        ),
         ("[profile default]\nhost_validation=perhaps\n", [], "allowed: 1, yes, true"),
         ("url=local://\n", [], "not an ini file"),
     ],
@@ -266,9 +271,12 @@ def test_timeout_is_how_long_the_method_may_run(url: str, tmp_path: Path) -> Non
     assert "ExecutionTimeout: Dog.wait_for() at 'kennel' took longer than 0.2 s" in done.stderr
 
 
-def test_interrupted_it_prints_how_to_cancel_and_that_cancels(url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["a URL", "a profile"])
+def test_interrupted_it_prints_how_to_cancel_and_that_cancels(url: str, conf: Path, tmp_path: Path, by: str) -> None:
     mark = tmp_path / "mark"
-    command = [GOFER, "rmi", "-u", url, "-a", "kennel", "-t", "Dog.wait_for", str(mark)]
+    write(conf, f"[profile lab]\nurl = {url}\naddress = kennel\n")
+    where = ["-u", url, "-a", "kennel"] if by == "a URL" else ["--profile", "lab"]
+    command = [GOFER, "rmi", *where, "-t", "Dog.wait_for", str(mark)]
     with forkserver.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         eventually(Path(f"{mark}.started").exists)
         child.send_signal(signal.SIGINT)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gofer.errors import MemberNotFound, RemoteException
+from gofer.errors import MemberNotFound, Rejected, RemoteException
 from gofer.proxy import Agent
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
@@ -158,3 +158,53 @@ def test_a_cancellation_says_why_and_is_no_failure(kennel: Kennel) -> None:
     (line,) = eventually(lambda: [one for one in kennel.lines(trigger.sn) if "cancelled" in one["message"]])
     assert (line["level"], "trace" in line) == ("INFO", False)
     assert line["message"].endswith("Cancelled: cancelled before it was started")
+
+
+SIGNING = """
+from gofer.agent.plugin import Plugin
+from gofer.decorators import load, remote
+
+
+class Authenticator:
+    def sign(self, digest):
+        return digest
+
+    def validate(self, document, digest, signature):
+        return document["nobody sends this"]
+
+
+@load
+def begin():
+    Plugin.find(__name__).authenticator = Authenticator()
+
+
+class Dog:
+    @remote
+    def bark(self):
+        return "woof"
+"""
+
+
+class Signer:
+    """The caller's half, which believes everybody."""
+
+    def sign(self, digest: str) -> str:
+        return digest
+
+    def validate(self, document: Any, digest: str, signature: Any) -> None:
+        pass
+
+
+def test_an_authenticator_that_makes_a_mistake_is_named_with_the_traceback(root: Path) -> None:
+    with LocalBroker(str(root / "run/gofer/broker.sock")) as broker, AgentProcess(root) as process:
+        text = f"[main]\nenabled = 1\n[messaging]\nurl = {broker.url}\n[model]\nqueue = signing\n"
+        process.plugin("signing", SIGNING, text)
+        process.start()
+        with (
+            Agent(broker.url, "signing", wait=30, authenticator=Signer()) as agent,
+            pytest.raises(Rejected, match="authenticator failed: KeyError") as caught,
+        ):
+            agent.Dog().bark()
+        assert "nobody sends this" not in str(caught.value)
+        log = eventually(lambda: process.tail().partition("plugin signing: its authenticator failed: KeyError\n")[2])
+        assert 'return document["nobody sends this"]' in log

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from gofer.errors import DocumentError
-from gofer.messaging.auth import Authenticator, ValidationFailed, sign, verify
+from gofer.messaging.auth import Authenticator, ValidationFailed, fault_of, sign, verify
 from hypothesis import given
 from hypothesis import strategies as st
 from support.captured import HexAuthenticator
@@ -81,6 +81,31 @@ def test_a_signature_of_text_or_of_its_bytes_is_given_as_text(signs: str | bytes
     assert authenticator.asked[0][2] == (signs if isinstance(signs, str) else signs.decode())
 
 
+class Careless(ValidationFailed):
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+def test_the_document_has_its_fields_as_attributes_too() -> None:
+    authenticator = Answering()
+    verify(sign(b'{"sn":"a","data":{"task":7}}', authenticator), authenticator)
+    document = authenticator.asked[0][0]
+    assert (document.sn, document["sn"], document.data.task, document.nothing) == ("a", "a", 7, None)
+
+
+@pytest.mark.parametrize("raised", [KeyError("x"), ValidationFailed("no"), Careless(7)])
+def test_a_mistake_of_the_authenticator_is_told_apart_from_a_wrong_signature(raised: Exception) -> None:
+    with pytest.raises(DocumentError) as caught:
+        verify(sign(BODY, Answering()), Answering(validates=raised))
+    assert fault_of(caught.value) is (None if isinstance(raised, ValidationFailed) else raised)
+
+
+def test_what_is_not_signed_is_no_mistake_of_the_authenticator() -> None:
+    with pytest.raises(DocumentError) as caught:
+        verify(BODY, Answering())
+    assert fault_of(caught.value) is None
+
+
 def test_a_failed_validation_keeps_the_document_that_it_is_about() -> None:
     failed = ValidationFailed("no", {"sn": "a"})
     assert (failed.details, failed.document, str(failed)) == ("no", {"sn": "a"}, "no")
@@ -96,11 +121,6 @@ def test_only_text_names_somebody(identity: object) -> None:
 def test_what_cannot_be_signed_is_not_sent(bad: Any) -> None:
     with pytest.raises(type(bad) if isinstance(bad, Exception) else TypeError):
         sign(BODY, Answering(signs=bad))
-
-
-class Careless(ValidationFailed):
-    def __init__(self, code: int) -> None:
-        self.code = code
 
 
 @pytest.mark.parametrize(

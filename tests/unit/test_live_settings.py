@@ -67,6 +67,7 @@ def test_iteration_gives_pairs(root: Path) -> None:
         "main": {"enabled": "1"},
         "foobar": {"timeout": "100", "MixedCase": "x", "get": "y"},
     }
+    assert dict(cfg)["foobar"] is cfg.foobar
     assert sorted(cfg.foobar) == [("MixedCase", "x"), ("get", "y"), ("timeout", "100")]
 
 

@@ -119,7 +119,7 @@ gofer.messaging.adapter: Adapter Bind Blocked Cancel CheckQueue Closed Confirmed
 gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
-gofer.messaging.auth: Authenticator ValidationFailed sign signer_of text_of verify
+gofer.messaging.auth: Authenticator ValidationFailed fault_of sign signer_of text_of verify
 gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator missing_authenticator
 gofer.messaging.backoff: Backoff OF_MANY
 gofer.messaging.body: Body
@@ -129,8 +129,8 @@ gofer.messaging.connection: Connection Flow Traffic
 gofer.messaging.connector: Connector SSL
 gofer.messaging.core: Core Settle
 gofer.messaging.dispatcher: NotAuthorized
-gofer.messaging.document: EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION check_size
-    decode_fields decode_reply decode_request encode head seconds_of shown timestamp unwrap
+gofer.messaging.document: Document EXPIRED Head Invocation MAX_CONTAINERS Reply Request Result Signed VERSION
+    check_size decode_fields decode_reply decode_request encode head seconds_of shown timestamp unwrap
 gofer.messaging.driver: Driver OPEN Opened SILENCE
 gofer.messaging.driver_lock: DriverLock
 gofer.messaging.endings: BrokerClosed LoginRefused NoVirtualHost ProtocolError ending who_answers words
@@ -143,7 +143,7 @@ gofer.messaging.local.server: Broker serving
 gofer.messaging.local.state: Consumer Exchange Message Queue Receiver State matches
 gofer.messaging.local.wire: Ask BadFrame Close Frame Heartbeat Hello MAX_BODY Publish Reader Settle VERSION write
 gofer.messaging.mock: install register uninstall
-gofer.messaging.model: Consumer Document Exchange Message Producer Queue Reader
+gofer.messaging.model: Consumer Exchange Message Producer Queue Reader
 gofer.messaging.operations: Answer MOST_PATIENCE OPERATION Operations State copy_error
 gofer.messaging.pool: Pool pool
 gofer.messaging.proxies: find_proxy parse_proxy tunnel
@@ -225,7 +225,7 @@ gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUE
     rows settle take trim
 gofer.rmi.store.schema: VERSION boot prepare recover version_of
 gofer.root: Root
-gofer.sections: Content Guards Sections Unreadable decode parse_ini parse_json
+gofer.sections: Content Guards Sections Unreadable decode has_comment parse_ini parse_json
 gofer.streams: UNWRITABLE give_up_output open_missing
 gofer.suggest: available did_you_mean nearest
 gofer.targets: MAX_LENGTH Targets

@@ -148,3 +148,10 @@ def test_equal_connectors_are_one_key() -> None:
     assert Connector.of("amqp://u:x@h") != Connector.of("amqp://u:y@h")
     connector = Connector(URL.parse("amqp://h"), heartbeat=3)
     assert Connector.of(connector) is connector
+
+
+@pytest.mark.parametrize("text", ["amqp://u:hidden@h:5/v", "qpid+amqps://h", "u:hidden@h", "h/v"])
+def test_the_text_of_a_url_is_not_taken_for_a_host(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"write URL\.parse\('") as caught:
+        URL(text)
+    assert "hidden" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import traceback
@@ -17,20 +18,41 @@ __all__ = ["Broken", "Refused", "blamed", "not_identified", "one_line", "why_not
 
 log = logging.getLogger(__name__)
 
-#: Modules of gofer 2 that plugins import, and what to write instead.
+_OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
+
+#: Modules of gofer 2 that are gone, with all below them, and what to write instead.
 _GONE = {
-    "gofer.common": "Python has its own for what was there: os.makedirs, threading, functools",
-    "gofer.compat": "write for Python 3: str, json",
-    "gofer.messaging.async": "write `from gofer.rmi.reply import ReplyConsumer`",
-    "gofer.messaging.producer": "call an agent's methods with gofer.proxy.Agent",
-    "gofer.messaging.consumer": "read replies with gofer.rmi.reply.ReplyConsumer",
-    "gofer.messaging.model": "the errors are in gofer.errors",
-    "gofer.messaging.adapter.url": "write `from gofer.messaging import URL`",
     "gofer.agent.action": "mark a function with @action, from gofer.decorators",
     "gofer.agent.whiteboard": "a plugin has its own: plugin.whiteboard",
+    "gofer.common": "Python has its own for what was there: os.makedirs, threading, functools",
+    "gofer.compat": "write for Python 3: str, json",
+    "gofer.messaging.adapter": "what programs use of it is in gofer.messaging: from gofer.messaging import Queue, URL",
+    "gofer.messaging.async": "write `from gofer.rmi.reply import ReplyConsumer`",
+    "gofer.messaging.broker": "write `from gofer.messaging import Connector`",
+    "gofer.messaging.consumer": "write `from gofer.messaging import Consumer`",
+    "gofer.messaging.producer": "write `from gofer.messaging import Producer`",
+    "gofer.mp": "mark a method with @fork, from gofer.decorators; Python has multiprocessing",
+    "gofer.rmi.consumer": "replies are read with `from gofer.rmi.reply import ReplyConsumer`",
+    "gofer.rmi.store": "requests are no files; plugin.pending is how many have not ended",
+    "gofer.rmi.tracker": "a method asks Context.current().cancelled(), from gofer.agent.rmi",
+    "gofer.thread": "Python has its own: threading.Thread",
     "gofer.threadpool": "Python has its own: concurrent.futures.ThreadPoolExecutor",
     "gofer.transport": "the adapter is named in the URL; write `from gofer.messaging import URL`",
 }
+#: Names of gofer 2 that plugins import from other modules, too, and where they are now.
+_HOMES = {
+    "gofer.agent": "PluginContainer",
+    "gofer.agent.plugin": "Plugin",
+    "gofer.agent.rmi": "Context",
+    "gofer.messaging": "Connector Consumer Document Exchange NotFound Producer Queue URL",
+    "gofer.messaging.auth": "Authenticator ValidationFailed",
+    "gofer.metrics": "Timer",
+    "gofer.rmi.dispatcher": "DispatchError MemberNotFound NamespaceNotFound NotAuthorized RemoteException",
+    "gofer.rmi.policy": "RequestTimeout",
+    "gofer.rmi.reply": "Listener ReplyConsumer",
+    "gofer.rmi.shell": "Shell",
+}
+_PAGE = 'the page "Coming from gofer 2" of the documentation lists what plugins can import'
 
 
 class Broken(PluginError):
@@ -125,6 +147,7 @@ def one_line(raised: BaseException) -> tuple[str, str]:
     trace = "".join(traceback.format_exception(raised))
     # The frames of the import machinery say nothing about the plugin.
     frames = [f for f in traceback.extract_tb(raised.__traceback__) if not f.filename.startswith("<frozen ")]
+    frames = [f for f in frames if not f.filename.startswith(_OURS)] or frames  # the plugin's line, not a decorator's
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     if isinstance(raised, SyntaxError) and raised.filename:
         place = f" ({raised.filename}, line {raised.lineno})"
@@ -182,10 +205,15 @@ def _instead(raised: BaseException) -> str:
     """Say what to write instead of what is imported from gofer 2 and is not there any more."""
     if isinstance(raised, SyntaxError) and re.search(r"\bgofer\.(rmi|messaging)\.async\b", raised.text or ""):
         return "`async` is a keyword of Python now: write `from gofer.rmi.reply import ReplyConsumer`"
-    if isinstance(raised, ImportError) and (raised.name or "").partition(".")[0] == "gofer":
-        home = raised.name or ""
-        if isinstance(raised, ModuleNotFoundError):
-            return _GONE.get(home, "it is not in this version of gofer")
-        if "in this version of gofer" not in str(raised):  # else it says what to write
-            return f"this version of gofer has no such name in {home}"
-    return ""
+    home = raised.name or "" if isinstance(raised, ImportError) else ""
+    if home.partition(".")[0] != "gofer" or "in this version of gofer" in str(raised):  # that one says what to write
+        return ""
+    wanted = re.match(r"cannot import name '(\w+)'", str(raised))
+    if wanted is not None:
+        for module, names in _HOMES.items():
+            if wanted[1] in names.split():
+                return f"write `from {module} import {wanted[1]}`"
+    parts = home.split(".")
+    known = [_GONE[name] for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in _GONE]
+    what = f"such name in {home}" if wanted is not None else "such module"
+    return known[0] if known else f"this version of gofer has no {what}; {_PAGE}"

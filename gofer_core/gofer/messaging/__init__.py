@@ -13,7 +13,8 @@ from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 
 if TYPE_CHECKING:
-    from gofer.messaging.model import Consumer, Document, Exchange, Producer, Queue, Reader
+    from gofer.messaging.document import Document
+    from gofer.messaging.model import Consumer, Exchange, Producer, Queue, Reader
 
 __all__ = ["URL", "Connector", "Consumer", "Document", "Exchange", "NotFound", "Producer", "Queue", "Reader"]
 

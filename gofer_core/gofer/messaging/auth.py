@@ -14,7 +14,7 @@ from typing import Any
 from gofer.errors import DocumentError
 from gofer.messaging.document import Signed, encode, fields_of, unwrap
 
-__all__ = ["Authenticator", "ValidationFailed", "sign", "signer_of", "text_of", "verify"]
+__all__ = ["Authenticator", "ValidationFailed", "fault_of", "sign", "signer_of", "text_of", "verify"]
 
 _CODE = "security.authentication"
 _SENTENCE = "SECURITY: message authentication failed"
@@ -55,7 +55,7 @@ class Authenticator(ABC):
         """Return the signer's identity (None: it has none); raise ValidationFailed for a signature that is not valid.
 
         Args:
-            document: the document, not verified yet, as a mapping.
+            document: the document, not verified yet, as a :class:`gofer.messaging.Document`.
             signature: the value that the signer's ``sign`` returned, as text; as bytes only if it is not UTF-8. So
                 ``sign`` should return raw bytes in hex or base64.
         """
@@ -84,7 +84,7 @@ def verify(body: bytes, authenticator: Authenticator | None) -> tuple[bytes, str
     inner = text_of(body, signed)
     if authenticator is None:
         return inner, None
-    return inner, signer_of(signed, inner, authenticator, fields_of(inner))
+    return inner, signer_of(signed, inner, authenticator)
 
 
 def text_of(body: bytes, signed: Signed | None) -> bytes:
@@ -92,7 +92,7 @@ def text_of(body: bytes, signed: Signed | None) -> bytes:
     return body if signed is None else signed.message.encode("utf-8", "surrogatepass")
 
 
-def signer_of(signed: Signed | None, inner: bytes, authenticator: Authenticator, document: Any) -> str | None:
+def signer_of(signed: Signed | None, inner: bytes, authenticator: Authenticator) -> str | None:
     """Return the identity of who has signed a document that was unwrapped; raise as ``verify`` does."""
     if signed is None:
         raise DocumentError(_CODE, _SENTENCE, "not signed")
@@ -101,7 +101,7 @@ def signer_of(signed: Signed | None, inner: bytes, authenticator: Authenticator,
     except ValueError:
         raise DocumentError(_CODE, _SENTENCE, "signature is not base64") from None
     try:
-        identity = authenticator.validate(document, hashlib.sha256(inner).hexdigest(), signature)
+        identity = authenticator.validate(fields_of(inner), hashlib.sha256(inner).hexdigest(), signature)
     except ValidationFailed as failed:
         code = failed.code if isinstance(failed.code, str) and failed.code.startswith("security.") else _CODE
         raise DocumentError(code, _SENTENCE, str(failed.details or failed) or "not valid") from failed
@@ -112,6 +112,11 @@ def signer_of(signed: Signed | None, inner: bytes, authenticator: Authenticator,
     if not identity.isprintable():  # it is logged and compared: invisible characters make it look like another
         raise DocumentError(_CODE, _SENTENCE, f"the identity {identity[:60]!r} has control characters in it")
     return identity
+
+
+def fault_of(bad: DocumentError) -> BaseException | None:
+    """Return what the authenticator raised that was no ValidationFailed, for the log; None: it made no mistake."""
+    return None if isinstance(bad.__cause__, ValidationFailed) else bad.__cause__
 
 
 def _text(signature: bytes) -> str | bytes:

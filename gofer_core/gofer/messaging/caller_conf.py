@@ -10,7 +10,7 @@ from gofer.errors import ConfigError
 from gofer.messaging.keyfiles import read_public, read_secret
 from gofer.messaging.url import URL
 from gofer.root import Root
-from gofer.sections import Unreadable, parse_ini
+from gofer.sections import Unreadable, has_comment, parse_ini
 from gofer.suggest import available, did_you_mean
 
 __all__ = ["PROFILE_KEYS", "caller_conf", "profile", "profiles", "read_section"]
@@ -52,7 +52,8 @@ def profile(name: str | None) -> dict[str, str]:
         name: None: ``default``, which need not exist.
 
     Raises:
-        ConfigError: there is no such profile, an unknown key is in it, or others may read the password in its URL.
+        ConfigError: there is no such profile, a key in it is unknown, its value has a comment behind it, or others may
+            read the password in its URL.
     """
     path, known = caller_conf(), profiles()
     if name is not None and name not in known:
@@ -63,6 +64,9 @@ def profile(name: str | None) -> dict[str, str]:
         if key not in PROFILE_KEYS:
             hint = did_you_mean(key, PROFILE_KEYS)
             raise ConfigError(f"{path}: [{section}] {key}: unknown{hint}; allowed: {', '.join(PROFILE_KEYS)}")
+        if has_comment(settings[key]):
+            text = "has a comment after its value; write comments on their own lines"
+            raise ConfigError(f"{path}: [{section}] {key}: {text}")
     if "url" in settings and URL.parse(settings["url"]).password is not None:
         read_secret(path)  # raises if others may read it
     for key in _FILES:

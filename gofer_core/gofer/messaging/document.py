@@ -21,9 +21,9 @@ import msgspec
 from gofer.errors import DocumentError
 from gofer.messaging.value import MAX_DEPTH
 
-__all__ = ["EXPIRED", "MAX_CONTAINERS", "VERSION", "Head", "Invocation", "Reply", "Request", "Result", "Signed"]
-__all__ += ["check_size", "decode_fields", "decode_reply", "decode_request", "encode", "head", "seconds_of", "shown"]
-__all__ += ["timestamp", "unwrap"]
+__all__ = ["EXPIRED", "MAX_CONTAINERS", "VERSION", "Document", "Head", "Invocation", "Reply", "Request", "Result"]
+__all__ += ["Signed", "check_size", "decode_fields", "decode_reply", "decode_request", "encode", "head", "seconds_of"]
+__all__ += ["shown", "timestamp", "unwrap"]
 
 VERSION = "2.0"
 #: The rejection code of a request that arrived after its time to live.
@@ -240,7 +240,17 @@ def head(body: bytes) -> Head:
     )
 
 
-def fields_of(body: bytes) -> dict[str, Any]:
+class Document(dict[str, Any]):
+    """A document whose fields are attributes, too: ``document.result.retval``. One that is missing is None."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        value = self.get(name)
+        return Document(value) if isinstance(value, dict) else value
+
+
+def fields_of(body: bytes) -> Document:
     """Return the fields of a document's own text, for an authenticator; none of what is no document."""
     try:
         check_size(body)
@@ -249,8 +259,8 @@ def fields_of(body: bytes) -> dict[str, Any]:
         except msgspec.MsgspecError:  # NaN and lone surrogates, which only the encoder of gofer 2 writes
             found = json.loads(body.decode("utf-8", "surrogatepass"))
     except (DocumentError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return Document()
+    return Document(found) if isinstance(found, dict) else Document()
 
 
 def _text(raw: msgspec.Raw) -> str | None:

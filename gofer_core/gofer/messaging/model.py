@@ -30,13 +30,13 @@ from gofer.messaging.adapter import Delivery, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.auth import Authenticator, sign, verify
 from gofer.messaging.connector import Connector
-from gofer.messaging.document import VERSION, decode_fields, encode
+from gofer.messaging.document import VERSION, Document, decode_fields, encode
 from gofer.messaging.pool import pool
 from gofer.messaging.subscription import Subscription
 from gofer.messaging.thread_driver import ThreadConnection, Waiter
 from gofer.messaging.url import URL
 
-__all__ = ["Consumer", "Document", "Exchange", "Message", "Producer", "Queue", "Reader"]
+__all__ = ["Consumer", "Exchange", "Message", "Producer", "Queue", "Reader"]
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +52,6 @@ _FAILURES: dict[Outcome, tuple[type[MessagingError], str]] = {
 }
 
 _Where = str | URL | Connector | None
-
-
-class Document(dict[str, Any]):
-    """A document whose fields are attributes, too: ``document.result.retval``. One that is missing is None."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        value = self.get(name)
-        return Document(value) if isinstance(value, dict) else value
 
 
 class _Node:

@@ -46,6 +46,10 @@ class URL:
     #: More hosts with their ports, for when the first does not answer.
     others: tuple[tuple[str, int], ...] = ()
 
+    def __post_init__(self) -> None:
+        if "/" in self.host or "@" in self.host:  # in gofer 2 URL(text) read the text; as a host it would be shown
+            raise ConfigError(f"URL() takes the parts of a URL, not its text; write URL.parse({_masked(self.host)!r})")
+
     @classmethod
     def parse(cls, text: str | URL) -> URL:
         """Read a URL.

@@ -188,8 +188,10 @@ def _call(args: list[Any], kws: dict[str, Any], how: dict[str, Any]) -> Any:
         try:
             return request()
         except KeyboardInterrupt:
-            words = ["gofer", "rmi", *(["-u", str(connector.url)] if how.get("url") else []), "-a", at]
-            cancel = shlex.join([*words, "-t", "Admin.cancel", f"sn={request.sn}"])
+            url = str(connector.url) if how.get("url") else None
+            given = {"-u": url, "--profile": how.get("profile_name"), "-a": at, "-A": how.get("authenticator")}
+            words = [word for option, value in given.items() if value is not None for word in (option, value)]
+            cancel = shlex.join(["gofer", "rmi", *words, "-t", "Admin.cancel", f"sn={request.sn}"])
             complain("gofer rmi", f"interrupted; request {request.sn} may still run. To cancel it: {cancel}")
             raise
 

@@ -18,15 +18,13 @@ from msgspec import Struct
 from gofer.agent.config.files import read_text
 from gofer.agent.config.kinds import Kind, Wrong
 from gofer.agent.config.problem import Problem, plain
-from gofer.sections import Content, Sections, Unreadable, parse_ini, parse_json
+from gofer.sections import Content, Sections, Unreadable, has_comment, parse_ini, parse_json
 from gofer.suggest import nearest
 
 __all__ = ["GUARD", "Key", "Reader", "Schema", "keys_of", "written"]
 
 GUARD: Final = "guard"
 """Marks a key that keeps somebody out: without a value it is an error, for that could hide a slip that opens a door."""
-
-_COMMENT = re.compile(r"\s[#;]")
 
 
 class Key(Struct, frozen=True):
@@ -206,7 +204,7 @@ class Reader:
                     self.warn(section, name, f"is deprecated; write {key.instead} instead")
 
     def _has_comment(self, raw: object) -> bool:
-        return self._ini and isinstance(raw, str) and _COMMENT.search(raw) is not None
+        return self._ini and isinstance(raw, str) and has_comment(raw)
 
     def _unknown_key(self, section: str, name: str) -> str:
         known = [key.name for key in self.schema.of(section) if key.instead is None]

@@ -135,6 +135,8 @@ class LiveSettings(_Named):
     def __getattr__(self, name: str) -> Any:
         if name in (*_Named.__slots__, "_texts") or name.startswith("__"):
             raise AttributeError(name)
+        if name == "keys" and name not in self._values:  # dict(cfg) takes pairs, unless there is a method `keys`
+            raise AttributeError(f"no section {name!r} in {self._label}")
         found = self._values.get(name)
         return self._values.setdefault(name, self._make(name, {})) if found is None else found
 

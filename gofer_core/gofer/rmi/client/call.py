@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from gofer.errors import AdapterError, CallError, DocumentError, NotFound, RequestTimeout
 from gofer.messaging.adapter import Outcome
+from gofer.messaging.auth import fault_of
 from gofer.messaging.document import EXPIRED, seconds_of, shown
 from gofer.rmi.client.options import Options, Report
 from gofer.rmi.client.replies import Failed, Notice, Progress, Received, Rejected, Succeeded
@@ -269,7 +270,7 @@ class Call:
     def _disbelieve(self, bad: DocumentError) -> None:
         """Note a reply that is not from our agent, as far as anybody can tell: it does not end the call."""
         if not self._disbelieved:
-            log.warning("a reply to %s cannot be verified: %s", self.sn, bad)
+            log.warning("a reply to %s cannot be verified: %s", self.sn, bad, exc_info=fault_of(bad))
         why = str(bad.details or bad)
         if why in self._disbelieved or len(self._disbelieved) < _MOST_REASONS:
             self._disbelieved[why] = self._disbelieved.get(why, 0) + 1

@@ -14,6 +14,7 @@ from gofer.errors import ConnectionLost, DocumentError, MessagingError
 from gofer.limit import LimitedLog
 from gofer.messaging.adapter import Bind, DeclareQueue, Delivery, Outcome
 from gofer.messaging.address import Address
+from gofer.messaging.auth import fault_of
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import shown
 from gofer.messaging.pool import pool
@@ -261,7 +262,7 @@ class ReplyConsumer:
                 received.verify(self._authenticator)
         except DocumentError as bad:
             text = "%r: a reply is dropped: %s: %s"
-            self._complain(logging.WARNING, text, self, bad, shown(repr(body[:200])))
+            self._complain(logging.WARNING, text, self, bad, shown(repr(body[:200])), error=fault_of(bad))
             connection.reject(item.delivery)
             return
         notice = received.notice

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import re
 import time
@@ -15,9 +16,10 @@ from binascii import a2b_base64
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gofer.errors import ConfigError, DocumentError
+from gofer.limit import LimitedLog
 from gofer.messaging.adapter import HEAD, TAIL
 from gofer.messaging.address import Address
-from gofer.messaging.auth import signer_of, text_of
+from gofer.messaging.auth import fault_of, signer_of, text_of
 from gofer.messaging.document import (
     EXPIRED,
     Head,
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from gofer.rmi.server.service import Service
 
 __all__ = ["ALLOWANCE", "Refused", "Verification", "Verified", "too_late"]
+
+log = logging.getLogger(__name__)
 
 #: Seconds that the clocks of a caller and an agent may differ before a request counts as late. A caller that waits,
 #: and whose clock is off by more, is told by the rejection, and sends its request again by the agent's clock.
@@ -84,6 +88,8 @@ class Verification:
     """Reads the requests of one plugin. Without an authenticator a signature is taken off and not looked at."""
 
     def __init__(self, service: Service) -> None:
+        self._name = service.name
+        self._complain = LimitedLog(log)
         self._limit = service.max_message
         self._authenticator = service.authenticator
         self._addresses = frozenset((service.address, *service.audience))
@@ -114,8 +120,11 @@ class Verification:
         inner = text_of(body, signed)
         if self._authenticator is not None:
             try:
-                signer = signer_of(signed, inner, self._authenticator, fields_of(inner))
+                signer = signer_of(signed, inner, self._authenticator)
             except DocumentError as bad:
+                if (fault := fault_of(bad)) is not None:
+                    text = "plugin %s: its authenticator failed: %s"
+                    self._complain(logging.ERROR, text, self._name, type(fault).__name__, error=fault)
                 found = head(inner)
                 raise Refused(_refusal(bad), sn=found.sn, replyto=found.replyto) from None
         try:
