@@ -61,10 +61,11 @@ print("ended", flush=True)
 sys.stdin.read()
 """
 
-#: Daemon threads that wait for results, one call each, until the input ends; and then a second more.
+#: Daemon threads that wait for results, and (``proxy``) others that call again and again, for a moment longer than
+#: there is input.
 _WAITING_PROGRAM = """
 import asyncio, atexit, sys, threading, time
-atexit.register(time.sleep, 1)  # called last
+atexit.register(time.sleep, 0.3)  # called last
 from gofer import aio, proxy
 url, door = sys.argv[1:]
 def call():
@@ -73,8 +74,11 @@ def call():
 async def acall():
     async with aio.Agent(url, "sink", wait=300) as agent:
         await agent.Dog().bark("x")
-for _ in range(8):
-    target = call if door == "proxy" else lambda: asyncio.run(acall())
+def repeat():
+    with proxy.Agent(url, "echo", wait=300) as agent:
+        while True:
+            agent.Dog().bark(threading.current_thread().name)
+for target in [call, repeat] * 4 if door == "proxy" else [lambda: asyncio.run(acall())] * 4:
     threading.Thread(target=target, daemon=True).start()
 sys.stdin.read()
 """
@@ -195,8 +199,12 @@ def what_was_lost_is_told_at_the_end(folder: Path, **how: str) -> None:
 
 
 def daemon_threads_end_silently(folder: Path, *, python: str = sys.executable, door: str = "proxy") -> None:
-    """Have a process end whose daemon threads wait for results: nobody hears of these threads any more."""
-    with brokers(folder, "holding") as (broker,), EchoAgent(broker.url, "sink", hold=True) as sink:
+    """Have a process end whose daemon threads wait for results, or make calls: nobody hears of these any more."""
+    with (
+        brokers(folder, "holding") as (broker,),
+        EchoAgent(broker.url, "sink", hold=True) as sink,
+        EchoAgent(broker.url, "echo") as echo,
+    ):
         process = subprocess.Popen(
             [python, "-c", _WAITING_PROGRAM, broker.url, door],
             stdin=subprocess.PIPE,
@@ -205,7 +213,9 @@ def daemon_threads_end_silently(folder: Path, *, python: str = sys.executable, d
             text=True,
         )
         try:
-            eventually(lambda: len(sink.seen) == 8)
+            eventually(lambda: len(sink.seen) == 4)
+            called = 4 if door == "proxy" else 0
+            eventually(lambda: len({one["request"]["args"][0] for one in list(echo.seen)}) == called)
             assert (process.communicate(timeout=60)[0], process.returncode) == ("", 0)
         finally:
             process.kill()

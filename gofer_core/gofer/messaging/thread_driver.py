@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
 from math import inf
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from gofer.errors import ConnectionLost, MessagingError
@@ -46,6 +46,8 @@ _READ, _READ_WRITE = select.POLLIN, select.POLLIN | select.POLLOUT
 #: Seconds after which a waiting thread checks that the I/O thread was started: an interrupt may have struck the thread
 #: that was to start it.
 _CHECK_INTERVAL = 1.0
+#: Seconds that a daemon thread waits at the end of the process before it is told that its connection is closed.
+_LEFT_BEHIND = 10.0
 
 
 class Waiter:
@@ -90,6 +92,16 @@ class ThreadConnection(Connection):
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
+    def check_usable(self) -> None:
+        """Raise ConnectionLost if it was closed, or belongs to the parent process.
+
+        At the end of the process a daemon thread is told so late that it is ended before, or it would print as much of
+        a traceback as there is time for.
+        """
+        if self.closed and self.exiting and threading.current_thread().daemon and not self.in_driver:
+            sleep(_LEFT_BEHIND)
+        super().check_usable()
+
     def wait(self, ready: Callable[[], object], deadline: float | None, waiter: Waiter | None = None) -> bool:
         """Wait until ``ready()`` is true or the deadline (``time.monotonic()``) has passed.
 
@@ -114,9 +126,7 @@ class ThreadConnection(Connection):
             if waiter is None:
                 self._watchers[own] = None
             while not ready():
-                if self.exiting and threading.current_thread().daemon:
-                    pass  # it is ended with the process, and would only print a part of a traceback
-                elif self.closed or not self._owner:
+                if self.closed or not self._owner:
                     self.check_usable()
                     self._ensure_thread()
                 timeout = _CHECK_INTERVAL if deadline is None else deadline - monotonic()
