@@ -234,7 +234,7 @@ class AmqpAdapter(api.Adapter):
         """Have the operation fail that the broker closes the connection for: the first of those with its method."""
         *_, kind, number = loads("BsBB", payload, 4)[0]
         for channel in (*self._channels.running, *self._channels.open.values()):
-            if channel.asking == (kind, number) != (0, 0):
+            if (kind, number) in channel.asking:
                 channel.on_closed(Closed(*wire.reply(payload)))
                 break
 

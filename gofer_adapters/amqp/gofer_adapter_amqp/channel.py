@@ -13,18 +13,19 @@ from gofer.messaging.endings import ProtocolError
 from gofer_adapter_amqp import wire
 from gofer_adapter_amqp.broker import Closed, Dialect
 
-__all__ = ["Channel", "Channels", "Question", "Steps", "Task"]
+__all__ = ["Channel", "Channels", "Method", "Question", "Steps", "Task"]
 
 OUTCOMES = {spec.Basic.Ack: (Outcome.CONFIRMED, ""), spec.Basic.Nack: (Outcome.REFUSED, "the broker refused it")}
 
 _MOST_TASKS = 64
 _DELIVER, _RETURN = spec.Basic.Deliver, spec.Basic.Return
 
-#: A method, the format of its arguments, and those, which the method with the next number answers; or a message, which
-#: a confirm answers.
-Question = tuple[tuple[int, int], str, tuple[object, ...]] | Outgoing
-#: Questions, one after the other. It is sent the answer's payload, or that of basic.return when a message had no route;
-#: or it is thrown Closed.
+#: A method, the format of its arguments, and those. The method with the next number answers it.
+Method = tuple[tuple[int, int], str, tuple[object, ...]]
+#: A method, several in one write, or a message, which a confirm answers.
+Question = Method | list[Method] | Outgoing
+#: Questions, one after the other. It is sent the last answer's payload, or that of basic.return when a message had no
+#: route; or it is thrown Closed.
 Steps = Generator[Question, bytes, None]
 
 
@@ -65,7 +66,7 @@ class Channel:
     """
 
     limit: int | None = None
-    asking = (0, 0)  # the method that is to be answered
+    asking: tuple[tuple[int, int], ...] = ()  # the methods that are to be answered
 
     def __init__(self, home: Channels) -> None:
         self.home = home
@@ -175,6 +176,7 @@ class Task(Channel):
         super().__init__(home)
         self._steps = steps
         self._answers: tuple[tuple[int, int], ...] = ()
+        self._missing_answers = 0
         self._returned = b""
         home.waiting.append(self)
         home.start_waiting()
@@ -196,12 +198,15 @@ class Task(Channel):
         if isinstance(question, Outgoing):
             self.send(spec.Confirm.Select, "b", True)
             self.home.output.append(self.frames(question))
-            self.asking, self._returned, self.published = spec.Basic.Publish, b"", True
+            self.asking, self._returned, self.published = (spec.Basic.Publish,), b"", True
             self._answers = (spec.Basic.Ack, spec.Basic.Nack)
         else:
-            method, format, arguments = question
-            self.send(method, format, *arguments)
-            self.asking, self._answers = method, ((method[0], method[1] + 1),)
+            methods = question if isinstance(question, list) else [question]
+            for method, format, arguments in methods:
+                self.send(method, format, *arguments)
+            self.asking = tuple(method for method, _, _ in methods)
+            self._answers = tuple((number, index + 1) for number, index in self.asking)
+        self._missing_answers = len(self.asking)
         self.home.running.pop(self, None)
         self.home.running[self] = None
 
@@ -223,7 +228,9 @@ class Task(Channel):
         """Take the answer."""
         if method not in self._answers:
             super().on_method(method, payload)
-        self.go_on(self._returned or payload)
+        self._missing_answers -= 1
+        if not self._missing_answers:
+            self.go_on(self._returned or payload)
 
     def on_message(self, method: bytes, header: bytes, body: bytes) -> None:
         """Take a message that had no route; its confirm follows."""

@@ -38,8 +38,8 @@ class Consumer(Channel):
             return
         self.send(spec.Basic.Qos, "lBb", 0, asked.prefetch, False)
         if asked.exclusive and home.dialect.broker_j:
-            self.asking = spec.Queue.Declare
-            self.send(self.asking, "BsbbbbbF", 0, asked.queue, True, False, False, False, False, {})
+            self.asking = (spec.Queue.Declare,)
+            self.send(spec.Queue.Declare, "BsbbbbbF", 0, asked.queue, True, False, False, False, False, {})
         else:
             self._consume()
 
@@ -56,8 +56,8 @@ class Consumer(Channel):
 
     def _consume(self) -> None:
         queue, tag, exclusive = self._asked.queue, str(self._asked.number), self._asked.exclusive
-        self.asking = spec.Basic.Consume
-        self.send(self.asking, "BssbbbbF", 0, queue, tag, False, False, exclusive, False, {})
+        self.asking = (spec.Basic.Consume,)
+        self.send(spec.Basic.Consume, "BssbbbbF", 0, queue, tag, False, False, exclusive, False, {})
 
     def cancel(self, *ids: int) -> None:
         """End the subscription; the channel stays for what is not settled."""
@@ -103,14 +103,14 @@ class Consumer(Channel):
     def on_method(self, method: tuple[int, int], payload: bytes) -> None:
         """Take the answers to our questions, and the broker's own cancel."""
         match method:
-            case spec.Queue.DeclareOk if self.asking == spec.Queue.Declare:
+            case spec.Queue.DeclareOk if spec.Queue.Declare in self.asking:
                 if wire.consumers(payload):
                     self.on_closed(Closed(REFUSED, f"queue {self._asked.queue!r} has another consumer"))
                 else:
                     self._consume()
             case spec.Basic.ConsumeOk if self._subscribing is not None:
                 self.home.events.append(api.Done(self._subscribing))
-                waiting, self._subscribing, self._cancelling, self.asking = self._cancelling, None, [], (0, 0)
+                waiting, self._subscribing, self._cancelling, self.asking = self._cancelling, None, [], ()
                 self.cancel(*waiting)  # not before: RabbitMQ 3.10 would close the connection (INTERNAL_ERROR)
             case spec.Basic.Cancel | spec.Basic.CancelOk:  # or both, when the broker's own crosses ours
                 self._end("the broker cancelled the consumer: its queue was deleted, or is not available")

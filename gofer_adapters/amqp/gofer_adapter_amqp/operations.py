@@ -11,7 +11,7 @@ from gofer.errors import AdapterError, MessagingError
 from gofer.messaging import adapter as api
 
 from gofer_adapter_amqp.broker import DIFFERS, LOCKED, NOT_FOUND, Closed, Dialect
-from gofer_adapter_amqp.channel import Channels, Question, Steps
+from gofer_adapter_amqp.channel import Channels, Method, Question, Steps
 
 __all__ = ["steps"]
 
@@ -39,7 +39,9 @@ def _ask(operation: api.Operation, dialect: Dialect, proven: set[str]) -> _Steps
             # Broker-J keeps an exclusive queue that is durable after its connection has gone.
             lasting = durable and not (exclusive and dialect.broker_j)
             flags, arguments = (False, lasting, exclusive, auto_delete), dialect.queue_arguments(operation)
-            difference = yield from _declare(_queue(name, *flags, arguments=arguments), _queue(name))
+            bind = [_bind(name, *binding) for binding in operation.bindings]
+            difference = yield from _declare(_queue(name, *flags, arguments=arguments), _queue(name), *bind)
+            proven.update(exchange for exchange, _ in operation.bindings)
             cannot_expire = operation.expires is not None and "x-expires" not in arguments
             return difference or (api.NO_EXPIRY if cannot_expire else None)
         case api.DeleteQueue(name, if_empty):
@@ -66,7 +68,7 @@ def _ask(operation: api.Operation, dialect: Dialect, proven: set[str]) -> _Steps
             yield spec.Exchange.Delete, "Bsbb", (0, name, False, False)
             proven.discard(name)
         case api.Bind(queue, exchange, key):
-            yield spec.Queue.Bind, "BsssbF", (0, queue, exchange, key, False, {})
+            yield _bind(queue, exchange, key)
             proven.add(exchange)
         case api.Unbind(queue, exchange, key):
             # RabbitMQ says nothing of a queue or an exchange that does not exist.
@@ -77,11 +79,15 @@ def _ask(operation: api.Operation, dialect: Dialect, proven: set[str]) -> _Steps
 
 
 # Both ask whether there is one, or declare it with the flags passive, durable and so on.
-def _queue(name: str, *flags: bool, arguments: dict[str, object] | None = None) -> Question:
+def _queue(name: str, *flags: bool, arguments: dict[str, object] | None = None) -> Method:
     return spec.Queue.Declare, "BsbbbbbF", (0, name, *(flags or (True, False, False, False)), False, arguments or {})
 
 
-def _exchange(name: str, kind: str = "", *flags: bool) -> Question:
+def _bind(queue: str, exchange: str, key: str) -> Method:
+    return spec.Queue.Bind, "BsssbF", (0, queue, exchange, key, False, {})
+
+
+def _exchange(name: str, kind: str = "", *flags: bool) -> Method:
     return spec.Exchange.Declare, "BssbbbbbF", (0, name, kind, *(flags or (True, False, False)), False, False, {})
 
 
@@ -96,10 +102,10 @@ def _exists(question: Question) -> Generator[Question, bytes, bool]:
     return True
 
 
-def _declare(declare: Question, look: Question) -> _Steps:
-    """Declare; return the broker's sentence when the queue or exchange is there with other properties."""
+def _declare(declare: Method, look: Method, *more: Method) -> _Steps:
+    """Declare, and ask more in the same write; return the broker's sentence when it is there with other properties."""
     try:
-        yield declare
+        yield [declare, *more]
     except Closed as closed:
         if closed.code not in (DIFFERS, LOCKED):
             raise
@@ -108,6 +114,8 @@ def _declare(declare: Question, look: Question) -> _Steps:
         except Closed as missing:
             # Nothing is there that would differ: the properties themselves are refused.
             raise (closed if missing.code == NOT_FOUND else missing) from None
+        if more:
+            yield list(more)
         return closed.text
     return None
 

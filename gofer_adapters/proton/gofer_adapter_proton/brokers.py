@@ -142,7 +142,10 @@ class Broker:
             case api.DeclareQueue(exclusive=True) if not self.excludes:
                 raise self.cannot(operation)
             case api.DeclareQueue() | api.DeclareExchange():
-                return (yield from self._declare(operation))
+                told = yield from self._declare(operation)
+                for exchange, key in getattr(operation, "bindings", ()):
+                    yield from self.perform(api.Bind(operation.name, exchange, key))
+                return told
             case api.CheckQueue():
                 raise self.cannot(operation)
         yield from self._ask(operation)

@@ -27,7 +27,10 @@ def steps(home: Home, id: int, operation: api.Operation) -> Steps:
 def _ask(home: Home, operation: api.Operation) -> _Asking:
     match operation:
         case api.DeclareQueue():
-            return (yield from _declare_queue(home, operation))
+            told = yield from _declare_queue(home, operation)
+            for exchange, key in operation.bindings:
+                yield from _ask(home, api.Bind(operation.name, exchange, key))
+            return told
         case api.DeclareExchange():
             return (yield from _declare_exchange(operation))
         case api.CheckQueue(name):
@@ -60,7 +63,7 @@ def _unbind(asked: api.Unbind) -> Generator[Question, Fields, None]:
 
 def _declare_queue(home: Home, asked: api.DeclareQueue) -> _Asking:
     """Declare a queue; brokers use one that is there without a word, so look what it is like."""
-    name, durable, exclusive, auto_delete, expires, kind = (getattr(asked, each) for each in asked.__struct_fields__)
+    name, durable, exclusive, auto_delete, expires, kind, _ = (getattr(asked, one) for one in asked.__struct_fields__)
     if kind != "classic":
         raise AdapterError(f"queue {name!r}: this broker has no {kind} queues; declare it as classic")
     arguments, told = dict[str, object](), None

@@ -35,7 +35,7 @@ from gofer.errors import (
     MessagingError,
     NotFound,
 )
-from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareExchange, DeclareQueue, DeleteQueue, Delivery, Outcome
+from gofer.messaging.adapter import NO_EXPIRY, DeclareExchange, DeclareQueue, DeleteQueue, Delivery, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.asyncio_driver import AsyncioConnection
 from gofer.messaging.connector import Connector
@@ -312,15 +312,15 @@ class EmulatedAgent:
         if not self._emulator.has_exchange:
             yield DeclareExchange(EXCHANGE, "topic")
             self._emulator.has_exchange = True
-        if (yield DeclareQueue(queue, durable=False, expires=_EXPIRES)) == NO_EXPIRY:
-            yield DeleteQueue(queue)
-            yield DeclareQueue(queue, durable=False, auto_delete=True)
-        for key in (ALL, *map(key_of_group, self.groups)):
-            try:
-                yield Bind(queue, EXCHANGE, key)
-            except NotFound:
-                self._emulator.has_exchange = False  # somebody has deleted it: the next try makes it again
-                raise
+        keys = (ALL, *map(key_of_group, self.groups))
+        wanted = DeclareQueue(queue, durable=False, expires=_EXPIRES, bindings=tuple((EXCHANGE, key) for key in keys))
+        try:
+            if (yield wanted) == NO_EXPIRY:
+                yield DeleteQueue(queue)
+                yield msgspec.structs.replace(wanted, expires=None, auto_delete=True)
+        except NotFound:
+            self._emulator.has_exchange = False  # somebody has deleted it: the next try makes it again
+            raise
 
     # -- questions ----------------------------------------------------------------------------------------------------
 

@@ -270,7 +270,10 @@ class State:
         """Do an operation on queues and exchanges (not on subscriptions) for a client, and return its value."""
         match operation:
             case DeclareQueue():
-                return self._declare_queue(operation, who)
+                difference = self._declare_queue(operation, who)
+                for exchange, key in operation.bindings:
+                    self._exchange(exchange).bind(self.queue(operation.name, who), key)
+                return difference
             case api.DeleteQueue(name, if_empty):
                 queue = self.queue(name, who)
                 if if_empty and not queue.drop(expired=True):
