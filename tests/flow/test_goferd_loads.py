@@ -213,6 +213,10 @@ def answers(agent: Agent) -> bool:
         ),
         ("from gofer.decorators import once\n@once\ndef lonely(): ...", "@once on forms.lonely: "),
         (
+            "from gofer.hooks import hookimpl\n@hookimpl\nasync def gofer_accept(request):\n    raise ValueError('no')",
+            "gofer_accept is `async def`, so nothing in it would run; write `def gofer_accept`",
+        ),
+        (
             "from gofer.decorators import fork\nclass A:\n  class B:\n    @fork\n    def lonely(self): ...",
             "@fork on A.B.lonely: ",
         ),
@@ -221,3 +225,15 @@ def answers(agent: Agent) -> bool:
 def test_what_cannot_run_quarantines_the_plugin_and_is_reported(farm: Farm, code: str, says: str) -> None:
     farm.start(code)
     eventually(lambda: says in farm.goferd.tail(), what=farm.goferd.tail())
+
+
+def test_a_hook_in_a_submodule_that_is_not_called_is_reported(farm: Farm) -> None:
+    hook = "from gofer.hooks import hookimpl\n@hookimpl\ndef {}(request): ..."
+    farm.start(
+        "from . import guard\nfrom .other import gofer_finished",
+        guard=hook.format("gofer_accept"),
+        other=hook.format("gofer_finished"),
+    )
+    said = farm.goferd.tail()
+    assert " WARNING gofer.agent.plugin_code: hook forms.guard.gofer_accept is not called: import it into forms" in said
+    assert "gofer_finished is not called" not in said

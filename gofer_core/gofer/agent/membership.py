@@ -220,6 +220,11 @@ class Membership:
         return self._config.fleet.groups
 
     @property
+    def interval(self) -> float:
+        """Seconds between two times that the queue is bound."""
+        return self._config.fleet.interval
+
+    @property
     def clock(self) -> Clock:
         """What calls later."""
         return self._clock
@@ -251,6 +256,8 @@ class _Joined:
         self._waiting = 0
         self._lost = ""
         self._stopped = False
+        self._interval = membership.interval
+        self._timer: Timer | None = None
         self.subscription = Subscription(
             self._queue,
             100,
@@ -264,9 +271,12 @@ class _Joined:
 
     def start(self) -> None:
         self.link.subscribe_nowait(self.subscription)
+        self._bind_later()
 
     def stop(self) -> None:
         self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
         self.link.unsubscribe_nowait(self.subscription, dispose=True)
 
     # -- in the I/O thread --------------------------------------------------------------------------------------------
@@ -281,12 +291,19 @@ class _Joined:
                 yield DeleteQueue(self._queue)
         if not self._expires:
             yield DeclareQueue(self._queue, durable=False, auto_delete=True)
+        yield from self._bind()
+
+    def _bind(self) -> Steps:
         for key in self._keys:
             try:
                 yield Bind(self._queue, EXCHANGE, key)
-            except NotFound:
-                self._has_exchange = False  # somebody has deleted it: the next try makes it again
-                raise
+            except NotFound:  # somebody has deleted the exchange
+                yield DeclareExchange(EXCHANGE, "topic")
+                yield Bind(self._queue, EXCHANGE, key)
+
+    def _bound(self, _: object, error: Exception | None) -> None:
+        if error is not None and not self._stopped:
+            self._complain(logging.WARNING, "this machine may hear no questions of its fleet: %s", error)
 
     def _dispose(self) -> Steps:
         yield DeleteQueue(self._queue)
@@ -304,6 +321,16 @@ class _Joined:
         self._clock.call_after(0.0, partial(self._take, delivery.body))
 
     # -- in the clock's thread ----------------------------------------------------------------------------------------
+
+    def _bind_later(self) -> None:
+        if not self._stopped:  # not all machines at once
+            self._timer = self._clock.call_after(self._interval * self._random.uniform(0.5, 1.0), self._bind_again)
+
+    def _bind_again(self) -> None:
+        """Bind the queue as it should be: no broker says that a binding, or the exchange, was removed."""
+        if self.link.is_open and self.subscription.active:
+            self.link.ask_nowait(self._bind(), self._bound)
+        self._bind_later()
 
     def _take(self, body: bytes) -> None:
         try:

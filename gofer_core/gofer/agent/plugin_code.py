@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 from collections.abc import Sequence
 from time import monotonic
 from types import ModuleType
@@ -102,8 +103,8 @@ def check_hooks(module: ModuleType) -> None:
     """Have pluggy check the hooks of a module, which registers none of them with the agent.
 
     Raises:
-        PluginError: a hook of an unknown name or with unknown arguments, or one without ``@hookimpl``: it would never
-            be called.
+        PluginError: a hook of an unknown name or with unknown arguments; one without ``@hookimpl``, which would never
+            be called; or one that is ``async def``, which nobody would await.
     """
     manager = pluggy.PluginManager("gofer")
     manager.add_hookspecs(specifications)
@@ -112,6 +113,14 @@ def check_hooks(module: ModuleType) -> None:
         ours = inspect.isfunction(value) and value.__module__ == module.__name__
         if name in known and ours and manager.parse_hookimpl_opts(module, name) is None:
             raise PluginError(f"{name} is not marked @hookimpl (from gofer.hooks), so it would never be called")
+        # gofer_call returns what an `async def` method returns: something to be awaited.
+        if name in known and name != "gofer_call" and inspect.iscoroutinefunction(value):
+            raise PluginError(f"{name} is `async def`, so nothing in it would run; write `def {name}`")
+    for name, one in list(sys.modules.items()):
+        for hook in known if name.startswith(f"{module.__name__}.") and isinstance(one, ModuleType) else ():
+            value = vars(one).get(hook)
+            if getattr(value, "__module__", None) == name and value is not vars(module).get(hook):
+                log.warning("hook %s.%s is not called: import it into %s", name, hook, module.__name__)
     try:
         manager.register(module)
         manager.check_pending()

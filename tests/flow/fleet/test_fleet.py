@@ -15,11 +15,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from gofer.card import NAMED_METHODS, Answer, Card, PluginCard
+from gofer.card import ALL, EXCHANGE, NAMED_METHODS, Answer, Card, PluginCard
 from gofer.errors import ConfigError
 from gofer.fleet import Fleet
 from gofer.fleet.discovery import discover
 from gofer.fleet.members import Members
+from gofer.messaging.adapter import DeleteExchange, Unbind
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import VERSION, encode
 from gofer.messaging.url import URL
@@ -29,6 +30,7 @@ from gofer.testing.emulator import Emulator, Script
 from gofer.testing.proxy import Filter, Proxy
 from gofer_authenticator_hmac import HmacAuthenticator
 from support import forkserver
+from support.company import connected, linked
 from support.echo import EchoAgent
 from support.fleets import DESCRIPTOR, DOGS, gofer, kinds, names, sent
 from support.forkserver import GOFER
@@ -68,6 +70,20 @@ def test_the_card_says_what_a_machine_is(broker: LocalBroker, agents: list[Agent
     assert "Dog" in card.plugins["dogs"].classes
     assert card.facts["host"] == os.uname().nodename
     assert not found.refused
+
+
+def test_a_machine_whose_binding_or_exchange_was_removed_is_found_again(root: Path, tmp_path: Path) -> None:
+    """No broker tells it: its queue is still there, and read."""
+    with LocalBroker(str(tmp_path / "broker.sock")) as broker, AgentProcess(root) as agent:
+        agent.configure("[fleet]\nenabled=1\nname=lonely\ngroups=web\ninterval=0.5\n")
+        agent.plugin("dogs", DOGS, DESCRIPTOR.format(url=broker.url, queue="lonely"))
+        agent.start()
+        eventually(lambda: names(broker) == ["lonely"], what=agent.tail())
+        with linked(connected(broker.url)) as link:
+            for removal in (Unbind("fleet.lonely", EXCHANGE, ALL), DeleteExchange(EXCHANGE)):
+                link.ask(removal, 10.0)
+                eventually(lambda: names(broker) == ["lonely"], what=agent.tail())
+        assert "hear no questions" not in agent.tail(1000)
 
 
 def test_a_machine_that_was_there_and_is_not_is_missing_by_name(

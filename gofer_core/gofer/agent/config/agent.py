@@ -129,7 +129,10 @@ class FleetConfig(Struct, frozen=True):
         "is the first, by name, that has a broker.",
     ] = None
     interval: Annotated[
-        float, "fleet", kinds.seconds(above_zero=True, high=86400), "How often the machine's facts are looked at."
+        float,
+        "fleet",
+        kinds.seconds(above_zero=True, high=86400),
+        "How often the machine's facts are looked at, and the binding of its queue for questions is renewed.",
     ] = 300.0
 
 
