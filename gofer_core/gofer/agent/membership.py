@@ -285,13 +285,18 @@ class _Joined:
         if not self._has_exchange:
             yield DeclareExchange(EXCHANGE, "topic")
             self._has_exchange = True
-        if self._expires:
-            self._expires = (yield DeclareQueue(self._queue, durable=False, expires=_EXPIRES)) != NO_EXPIRY
+        bindings = tuple((EXCHANGE, key) for key in self._keys)
+        try:
+            if self._expires:
+                wanted = DeclareQueue(self._queue, durable=False, expires=_EXPIRES, bindings=bindings)
+                self._expires = (yield wanted) != NO_EXPIRY
+                if not self._expires:
+                    yield DeleteQueue(self._queue)
             if not self._expires:
-                yield DeleteQueue(self._queue)
-        if not self._expires:
-            yield DeclareQueue(self._queue, durable=False, auto_delete=True)
-        yield from self._bind()
+                yield DeclareQueue(self._queue, durable=False, auto_delete=True, bindings=bindings)
+        except NotFound:
+            self._has_exchange = False  # somebody has deleted it: the next try makes it again
+            raise
 
     def _bind(self) -> Steps:
         for key in self._keys:

@@ -68,7 +68,7 @@ class DeclareQueue(msgspec.Struct, frozen=True, tag=True):
     deletes it; None: never. Where the broker cannot do that, the queue is declared without, and the value is
     ``NO_EXPIRY``: then the caller deletes the queue when it is no longer needed. The defaults are those of gofer 2.12:
     durable, shared, kept. ``kind`` is ``classic`` or ``quorum``, and is declared explicitly: a virtual host's default
-    does not count. ``bindings``: the exchange and the key of each: it is bound to them, too, as by ``Bind``, and with as
+    does not count. ``bindings``: the exchange and the key of each; the queue is bound to them as by ``Bind``, with as
     few packets as the protocol allows. Errors: NotFound: no such exchange; the queue is there.
     """
 
@@ -356,6 +356,11 @@ class Adapter(ABC):
             value = getattr(operation, field)
             if field == "prefetch" and not 1 <= value <= 65535:
                 raise ValueError(f"prefetch is between 1 and 65535, not {value}")
+            for exchange, key in value if field == "bindings" else ():
+                if not exchange or _is_bad(exchange) or _is_bad(key):
+                    raise ValueError(
+                        f"a binding's exchange and key have 1 to 255 bytes, unlike {(exchange, key)!r:.60}"
+                    )
             if field == "kind" and value not in (kinds := _KINDS[type(operation)]):
                 raise ValueError(f"the kind is one of {', '.join(kinds)}, not {value!r}")
             if isinstance(value, str) and (_is_bad(value) or (not value and field != "key")):

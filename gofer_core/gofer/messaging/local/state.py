@@ -9,7 +9,7 @@ from math import inf
 from typing import Protocol
 
 import msgspec
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from gofer.errors import AdapterError, NotFound
 from gofer.messaging import adapter as api
@@ -270,7 +270,7 @@ class State:
         """Do an operation on queues and exchanges (not on subscriptions) for a client, and return its value."""
         match operation:
             case DeclareQueue():
-                difference = self._declare_queue(operation, who)
+                difference = self._declare_queue(replace(operation, bindings=()), who)
                 for exchange, key in operation.bindings:
                     self._exchange(exchange).bind(self.queue(operation.name, who), key)
                 return difference

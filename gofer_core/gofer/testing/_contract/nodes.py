@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from gofer.errors import AdapterError, NotFound
@@ -90,6 +91,7 @@ class Nodes(Base):
         long = "€" * 86  # 258 bytes
         wrong = [operation(long, long) for operation in OPERATIONS.values()]
         wrong += [DeclareQueue(long), DeclareExchange(long), Bind(queue, "amq.direct", long)]
+        wrong += [DeclareQueue(queue, bindings=((long, ""),)), DeclareQueue(queue, bindings=(("amq.direct", long),))]
         wrong += [api.Subscribe(new_number(), queue, prefetch) for prefetch in (0, -1, 65536)]
         for operation in wrong:
             with pytest.raises(ValueError, match=r"."):
@@ -241,6 +243,30 @@ class Nodes(Base):
             assert " ".join(sorted(labels[d.subscription] for d in came)) == reached
             driver.accept(*came)
             driver.nothing_comes()
+
+    def test_a_queue_is_declared_and_bound_by_one_operation(self, driver: Driver) -> None:
+        self.needs("has_exchanges")
+        topic, direct, queue = driver.exchange("topic"), driver.exchange(), driver.name()
+        for again in (DeclareQueue(queue), DeclareQueue(queue, durable=False)):  # new; and there, in another way
+            bindings = ((topic, f"{again.durable}.*"), (topic, f"*.{again.durable}"), (direct, f"{again.durable}"))
+            driver.ask(msgspec.structs.replace(again, bindings=bindings))  # whether it tells a difference: see above
+        driver.subscribe(queue)
+        for one in ("True", "False"):
+            driver.give(f"{one}.x", b"by topic", exchange=topic)
+            driver.give(f"x.{one}", b"by topic", exchange=topic)
+            driver.give(one, b"directly", exchange=direct)
+        assert [one.body for one in driver.take(6)].count(b"directly") == 2
+        assert driver.send("x.x", exchange=topic) is Outcome.RETURNED
+
+    def test_a_queue_whose_exchange_is_missing_is_there_and_nothing_else_fails(self, driver: Driver) -> None:
+        self.needs("has_exchanges")
+        exchange, queue = driver.exchange(), driver.name()
+        bindings = ((exchange, "first"), (driver.name("missing"), "second"), (exchange, "third"))
+        driver.fails(NotFound, *(DeclareQueue(queue, bindings=bindings) for _ in range(2)))
+        assert driver.send(queue) is Outcome.CONFIRMED
+        assert driver.ask(DeclareQueue(queue, bindings=((exchange, "third"),))) is None
+        driver.give("third", exchange=exchange)
+        assert driver.lost == []
 
     @pytest.mark.parametrize("exchange", ["amq.direct", "amq.topic", "amq.fanout"])
     def test_the_brokers_own_exchanges_are_there(self, driver: Driver, queue: str, exchange: str) -> None:
