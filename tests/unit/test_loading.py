@@ -133,6 +133,11 @@ class TestWhere:
         ("main", "says"),
         [
             ("plugin=nope.agent", "'nope.agent' is neither an installed plugin nor a module on the Python path"),
+            (
+                "plugin=nope.agent.py",
+                "'nope.agent.py' is neither an installed plugin nor a module on the Python path "
+                "(a module is named without .py: nope.agent); installed: ",
+            ),
             ("plugin=os.nope", "'os.nope' is neither an installed plugin nor a module on the Python path"),
             ("plugin=__main__", "'__main__' is neither an installed plugin nor a module on the Python path"),
         ],
