@@ -108,6 +108,24 @@ def test_a_file_that_is_not_read_is_reported(process: AgentProcess) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [("dog.conf", "[main]\nenabled = 1\n[model]\nqueue = dogs\n"), ("dog.json", '{"main": {"enabled": 1}}')],
+)
+def test_a_descriptor_beside_its_directory_is_reported(process: AgentProcess, name: str, text: str) -> None:
+    with process:
+        process.configure("[main]\nshutdown_timeout = 5\n")
+        place = process.root / "etc/gofer"
+        (place / name).write_text(text)
+        (place / "caller.conf").write_text("[profile default]\nurl = local://\n")
+        status, checked = check(process)
+        line = f"{place / name}: is not read, and looks like a plugin's descriptor; to have it read, move it to "
+        assert [one for one in checked if one.startswith("warning: ")] == [f"warning: {line}{place / 'plugins'}"]
+        assert status == 0
+        process.start()
+        assert f" WARNING gofer.agent.main: {line}" in process.log.read_text()
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("[model]\nqueue=k # comment\n", "[model] queue: has a comment after its value; write comments on their own "),

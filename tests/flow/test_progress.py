@@ -18,6 +18,7 @@ import time
 
 from gofer.agent.rmi import Context
 from gofer.decorators import fork, remote
+from gofer.rmi.progress import INTERVAL
 
 
 def steps(count, report, heard):
@@ -30,6 +31,7 @@ def steps(count, report, heard):
             progress.report()
         while not os.path.exists(f"{heard}/{n}"):
             time.sleep(0.005)
+        time.sleep(INTERVAL * 1.5)  # so the next one may be reported at once
 
 
 class Steps:
@@ -52,7 +54,7 @@ class Steps:
 @pytest.mark.parametrize("model", ["direct", "forked", "coroutine"])
 def test_what_is_set_together_is_one_report(root: Path, tmp_path: Path, model: str, report: bool) -> None:
     heard: list[tuple[Any, Any]] = []
-    together = [(n, f"step {n}") for n in range(1, 11)]
+    together = [(n, f"step {n}") for n in range(1, 9)]
 
     def hear(one: dict[str, Any]) -> None:
         heard.append((one["completed"], one["details"]))
@@ -64,6 +66,7 @@ def test_what_is_set_together_is_one_report(root: Path, tmp_path: Path, model: s
         process.start()
         with Agent(broker.url, "steps", wait=30) as agent:
             until_it_answers(agent, process.tail())
-            agent(progress=hear).Steps()[model](10, report, str(tmp_path))
+            agent(progress=hear).Steps()[model](8, report, str(tmp_path))
     assert list(dict.fromkeys(one for one in heard if one in together)) == together
-    assert len(heard) <= 15  # with each step in two it is twenty; a busy machine may come between the two of a step
+    # With each step in two all eight are reported half done; a busy machine may come between the two of some step.
+    assert len([one for one in heard if one not in together]) < len(together)

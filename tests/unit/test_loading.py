@@ -133,6 +133,10 @@ class TestWhere:
         ("main", "says"),
         [
             ("plugin=nope.agent", "'nope.agent' is neither an installed plugin nor a module on the Python path"),
+            (
+                "plugin=nope.py",
+                "'nope.py' is neither an installed plugin nor a module on the Python path (a module is na",
+            ),
             ("plugin=os.nope", "'os.nope' is neither an installed plugin nor a module on the Python path"),
             ("plugin=__main__", "'__main__' is neither an installed plugin nor a module on the Python path"),
         ],

@@ -37,7 +37,7 @@ gofer.agent.config.agent: AGENT AgentConfig FleetConfig LoggingConfig MainConfig
 gofer.agent.config.broken: asks_to_be_required ruled_plugin
 gofer.agent.config.descriptor: DESCRIPTOR Descriptor find_plugin_dirs read_descriptor read_descriptors read_url_file
     redescribe
-gofer.agent.config.files: MAX_FILE distrusted list_files list_unread read_bytes read_text
+gofer.agent.config.files: MAX_FILE distrusted list_files list_misplaced list_unread read_bytes read_text
 gofer.agent.config.identity: Machine made_elsewhere stable_uuid
 gofer.agent.config.keys: GUARD Key Reader Schema keys_of written
 gofer.agent.config.kinds: ADDRESS BROKER EXCHANGE FLAG GROUPS Kind LEVEL NAME OWN_HOST PROXY Wrong choice dotted

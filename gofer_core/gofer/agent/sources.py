@@ -161,6 +161,8 @@ def _in_directories(root: Root, descriptor: Descriptor, name: str) -> Source | P
         return _problem(descriptor, f"plugin {name!r} is not installed; {installed}. pip install {_OURS[name]}")
     hint = did_you_mean(name, known)
     if descriptor.plugin is not None:
+        if name.endswith(".py"):
+            hint = f" (a module is named without .py: {name.removesuffix('.py')})"
         text = f"{name!r} is neither an installed plugin nor a module on the Python path{hint}; {installed}"
         return _problem(descriptor, f"{text}. Correct the name, install the plugin, or set enabled = 0")
     text = f"no installed plugin is called {name!r}{hint}; {installed}"

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from gofer.agent.config.agent import MessagingConfig
-from gofer.agent.config.files import distrusted, list_files, list_unread, read_text
+from gofer.agent.config.files import distrusted, list_files, list_misplaced, list_unread, read_text
 from gofer.agent.config.keys import GUARD, Key, Reader, Schema, keys_of
 from gofer.agent.config.kinds import (
     ADDRESS,
@@ -272,7 +272,8 @@ def read_descriptors(root: Root) -> tuple[list[Descriptor], list[Problem]]:
         if descriptor is not None and first is not None and first is not descriptor:
             text = f"plugin {descriptor.name!r} is described by {first.file}, which is used; this one is not"
             problems.append(Problem("error", str(path), "main", "name", f"{text}; allowed: each name once"))
-    return list(found.values()), problems + list_unread(root.descriptors, named)
+    odd = [*list_unread(root.descriptors, named), *list_misplaced(root.etc, root.descriptors)]
+    return list(found.values()), problems + odd
 
 
 def read_descriptor(root: Root, path: Path) -> tuple[Descriptor | None, list[Problem]]:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from gofer.agent.config.problem import Problem, shown
 from gofer.ownership import distrust
-from gofer.sections import Unreadable, decode
+from gofer.sections import Unreadable, decode, parse_ini, parse_json
 
-__all__ = ["MAX_FILE", "distrusted", "list_files", "list_unread", "read_bytes", "read_text"]
+__all__ = ["MAX_FILE", "distrusted", "list_files", "list_misplaced", "list_unread", "read_bytes", "read_text"]
 
 MAX_FILE = 1 << 20
 """The largest configuration file that is read, in bytes."""
@@ -61,6 +61,21 @@ def list_unread(directory: Path, named: Iterable[Path] = ()) -> list[Problem]:
         hint = "" if renamed == name else f"; if it has lines of [section] and key = value, rename it to {renamed}"
         text = f"is not read; allowed: names that end in .conf or .json{hint}"
         found.append(Problem("warning", str(path), None, None, text))
+    return found
+
+
+def list_misplaced(directory: Path, belongs: Path) -> list[Problem]:
+    """Warn of descriptors that lie beside the directory that they belong into."""
+    found = []
+    for path in list_files(directory)[0]:
+        try:
+            text = read_text(path)
+            content = parse_json(text) if path.suffix == ".json" else parse_ini(text)
+        except Unreadable:
+            continue
+        if "enabled" in content.sections.get("main", {}):
+            text = f"is not read, and looks like a plugin's descriptor; to have it read, move it to {belongs}"
+            found.append(Problem("warning", str(path), None, None, text))
     return found
 
 
