@@ -219,6 +219,8 @@ async def _select(fleet: Fleet, targets: str, *, ask: bool) -> Selection:
 
 
 def _lines(targets: str) -> list[str]:
+    if targets == "@":
+        raise ConfigError("@ names no file; allowed: @FILE, a file with an address on each line")
     try:
         return decode(sys.stdin.buffer.read() if targets == "-" else Path(targets[1:]).read_bytes()).splitlines()
     except OSError as wrong:

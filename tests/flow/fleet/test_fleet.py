@@ -288,6 +288,7 @@ def test_a_run_stops_and_goes_on(state: Path, web: None) -> None:
         (["call", "all", "Dog.bark", "--ramp", "100%,1"], 2, "each step has more"),
         (["call", "all", "Dog.bark", "--health", "Dog"], 2, "health is 'Dog'; allowed: Class.method"),
         (["call", "@/no/such/file", "Dog.bark"], 2, "cannot be read"),
+        (["call", "@", "Dog.bark"], 2, "@ names no file; allowed: @FILE"),
         (["resume", "zzz"], 2, "no run begins with 'zzz'"),
         (["why", "zzz", "x"], 2, "no run begins with 'zzz'"),
         (["-u", "amqp://127.0.0.1:1", "ping"], 6, "127.0.0.1:1"),
