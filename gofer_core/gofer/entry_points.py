@@ -106,7 +106,11 @@ def scan(group: str) -> Mapping[Installed, importlib.metadata.EntryPoint]:
     """Read the metadata of everything installed; a distribution that stands in it twice counts once."""
     path, now = tuple(map(_changed, sys.path)), time.time_ns()
     settled = all(now - changed > _SETTLED for _, changed in path)
-    return _read(path, 0 if settled else now // _AGAIN).get(group, {})
+    found = _read(path, 0 if settled else now // _AGAIN)
+    if not found:  # not even ours: there was no file descriptor left to read them with. Python has noted that, too
+        _read.cache_clear()
+        importlib.metadata.MetadataPathFinder().invalidate_caches()  # of an instance: a class method since Python 3.12
+    return found.get(group, {})
 
 
 def _changed(entry: str) -> tuple[str, int]:

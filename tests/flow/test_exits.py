@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -46,3 +48,37 @@ def test_what_nobody_waits_for_gets_there_though_its_event_loop_has_ended(tmp_pa
 @pytest.mark.parametrize("door", ["proxy", "aio"])
 def test_daemon_threads_that_wait_for_results_say_nothing_when_the_process_ends(tmp_path: Path, door: str) -> None:
     daemon_threads_end_silently(tmp_path, door=door)
+
+
+@pytest.mark.slow
+def test_a_daemon_thread_that_the_end_waits_for_is_held_up_once_and_not_for_each_call(tmp_path: Path) -> None:
+    program = """
+import atexit, sys, threading
+ending, called, failures = threading.Event(), threading.Event(), []
+def end():
+    ending.set()
+    thread.join()
+    print(len(failures), *set(failures))
+atexit.register(end)  # called last
+from gofer.errors import GoferError
+from gofer.proxy import Agent
+def work():
+    agent, left = Agent(sys.argv[1], "echo", wait=300), 30
+    while left:
+        try:
+            agent.Dog().bark("x")
+            called.set()
+        except GoferError as failure:
+            failures.append(type(failure).__name__)
+        left -= ending.is_set()
+thread = threading.Thread(target=work, daemon=True)
+thread.start()
+called.wait()
+"""
+    with brokers(tmp_path, "one") as (broker,), EchoAgent(broker.url, "echo"):
+        command = [sys.executable, "-c", program, broker.url]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    count, *kinds = ended.stdout.split()
+    assert int(count) >= 29  # ten seconds for each would be five minutes
+    assert kinds == ["ConnectionLost"]
+    assert ended.stderr == ""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 from gofer.aio import Agent
-from gofer.errors import ConnectionLost
+from gofer.errors import ConnectionLost, RequestTimeout
 from gofer.messaging.connector import Connector
 from support.company import connected
 from support.ports import full, listening
@@ -72,23 +75,80 @@ def test_a_name_is_looked_up_by_a_thread(started: list[str]) -> None:
     assert "gofer-connect" in started
 
 
+def descriptors() -> list[str]:
+    return os.listdir("/proc/self/fd")
+
+
+async def start_to_connect(agent: Agent) -> asyncio.Future[object]:
+    """Make a call, and return when a socket connects for it."""
+    before = len(descriptors())
+    call = asyncio.ensure_future(agent.Dog().bark(1))
+    while len(descriptors()) <= before:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0)
+    return call
+
+
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "cancelled"])
 def test_what_is_given_up_while_it_connects_leaves_no_socket(closed: bool) -> None:
     async def main() -> None:
-        mine = len(descriptors())  # the loop has its own
         agent = Agent(connector(port), "agent", wait=WAIT)
-        call = asyncio.ensure_future(agent.Dog().bark(1))
-        while len(descriptors()) <= mine:  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0)
+        call = await start_to_connect(agent)
         if closed:
             await agent.close()
             with pytest.raises(ConnectionLost):
                 await call
 
-    def descriptors() -> list[str]:
-        return os.listdir("/proc/self/fd")
-
     with full() as port:
         before = descriptors()
         asyncio.run(main())
         assert len(descriptors()) == len(before)
+
+
+def test_a_loop_that_was_only_closed_leaves_no_socket_to_the_garbage_collector() -> None:
+    async def main() -> None:
+        (await start_to_connect(Agent(connector(port), "agent", wait=WAIT))).cancel()
+
+    async def another() -> None:
+        async with Agent(connector(port), "agent", wait=0.01) as agent:
+            with pytest.raises(RequestTimeout):
+                await agent.Dog().bark(1)
+
+    gc.disable()
+    try:
+        with full() as port:
+            before = descriptors()
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(main())
+            loop.close()  # and nothing of asyncio.run
+            asyncio.run(another())
+            assert len(descriptors()) == len(before)
+    finally:
+        gc.enable()
+
+
+def test_a_forked_child_keeps_no_socket_that_connects_for_its_parent() -> None:
+    """Else the broker would not hear of the parent's end."""
+    script = """
+import asyncio, os, sys
+from gofer.aio import Agent
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+async def main():
+    agent = Agent(sys.argv[1], "agent", wait=20)
+    call = asyncio.ensure_future(agent.Dog().bark(1))
+    before = descriptors()
+    while (connecting := descriptors()) <= before:
+        await asyncio.sleep(0)
+    if (child := os.fork()) == 0:
+        os._exit(connecting - descriptors())
+    call.cancel()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+print(asyncio.run(main()))
+"""
+    with full() as port:
+        command = [sys.executable, "-c", script, f"amqp://127.0.0.1:{port}"]
+        ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert ended.stdout == "1\n"

@@ -57,6 +57,26 @@ def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
             del sys.modules[name]
 
 
+def test_what_no_file_descriptor_was_left_to_read_is_read_later() -> None:
+    script = """
+import os, resource
+from gofer import entry_points
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    pass
+before = entry_points.scan("gofer.adapters")
+for descriptor in taken:
+    os.close(descriptor)
+print(len(before), "local" in {one.name for one in entry_points.scan("gofer.adapters")})
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout == "0 True\n"
+
+
 def test_the_name_in_the_url_decides(only: Install) -> None:
     only("gofer-adapter-amqp", _ADAPTER.format(name="A"), amqp=":A", rabbit=":A")
     only("gofer-adapter-other", _ADAPTER.format(name="B"), other=":B")

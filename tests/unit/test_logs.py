@@ -206,6 +206,39 @@ def test_lines_that_another_follows_share_its_write(at_pipe: tuple[NonBlockingHa
     assert os.read(read, 65536) == b"0\n1\n2\n3\n"
 
 
+def test_a_forked_child_writes_no_lines_of_its_parent(tmp_path: Path) -> None:
+    """Neither those that wait for another, nor those that wait for a slow reader."""
+    script = f"""
+import logging, os, sys
+from pathlib import Path
+from gofer.agent.log_handler import NonBlockingHandler
+read, write = os.pipe()
+os.dup2(write, 2)
+gathering, slow = logging.getLogger("gathering"), logging.getLogger("slow")
+gathering.addHandler(NonBlockingHandler(Path({str(tmp_path / "log")!r})))
+slow.addHandler(NonBlockingHandler())
+gathering.warning("before", extra={{"followed": True}})
+slow.handlers[0]._start_draining = lambda: None  # the child's flush() is looked at
+for n in range(200):
+    slow.warning("%d %s", n, "x" * 1000)
+if (child := os.fork()) == 0:
+    os.read(read, 1 << 16)
+    sys.exit()  # which flushes what logs
+assert os.waitpid(child, 0)[1] == 0
+os.set_blocking(read, False)
+try:
+    left = os.read(read, 1 << 16)
+except BlockingIOError:
+    left = b""
+gathering.warning("after")
+print(len(left))
+os._exit(0)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+    assert ended.stdout == "0\n"
+    assert (tmp_path / "log").read_text().splitlines() == ["before", "after"]
+
+
 def test_lines_that_nothing_follows_after_all_are_written_when_they_are_many_and_at_the_end(
     at_pipe: tuple[NonBlockingHandler, int],
 ) -> None:

@@ -66,6 +66,7 @@ class NonBlockingHandler(logging.Handler):
     def flush(self) -> None:
         """Wait a moment for a slow reader, if there is something left for it."""
         with self._held():
+            self._leave_to_parent()
             self._write_gathered()
         deadline = monotonic() + _FLUSH
         while self._backlog and (left := deadline - monotonic()) > 0:

@@ -148,6 +148,13 @@ class AsyncioConnection(Connection):
                 self._submit(0, self.core.close)
         return False
 
+    def abandon(self) -> None:
+        """Drop the connection in a forked child, or after its loop: the loop is not told, its poll is the parent's."""
+        super().abandon()
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.close()
+
     def wait_closed(self, deadline: float) -> None:
         """Do nothing: only a task can wait for it, by ``aclose``."""
 

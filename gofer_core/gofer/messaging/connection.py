@@ -82,8 +82,8 @@ class Connection(Driver):
         #: Whether it was closed for good.
         self.closed = False
         self.abandoned = False
-        #: Whether it is closed because the process ends.
-        self.exiting = False
+        #: When it was closed because the process ends (``time.monotonic()``); None: it was not.
+        self.exited_at: float | None = None
         #: Called at the end of the process, before the connection is closed, with the time (``time.monotonic()``) by
         #: which the call should end.
         self.exit_callbacks: list[Callable[[float], None]] = []

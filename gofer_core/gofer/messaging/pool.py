@@ -105,7 +105,7 @@ class Pool:
             self._connections.clear()
         deadline = monotonic() + _EXIT
         for connection in connections:
-            connection.exiting = True
+            connection.exited_at = monotonic()
             for callback in connection.exit_callbacks:
                 try:
                     callback(deadline)

@@ -46,7 +46,7 @@ _READ, _READ_WRITE = select.POLLIN, select.POLLIN | select.POLLOUT
 #: Seconds after which a waiting thread checks that the I/O thread was started: an interrupt may have struck the thread
 #: that was to start it.
 _CHECK_INTERVAL = 1.0
-#: Seconds that a daemon thread waits at the end of the process before it is told that its connection is closed.
+#: Seconds after the end of the process has begun in which no daemon thread is told that its connection is closed.
 _LEFT_BEHIND = 10.0
 
 
@@ -98,8 +98,9 @@ class ThreadConnection(Connection):
         At the end of the process a daemon thread is told so late that it is ended before, or it would print as much of
         a traceback as there is time for.
         """
-        if self.closed and self.exiting and threading.current_thread().daemon and not self.in_driver:
-            sleep(_LEFT_BEHIND)
+        since = self.exited_at
+        if self.closed and since is not None and threading.current_thread().daemon and not self.in_driver:
+            sleep(max(0.0, since + _LEFT_BEHIND - monotonic()))  # once: it may have many more calls to make
         super().check_usable()
 
     def wait(self, ready: Callable[[], object], deadline: float | None, waiter: Waiter | None = None) -> bool:
