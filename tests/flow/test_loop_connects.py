@@ -9,12 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from gofer.aio import Agent
 from gofer.errors import ConnectionLost, RequestTimeout
 from gofer.messaging.connector import Connector
 from support.company import connected
+from support.echo import EchoAgent
+from support.localbroker import LocalBroker
 from support.ports import full, listening
 
 WAIT = 20.0
@@ -86,6 +89,25 @@ async def start_to_connect(agent: Agent) -> asyncio.Future[object]:
     while len(descriptors()) <= before:  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0)
     return call
+
+
+def test_where_no_thread_can_be_started_the_next_call_tries_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, refusals = threading.Thread.start, [RuntimeError("can't start new thread")]
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name == "gofer-connect" and refusals:
+            raise refusals.pop()
+        start(thread)
+
+    async def main() -> None:
+        async with Agent(connected(broker.url), "agent", wait=WAIT) as agent:
+            with pytest.raises(ConnectionLost, match="can't start new thread"):
+                await agent.Dog().bark(1)
+            assert await agent.Dog().bark(2) == 2
+
+    with LocalBroker(str(root / "run/gofer/broker.sock")) as broker, EchoAgent(broker.url):
+        monkeypatch.setattr(threading.Thread, "start", refused)
+        asyncio.run(main())
 
 
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "cancelled"])

@@ -15,6 +15,7 @@ from math import inf
 from time import monotonic
 from typing import Any
 
+from gofer.errors import ConnectionLost
 from gofer.messaging.connection import Connection, Flow
 from gofer.messaging.connector import Connector
 from gofer.messaging.driver import OPEN, SILENCE, Opened
@@ -295,13 +296,18 @@ class AsyncioConnection(Connection):
         self._stop_connecting()
         self.core.connecting()
         connecting = self._connecting = start_connecting(self.connector)
-        if connecting is None:
-            threading.Thread(target=self._connect_in_thread, name="gofer-connect", daemon=True).start()
-        elif connecting.ended:
-            self.loop.call_soon(self._end_connecting, connecting)
-        else:
-            self.loop.add_writer(connecting.fileno(), self._end_connecting, connecting)
-            self._give_up = self.loop.call_later(OPEN, self._end_connecting, connecting, OPEN)
+        try:
+            if connecting is None:
+                threading.Thread(target=self._connect_in_thread, name="gofer-connect", daemon=True).start()
+            elif connecting.ended:
+                self.loop.call_soon(self._end_connecting, connecting)
+            else:
+                self.loop.add_writer(connecting.fileno(), self._end_connecting, connecting)
+                self._give_up = self.loop.call_later(OPEN, self._end_connecting, connecting, OPEN)
+        except (OSError, RuntimeError) as error:  # no thread can be started, or no more descriptors polled
+            self._stop_connecting()
+            self._opened(ConnectionLost(f"{self.connector.url}: {error}"))
+            self._schedule_turn()
 
     def _end_connecting(self, connecting: Connecting, waited: float | None = None) -> None:
         if connecting is self._connecting:
