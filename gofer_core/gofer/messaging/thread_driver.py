@@ -1,8 +1,7 @@
 """A connection that a thread of its own drives: for blocking callers, consumers and agents.
 
 Other threads append commands to a deque and wake the I/O thread. A waiting thread sleeps on a lock of its own, which
-the I/O thread releases. Nothing else is shared: an interrupt may strike anywhere, and a signal handler may call all of
-it.
+the I/O thread releases. Nothing else is shared: an interrupt may strike anywhere, and signal handlers may call it all.
 
 One short cut: a message may be written by the thread that publishes it, while the I/O thread sleeps and no more than
 one message is in flight. That spares a single call the way to the I/O thread; under load the batches of the I/O thread
@@ -95,12 +94,10 @@ class ThreadConnection(Connection):
     def check_usable(self) -> None:
         """Raise ConnectionLost if it was closed, or belongs to the parent process.
 
-        At the end of the process a daemon thread is told so late that it is ended before, or it would print as much of
-        a traceback as there is time for.
+        At the end of the process a daemon thread hears it so late that it is ended first: it prints no half traceback.
         """
-        since = self.exited_at
-        if self.closed and since is not None and threading.current_thread().daemon and not self.in_driver:
-            sleep(max(0.0, since + _LEFT_BEHIND - monotonic()))  # once: it may have many more calls to make
+        if self.closed and self.exited_at is not None and threading.current_thread().daemon and not self.in_driver:
+            sleep(max(0.0, self.exited_at + _LEFT_BEHIND - monotonic()))  # once: it may have many more calls to make
         super().check_usable()
 
     def wait(self, ready: Callable[[], object], deadline: float | None, waiter: Waiter | None = None) -> bool:

@@ -225,12 +225,8 @@ class Administration:
 
     def _rows_meeting(self, channel: Channel, criteria: Mapping[str, Any], owner: Owner | None) -> list[str]:
         """Cancel the requests on the disk whose data meet criteria, as fast as they can be answered."""
-        found: list[str] = []
-        after = 0
-        while True:
-            rows = self._store.call(partial(requests.rows, channel.service.name, [requests.QUEUED], after, _CHUNK))
-            if not rows:
-                return found
+        found, after = list[str](), 0
+        while rows := self._store.call(partial(requests.rows, channel.service.name, [requests.QUEUED], after, _CHUNK)):
             after = rows[-1].number
             for row in rows:
                 mine = owner is None or row.identity == owner.identity
@@ -238,6 +234,7 @@ class Administration:
                     found.append(row.sn)
             while channel.publisher.pending > _UNSETTLED:
                 time.sleep(_PAUSE)
+        return found
 
     def _on_disk(self, answer: Pending, channel: Channel, sn: str, owner: Owner | None) -> None:
         """Cancel a request that may be on the disk; when it is not, it is cancelled when it comes."""
