@@ -177,8 +177,8 @@ def _interruptible() -> Iterator[list[int]]:
             if handler is not signal.SIG_IGN:  # as nohup has it
                 signal.signal(number, interrupt)
         yield signals
-    except Exception as error:
-        if signals:
+    except BaseException as error:  # pytest's own failures, and groups with them, are no Exception
+        if signals and not isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         raise
     finally:

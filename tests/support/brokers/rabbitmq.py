@@ -271,8 +271,11 @@ class RabbitMQ(Server):
     @contextmanager
     def taking_no_messages(self) -> Iterator[None]:
         """Have its alarm of memory raised: it blocks all connections that publish."""
-        self.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.00001)")
+        # Its connections have been told when the process that tells them answers: what they publish then is blocked.
+        raised = self.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.00001), rabbit_alarm:get_alarms()")
         try:
+            if "memory" not in raised:
+                raise BrokerError(f"no alarm of memory was raised: {raised}")
             yield
         finally:
             self.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.4)")
