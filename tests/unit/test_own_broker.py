@@ -14,8 +14,12 @@ from gofer.testing import own_broker
     ids=lambda error: type(error).__name__,
 )
 def test_an_interrupt_counts_whatever_takes_its_place(error: BaseException) -> None:
-    with pytest.raises(KeyboardInterrupt), own_broker._interruptible():
-        try:
-            signal.raise_signal(signal.SIGHUP)
-        except KeyboardInterrupt:
-            raise error from None
+    def interrupted() -> None:
+        with own_broker._interruptible():
+            try:
+                signal.raise_signal(signal.SIGHUP)
+            except KeyboardInterrupt:
+                raise error from None
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
