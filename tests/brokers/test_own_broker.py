@@ -82,7 +82,8 @@ def test_an_interrupted_test_leaves_nothing_behind(brokerj: BrokerJ, number: sig
         return {queue["name"] for queue in brokerj.queues() if queue["name"].startswith("contract-")}
 
     before = made()
-    command = [GOFER, "adapters", "--test", brokerj.url(adapter="amqp")]
+    heard = f"--default-signal={number.name.removeprefix('SIG')}"  # nohup has its children ignore SIGHUP
+    command = ["env", heard, GOFER, "adapters", "--test", brokerj.url(adapter="amqp")]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         try:
             eventually(lambda: made() - before)
