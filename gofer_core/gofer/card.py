@@ -36,8 +36,8 @@ class PluginCard(msgspec.Struct, frozen=True, omit_defaults=True):
     """A running plugin: its version, the address of its queue, and its remote classes and modules.
 
     An agent tells of a class only if the caller may call something in it. ``destructive``: the methods that are marked
-    so, as ``Class.method``. ``methods``: those that the caller may call, for completion; not all, if they are many, and
-    none from an agent of an earlier version.
+    so, as ``Class.method``. ``methods``: those that the caller may call, for completion. If they are many, some are
+    left out; an agent of an earlier version names none.
     """
 
     version: str | None = None

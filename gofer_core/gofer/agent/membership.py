@@ -308,7 +308,7 @@ class _Joined:
 
     def _bound(self, _: object, error: Exception | None) -> None:
         if error is not None and not self._stopped:
-            self._complain(logging.WARNING, "this machine may hear no questions of its fleet: %s", error)
+            self._complain(logging.WARNING, "questions to the fleet may not reach this machine: %s", error)
 
     def _dispose(self) -> Steps:
         yield DeleteQueue(self._queue)
