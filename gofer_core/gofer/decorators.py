@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
-from types import MappingProxyType
-from typing import Any, Protocol, TypeVar, overload
+from types import NoneType
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from msgspec import Struct
 
@@ -35,6 +35,7 @@ FORK = "fork"
 Secret = str | Sequence[str] | Callable[[], Any]
 _F = TypeVar("_F", bound=Callable[..., Any])
 _C = TypeVar("_C", bound=type)
+_P = ParamSpec("_P")
 _ATTRIBUTE = "__gofer__"
 _SHORTEST, _LONGEST = 0.01, 10 * 365 * 86400.0  # seconds between two runs of an action
 _UNITS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400, "weeks": 7 * 86400}
@@ -104,6 +105,15 @@ class _Decorator(Protocol):
     def __call__(self, fn: _F, /) -> _F: ...
 
 
+class _Optional(Protocol[_P]):
+    """A decorator that takes arguments, or none at all: ``@remote`` is ``@remote()``."""
+
+    @overload
+    def __call__(self, fn: _F, /) -> _F: ...
+    @overload
+    def __call__(self, *args: _P.args, **kws: _P.kwargs) -> _Decorator: ...
+
+
 def mark_of(fn: object) -> Mark | None:
     """Return the mark on a function, or None when it has none. Bound and class methods are looked through."""
     fn = getattr(fn, "__func__", fn)
@@ -111,22 +121,68 @@ def mark_of(fn: object) -> Mark | None:
     return found if isinstance(found, Mark) else None
 
 
-@overload
-def remote(fn: _F, /) -> _F: ...
-@overload
+def _decorator(make: Callable[_P, Mark]) -> _Optional[_P]:
+    """Make a decorator of a function that checks its arguments and returns the mark.
+
+    What is wrong is told when the function that is decorated is known, with its name.
+    """
+    signature = inspect.signature(make)
+
+    @wraps(make)
+    def decorator(*given: Any, **kws: Any) -> Any:
+        bare = bool(given) and not isinstance(given[0], (str, int, float, list, tuple, NoneType))
+        args = given[1:] if bare else given
+
+        def put(target: Any, /) -> Any:
+            on = f"@{make.__name__} on {_name(target)}"
+            try:
+                signature.bind(*args, **kws)
+            except TypeError as wrong:
+                raise TypeError(f"{on}: {wrong}; it takes {', '.join(signature.parameters) or 'none'}") from None
+            try:
+                return _mark(target, make(*args, **kws))
+            except TypeError as wrong:
+                raise TypeError(f"{on}: {wrong}") from None
+
+        return put(given[0]) if bare else put
+
+    return decorator
+
+
+def _mark(fn: _F, added: Mark) -> _F:
+    target: Any = fn.__func__ if isinstance(fn, (staticmethod, classmethod)) else fn
+    if not inspect.isfunction(target):
+        raise TypeError(f"goes on a function or method, not on a {type(fn).__name__}")
+    before: Mark = target.__dict__.get(_ATTRIBUTE) or Mark()
+    if added.model is not None and before.model not in (None, added.model):
+        raise TypeError(f"it is {before.model!r} already")
+    for once_only in ("secret", "timeout", "action"):
+        if getattr(added, once_only) is not None and getattr(before, once_only) is not None:
+            raise TypeError(f"{once_only} is given twice")
+    if (added.read_only or before.read_only) and (added.destructive or before.destructive):
+        raise TypeError("what is read-only is not destructive")
+    changes: dict[str, Any] = {
+        name: value for name in Mark.__slots__ if (value := getattr(added, name)) not in (None, False, ())
+    }
+    if added.logins:
+        changes["logins"] = before.logins + added.logins
+    setattr(target, _ATTRIBUTE, replace(before, **changes))
+    return fn
+
+
+def _name(fn: object) -> str:
+    return getattr(fn, "__qualname__", None) or getattr(getattr(fn, "__func__", None), "__qualname__", None) or repr(fn)
+
+
+def _needing(make: Callable[_P, Mark]) -> Callable[_P, _Decorator]:
+    """Make a decorator that is never bare, since it needs an argument."""
+    return _decorator(make)
+
+
+@_decorator
 def remote(
     *, secret: Secret | None = None, model: str | None = None, timeout: float | None = None, typed: bool = True
-) -> _Decorator: ...
-def remote(
-    fn: Any = None,
-    /,
-    *more: Any,
-    secret: Secret | None = None,
-    model: str | None = None,
-    timeout: float | None = None,
-    typed: bool = True,
-    **unknown: Any,
-) -> Any:
+) -> Mark:
     """Expose a function or method to callers.
 
     Args:
@@ -135,85 +191,74 @@ def remote(
         timeout: seconds that a call may run.
         typed: whether arguments that do not fit the annotations are refused before the call.
     """
-
-    def check(name: str) -> Mark:
-        if model not in (None, DIRECT, FORK):
-            raise TypeError(f"@remote on {name}: model is {model!r}, allowed: {DIRECT!r}, {FORK!r}")
-        if secret is not None and not _is_secret(secret):
-            raise TypeError(f"@remote on {name}: secret is text, a list or tuple of texts (not empty), or a callable")
-        if timeout is not None and not (_is_number(timeout) and timeout > 0):
-            raise TypeError(f"@remote on {name}: timeout is a number of seconds above 0, not {timeout!r}")
-        if not isinstance(typed, bool):
-            raise TypeError(f"@remote on {name}: typed is True or False, not {typed!r}")
-        return Mark(remote=True, secret=secret, model=model, timeout=timeout and float(timeout), untyped=not typed)
-
-    return _decorate("remote", fn, check, more, unknown, ("secret", "model", "timeout", "typed"))
+    if model not in (None, DIRECT, FORK):
+        raise TypeError(f"model is {model!r}, allowed: {DIRECT!r}, {FORK!r}")
+    if secret is not None and not _is_secret(secret):
+        raise TypeError("secret is text, a list or tuple of texts (not empty), or a callable")
+    if timeout is not None and not (_is_number(timeout) and timeout > 0):
+        raise TypeError(f"timeout is a number of seconds above 0, not {timeout!r}")
+    if not isinstance(typed, bool):
+        raise TypeError(f"typed is True or False, not {typed!r}")
+    return Mark(remote=True, secret=secret, model=model, timeout=timeout and float(timeout), untyped=not typed)
 
 
-class _Bare(Protocol):
-    """A decorator that takes no arguments."""
-
-    @overload
-    def __call__(self, fn: _F, /) -> _F: ...
-    @overload
-    def __call__(self) -> _Decorator: ...
-
-
-def _bare(make: Callable[[], Mark]) -> _Bare:
-    """Make a decorator without arguments of a function that returns its mark."""
-
-    @wraps(make)
-    def decorator(fn: Any = None, /, *more: Any, **unknown: Any) -> Any:
-        return _decorate(make.__name__, fn, lambda _: make(), more, unknown)
-
-    return decorator
-
-
-@_bare
+@_decorator
 def direct() -> Mark:
     """Run the function within the agent's process (what is done without a decorator, too)."""
     return Mark(model=DIRECT)
 
 
-@_bare
+@_decorator
 def fork() -> Mark:
     """Run each call in a child process: a leak or a crash is then its own, and a cancellation certain."""
     return Mark(model=FORK)
 
 
-@_bare
+@_decorator
 def once() -> Mark:
     """Never run a request a second time, whatever happens to the agent: its caller gets Interrupted instead."""
     return Mark(once=True)
 
 
-@_bare
+@_decorator
 def read_only() -> Mark:
     """Tell callers that the function changes nothing. Nobody checks that."""
     return Mark(read_only=True)
 
 
-@_bare
+@_decorator
 def destructive() -> Mark:
     """Tell callers that the function destroys or stops something: ask a person first."""
     return Mark(destructive=True)
 
 
-@_bare
+@_decorator
 def idempotent() -> Mark:
     """Tell callers that calling the function twice with the same arguments does no more than calling it once."""
     return Mark(idempotent=True)
 
 
-@_bare
+@_decorator
+def load(*, fork: bool = False) -> Mark:
+    """Call the function when its plugin has been loaded. With ``fork=True`` also in the process that forks calls.
+
+    A method is called on a new instance, made without arguments; ``async def`` runs on the plugin's event loop, and is
+    waited for.
+    """
+    return Mark(load=True, load_in_fork=bool(fork))
+
+
+#: The original's older name of ``load``.
+initializer = load
+
+
+@_decorator
 def unload() -> Mark:
     """Call the function before its plugin is unloaded: methods and ``async def`` as ``load`` does."""
     return Mark(unload=True)
 
 
-@overload
-def action(fn: _F, /) -> _F: ...
-@overload
+@_decorator
 def action(
     *,
     seconds: float | str = 0,
@@ -223,65 +268,26 @@ def action(
     weeks: float | str = 0,
     cron: str | None = None,
     splay: float | None = None,
-) -> _Decorator: ...
-def action(
-    fn: Any = None,
-    /,
-    *more: Any,
-    seconds: float | str = 0,
-    minutes: float | str = 0,
-    hours: float | str = 0,
-    days: float | str = 0,
-    weeks: float | str = 0,
-    cron: str | None = None,
-    splay: float | None = None,
-    **unknown: Any,
-) -> Any:
+) -> Mark:
     """Run the function again and again: on an interval (its parts add up), or by a cron line of five fields.
 
     A part may be text, as settings have it: ``minutes="240"``. With neither it runs once, when the plugin has started.
     ``splay`` spreads a fleet's agents over so many seconds; by default that is a tenth of the time between two runs,
     ten minutes at most.
     """
-
-    def check(name: str) -> Mark:
-        parts = {"seconds": seconds, "minutes": minutes, "hours": hours, "days": days, "weeks": weeks}
-        interval = float(sum(_UNITS[part] * _part(name, part, value) for part, value in parts.items()))
-        if interval and not _SHORTEST <= interval <= _LONGEST:
-            raise TypeError(
-                f"@action on {name}: an interval is {_SHORTEST} seconds to 10 years, not {interval:g} seconds"
-            )
-        if cron is not None:
-            _check_cron(name, cron, interval)
-        if splay is not None and not (_is_number(splay) and 0 <= splay <= _LONGEST):
-            raise TypeError(f"@action on {name}: splay is a number of seconds, 0 or more, not {splay!r}")
-        return Mark(action=Action(interval or None, cron, splay))
-
-    return _decorate("action", fn, check, more, unknown, (*_UNITS, "cron", "splay"))
+    parts = {"seconds": seconds, "minutes": minutes, "hours": hours, "days": days, "weeks": weeks}
+    interval = float(sum(_UNITS[part] * _part(part, value) for part, value in parts.items()))
+    if interval and not _SHORTEST <= interval <= _LONGEST:
+        raise TypeError(f"an interval is {_SHORTEST} seconds to 10 years, not {interval:g} seconds")
+    if cron is not None:
+        _check_cron(cron, interval)
+    if splay is not None and not (_is_number(splay) and 0 <= splay <= _LONGEST):
+        raise TypeError(f"splay is a number of seconds, 0 or more, not {splay!r}")
+    return Mark(action=Action(interval or None, cron, splay))
 
 
-@overload
-def load(fn: _F, /) -> _F: ...
-@overload
-def load(*, fork: bool = False) -> _Decorator: ...
-def load(fn: Any = None, /, *more: Any, fork: bool = False, **unknown: Any) -> Any:
-    """Call the function when its plugin has been loaded. With ``fork=True`` also in the process that forks calls.
-
-    A method is called on a new instance, made without arguments; ``async def`` runs on the plugin's event loop, and is
-    waited for.
-    """
-    return _decorate("load", fn, lambda _: Mark(load=True, load_in_fork=bool(fork)), more, unknown, ("fork",))
-
-
-#: The original's older name of ``load``.
-initializer = load
-
-
-@overload
-def pam(user: str, service: str | None = None, *, identity: bool = False) -> _Decorator: ...
-@overload
-def pam(*, user: str, service: str | None = None, identity: bool = False) -> _Decorator: ...
-def pam(user: Any = None, service: str | None = None, *more: Any, identity: bool = False, **unknown: Any) -> Any:
+@_needing
+def pam(user: str, service: str | None = None, *, identity: bool = False) -> Mark:
     """Let the method be called only with this user's name and password, checked by PAM on the agent's machine.
 
     Args:
@@ -289,16 +295,13 @@ def pam(user: Any = None, service: str | None = None, *more: Any, identity: bool
         service: the PAM service to ask; by default the agent's own choice.
         identity: whether a caller whom the plugin's authenticator has identified needs no password.
     """
-    return _login("pam", "user", (user, service, identity), more, unknown)
+    return _login(user, service, identity)
 
 
-@overload
-def user(name: str, service: str | None = None, *, identity: bool = False) -> _Decorator: ...
-@overload
-def user(*, name: str, service: str | None = None, identity: bool = False) -> _Decorator: ...
-def user(name: Any = None, service: str | None = None, *more: Any, identity: bool = False, **unknown: Any) -> Any:
+@_needing
+def user(name: str, service: str | None = None, *, identity: bool = False) -> Mark:
     """Do as ``pam(user=name)``."""
-    return _login("user", "name", (name, service, identity), more, unknown)
+    return _login(name, service, identity)
 
 
 def version(number: str, *, of: str | None = None, default: bool = False) -> Callable[[_C], _C]:
@@ -336,89 +339,25 @@ def version_of(cls: type) -> Version | None:
     return found if isinstance(found, Version) else None
 
 
-def _login(
-    decorator: str, argument: str, given: tuple[Any, Any, Any], more: Sequence[Any], unknown: Mapping[str, Any]
-) -> _Decorator:
-    name, service, identity = given
-
-    def put(fn: _F, /) -> _F:
-        _check_arguments(decorator, fn, more, unknown, (argument, "service", "identity"))
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"@{decorator} on {_name(fn)}: {argument} is a user's name, not {name!r}")
-        if service is not None and (not isinstance(service, str) or not service):
-            raise TypeError(f"@{decorator} on {_name(fn)}: service is the name of a PAM service, not {service!r}")
-        if not isinstance(identity, bool):
-            raise TypeError(f"@{decorator} on {_name(fn)}: identity is True or False, not {identity!r}")
-        return _mark(decorator, fn, Mark(logins=(Login(name, service, identity),)))
-
-    if callable(name) or isinstance(name, (staticmethod, classmethod)):
-        raise TypeError(f'@{decorator} on {_name(name)}: needs the user, like @{decorator}({argument}="root")')
-    return put
+def _login(user: str, service: str | None, identity: bool) -> Mark:
+    if not isinstance(user, str) or not user:
+        raise TypeError(f"the user is a user's name, not {user!r}")
+    if service is not None and (not isinstance(service, str) or not service):
+        raise TypeError(f"service is the name of a PAM service, not {service!r}")
+    if not isinstance(identity, bool):
+        raise TypeError(f"identity is True or False, not {identity!r}")
+    return Mark(logins=(Login(user, service, identity),))
 
 
-def _decorate(  # noqa: PLR0917 - called by each decorator, from right above
-    decorator: str,
-    fn: Any,
-    check: Callable[[str], Mark],
-    more: Sequence[Any] = (),
-    unknown: Mapping[str, Any] = MappingProxyType({}),
-    allowed: Sequence[str] = (),
-) -> Any:
-    """Serve both ``@decorator`` and ``@decorator(...)``. What is wrong is told when the function is known."""
-
-    def put(target: Any, /) -> Any:
-        _check_arguments(decorator, target, more, unknown, allowed)
-        return _mark(decorator, target, check(_name(target)))
-
-    if fn is None:
-        return put
-    if isinstance(fn, (str, int, float, list, tuple)):  # an argument, and not what is decorated
-        more = (fn, *more)
-        return put
-    return put(fn)
-
-
-def _check_arguments(
-    decorator: str, fn: Any, more: Sequence[Any], unknown: Mapping[str, Any], allowed: Sequence[str]
-) -> None:
-    takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
-    if unknown:
-        raise TypeError(f"@{decorator} on {_name(fn)}: there is no argument {next(iter(unknown))!r}; {takes}")
-    if more:
-        by_name = ", by name" if allowed else ""
-        raise TypeError(f"@{decorator} on {_name(fn)}: {more[0]!r} is an argument too many; {takes}{by_name}")
-
-
-def _part(name: str, part: str, value: float | str) -> float:
+def _part(part: str, value: float | str) -> float:
     """Read one part of an interval."""
     try:
         number = float(value) if isinstance(value, str) else value
     except ValueError:
         number = -1
     if not (_is_number(number) and number >= 0):
-        raise TypeError(f"@action on {name}: {part} is a number, 0 or more, not {value!r}")
+        raise TypeError(f"{part} is a number, 0 or more, not {value!r}")
     return number
-
-
-def _mark(decorator: str, fn: _F, added: Mark) -> _F:
-    target: Any = fn.__func__ if isinstance(fn, (staticmethod, classmethod)) else fn
-    if not inspect.isfunction(target):
-        raise TypeError(f"@{decorator} on {_name(fn)}: goes on a function or method, not on a {type(fn).__name__}")
-    before: Mark = target.__dict__.get(_ATTRIBUTE) or Mark()
-    if added.model is not None and before.model not in (None, added.model):
-        raise TypeError(f"@{decorator} on {_name(fn)}: it is {before.model!r} already")
-    for once_only in ("secret", "timeout", "action"):
-        if getattr(added, once_only) is not None and getattr(before, once_only) is not None:
-            raise TypeError(f"@{decorator} on {_name(fn)}: {once_only} is given twice")
-    if (added.read_only or before.read_only) and (added.destructive or before.destructive):
-        raise TypeError(f"@{decorator} on {_name(fn)}: what is read-only is not destructive")
-    changes: dict[str, Any] = {
-        name: value for name in Mark.__slots__ if (value := getattr(added, name)) not in (None, False, ())
-    }
-    if added.logins:
-        changes["logins"] = before.logins + added.logins
-    setattr(target, _ATTRIBUTE, replace(before, **changes))
-    return fn
 
 
 def _is_secret(secret: object) -> bool:
@@ -427,18 +366,14 @@ def _is_secret(secret: object) -> bool:
     return isinstance(secret, (list, tuple)) and bool(secret) and all(isinstance(one, str) for one in secret)
 
 
-def _check_cron(name: str, cron: object, interval: float) -> None:
+def _check_cron(cron: object, interval: float) -> None:
     if interval or not isinstance(cron, str):
-        raise TypeError(f"@action on {name}: cron is a line of five fields, given without an interval, not {cron!r}")
+        raise TypeError(f"cron is a line of five fields, given without an interval, not {cron!r}")
     try:
         parse_crontab(cron)
     except ValueError as wrong:
-        raise TypeError(f"@action on {name}: cron {cron!r} {wrong}") from None
+        raise TypeError(f"cron {cron!r} {wrong}") from None
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
-
-
-def _name(fn: object) -> str:
-    return getattr(fn, "__qualname__", None) or getattr(getattr(fn, "__func__", None), "__qualname__", None) or repr(fn)

@@ -439,9 +439,9 @@ class TestConsumer:
         ("from gofer.agent.plugin import Plugin\nPlugin.find(__name__).node.queue", "plugin.queue is its address"),
         (
             "from gofer.decorators import pam, remote\nclass A:\n  @remote\n  @pam(name='root')\n  def a(self): ...",
-            "@pam on A.a: there is no argument 'name'; it takes user, service",
+            "@pam on A.a: missing a required argument: 'user'; it takes user, service",
         ),
-        ("from gofer.decorators import fork\n@fork(1)\ndef a(): ...", "an argument too many; it takes none ("),
+        ("from gofer.decorators import fork\n@fork(1)\ndef a(): ...", "too many positional arguments; it takes none ("),
         ("from gofer.decorators import pam\n@pam\ndef a(): ...", "old.py, line 2)"),
     ],
 )

@@ -48,7 +48,7 @@ class Doors:
         self._started: list[Management] = []
 
     def start(self, **config: Any) -> Management:
-        management = Management(self.root, ManagementConfig(**config), self.echo)
+        management = Management(self.root, ManagementConfig(**config), self.echo.do)
         management.start()
         self._started.append(management)
         return management

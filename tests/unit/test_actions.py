@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 from gofer.agent import PluginContainer
-from gofer.agent.actions import Actions
+from gofer.agent.actions import Actions, Moment
 from gofer.agent.config import AgentConfig, read_descriptors
 from gofer.agent.plugin import State
-from gofer.agent.schedules import Moment
 from gofer.decorators import action, fork, remote
 from gofer.errors import PluginError
 from gofer.rmi.api import API

@@ -142,15 +142,15 @@ def test_a_function_that_was_not_decorated_has_no_part_in_its_neighbours_mark() 
         (action(minutes="often"), "minutes is a number, 0 or more, not 'often'"),
         (action(minutes="inf"), "minutes is a number, 0 or more, not 'inf'"),
         (action(minutes=""), "minutes is a number, 0 or more, not ''"),
-        (action(minuts=5), "there is no argument 'minuts'; it takes seconds, minutes"),  # type: ignore[call-overload]  # as above
-        (action(90), "90 is an argument too many; it takes seconds, minutes"),  # type: ignore[call-overload]  # as above
-        (remote(secrt="s"), "there is no argument 'secrt'; it takes secret, model, timeout"),  # type: ignore[call-overload]  # as above
-        (remote("s"), "'s' is an argument too many"),  # type: ignore[type-var]  # as above
-        (fork(timeout=1), "there is no argument 'timeout'; it takes none"),  # type: ignore[call-overload]  # as above
-        (pam(), "user is a user's name, not None"),  # type: ignore[call-overload]  # as above
-        (pam(name="root"), "there is no argument 'name'; it takes user, service, identity"),  # type: ignore[call-overload]  # as above
-        (pam, "needs the user, like @pam(user="),
-        (lambda f: user(staticmethod(f)), "needs the user, like @user(name="),
+        (action(minuts=5), "unexpected keyword argument 'minuts'; it takes seconds, minutes"),  # type: ignore[call-overload]  # as above
+        (action(90), "too many positional arguments; it takes seconds, minutes"),  # type: ignore[call-overload]  # as above
+        (remote(secrt="s"), "unexpected keyword argument 'secrt'; it takes secret, model, timeout"),  # type: ignore[call-overload]  # as above
+        (remote("s"), "too many positional arguments; it takes secret"),  # type: ignore[type-var]  # as above
+        (fork(timeout=1), "unexpected keyword argument 'timeout'; it takes none"),  # type: ignore[call-overload]  # as above
+        (pam(), "missing a required argument: 'user'; it takes user, service, identity"),  # type: ignore[call-overload]  # as above
+        (pam(name="root"), "missing a required argument: 'user'; it takes user, service, identity"),  # type: ignore[call-overload]  # as above
+        (pam, "@pam on "),
+        (lambda f: user(staticmethod(f)), "missing a required argument: 'name'"),
         (action(cron="often"), "cron 'often' has not five fields"),
         (action(cron="0 25 * * *"), "cron '0 25 * * *' hour is '25': '25' is not in 0-23"),
         (action(cron=5), "cron is a line of five fields"),  # type: ignore[call-overload]  # as above

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import pytest
 from gofer.agent.links import Links
-from gofer.agent.lock import AgentLock, AlreadyRunning
-from gofer.agent.notify import notify, watchdog_interval
-from gofer.agent.signals import Signals
+from gofer.agent.process import AgentLock, AlreadyRunning, Signals, notify, watchdog_interval
 from gofer.errors import ConfigError, ConnectionLost
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import Pool
@@ -39,7 +37,7 @@ class TestLock:
         code = (
             "import os, subprocess, sys\n"
             "from pathlib import Path\n"
-            "from gofer.agent.lock import AgentLock\n"
+            "from gofer.agent.process import AgentLock\n"
             "from gofer.root import Root\n"
             "AgentLock(Root(Path(sys.argv[1]))).__enter__()\n"
             "child = subprocess.Popen(['sleep', '60'], close_fds=False, stdout=subprocess.DEVNULL)\n"
@@ -57,7 +55,7 @@ class TestLock:
         code = (
             "import os, sys, time\n"
             "from pathlib import Path\n"
-            "from gofer.agent.lock import AgentLock\n"
+            "from gofer.agent.process import AgentLock\n"
             "from gofer.root import Root\n"
             "AgentLock(Root(Path(sys.argv[1]))).__enter__()\n"
             "child = os.fork()\n"

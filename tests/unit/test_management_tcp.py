@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from gofer.agent.management.listening import loopback
+from gofer.agent.management.server import loopback
 from gofer.agent.management.wire import Unusable, socket_of, token_of
 from gofer.errors import ConfigError
 from gofer.root import Root

@@ -21,10 +21,7 @@ pytestmark = pytest.mark.xdist_group("public-names")  # one process makes what t
 
 PUBLIC_NAMES = """
 gofer.agent: PluginContainer
-gofer.agent.access_check: access_problems
-gofer.agent.actions: Actions
-gofer.agent.allocator: give_memory_back
-gofer.agent.barrier: RequestHooks
+gofer.agent.actions: Actions Cron Every Moment Schedule moment schedule_of
 gofer.agent.builtin: admin_api help_text started
 gofer.agent.certificates: CertificateWatch InUse certificates_in_use files_of read_in_use
 gofer.agent.check: check
@@ -46,44 +43,37 @@ gofer.agent.config.live: LiveSection LiveSettings as_changed
 gofer.agent.config.problem: Problem plain shown
 gofer.agent.config.together: check_together not_trusted
 gofer.agent.container: PluginContainer
-gofer.agent.core_hooks: CoreHooks
+gofer.agent.core_hooks: CoreHooks RequestHooks
 gofer.agent.endpoint: Endpoint
 gofer.agent.endpoints: Endpoints
 gofer.agent.facts: Facts own_facts
 gofer.agent.failures: Broken Refused blamed not_identified one_line why_not_loaded within
-gofer.agent.forking: HELPER greeting
 gofer.agent.gate: Gate
 gofer.agent.helper: main
-gofer.agent.import_check: Method import_problems methods
+gofer.agent.helper_process: HELPER Method greeting import_problems methods
 gofer.agent.imports: Imports PATIENCE
-gofer.agent.links: Links
+gofer.agent.links: Links Probe
 gofer.agent.loader: Batch Loader
-gofer.agent.lock: AgentLock AlreadyRunning
 gofer.agent.log_handler: NonBlockingHandler
 gofer.agent.logs: JournalFormatter JsonFormatter LineFormatter LogSetup configure is_journal
 gofer.agent.main: main
-gofer.agent.management.listening: loopback may_manage open_tcp open_unix peer_of write_token
-gofer.agent.management.operations: Operations
-gofer.agent.management.server: Answering Management
-gofer.agent.management.view: plugin_line show
+gofer.agent.management.operations: Operations plugin_line show
+gofer.agent.management.server: Management loopback may_manage open_tcp open_unix peer_of write_token
 gofer.agent.management.wire: Answer CODES Cancel Channel Drop Error Load MAX_ANSWER MAX_REQUEST Reload Request
     Requests Retry Show Unload Unusable decode decode_request encode proof socket_of token_of
 gofer.agent.membership: Membership
 gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
-gofer.agent.notify: notify watchdog_interval
 gofer.agent.plugin: Container Plugin State current
 gofer.agent.plugin_code: ask_extensions check_hooks exchange_hooks find_plugin import_code locate_plugin run_load
     run_unload
 gofer.agent.plugin_queue: PluginQueue
-gofer.agent.probe: Probe
+gofer.agent.process: AgentLock AlreadyRunning Signals give_memory_back notify watchdog_interval
 gofer.agent.reload: Reload dependents
 gofer.agent.request_services: RequestServices
 gofer.agent.rmi: Context
 gofer.agent.rules: Rules
-gofer.agent.schedules: Cron Every Moment Schedule moment schedule_of
 gofer.agent.sharing: accepting build_apis check_trust homes may_reach owners
 gofer.agent.sighup: Changes decide descriptors_of
-gofer.agent.signals: Signals
 gofer.agent.sources: GROUP Source import_source locate unused_files
 gofer.agent.states: State
 gofer.aio: Agent AsyncioSession

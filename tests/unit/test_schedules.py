@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from gofer.agent.schedules import Cron, Every, Moment, Schedule, schedule_of
+from gofer.agent.actions import Cron, Every, Moment, Schedule, schedule_of
 from gofer.crontab import parse_crontab
 from gofer.decorators import Action
 from hypothesis import given

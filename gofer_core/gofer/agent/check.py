@@ -8,19 +8,20 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
-from gofer.agent.access_check import access_problems
 from gofer.agent.certificates import files_of, read_in_use
 from gofer.agent.config import AgentConfig, Descriptor, Problem, check_together, read_descriptors
-from gofer.agent.import_check import import_problems
+from gofer.agent.helper_process import Method, import_problems, methods
 from gofer.agent.sources import locate, unused_files
-from gofer.errors import AdapterError
+from gofer.errors import AdapterError, ProcessDied
 from gofer.messaging.adapters import find
 from gofer.messaging.authenticators import missing_authenticator
+from gofer.rmi.server.access import ANONYMOUS, Access, Rule
 from gofer.rmi.server.logins import Logins
 from gofer.root import Root
 from gofer.streams import give_up_output
+from gofer.suggest import did_you_mean
 
 __all__ = ["check"]
 
@@ -42,8 +43,8 @@ def check(root: Root, config: AgentConfig, problems: Iterable[Problem]) -> int:
     known = {_place(problem) for problem in found}
     unavailable = Logins(config.pam.service).unavailable()
     imported = import_problems(root, there, unavailable=unavailable)
-    found += [problem for problem in imported if _place(problem) not in known]
-    found += access_problems(root, config, enabled)
+    found += [one for one in imported if one.severity == "warning" or _place(one) not in known]
+    found += _access_problems(root, config, enabled)
     errors = sum(problem.severity == "error" for problem in found)
     names = ", ".join(descriptor.name for descriptor in enabled) or "none"
     try:
@@ -99,3 +100,47 @@ def _tls(config: AgentConfig, descriptor: Descriptor) -> Iterable[Problem]:
         for one in read_in_use(path, (f"{option} of plugin {descriptor.name}",)):
             if warning := one.warning(time.time()):
                 yield Problem("warning", str(descriptor.file), "messaging", option, warning)
+
+
+def _access_problems(root: Root, config: AgentConfig, enabled: Sequence[Descriptor]) -> Iterator[Problem]:
+    """Find groups that there are none of, rules that match no method, and identities that nobody can have.
+
+    The plugins are imported if one of them has rules. All of this is a warning: nobody is let in by it.
+    """
+    access = Access({one.name: one.access for one in enabled if one.access is not None}, config.groups)
+    if not any(access.rules.values()):
+        return
+    try:
+        found = methods(root, enabled, {})
+    except ProcessDied as died:
+        yield Problem("warning", str(root.descriptors), None, None, f"the rules of [access] are not checked: {died}")
+        found = []
+    for one in enabled:
+        for rule, group in access.unknown_groups(one.name):
+            if not group:
+                continue  # it was told when the descriptor was read
+            known = ", ".join(sorted(access.groups)) or "none"
+            hint = did_you_mean(group, access.groups)
+            yield _odd(one, rule, f"there is no group {group!r}{hint}; [groups] of agent.conf has: {known}")
+        yield from _unmatched(one, [each for each in found if one.name in (each.plugin, *each.homes)])
+        means = [rule for rule in one.access or () if rule.who != (ANONYMOUS,)]
+        if means and one.authenticator is None and one.url is not None:
+            text = (
+                f"plugin {one.name!r} has no authenticator, so its callers have no identity; add authenticator to "
+                f"[messaging], or name {ANONYMOUS}"
+            )
+            yield _odd(one, means[0], text)
+
+
+def _unmatched(one: Descriptor, asked: Sequence[Method]) -> Iterator[Problem]:
+    if not asked:  # its code cannot be imported, which is told
+        return
+    for rule in one.access or ():
+        if not any(rule.covers(each.classname, each.method) for each in asked):
+            hint = did_you_mean(rule.called, [f"{each.classname}.{each.method}" for each in asked])
+            yield _odd(one, rule, f"matches no method{hint}among the plugins that could be imported")
+
+
+def _odd(one: Descriptor, rule: Rule, text: str) -> Problem:
+    line = "" if rule.line is None else f"line {rule.line}: "
+    return Problem("warning", str(one.file), "access", rule.called, f"{line}{text}")

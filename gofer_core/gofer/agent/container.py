@@ -15,9 +15,8 @@ from time import monotonic
 import pluggy
 
 from gofer import hooks as specifications
-from gofer.agent.barrier import RequestHooks
 from gofer.agent.config import AgentConfig, Descriptor, Problem, not_trusted, read_agent, read_descriptor
-from gofer.agent.core_hooks import CoreHooks
+from gofer.agent.core_hooks import CoreHooks, RequestHooks
 from gofer.agent.endpoint import Endpoint
 from gofer.agent.endpoints import Endpoints
 from gofer.agent.failures import Refused

@@ -1,20 +1,25 @@
-"""What the agent itself does at each hook: plugins' hooks come before it, and may do otherwise."""
+"""What the agent itself does at each hook; and the hooks that requests go through.
+
+Plugins' hooks come before the agent's own, and may do otherwise. Before those that decide about calls is a barrier: it
+is closed, and no call is behind it, when the hooks of a required plugin go, so nobody gets past an authorizer.
+"""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from typing import Any
 
 from gofer.agent.plugin import Plugin
-from gofer.errors import PluginError
+from gofer.errors import NotAuthorized, PluginError
 from gofer.hooks import hookimpl
 from gofer.rmi.api import Target
 from gofer.rmi.request import Received
 
-__all__ = ["CoreHooks"]
+__all__ = ["CoreHooks", "RequestHooks"]
 
 log = logging.getLogger(__name__)
 
@@ -92,3 +97,73 @@ def _run(plugin: Plugin, target: Target) -> None:
     if plugin.loop.run(value, done, lambda: done(None, ended_early)) is None:
         raise PluginError(f"{target.name}() cannot run: {stopped}")
     ended.result()
+
+
+class RequestHooks:
+    """The hooks of an agent's requests. Any thread.
+
+    Once ``guard`` was called, the calls that hooks decide about are counted; while the barrier is closed such a call
+    waits for its hooks, and is refused when that takes too long.
+
+    Args:
+        hook: the hook caller of the agent's pluggy.PluginManager.
+        timeout: seconds that a call waits.
+    """
+
+    def __init__(self, hook: Any, timeout: Callable[[], float]) -> None:
+        self.gofer_accept = hook.gofer_accept
+        self.gofer_call = self._decide = hook.gofer_call
+        self.gofer_finished = hook.gofer_finished
+        self.gofer_route = hook.gofer_route
+        self._timeout = timeout
+        self._changed = threading.Condition()
+        self._closed = False
+        self._passing: frozenset[str] = frozenset()
+        self._inside = 0
+
+    def guard(self) -> None:
+        """Have calls pass the barrier from now on."""
+        self.gofer_call = self._call
+
+    def close(self, passing: Collection[str], timeout: float) -> bool:
+        """Close the barrier, and wait until no call is inside; tell whether so.
+
+        Args:
+            passing: the names of plugins whose calls go on: their hooks stay until these have ended.
+            timeout: seconds to wait.
+        """
+        with self._changed:
+            self._closed, self._passing = True, frozenset(passing)
+            return self._changed.wait_for(lambda: not self._inside, timeout)
+
+    def open(self) -> None:
+        """Open it again."""
+        with self._changed:
+            self._closed, self._passing = False, frozenset()
+            self._changed.notify_all()
+
+    def _call(self, plugin: Plugin, request: Received, invoke: Callable[[], Any]) -> Any:
+        # What answers Admin must not wait.
+        wait = 0.0 if request.for_admin else self._timeout()
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._closed or plugin.name in self._passing, wait):
+                raise NotAuthorized("not run: a plugin that is required for all calls does not run")
+            self._inside += 1
+        inside = True
+
+        def leave() -> None:
+            nonlocal inside
+            with self._changed:
+                if inside:
+                    inside = False
+                    self._inside -= 1
+                    self._changed.notify_all()
+
+        def decided() -> Any:
+            leave()
+            return invoke()
+
+        try:
+            return self._decide(plugin=plugin, request=request, invoke=decided)
+        finally:
+            leave()

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from time import monotonic
 
-from gofer.agent.barrier import RequestHooks
+from gofer.agent.core_hooks import RequestHooks
 from gofer.agent.endpoint import Endpoint
 from gofer.agent.failures import Refused, blamed
 from gofer.agent.plugin import Plugin

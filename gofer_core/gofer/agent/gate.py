@@ -10,8 +10,8 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
-from gofer.agent.barrier import RequestHooks
 from gofer.agent.config import Descriptor, asks_to_be_required
+from gofer.agent.core_hooks import RequestHooks
 from gofer.agent.endpoints import Endpoints
 from gofer.agent.failures import Refused
 from gofer.agent.plugin import Plugin

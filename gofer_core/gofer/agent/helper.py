@@ -15,8 +15,11 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import astuple
 
 from gofer.agent.builtin import admin_api
 from gofer.agent.config import AgentConfig, Descriptor, Problem, redescribe
@@ -61,8 +64,8 @@ def main(argv: Sequence[str]) -> None:
     if told["check"]:
         imports = _imports(told, find_plugin)
         problems = imports.problems(told["name"], told["unavailable"])
-        found = [(one.file, one.section, one.key, one.text) for one in problems]
-        _answer(control, [found, [name for name, one in imports.plugins.items() if one.state is State.QUARANTINED]])
+        failed = [name for name, one in imports.plugins.items() if one.state is State.QUARANTINED]
+        _answer(control, [list(map(astuple, problems)), failed])
         return
     _log_to_agent(pipe.Sender(control), told["levels"])
     try:
@@ -114,7 +117,12 @@ class _Imports(Loader):
         """Return what is wrong with a plugin. ``unavailable``: why no password can be checked."""
         plugin = self._made(name)
         found: dict[Problem, None] = {}
-        for step in (lambda plugin: self.find(self.root, plugin), self._fill):
+        odd: list[Problem] = []
+
+        def fill(plugin: Plugin) -> None:
+            odd.extend(self._fill(plugin))
+
+        for step in (partial(self.find, self.root), fill):
             try:
                 step(plugin)
             except Refused as refused:  # perhaps by its authenticator: then its code is looked at, too
@@ -123,7 +131,7 @@ class _Imports(Loader):
         if unavailable is not None and identified and not found and plugin.authenticator is None:
             text = not_identified(unavailable)
             found[Problem("error", str(plugin.descriptor.file), "main", "plugin", text)] = None
-        return list(found)
+        return [*found, *odd]
 
     def methods(self, others: Mapping[str, str]) -> list[tuple[str, str, str, list[str]]]:
         """Import all, and return what can be called: plugin, class, method, and the plugins that the method is of.
@@ -149,11 +157,12 @@ class _Imports(Loader):
         plugin = self.plugins[name] = self.imports.pending.pop(name)
         return plugin
 
-    def _fill(self, plugin: Plugin) -> None:
+    def _fill(self, plugin: Plugin) -> list[Problem]:
         if plugin.source is None:
             self.find(self.root, plugin)
-        import_code(self.hooks, plugin, Aside())  # what was compiled may be older than what is there
+        odd = import_code(self.hooks, plugin, Aside())  # what was compiled may be older than what is there
         exchange_hooks(self.hooks, plugin.module)
+        return odd
 
 
 def _imports(told: Mapping[str, Any], find: Callable[[Root, Plugin], object]) -> _Imports:

@@ -158,7 +158,8 @@ class Loader:
         """
         if plugin.source is None:
             find_plugin(self.root, plugin)
-        import_code(self.hooks, plugin, batch.aside)
+        for odd in import_code(self.hooks, plugin, batch.aside):
+            log.warning("%s", odd)
         if not batch.reload:
             exchange_hooks(self.hooks, plugin.module)
             run_load(self.hooks, plugin)

@@ -13,16 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 
 from gofer.agent import logs
-from gofer.agent.allocator import give_memory_back
 from gofer.agent.certificates import CertificateWatch
 from gofer.agent.check import check
 from gofer.agent.config import AgentConfig, Descriptor, Problem, check_together, read_agent, read_descriptors
 from gofer.agent.container import PluginContainer
-from gofer.agent.lock import AgentLock
 from gofer.agent.management.operations import Operations
 from gofer.agent.management.server import Management
-from gofer.agent.notify import notify, watchdog_interval
-from gofer.agent.signals import Signals
+from gofer.agent.process import AgentLock, Signals, give_memory_back, notify, watchdog_interval
 from gofer.errors import ConfigError
 from gofer.root import Root
 from gofer.streams import open_missing
@@ -81,7 +78,7 @@ class _Daemon:
         self.timeout = config.main.shutdown_timeout
         self.container = PluginContainer(root, config, imported=self._repair_logging)
         self.operations = Operations(self.container)
-        self.management = Management(root, config.management, self.operations)
+        self.management = Management(root, config.management, self.operations.do)
         self.certificates = CertificateWatch(self.container.clock, lambda: list(self.container.plugins.values()))
         self.failed = False
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Protocol
 from gofer.agent.actions import Actions
 from gofer.agent.config import AgentConfig, Descriptor, LiveSettings, as_changed, made_elsewhere, stable_uuid
 from gofer.agent.failures import not_identified, why_not_loaded
-from gofer.agent.forking import HELPER, greeting
+from gofer.agent.helper_process import HELPER, greeting
 from gofer.agent.sources import Source
 from gofer.agent.states import State
 from gofer.errors import PluginError

@@ -67,8 +67,8 @@ def locate_plugin(root: Root, plugin: Plugin) -> Source:
     return source
 
 
-def import_code(hooks: pluggy.PluginManager, plugin: Plugin, aside: Aside | None = None) -> None:
-    """Import a plugin's module, check its hooks, and build its API.
+def import_code(hooks: pluggy.PluginManager, plugin: Plugin, aside: Aside | None = None) -> list[Problem]:
+    """Import a plugin's module, check its hooks, and build its API. Returns warnings.
 
     Args:
         aside: see :func:`gofer.agent.sources.import_source`.
@@ -82,9 +82,10 @@ def import_code(hooks: pluggy.PluginManager, plugin: Plugin, aside: Aside | None
         with blamed(plugin, "main", "plugin", f"module {source.module} cannot be imported"):
             module = import_source(source, aside)
         with blamed(plugin, "main", "plugin", f"module {source.module}"):
-            check_hooks(module)
+            uncalled = check_hooks(module)
             others = [one.__name__ for one in hooks.get_plugins() if inspect.ismodule(one)]
             plugin.expose(module, [name for name in others if name != module.__name__])
+    return [Problem("warning", str(plugin.descriptor.file), "main", "plugin", text) for text in uncalled]
 
 
 def exchange_hooks(hooks: pluggy.PluginManager, come: ModuleType | None, go: ModuleType | None = None) -> None:
@@ -99,8 +100,11 @@ def exchange_hooks(hooks: pluggy.PluginManager, come: ModuleType | None, go: Mod
         hooks.unregister(go)
 
 
-def check_hooks(module: ModuleType) -> None:
+def check_hooks(module: ModuleType) -> list[str]:
     """Have pluggy check the hooks of a module, which registers none of them with the agent.
+
+    Returns:
+        For each hook of a submodule that is not in the module itself, and so is not called, what to do.
 
     Raises:
         PluginError: a hook of an unknown name or with unknown arguments; one without ``@hookimpl``, which would never
@@ -116,11 +120,12 @@ def check_hooks(module: ModuleType) -> None:
         # gofer_call returns what an `async def` method returns: something to be awaited.
         if name in known and name != "gofer_call" and inspect.iscoroutinefunction(value):
             raise PluginError(f"{name} is `async def`, so nothing in it would run; write `def {name}`")
+    uncalled = []
     for name, one in list(sys.modules.items()):
         for hook in known if name.startswith(f"{module.__name__}.") and isinstance(one, ModuleType) else ():
             value = vars(one).get(hook)
             if getattr(value, "__module__", None) == name and value is not vars(module).get(hook):
-                log.warning("hook %s.%s is not called: import it into %s", name, hook, module.__name__)
+                uncalled.append(f"hook {name}.{hook} is not called: import it into {module.__name__}")
     try:
         manager.register(module)
         manager.check_pending()
@@ -130,6 +135,7 @@ def check_hooks(module: ModuleType) -> None:
         hint = f"; did you mean {near}?" if near else ""
         text = " ".join(str(wrong).split())
         raise PluginError(f"{text}{hint} (hooks: {', '.join(known)})") from wrong
+    return uncalled
 
 
 def run_load(hooks: pluggy.PluginManager, plugin: Plugin) -> None:

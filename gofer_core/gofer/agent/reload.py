@@ -14,7 +14,7 @@ from time import monotonic
 
 from gofer.agent.actions import Actions
 from gofer.agent.failures import Refused, blamed, within
-from gofer.agent.import_check import import_problems
+from gofer.agent.helper_process import import_problems
 from gofer.agent.loader import Batch, Loader, modules_of
 from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
@@ -86,7 +86,8 @@ class Reload:
             find_plugin(self._loader.root, new)
         described = {new.name: new.descriptor for new in self._news}
         others = [one.descriptor for one in self._loader.plugins.values() if one.name not in described]
-        for problem in import_problems(self._loader.root, list(described.values()), others):
+        found = import_problems(self._loader.root, list(described.values()), others)
+        for problem in [one for one in found if one.severity == "error"]:
             failed = next((new for new in self._news if str(new.descriptor.file) == problem.file), self._news[0])
             raise Refused(failed, problem)
 

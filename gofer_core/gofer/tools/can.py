@@ -96,7 +96,7 @@ def _owners(
     place: Root, descriptors: Sequence[Descriptor], access: Access, plugin: str, called: tuple[str, str]
 ) -> Iterable[str]:
     """Name the plugins whose rules decide: the one that is asked, and those that the method is of."""
-    from gofer.agent.import_check import methods
+    from gofer.agent.helper_process import methods
     from gofer.errors import ProcessDied
 
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from gofer.agent.lock import AgentLock, AlreadyRunning
+from gofer.agent.process import AgentLock, AlreadyRunning
 from gofer.errors import ConfigError
 from gofer.root import Root
 from gofer.tools.output import complain, print_json, print_table

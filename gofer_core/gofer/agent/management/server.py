@@ -1,31 +1,39 @@
-"""The threads that answer management: one for each listening socket, and one for each caller."""
+"""Where an agent listens for management, and the threads that answer: one for each socket, and one for each caller."""
 
 from __future__ import annotations
 
+import errno
 import hmac
 import logging
 import os
 import socket
 import socketserver
+import stat
+import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from gofer.agent.config import ManagementConfig
 from gofer.agent.management import wire
-from gofer.agent.management.listening import may_manage, open_tcp, open_unix, peer_of, write_token
 from gofer.agent.management.wire import MAX_REQUEST, Channel, Unusable, encode, proof, socket_of, token_of
 from gofer.errors import ConfigError
 from gofer.limit import LimitedLog
+from gofer.messaging.local.paths import reachable
+from gofer.ownership import user_name
 from gofer.root import Root
 
-__all__ = ["Answering", "Management"]
+__all__ = ["Management", "loopback", "may_manage", "open_tcp", "open_unix", "peer_of", "write_token"]
 
 log = logging.getLogger(__name__)
 
+_PEER = struct.Struct("3i")  # process, user, group
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # what a machine without IPv6 says, or one without IPv4
 _READING = 5.0  # seconds in which a request must have come
 _WRITING = 30.0  # seconds in which its answer must have been taken
 _MOST = 64  # callers at a time, at each socket
@@ -34,15 +42,107 @@ _LEFT = 16 << 20  # bytes of a request too large that are read all the same, so 
 _END = 1.0  # seconds that a caller has to go when the agent stops
 
 
-class Answering(Protocol):
-    """What answers requests: :class:`gofer.agent.management.operations.Operations`."""
+def peer_of(connection: socket.socket) -> tuple[int, str]:
+    """Ask the kernel which user has connected to a Unix socket; return its number, and process and user in words."""
+    process, user, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    return user, f"process {process} of user {user_name(user)}"
 
-    def do(self, request: wire.Request, caller: str) -> Any:
-        """Do what a request says, and return plain JSON. May take its time.
 
-        Raises:
-            Unusable: it cannot be done; says why.
-        """
+def may_manage(user: int) -> bool:
+    """Tell whether a user is root, or the agent's own."""
+    return user in (0, os.geteuid())
+
+
+def open_unix(root: Root) -> socket.socket:
+    """Listen on the Unix socket; one that an agent before this has left is replaced.
+
+    Whoever gets into the directory may connect, to be refused with a word in the log.
+
+    Raises:
+        ConfigError: the directory cannot be used, or something else has the socket's name.
+    """
+    path = socket_of(root)
+    root.ensure(root.run)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with reachable(str(path)) as name:
+            if os.path.lexists(name):
+                if not stat.S_ISSOCK(os.lstat(name).st_mode):
+                    raise ConfigError(f"{path} is there, and is not a socket")
+                os.unlink(name)  # nobody listens there: the lock of the root is ours
+            listening.bind(name)
+            os.chmod(name, 0o666)  # noqa: S103 - whatever the umask; each caller is looked at
+        listening.listen(64)
+    except (OSError, ConfigError) as error:
+        listening.close()
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: cannot listen: {error.strerror}") from error
+    return listening
+
+
+def loopback(host: str) -> list[tuple[socket.AddressFamily, str]]:
+    """Return the addresses of a host, all of which are this machine's own.
+
+    Raises:
+        ConfigError: it has none, or others.
+    """
+    import ipaddress  # only who asks for TCP pays for it
+
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"[management] host: {host!r} has no address: {error}") from error
+    addresses: list[tuple[socket.AddressFamily, str]] = list(
+        dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found)
+    )
+    for _, text in addresses:
+        if not ipaddress.ip_address(text.partition("%")[0]).is_loopback:
+            allowed = "localhost, 127.0.0.1, ::1"
+            raise ConfigError(f"[management] host: {host!r} is {text}, which others can reach; allowed: {allowed}")
+    return addresses
+
+
+def open_tcp(config: ManagementConfig) -> list[socket.socket]:
+    """Listen on all addresses of the configured host.
+
+    Raises:
+        ConfigError: not on one of them: who listens there could be taken for the agent.
+    """
+    opened: list[socket.socket] = []
+    failed: OSError | None = None
+    for family, address in loopback(config.host):
+        try:
+            opened.append(socket.create_server((address, config.port), family=family, backlog=64))
+        except OSError as error:
+            failed = error
+            if error.errno not in _ABSENT:
+                break
+    if failed is not None and (failed.errno not in _ABSENT or not opened):
+        for listening in opened:
+            listening.close()
+        why = os.strerror(failed.errno or 0)
+        raise ConfigError(f"[management] port: cannot listen on {config.host} port {config.port}: {why}") from failed
+    return opened
+
+
+def write_token(root: Root, token: bytes) -> Path:
+    """Write the token where only the agent's user can read it.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    path = token_of(root)
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fresh.unlink(missing_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(token + b"\n")
+        os.replace(fresh, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    return path
 
 
 class Management:
@@ -52,11 +152,15 @@ class Management:
     or leave out holds up anything but their own thread.
     """
 
-    def __init__(self, root: Root, config: ManagementConfig, operations: Answering) -> None:
-        """Keep the settings. Nothing is opened yet."""
+    def __init__(self, root: Root, config: ManagementConfig, do: Callable[[wire.Request, str], Any]) -> None:
+        """Keep the settings. Nothing is opened yet.
+
+        Args:
+            do: does what a request of a caller says, and returns plain JSON, or raises Unusable. It may take its time.
+        """
         self._root = root
         self._config = config
-        self._operations = operations
+        self._do = do
         self._servers: list[_Server] = []
         self._unix: tuple[int, int] | None = None  # which file it is
 
@@ -92,7 +196,7 @@ class Management:
         log.info("management on TCP: %s, for callers that can read %s", names, path)
 
     def _serve(self, listening: socket.socket, token: bytes | None) -> None:
-        server = _Server(listening, token, self._operations)
+        server = _Server(listening, token, self._do)
         threading.Thread(target=server.serve_forever, args=(None,), name="gofer-management", daemon=True).start()
         self._servers.append(server)
 
@@ -130,11 +234,11 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, listening: socket.socket, token: bytes | None, operations: Answering) -> None:
+    def __init__(self, listening: socket.socket, token: bytes | None, do: Callable[[wire.Request, str], Any]) -> None:
         socketserver.BaseServer.__init__(self, listening.getsockname(), socketserver.BaseRequestHandler)
         self.socket = listening
         self.token = token
-        self._operations = operations
+        self._do = do
         self._callers: set[socket.socket] = set()
         self._change = threading.Condition()
         self._complain = LimitedLog(log)
@@ -210,7 +314,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         try:
             line = self._read(channel, nonce, deadline)
             shown = who  # is it from here on
-            written = self._do(wire.decode_request(line), who)
+            written = self._answer(wire.decode_request(line), who)
         except Unusable as refused:
             unread = refused.code in ("too-large", "refused", "malformed")
             self._complain(logging.WARNING, "management: %s: %s: %s", shown, refused.code, refused)
@@ -232,9 +336,9 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             raise Unusable("refused", "the proof was not made with this agent's token")
         return line
 
-    def _do(self, request: wire.Request, who: str) -> bytes:
+    def _answer(self, request: wire.Request, who: str) -> bytes:
         try:
-            return encode({"value": self._operations.do(request, who)})
+            return encode({"value": self._do(request, who)})
         except Unusable:
             raise
         except Exception as failed:

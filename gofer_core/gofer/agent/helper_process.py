@@ -1,20 +1,63 @@
-"""Importing each plugin, and making its authenticator, in a process of its own, to tell what is wrong with them."""
+"""What the agent says to processes that import plugins: to fork the calls of one, or to tell what is wrong with them.
+
+The other side is :mod:`gofer.agent.helper`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gofer.agent.config import Descriptor, Problem
-from gofer.agent.forking import HELPER, greeting
 from gofer.errors import ProcessDied
 from gofer.rmi.model.fork import HelperProcess
 from gofer.root import Root
+from gofer.tracing import slot
 
-__all__ = ["Method", "import_problems", "methods"]
+__all__ = ["HELPER", "Method", "greeting", "import_problems", "methods"]
+
+#: The module that this process runs.
+HELPER = "gofer.agent.helper"
 
 _LONGEST = 30.0  # seconds that an import may take
 _AT_A_TIME = 4
+
+
+def greeting(
+    root: Root,
+    name: str | None,
+    descriptors: Iterable[Descriptor],
+    *,
+    levels: Mapping[str, int] = MappingProxyType({}),
+    check: bool = False,
+    unavailable: str | None = None,
+    modules: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
+    """Write what the process is told first: JSON.
+
+    Args:
+        name: the plugin to import; None: all, to tell what can be called.
+        descriptors: of all plugins; its code may ask for the others.
+        levels: those of the log.
+        check: tell what is wrong with the plugin, and end; else fork its calls.
+        unavailable: with ``check``, why no password can be checked, which is wrong with plugins that need that.
+        modules: those of more plugins with rules, by name, which do not run.
+    """
+    told = {
+        "root": str(root.path),
+        "name": name,
+        "descriptors": [(str(one.file), one.sections) for one in descriptors],
+        "levels": levels,
+        "check": check,
+        "unavailable": unavailable,
+        "modules": dict(modules),
+        "tracer": slot.name,
+        "path": sys.path,
+    }
+    return json.dumps(told, default=lambda settings: {key: settings[key] for key in settings}).encode()
 
 
 class Method(NamedTuple):
@@ -76,8 +119,8 @@ def import_problems(
             told = greeting(root, descriptor.name, [*descriptors, *others], check=True, unavailable=unavailable)
             found, failed = _asked(descriptor.name, told)
         except ProcessDied as died:
-            found, failed = [(str(descriptor.file), "main", "plugin", str(died))], []
-        return [] if elsewhere & set(failed) else [Problem("error", *one) for one in found]
+            found, failed = [("error", str(descriptor.file), "main", "plugin", str(died))], []
+        return [] if elsewhere & set(failed) else [Problem(*one) for one in found]
 
     with ThreadPoolExecutor(_AT_A_TIME) as threads:
         return [problem for found in threads.map(problems, descriptors) for problem in found]
