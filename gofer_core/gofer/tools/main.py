@@ -35,7 +35,7 @@ _COMMANDS = MappingProxyType(
         "broker": "broker",
         "demo": "demo",
         "plugins": "listing",
-        "adapters": "adapters",
+        "adapters": "listing",
         "authenticators": "listing",
         "certs": "certs",
         "new": "new",
@@ -89,11 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complete(instruction: str) -> int:
-    from click.shell_completion import add_completion_class, shell_complete
+    from click.shell_completion import shell_complete
 
-    from gofer.tools.bash_completion import Bash
-
-    add_completion_class(Bash)
     logging.basicConfig(level=logging.CRITICAL + 1)  # whoever presses Tab wants no warnings in the line
     return shell_complete(_gofer, {}, "gofer", COMPLETE, instruction)
 

@@ -28,11 +28,9 @@ from gofer.errors import (
     RequestTimeout,
 )
 from gofer.messaging.caller_conf import profile
-from gofer.tools import login
-from gofer.tools.agent_options import agent_options
 from gofer.tools.arguments import address, call_arguments, call_input, duration, json_value, target
 from gofer.tools.completion import targets
-from gofer.tools.connecting import connector_of
+from gofer.tools.connecting import agent_options, ask, connector_of, from_file, password_of
 from gofer.tools.output import complain, harmless, print_json
 from gofer.tools.progress import Bar
 
@@ -203,15 +201,15 @@ def _proofs(how: dict[str, Any], settings: dict[str, str]) -> CallOptions:
     if authenticator is not None:
         found["authenticator"] = authenticator
     if how.get("secret_file") is not None:
-        found["secret"] = login.from_file(how["secret_file"], "--secret-file")
+        found["secret"] = from_file(how["secret_file"], "--secret-file")
     elif how.get("ask_secret"):
-        found["secret"] = login.ask("secret", "--secret-file")
+        found["secret"] = ask("secret", "--secret-file")
     user = how.get("user") or settings.get("user")
     if user is None:
         if how.get("ask_password") or how.get("password_file") is not None:
             raise click.UsageError("a password needs a user: --user NAME")
         return found
-    found["user"], found["password"] = user, login.password_of(user, how.get("password_file"))
+    found["user"], found["password"] = user, password_of(user, how.get("password_file"))
     return found
 
 
