@@ -19,11 +19,17 @@ from gofer.tools.arguments import address, option_group
 
 if TYPE_CHECKING:
     from gofer.messaging.connector import Connector
+    from gofer.rmi.client.options import CallOptions
 
 __all__ = [
-    "agent_options", "ask", "broker_options", "connector_of", "from_file", "password_of", "signing_option",
+    "agent_options",
+    "broker_options",
+    "connector_of",
+    "proof_options",
+    "proofs",
+    "signing_option",
     "tls_options",
-]  # fmt: skip
+]
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True)
 _SWITCHES = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
@@ -95,6 +101,16 @@ agent_options = option_group(
 )
 
 
+#: Gives a command ``--secret-file``, ``--user`` and ``--password-file``.
+proof_options = option_group(
+    click.option("--password-file", metavar="FILE", help="Read the password from the first line of FILE, not asking."),
+    click.option("--user", metavar="NAME", help="The user to call as; the password is asked for."),
+    click.option(
+        "--secret-file", metavar="FILE", help="Read the secret from the first line of FILE; -: standard input."
+    ),
+)
+
+
 def connector_of(how: dict[str, Any], settings: dict[str, str]) -> Connector:
     """Return how to connect, by a command's options and, where they say nothing, by a profile.
 
@@ -116,7 +132,30 @@ def connector_of(how: dict[str, Any], settings: dict[str, str]) -> Connector:
     )
 
 
-def ask(what: str, option: str) -> str:
+def proofs(how: dict[str, Any], settings: dict[str, str]) -> CallOptions:
+    """Return what shows that this caller may call: the authenticator, the secret, user and password.
+
+    Raises:
+        UsageError: one of them cannot be read, or there is a password without a user.
+    """
+    found: CallOptions = {}
+    authenticator = how.get("authenticator") or settings.get("authenticator")
+    if authenticator is not None:
+        found["authenticator"] = authenticator
+    if how.get("secret_file") is not None:
+        found["secret"] = _from_file(how["secret_file"], "--secret-file")
+    elif how.get("ask_secret"):
+        found["secret"] = _ask("secret", "--secret-file")
+    user = how.get("user") or settings.get("user")
+    if user is None:
+        if how.get("ask_password") or how.get("password_file") is not None:
+            raise click.UsageError("a password needs a user: --user NAME")
+        return found
+    found["user"], found["password"] = user, _password_of(user, how.get("password_file"))
+    return found
+
+
+def _ask(what: str, option: str) -> str:
     """Ask for something at the terminal, without showing it.
 
     Raises:
@@ -130,7 +169,7 @@ def ask(what: str, option: str) -> str:
     return getpass.getpass(f"{what.capitalize()}: ")
 
 
-def from_file(path: str, option: str) -> str:
+def _from_file(path: str, option: str) -> str:
     """Return the first line of a file that only its owner may read, or of standard input for ``-``.
 
     Raises:
@@ -146,8 +185,8 @@ def from_file(path: str, option: str) -> str:
     return line
 
 
-def password_of(user: str, file: str | None) -> str:
+def _password_of(user: str, file: str | None) -> str:
     """Return a user's password: the first line of a file, or what is typed at the terminal."""
     if file is not None:
-        return from_file(file, "--password-file")
-    return ask(f"password of {user}", "--password-file")
+        return _from_file(file, "--password-file")
+    return _ask(f"password of {user}", "--password-file")

@@ -16,8 +16,8 @@ import click
 
 from gofer.errors import AdapterError, ConfigError
 from gofer.sections import Unreadable, decode
-from gofer.tools.arguments import call_arguments, call_input, duration, option_group, target
-from gofer.tools.connecting import from_file, password_of
+from gofer.tools.arguments import call_arguments, duration, input_option, option_group, target
+from gofer.tools.connecting import proof_options, proofs
 from gofer.tools.fleet_completion import fleet_methods, fleet_outcomes, fleet_runs, fleet_targets
 from gofer.tools.fleet_do import FAILED, STOPPED, fleet_command, with_fleet
 from gofer.tools.fleet_output import live_line, machines, print_plan, print_report, summary_line, tell_of_care
@@ -66,12 +66,8 @@ _showing = option_group(
     "-T", "--ttl", type=duration, metavar="TIME", help="The broker holds it so long for machines that are away."
 )
 @click.option("--timeout", type=duration, metavar="TIME", help="The method may run so long.")
-@click.option(
-    "-i", "--input", "given", type=call_input, metavar="JSON", help="All arguments: [[positional], {keywords}]."
-)
-@click.option("--secret-file", metavar="FILE", help="Read the secret from the first line of FILE; -: standard input.")
-@click.option("--user", metavar="NAME", help="The user to call as.")
-@click.option("--password-file", metavar="FILE", help="Read the password from the first line of FILE.")
+@input_option
+@proof_options
 @click.option("--no-ask", is_flag=True, help="Call those that are remembered, without asking who is there.")
 @click.option("--plan", is_flag=True, help="Print the method's documentation and marks, the waves and their machines.")
 @_limit
@@ -94,7 +90,7 @@ def _call(
     args, kws = call_arguments(given["given"], arguments)
     options = {name: given[name] for name in ("wait", "ttl", "timeout") if given[name] is not None}
     if not given["plan"]:
-        options |= _secrets(given)
+        options |= proofs(given, {})
 
     async def call(fleet: Fleet) -> int:
         _required(given)  # before anything is on the disk
@@ -107,16 +103,6 @@ def _call(
         return await _show(selection[method[0]][method[1]](*args, **kws), given)
 
     return with_fleet(how, call, **options)
-
-
-def _secrets(given: dict[str, Any]) -> dict[str, Any]:
-    options = {}
-    if given["secret_file"] is not None:
-        options["secret"] = from_file(given["secret_file"], "--secret-file")
-    if given["user"] is not None:
-        options["user"] = given["user"]
-        options["password"] = password_of(given["user"], given["password_file"])
-    return options
 
 
 _plan = click.Command(

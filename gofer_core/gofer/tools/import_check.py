@@ -9,14 +9,13 @@ import json
 import os
 import select
 import signal
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple, NoReturn
 
-from gofer.agent.config import AgentConfig, read_descriptor
+from gofer.agent.config import AgentConfig, Descriptor, read_descriptor, redescribe
 from gofer.agent.container import PluginContainer
 from gofer.agent.failures import Refused, blamed
 from gofer.agent.plugin import Plugin
@@ -31,6 +30,7 @@ from gofer.root import Root
 __all__ = ["Check", "check_imports"]
 
 _AT_A_TIME = 4
+_MOST = 8000  # characters of a reason: in JSON they fit into a pipe that nobody reads yet
 
 
 class Check(NamedTuple):
@@ -41,6 +41,15 @@ class Check(NamedTuple):
     descriptor: Path | None = None
 
 
+class _Running(NamedTuple):
+    """A process that imports something. ``said``: the end of a pipe on which it says why that is broken."""
+
+    pid: int
+    said: int
+    number: int
+    deadline: float
+
+
 def check_imports(root: Root, checks: Sequence[Check], timeout: float) -> list[str | None]:
     """Import each, and return for each why it is broken, in one line; None: it is not.
 
@@ -49,53 +58,52 @@ def check_imports(root: Root, checks: Sequence[Check], timeout: float) -> list[s
     """
     reasons: list[str | None] = [None] * len(checks)
     waiting = list(enumerate(checks))
-    running: dict[int, tuple[int, int, float]] = {}  # by the descriptor that tells its end
-    with tempfile.TemporaryDirectory(prefix="gofer-check-") as folder:
-        try:
-            while waiting or running:
-                while waiting and len(running) < _AT_A_TIME:
-                    number, check = waiting.pop(0)
-                    own = Path(folder, str(number))
-                    own.mkdir(mode=0o700)
-                    child = os.fork()
-                    if not child:
-                        _become_checked(own, root, check)
-                    running[os.pidfd_open(child)] = child, number, monotonic() + timeout
-                first = min(deadline for _, _, deadline in running.values())
-                ended = select.select(list(running), [], [], max(0.0, first - monotonic()))[0]
-                for pidfd, (child, number, deadline) in list(running.items()):
-                    if pidfd in ended or monotonic() >= deadline:
-                        del running[pidfd]
-                        os.close(pidfd)
-                        late = f"importing it takes longer than {timeout:g} s"
-                        status = _end(child)
-                        reasons[number] = _reason(Path(folder, str(number)), status) if pidfd in ended else late
-        finally:
-            for child, _, _ in running.values():
-                _end(child)
+    running: dict[int, _Running] = {}  # by the descriptor that tells its end
+    try:
+        while waiting or running:
+            while waiting and len(running) < _AT_A_TIME:
+                number, check = waiting.pop(0)
+                ours, theirs = os.pipe()
+                pid = os.fork()
+                if not pid:
+                    _become_checked(theirs, root, check)
+                os.close(theirs)
+                running[os.pidfd_open(pid)] = _Running(pid, ours, number, monotonic() + timeout)
+            first = min(one.deadline for one in running.values())
+            ended = select.select(list(running), [], [], max(0.0, first - monotonic()))[0]
+            for pidfd, one in list(running.items()):
+                if pidfd in ended or monotonic() >= one.deadline:
+                    del running[pidfd]
+                    os.close(pidfd)
+                    reason = _end(one)
+                    late = f"importing it takes longer than {timeout:g} s"
+                    reasons[one.number] = reason if pidfd in ended else late
+    finally:
+        for one in running.values():
+            _end(one)
     return reasons
 
 
-def _end(child: int) -> int:
-    """Kill a process and all that it has started, which must not outlive it. Return its status."""
+def _end(one: _Running) -> str | None:
+    """Kill a process and all that it has started, which must not outlive it. Return why what it imported is broken."""
     # Until it is waited for, the number is its own.
     with suppress(ProcessLookupError):  # it has no group of its own yet
-        os.killpg(child, signal.SIGKILL)
-    os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def _reason(own: Path, status: int) -> str | None:
-    if (own / "result").exists():
-        reason: str | None = json.loads((own / "result").read_text("utf-8"))
+        os.killpg(one.pid, signal.SIGKILL)
+    os.kill(one.pid, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(one.pid, 0)[1])
+    os.set_blocking(one.said, False)  # what it has started may hold the other end
+    with open(one.said, "rb", buffering=0) as pipe:
+        said = (pipe.read(1 << 16) or b"").partition(b"\n")[0]
+    if said:
+        reason: str | None = json.loads(said)
         return reason
     if status < 0:
         return f"importing it kills the process ({signal.Signals(-status).name})"
     return f"importing it ends the process with status {status}"
 
 
-def _become_checked(own: Path, root: Root, check: Check) -> NoReturn:
-    """Import one, and write the reason why it is broken, or null, into a file of its folder."""
+def _become_checked(pipe: int, root: Root, check: Check) -> NoReturn:
+    """Import one, and write the reason why it is broken, or null, into a pipe."""
     status = 1
     try:
         end_with_parent(signal.SIGKILL)
@@ -105,10 +113,8 @@ def _become_checked(own: Path, root: Root, check: Check) -> NoReturn:
         for stream in range(3):
             os.dup2(nothing, stream)
         is_plugin = check.group == "gofer.plugins"
-        reason = _import_plugin(own, root, check) if is_plugin else _import_object(check.group, check.name)
-        new = own / "result.new"
-        new.write_text(json.dumps(reason), "utf-8")
-        new.rename(own / "result")
+        reason = _import_plugin(root, check) if is_plugin else _import_object(check.group, check.name)
+        os.write(pipe, json.dumps(reason and reason[:_MOST]).encode() + b"\n")
         status = 0
     except SystemExit as left:
         status = left.code if isinstance(left.code, int) else int(left.code is not None)
@@ -128,13 +134,12 @@ def _import_object(group: str, name: str) -> str | None:
     return f"{found!r} has no method {' and no method '.join(missing)}" if missing else None
 
 
-def _import_plugin(folder: Path, root: Root, check: Check) -> str | None:
-    file = check.descriptor
-    if file is None:
-        file = folder / "checked.conf"
-        file.write_text(f"[main]\nplugin = {check.name}\n")
-        file.chmod(0o600)
-    found, problems = read_descriptor(root, file)
+def _import_plugin(root: Root, check: Check) -> str | None:
+    found: Descriptor | None
+    if check.descriptor is None:
+        found, problems = redescribe(Path("checked.conf"), {"main": {"plugin": check.name}})
+    else:
+        found, problems = read_descriptor(root, check.descriptor)
     if found is None:
         return str(problems[0])
     plugin = Plugin(PluginContainer(root, AgentConfig()), found)
