@@ -230,11 +230,10 @@ gofer.streams: UNWRITABLE give_up_output open_missing
 gofer.suggest: available did_you_mean nearest
 gofer.targets: MAX_LENGTH Targets
 gofer.testing: AdapterContract AuthenticatorContract
-gofer.testing.agents: AgentProcess
+gofer.testing.agents: AgentProcess Guard
 gofer.testing.authenticators: AuthenticatorContract
 gofer.testing.contract: AdapterContract
 gofer.testing.emulator: EmulatedAgent Emulator Script
-gofer.testing.guard: Guard
 gofer.testing.mock: Call install register uninstall
 gofer.testing.own_broker: Finding TestOwnBroker check_login run_contract
 gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
@@ -242,7 +241,7 @@ gofer.testing.proxy: Direction Filter Proxy
 gofer.tools.agent: agent mgt
 gofer.tools.agent_client: NoAgent NoAnswer ask
 gofer.tools.agent_tree: print_agent
-gofer.tools.arguments: address call_arguments call_input duration json_value option_group read_argument
+gofer.tools.arguments: address call_arguments call_input duration input_option json_value option_group read_argument
     read_arguments target
 gofer.tools.broker: broker
 gofer.tools.can: can
@@ -250,8 +249,7 @@ gofer.tools.certs: certs
 gofer.tools.certs_files: Exists check_directories write_files
 gofer.tools.certs_lines: Files TARGETS lines_for
 gofer.tools.completion: COMPLETE completion targets
-gofer.tools.connecting: agent_options ask broker_options connector_of from_file password_of signing_option
-    tls_options
+gofer.tools.connecting: agent_options broker_options connector_of proof_options proofs signing_option tls_options
 gofer.tools.demo: Step demo read_steps
 gofer.tools.describe: at_address describe method_lines
 gofer.tools.emulate: emulate
