@@ -216,7 +216,7 @@ def test_kept_it_ends_as_well_when_it_is_terminated(nowhere: Path) -> None:
 def test_kept_it_reports_when_the_agent_dies(nowhere: Path) -> None:
     with running("--keep") as (child, until):
         until("tail -f")
-        (agent,) = [one for one in left_behind(nowhere) if "--foreground" in one.cmdline()]
+        (agent,) = [one for one in left_behind(nowhere) if "-f" in one.cmdline()]
         agent.kill()
         rest = child.communicate(timeout=30)[0]
     assert child.returncode == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from gofer.testing.guard import Guard
+from gofer.testing.agents import Guard
 from support.waiting import eventually
 
 
@@ -34,7 +34,7 @@ def runs(pid: int) -> bool:
 def test_what_is_guarded_is_killed_and_its_guard_ends(group: bool) -> None:
     code = f"""
 import os, subprocess
-from gofer.testing.guard import Guard
+from gofer.testing.agents import Guard
 guard = Guard()
 child = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], start_new_session=True, stdout=subprocess.PIPE)
 guard.watch(child.pid, group={group})

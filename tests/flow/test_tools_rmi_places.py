@@ -59,6 +59,22 @@ def howl():
     return "aooo"
 """
 
+SIGNER = """
+import hmac
+
+from gofer.messaging.auth import Authenticator, ValidationFailed
+
+
+class Signer(Authenticator):
+    def sign(self, digest):
+        return hmac.digest(b"key", digest.encode(), "sha256")
+
+    def validate(self, document, digest, signature):
+        if not hmac.compare_digest(self.sign(digest), signature):
+            raise ValidationFailed("signature not matched")
+        return "jane"
+"""
+
 DESCRIPTOR = "[main]\nenabled = 1\nthreads = 4\n\n[messaging]\nurl = {url}\n\n[model]\nqueue = kennel\n"
 
 
@@ -69,16 +85,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(place: Path) -> Iterator[str]:
-    """The URL of a broker at which goferd serves a kennel."""
+    """The URL of a broker at which goferd serves a kennel: at ``kennel``, and with signed requests at ``signed``."""
     site = place / "site"
     site.mkdir()
     install(site, "kennel", KENNEL)
+    (site / "signer.py").write_text(SIGNER)
     path = str(place / "agent/run/gofer/broker.sock")
     with LocalBroker(path) as broker, AgentProcess(place / "agent", path=(site,)) as agent:
         agent.descriptor("kennel", DESCRIPTOR.format(url=broker.url))
+        signed = DESCRIPTOR.format(url=f"{broker.url}\nauthenticator = signer.Signer").replace("= kennel", "= signed")
+        agent.descriptor("signed", signed.replace("[main]", "[main]\nplugin = kennel"))
         agent.start()
         with Agent(broker.url, "kennel") as caller:
             until_it_answers(caller, agent.tail())
+        eventually(lambda: "signed: loaded" in agent.tail(), what=agent.tail())
         yield broker.url
 
 
@@ -275,7 +295,20 @@ def test_timeout_is_how_long_the_method_may_run(url: str, tmp_path: Path) -> Non
 def test_interrupted_it_prints_how_to_cancel_and_that_cancels(url: str, conf: Path, tmp_path: Path, by: str) -> None:
     mark = tmp_path / "mark"
     write(conf, f"[profile lab]\nurl = {url}\naddress = kennel\n")
-    where = ["-u", url, "-a", "kennel"] if by == "a URL" else ["--profile", "lab"]
+    check_interrupted(["-u", url, "-a", "kennel"] if by == "a URL" else ["--profile", "lab"], mark)
+
+
+def test_interrupted_in_a_signed_call_it_prints_a_cancel_that_signs(
+    url: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(place / "site"))
+    cancel = check_interrupted(["-u", url, "-a", "signed", "-A", "signer.Signer"], tmp_path / "mark")
+    at = cancel.index("-A")
+    assert "security.authentication" in refused(gofer(*cancel[1:at], *cancel[at + 2 :]), 5)
+
+
+def check_interrupted(where: list[str], mark: Path) -> list[str]:
+    """Interrupt a call, and check that the command that it prints cancels the request; return that command."""
     command = [GOFER, "rmi", *where, "-t", "Dog.wait_for", str(mark)]
     with forkserver.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         eventually(Path(f"{mark}.started").exists)
@@ -284,8 +317,10 @@ def test_interrupted_it_prints_how_to_cancel_and_that_cancels(url: str, conf: Pa
     assert child.returncode == 130
     found = re.fullmatch(r"gofer rmi: interrupted; request (\S+) may still run\. To cancel it: (gofer .*)\n", told)
     assert found is not None, told
-    assert json.loads(said(gofer(*shlex.split(found[2])[1:]))) == [found[1]]
+    cancel = shlex.split(found[2])
+    assert json.loads(said(gofer(*cancel[1:]))) == [found[1]]
     eventually(lambda: mark.exists() and mark.read_text() == "cancelled")
+    return cancel
 
 
 def test_wait_for_agent_waits_for_the_broker_and_the_agent(place: Path, tmp_path: Path, url: str) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from gofer.testing.guard import Guard
+from gofer.testing.agents import Guard
 
 __all__ = ["CHROMIUM", "HtmlPage", "build", "dead_links", "measure", "read_site"]
 

@@ -220,50 +220,43 @@ gofer.streams: UNWRITABLE give_up_output open_missing
 gofer.suggest: available did_you_mean nearest
 gofer.targets: MAX_LENGTH Targets
 gofer.testing: AdapterContract AuthenticatorContract
-gofer.testing.agents: AgentProcess
+gofer.testing.agents: AgentProcess Guard
 gofer.testing.authenticators: AuthenticatorContract
 gofer.testing.contract: AdapterContract
 gofer.testing.emulator: EmulatedAgent Emulator Script
-gofer.testing.guard: Guard
 gofer.testing.mock: Call install register uninstall
-gofer.testing.own_broker: Finding check_login run_contract
-gofer.testing.own_broker_suite: CAPABILITIES TestOwnBroker
+gofer.testing.own_broker: Finding TestOwnBroker check_login run_contract
 gofer.testing.plugin: gofer_agent gofer_agents gofer_broker gofer_mock gofer_plugins gofer_process gofer_url
 gofer.testing.proxy: Direction Filter Proxy
-gofer.tools.adapters: adapters
 gofer.tools.agent: agent mgt
 gofer.tools.agent_client: NoAgent NoAnswer ask
-gofer.tools.agent_options: agent_options broker_options signing_option
 gofer.tools.agent_tree: print_agent
-gofer.tools.arguments: address call_arguments call_input duration json_value option_group read_argument
+gofer.tools.arguments: address call_arguments call_input duration input_option json_value option_group read_argument
     read_arguments target
-gofer.tools.bash_completion: Bash
 gofer.tools.broker: broker
 gofer.tools.can: can
 gofer.tools.certs: certs
 gofer.tools.certs_files: Exists check_directories write_files
-gofer.tools.certs_lines: Files TARGETS
-gofer.tools.completion: COMPLETE authenticator_names completion profile_names targets
-gofer.tools.connecting: connector_of tls_options
+gofer.tools.certs_lines: Files TARGETS lines_for
+gofer.tools.completion: COMPLETE completion targets
+gofer.tools.connecting: agent_options broker_options connector_of proof_options proofs signing_option tls_options
 gofer.tools.demo: Step demo read_steps
 gofer.tools.describe: at_address describe method_lines
 gofer.tools.emulate: emulate
 gofer.tools.fleet: fleet
 gofer.tools.fleet_call: COMMANDS
 gofer.tools.fleet_completion: fleet_methods fleet_names fleet_outcomes fleet_runs fleet_targets
-gofer.tools.fleet_do: FAILED STOPPED machines with_fleet
+gofer.tools.fleet_do: FAILED STOPPED fleet_command with_fleet
 gofer.tools.fleet_machines: COMMANDS
-gofer.tools.fleet_output: histogram live_line plain print_groups print_outcomes print_values summary_line
-gofer.tools.fleet_plan: print_plan tell_of_care
+gofer.tools.fleet_output: histogram live_line machines plain print_groups print_plan print_report summary_line
+    tell_of_care
 gofer.tools.fleet_runs: COMMANDS
-gofer.tools.import_check: Check check_imports main
-gofer.tools.listing: authenticators list_entry_points listing_options plugins
-gofer.tools.login: ask from_file password_of
+gofer.tools.import_check: Check check_imports
+gofer.tools.listing: adapters authenticators plugins
 gofer.tools.main: main
 gofer.tools.new: new
-gofer.tools.output: complain harmless print_json print_table text_of
+gofer.tools.output: complain filled harmless print_json print_table text_of
 gofer.tools.pki: Entry Store
-gofer.tools.process_group: Interrupted Interrupts ProcessError ProcessGroup
 gofer.tools.progress: Bar
 gofer.tools.rmi: answer rmi
 gofer.tools.service: service

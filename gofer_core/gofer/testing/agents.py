@@ -1,4 +1,7 @@
-"""A real goferd as a child process, under a root of its own: for tests that kill, stop and restart one."""
+"""A real goferd as a child process, under a root of its own: for tests that kill, stop and restart one.
+
+It ends when the test's own process ends without ending it: killed, or by ``os._exit``.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 
-from gofer.testing.guard import Guard
-
-__all__ = ["AgentProcess"]
+__all__ = ["AgentProcess", "Guard"]
 
 _GOFERD = "import sys; from gofer.agent.main import main; sys.exit(main())"
 _READY = 60.0
 _END = 60.0
+# It gets the line when there is something to end, and the end of its input when nobody is left who would end it.
+_GUARD = 'read -r target && { read -r _; kill -s KILL -- "$target"; } 2>/dev/null'
 
 
 class AgentProcess:
@@ -177,3 +180,39 @@ class AgentProcess:
     def __exit__(self, *_: object) -> None:
         self.stop()
         self._close_notices()
+
+
+class Guard:
+    """A small child process that kills another one, or its group, should this process end before ``release``.
+
+    It hears of that by a pipe, which this process and those that it has *forked* hold.
+    """
+
+    def __init__(self) -> None:
+        """Start it; to be done before what it guards is started."""
+        self._process = subprocess.Popen(  # noqa: S603 - the script above
+            ["/bin/sh", "-c", _GUARD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # what is typed at a terminal, or kills this process's group, is not meant for it
+        )
+
+    def watch(self, pid: int, *, group: bool = False) -> None:
+        """Say which process, or with ``group`` which process group, is to be killed. Once."""
+        assert self._process.stdin is not None  # noqa: S101 - asked for above
+        try:
+            self._process.stdin.write(f"{'-' if group else ''}{pid}\n".encode())
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # somebody has killed it; then there is no guard
+
+    def release(self) -> None:
+        """End it: nothing is killed any more. To be called before the process that it guards is waited for."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdin is not None:
+            try:
+                self._process.stdin.close()
+            except BrokenPipeError:
+                pass  # what was not written any more

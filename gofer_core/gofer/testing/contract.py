@@ -25,14 +25,12 @@ import pytest
 pytest.register_assert_rewrite("gofer.testing._contract")
 
 from gofer.testing._contract.connections import Connections  # noqa: E402 - the line above must come first
-from gofer.testing._contract.liveness import Liveness  # noqa: E402 - as above
 from gofer.testing._contract.messages import Messages  # noqa: E402 - as above
 from gofer.testing._contract.nodes import Nodes  # noqa: E402 - as above
-from gofer.testing._contract.receiving import Receiving  # noqa: E402 - as above
 from gofer.testing._contract.replays import Replays  # noqa: E402 - as above
 
 __all__ = ["AdapterContract"]
 
 
-class AdapterContract(Messages, Receiving, Nodes, Connections, Liveness, Replays):
+class AdapterContract(Messages, Nodes, Connections, Replays):
     """All that an adapter promises. A subclass sets ``adapter``, capabilities, and a fixture ``url``."""

@@ -18,6 +18,7 @@ import resource
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple, Self
@@ -178,37 +179,22 @@ class _Running(NamedTuple):
     delivery: Delivery
 
 
+@dataclass(slots=True, eq=False)
 class EmulatedAgent:
     """One agent. ``kind``: ``well``, ``failing``, ``frozen`` or ``gone``."""
 
-    __slots__ = (
-        "_answered",
-        "_connection",
-        "_down",
-        "_emulator",
-        "_interrupted",
-        "_number",
-        "_questions",
-        "_requests",
-        "_running",
-        "_runs",
-        "kind",
-        "name",
-    )
-
-    def __init__(self, emulator: Emulator, name: str, number: int, kind: str) -> None:
-        self.name = name
-        self.kind = kind
-        self._emulator = emulator
-        self._number = number
-        self._connection: AsyncioConnection | None = None
-        self._requests: Subscription | None = None
-        self._questions: Subscription | None = None
-        self._running: dict[str, _Running] | None = None
-        self._answered: OrderedDict[str, bytes] | None = None
-        self._interrupted: set[str] | None = None  # what it was running when it crashed
-        self._runs = 0
-        self._down: asyncio.TimerHandle | None = None
+    _emulator: Emulator
+    name: str
+    _number: int
+    kind: str
+    _connection: AsyncioConnection | None = None
+    _requests: Subscription | None = None
+    _questions: Subscription | None = None
+    _running: dict[str, _Running] | None = None
+    _answered: OrderedDict[str, bytes] | None = None
+    _interrupted: set[str] | None = None  # what it was running when it crashed
+    _runs: int = 0
+    _down: asyncio.TimerHandle | None = None
 
     @property
     def is_up(self) -> bool:

@@ -13,18 +13,22 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from functools import partial
+from math import inf
+from typing import Any, ClassVar
 
 import pytest
 
-from gofer.errors import ConnectionLost, MessagingError
+from gofer.errors import AdapterError, ConnectionLost, MessagingError
+from gofer.messaging import adapter as api
 from gofer.messaging.adapter import DeleteExchange, DeleteQueue
 from gofer.messaging.adapters import find
 from gofer.messaging.connector import Connector
-from gofer.testing import own_broker_suite
+from gofer.messaging.url import URL
 from gofer.testing._contract.driver import Driver
+from gofer.testing.contract import AdapterContract
 
-__all__ = ["Finding", "check_login", "run_contract"]
+__all__ = ["Finding", "TestOwnBroker", "check_login", "run_contract"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,6 +38,80 @@ class Finding:
     promise: str
     kept: bool | None
     why: str
+
+
+def _try_exchanges(driver: Driver) -> str | None:
+    exchange, queue = driver.exchange(), driver.queue()
+    try:
+        driver.bind(queue, exchange, "key")
+    finally:
+        driver.ask(DeleteExchange(exchange))
+        driver.ask(DeleteQueue(queue))
+    return None
+
+
+def _try_queue(driver: Driver, **how: Any) -> str | None:
+    queue = driver.name()
+    differs = driver.ask(api.DeclareQueue(queue, **how))
+    driver.ask(DeleteQueue(queue))
+    return differs
+
+
+def _try_condition(driver: Driver) -> str | None:
+    queue = driver.queue()
+    try:
+        return driver.ask(DeleteQueue(queue, if_empty=True))
+    except AdapterError:
+        driver.ask(DeleteQueue(queue))
+        raise
+
+
+def _try_subscription(driver: Driver) -> str | None:
+    queue = driver.queue()
+    try:
+        driver.subscribe(queue, exclusive=True)
+    finally:
+        driver.ask(DeleteQueue(queue))
+    return None
+
+
+def _try_silence(driver: Driver) -> str | None:
+    driver.adapter.tick(driver.now)
+    return None if driver.adapter.deadline == inf else "the broker asks for heartbeats of its own"
+
+
+#: Tries each capability that the contract asks about. Each returns or raises the words for what is missing, or None.
+_CAPABILITIES: dict[str, Callable[[Driver], str | None]] = {
+    "has_deletes": _try_queue,
+    "has_exchanges": _try_exchanges,
+    "has_exclusive_queues": partial(_try_queue, exclusive=True),
+    "has_auto_delete": partial(_try_queue, auto_delete=True),
+    "has_expiring_queues": partial(_try_queue, expires=60.0),
+    "has_conditional_deletes": _try_condition,
+    "has_exclusive_subscriptions": _try_subscription,
+    "has_no_heartbeats_of_peers": _try_silence,
+}
+
+
+class TestOwnBroker(AdapterContract):
+    """The contract, as pytest collects it here. ``adapter``, ``options`` and ``broker`` are set before it runs."""
+
+    limits = dict.fromkeys(("alarm", "frozen"), "only who runs the broker can do that")
+
+    #: How to connect.
+    broker: ClassVar[Connector]
+
+    @pytest.fixture
+    def url(self) -> URL:
+        """Give the URL of the broker."""
+        return self.broker.url
+
+    @pytest.fixture
+    def tls(self) -> Connector:
+        """Give the connector itself, if it is one with TLS."""
+        if not self.broker.url.tls:
+            pytest.skip("the URL is not one of amqps:// or ssl://")
+        return self.broker
 
 
 def check_login(connector: Connector) -> None:
@@ -65,17 +143,17 @@ def run_contract(connector: Connector, heard: Callable[[Finding], None] = lambda
     Raises:
         KeyboardInterrupt: one of these signals came.
     """
-    suite = own_broker_suite.TestOwnBroker
+    suite = TestOwnBroker
     with _interruptible():
         lacks = _find_lacks(connector)
     suite.adapter, suite.options, suite.broker = find(connector.url, connector.adapter), _options(connector), connector
     suite.limits = {**suite.limits, **lacks}
-    for capability in own_broker_suite.CAPABILITIES:
+    for capability in _CAPABILITIES:
         setattr(suite, capability, capability not in lacks)
     with tempfile.TemporaryDirectory() as folder, _interruptible() as signals, _alone() as output:
         findings = _Findings(heard, set(lacks.values()), signals)
         arguments = ["-q", "-c", os.devnull, "--rootdir", folder, "--noconftest", "-p", "no:cacheprovider"]
-        status = pytest.main([*arguments, str(Path(own_broker_suite.__file__))], plugins=[findings])
+        status = pytest.main([*arguments, __file__], plugins=[findings])
     if status == pytest.ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
@@ -89,7 +167,7 @@ def _find_lacks(connector: Connector) -> dict[str, str]:
     What needs one is not tried then: it could only fail, after a long wait perhaps.
     """
     lacks = {}
-    for capability, attempt in own_broker_suite.CAPABILITIES.items():
+    for capability, attempt in _CAPABILITIES.items():
         driver = Driver(find(connector.url, connector.adapter)(dataclasses.replace(connector, heartbeat=0.0))).open()
         try:
             words = attempt(driver)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import select
+import asyncio
 import socket
 import struct
 import tempfile
@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import monotonic
 
 from gofer.messaging.local.paths import path_of
 from gofer.messaging.url import URL
@@ -22,7 +21,7 @@ __all__ = ["Direction", "Filter", "Proxy"]
 Filter = Callable[[bytes], bytes]
 
 _LOOK = 0.02  # seconds between two looks at what the test wants
-_FULL = 1 << 16  # bytes that may wait in the proxy
+_AT_A_TIME = 1 << 16  # bytes that are read at a time; what a connection has to pass on is all it keeps
 _AT_ONCE = struct.pack("ii", 1, 0)
 
 
@@ -32,7 +31,8 @@ class Direction:
 
     ``stalled``: nothing is read or passed on; the sender's buffers fill. ``swallows``: all is read and thrown away.
     ``piece`` and ``pause``: at most so many bytes are passed on at a time (0: any number), and then none for so many
-    seconds. ``limit``: so many bytes more are passed on, then the connection is cut (None: no limit).
+    seconds, or for a part of them after a part. ``limit``: so many bytes more are passed on, then the connection is
+    cut (None: no limit).
     """
 
     stalled: bool = False
@@ -76,67 +76,37 @@ class Proxy:
         else:
             self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
             # Small, as those of a slow line: what this system has taken seems to have arrived.
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _FULL)
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _AT_A_TIME)
             # Certificates are for the name that the target has.
             host = target.host if target.host == "localhost" else "127.0.0.1"
             self.url = replace(target, host=host, port=self._listener.getsockname()[1])
         self._listener.setblocking(False)
-        self._pairs: list[_Pair] = []
-        self._ended = threading.Event()
-        self._cut, self._is_cut = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="proxy")
+        self._loop = asyncio.new_event_loop()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
 
     def __enter__(self) -> Proxy:
+        self._loop.call_soon_threadsafe(self._loop.add_reader, self._listener, self._accept)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
+        self.cut()
+        self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
         self._listener.close()
         if self._folder is not None:
             self._folder.cleanup()
 
     def cut(self) -> None:
         """End all connections at once, with a reset where the socket has one; returns when that is done."""
-        self._is_cut.clear()
-        self._cut.set()
-        if not self._is_cut.wait(10):
-            raise RuntimeError("the proxy hangs")
+        asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(10)
 
-    def _run(self) -> None:
-        try:
-            while not self._ended.is_set():
-                self._turn()
-        finally:
-            for pair in self._pairs:
-                pair.close()
-
-    def _turn(self) -> None:
-        if self._cut.is_set():
-            for pair in self._pairs:
-                pair.close()
-            self._pairs.clear()
-            self._cut.clear()
-            self._is_cut.set()
-        poll, now, due = select.poll(), monotonic(), _LOOK
-        poll.register(self._listener, select.POLLIN)
-        for flow in [flow for pair in self._pairs for flow in pair.flows]:
-            flow.filter_again()
-            due = min(due, max(0.0, flow.next_at - now)) if flow.buffer else due
-        masks: dict[int, int] = {}
-        for pair in self._pairs:
-            for flow in pair.flows:
-                for descriptor, mask in flow.wants(now):
-                    masks[descriptor] = masks.get(descriptor, 0) | mask
-        for descriptor, mask in masks.items():
-            poll.register(descriptor, mask)
-        ready = dict(poll.poll(due * 1000))
-        if self._listener.fileno() in ready:
-            self._accept()
-        for pair in self._pairs:
-            pair.work(ready)
-        self._pairs = [pair for pair in self._pairs if not pair.closed]
+    async def _cut(self) -> None:
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     def _accept(self) -> None:
         try:
@@ -156,95 +126,78 @@ class Proxy:
         except OSError:
             near.close()
             return
-        to_client, to_broker = (None if make is None else make() for make in self._filters)
         for sock in (near, far):
             sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        flows = _Flow(near, far, self.to_broker, to_broker), _Flow(far, near, self.to_client, to_client)
-        self._pairs.append(_Pair(near, far, flows))
+        connection = self._loop.create_task(self._serve(near, far))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
 
-
-class _Flow:
-    """One direction of one connection."""
-
-    def __init__(
-        self, source: socket.socket, target: socket.socket, direction: Direction, filter: Filter | None
-    ) -> None:
-        self.source, self.target, self.direction, self.filter = source, target, direction, filter
-        self.buffer = bytearray()
-        self.next_at = 0.0
-        self.ended = False
-
-    def filter_again(self) -> None:
-        """Take what the filter has kept until now."""
-        if self.filter is not None and not self.ended:
-            self.buffer += self.filter(b"")
-
-    def wants(self, now: float) -> list[tuple[int, int]]:
-        """Return which descriptors are waited for."""
-        wanted = []
-        if not self.direction.stalled:
-            if not self.ended and len(self.buffer) < _FULL:
-                wanted.append((self.source.fileno(), select.POLLIN))
-            if self.buffer and now >= self.next_at:
-                wanted.append((self.target.fileno(), select.POLLOUT))
-        return wanted
-
-    def read(self) -> None:
-        """Take what the source has sent."""
-        data = self.source.recv(_FULL)
-        self.ended = not data
-        if data and not self.direction.swallows:
-            self.buffer += data if self.filter is None else self.filter(data)
-
-    def write(self) -> bool:
-        """Pass on what may be passed on; return whether the connection is to be cut now."""
-        direction = self.direction
-        size = direction.piece or len(self.buffer)
-        if direction.limit is not None:
-            size = min(size, direction.limit)
-        sent = self.target.send(self.buffer[:size]) if size else 0
-        del self.buffer[:sent]
-        direction.passed += sent
-        if direction.pause:
-            self.next_at = monotonic() + direction.pause
-        if direction.limit is not None:
-            direction.limit -= sent
-            return direction.limit <= 0
-        return False
-
-
-class _Pair:
-    """A client's connection, and ours to the broker."""
-
-    def __init__(self, near: socket.socket, far: socket.socket, flows: tuple[_Flow, _Flow]) -> None:
-        self.sockets, self.flows, self.closed = (near, far), flows, False
-
-    def work(self, ready: dict[int, int]) -> None:
-        """Read and write what is ready; end when one side has ended and all it said was passed on."""
-        if self.closed:
-            return
+    async def _serve(self, near: socket.socket, far: socket.socket) -> None:
+        """Pass on what both sides say until one has ended, and all it has said is passed on; or until it is cut."""
+        to_client, to_broker = (None if make is None else make() for make in self._filters)
+        flows = [
+            self._loop.create_task(_pass_on(near, far, self.to_broker, to_broker)),
+            self._loop.create_task(_pass_on(far, near, self.to_client, to_client)),
+        ]
+        is_cut = True
         try:
-            for flow in self.flows:
-                source, target = ready.get(flow.source.fileno(), 0), ready.get(flow.target.fileno(), 0)
-                if source & ~select.POLLOUT and not flow.ended and not flow.direction.stalled:
-                    flow.read()
-                if target & select.POLLOUT and flow.buffer and not flow.direction.stalled and flow.write():
-                    self.close()
-                    return
-        except BlockingIOError:
-            return  # at the next turn
-        except OSError:
-            self.close()
-            return
-        if any(flow.ended and not flow.buffer for flow in self.flows):
-            self.close(at_once=False)
+            ended, _ = await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)
+            is_cut = any(flow.exception() for flow in ended)
+        finally:
+            for flow in flows:
+                flow.cancel()
+            await asyncio.gather(*flows, return_exceptions=True)
+            for sock in (near, far):
+                if is_cut and sock.family != socket.AF_UNIX:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+                sock.close()
 
-    def close(self, *, at_once: bool = True) -> None:
-        """End both sides."""
-        for sock in self.sockets:
-            if at_once and not self.closed and sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
-            sock.close()
-        self.closed = True
+
+async def _pass_on(source: socket.socket, target: socket.socket, direction: Direction, filter: Filter | None) -> None:
+    """Pass on what one side says to the other, to its end.
+
+    Raises:
+        OSError: one of them is broken, or the limit was reached.
+    """
+    while (data := await _read(source, direction)) != b"":
+        if data is None:
+            data = b"" if filter is None else filter(b"")
+        elif direction.swallows:
+            continue
+        elif filter is not None:
+            data = filter(data)
+        while data:
+            if direction.stalled:
+                await asyncio.sleep(_LOOK)
+                continue
+            size = direction.piece or len(data)
+            part = data[: size if direction.limit is None else min(size, direction.limit)]
+            await asyncio.get_running_loop().sock_sendall(target, part)
+            data = data[len(part) :]
+            direction.passed += len(part)
+            if direction.limit is not None:
+                direction.limit -= len(part)
+                if direction.limit <= 0:
+                    raise ConnectionResetError("its limit was reached")
+            if direction.pause:
+                await asyncio.sleep(direction.pause * len(part) / size)
+
+
+async def _read(source: socket.socket, direction: Direction) -> bytes | None:
+    """Read what there is; None: nothing for a moment, or it is stalled; empty: the end."""
+    loop = asyncio.get_running_loop()
+    looked = asyncio.Event()
+    timer = loop.call_later(_LOOK, looked.set)
+    if not direction.stalled:
+        loop.add_reader(source, looked.set)
+    try:
+        await looked.wait()
+    finally:
+        timer.cancel()
+        loop.remove_reader(source)
+    try:
+        return None if direction.stalled else source.recv(_AT_A_TIME)
+    except BlockingIOError:
+        return None

@@ -24,14 +24,14 @@ def print_agent(told: Mapping[str, Any]) -> None:
         _line(
             (f"goferd {agent['version']}", "bold"),
             (f" {agent['state']}", _COLOURS.get(agent["state"], "yellow")),
-            (f": pid {agent['pid']}, user {agent['user']}, root {agent['root']}", ""),
-            (f", host {agent['host']}, since {agent['started']}", ""),
-            (f", {agent['rss'] / 1e6:.1f} MB, {agent['threads']} threads", ""),
+            f": pid {agent['pid']}, user {agent['user']}, root {agent['root']}",
+            f", host {agent['host']}, since {agent['started']}",
+            f", {agent['rss'] / 1e6:.1f} MB, {agent['threads']} threads",
         ),
         guide_style="dim",
     )
     if agent["ledger"]["error"]:
-        tree.add(_line(("ledger: ", ""), (agent["ledger"]["error"], "red")))
+        tree.add(_line("ledger: ", (agent["ledger"]["error"], "red")))
     for reason in agent.get("closed", ()):
         tree.add(_line(("no plugin takes requests: ", "bold"), (reason, "red")))
     for certificate in agent.get("certificates", ()):
@@ -57,7 +57,7 @@ def _plugin(tree: Tree, plugin: Mapping[str, Any]) -> None:
         _line(
             (f"{plugin['name']} ", "bold"),
             (plugin["state"], _COLOURS.get(plugin["state"], "")),
-            (f"  {source}" if source else "", ""),
+            f"  {source}" if source else "",
         )
     )
     if plugin["error"]:
@@ -66,18 +66,16 @@ def _plugin(tree: Tree, plugin: Mapping[str, Any]) -> None:
         branch.add(_line((plugin["trace"].rstrip(), "dim")))
     if plugin["state"] not in ("running", "loading"):
         return
-    branch.add(_line((_queue(plugin), "")))
+    branch.add(_line(_queue(plugin)))
     if plugin["foreign"]:
         branch.add(_line((plugin["foreign"], "red")))
     counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in plugin["counters"].items() if number)
-    branch.add(_line((f"requests: {counts or 'none'}", "")))
+    branch.add(_line(f"requests: {counts or 'none'}"))
     workers = plugin["workers"]
-    branch.add(
-        _line((f"workers: {workers['busy']} of {workers['threads']} busy, {workers['waiting']} tasks waiting", ""))
-    )
+    branch.add(_line(f"workers: {workers['busy']} of {workers['threads']} busy, {workers['waiting']} tasks waiting"))
     for one in plugin["overdue"]:
         told = f" for {one['seconds']:g} s, request {one['sn']}: {one['reason']}"
-        branch.add(_line((f"overdue {one['target']}", "red"), (told, "")))
+        branch.add(_line((f"overdue {one['target']}", "red"), told))
     for cls in (plugin["api"] or {}).get("classes", ()):
         version = f" version {cls['version']}" if cls.get("version") else ""
         inner = branch.add(_member(f"class {cls['name'].partition('@')[0]}{version}", cls["constructor"], cls["doc"]))
@@ -88,7 +86,7 @@ def _plugin(tree: Tree, plugin: Mapping[str, Any]) -> None:
             _member(f"{plugin['name']}.{function['name']}", function["signature"], function["doc"], _marks(function))
         )
     for action in plugin["actions"]:
-        branch.add(_line((f"action {action['name']} ", ""), (_action(action), "")))
+        branch.add(_line(f"action {action['name']} ", _action(action)))
 
 
 def _queue(plugin: Mapping[str, Any]) -> str:
@@ -137,5 +135,7 @@ def _action(action: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _line(*parts: tuple[str, str]) -> Text:
-    return Text.assemble(*((harmless(text), style) for text, style in parts))
+def _line(*parts: str | tuple[str, str]) -> Text:
+    """Make a line of texts, each alone or with its style."""
+    pairs = ((part, "") if isinstance(part, str) else part for part in parts)
+    return Text.assemble(*((harmless(text), style) for text, style in pairs))

@@ -17,8 +17,8 @@ from gofer.errors import ConfigError
 from gofer.messaging.address import Address
 
 __all__ = [
-    "address", "call_arguments", "call_input", "duration", "json_value", "option_group", "read_argument",
-    "read_arguments", "target",
+    "address", "call_arguments", "call_input", "duration", "input_option", "json_value", "option_group",
+    "read_argument", "read_arguments", "target",
 ]  # fmt: skip
 
 
@@ -123,6 +123,13 @@ def call_input(text: str) -> tuple[list[Any], dict[str, Any]]:
     like = json.dumps([found if isinstance(found, list) else [found], {}], ensure_ascii=False)
     hint = f"; do you mean {like}?" if len(like) <= 100 else ""
     raise click.BadParameter(f"{text[:100]!r} is not [[positional, ...], {{keyword: value}}]{hint}")
+
+
+#: Gives a command ``--input``, as ``given``.
+input_option = click.option(
+    "-i", "--input", "given", type=call_input, metavar="JSON",
+    help="All arguments: [[positional, ...], {keyword: value}]; - reads standard input.",
+)  # fmt: skip
 
 
 def target(text: str) -> tuple[str, str]:

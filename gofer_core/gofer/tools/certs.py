@@ -16,9 +16,9 @@ import click
 
 from gofer.errors import ConfigError
 from gofer.root import Root
-from gofer.tools import certs_lines
 from gofer.tools.arguments import duration, option_group
 from gofer.tools.certs_files import Exists
+from gofer.tools.certs_lines import TARGETS, Files, lines_for
 from gofer.tools.output import complain, print_json, print_table
 
 if TYPE_CHECKING:
@@ -206,32 +206,23 @@ def list_(store: Store, *, within: float | None, as_json: bool) -> int:
     """List all certificates, with the days that are left."""
     now = datetime.now(UTC)
     entries = store.entries() if within is None else _ending(store, within)
-    left = {entry: (entry.ends - now) // timedelta(days=1) for entry in entries}
+    found: list[dict[str, Any]] = [
+        {
+            "name": one.name,
+            "for": one.holders,
+            "starts": f"{one.certificate.not_valid_before_utc:{_TIME}}",
+            "ends": f"{one.ends:{_TIME}}",
+            "days_left": (one.ends - now) // timedelta(days=1),
+            "file": str(one.file),
+            "key": str(one.key),
+        }
+        for one in entries
+    ]
     if as_json:
-        found = [
-            {
-                "name": one.name,
-                "for": one.holders,
-                "starts": f"{one.certificate.not_valid_before_utc:{_TIME}}",
-                "ends": f"{one.ends:{_TIME}}",
-                "days_left": days,
-                "file": str(one.file),
-                "key": str(one.key),
-            }
-            for one, days in left.items()
-        ]
         print_json(found)
-    elif entries:
-        rows = [
-            [
-                one.name,
-                ", ".join(one.holders),
-                f"{one.ends:%Y-%m-%d}",
-                "ended" if days < 0 else str(days),
-                str(one.file),
-            ]
-            for one, days in left.items()
-        ]
+    elif found:
+        cells = [(one["name"], ", ".join(one["for"]), one["ends"][:10], one["days_left"], one["file"]) for one in found]
+        rows = [(*begin, "ended" if days < 0 else str(days), file) for *begin, days, file in cells]
         print_table(["NAME", "FOR", "ENDS", "DAYS LEFT", "FILE"], rows)
     elif within is None:
         what_next = f"gofer certs init --dir {store.folder}"
@@ -247,7 +238,7 @@ def _listen(_context: click.Context, _option: click.Parameter, text: str | None)
 
 
 @_command
-@click.argument("target", type=click.Choice(certs_lines.TARGETS), metavar="|".join(certs_lines.TARGETS))
+@click.argument("target", type=click.Choice(TARGETS), metavar="|".join(TARGETS))
 @click.option("--broker", "broker_name", metavar="NAME", help="Of this broker (default: the only one).")
 @click.option(
     "--client", "clients", multiple=True, metavar="NAME", help="For this client (default: the only one, or all)."
@@ -295,8 +286,7 @@ def lines(
     if at is not None:
         cacert = Path(at, "signing-ca.pem" if target == "x509" else authority.name)
         certificate, key = Path(at, own.file.name), Path(at, own.key.name)
-    files = certs_lines.Files(cacert, certificate, key, host, users, **how)
-    click.echo(certs_lines.TARGETS[target](files), nl=False)
+    click.echo(lines_for(target, Files(cacert, certificate, key, host, users, **how)), nl=False)
 
 
 def _issue_signing(store: Store, title: str, names: _Names, *, days: int, key: str) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import secrets
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-__all__ = ["TARGETS", "Files"]
+from gofer.tools.output import filled
+
+__all__ = ["TARGETS", "Files", "lines_for"]
+
+#: What lines can be printed for; each has a template.
+TARGETS = ("rabbitmq", "broker-j", "artemis", "descriptor", "x509")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,34 +34,32 @@ class Files:
     listen: str | None
 
 
-def _rabbitmq(files: Files) -> str:
-    listener = f"listeners.ssl.default = {files.port}"
-    if files.listen is not None:
-        listener = f"listeners.ssl.1 = {files.listen}:{files.port}"
-    users = "".join(
-        f"rabbitmqctl add_user {shlex.quote(name)} {secrets.token_urlsafe(24).replace('-', 'x')}\n"
-        f"rabbitmqctl clear_password {shlex.quote(name)}\n"
-        f"rabbitmqctl set_permissions -p / {shlex.quote(name)} '.*' '.*' '.*'\n"
-        for name in files.clients
-    )
-    return f"""\
-# RabbitMQ: /etc/rabbitmq/rabbitmq.conf. The user rabbitmq must be able to read the key, and nobody else.
-{listener}
-ssl_options.cacertfile = {files.cacert}
-ssl_options.certfile = {files.certificate}
-ssl_options.keyfile = {files.key}
-ssl_options.verify = verify_peer
-ssl_options.fail_if_no_peer_cert = true
-auth_mechanisms.1 = EXTERNAL
-auth_mechanisms.2 = PLAIN
-ssl_cert_login_from = common_name
-
-# Then type, as root. A certificate's CN is a user, who needs no password.
-rabbitmq-plugins enable rabbitmq_auth_mechanism_ssl
-{users}"""
+def lines_for(target: str, files: Files) -> str:
+    """Write the lines for one of the targets: text that can be pasted, comments included."""
+    values = {"cacert": files.cacert, "certificate": files.certificate, "key": files.key, "port": files.port}
+    more = ""
+    if target == "rabbitmq":
+        at = "ssl.default = " if files.listen is None else f"ssl.1 = {files.listen}:"
+        values["listener"] = f"listeners.{at}{files.port}"
+        for name in map(shlex.quote, files.clients):
+            more += filled("certs/rabbitmq-user", name=name, password=secrets.token_urlsafe(24).replace("-", "x"))
+    elif target == "broker-j":
+        values["lists"] = json.dumps(_broker_j(files), indent=2)
+    elif target == "artemis":
+        values["pair"] = files.key.with_suffix(".pemcfg")
+        values["listen"] = _bracketed(files.listen or "0.0.0.0")  # noqa: S104 - what the broker's own configuration has
+        values["users"] = "\n".join(f"{name}=CN={name}" for name in files.clients) or "# NAME=CN=NAME"
+        values["roles"] = ",".join(files.clients) or "NAME"
+    elif target == "descriptor":
+        values["host"] = _bracketed(files.host)
+    return filled(f"certs/{target}", **values) + more
 
 
-def _broker_j(files: Files) -> str:
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _broker_j(files: Files) -> dict[str, Any]:
     aliases = [{"name": name, "type": name} for name in ("defaultAlias", "hostnameAlias", "nameAlias")]
     key_store = {"privateKeyUrl": f"file:{files.key}", "certificateUrl": f"file:{files.certificate}"}
     port: dict[str, Any] = {"name": "AMQPS", "type": "AMQP", "port": str(files.port), "transports": ["SSL"]}
@@ -65,71 +67,9 @@ def _broker_j(files: Files) -> str:
     port |= {"needClientAuth": True, "virtualhostaliases": aliases}
     if files.listen is not None:
         port["bindingAddress"] = files.listen
-    added = {
+    return {
         "keystores": [{"name": "gofer", "type": "NonJavaKeyStore", **key_store}],
         "truststores": [{"name": "gofer-ca", "type": "NonJavaTrustStore", "certificatesUrl": f"file:{files.cacert}"}],
         "authenticationproviders": [{"name": "certificates", "type": "External", "useFullDN": False}],
         "ports": [port],
     }
-    return f"""\
-# Qpid Broker-J: add these to the lists of its configuration: the file of -icp at the first start, or its management.
-# The user of the broker must be able to read the files. A certificate's CN is a user.
-{json.dumps(added, indent=2)}
-"""
-
-
-def _artemis(files: Files) -> str:
-    listen = files.listen or "0.0.0.0"  # noqa: S104 - what the broker's own configuration has
-    listen = f"[{listen}]" if ":" in listen else listen
-    users = "\n".join(f"{name}=CN={name}" for name in files.clients) or "# NAME=CN=NAME"
-    pair = files.key.with_suffix(".pemcfg")
-    return f"""\
-# ActiveMQ Artemis. The user of the broker must be able to read the files. A certificate's CN is a user.
-# {pair}:
-source.key={files.key}
-source.cert={files.certificate}
-# etc/broker.xml, in <acceptors>:
-<acceptor name="amqps">tcp://{listen}:{files.port}?protocols=AMQP;sslEnabled=true;needClientAuth=true;\
-keyStoreType=PEMCFG;keyStorePath={pair};trustStoreType=PEM;trustStorePath={files.cacert};\
-saslMechanisms=EXTERNAL,PLAIN</acceptor>
-# etc/login.config, the first in activemq {{ }}:
-org.apache.activemq.artemis.spi.core.security.jaas.TextFileCertificateLoginModule sufficient
-    org.apache.activemq.jaas.textfiledn.user="cert-users.properties"
-    org.apache.activemq.jaas.textfiledn.role="cert-roles.properties";
-# etc/cert-users.properties:
-{users}
-# etc/cert-roles.properties (amq: the role of <security-settings> in broker.xml):
-amq={",".join(files.clients) or "NAME"}
-"""
-
-
-def _descriptor(files: Files) -> str:
-    host = f"[{files.host}]" if ":" in files.host else files.host
-    return f"""\
-# A plugin's descriptor, /etc/gofer/plugins/*.conf, or a profile of a caller's caller.conf:
-[messaging]
-url = amqps://{host}:{files.port}
-cacert = {files.cacert}
-clientcert = {files.certificate}
-clientkey = {files.key}
-host_validation = 1
-"""
-
-
-def _x509(files: Files) -> str:
-    return f"""\
-# A plugin's descriptor; of a caller: the section [x509] of caller.conf alone.
-[messaging]
-authenticator = x509
-
-[x509]
-certificate = {files.certificate}
-key = {files.key}
-ca = {files.cacert}
-"""
-
-
-#: What lines can be printed for, and the functions that write them: text that can be pasted, comments included.
-TARGETS: Mapping[str, Callable[[Files], str]] = MappingProxyType(
-    {"rabbitmq": _rabbitmq, "broker-j": _broker_j, "artemis": _artemis, "descriptor": _descriptor, "x509": _x509}
-)

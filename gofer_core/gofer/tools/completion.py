@@ -1,18 +1,61 @@
-"""``gofer completion``: completion for shells; and what completes the values of ``gofer rmi``'s options."""
+"""``gofer completion``: completion for shells; and what completes the method of ``gofer rmi``."""
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import click
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    add_completion_class,
+    get_completion_class,
+    split_arg_string,
+)
 
 from gofer.errors import GoferError
 from gofer.tools.connecting import connector_of
 
-__all__ = ["COMPLETE", "authenticator_names", "completion", "profile_names", "targets"]
+__all__ = ["COMPLETE", "completion", "targets"]
 
 #: The variable that a shell sets for ``gofer`` to answer with what may stand there.
 COMPLETE = "_GOFER_COMPLETE"
 
 _PATIENCE = 2.0  # seconds that a person who has pressed Tab waits for an agent
+_LINE = 'COMP_LINE="${COMP_LINE:0:${COMP_POINT:-0}}" COMP_WORD="${COMP_WORDS[COMP_CWORD]}"'
+_NO_SPACE = "[[ $COMPREPLY == *[.=:] ]] && compopt -o nospace 2> /dev/null"  # somebody goes on typing
+_BREAKS = frozenset("=:@<>")
+
+
+@add_completion_class
+class _Bash(BashComplete):
+    """Completion for bash, which splits a line at ``=``, ``:`` and ``@``, too. Here it is split at spaces.
+
+    Its script gives it the line as it is, and the word that bash is going to replace.
+    """
+
+    source_template = BashComplete.source_template.replace("$(env ", f"$(env {_LINE} ").replace(
+        "    return 0", f"    {_NO_SPACE}\n    return 0"
+    )
+    _kept = ""  # what stands before that word, with no space between
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """Return the words before the cursor, and the unfinished one."""
+        line, word = os.environ.get("COMP_LINE"), os.environ.get("COMP_WORD", "")
+        if not line:
+            return super().get_completion_args()
+        *words, last = split_arg_string(f"{line}x")  # or a last space would be lost
+        incomplete = last[:-1]
+        replaced = "" if _BREAKS.issuperset(word) else word
+        if word[:1] not in ("'", '"') and incomplete.endswith(replaced):
+            self._kept = incomplete.removesuffix(replaced)
+        return words[1:], incomplete
+
+    def format_completion(self, item: CompletionItem[Any]) -> str:
+        """Return an item as the script reads it."""
+        item.value = str(item.value).removeprefix(self._kept)
+        return super().format_completion(item)
 
 
 @click.command()
@@ -30,11 +73,6 @@ def completion(context: click.Context, shell: str) -> None:
       zsh    ~/.zshrc                     eval "$(gofer completion zsh)"
       fish   ~/.config/fish/config.fish   gofer completion fish | source
     """
-    from click.shell_completion import add_completion_class, get_completion_class
-
-    from gofer.tools.bash_completion import Bash
-
-    add_completion_class(Bash)
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101 - click has these three
     click.echo(kind(context.find_root().command, {}, "gofer", COMPLETE).source())
@@ -60,21 +98,4 @@ def targets(context: click.Context, _: click.Parameter, incomplete: str) -> list
     for plugin in found["plugins"]:
         names += [f"{one['name']}.{method['name']}" for one in plugin["classes"] for method in one["methods"]]
         names += [f"{plugin['plugin']}.{function['name']}" for function in plugin["functions"]]
-    return sorted(name for name in names if name.startswith(incomplete))
-
-
-def profile_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return the profiles of callers."""
-    from gofer.messaging.caller_conf import profiles
-
-    try:
-        return [name for name in profiles() if name.startswith(incomplete)]
-    except GoferError:
-        return []
-
-
-def authenticator_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return the authenticators that are installed."""
-    from gofer.entry_points import listed
-
-    return [one.name for one in listed("gofer.authenticators") if one.name.startswith(incomplete)]
+    return sorted({name for name in names if name.startswith(incomplete)})

@@ -7,22 +7,31 @@ import importlib.util
 import os
 import shlex
 import shutil
+import signal
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import click
 
 from gofer.entry_points import listed
 from gofer.errors import GoferError, NotFound
+from gofer.messaging.local import default_path
+from gofer.messaging.local.server import serving
+from gofer.root import Root
+from gofer.testing.agents import AgentProcess
 from gofer.tools.output import complain
-from gofer.tools.process_group import Interrupted, Interrupts, ProcessError, ProcessGroup
 
 __all__ = ["Step", "demo", "read_steps"]
 
-_START = 30.0  # seconds that a process may take to start on a busy machine
+_START = 30.0  # seconds until the agent must answer on a busy machine
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _NEXT = """
 Everything is removed again. What to type next:
@@ -44,6 +53,53 @@ It keeps running until you press Ctrl-C. In a second terminal, type:
   {python} -c 'from gofer.proxy import Agent; print(Agent("local://", "demo").demo.hello("you"))'
   tail -f {log}
 """
+
+
+class _NotAsMeant(GoferError):
+    """The demo does not go on as it should."""
+
+
+class _Interrupted(BaseException):
+    """A signal asked this process to end. ``status`` is the exit status that means so."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
+
+
+class _Interrupts:
+    """Raises ``_Interrupted`` in the main thread at the first of some signals, in an ``allowed`` block only.
+
+    Outside of these a signal waits for the next one: no process is lost between its start and the note of it, and
+    nothing interrupts the cleaning up.
+    """
+
+    def __init__(self) -> None:
+        """Take over the signals, until this process ends."""
+        self._number = 0
+        self._allowed = False
+        for number in _SIGNALS:
+            signal.signal(number, self._receive)
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Let a signal interrupt the block."""
+        self._allowed = True
+        try:
+            self._raise()
+            yield
+        finally:
+            self._allowed = False
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        self._number = self._number or number
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._number and self._allowed:
+            for number in _SIGNALS:  # or the next one kills the interpreter at its end, where handlers are gone
+                signal.signal(number, signal.SIG_IGN)
+            raise _Interrupted(self._number)
 
 
 class Step(NamedTuple):
@@ -80,16 +136,16 @@ def demo(keep: bool) -> int:
       1    a call ended differently, or something did not start
       130  interrupted (SIGTERM: 143, SIGHUP: 129); with --keep, after the calls, 0
     """
-    interrupts = Interrupts()
+    interrupts = _Interrupts()
     try:
-        with ProcessGroup(interrupts) as processes:
-            _start(processes)
+        with tempfile.TemporaryDirectory(prefix="gofer-demo-") as folder, _started(Path(folder), interrupts) as goferd:
             with interrupts.allowed():
+                _wait_for(goferd)
                 _run_steps()
-                processes.check()
+                _check(goferd)
             if keep:
-                _stay(processes, interrupts)
-    except Interrupted as interrupted:
+                _stay(goferd, interrupts)
+    except _Interrupted as interrupted:
         return interrupted.status
     except GoferError as error:
         complain("gofer demo", error)
@@ -99,42 +155,64 @@ def demo(keep: bool) -> int:
     return 0
 
 
-def _start(processes: ProcessGroup) -> None:
+@contextmanager
+def _started(folder: Path, interrupts: _Interrupts) -> Iterator[AgentProcess]:
+    """Start a broker in a thread, and goferd. At the end the agent is stopped before the broker that it talks to."""
     sample = _sample_descriptor()
-    root = processes.root
-    os.environ["GOFER_ROOT"] = str(root.path)  # for local:// in the code that is shown
-    _say(f"Starting `gofer broker`, and `goferd` with the plugin demo, under {root.path}.")
-    descriptor = root.ensure(root.descriptors) / "demo.conf"
-    shutil.copyfile(sample, descriptor)
-    # A short timeout, so that an interrupted demo ends soon although a call runs.
-    root.agent_conf.write_text("[main]\nshutdown_timeout = 2\n")
-    for file in (descriptor, root.agent_conf):
-        file.chmod(0o600)
-    processes.start("broker", ["-m", "gofer.tools.main", "broker"], Path.read_bytes, _START)
-    goferd = "import sys; from gofer.agent.main import main; sys.exit(main())"
-    processes.start("goferd", ["-c", goferd, "--foreground"], _answers, _START)
+    os.environ["GOFER_ROOT"] = str(folder)  # for local:// in the code that is shown
+    _say(f"Starting a broker, and `goferd` with the plugin demo, under {folder}.")
+    root = Root(folder)
+    root.ensure(root.run)
+    # Not the working directory is where its Python looks for modules.
+    with serving(default_path(os.environ)), AgentProcess(folder, environ={"PYTHONSAFEPATH": "1"}) as goferd:
+        goferd.descriptor("demo", sample.read_text("utf-8"))
+        # A short timeout, so that an interrupted demo ends soon although a call runs.
+        goferd.configure("[main]\nshutdown_timeout = 2\n")
+        try:
+            goferd.start()
+        except RuntimeError as failed:
+            with interrupts.allowed():  # a Ctrl-C in the terminal ends goferd, too: then that is told
+                raise _NotAsMeant(str(failed)) from failed
+        yield goferd
 
 
 def _sample_descriptor() -> Path:
     """Find the descriptor that comes with the plugin, without importing the plugin."""
     installed = next((one for one in listed("gofer.plugins") if one.name == "demo"), None)
     if installed is None:
-        raise ProcessError("the plugin demo is not installed; pip install gofer-plugin-demo")
+        raise _NotAsMeant("the plugin demo is not installed; pip install gofer-plugin-demo")
     spec = importlib.util.find_spec(installed.value)
     if spec is None or spec.origin is None:
-        raise ProcessError(f"the plugin demo of {installed} has no module {installed.value}; install it again")
+        raise _NotAsMeant(f"the plugin demo of {installed} has no module {installed.value}; install it again")
     return Path(spec.origin).with_name("demo.conf")
 
 
-def _answers(_: Path) -> bool:
+def _wait_for(goferd: AgentProcess) -> None:
+    """Wait until the plugin answers."""
     from gofer.proxy import Agent
 
-    try:
-        with Agent("local://", "demo", wait=_START) as agent:
-            agent.Admin().hello()
-    except NotFound:
-        return False  # its queue is not there yet
-    return True
+    deadline = time.monotonic() + _START
+    while True:
+        _check(goferd)
+        try:
+            with Agent("local://", "demo", wait=_START) as agent:
+                agent.Admin().hello()
+            return
+        except NotFound:  # its queue is not there yet
+            if time.monotonic() > deadline:
+                raise _NotAsMeant(f"the plugin took longer than {_START:g} s to start; {_last_words(goferd)}") from None
+        time.sleep(0.02)
+
+
+def _check(goferd: AgentProcess) -> None:
+    """Raise an error, with the last lines of its log, when the agent has ended by itself."""
+    status = None if goferd.process is None else goferd.process.poll()
+    if status is not None:
+        raise _NotAsMeant(f"goferd has ended with status {status}; {_last_words(goferd)}")
+
+
+def _last_words(goferd: AgentProcess) -> str:
+    return f"the end of its log: {goferd.tail()[-500:]}"
 
 
 def _run_steps() -> None:
@@ -150,7 +228,7 @@ def _run_steps() -> None:
         if "agent" in names:
             names["agent"].close()
     if failed:
-        raise ProcessError(f"these calls did not end as expected: {' '.join(failed)}")
+        raise _NotAsMeant(f"these calls did not end as expected: {' '.join(failed)}")
 
 
 def _as_typed(code: str) -> list[str]:
@@ -174,15 +252,15 @@ def _run(step: Step, names: dict[str, Any]) -> bool:
     return step.raises is None
 
 
-def _stay(processes: ProcessGroup, interrupts: Interrupts) -> None:
-    root, log = shlex.quote(str(processes.root.path)), shlex.quote(str(processes.log("goferd")))
+def _stay(goferd: AgentProcess, interrupts: _Interrupts) -> None:
+    root, log = shlex.quote(str(goferd.root)), shlex.quote(str(goferd.log))
     try:
         with interrupts.allowed():
             _say(_KEPT.format(gofer=_command(anywhere=True), python=shlex.quote(sys.executable), root=root, log=log))
             while True:
-                processes.check()
+                _check(goferd)
                 time.sleep(0.2)
-    except Interrupted:
+    except _Interrupted:
         _say("Stopping.")
 
 

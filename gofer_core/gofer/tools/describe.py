@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from gofer.tools.agent_options import agent_options
 from gofer.tools.arguments import duration
+from gofer.tools.connecting import agent_options
 from gofer.tools.output import harmless, print_json
 from gofer.tools.rmi import answer
 

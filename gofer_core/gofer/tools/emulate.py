@@ -12,9 +12,8 @@ import click
 
 from gofer.errors import ConfigError, MessagingError
 from gofer.messaging.caller_conf import profile
-from gofer.tools.agent_options import broker_options
 from gofer.tools.arguments import duration, json_value
-from gofer.tools.connecting import connector_of
+from gofer.tools.connecting import broker_options, connector_of
 from gofer.tools.output import complain
 
 __all__ = ["emulate"]

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gofer.tools import fleet_call, fleet_machines, fleet_runs
-from gofer.tools.agent_options import broker_options, signing_option
+from gofer.tools.connecting import broker_options, signing_option
 
 __all__ = ["fleet"]
 

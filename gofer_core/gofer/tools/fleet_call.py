@@ -16,13 +16,12 @@ import click
 
 from gofer.errors import AdapterError, ConfigError
 from gofer.sections import Unreadable, decode
-from gofer.tools import login
-from gofer.tools.arguments import call_arguments, call_input, duration, option_group, target
+from gofer.tools.arguments import call_arguments, duration, input_option, option_group, target
+from gofer.tools.connecting import proof_options, proofs
 from gofer.tools.fleet_completion import fleet_methods, fleet_outcomes, fleet_runs, fleet_targets
-from gofer.tools.fleet_do import FAILED, STOPPED, machines, with_fleet
-from gofer.tools.fleet_output import live_line, print_outcomes, print_values, summary_line
-from gofer.tools.fleet_plan import print_plan, tell_of_care
-from gofer.tools.output import complain, print_json
+from gofer.tools.fleet_do import FAILED, STOPPED, fleet_command, with_fleet
+from gofer.tools.fleet_output import live_line, machines, print_plan, print_report, summary_line, tell_of_care
+from gofer.tools.output import complain
 
 if TYPE_CHECKING:
     from gofer.card import Card
@@ -67,12 +66,8 @@ _showing = option_group(
     "-T", "--ttl", type=duration, metavar="TIME", help="The broker holds it so long for machines that are away."
 )
 @click.option("--timeout", type=duration, metavar="TIME", help="The method may run so long.")
-@click.option(
-    "-i", "--input", "given", type=call_input, metavar="JSON", help="All arguments: [[positional], {keywords}]."
-)
-@click.option("--secret-file", metavar="FILE", help="Read the secret from the first line of FILE; -: standard input.")
-@click.option("--user", metavar="NAME", help="The user to call as.")
-@click.option("--password-file", metavar="FILE", help="Read the password from the first line of FILE.")
+@input_option
+@proof_options
 @click.option("--no-ask", is_flag=True, help="Call those that are remembered, without asking who is there.")
 @click.option("--plan", is_flag=True, help="Print the method's documentation and marks, the waves and their machines.")
 @_limit
@@ -95,7 +90,7 @@ def _call(
     args, kws = call_arguments(given["given"], arguments)
     options = {name: given[name] for name in ("wait", "ttl", "timeout") if given[name] is not None}
     if not given["plan"]:
-        options |= _secrets(given)
+        options |= proofs(given, {})
 
     async def call(fleet: Fleet) -> int:
         _required(given)  # before anything is on the disk
@@ -108,16 +103,6 @@ def _call(
         return await _show(selection[method[0]][method[1]](*args, **kws), given)
 
     return with_fleet(how, call, **options)
-
-
-def _secrets(given: dict[str, Any]) -> dict[str, Any]:
-    options = {}
-    if given["secret_file"] is not None:
-        options["secret"] = login.from_file(given["secret_file"], "--secret-file")
-    if given["user"] is not None:
-        options["user"] = given["user"]
-        options["password"] = login.password_of(given["user"], given["password_file"])
-    return options
 
 
 _plan = click.Command(
@@ -149,7 +134,7 @@ def _resume(how: dict[str, Any], /, run: str, wait: float | None, **given: Any) 
     return with_fleet(how, resume, **({} if wait is None else {"wait": wait}))
 
 
-@click.command("retry")
+@fleet_command("retry")
 @click.argument("run", default="last", shell_complete=fleet_runs)
 @click.option(
     "--outcome",
@@ -162,41 +147,31 @@ def _resume(how: dict[str, Any], /, run: str, wait: float | None, **given: Any) 
 @_ramp
 @_waving
 @_showing
-@click.pass_obj
-def _retry(how: dict[str, Any], /, run: str, outcomes: tuple[str, ...], **given: Any) -> int:
+async def _retry(fleet: Fleet, run: str, outcomes: tuple[str, ...], **given: Any) -> int:
     """Call the method of a run again, as a new run, on the machines on which it failed."""
+    from gofer.fleet.fleet import FAILURES
 
-    async def retry(fleet: Fleet) -> int:
-        from gofer.fleet.fleet import FAILURES
-
-        _required(given)
-        row = fleet.record.run(run)
-        selection = _with_waves(fleet.retry(run, outcomes or FAILURES), given)
-        if not len(selection):
-            print(f"run {row.id} has no machine with {', '.join(outcomes or FAILURES)}")
-            return 0
-        classname, method, cntr, args, kws = row.request
-        tell_of_care(selection, (classname, method))
-        return await _show(fleet.begin(selection, (classname, method, cntr), tuple(args), kws), given)
-
-    return with_fleet(how, retry)
+    _required(given)
+    row = fleet.record.run(run)
+    selection = _with_waves(fleet.retry(run, outcomes or FAILURES), given)
+    if not len(selection):
+        print(f"run {row.id} has no machine with {', '.join(outcomes or FAILURES)}")
+        return 0
+    classname, method, cntr, args, kws = row.request
+    tell_of_care(selection, (classname, method))
+    return await _show(fleet.begin(selection, (classname, method, cntr), tuple(args), kws), given)
 
 
-@click.command("watch")
+@fleet_command("watch")
 @click.argument("run", default="last", shell_complete=fleet_runs)
 @_showing
-@click.pass_obj
-def _watch(how: dict[str, Any], /, run: str, **given: Any) -> int:
+async def _watch(fleet: Fleet, run: str, **given: Any) -> int:
     """Follow a run that another command runs, to its end; the exit status is that of the run.
 
     It reads what is on the disk, and asks no broker. To interrupt it does nothing to the run.
     """
-
-    async def watch(fleet: Fleet) -> int:
-        _required(given)
-        return await _show(fleet.watch(run), given)
-
-    return with_fleet(how, watch)
+    _required(given)
+    return await _show(fleet.watch(run), given)
 
 
 # -- what they share ---------------------------------------------------------------------------------------------------
@@ -288,23 +263,11 @@ async def _show(run: Run | Watch, given: dict[str, Any]) -> int:
         if isinstance(run, Run):
             complain("gofer fleet", f"interrupted; to go on: {resume}; to stop it: gofer fleet cancel {run.id}")
         raise
-    _report(run, given)
+    print_report(run, given)
     if run.stopped is not None:
         complain("gofer fleet", f"run {run.id} was stopped: {run.stopped}; to go on: {resume}")
         return STOPPED
     return 0 if run.counts["value"] >= require else FAILED
-
-
-def _report(run: Run | Watch, given: dict[str, Any]) -> None:
-    outcomes = run.outcomes
-    if given["as_json"]:
-        print_json({"run": run.id, "counts": run.counts, "outcomes": [one._asdict() for one in outcomes]})
-    elif not given["jsonl"]:
-        if given["group_by"] or given["sums"] or given["hist"]:
-            print_values(outcomes, given["group_by"], given["sums"], given["hist"])
-        else:
-            print_outcomes(outcomes)
-        print(f"run {run.id}: {summary_line(run.counts)}")
 
 
 COMMANDS = (_call, _plan, _resume, _retry, _watch)

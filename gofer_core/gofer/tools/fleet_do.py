@@ -3,23 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from gofer.errors import CallError, ConfigError, MessagingError
 from gofer.messaging.caller_conf import profile
 from gofer.tools.connecting import connector_of
 from gofer.tools.output import complain, harmless
 
-__all__ = ["FAILED", "STOPPED", "machines", "with_fleet"]
+if TYPE_CHECKING:
+    from gofer.fleet import Fleet
+
+__all__ = ["FAILED", "STOPPED", "fleet_command", "with_fleet"]
 
 #: Exit statuses: some machines are missing or have no value; a run was stopped.
 FAILED, STOPPED = 1, 3
 
 
-def with_fleet(how: dict[str, Any], work: Callable[..., Any], *args: Any, **options: Any) -> int:
-    """Do something with the fleet that the options before the command name; return the exit status."""
+def fleet_command(name: str) -> Callable[[Callable[..., Awaitable[int]]], click.Command]:
+    """Make a command of a coroutine function, which is given the fleet, and returns the exit status."""
+
+    def made(function: Callable[..., Awaitable[int]]) -> click.Command:
+        @click.pass_obj
+        @functools.wraps(function)
+        def run(how: dict[str, Any], /, **given: Any) -> int:
+            return with_fleet(how, lambda fleet: function(fleet, **given))
+
+        return click.command(name)(run)
+
+    return made
+
+
+def with_fleet(how: dict[str, Any], work: Callable[[Fleet], Awaitable[int]], **options: Any) -> int:
+    """Do something with the fleet that the options before the command name; return the exit status.
+
+    Args:
+        options: of all calls.
+    """
     from gofer.fleet import Fleet
 
     async def doing() -> int:
@@ -28,8 +52,7 @@ def with_fleet(how: dict[str, Any], work: Callable[..., Any], *args: Any, **opti
         if authenticator is not None:
             options["authenticator"] = authenticator
         async with Fleet(connector_of(how, settings), **options) as fleet:
-            status: int = await work(fleet, *args)
-            return status
+            return await work(fleet)
 
     try:
         return asyncio.run(doing())
@@ -45,8 +68,3 @@ def with_fleet(how: dict[str, Any], work: Callable[..., Any], *args: Any, **opti
     except (CallError, TypeError, ValueError) as wrong:
         complain("gofer fleet", wrong)
         return 2
-
-
-def machines(count: int) -> str:
-    """Return ``1 machine``, ``2 machines``."""
-    return f"{count} machine{'' if count == 1 else 's'}"

@@ -12,7 +12,8 @@ import click
 from gofer.targets import Targets
 from gofer.tools.arguments import duration
 from gofer.tools.fleet_completion import fleet_targets
-from gofer.tools.fleet_do import FAILED, machines, with_fleet
+from gofer.tools.fleet_do import FAILED, fleet_command
+from gofer.tools.fleet_output import machines
 from gofer.tools.output import complain, harmless, print_json, print_table
 
 if TYPE_CHECKING:
@@ -32,18 +33,13 @@ def _expression(text: str) -> str:
     return text
 
 
-@click.command("ls")
+@fleet_command("ls")
 @click.argument("targets", default="all", type=_expression, shell_complete=fleet_targets)
 @_waiting
 @click.option("--no-ask", is_flag=True, help="Show what is remembered, and ask nobody.")
 @click.option("--json", "as_json", is_flag=True, help="Print the machines' cards as JSON.")
-@click.pass_obj
-def _ls(how: dict[str, Any], /, targets: str, wait: float, *, no_ask: bool, as_json: bool) -> int:
+async def _ls(fleet: Fleet, targets: str, wait: float, *, no_ask: bool, as_json: bool) -> int:
     """List machines: those that answer, and those that were there before and do not."""
-    return with_fleet(how, _list, targets, wait, no_ask, as_json)
-
-
-async def _list(fleet: Fleet, targets: str, wait: float, no_ask: bool, as_json: bool) -> int:
     answered, refused = set(), Counter[str]()
     if not no_ask:
         found = await _ask(fleet, targets, wait)
@@ -71,22 +67,11 @@ def _row(member: Any, state: str) -> list[str]:
     return [harmless(card.name), harmless(card.address), state, seen, ", ".join(card.groups), harmless(plugins)]
 
 
-@click.command("ping")
+@fleet_command("ping")
 @click.argument("targets", default="all", type=_expression, shell_complete=fleet_targets)
 @_waiting
-@click.pass_obj
-def _ping(how: dict[str, Any], /, targets: str, wait: float) -> int:
+async def _ping(fleet: Fleet, targets: str, wait: float) -> int:
     """Count the machines that answer, and name those that do not."""
-    return with_fleet(how, _count, targets, wait)
-
-
-async def _ask(fleet: Fleet, targets: str, wait: float) -> Found:
-    """Ask, and wait for all that are known, if need be to the end: who is called missing then has had the time."""
-    known = fleet.members.select(Targets(targets))
-    return await fleet.ask(targets, wait=wait, expected=[one.card.address for one in known if one.answers])
-
-
-async def _count(fleet: Fleet, targets: str, wait: float) -> int:
     found = await _ask(fleet, targets, wait)
     known = fleet.members.select(Targets(targets))
     missing = [one.name for one in known if one.answers and one.card.address not in found.cards]
@@ -96,20 +81,22 @@ async def _count(fleet: Fleet, targets: str, wait: float) -> int:
     return FAILED if missing else 0
 
 
-@click.command("add")
+async def _ask(fleet: Fleet, targets: str, wait: float) -> Found:
+    """Ask, and wait for all that are known, if need be to the end: who is called missing then has had the time."""
+    known = fleet.members.select(Targets(targets))
+    return await fleet.ask(targets, wait=wait, expected=[one.card.address for one in known if one.answers])
+
+
+@fleet_command("add")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.pass_obj
-def _add(how: dict[str, Any], /, file: Path) -> int:
+async def _add(fleet: Fleet, file: Path) -> int:
     """Add machines that answer no questions: FILE has a section for each address, with name and groups in it."""
     from gofer.fleet import read_members
 
-    async def add(fleet: Fleet) -> int:
-        cards = read_members(file)
-        fleet.add(cards)
-        print(f"{machines(len(cards))} added")
-        return 0
-
-    return with_fleet(how, add)
+    cards = read_members(file)
+    fleet.add(cards)
+    print(f"{machines(len(cards))} added")
+    return 0
 
 
 COMMANDS = (_ls, _ping, _add)

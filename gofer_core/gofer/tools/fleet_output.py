@@ -1,4 +1,4 @@
-"""What ``gofer fleet`` prints: outcomes with failures first, identical answers once, and a line that is alive."""
+"""What ``gofer fleet`` prints: outcomes with failures first, identical answers once, a live line, and plans."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from gofer.tools.output import harmless, text_of
+from gofer.errors import CallError, MessagingError
+from gofer.tools.describe import at_address, method_lines
+from gofer.tools.output import complain, harmless, print_json, text_of
 
 if TYPE_CHECKING:
-    from gofer.fleet import Outcome, Run, Watch
+    from gofer.fleet import Fleet, Outcome, Plan, Run, Selection, Watch
 
-__all__ = ["histogram", "live_line", "plain", "print_groups", "print_outcomes", "print_values", "summary_line"]
+__all__ = [
+    "histogram", "live_line", "machines", "plain", "print_groups", "print_plan", "print_report", "summary_line",
+    "tell_of_care",
+]  # fmt: skip
 
 #: The order in which outcomes are shown: what somebody has to look after comes first.
 _ORDER = (
@@ -24,9 +30,16 @@ _ORDER = (
     "value",
 )  # fmt: skip
 _NAMES = 8  # names of machines behind one answer
+_FEW = 5  # names of machines in a sentence
+_TELLERS = 3  # machines that are asked for a method's documentation, until one tells
 _RANGES = 10
 _SMALLEST, _LARGEST = 1e-300, 1e300
 _LONG = 2000  # characters of one answer
+
+
+def machines(count: int) -> str:
+    """Return ``1 machine``, ``2 machines``."""
+    return f"{count} machine{'' if count == 1 else 's'}"
 
 
 def summary_line(counts: Mapping[str, int]) -> str:
@@ -35,7 +48,20 @@ def summary_line(counts: Mapping[str, int]) -> str:
     return ", ".join(words) or "no machines"
 
 
-def print_outcomes(outcomes: Iterable[Outcome]) -> None:
+def print_report(run: Run | Watch, given: dict[str, Any]) -> None:
+    """Print how a run has ended, as the options of the command say."""
+    outcomes = run.outcomes
+    if given["as_json"]:
+        print_json({"run": run.id, "counts": run.counts, "outcomes": [one._asdict() for one in outcomes]})
+    elif not given["jsonl"]:
+        if given["group_by"] or given["sums"] or given["hist"]:
+            _print_values(outcomes, given["group_by"], given["sums"], given["hist"])
+        else:
+            _print_outcomes(outcomes)
+        print(f"run {run.id}: {summary_line(run.counts)}")
+
+
+def _print_outcomes(outcomes: Iterable[Outcome]) -> None:
     """Print outcomes, the same answer of many machines once."""
     print_groups((one.name, one.kind, plain(one.value, one.address, one.sn)) for one in outcomes)
 
@@ -63,12 +89,12 @@ def print_groups(rows: Iterable[tuple[str, str, Any]]) -> None:
         print(f"    {harmless(', '.join(sorted(names)[:_NAMES]))}{more}")
 
 
-def print_values(outcomes: Sequence[Outcome], group_by: str | None, sums: str | None, hist: str | None) -> None:
+def _print_values(outcomes: Sequence[Outcome], group_by: str | None, sums: str | None, hist: str | None) -> None:
     """Print how many values have what at a path, the sum of their numbers at another, and how those at a third spread.
 
     Failures come first.
     """
-    print_outcomes(one for one in outcomes if not one.ok)
+    _print_outcomes(one for one in outcomes if not one.ok)
     values = [one.value for one in outcomes if one.ok]
     if group_by is not None:
         counts = Counter(json.dumps(_at(value, group_by), ensure_ascii=False, sort_keys=True) for value in values)
@@ -149,3 +175,68 @@ def live_line(run: Run | Watch, *, quiet: bool) -> Iterator[Callable[[], object]
         yield show
     finally:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+# -- plans -------------------------------------------------------------------------------------------------------------
+
+
+async def print_plan(fleet: Fleet, selection: Selection, method: tuple[str, str], *, as_json: bool) -> int:
+    """Print what is known of the method, and the waves with their machines; return the exit status."""
+    plan = selection.plan(*method)
+    documentation = await _documentation(fleet, plan, method)
+    if as_json:
+        names = [one.name for one in plan.members]
+        told = {
+            "method": ".".join(method),
+            "documentation": documentation,
+            "destructive": [one.name for one in plan.destructive],
+            "options": plan.waves.text(),
+            "waves": [names[begin:end] for begin, end in pairwise([0, *plan.ends])],
+        }
+        print_json(told)
+        return 0
+    for line in documentation:
+        print(harmless(line))
+    print()
+    if plan.waves != selection.waves:
+        print(_care(plan, method))
+    for n, (begin, end) in enumerate(pairwise([0, *plan.ends])):
+        print(f"wave {n + 1} of {len(plan.ends)}: {'.'.join(method)} on {machines(end - begin)}")
+        for member in plan.members[begin:end]:
+            print(f"  {harmless(member.name)} ({harmless(member.card.address_of(method[0]))})")
+    return 0
+
+
+async def _documentation(fleet: Fleet, plan: Plan, method: tuple[str, str]) -> list[str]:
+    """Have one of the machines tell of the method; or say why none does."""
+    why = ""
+    for member in plan.members[:_TELLERS]:
+        try:
+            told = await fleet.describe(member, method[0])
+            lines = method_lines(at_address(told), *method)
+        except (CallError, MessagingError) as failed:
+            why = why or f"{member.name} does not tell of it: {failed}"
+            continue
+        except (AttributeError, KeyError, TypeError, ValueError):  # whatever an agent of somebody else's has sent
+            why = why or f"{member.name} does not tell of it: its answer is no description"
+            continue
+        if lines:
+            return [*lines, f"(from {member.name})"]
+        why = why or f"{member.name} has no such method that you may call"
+    return [f"{'.'.join(method)}: {why}"]
+
+
+def tell_of_care(selection: Selection, method: tuple[str, str]) -> None:
+    """Say so on standard error if a method gets careful waves because it is marked destructive."""
+    plan = selection.plan(*method)
+    if plan.waves != selection.waves and len(plan.members) > 1:
+        complain("gofer fleet", _care(plan, method))
+
+
+def _care(plan: Plan, method: tuple[str, str]) -> str:
+    names = ", ".join(harmless(one.name) for one in plan.destructive[:_FEW])
+    more = f" and {len(plan.destructive) - _FEW} more" if len(plan.destructive) > _FEW else ""
+    return (
+        f"{'.'.join(method)} is marked destructive at {names}{more}: it is called on one machine, then on a tenth, "
+        "then on the rest, up to the first failure; --ramp, --batch or --stop-after says otherwise"
+    )

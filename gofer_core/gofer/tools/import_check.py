@@ -1,6 +1,6 @@
-"""Import what is installed, each in a process of its own, to see whether it is broken: it may end, kill or hang that.
+"""Import what is installed, each in a forked process, to see whether it is broken: it may end, kill or hang that.
 
-Run as a program, this module forks those processes.
+What they need is imported here, once for all of them.
 """
 
 from __future__ import annotations
@@ -9,21 +9,28 @@ import json
 import os
 import select
 import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple, NoReturn
 
+from gofer.agent.config import AgentConfig, Descriptor, read_descriptor, redescribe
+from gofer.agent.container import PluginContainer
+from gofer.agent.failures import Refused, blamed
+from gofer.agent.plugin import Plugin
+from gofer.agent.plugin_code import check_hooks, locate_plugin
+from gofer.agent.sources import import_source
+from gofer.entry_points import load
+from gofer.errors import PluginError
+from gofer.messaging.adapter import Adapter
 from gofer.rmi.model.fork_children import end_with_parent
 from gofer.root import Root
 
-__all__ = ["Check", "check_imports", "main"]
+__all__ = ["Check", "check_imports"]
 
 _AT_A_TIME = 4
+_MOST = 8000  # characters of a reason: in JSON they fit into a pipe that nobody reads yet
 
 
 class Check(NamedTuple):
@@ -34,85 +41,80 @@ class Check(NamedTuple):
     descriptor: Path | None = None
 
 
+class _Running(NamedTuple):
+    """A process that imports something. ``said``: the end of a pipe on which it says why that is broken."""
+
+    pid: int
+    said: int
+    number: int
+    deadline: float
+
+
 def check_imports(root: Root, checks: Sequence[Check], timeout: float) -> list[str | None]:
     """Import each, and return for each why it is broken, in one line; None: it is not.
 
-    Nothing is switched on by it: plugins' ``@load`` functions and hooks are not called. ``timeout`` is in seconds.
+    Nothing is switched on by it: plugins' ``@load`` functions and hooks are not called. This process forks: it has no
+    other threads. ``timeout`` is in seconds.
     """
-    # What all of them need is imported once, by one process that each is forked from.
-    with tempfile.TemporaryDirectory(prefix="gofer-check-") as folder:
-        for number in range(len(checks)):
-            Path(folder, str(number)).mkdir(mode=0o700)
-        told = [[check.group, check.name, str(check.descriptor or "")] for check in checks]
-        subprocess.run(  # noqa: S603 - this very module
-            [sys.executable, "-P", "-m", __name__, folder, str(timeout), json.dumps(told)],
-            env={**os.environ, "GOFER_ROOT": str(root.path)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            check=True,
-        )
-        return [json.loads(Path(folder, str(number), "reason").read_text("utf-8")) for number in range(len(checks))]
-
-
-def main(folder: str, timeout: str, checks: str) -> None:
-    """Fork a process for each check, some at a time, and write why it is broken, or null, into a file of its folder."""
-    from gofer.agent import container, plugin_code, sources  # noqa: F401 - once, for all
-    from gofer.messaging import adapter  # noqa: F401 - as above
-
-    waiting = list(enumerate(json.loads(checks)))
-    running: dict[int, tuple[int, Path, float]] = {}  # by the descriptor that tells its end
+    reasons: list[str | None] = [None] * len(checks)
+    waiting = list(enumerate(checks))
+    running: dict[int, _Running] = {}  # by the descriptor that tells its end
     try:
         while waiting or running:
             while waiting and len(running) < _AT_A_TIME:
-                number, (group, name, descriptor) = waiting.pop(0)
-                own = Path(folder, str(number))
-                child = os.fork()
-                if not child:
-                    _become_checked(own, group, name, descriptor)
-                running[os.pidfd_open(child)] = child, own, monotonic() + float(timeout)
-            first = min(deadline for _, _, deadline in running.values())
+                number, check = waiting.pop(0)
+                ours, theirs = os.pipe()
+                pid = os.fork()
+                if not pid:
+                    _become_checked(theirs, root, check)
+                os.close(theirs)
+                running[os.pidfd_open(pid)] = _Running(pid, ours, number, monotonic() + timeout)
+            first = min(one.deadline for one in running.values())
             ended = select.select(list(running), [], [], max(0.0, first - monotonic()))[0]
-            for pidfd, (child, own, deadline) in list(running.items()):
-                if pidfd in ended or monotonic() >= deadline:
+            for pidfd, one in list(running.items()):
+                if pidfd in ended or monotonic() >= one.deadline:
                     del running[pidfd]
                     os.close(pidfd)
-                    late = f"importing it takes longer than {float(timeout):g} s"
-                    status = _end(child)
-                    (own / "reason").write_text(json.dumps(_reason(own, status) if pidfd in ended else late), "utf-8")
+                    reason = _end(one)
+                    late = f"importing it takes longer than {timeout:g} s"
+                    reasons[one.number] = reason if pidfd in ended else late
     finally:
-        for child, _, _ in running.values():
-            _end(child)
+        for one in running.values():
+            _end(one)
+    return reasons
 
 
-def _end(child: int) -> int:
-    """Kill a process and all that it has started, which must not outlive it. Return its status."""
+def _end(one: _Running) -> str | None:
+    """Kill a process and all that it has started, which must not outlive it. Return why what it imported is broken."""
     # Until it is waited for, the number is its own.
     with suppress(ProcessLookupError):  # it has no group of its own yet
-        os.killpg(child, signal.SIGKILL)
-    os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def _reason(own: Path, status: int) -> str | None:
-    if (own / "result").exists():
-        reason: str | None = json.loads((own / "result").read_text("utf-8"))
+        os.killpg(one.pid, signal.SIGKILL)
+    os.kill(one.pid, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(one.pid, 0)[1])
+    os.set_blocking(one.said, False)  # what it has started may hold the other end
+    with open(one.said, "rb", buffering=0) as pipe:
+        said = (pipe.read(1 << 16) or b"").partition(b"\n")[0]
+    if said:
+        reason: str | None = json.loads(said)
         return reason
     if status < 0:
         return f"importing it kills the process ({signal.Signals(-status).name})"
     return f"importing it ends the process with status {status}"
 
 
-def _become_checked(own: Path, group: str, name: str, descriptor: str) -> NoReturn:
-    """Import one, and write the reason why it is broken, or null, into a file of its folder."""
+def _become_checked(pipe: int, root: Root, check: Check) -> NoReturn:
+    """Import one, and write the reason why it is broken, or null, into a pipe."""
     status = 1
     try:
         end_with_parent(signal.SIGKILL)
         os.setsid()
-        os.dup2(1, 2)
-        reason = _import_plugin(own, name, descriptor) if group == "gofer.plugins" else _import_object(group, name)
-        new = own / "result.new"
-        new.write_text(json.dumps(reason), "utf-8")
-        new.rename(own / "result")
+        os.environ["GOFER_ROOT"] = str(root.path)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nothing, stream)
+        is_plugin = check.group == "gofer.plugins"
+        reason = _import_plugin(root, check) if is_plugin else _import_object(check.group, check.name)
+        os.write(pipe, json.dumps(reason and reason[:_MOST]).encode() + b"\n")
         status = 0
     except SystemExit as left:
         status = left.code if isinstance(left.code, int) else int(left.code is not None)
@@ -121,10 +123,6 @@ def _become_checked(own: Path, group: str, name: str, descriptor: str) -> NoRetu
 
 
 def _import_object(group: str, name: str) -> str | None:
-    from gofer.entry_points import load
-    from gofer.errors import PluginError
-    from gofer.messaging.adapter import Adapter
-
     try:
         found = load(group, name)
     except PluginError as error:
@@ -136,20 +134,12 @@ def _import_object(group: str, name: str) -> str | None:
     return f"{found!r} has no method {' and no method '.join(missing)}" if missing else None
 
 
-def _import_plugin(folder: Path, name: str, descriptor: str) -> str | None:
-    from gofer.agent.config import AgentConfig, read_descriptor
-    from gofer.agent.container import PluginContainer
-    from gofer.agent.failures import Refused, blamed
-    from gofer.agent.plugin import Plugin
-    from gofer.agent.plugin_code import check_hooks, locate_plugin
-    from gofer.agent.sources import import_source
-
-    file = Path(descriptor or folder / "checked.conf")
-    if not descriptor:
-        file.write_text(f"[main]\nplugin = {name}\n")
-        file.chmod(0o600)
-    root = Root.from_environ(os.environ)
-    found, problems = read_descriptor(root, file)
+def _import_plugin(root: Root, check: Check) -> str | None:
+    found: Descriptor | None
+    if check.descriptor is None:
+        found, problems = redescribe(Path("checked.conf"), {"main": {"plugin": check.name}})
+    else:
+        found, problems = read_descriptor(root, check.descriptor)
     if found is None:
         return str(problems[0])
     plugin = Plugin(PluginContainer(root, AgentConfig()), found)
@@ -162,10 +152,3 @@ def _import_plugin(folder: Path, name: str, descriptor: str) -> str | None:
     except Refused as refused:
         return refused.problem.text
     return None
-
-
-if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except KeyboardInterrupt:
-        sys.exit(130)

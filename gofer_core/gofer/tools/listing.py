@@ -1,24 +1,30 @@
-"""``gofer plugins`` and ``gofer authenticators``; and what they share with ``gofer adapters``."""
+"""``gofer plugins``, ``gofer adapters`` and ``gofer authenticators``: what is installed, and what an adapter can do."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gofer.entry_points import listed
+from gofer.errors import GoferError
 from gofer.root import Root
 from gofer.tools.arguments import duration, option_group
-from gofer.tools.import_check import Check, check_imports
-from gofer.tools.output import complain, print_json, print_table
+from gofer.tools.connecting import connector_of, tls_options
+from gofer.tools.output import complain, harmless, print_json, print_table
 
 if TYPE_CHECKING:
     from gofer.agent.config import Descriptor
+    from gofer.testing.own_broker import Finding
 
-__all__ = ["authenticators", "list_entry_points", "listing_options", "plugins"]
+__all__ = ["adapters", "authenticators", "plugins"]
+
+_SUPPORTED = {True: "yes", False: "no", None: "not tried"}
 
 
 def _seconds(text: str) -> float:
@@ -30,25 +36,53 @@ def _seconds(text: str) -> float:
 
 _HOW_LONG = "How long importing one may take."
 #: Gives a command the options ``--timeout`` and ``--json``.
-listing_options = option_group(
+_listing_options = option_group(
     click.option("--json", "as_json", is_flag=True, help="Print JSON: a list with one object for each."),
     click.option("--timeout", type=_seconds, default=10.0, show_default=True, metavar="SECONDS", help=_HOW_LONG),
 )
 
 
 @click.command()
-@listing_options
+@_listing_options
 def authenticators(as_json: bool, timeout: float) -> None:
     """List the installed authenticators, by the names that descriptors and `gofer rmi -A` use.
 
     Each is imported in a separate process, to show whether it is broken.
     """
-    list_entry_points("gofer.authenticators", as_json, timeout)
+    _list("gofer.authenticators", as_json, timeout)
+
+
+@click.command()
+@_listing_options
+@click.option("--test", "url", metavar="URL", help="Test what gofer can do on the broker at URL.")
+@tls_options
+def adapters(as_json: bool, timeout: float, url: str | None, **how: Any) -> int:
+    """List the installed adapters, by the names that stand in URLs before the +.
+
+    Each is imported in a separate process, to show whether it is broken.
+
+    With --test, run the contract of adapters on your broker instead, and print what it supports. The test takes half a
+    minute or more. It uses queues and exchanges with names of its own (contract-...), and deletes them. It does not
+    touch anything else at the broker. It needs pytest. The options for certificates are for --test.
+
+    \b
+    Exit status:
+      0    listed; or tested, and the broker supports all that gofer asks for
+      1    tested, and the broker does not support some of it: the table says what
+      2    wrong arguments, or pytest is not installed
+      6    no connection to the broker
+    """
+    if url is None:
+        _list("gofer.adapters", as_json, timeout)
+        return 0
+    if find_spec("pytest") is None:
+        raise click.UsageError("--test needs pytest, which is not installed: pip install pytest")
+    return _test({"url": url, **how}, as_json)
 
 
 @click.command()
 @click.option("--root", metavar="DIR", help="Read the descriptors under DIR/etc/gofer (default: GOFER_ROOT, else /).")
-@listing_options
+@_listing_options
 def plugins(root: str | None, as_json: bool, timeout: float) -> None:
     """List the installed plugins, and whether a descriptor switches them on.
 
@@ -65,10 +99,10 @@ def plugins(root: str | None, as_json: bool, timeout: float) -> None:
     described: dict[str, list[Descriptor]] = {}
     for one in descriptors:
         described.setdefault(one.plugin or one.entry, []).append(one)
-    list_entry_points(GROUP, as_json, timeout, place, described)
+    _list(GROUP, as_json, timeout, place, described)
 
 
-def list_entry_points(
+def _list(
     group: str,
     as_json: bool,
     timeout: float,
@@ -81,6 +115,8 @@ def list_entry_points(
         timeout: seconds that importing one may take.
         described: of plugins, the descriptors of each, by its name.
     """
+    from gofer.tools.import_check import Check, check_imports  # most of the agent
+
     rows, checks = [], []
     for one in listed(group):
         row: dict[str, Any] = asdict(one)
@@ -113,3 +149,28 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _test(how: dict[str, Any], as_json: bool) -> int:
+    from gofer.testing.own_broker import check_login, run_contract
+
+    try:
+        connector = connector_of(how, {})
+        check_login(connector)
+    except GoferError as error:
+        complain("gofer adapters", error)
+        return 6
+    findings = run_contract(connector, _progress if sys.stderr.isatty() else lambda _: None)
+    rows = [asdict(one) for one in findings]
+    if as_json:
+        print_json(rows)
+    else:
+        cells = [[one.promise, _SUPPORTED[one.kept], harmless(one.why)] for one in findings]
+        print_table(["", "SUPPORTED", "WHY NOT"], cells)
+        tried = [one for one in findings if one.kept is not None]
+        print(f"{sum(bool(one.kept) for one in tried)} of {len(tried)} are supported by {connector.url}.")
+    return int(any(one.kept is False for one in findings))
+
+
+def _progress(found: Finding) -> None:
+    print(f"\r\x1b[K{found.promise[:70]}", end="", file=sys.stderr, flush=True)

@@ -21,28 +21,12 @@ from gofer.tools.output import complain
 
 __all__ = ["main"]
 
-#: The module of each command.
-_COMMANDS = MappingProxyType(
-    {
-        "rmi": "rmi",
-        "describe": "describe",
-        "stubs": "stubs",
-        "agent": "agent",
-        "mgt": "agent",
-        "can": "can",
-        "fleet": "fleet",
-        "emulate": "emulate",
-        "broker": "broker",
-        "demo": "demo",
-        "plugins": "listing",
-        "adapters": "adapters",
-        "authenticators": "listing",
-        "certs": "certs",
-        "new": "new",
-        "service": "service",
-        "completion": "completion",
-    }
-)
+#: The commands, in the order of the help; the module of each has its name, but for these.
+_COMMANDS = (
+    "rmi", "describe", "stubs", "agent", "mgt", "can", "fleet", "emulate", "broker", "demo", "plugins", "adapters",
+    "authenticators", "certs", "new", "service", "completion",
+)  # fmt: skip
+_MODULES = MappingProxyType({"mgt": "agent", "plugins": "listing", "adapters": "listing", "authenticators": "listing"})
 
 #: Commands of other distributions: an entry point's name, and a click command.
 _GROUP = "gofer.commands"
@@ -89,11 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complete(instruction: str) -> int:
-    from click.shell_completion import add_completion_class, shell_complete
+    from click.shell_completion import shell_complete
 
-    from gofer.tools.bash_completion import Bash
-
-    add_completion_class(Bash)
     logging.basicConfig(level=logging.CRITICAL + 1)  # whoever presses Tab wants no warnings in the line
     return shell_complete(_gofer, {}, "gofer", COMPLETE, instruction)
 
@@ -126,7 +107,7 @@ class _Lazy(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _COMMANDS:
-            found = getattr(importlib.import_module(f"gofer.tools.{_COMMANDS[cmd_name]}"), cmd_name)
+            found = getattr(importlib.import_module(f"gofer.tools.{_MODULES.get(cmd_name, cmd_name)}"), cmd_name)
         elif cmd_name in self.list_commands(ctx):
             try:
                 found = load(_GROUP, cmd_name)

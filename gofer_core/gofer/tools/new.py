@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from string import Template
 from types import MappingProxyType
-from typing import Any
 
 import click
+
+from gofer.tools.output import filled
 
 __all__ = ["new"]
 
@@ -28,7 +30,7 @@ _LONGEST = 30
 class _Kind:
     """One thing that can be made. ``taken``: names of gofer's own. ``classes``: names that its class must not have."""
 
-    group: str
+    help: str
     taken: tuple[str, ...]
     classes: tuple[str, ...] = ()
 
@@ -36,10 +38,18 @@ class _Kind:
 _KINDS = MappingProxyType(
     {
         "plugin": _Kind(
-            "gofer.plugins", ("demo", "package", "system", "virt"), ("Admin", "Context", "False", "None", "True")
+            "Create a plugin: a class and a function to call, a descriptor, and a test with a real agent.",
+            ("demo", "package", "system", "virt"),
+            ("Admin", "Context", "False", "None", "True"),
         ),
-        "adapter": _Kind("gofer.adapters", ("amqp", "local", "proton", "qpid")),
-        "authenticator": _Kind("gofer.authenticators", ("hmac", "x509")),
+        "adapter": _Kind(
+            "Create an adapter to a kind of broker, with the contract of adapters as its test.",
+            ("amqp", "local", "proton", "qpid"),
+        ),
+        "authenticator": _Kind(
+            "Create an authenticator, which signs messages, with the contract of authenticators as its test.",
+            ("hmac", "x509"),
+        ),
     }
 )
 
@@ -50,33 +60,6 @@ def new() -> None:
 
     Writes a complete distribution into a new directory. You can install it; it passes its own test; gofer lists it.
     """
-
-
-def _arguments(command: Callable[..., Any]) -> Callable[..., Any]:
-    where = "The directory to create (default: NAME, in the working directory)."
-    directory = click.option("-d", "--directory", type=click.Path(path_type=Path), metavar="DIR", help=where)
-    return click.argument("name")(directory(command))
-
-
-@new.command()
-@_arguments
-def plugin(name: str, directory: Path | None) -> None:
-    """Create a plugin: a class and a function to call, a descriptor, and a test with a real agent."""
-    _write("plugin", name, directory)
-
-
-@new.command()
-@_arguments
-def adapter(name: str, directory: Path | None) -> None:
-    """Create an adapter to a kind of broker, with the contract of adapters as its test."""
-    _write("adapter", name, directory)
-
-
-@new.command()
-@_arguments
-def authenticator(name: str, directory: Path | None) -> None:
-    """Create an authenticator, which signs messages, with the contract of authenticators as its test."""
-    _write("authenticator", name, directory)
 
 
 def _write(what: str, name: str, directory: Path | None) -> None:
@@ -112,7 +95,7 @@ def _write(what: str, name: str, directory: Path | None) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         reason = f"{error.strerror}; it was removed again"
         raise click.ClickException(f"{what}: {str(folder)!r} cannot be written: {reason}") from None
-    following = Template((templates / f"{what}.next.template").read_text("utf-8")).substitute(values)
+    following = filled(f"{what}.next", **values)
     click.echo(f"{shown} holds {values['distribution']}. What to type next:\n{following}", nl=False)
 
 
@@ -146,7 +129,7 @@ def _check(what: str, kind: _Kind, name: str) -> str:
         raise _bad(f"{name!r} would make a class {cls}, which has a meaning already; choose another name")
     from gofer.entry_points import listed
 
-    for one in listed(kind.group):
+    for one in listed(f"gofer.{what}s"):
         if one.name == name:
             raise _bad(f"{name!r} is installed already, by {one}; choose another name, or uninstall it first")
     return cls
@@ -158,3 +141,16 @@ def _bad(text: str) -> click.BadParameter:
 
 def _a(what: str) -> str:
     return f"{'an' if what[0] in 'ae' else 'a'} {what}"
+
+
+_PARAMETERS = (
+    click.Argument(["name"]),
+    click.Option(
+        ["-d", "--directory"],
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="The directory to create (default: NAME, in the working directory).",
+    ),
+)
+for _what, _kind in _KINDS.items():
+    new.add_command(click.Command(_what, callback=partial(_write, _what), params=[*_PARAMETERS], help=_kind.help))

@@ -1,4 +1,4 @@
-"""What the commands print: complaints of one line, traces made harmless, and tables."""
+"""What the commands print and write: complaints of one line, traces made harmless, tables, and filled templates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["complain", "harmless", "print_json", "print_table", "text_of"]
+__all__ = ["complain", "filled", "harmless", "print_json", "print_table", "text_of"]
 
 # All control characters but tab and newline: a terminal would obey them. And what turns the direction of text round.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -29,6 +29,14 @@ def complain(command: str, what: object) -> None:
 def harmless(text: str) -> str:
     """Return text that came over the wire with its control characters spelled out, tabs and newlines left alone."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def filled(template: str, /, **values: object) -> str:
+    """Return a template, a path below ``templates`` without ``.template``, with its ``$names`` filled in."""
+    from importlib.resources import files  # most commands print only
+    from string import Template
+
+    return Template((files(__package__) / f"templates/{template}.template").read_text("utf-8")).substitute(values)
 
 
 def text_of(value: Any) -> str:

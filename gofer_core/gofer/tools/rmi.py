@@ -11,28 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gofer.errors import (
-    AdapterError,
-    CallError,
-    ConfigError,
-    ConnectionLost,
-    DispatchError,
-    MemberNotFound,
-    NamespaceNotFound,
-    NotAuthorized,
-    NotFound,
-    NotTaken,
-    PluginError,
-    Rejected,
-    RemoteException,
-    RequestTimeout,
-)
+from gofer import errors
 from gofer.messaging.caller_conf import profile
-from gofer.tools import login
-from gofer.tools.agent_options import agent_options
-from gofer.tools.arguments import address, call_arguments, call_input, duration, json_value, target
+from gofer.tools.arguments import address, call_arguments, call_input, duration, input_option, json_value, target
 from gofer.tools.completion import targets
-from gofer.tools.connecting import connector_of
+from gofer.tools.connecting import agent_options, connector_of, proof_options, proofs
 from gofer.tools.output import complain, harmless, print_json
 from gofer.tools.progress import Bar
 
@@ -46,17 +29,17 @@ _RAISED, _USAGE, _TIMEOUT, _NOT_FOUND, _REFUSED, _NO_CONNECTION = range(1, 7)
 _Meanings = tuple[tuple[tuple[type[Exception], ...], int], ...]
 # The first that fits counts. An error that came as a reply is the method's own, unless there was none to run.
 _ANSWERED: _Meanings = (
-    ((NamespaceNotFound, MemberNotFound), _NOT_FOUND),
-    ((DispatchError,), _REFUSED),
+    ((errors.NamespaceNotFound, errors.MemberNotFound), _NOT_FOUND),
+    ((errors.DispatchError,), _REFUSED),
     ((Exception,), _RAISED),
 )
 _UNANSWERED: _Meanings = (
-    ((RequestTimeout,), _TIMEOUT),
-    ((NotFound, NotTaken), _NOT_FOUND),
-    ((Rejected,), _REFUSED),
-    ((ConnectionLost, AdapterError), _NO_CONNECTION),
-    ((CallError,), _RAISED),
-    ((ConfigError, PluginError, TypeError, ValueError), _USAGE),
+    ((errors.RequestTimeout,), _TIMEOUT),
+    ((errors.NotFound, errors.NotTaken), _NOT_FOUND),
+    ((errors.Rejected,), _REFUSED),
+    ((errors.ConnectionLost, errors.AdapterError), _NO_CONNECTION),
+    ((errors.CallError,), _RAISED),
+    ((errors.ConfigError, errors.PluginError, TypeError, ValueError), _USAGE),
 )
 
 
@@ -90,21 +73,12 @@ _UNANSWERED: _Meanings = (
 )
 @click.option("-T", "--ttl", type=duration, metavar="TIME", help="The agent must accept the request within this time.")
 @click.option("-d", "--data", type=json_value, metavar="JSON", help="Comes back in every reply.")
-@click.option(
-    "-i",
-    "--input",
-    "given",
-    type=call_input,
-    metavar="JSON",
-    help="All arguments: [[positional, ...], {keyword: value}]; - reads standard input.",
-)
+@input_option
 @click.option("-c", "--constructor", type=call_input, metavar="JSON", help="Arguments of the remote class, as for -i.")
 @click.option("-p", "--progress", metavar="PREFIX", help="Show progress on standard error, PREFIX in front.")
 @click.option("--secret", "ask_secret", is_flag=True, help="Ask for the secret that the method requires.")
-@click.option("--secret-file", metavar="FILE", help="Read the secret from the first line of FILE; -: standard input.")
-@click.option("--user", metavar="NAME", help="The user to call as; the password is asked for.")
+@proof_options
 @click.option("--password", "ask_password", is_flag=True, help="Ask for the password, as --user does.")
-@click.option("--password-file", metavar="FILE", help="Read the password from the first line of FILE, not asking.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the connection's events on standard error.")
 @click.option("--json", "as_json", is_flag=True, help="Print the value as JSON even if it is text.")
 @click.argument("arguments", nargs=-1)
@@ -172,7 +146,7 @@ def _call(args: list[Any], kws: dict[str, Any], how: dict[str, Any]) -> Any:
     for name in ("wait", "reply", "ttl", "data", "timeout"):
         if how.get(name) is not None:
             options[name] = how[name]
-    options.update(_proofs(how, settings))
+    options.update(proofs(how, settings))
     with ExitStack() as stack:
         if how.get("progress") is not None:
             options["progress"] = stack.enter_context(Bar(how["progress"]))
@@ -196,25 +170,6 @@ def _call(args: list[Any], kws: dict[str, Any], how: dict[str, Any]) -> Any:
             raise
 
 
-def _proofs(how: dict[str, Any], settings: dict[str, str]) -> CallOptions:
-    """Return what shows that this caller may call: the authenticator, the secret, user and password."""
-    found: CallOptions = {}
-    authenticator = how.get("authenticator") or settings.get("authenticator")
-    if authenticator is not None:
-        found["authenticator"] = authenticator
-    if how.get("secret_file") is not None:
-        found["secret"] = login.from_file(how["secret_file"], "--secret-file")
-    elif how.get("ask_secret"):
-        found["secret"] = login.ask("secret", "--secret-file")
-    user = how.get("user") or settings.get("user")
-    if user is None:
-        if how.get("ask_password") or how.get("password_file") is not None:
-            raise click.UsageError("a password needs a user: --user NAME")
-        return found
-    found["user"], found["password"] = user, login.password_of(user, how.get("password_file"))
-    return found
-
-
 def _wait_for(agent: Agent, seconds: float) -> None:
     """Wait until the agent answers.
 
@@ -222,19 +177,19 @@ def _wait_for(agent: Agent, seconds: float) -> None:
         NotFound, ConnectionLost, RequestTimeout: it has not answered in time.
     """
     deadline = monotonic() + seconds
-    known: NotFound | ConnectionLost | None = None
+    known: errors.NotFound | errors.ConnectionLost | None = None
     while True:
         left = max(0.1, deadline - monotonic())
         try:
             agent(wait=left, ttl=None, reply=None, trigger=0, progress=None).Admin().hello()
             return
-        except (Rejected, NotAuthorized):
+        except (errors.Rejected, errors.NotAuthorized):
             return  # it answers, but not this
-        except (NotFound, ConnectionLost) as why:
+        except (errors.NotFound, errors.ConnectionLost) as why:
             if monotonic() >= deadline:
                 raise
             known = why
-        except RequestTimeout:
+        except errors.RequestTimeout:
             if known is not None:  # the last try had little time: an earlier one tells more
                 raise known from None
             raise
@@ -244,7 +199,7 @@ def _wait_for(agent: Agent, seconds: float) -> None:
 def _status(error: Exception) -> int | None:
     """Tell the exit status that an error means; None: it is a fault of ours."""
     answered = _trace(error) != ""
-    if not answered and isinstance(error, RequestTimeout) and error.state == "not sent":
+    if not answered and isinstance(error, errors.RequestTimeout) and error.state == "not sent":
         return _NO_CONNECTION
     meanings = _ANSWERED if answered else _UNANSWERED
     return next((status for kinds, status in meanings if isinstance(error, kinds)), None)
@@ -260,7 +215,7 @@ def _tell(command: str, error: Exception, status: int) -> None:
     trace = _trace(error).rstrip()
     if status == _RAISED and "\n" in trace:  # else the line below says all of it
         print(harmless(trace), file=sys.stderr)
-    if isinstance(error, RemoteException):
+    if isinstance(error, errors.RemoteException):
         name = f"{error.xmodule}.{error.xclass}"
         said = (line for line in error.trace.splitlines() if line.startswith(name))  # the traceback's own last part
         complain(command, next(said, f"{name}: {error.xargs}"))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from gofer.root import Root
+from gofer.tools.output import filled
 
 __all__ = ["Service"]
 
@@ -60,11 +59,11 @@ class Service:
         """Return the files and their texts, the unit first."""
         kind = "user.service" if self.home is not None else _UNIT
         directories = _DIRECTORIES if self.whole else "# The root is private: goferd makes its directories itself."
-        found = {self.unit: _filled(kind, command=self._command_line(), directories=directories)}
+        found = {self.unit: filled(f"service/{kind}", command=self._command_line(), directories=directories)}
         if self.whole:
-            found[self._settings() / "sysusers.d/gofer.conf"] = _filled("sysusers")
-            found[self._settings() / "tmpfiles.d/gofer.conf"] = _filled("tmpfiles")
-            found[(self.destdir or self.root.path) / "etc/pam.d/gofer"] = _filled("pam", **_pam_stack())
+            found[self._settings() / "sysusers.d/gofer.conf"] = filled("service/sysusers")
+            found[self._settings() / "tmpfiles.d/gofer.conf"] = filled("service/tmpfiles")
+            found[(self.destdir or self.root.path) / "etc/pam.d/gofer"] = filled("service/pam", **_pam_stack())
         return found
 
     def _settings(self) -> Path:
@@ -78,10 +77,6 @@ class Service:
         if self.root.path != Path("/"):
             words += ["--root", str(self.root.path)]
         return " ".join(map(_quoted, words))
-
-
-def _filled(name: str, **values: str) -> str:
-    return Template((files(__package__) / f"templates/service/{name}.template").read_text("utf-8")).substitute(values)
 
 
 def _quoted(word: str) -> str:

@@ -18,10 +18,10 @@ from typing import Any
 
 import click
 
-from gofer.tools.agent_options import agent_options
 from gofer.tools.arguments import duration
+from gofer.tools.connecting import agent_options
 from gofer.tools.describe import at_address
-from gofer.tools.output import complain
+from gofer.tools.output import complain, filled
 from gofer.tools.rmi import answer
 
 __all__ = ["stubs", "write_stubs"]
@@ -31,11 +31,6 @@ _UNWRITTEN = 74  # the exit status of every command whose output cannot be writt
 _OWN = ("close", "flush", "Admin")  # names of the agent itself
 _SIMPLE = MappingProxyType(
     {"integer": "_int", "number": "_float", "string": "_str", "boolean": "_bool", "null": "None"}
-)
-_IMPORTS = (
-    "from builtins import bool as _bool, dict as _dict, float as _float, int as _int",
-    "from builtins import list as _list, str as _str, tuple as _tuple",
-    "from typing import Any as _Any, Literal as _Literal, NotRequired as _NotRequired, TypedDict as _TypedDict",
 )
 
 
@@ -140,47 +135,17 @@ class _Writer:
         """Write the module."""
         default = "" if self._address is None else f" = {self._address!r}"
         self.types()  # collects the dicts
-        names = ["AsyncClient", "Client", *self._dicts]
-        lines = [
-            _FIRST,
-            repr(f"A client of what the agent has at {self._address or 'an address'}."),
-            "",
-            "from __future__ import annotations",
-            "",
-            *_IMPORTS,
-            "",
-            "from gofer import aio as _aio, proxy as _proxy",
-            "",
-            f"__all__ = {names!r}",
-            *self._written_dicts(),
-        ]
-        for name, base in (("Client", "_proxy.Agent"), ("AsyncClient", "_aio.Agent")):
-            lines += ["", "", f"class {name}({base}):", f"    def __init__(self, url, address{default}, **options):"]
-            lines += ["        super().__init__(url, address, **options)"]
-        return "\n".join([*lines, ""])
+        doc = repr(f"A client of what the agent has at {self._address or 'an address'}.")
+        names = repr(["AsyncClient", "Client", *self._dicts])
+        return filled("stubs/module", first=_FIRST, doc=doc, names=names, dicts=self._written_dicts(), default=default)
 
     def types(self) -> str:
         """Write the types of the module."""
-        bodies = [line for asynchronous in (False, True) for line in self._client(asynchronous)]
-        return "\n".join(
-            [
-                _FIRST,
-                *_IMPORTS,
-                "from collections.abc import Awaitable as _Awaitable",
-                "from types import TracebackType as _Trace",
-                "from typing import Self as _Self, Unpack as _Unpack, overload as _overload",
-                "",
-                "from gofer.messaging import Connector as _Connector",
-                "from gofer.messaging.url import URL as _URL",
-                "from gofer.rmi.client.options import CallOptions as _Options",
-                *self._written_dicts(),
-                *bodies,
-                "",
-            ]
-        )
+        classes = "\n".join(line for asynchronous in (False, True) for line in self._client(asynchronous))
+        return filled("stubs/types", first=_FIRST, dicts=self._written_dicts(), classes=classes)
 
-    def _written_dicts(self) -> list[str]:
-        return [line for text in self._dicts.values() for line in ("", text)]
+    def _written_dicts(self) -> str:
+        return "".join(f"\n\n{text}" for text in self._dicts.values())
 
     def _client(self, asynchronous: bool) -> Iterator[str]:
         def stub(space: str) -> str:
@@ -197,7 +162,9 @@ class _Writer:
                 yield from (f"        {str(method.get('documentation', ''))!r}", "        ...")
             if not methods and space not in self._constructors:
                 yield "    ..."
-        yield from self._agent(asynchronous)
+        name, a, more = ("AsyncClient", "async ", "a") if asynchronous else ("Client", "", "")
+        address = "address: _str" if self._address is None else "address: _str = ..."
+        yield filled("stubs/client", name=name, a=a, more=more, address=address).rstrip()
         for space in self._spaces:
             if "@" not in space:
                 yield from ("    @property", f"    def {space}(self) -> {stub(space)}: ...")
@@ -206,20 +173,6 @@ class _Writer:
             pair = ", ".join(f"_Literal[{part!r}]" for part in space.split("@", 1))
             yield from (["    @_overload"] if len(versions) > 1 else [])
             yield f"    def __getitem__(self, name: _tuple[{pair}], /) -> {stub(space)}: ..."
-
-    def _agent(self, asynchronous: bool) -> Iterator[str]:
-        name, a, more = ("AsyncClient", "async ", "a") if asynchronous else ("Client", "", "")
-        address = "address: _str" if self._address is None else "address: _str = ..."
-        yield from ("", f"class {name}:")
-        how = f"url: _str | _URL | _Connector, {address}, **options: _Unpack[_Options]"
-        yield f"    def __init__(self, {how}) -> None: ..."
-        yield "    def __call__(self, **options: _Unpack[_Options]) -> _Self: ..."
-        yield f"    {a}def __{more}enter__(self) -> _Self: ..."
-        raised = "kind: type[BaseException] | None, error: BaseException | None, trace: _Trace | None"
-        yield f"    {a}def __{more}exit__(self, {raised}, /) -> None: ..."
-        yield f"    {a}def flush(self, timeout: _float | None = None) -> None: ..."
-        yield f"    {a}def close(self) -> None: ..."
-        yield from ("    @property", "    def Admin(self) -> _Any: ...")
 
     def _parameters(self, described: Mapping[str, Any]) -> str:
         definitions = described["schema"].get("$defs", {})

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from gofer.testing.guard import Guard
+from gofer.testing.agents import Guard
 
 from support.brokers.server import BrokerError, Server, ServerTLS, answers, ask_management, made_by
 from support.ports import free_port

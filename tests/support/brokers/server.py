@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
-from gofer.testing.guard import Guard
+from gofer.testing.agents import Guard
 
 from support.ports import free_port
 
