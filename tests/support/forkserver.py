@@ -48,7 +48,7 @@ class Popen(subprocess.Popen[Any]):
         names += ["gid", "gids", "uid", "umask", "start_new_session", "process_group"]
         given = dict(zip(names, how, strict=True))
         environ = dict(os.environ if given["env"] is None else given["env"])
-        unusual = ("executable", "preexec_fn", "pass_fds", "shell", "gid", "gids", "uid")
+        unusual = ("executable", "preexec_fn", "shell", "gid", "gids", "uid")
         if any(given[name] for name in unusual) or given["process_group"] != -1 or not _alike(environ, args):
             super()._execute_child(args, *how)  # type: ignore[misc] # it is private
             return
@@ -59,8 +59,10 @@ class Popen(subprocess.Popen[Any]):
             "environ": environ,
             "new_session": given["start_new_session"],
             "umask": given["umask"],
+            "descriptors": [0, 1, 2, *given["pass_fds"]],
         }
-        self.pid = _server(args).fork(request, [number if pipe == -1 else pipe for number, pipe in enumerate(pipes)])
+        descriptors = [number if pipe == -1 else pipe for number, pipe in enumerate(pipes)]
+        self.pid = _server(args).fork(request, [*descriptors, *given["pass_fds"]])
         self._child_created = True
         ends = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
         self._close_pipe_fds(*(given[name] for name in ends))  # type: ignore[attr-defined] # it is private
@@ -137,7 +139,7 @@ def _close() -> None:
 
 def _alike(environ: Mapping[str, str], command: Sequence[str]) -> bool:
     """Tell whether the interpreter would start as the fork server did."""
-    python = command[0] == sys.executable and command[1] in ("-c", "-m")
+    python = command[0] == sys.executable and next(word for word in command[1:] if word != "-P") in ("-c", "-m")
     text = all(isinstance(word, str) for word in command)
     if not (python or command[0] == GOFER) or not text or sum(map(len, command)) > _LONGEST:
         return False
