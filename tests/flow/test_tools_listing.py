@@ -7,13 +7,12 @@ import os
 import pty
 import subprocess
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from support import forkserver
-from support.commands import GOFER, gofer, left_behind
+from support.commands import GOFER, gofer, left_behind, run_gofer
 from support.plugins import describe, install
 from support.waiting import eventually
 
@@ -30,12 +29,18 @@ def hello():
 def site(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     site = tmp_path / "site"
     site.mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(site))
+    installed_in(site, monkeypatch)
     return site
 
 
-def listed(command: str, *arguments: str, environ: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
-    done = gofer(command, "--json", *arguments, environ=environ)
+def installed_in(site: Path, patch: pytest.MonkeyPatch) -> None:
+    """Have this process, and those that it starts, find what is installed there."""
+    patch.syspath_prepend(str(site))
+    patch.setenv("PYTHONPATH", str(site))
+
+
+def listed(command: str, *arguments: str) -> dict[str, dict[str, Any]]:
+    done = run_gofer(command, "--json", *arguments)
     assert done.returncode == 0, done.stderr
     return {one["name"]: one for one in json.loads(done.stdout)}
 
@@ -91,7 +96,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Listed:
     describe(root, "careful", "[main]\nenabled = 1\n[mine]\ncolour = red\n")
     describe(root, "absent")
     describe(root, "wrong", "[main]\nenabled = perhaps\n")
-    done = gofer("plugins", "--json", environ={"PYTHONPATH": str(site), "GOFER_ROOT": str(root)})
+    with pytest.MonkeyPatch.context() as patch:
+        installed_in(site, patch)
+        done = run_gofer("plugins", "--json", "--root", str(root))
     assert done.returncode == 0, done.stderr
     return Listed(top, json.loads(done.stdout), done.stderr.splitlines())
 
@@ -170,8 +177,9 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     install(site, "good", GOOD)
     for name, (code, _) in BROKEN.items():
         install(site, name, code)
-    environ = {"PYTHONPATH": str(site), "GOFER_ROOT": str(root)}
-    return listed("plugins", "--timeout", "12", environ=environ)
+    with pytest.MonkeyPatch.context() as patch:
+        installed_in(site, patch)
+        return listed("plugins", "--timeout", "12", "--root", str(root))
 
 
 @pytest.mark.slow
@@ -204,7 +212,7 @@ def test_what_a_plugin_starts_while_it_is_tried_is_ended(site: Path, tmp_path: P
 def test_a_table_is_plain_where_it_is_read_by_a_program(site: Path, root: Path) -> None:
     install(site, "bad", "1 / 0")
     describe(root, "demo")
-    lines = gofer("plugins").stdout.splitlines()
+    lines = run_gofer("plugins").stdout.splitlines()
     assert lines[0].split() == ["NAME", "VERSION", "DISTRIBUTION", "MODULE", "ENABLED", "DESCRIPTORS", "STATE"]
     rows = {line.split()[0]: line.split() for line in lines[1:]}
     assert rows["bad"][1:6] == ["1.0", "gofer-plugin-bad", "bad_module", "no", "broken:"]

@@ -27,6 +27,7 @@ GOFER = str(Path(sys.executable).with_name("gofer"))
 
 _AGENT = ("gofer.agent.main", "gofer.agent.helper", "gofer.messaging.local.server", "gofer.messaging.local.adapter")
 _CALLER = ("gofer.tools.main", "gofer.tools.rmi", "gofer.tools.agent", "gofer.proxy", "gofer.aio", "rich.console")
+_AGENTS = ("gofer.agent", "gofer.messaging.local.server", "gofer.tools.import_check")  # commands that need those
 _LONGEST = 100_000  # what a request has room for beside the environment
 _PR_SET_CHILD_SUBREAPER = 36
 _lock = threading.Lock()
@@ -121,7 +122,7 @@ class _Server:
 
 
 def _server(command: Sequence[str]) -> _Server:
-    agent = any("gofer.agent" in word or "gofer.messaging.local.server" in word for word in command)
+    agent = any(name in word for word in command for name in _AGENTS)
     modules = _AGENT if agent else _CALLER
     with _lock:
         if not _servers:
