@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -20,8 +19,7 @@ from gofer.errors import MemberNotFound, NotAuthorized, Rejected, SecretRequired
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer_authenticator_hmac import HmacAuthenticator
-from support import forkserver
-from support.commands import run_gofer
+from support.commands import check_goferd, run_gofer
 from support.goferd import AgentProcess
 from support.guarded import Guarded
 from support.localbroker import LocalBroker
@@ -582,14 +580,7 @@ def can(house: Guarded, *words: str) -> tuple[int, list[str], str]:
 
 
 def check(house: Guarded) -> tuple[int, list[str], str]:
-    done = forkserver.run(
-        [sys.executable, "-c", "import sys; from gofer.agent.main import main; sys.exit(main())", "--check"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(house.site), "GOFER_ROOT": str(house.root)},
-    )
+    done = check_goferd(house.root)
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 

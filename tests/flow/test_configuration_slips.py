@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 from gofer.proxy import Agent
-from support import forkserver
+from support.commands import check_goferd
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.plugins import describe, install
@@ -47,10 +46,7 @@ expiration=0
 
 
 def check(process: AgentProcess) -> tuple[int, list[str]]:
-    command = [sys.executable, "-c", "import sys; from gofer.agent.main import main; sys.exit(main())"]
-    done = forkserver.run(
-        [*command, "--root", str(process.root), "--check"], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = check_goferd(process.root)
     assert done.stderr == ""
     return done.returncode, done.stdout.splitlines()
 

@@ -283,13 +283,15 @@ def test_a_helper_that_was_stopped_goes_on_at_the_next_call(
     agent: Agent, process: AgentProcess, tmp_path: Path
 ) -> None:
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(agent.Forked().note, str(tmp_path / "note"), "at work", 3.0)
-        eventually((tmp_path / "note").exists)
+        running = threads.submit(agent.Forked().meet, str(tmp_path / "here"), 2)
+        eventually((tmp_path / "here").exists)
         (helper,) = psutil.Process(process.pid).children()
         helper.suspend()
         eventually(lambda: helper.status() == psutil.STATUS_STOPPED)
         assert agent(wait=20).Forked().echo(1) == 1
-        assert running.result(30) == "at work"  # nothing was killed
+        with (tmp_path / "here").open("a") as file:
+            file.write("here\n")
+        assert running.result(40) == "met"  # nothing was killed
     assert psutil.Process(process.pid).children() == [helper]
     assert "the process that forks its calls was stopped; it goes on now" in process.log.read_text()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from gofer.proxy import Agent
 from support import forkserver
+from support.commands import check_goferd
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.plugins import describe, install
@@ -185,19 +186,10 @@ def lines(home: Home) -> Iterator[list[str]]:
 @pytest.fixture(scope="module")
 def checked(home: Home) -> subprocess.CompletedProcess[str]:
     """What ``goferd --check`` says."""
-    code = (
-        "import sys\nfrom gofer.agent.main import main\nstatus = main(['--root', sys.argv[1], '--check'])\n"
-        "assert not [name for name in sys.modules if name.endswith('_module')], 'a plugin was imported'\n"
-        "sys.exit(status)\n"
-    )
-    return forkserver.run(
-        [sys.executable, "-c", code, str(home.root)],
-        env=home.environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    before = set(sys.modules)
+    done = check_goferd(home.root, home.site)
+    assert not [name for name in set(sys.modules) - before if name.endswith("_module")], "a plugin was imported"
+    return done
 
 
 @pytest.mark.parametrize("one", BROKEN, ids=lambda one: one.name)
@@ -254,8 +246,7 @@ def test_check_outlives_what_an_import_does(tmp_path: Path, code: str, says: str
     home = Home(tmp_path)
     install(home.site, "fatal", code)
     file = describe(home.root, "fatal")
-    command = [sys.executable, "-m", "gofer.agent.main", "--check"]
-    done = forkserver.run(command, env=home.environ, capture_output=True, text=True, timeout=60, check=False)
+    done = check_goferd(home.root, home.site)
 
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stdout.splitlines()[0] == f"error: {file}: [main] plugin: {says}"
@@ -286,8 +277,7 @@ def test_check_loads_nothing_and_lets_plugins_find_each_other(tmp_path: Path) ->
     )
     describe(home.root, "dog")
     describe(home.root, "zebra")
-    command = [sys.executable, "-m", "gofer.agent.main", "--check"]
-    done = forkserver.run(command, env=home.environ, capture_output=True, text=True, timeout=60, check=False)
+    done = check_goferd(home.root, home.site)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "enabled: dog, good, zebra; errors: 0" in done.stdout
@@ -297,8 +287,7 @@ def test_check_loads_nothing_and_lets_plugins_find_each_other(tmp_path: Path) ->
 def test_check_reports_what_is_wrong_in_the_agents_own_settings(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.process.configure("[main]\nshutdown_timeout=whenever\n[loging]\nroot=DEBUG\n")
-    command = [sys.executable, "-m", "gofer.agent.main", "--check"]
-    done = forkserver.run(command, env=home.environ, capture_output=True, text=True, timeout=30, check=False)
+    done = check_goferd(home.root, home.site)
 
     assert done.returncode == 1
     assert f"error: {home.root}/etc/gofer/agent.conf: [main] shutdown_timeout: 'whenever'" in done.stdout

@@ -174,6 +174,7 @@ def test_one_that_raises_silences_no_other(serving: Serving, name: str) -> None:
         assert told in log
 
 
+@pytest.mark.slow  # the agent waits for it at its end
 def test_one_that_never_hears_the_end_of_a_request_delays_nothing(serving: Serving) -> None:
     """Nobody waits for it: not callers, nor the ledger, nor other hooks, nor the end of the agent."""
     hangs = "@hookimpl\ndef gofer_finished(plugin, request):\n    write('hangs', request.method)\n    until('never')\n"

@@ -217,6 +217,7 @@ class TestTheServiceThatComesWithGofer:
         with Person("jim") as jane:
             yield jane
 
+    @pytest.mark.slow  # PAM takes two seconds to refuse a password
     def test_it_takes_the_right_password_of_an_account_that_is_open(self, text: str, jane: Person) -> None:
         with pam_file(f"gofer-test-{os.getpid()}", text) as service:
             right = jane.password.encode()

@@ -25,7 +25,8 @@ from support.packages import AptRoot, DnfRoot
 from support.presence import until_it_answers
 from support.waiting import eventually
 
-pytestmark = pytest.mark.xdist_group("plugin-package")  # one process makes what the module shares
+# One process makes what the module shares. They build packages, and install them.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("plugin-package")]
 
 DESCRIPTOR = """
 [main]
@@ -425,7 +426,6 @@ def children_of(program: str, root: AptRoot) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.slow  # it builds and indexes packages
 class TestDnf:
     def test_install_update_and_the_way_back(self, dnf: Agent, dnf_root: DnfRoot) -> None:
         package = dnf.Package()

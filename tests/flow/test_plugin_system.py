@@ -33,7 +33,7 @@ from gofer.errors import (
 )
 from gofer.proxy import Agent
 from gofer_authenticator_hmac import HmacAuthenticator
-from support import forkserver
+from support.commands import check_goferd
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.people import Person
@@ -461,9 +461,7 @@ def test_a_signed_caller_may_name_a_user_and_then_needs_the_password(agent: Agen
 
 
 def run_check(root: Path) -> tuple[int, str]:
-    goferd = [sys.executable, "-c", "from gofer.agent.main import main; raise SystemExit(main())"]
-    check = [*goferd, "--root", str(root), "--check"]
-    done = forkserver.run(check, capture_output=True, text=True, timeout=60, check=False)
+    done = check_goferd(root)
     return done.returncode, done.stdout
 
 

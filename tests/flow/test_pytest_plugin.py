@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each starts a pytest
+
 CONFTEST = 'pytest_plugins = ["gofer.testing.plugin"]\n'
 
 KENNEL = """
@@ -115,7 +117,6 @@ def test_no_more():
     assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fixture", "wrong"),
     [

@@ -91,7 +91,7 @@ class TestSigned:
         """The agent runs it; its replies are signed by ``agent``, and this caller takes those of ``web-9`` alone."""
         signer = served.scheme.named("ops")
         signer.peers = frozenset({"web-9"})
-        with Agent(served.connector, QUEUE, wait=2, authenticator=signer) as agent, pytest.raises(RequestTimeout):
+        with Agent(served.connector, QUEUE, wait=1, authenticator=signer) as agent, pytest.raises(RequestTimeout):
             agent.Probe().note(str(trace), "ran")
         eventually(lambda: set(runs(trace)) == {"ran"})
 

@@ -7,13 +7,12 @@ import os
 import pty
 import subprocess
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from support import forkserver
-from support.commands import GOFER, gofer, left_behind
+from support.commands import GOFER, gofer, left_behind, run_gofer
 from support.plugins import describe, install
 from support.waiting import eventually
 
@@ -30,19 +29,82 @@ def hello():
 def site(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     site = tmp_path / "site"
     site.mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(site))
+    installed_in(site, monkeypatch)
     return site
 
 
-def listed(command: str, *arguments: str, environ: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
-    done = gofer(command, "--json", *arguments, environ=environ)
+def installed_in(site: Path, patch: pytest.MonkeyPatch) -> None:
+    """Have this process, and those that it starts, find what is installed there."""
+    patch.syspath_prepend(str(site))
+    patch.setenv("PYTHONPATH", str(site))
+
+
+def listed(command: str, *arguments: str) -> dict[str, dict[str, Any]]:
+    done = run_gofer(command, "--json", *arguments)
     assert done.returncode == 0, done.stderr
     return {one["name"]: one for one in json.loads(done.stdout)}
 
 
-def test_a_plugin_is_shown_with_what_provides_it(site: Path) -> None:
+CAREFUL = """
+from pathlib import Path
+from gofer.agent.plugin import Plugin
+from gofer.decorators import load
+from gofer.hooks import hookimpl
+
+plugin = Plugin.find(__name__)
+assert plugin.cfg.mine.colour == "red"
+
+@load
+def start():
+    Path("{top}/loaded").touch()
+
+@hookimpl
+def gofer_load(plugin):
+    Path("{top}/hooked").touch()
+"""
+
+
+class Listed(NamedTuple):
+    """What is listed of plugins that one root describes, and what `gofer plugins --json` has printed."""
+
+    top: Path
+    plugins: list[dict[str, Any]]
+    errors: list[str]
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        """Return what is said of the plugin of this name."""
+        (one,) = (one for one in self.plugins if one["name"] == name)
+        return one
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Listed:
+    """What is listed of many plugins, in one go."""
+    top = tmp_path_factory.mktemp("shown")
+    site, root = top / "site", top / "root"
+    site.mkdir()
+    (root / "etc/gofer/plugins").mkdir(parents=True, mode=0o755)
     install(site, "good", GOOD, version="2.5", distribution="acme-good")
-    assert listed("plugins")["good"] == {
+    for name in ("by_name", "named", "off", "undescribed"):
+        install(site, name, GOOD)
+    install(site, "careful", CAREFUL.format(top=top))
+    install(site, "twin", GOOD, distribution="first")
+    install(site, "twin", None, distribution="second")
+    describe(root, "by_name")
+    describe(root, "other", "[main]\nenabled = 1\nplugin = named\n")
+    describe(root, "off", "[main]\nenabled = 0\n")
+    describe(root, "careful", "[main]\nenabled = 1\n[mine]\ncolour = red\n")
+    describe(root, "absent")
+    describe(root, "wrong", "[main]\nenabled = perhaps\n")
+    with pytest.MonkeyPatch.context() as patch:
+        installed_in(site, patch)
+        done = run_gofer("plugins", "--json", "--root", str(root))
+    assert done.returncode == 0, done.stderr
+    return Listed(top, json.loads(done.stdout), done.stderr.splitlines())
+
+
+def test_a_plugin_is_shown_with_what_provides_it(shown: Listed) -> None:
+    assert shown["good"] == {
         "name": "good",
         "version": "2.5",
         "distribution": "acme-good",
@@ -53,29 +115,43 @@ def test_a_plugin_is_shown_with_what_provides_it(site: Path) -> None:
     }
 
 
-def test_a_plugin_is_enabled_by_a_descriptor_of_its_name_or_one_that_names_it(site: Path, root: Path) -> None:
-    for name in ("by_name", "named", "off", "undescribed"):
-        install(site, name, GOOD)
-    first = describe(root, "by_name")
-    second = describe(root, "other", "[main]\nenabled = 1\nplugin = named\n")
-    third = describe(root, "off", "[main]\nenabled = 0\n")
-    found = listed("plugins")
-    assert {
-        name: (one["enabled"], one["descriptors"]) for name, one in found.items() if one["value"] == f"{name}_module"
-    } == {
-        "by_name": (True, [str(first)]),
-        "named": (True, [str(second)]),
-        "off": (False, [str(third)]),
-        "undescribed": (False, []),
-    }
+@pytest.mark.parametrize(
+    ("name", "enabled", "file"),
+    [("by_name", True, "by_name"), ("named", True, "other"), ("off", False, "off"), ("undescribed", False, None)],
+)
+def test_a_plugin_is_enabled_by_a_descriptor_of_its_name_or_one_that_names_it(
+    shown: Listed, name: str, enabled: bool, file: str | None
+) -> None:
+    files = [] if file is None else [str(shown.top / f"root/etc/gofer/plugins/{file}.conf")]
+    assert (shown[name]["enabled"], shown[name]["descriptors"]) == (enabled, files)
 
 
-def test_the_root_may_be_given(site: Path, tmp_path: Path) -> None:
-    install(site, "good", GOOD)
+def test_the_root_may_be_given(root: Path, tmp_path: Path) -> None:
     (tmp_path / "second/etc/gofer/plugins").mkdir(parents=True, mode=0o755)
-    describe(tmp_path / "second", "good")
-    assert not listed("plugins")["good"]["enabled"]
-    assert listed("plugins", "--root", str(tmp_path / "second"))["good"]["enabled"]
+    describe(tmp_path / "second", "demo")
+    assert not listed("plugins")["demo"]["enabled"]
+    assert listed("plugins", "--root", str(tmp_path / "second"))["demo"]["enabled"]
+
+
+def test_nothing_a_plugin_does_when_it_is_loaded_is_done(shown: Listed) -> None:
+    assert shown["careful"]["broken"] is None
+    assert not (shown.top / "loaded").exists()
+    assert not (shown.top / "hooked").exists()
+
+
+def test_one_name_claimed_twice(shown: Listed) -> None:
+    twins = [one for one in shown.plugins if one["name"] == "twin"]
+    assert [one["distribution"] for one in twins] == ["first", "second"]
+    assert all("first 1.0 and second 1.0" in one["broken"] for one in twins)
+
+
+def test_what_is_wrong_with_descriptors_is_reported_on_standard_error(shown: Listed) -> None:
+    assert any(
+        "absent.conf" in line and "no installed plugin is called 'absent'; installed: " in line for line in shown.errors
+    )
+    assert any("wrong.conf: [main] enabled" in line for line in shown.errors)
+    assert all(line.startswith("gofer plugins: ") for line in shown.errors)
+    assert shown.plugins
 
 
 BROKEN = {
@@ -101,8 +177,9 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     install(site, "good", GOOD)
     for name, (code, _) in BROKEN.items():
         install(site, name, code)
-    environ = {"PYTHONPATH": str(site), "GOFER_ROOT": str(root)}
-    return listed("plugins", "--timeout", "12", environ=environ)
+    with pytest.MonkeyPatch.context() as patch:
+        installed_in(site, patch)
+        return listed("plugins", "--timeout", "12", "--root", str(root))
 
 
 @pytest.mark.slow
@@ -132,58 +209,10 @@ def test_what_a_plugin_starts_while_it_is_tried_is_ended(site: Path, tmp_path: P
     eventually(lambda: not left_behind(tmp_path / "mark"))
 
 
-def test_nothing_a_plugin_does_when_it_is_loaded_is_done(site: Path, tmp_path: Path) -> None:
-    code = f"""
-        from pathlib import Path
-        from gofer.agent.plugin import Plugin
-        from gofer.decorators import load
-        from gofer.hooks import hookimpl
-
-        plugin = Plugin.find(__name__)
-        assert plugin.cfg.mine.colour == "red"
-
-        @load
-        def start():
-            Path({str(tmp_path / "loaded")!r}).touch()
-
-        @hookimpl
-        def gofer_load(plugin):
-            Path({str(tmp_path / "hooked")!r}).touch()
-    """
-    install(site, "careful", code)
-    describe(Path(os.environ["GOFER_ROOT"]), "careful", "[main]\nenabled = 1\n[mine]\ncolour = red\n")
-    assert listed("plugins")["careful"]["broken"] is None
-    assert not (tmp_path / "loaded").exists()
-    assert not (tmp_path / "hooked").exists()
-
-
-def test_one_name_claimed_twice(site: Path) -> None:
-    install(site, "twin", GOOD, distribution="first")
-    install(site, "twin", None, distribution="second")
-    done = gofer("plugins", "--json")
-    twins = [one for one in json.loads(done.stdout) if one["name"] == "twin"]
-    assert [one["distribution"] for one in twins] == ["first", "second"]
-    assert all("first 1.0 and second 1.0" in one["broken"] for one in twins)
-
-
-def test_what_is_wrong_with_descriptors_is_reported_on_standard_error(site: Path, root: Path) -> None:
-    describe(root, "absent")
-    describe(root, "wrong", "[main]\nenabled = perhaps\n")
-    done = gofer("plugins", "--json")
-    assert done.returncode == 0
-    assert any(
-        "absent.conf" in line and "no installed plugin is called 'absent'; installed: " in line
-        for line in done.stderr.splitlines()
-    )
-    assert any("wrong.conf: [main] enabled" in line for line in done.stderr.splitlines())
-    assert all(line.startswith("gofer plugins: ") for line in done.stderr.splitlines())
-    assert json.loads(done.stdout)
-
-
 def test_a_table_is_plain_where_it_is_read_by_a_program(site: Path, root: Path) -> None:
     install(site, "bad", "1 / 0")
     describe(root, "demo")
-    lines = gofer("plugins").stdout.splitlines()
+    lines = run_gofer("plugins").stdout.splitlines()
     assert lines[0].split() == ["NAME", "VERSION", "DISTRIBUTION", "MODULE", "ENABLED", "DESCRIPTORS", "STATE"]
     rows = {line.split()[0]: line.split() for line in lines[1:]}
     assert rows["bad"][1:6] == ["1.0", "gofer-plugin-bad", "bad_module", "no", "broken:"]
@@ -227,11 +256,6 @@ def test_adapters(site: Path) -> None:
 
 
 def test_authenticators(site: Path) -> None:
-    found = listed("authenticators")
-    assert {name: (one["distribution"], one["broken"]) for name, one in found.items()} == {
-        "hmac": ("gofer-authenticator-hmac", None),
-        "x509": ("gofer-authenticator-x509", None),
-    }
     code = """
         class Signer:
             def sign(self, digest): ...
@@ -242,7 +266,11 @@ def test_authenticators(site: Path) -> None:
     install(site, "signer", code, group="gofer.authenticators", entry="signer_module:Signer")
     install(site, "half", code, group="gofer.authenticators", entry="half_module:Half")
     found = listed("authenticators")
-    assert found["signer"]["broken"] is None
+    assert {name: (one["distribution"], one["broken"]) for name, one in found.items() if name != "half"} == {
+        "hmac": ("gofer-authenticator-hmac", None),
+        "signer": ("gofer-plugin-signer", None),
+        "x509": ("gofer-authenticator-x509", None),
+    }
     assert "no method validate" in found["half"]["broken"]
 
 

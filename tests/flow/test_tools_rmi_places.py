@@ -338,7 +338,7 @@ def test_wait_for_agent_waits_for_the_broker_and_the_agent(place: Path, tmp_path
 
 
 def test_wait_for_agent_gives_up(url: str, tmp_path: Path) -> None:
-    call = ("rmi", "-t", "Dog.give", "--wait-for-agent", "2", "x")
+    call = ("rmi", "-t", "Dog.give", "--wait-for-agent", "1", "x")
     assert "no agent at this address" in refused(gofer(*call, "-u", url, "-a", "nobody"), 4)
     assert "none.sock" in refused(gofer(*call, "-u", f"local://{tmp_path}/none.sock", "-a", "nobody"), 6)
 

@@ -23,6 +23,8 @@ from support.reloads import manage
 from support.spans import Spans, recorded
 from support.traced import CALLER, TRACED
 
+pytestmark = pytest.mark.slow  # each process imports the SDK of OpenTelemetry
+
 
 class Place:
     """A goferd with two plugins of the same code, and its traces."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from gofer.agent.management.wire import Unusable
 from gofer.errors import DispatchError, NotFound, Rejected, RequestTimeout
 from gofer.proxy import Agent
 from gofer_authenticator_hmac import HmacAuthenticator
-from support import forkserver
+from support.commands import check_goferd
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.plugins import describe, install
@@ -65,16 +64,7 @@ class House:
         return describe(self.process.root, name, text)
 
     def check(self) -> tuple[int, str]:
-        command = [sys.executable, "-c", "import sys; from gofer.agent.main import main; sys.exit(main())"]
-        environ = {**os.environ, "PYTHONPATH": str(self.site)}
-        done = forkserver.run(
-            [*command, "--root", str(self.process.root), "--check"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env=environ,
-        )
+        done = check_goferd(self.process.root, self.site)
         return done.returncode, done.stdout + done.stderr
 
     def agent(self, address: str, keys: Path | None = None) -> Agent:

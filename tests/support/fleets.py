@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,14 +18,22 @@ from gofer.messaging.connector import Connector
 from gofer.targets import Targets
 
 from support import forkserver
-from support.forkserver import GOFER
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.waiting import eventually
 
-__all__ = ["DESCRIPTOR", "DOGS", "gofer", "kinds", "machines", "names", "sent"]
+__all__ = ["DESCRIPTOR", "DOGS", "gofer", "kinds", "machines", "names", "sent", "started", "watches"]
 
+# `gofer`, which does not wait half a second for machines that it does not know once all that it knows have answered.
+_GOFER = """
+import sys
+from gofer.fleet import discovery
+from gofer.tools.main import main
+discovery._QUIET = 0.05
+sys.exit(main())
+"""
 DOGS = """
+import os
 import time
 
 from gofer.decorators import destructive, remote
@@ -40,8 +50,9 @@ class Dog:
         raise ValueError("no")
 
     @remote
-    def sleep(self, seconds):
-        time.sleep(seconds)
+    def sleep(self, until):
+        while not os.path.exists(until):
+            time.sleep(0.005)
         return "awake"
 
     @remote
@@ -88,9 +99,22 @@ def names(broker: LocalBroker, targets: str = "all", **how: Any) -> list[str]:
 
 def gofer(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run ``gofer fleet`` to its end."""
-    return forkserver.run(
-        [GOFER, "fleet", *arguments], input=stdin, capture_output=True, text=True, timeout=120, check=False
-    )
+    return forkserver.run(_command(*arguments), input=stdin, text=True, timeout=120)
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    """Start ``gofer fleet``."""
+    return forkserver.Popen(_command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", _GOFER, "fleet", *arguments]
+
+
+def watches(command: subprocess.Popen[str], state: Path) -> bool:
+    """Tell whether a command has opened the record of runs."""
+    files = f"/proc/{command.pid}/fd"
+    return any(os.path.realpath(f"{files}/{one}") == str(state / "runs.db") for one in os.listdir(files))
 
 
 def kinds(outcomes: Iterable[Outcome]) -> dict[str, str]:

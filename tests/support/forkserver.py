@@ -27,6 +27,7 @@ GOFER = str(Path(sys.executable).with_name("gofer"))
 
 _AGENT = ("gofer.agent.main", "gofer.agent.helper", "gofer.messaging.local.server", "gofer.messaging.local.adapter")
 _CALLER = ("gofer.tools.main", "gofer.tools.rmi", "gofer.tools.agent", "gofer.proxy", "gofer.aio", "rich.console")
+_AGENTS = ("gofer.agent", "gofer.messaging.local.server", "gofer.tools.import_check")  # commands that need those
 _LONGEST = 100_000  # what a request has room for beside the environment
 _PR_SET_CHILD_SUBREAPER = 36
 _lock = threading.Lock()
@@ -48,7 +49,7 @@ class Popen(subprocess.Popen[Any]):
         names += ["gid", "gids", "uid", "umask", "start_new_session", "process_group"]
         given = dict(zip(names, how, strict=True))
         environ = dict(os.environ if given["env"] is None else given["env"])
-        unusual = ("executable", "preexec_fn", "pass_fds", "shell", "gid", "gids", "uid")
+        unusual = ("executable", "preexec_fn", "shell", "gid", "gids", "uid")
         if any(given[name] for name in unusual) or given["process_group"] != -1 or not _alike(environ, args):
             super()._execute_child(args, *how)  # type: ignore[misc] # it is private
             return
@@ -59,8 +60,10 @@ class Popen(subprocess.Popen[Any]):
             "environ": environ,
             "new_session": given["start_new_session"],
             "umask": given["umask"],
+            "descriptors": [0, 1, 2, *given["pass_fds"]],
         }
-        self.pid = _server(args).fork(request, [number if pipe == -1 else pipe for number, pipe in enumerate(pipes)])
+        descriptors = [number if pipe == -1 else pipe for number, pipe in enumerate(pipes)]
+        self.pid = _server(args).fork(request, [*descriptors, *given["pass_fds"]])
         self._child_created = True
         ends = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
         self._close_pipe_fds(*(given[name] for name in ends))  # type: ignore[attr-defined] # it is private
@@ -119,7 +122,7 @@ class _Server:
 
 
 def _server(command: Sequence[str]) -> _Server:
-    agent = any("gofer.agent" in word or "gofer.messaging.local.server" in word for word in command)
+    agent = any(name in word for word in command for name in _AGENTS)
     modules = _AGENT if agent else _CALLER
     with _lock:
         if not _servers:
@@ -137,7 +140,7 @@ def _close() -> None:
 
 def _alike(environ: Mapping[str, str], command: Sequence[str]) -> bool:
     """Tell whether the interpreter would start as the fork server did."""
-    python = command[0] == sys.executable and command[1] in ("-c", "-m")
+    python = command[0] == sys.executable and next(word for word in command[1:] if word != "-P") in ("-c", "-m")
     text = all(isinstance(word, str) for word in command)
     if not (python or command[0] == GOFER) or not text or sum(map(len, command)) > _LONGEST:
         return False

@@ -18,6 +18,7 @@ def eventually(look: Callable[[], _T], timeout: float = 40.0, what: str | Callab
     it waits for needs the processor, too.
     """
     deadline = time.monotonic() + timeout
+    pause = 0.001
     while True:
         begun = time.monotonic()
         if found := look():
@@ -25,4 +26,5 @@ def eventually(look: Callable[[], _T], timeout: float = 40.0, what: str | Callab
         now = time.monotonic()
         if now > deadline:
             raise AssertionError(f"not within {timeout:g} s: {(what() if callable(what) else what) or look}")
-        time.sleep(max(0.01, 2 * (now - begun)))
+        time.sleep(max(pause, 2 * (now - begun)))
+        pause = min(0.01, 1.5 * pause)

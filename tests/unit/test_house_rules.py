@@ -51,6 +51,11 @@ class Source:
     path: Path
     tree: ast.Module
 
+    @functools.cached_property
+    def nodes(self) -> list[ast.AST]:
+        """All of the tree, once for all rules."""
+        return list(ast.walk(self.tree))
+
     def at(self, node: ast.stmt | ast.expr | ast.ExceptHandler, what: str) -> str:
         return f"{self.path.relative_to(TOP)}:{node.lineno}: {what}"
 
@@ -76,19 +81,19 @@ def last_name(node: ast.expr) -> str:
 
 
 def star_imports(source: Source) -> Iterator[str]:
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
             yield source.at(node, f"from {node.module} import *")
 
 
 def subclassed_threads_and_processes(source: Source) -> Iterator[str]:
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.ClassDef) and {last_name(base) for base in node.bases} & {"Thread", "Process", "Timer"}:
             yield source.at(node, f"{node.name} subclasses a thread or process; give one a target instead")
 
 
 def metaclasses(source: Source) -> Iterator[str]:
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.ClassDef) and (
             any(keyword.arg == "metaclass" for keyword in node.keywords)
             or {last_name(base) for base in node.bases} & {"type", "ABCMeta", "EnumMeta", "EnumType"}
@@ -97,7 +102,7 @@ def metaclasses(source: Source) -> Iterator[str]:
 
 
 def swallowed_errors(source: Source) -> Iterator[str]:
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if not isinstance(node, ast.ExceptHandler):
             continue
         if node.type is None:
@@ -119,7 +124,7 @@ def state(source: Source) -> Iterator[str]:
     A table is none: an upper-case literal that its module never changes. Nor is an upper-case object of a class that
     is not known to be stateful, nor what a lower-case function returned.
     """
-    changed = {name for node in ast.walk(source.tree) for name in changed_names(node)}
+    changed = {name for node in source.nodes for name in changed_names(node)}
     for node in top_level(source.tree.body):
         match node:
             case ast.Assign(targets=targets, value=value):
@@ -225,7 +230,7 @@ def test_state_that_is_allowed_still_exists() -> None:
     defined = {
         f"{name}.{node.id}"
         for name, source in modules.items()
-        for node in ast.walk(source.tree)
+        for node in source.nodes
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     } | {
         f"{name}.{node.name}"

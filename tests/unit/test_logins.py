@@ -146,14 +146,19 @@ class Ends:
     def __init__(self, logins: Logins) -> None:
         self.logins = logins
         self.of: dict[str, list[NotAuthorized | None]] = {}
+        self._more = threading.Condition()
 
     def ask(self, user: str, password: str, service: str | None = "passwd") -> None:
-        self.logins.check(
-            Attempt("Dog.bark", user, service, password), lambda refused: self.of.setdefault(user, []).append(refused)
-        )
+        def ended(refused: NotAuthorized | None) -> None:
+            with self._more:
+                self.of.setdefault(user, []).append(refused)
+                self._more.notify_all()
+
+        self.logins.check(Attempt("Dog.bark", user, service, password), ended)
 
     def until(self, user: str, count: int) -> list[NotAuthorized | None]:
-        eventually(lambda: len(self.of.get(user, [])) == count, what=str(self.of))
+        with self._more:
+            assert self._more.wait_for(lambda: len(self.of.get(user, [])) == count, 40), str(self.of)
         return self.of[user]
 
 

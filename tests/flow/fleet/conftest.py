@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,26 @@ def state(tmp_path: Path, broker: LocalBroker, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path / "state/gofer"
 
 
+@pytest.fixture(scope="module")
+def remembered(broker: LocalBroker, agents: list[AgentProcess], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a caller remembers that has asked both machines."""
+    top = tmp_path_factory.mktemp("remembered")
+    with pytest.MonkeyPatch.context() as environ:
+        environ.setenv("XDG_STATE_HOME", str(top))
+        environ.setenv("GOFER_URL", broker.url)
+        eventually(lambda: len(json.loads(gofer("ls", "--json").stdout)) == 2)
+    return top / "gofer"
+
+
 @pytest.fixture
-def web(state: Path, agents: list[AgentProcess]) -> None:
-    """Both machines are remembered: whoever asks waits no longer than half a second for the last of them."""
-    eventually(lambda: len(json.loads(gofer("ls", "--json").stdout)) == 2)
+def web(state: Path, remembered: Path) -> None:
+    """Both machines are remembered: whoever asks waits for both."""
+    shutil.copytree(remembered, state)
+
+
+@pytest.fixture
+def awake(tmp_path: Path) -> Iterator[Path]:
+    """A file that does not exist: ``Dog.sleep`` sleeps until it does."""
+    path = tmp_path / "awake"
+    yield path
+    path.touch()  # whatever became of the test, both machines have their worker again

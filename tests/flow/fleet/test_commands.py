@@ -17,7 +17,7 @@ from gofer.errors import ConfigError
 from gofer.fleet import BlockingFleet, Fleet
 from gofer.testing.emulator import Emulator, Script
 from support import forkserver
-from support.fleets import gofer, kinds, sent
+from support.fleets import gofer, kinds, sent, started, watches
 from support.forkserver import GOFER
 from support.localbroker import LocalBroker
 from support.waiting import eventually
@@ -126,15 +126,16 @@ def test_a_plan_says_why_it_has_no_documentation(state: Path, web: None) -> None
 # -- watching ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_watched_to_its_end(state: Path, web: None) -> None:
-    command = forkserver.Popen(
-        [GOFER, "fleet", "call", "group=web", "Dog.sleep", "2"], stdout=subprocess.PIPE, text=True
-    )
+def test_a_run_is_watched_to_its_end(state: Path, web: None, awake: Path) -> None:
+    command = started("call", "group=web", "Dog.sleep", str(awake))
     eventually(lambda: sent(state) == 2)
-    watched = gofer("watch", "--jsonl")
+    watch = started("watch", "--jsonl")
+    eventually(lambda: watches(watch, state))
+    awake.touch()
     assert command.communicate()[0].startswith("2 × awake")  # noqa: RUF001 - as above
-    assert watched.returncode == 0, watched
-    assert {(one["name"], one["value"]) for one in map(json.loads, watched.stdout.splitlines())} == {
+    out, err = watch.communicate(timeout=60)
+    assert watch.returncode == 0, (out, err)
+    assert {(one["name"], one["value"]) for one in map(json.loads, out.splitlines())} == {
         ("web-0", "awake"),
         ("web-1", "awake"),
     }
@@ -151,19 +152,19 @@ def test_the_end_of_a_run_is_that_of_the_watch(state: Path, web: None) -> None:
     assert gofer("watch", "zzz").returncode == 2
 
 
-def test_whoever_watches_hears_that_nobody_runs_it_any_more(state: Path, web: None) -> None:
-    command = forkserver.Popen([GOFER, "fleet", "call", "group=web", "Dog.sleep", "8"], stdout=subprocess.DEVNULL)
+def test_whoever_watches_hears_that_nobody_runs_it_any_more(state: Path, web: None, awake: Path) -> None:
+    command = started("call", "group=web", "Dog.sleep", str(awake))
     eventually(lambda: sent(state) == 2)
-    watch = forkserver.Popen(
-        [GOFER, "fleet", "watch", "last"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    watch = started("watch", "last")
+    eventually(lambda: watches(watch, state))
     command.send_signal(signal.SIGKILL)
-    command.wait()
+    command.communicate()
     out, err = watch.communicate(timeout=60)
     assert watch.returncode == 3, (out, err)
     run = out.rpartition("run ")[2].partition(":")[0]
     assert f"run {run} was stopped: the process that ran it was killed, or has failed" in err
     assert f"to go on: gofer fleet resume {run}" in err
+    awake.touch()
     assert gofer("resume").stdout.startswith("2 × awake")  # noqa: RUF001 - as above
     assert gofer("watch").returncode == 0
 

@@ -12,8 +12,11 @@ __all__ = ["FIXTURES", "choose_tests", "chosen_brokers"]
 #: The brokers, and the fixture of each.
 FIXTURES = {"rabbitmq": "rabbitmq3", "rabbitmq4": "rabbitmq4", "brokerj": "brokerj", "artemis": "artemis"}
 
-# Files whose tests of RabbitMQ take as long as those of all others together.
-_HALF = ("contract.py", "_deaf_agents.py", "_goferd_queues.py", "_fleet.py", "_liveness.py", "_asking_again.py")
+# Files whose tests of RabbitMQ take as long as those of all files that are not named here.
+_THIRDS = {
+    "too": ("contract.py", "_deaf_agents.py", "_goferd_queues.py"),
+    "as-well": ("_fleet.py", "_liveness.py", "_asking_again.py", "_hosts.py", "_reloading.py", "_amqp.py"),
+}
 
 
 def chosen_brokers() -> list[str]:
@@ -26,7 +29,7 @@ def chosen_brokers() -> list[str]:
 
 
 def choose_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of brokers that were not chosen. All that use one broker are run by one process, or by two.
+    """Leave out the tests of brokers that were not chosen. All that use one broker are run by one process, or by three.
 
     A test that uses none of them belongs to the one that every developer has.
     """
@@ -39,8 +42,8 @@ def choose_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
             items.remove(item)
         elif used:
             # Where there is one broker, its tests would keep one process busy for longer than all others have to do.
-            half = "-too" if used[0] == "rabbitmq" and item.path.name.endswith(_HALF) else ""
-            item.add_marker(pytest.mark.xdist_group(used[0] + half))
+            third = [third for third, names in _THIRDS.items() if item.path.name.endswith(names)]
+            item.add_marker(pytest.mark.xdist_group("-".join(used[:1] + third * (used[0] == "rabbitmq"))))
     if left_out:
         config.hook.pytest_deselected(items=left_out)
 
