@@ -50,7 +50,7 @@ gofer.agent.facts: Facts own_facts
 gofer.agent.failures: Broken Refused blamed not_identified one_line why_not_loaded within
 gofer.agent.gate: Gate
 gofer.agent.helper: main
-gofer.agent.helper_process: HELPER Method greeting import_problems methods
+gofer.agent.helper_process: HELPER Method greeting import_objects import_problems methods
 gofer.agent.imports: Imports PATIENCE
 gofer.agent.links: Links Probe
 gofer.agent.loader: Batch Loader
@@ -172,7 +172,7 @@ gofer.rmi.exceptions: from_result sentence to_result trace_of
 gofer.rmi.model: DIRECT FORK
 gofer.rmi.model.coroutines: Loop Run
 gofer.rmi.model.direct: call
-gofer.rmi.model.fork: Forks HelperProcess
+gofer.rmi.model.fork: Forks HelperProcess died
 gofer.rmi.model.fork_children: GRACE end_with_parent serve threads
 gofer.rmi.model.pipe: BEGUN CALL EXIT FAILED FORK IMPORT IMPORTED KILL LogHandler PROGRESS RAISED Sender TERMINATE
     VALUE pair receive send
@@ -251,7 +251,6 @@ gofer.tools.fleet_machines: COMMANDS
 gofer.tools.fleet_output: histogram live_line machines plain print_groups print_plan print_report summary_line
     tell_of_care
 gofer.tools.fleet_runs: COMMANDS
-gofer.tools.import_check: Check check_imports
 gofer.tools.listing: adapters authenticators plugins
 gofer.tools.main: main
 gofer.tools.new: new

@@ -1,8 +1,9 @@
 """``python -m gofer.agent.helper``: the process that forks one plugin's calls. Started by the agent alone.
 
 It imports the plugin's module, and those of plugins that this one asks for, as the agent has; of ``@load`` functions it
-runs those that say ``fork=True``. It has no queue, no worker and no clock. For ``goferd --check`` and ``gofer can`` it
-only tells what is wrong with the plugin, or what can be called.
+runs those that say ``fork=True``. It has no queue, no worker and no clock.
+
+For ``goferd --check``, ``gofer plugins`` and others it only tells what is wrong with what is installed, or what can be called.
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ import inspect
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Any, NoReturn
 
+from msgspec import Struct
 from msgspec.structs import astuple
 
 from gofer.agent.builtin import admin_api
@@ -30,15 +36,33 @@ from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
 from gofer.agent.plugin_code import exchange_hooks, find_plugin, import_code, locate_plugin
 from gofer.agent.sharing import accepting, homes
+from gofer.agent.sources import GROUP
 from gofer.agent.states import State
-from gofer.errors import ConfigError
+from gofer.entry_points import load, scan
+from gofer.errors import ConfigError, PluginError
+from gofer.messaging.adapter import Adapter
 from gofer.rmi.api import Target
 from gofer.rmi.model import pipe
+from gofer.rmi.model.fork import died
 from gofer.rmi.model.fork_children import end_with_parent, serve, threads
 from gofer.root import Root
+from gofer.sections import Sections
 from gofer.tracing import use
 
 __all__ = ["main"]
+
+
+_AT_A_TIME = 4  # imports to see what is wrong with them
+
+
+class _Child(Struct):
+    """A process that imports something. ``value``, ``output``: descriptors of what it returns, and prints."""
+
+    number: int
+    value: int
+    output: int
+    deadline: float
+    pid: int = 0
 
 
 def main(argv: Sequence[str]) -> None:
@@ -58,14 +82,8 @@ def main(argv: Sequence[str]) -> None:
     told = json.loads(words)
     sys.path[:] = told["path"]
     os.environ["GOFER_ROOT"] = told["root"]
-    if told["check"] and told["name"] is None:
-        _answer(control, _imports(told, locate_plugin).methods(told["modules"]))
-        return
-    if told["check"]:
-        imports = _imports(told, find_plugin)
-        problems = imports.problems(told["name"], told["unavailable"])
-        failed = [name for name, one in imports.plugins.items() if one.state is State.QUARANTINED]
-        _answer(control, [list(map(astuple, problems)), failed])
+    if told["name"] is None:
+        _answer(control, _checked(told) if "checks" in told else _imports(told, locate_plugin).methods(told["modules"]))
         return
     _log_to_agent(pipe.Sender(control), told["levels"])
     try:
@@ -97,8 +115,8 @@ class _Imports(Loader):
 
     def begin(self, name: str) -> None:
         """Import one that the code of another asks for."""
-        if name in self.imports.pending:
-            self.guarded(self._made(name), self._fill)
+        if name in self.imports.pending and (plugin := self._made(name)).enabled:
+            self.guarded(plugin, self._fill)
 
     def prepared(self, name: str) -> Plugin:
         """Return a plugin whose code is imported, and whose functions have run that are marked ``@load(fork=True)``."""
@@ -172,6 +190,106 @@ def _imports(told: Mapping[str, Any], find: Callable[[Root, Plugin], object]) ->
     imports.find = find
     imports.imports.pending = {one.name: Plugin(container, one) for one in _described(told["descriptors"])}
     return imports
+
+
+def _checked(told: Mapping[str, Any]) -> list[tuple[Any, str]]:
+    """Tell what is wrong with what is to be imported, each in a process of its own: it may end, kill or hang that."""
+    group = told.get("group")
+    scan(group or GROUP)  # once, for all
+    if group is not None:
+        return _call_forked([partial(_wrong_object, group, name) for name in told["checks"]], told["seconds"])
+    return _call_forked([partial(_wrong_plugin, told, *one) for one in told["checks"]], told["seconds"])
+
+
+def _wrong_plugin(told: Mapping[str, Any], file: str, sections: Sections) -> tuple[list[tuple[Any, ...]], list[str]]:
+    """Return what is wrong with a plugin, and the names of those that cannot be imported."""
+    try:
+        name = redescribe(Path(file), sections)[0].name
+    except ConfigError as changed:
+        return [("error", file, "main", "plugin", str(changed))], []
+    # Its own descriptor, even if another one has that name.
+    imports = _imports({**told, "descriptors": [*told["descriptors"], (file, sections)]}, find_plugin)
+    problems = imports.problems(name, told["unavailable"])
+    failed = [name for name, one in imports.plugins.items() if one.state is State.QUARANTINED]
+    return list(map(astuple, problems)), failed
+
+
+def _wrong_object(group: str, name: str) -> str | None:
+    """Return what is wrong with an adapter or an authenticator; None: nothing."""
+    try:
+        found = load(group, name)
+    except PluginError as error:
+        return str(error)
+    if group == "gofer.adapters":
+        fits = isinstance(found, type) and issubclass(found, Adapter)
+        return None if fits else f"{found!r} is not a subclass of gofer.messaging.adapter.Adapter"
+    missing = [method for method in ("sign", "validate") if not callable(getattr(found, method, None))]
+    return f"{found!r} has no method {' and no method '.join(missing)}" if missing else None
+
+
+def _call_forked(functions: Sequence[Callable[[], Any]], seconds: float) -> list[tuple[Any, str]]:
+    """Call each function in a process of its own, some at a time, each for so many seconds.
+
+    Returns:
+        For each its value, plain JSON; or None, and in words what became of its process.
+    """
+    found: list[tuple[Any, str]] = [(None, "")] * len(functions)
+    waiting = list(enumerate(functions))
+    running: dict[int, _Child] = {}  # by the descriptor that tells its end
+    while waiting or running:
+        while waiting and len(running) < _AT_A_TIME:
+            number, function = waiting.pop(0)
+            child = _Child(number, os.memfd_create("value"), os.memfd_create("output"), monotonic() + seconds)
+            child.pid = os.fork()
+            if not child.pid:
+                _become_child(child, function)
+            running[os.pidfd_open(child.pid)] = child
+        first = min(child.deadline for child in running.values())
+        ended = select.select(list(running), [], [], max(0.0, first - monotonic()))[0]
+        for pidfd, child in list(running.items()):
+            if pidfd in ended or monotonic() >= child.deadline:
+                del running[pidfd]
+                os.close(pidfd)
+                value, why = _end(child)
+                late = f"importing it takes longer than {seconds:g} s"
+                found[child.number] = (value, why) if pidfd in ended else (None, late)
+    return found
+
+
+def _become_child(child: _Child, function: Callable[[], Any]) -> NoReturn:
+    status = 1
+    try:
+        end_with_parent(signal.SIGKILL)
+        os.setsid()
+        os.dup2(child.output, 1)
+        os.dup2(child.output, 2)
+        value = json.dumps(function()).encode()
+        with open(child.value, "wb") as file:
+            file.write(value)
+        status = 0
+    except BaseException:  # noqa: BLE001 - the parent is told its last line
+        traceback.print_exc()
+    finally:
+        os._exit(status)  # whatever threads or exit handlers the import has left
+
+
+def _end(child: _Child) -> tuple[Any, str]:
+    """Kill a child and all that it has started, which must not outlive it; return what came of it."""
+    # Until it is waited for, the number is its own.
+    with suppress(ProcessLookupError):  # it has no group of its own yet
+        os.killpg(child.pid, signal.SIGKILL)
+    os.kill(child.pid, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+    value, output = map(_content, (child.value, child.output))
+    if status == 0 and value:
+        return json.loads(value), ""
+    return None, died(status, next(filter(None, map(str.strip, reversed(output.splitlines()))), ""))
+
+
+def _content(memory: int) -> str:
+    with open(memory, "rb") as file:
+        file.seek(0)
+        return file.read().decode("utf-8", "replace")
 
 
 def _described(told: Sequence[tuple[str, Any]]) -> Iterator[Descriptor]:

@@ -12,18 +12,16 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gofer.agent.config import Descriptor, Problem
-from gofer.errors import ProcessDied
 from gofer.rmi.model.fork import HelperProcess
 from gofer.root import Root
 from gofer.tracing import slot
 
-__all__ = ["HELPER", "Method", "greeting", "import_problems", "methods"]
+__all__ = ["HELPER", "Method", "greeting", "import_objects", "import_problems", "methods"]
 
 #: The module that this process runs.
 HELPER = "gofer.agent.helper"
 
 _LONGEST = 30.0  # seconds that an import may take
-_AT_A_TIME = 4
 
 
 def greeting(
@@ -32,30 +30,26 @@ def greeting(
     descriptors: Iterable[Descriptor],
     *,
     levels: Mapping[str, int] = MappingProxyType({}),
-    check: bool = False,
-    unavailable: str | None = None,
-    modules: Mapping[str, str] = MappingProxyType({}),
+    **asked: Any,
 ) -> bytes:
     """Write what the process is told first: JSON.
 
     Args:
-        name: the plugin to import; None: all, to tell what can be called.
+        name: the plugin whose calls it forks; None: it answers what is asked, and ends.
         descriptors: of all plugins; its code may ask for the others.
         levels: those of the log.
-        check: tell what is wrong with the plugin, and end; else fork its calls.
-        unavailable: with ``check``, why no password can be checked, which is wrong with plugins that need that.
-        modules: those of more plugins with rules, by name, which do not run.
+        asked: ``modules``: tell what can be called, if these are the modules of more plugins with rules, by name.
+            ``checks``, each for ``seconds``: tell what is wrong with the plugins of these files and sections, where
+            passwords cannot be checked because of ``unavailable``; or with these names of an entry point's ``group``.
     """
     told = {
         "root": str(root.path),
         "name": name,
-        "descriptors": [(str(one.file), one.sections) for one in descriptors],
+        "descriptors": _written(descriptors),
         "levels": levels,
-        "check": check,
-        "unavailable": unavailable,
-        "modules": dict(modules),
         "tracer": slot.name,
         "path": sys.path,
+        **asked,
     }
     return json.dumps(told, default=lambda settings: {key: settings[key] for key in settings}).encode()
 
@@ -82,23 +76,19 @@ def methods(root: Root, descriptors: Sequence[Descriptor], modules: Mapping[str,
     """
     if not descriptors:
         return []
-    found = _asked("all", greeting(root, None, descriptors, check=True, modules=modules))
+    found = _ask(_LONGEST, greeting(root, None, descriptors, modules=dict(modules)))
     return [Method(plugin, classname, method, tuple(homes)) for plugin, classname, method, homes in found]
 
 
-def _asked(name: str, told: bytes) -> Any:
-    process = HelperProcess(name, HELPER)
-    try:
-        return process.start(told, _LONGEST)
-    finally:
-        process.kill()
-        process.end()
-
-
 def import_problems(
-    root: Root, descriptors: Sequence[Descriptor], others: Sequence[Descriptor] = (), *, unavailable: str | None = None
+    root: Root,
+    descriptors: Sequence[Descriptor],
+    others: Sequence[Descriptor] = (),
+    *,
+    unavailable: str | None = None,
+    seconds: float = _LONGEST,
 ) -> list[Problem]:
-    """Import the code of each plugin as the agent would, all in processes of their own, and tell what fails.
+    """Import the code of each plugin as the agent would, all in processes of their own, and tell what is wrong with it.
 
     No ``@load`` function is run, and no hook of a plugin is called.
 
@@ -107,20 +97,46 @@ def import_problems(
             here, although it runs in the agent, this cannot tell anything.
         unavailable: why no password can be checked; then a plugin whose callers need an identity, or a password,
             must have an authenticator.
+        seconds: how long each may take.
     """
-    if not descriptors:
+    every, elsewhere, problems = [*descriptors, *others], {one.name for one in others}, []
+    told = _check(root, _written(descriptors), seconds, descriptors=every, unavailable=unavailable)
+    for descriptor, (answer, died) in zip(descriptors, told, strict=True):
+        found, failed = answer or ([("error", str(descriptor.file), "main", "plugin", died)], [])
+        if not elsewhere & set(failed):
+            problems += [Problem(*one) for one in found]
+    return problems
+
+
+def import_objects(root: Root, group: str, names: Sequence[str], seconds: float) -> list[str | None]:
+    """Import adapters or authenticators, all in processes of their own; return why each is broken; None: it is not.
+
+    Args:
+        group: of their entry points.
+        seconds: how long each may take.
+    """
+    return [died or why for why, died in _check(root, names, seconds, group=group)]
+
+
+def _check(
+    root: Root, checks: Sequence[Any], seconds: float, *, descriptors: Iterable[Descriptor] = (), **asked: Any
+) -> list[tuple[Any, str]]:
+    """Return for each check its answer, or why its process died."""
+    if not checks:
         return []
-    from concurrent.futures import ThreadPoolExecutor  # here: who has no plugins to import needs none of this
+    told = greeting(root, None, descriptors, checks=checks, seconds=seconds, **asked)
+    found: list[tuple[Any, str]] = _ask(_LONGEST + seconds * len(checks), told)
+    return found
 
-    elsewhere = {one.name for one in others}
 
-    def problems(descriptor: Descriptor) -> list[Problem]:
-        try:
-            told = greeting(root, descriptor.name, [*descriptors, *others], check=True, unavailable=unavailable)
-            found, failed = _asked(descriptor.name, told)
-        except ProcessDied as died:
-            found, failed = [("error", str(descriptor.file), "main", "plugin", str(died))], []
-        return [] if elsewhere & set(failed) else [Problem(*one) for one in found]
+def _ask(seconds: float, told: bytes) -> Any:
+    process = HelperProcess("all", HELPER)
+    try:
+        return process.start(told, seconds)
+    finally:
+        process.kill()
+        process.end()
 
-    with ThreadPoolExecutor(_AT_A_TIME) as threads:
-        return [problem for found in threads.map(problems, descriptors) for problem in found]
+
+def _written(descriptors: Iterable[Descriptor]) -> list[tuple[str, Any]]:
+    return [(str(one.file), one.sections) for one in descriptors]

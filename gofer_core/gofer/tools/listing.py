@@ -7,12 +7,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gofer.entry_points import listed
-from gofer.errors import GoferError
+from gofer.errors import ConfigError, GoferError
 from gofer.root import Root
 from gofer.tools.arguments import duration, option_group
 from gofer.tools.connecting import connector_of, tls_options
@@ -115,21 +116,21 @@ def _list(
         timeout: seconds that importing one may take.
         described: of plugins, the descriptors of each, by its name.
     """
-    from gofer.tools.import_check import Check, check_imports  # most of the agent
-
-    rows, checks = [], []
+    rows: list[dict[str, Any]] = []
+    checks: dict[str, Descriptor | None] = {}
     for one in listed(group):
         row: dict[str, Any] = asdict(one)
         descriptor = None
         if described is not None:
             theirs = described.get(one.name, [])
             enabled = [each for each in theirs if each.enabled]
-            descriptor = next((each.file for each in [*enabled, *theirs]), None)
+            descriptor = next(iter([*enabled, *theirs]), None)
             row |= {"enabled": bool(enabled), "descriptors": [str(each.file) for each in theirs]}
         rows.append(row)
-        checks.append(Check(group, one.name, descriptor))
-    for row, broken in zip(rows, check_imports(root or Root(), checks, timeout), strict=True):
-        row["broken"] = broken
+        checks[one.name] = descriptor
+    broken = _broken(group, root or Root(), checks, timeout)
+    for row in rows:
+        row["broken"] = broken[row["name"]]
     if as_json:
         print_json(rows)
     elif rows:
@@ -143,6 +144,33 @@ def _list(
         print_table([*headings, "STATE"], cells)
     else:
         print(f"No {group.removeprefix('gofer.').removesuffix('s')} is installed.")
+
+
+def _broken(
+    group: str, root: Root, checks: Mapping[str, Descriptor | None], seconds: float
+) -> Mapping[str, str | None]:
+    """Import all that is to be checked, each in a process of its own; tell by the names why it is broken, or None.
+
+    Args:
+        checks: of plugins, the descriptor of each, if there is one.
+        seconds: how long each may take.
+    """
+    from gofer.agent.config import redescribe
+    from gofer.agent.helper_process import import_objects, import_problems
+
+    if group != "gofer.plugins":
+        return dict(zip(checks, import_objects(root, group, list(checks), seconds), strict=True))
+    found: dict[str, str | None] = {}
+    described = {}
+    for name, descriptor in checks.items():
+        try:
+            described[name] = descriptor or redescribe(Path(f"{name}.conf"), {"main": {"plugin": name}})[0]
+        except ConfigError as wrong:  # no descriptor can name it
+            found[name] = str(wrong)
+    problems = import_problems(root, list(described.values()), seconds=seconds)
+    errors = [one for one in problems if (one.severity, one.section, one.key) == ("error", "main", "plugin")]
+    reasons = {one.file: one.text for one in reversed(errors)}
+    return found | {name: reasons.get(str(one.file)) for name, one in described.items()}
 
 
 def _cell(value: object) -> str:

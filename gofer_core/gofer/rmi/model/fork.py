@@ -34,7 +34,7 @@ from gofer.tracing import slot
 if TYPE_CHECKING:
     from subprocess import Popen
 
-__all__ = ["Forks", "HelperProcess"]
+__all__ = ["Forks", "HelperProcess", "died"]
 
 log = logging.getLogger(__name__)
 
@@ -249,11 +249,7 @@ class HelperProcess:
             kind = b""  # it has died
         if not kind:
             self.kill()
-            status = self.end()
-            how = f"kills the process ({_signal(-status)})" if status < 0 else f"ends the process with status {status}"
-            # A traceback ends in the exception.
-            last = f": {self._said[:300]!r}" if self._said else ""
-            raise ProcessDied(f"importing it {how}{last}")
+            raise ProcessDied(died(self.end(), self._said))
         return json.loads(answer)
 
     def call(self, request: Received, call: bytes) -> tuple[bytes, bytes, bool]:
@@ -348,6 +344,12 @@ class HelperProcess:
                 text = line.decode("utf-8", "replace").rstrip()
                 log.info("plugin %s: %s", self._name, text)
                 self._said = text.strip() or self._said
+
+
+def died(status: int, said: str) -> str:
+    """Say how an import has ended its process. ``said``: its last line; that of a traceback is the exception."""
+    how = f"kills the process ({_signal(-status)})" if status < 0 else f"ends the process with status {status}"
+    return f"importing it {how}{f': {said[:300]!r}' if said else ''}"
 
 
 def _end_of(status: int) -> str:
