@@ -3,7 +3,8 @@
 It imports the plugin's module, and those of plugins that this one asks for, as the agent has; of ``@load`` functions it
 runs those that say ``fork=True``. It has no queue, no worker and no clock.
 
-For ``goferd --check``, ``gofer plugins`` and others it only tells what is wrong with what is installed, or what can be called.
+For ``goferd --check``, ``gofer plugins`` and others it only tells what is wrong with what is installed, or what can be
+called.
 """
 
 from __future__ import annotations

@@ -85,11 +85,11 @@ class Membership:
             plugins: those of the agent, by name.
             facts: the caller of the hook gofer_facts.
         """
-        self._config = config
+        self._messaging, self.fleet = config.messaging, config.fleet
         self._plugins = plugins
         self._endpoints = endpoints
         self._links = links
-        self._clock = clock
+        self.clock = clock
         self._facts = Facts(facts, clock, config.fleet.interval)
         self._joined: _Joined | None = None
         self._told = ""
@@ -98,8 +98,8 @@ class Membership:
 
     def start(self) -> None:
         """Join the fleet, if the configuration says so, as soon as the plugin and the broker are there."""
-        if self._config.fleet.enabled:
-            self._facts.start(first=lambda: self._clock.call_after(0.0, self._review))
+        if self.fleet.enabled:
+            self._facts.start(first=lambda: self.clock.call_after(0.0, self._review))
 
     def stop(self) -> None:
         """Leave it."""
@@ -113,9 +113,9 @@ class Membership:
         """Tell what callers hear of this machine, for `gofer agent show`."""
         joined = self._joined
         return {
-            "enabled": self._config.fleet.enabled,
+            "enabled": self.fleet.enabled,
             "name": self._name,
-            "groups": list(self._config.fleet.groups),
+            "groups": list(self.fleet.groups),
             "plugin": None if joined is None else joined.plugin,
             "joined": joined is not None and joined.subscription.active,
             "error": self._told or (None if joined is None else _text(joined.subscription.error)),
@@ -127,18 +127,18 @@ class Membership:
 
     @property
     def _name(self) -> str:
-        return self._config.fleet.name or socket.gethostname()
+        return self.fleet.name or socket.gethostname()
 
     def _review(self) -> None:
         if self._stopped:
             return
-        self._timer = self._clock.call_after(_LOOK, self._review)
+        self._timer = self.clock.call_after(_LOOK, self._review)
         plugin = self._plugin()
         if plugin is None:
             self._leave()
             return
         try:
-            connector = plugin.described.connector(self._config.messaging, plugin.url)
+            connector = plugin.described.connector(self._messaging, plugin.url)
             address = plugin.identify()
         except GoferError as wrong:
             self._tell(f"this machine cannot join the fleet as plugin {plugin.name!r}: {wrong}")
@@ -153,7 +153,7 @@ class Membership:
 
     def _plugin(self) -> Plugin | None:
         """Return the plugin that the machine joins by; None: it does not run."""
-        wanted = self._config.fleet.plugin
+        wanted = self.fleet.plugin
         for name in sorted(self._plugins) if wanted is None else [wanted]:
             plugin = self._plugins.get(name)
             if plugin is not None and plugin.is_running and self._endpoints.has(name):
@@ -190,7 +190,7 @@ class Membership:
         return Card(
             name=self._name,
             address=str(address),
-            groups=list(self._config.fleet.groups),
+            groups=list(self.fleet.groups),
             plugins=plugins,
             facts=self._facts.current(),
             version=version("gofer-core"),
@@ -214,21 +214,6 @@ class Membership:
             return None
         return endpoint.address
 
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The groups of this machine."""
-        return self._config.fleet.groups
-
-    @property
-    def interval(self) -> float:
-        """Seconds between two times that the queue is bound."""
-        return self._config.fleet.interval
-
-    @property
-    def clock(self) -> Clock:
-        """What calls later."""
-        return self._clock
-
 
 class _Joined:
     """The queue for questions at one broker."""
@@ -246,7 +231,7 @@ class _Joined:
         self.answered = self.refused = 0
         self._card = partial(membership.card, address, connector)
         self._clock = membership.clock
-        self._keys = [ALL, *map(key_of_group, membership.groups)]
+        self._keys = [ALL, *map(key_of_group, membership.fleet.groups)]
         self._queue = f"fleet.{address.key}"
         self._expires = True  # until the broker says that it cannot do that
         self._has_exchange = False  # the broker: it outlives its restarts, so ask for it once
@@ -256,7 +241,7 @@ class _Joined:
         self._waiting = 0
         self._lost = ""
         self._stopped = False
-        self._interval = membership.interval
+        self._interval = membership.fleet.interval
         self._timer: Timer | None = None
         self.subscription = Subscription(
             self._queue,

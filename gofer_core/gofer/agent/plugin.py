@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any, NoReturn, Protocol
 
 from gofer.agent.actions import Actions
@@ -443,7 +443,5 @@ class _Entered:
     def __enter__(self) -> None:
         self._token: Token[Plugin] = _current.set(self._plugin)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         _current.reset(self._token)

@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Iterable, Mapping
 from time import monotonic
-from types import FrameType, TracebackType
+from types import FrameType
 
 from gofer.errors import ConfigError
 from gofer.root import Root
@@ -69,9 +69,7 @@ class AgentLock:
         os.register_at_fork(after_in_child=self._leave_it)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Give the lock back."""
         if self._fd is not None:
             os.ftruncate(self._fd, 0)
@@ -108,9 +106,7 @@ class Signals:
         os.register_at_fork(after_in_child=self._leave_them)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Ignore the signals from now on: what ends now has been told to, or has failed."""
         for number in self._wanted:
             signal.signal(number, signal.SIG_IGN)

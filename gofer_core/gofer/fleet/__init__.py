@@ -6,7 +6,6 @@ The documented names stand here. Each is imported when it is asked for: to compl
 from __future__ import annotations
 
 import importlib
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,26 +22,11 @@ __all__ = [
     "Watch", "Waves", "read_members",
 ]  # fmt: skip
 
-_HOMES = MappingProxyType(
-    {
-        "BlockingFleet": "blocking",
-        "BlockingRun": "blocking",
-        "Fleet": "fleet",
-        "Found": "discovery",
-        "Member": "members",
-        "Outcome": "run",
-        "Plan": "fleet",
-        "Run": "run",
-        "Selection": "fleet",
-        "Summary": "run",
-        "Watch": "watch",
-        "Waves": "waves",
-        "read_members": "members",
-    }
-)
-
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"gofer.fleet.{_HOMES[name]}"), name)
+    # Each of these modules imports those before it, as far as it needs them.
+    for home in ("members", "waves", "discovery", "run", "watch", "fleet", "blocking") if name in __all__ else ():
+        module = importlib.import_module(f"gofer.fleet.{home}")
+        if name in module.__all__:
+            return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
