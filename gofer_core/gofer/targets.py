@@ -160,7 +160,7 @@ class _Parser:
     def parse(self) -> _Node:
         if self._token.kind == "end":
             return _Several(every=True, parts=())
-        node = self._either(0)
+        node = self._series("or", 0)
         if self._token.kind != "end":
             raise self._wrong("expected 'and', 'or', or the end")
         return node
@@ -180,9 +180,6 @@ class _Parser:
         while True:
             yield _Token("end", "", len(self._text))
 
-    def _either(self, depth: int) -> _Node:
-        return self._series("or", depth)
-
     def _series(self, word: str, depth: int) -> _Node:
         part = self._single if word == "and" else lambda depth: self._series("and", depth)
         parts = [part(depth)]
@@ -197,7 +194,7 @@ class _Parser:
             raise self._wrong(f"more than {_DEEPEST} brackets and 'not' within each other")
         if token.kind == "mark" and token.text == "(":
             self._next()
-            node = self._either(depth + 1)
+            node = self._series("or", depth + 1)
             if (self._token.kind, self._token.text) != ("mark", ")"):
                 raise self._wrong("expected ')', 'and' or 'or'")
             self._next()

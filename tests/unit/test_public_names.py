@@ -75,7 +75,7 @@ gofer.agent.rules: Rules
 gofer.agent.sharing: accepting build_apis check_trust homes may_reach owners
 gofer.agent.sighup: Changes decide descriptors_of
 gofer.agent.sources: GROUP Source import_source locate unused_files
-gofer.agent.states: State
+gofer.agent.states: NEXT State
 gofer.aio: Agent AsyncioSession
 gofer.card: Answer Card EXCHANGE PluginCard Question Who key_of_group read_answer read_question
 gofer.config: Config Graph get_bool
@@ -138,7 +138,7 @@ gofer.messaging.operations: Answer MOST_PATIENCE OPERATION Operations State copy
 gofer.messaging.pool: Pool pool
 gofer.messaging.proxies: find_proxy parse_proxy tunnel
 gofer.messaging.stamped: Expired MAX_AGE SKEW Stamp StampedAuthenticator read_limits
-gofer.messaging.subscription: Steps Subscription
+gofer.messaging.subscription: Steps Subscription declare_temporary
 gofer.messaging.subscriptions: Subscriptions
 gofer.messaging.thread_driver: ThreadConnection Waiter
 gofer.messaging.tls: Session explain make_context shake_hands

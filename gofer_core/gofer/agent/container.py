@@ -96,9 +96,9 @@ class PluginContainer:
             plugins=self.plugins,
             access=partial(getattr, self.rules, "access"),
         )
-        self.endpoints = Endpoints(self.plugins, request_hooks, make, self._timeout)
-        #: What ``Plugin.attach`` and ``Plugin.detach`` do.
-        self.attach, self.detach = self.endpoints.attach, self.endpoints.detach
+        self.endpoints = endpoints = Endpoints(self.plugins, request_hooks, make, self._timeout)
+        #: What ``Plugin.attach``, ``Plugin.detach`` and ``Plugin.attached`` do.
+        self.attach, self.detach, self.is_attached = endpoints.attach, endpoints.detach, endpoints.has
 
         def failed(refused: Refused) -> None:
             self.loader.quarantine(refused)
@@ -427,10 +427,6 @@ class PluginContainer:
                 self.changes.release()
 
     # -- queues ---------------------------------------------------------------------------------------------------
-
-    def is_attached(self, plugin: Plugin) -> bool:
-        """Tell what ``Plugin.attached`` does."""
-        return self.endpoints.has(plugin.name)
 
     def open_requests(self, plugin: Plugin) -> int:
         """Tell what ``Plugin.pending`` does."""

@@ -16,11 +16,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gofer.errors import AdapterError, NotFound
-from gofer.messaging.adapter import NO_EXPIRY, CheckQueue, DeclareQueue, DeleteQueue, Delivery, Outcome
+from gofer.messaging.adapter import CheckQueue, DeclareQueue, DeleteQueue, Delivery, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.pool import Pool
-from gofer.messaging.subscription import Steps, Subscription
+from gofer.messaging.subscription import Steps, Subscription, declare_temporary
 from gofer.messaging.thread_driver import ThreadConnection
 
 if TYPE_CHECKING:
@@ -111,7 +111,6 @@ class Probe:
         self._connection = connection
         self._clock = clock
         self._interval = interval
-        self._expires = True  # until the broker says that it cannot do that
         self._queue = f"gofer.probe.{uuid.uuid4()}"
         self._subscription = Subscription(
             self._queue,
@@ -168,12 +167,7 @@ class Probe:
     # -- the private queue: in the I/O thread --------------------------------------------------------------------------
 
     def _prepare(self) -> Steps:
-        if self._expires:
-            self._expires = (yield DeclareQueue(self._queue, expires=_EXPIRES)) != NO_EXPIRY
-            if not self._expires:
-                yield DeleteQueue(self._queue)
-        if not self._expires:  # nobody deletes it for an agent that was killed: it goes with the connection
-            yield DeclareQueue(self._queue, auto_delete=True)
+        return declare_temporary(DeclareQueue(self._queue, expires=_EXPIRES))
 
     def _dispose(self) -> Steps:
         yield DeleteQueue(self._queue)

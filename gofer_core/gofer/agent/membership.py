@@ -34,11 +34,11 @@ from gofer.card import (
 )
 from gofer.errors import ConfigError, DocumentError, GoferError, NotFound
 from gofer.limit import Limit, LimitedLog
-from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareExchange, DeclareQueue, DeleteQueue, Delivery
+from gofer.messaging.adapter import Bind, DeclareExchange, DeclareQueue, DeleteQueue, Delivery
 from gofer.messaging.address import Address
 from gofer.messaging.auth import sign, verify
 from gofer.messaging.document import VERSION, encode, shown, timestamp
-from gofer.messaging.subscription import Steps, Subscription
+from gofer.messaging.subscription import Steps, Subscription, declare_temporary
 from gofer.messaging.url import broker_of
 from gofer.targets import Targets
 
@@ -233,7 +233,6 @@ class _Joined:
         self._clock = membership.clock
         self._keys = [ALL, *map(key_of_group, membership.fleet.groups)]
         self._queue = f"fleet.{address.key}"
-        self._expires = True  # until the broker says that it cannot do that
         self._has_exchange = False  # the broker: it outlives its restarts, so ask for it once
         self._limit = Limit(_RATE, _BURST)
         self._complain = LimitedLog(log, rate=0.1, burst=5)
@@ -272,13 +271,8 @@ class _Joined:
             self._has_exchange = True
         bindings = tuple((EXCHANGE, key) for key in self._keys)
         try:
-            if self._expires:
-                wanted = DeclareQueue(self._queue, durable=False, expires=_EXPIRES, bindings=bindings)
-                self._expires = (yield wanted) != NO_EXPIRY
-                if not self._expires:
-                    yield DeleteQueue(self._queue)
-            if not self._expires:
-                yield DeclareQueue(self._queue, durable=False, auto_delete=True, bindings=bindings)
+            wanted = DeclareQueue(self._queue, durable=False, expires=_EXPIRES, bindings=bindings)
+            yield from declare_temporary(wanted)
         except NotFound:
             self._has_exchange = False  # somebody has deleted it: the next try makes it again
             raise

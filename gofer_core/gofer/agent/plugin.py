@@ -14,7 +14,7 @@ from gofer.agent.config import AgentConfig, Descriptor, LiveSettings, as_changed
 from gofer.agent.failures import not_identified, why_not_loaded
 from gofer.agent.helper_process import HELPER, greeting
 from gofer.agent.sources import Source
-from gofer.agent.states import State
+from gofer.agent.states import NEXT, State
 from gofer.errors import PluginError
 from gofer.messaging.address import Address
 from gofer.messaging.url import URL
@@ -64,7 +64,7 @@ class Container(Protocol):
     def unload(self, which: str) -> None: ...
     def attach(self, plugin: Plugin) -> None: ...
     def detach(self, plugin: Plugin) -> None: ...
-    def is_attached(self, plugin: Plugin) -> bool: ...
+    def is_attached(self, name: str) -> bool: ...
     def open_requests(self, plugin: Plugin) -> int: ...
     def may_call(self, identity: str | None, plugin: Plugin, target: Target) -> bool: ...
 
@@ -209,7 +209,7 @@ class Plugin:
     def become(self, state: State) -> None:
         """Go to another state; to the same again is nothing. For the container."""
         if state is not self._state:
-            if not self._state.may_become(state):
+            if state not in NEXT[self._state]:
                 raise RuntimeError(f"plugin {self.name!r} cannot become {state.value}: it is {self._state.value}")
             self._state = state
 
@@ -304,7 +304,7 @@ class Plugin:
     @property
     def attached(self) -> bool:
         """Whether the plugin takes requests from a queue (or will as soon as its broker is there)."""
-        return self.container.is_attached(self)
+        return self.container.is_attached(self.name)
 
     def attach(self) -> None:
         """Take requests from the queue, at once or as soon as the broker is there.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from functools import partial
 from time import monotonic
 
 from gofer.agent.actions import Actions
@@ -199,9 +200,6 @@ class Reload:
             run_load(self._hooks, plugin)
             plugin.loaded = True
 
-        def undo() -> None:
-            self._unload(plugin)
-
-        if not within(self._most, load, f"gofer-{plugin.name}-load", late=undo):
+        if not within(self._most, load, f"gofer-{plugin.name}-load", late=partial(self._unload, plugin)):
             text = f"its @load or a gofer_load hook has taken {self._most:g} s; given up"
             raise Refused.at(plugin, "main", "plugin", text)

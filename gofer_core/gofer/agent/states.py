@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from types import MappingProxyType
 
-__all__ = ["State"]
+__all__ = ["NEXT", "State"]
 
 
 class State(enum.Enum):
@@ -18,12 +18,9 @@ class State(enum.Enum):
     QUARANTINED = "quarantined"  # its code failed; ``Plugin.error`` and ``trace`` tell how
     STOPPED = "stopped"
 
-    def may_become(self, state: State) -> bool:
-        """Tell whether another state may follow this one."""
-        return state in _NEXT[self]
 
-
-_NEXT = MappingProxyType(
+#: Which states may follow each.
+NEXT = MappingProxyType(
     {
         State.DISABLED: (),
         State.LOADING: (State.RUNNING, State.QUARANTINED, State.STOPPED),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future
 from copy import copy
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -128,19 +127,18 @@ class _Calls:
     """An event loop in a thread of its own, and calls in it."""
 
     def __init__(self) -> None:
-        self._begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),), name="gofer fleet", daemon=True)
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._runner.get_loop()
+        self._thread = threading.Thread(target=self._serve, name="gofer fleet", daemon=True)
         self._thread.start()
-        self._loop, self._end = self._begun.result()
 
-    async def _serve(self) -> None:
-        end = asyncio.Event()
-        self._begun.set_result((asyncio.get_running_loop(), end))
-        await end.wait()
+    def _serve(self) -> None:
+        with self._runner:  # which ends what goes on
+            self._loop.run_forever()
 
     def close(self) -> None:
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._end.set)
+            self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
 
     def wait(self, doing: Coroutine[Any, Any, _T]) -> _T:

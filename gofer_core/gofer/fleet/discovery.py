@@ -16,14 +16,14 @@ import msgspec
 from gofer.card import ALL, EXCHANGE, MAX_CARD, Card, Question, Who, key_of_group, read_answer
 from gofer.errors import AdapterError, DocumentError
 from gofer.limit import LimitedLog
-from gofer.messaging.adapter import NO_EXPIRY, DeclareQueue, DeleteQueue, Delivery, Outcome
+from gofer.messaging.adapter import DeclareQueue, DeleteQueue, Delivery, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.asyncio_driver import AsyncioConnection, AsyncioWaiter
 from gofer.messaging.auth import sign, verify
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import VERSION, encode, shown, timestamp
 from gofer.messaging.pool import pool
-from gofer.messaging.subscription import Steps, Subscription
+from gofer.messaging.subscription import Steps, Subscription, declare_temporary
 from gofer.targets import Targets
 
 __all__ = ["Found", "discover"]
@@ -169,9 +169,7 @@ class _Asking:
     # -- in the loop's thread, called by the connection ---------------------------------------------------------------
 
     def _prepare(self) -> Steps:
-        if (yield DeclareQueue(self._queue, durable=False, expires=_EXPIRES)) == NO_EXPIRY:
-            yield DeleteQueue(self._queue)
-            yield DeclareQueue(self._queue, durable=False, auto_delete=True)
+        return declare_temporary(DeclareQueue(self._queue, durable=False, expires=_EXPIRES))
 
     def _dispose(self) -> Steps:
         yield DeleteQueue(self._queue)

@@ -6,13 +6,25 @@ from collections.abc import Callable, Generator
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-from gofer.errors import MessagingError
-from gofer.messaging.adapter import Delivery, Operation
+from msgspec.structs import replace
 
-__all__ = ["Steps", "Subscription"]
+from gofer.errors import MessagingError
+from gofer.messaging.adapter import NO_EXPIRY, DeclareQueue, DeleteQueue, Delivery, Operation
+
+__all__ = ["Steps", "Subscription", "declare_temporary"]
 
 #: Operations in a row: each ``yield`` gives the operation's value back, or raises its error.
 Steps = Generator[Operation, str | None, Any]
+
+
+def declare_temporary(wanted: DeclareQueue) -> Steps:
+    """Declare a queue that expires; where the broker cannot do that, one that goes with the connection.
+
+    Nobody else would delete it for a process that was killed.
+    """
+    if (yield wanted) == NO_EXPIRY:
+        yield DeleteQueue(wanted.name)
+        yield replace(wanted, expires=None, auto_delete=True)
 
 
 @dataclass(eq=False, repr=False, slots=True)

@@ -36,12 +36,12 @@ from gofer.errors import (
     MessagingError,
     NotFound,
 )
-from gofer.messaging.adapter import NO_EXPIRY, DeclareExchange, DeclareQueue, DeleteQueue, Delivery, Outcome
+from gofer.messaging.adapter import DeclareExchange, DeclareQueue, DeleteQueue, Delivery, Outcome
 from gofer.messaging.address import Address
 from gofer.messaging.asyncio_driver import AsyncioConnection
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import VERSION, Request, decode_request, encode, timestamp, unwrap
-from gofer.messaging.subscription import Steps, Subscription
+from gofer.messaging.subscription import Steps, Subscription, declare_temporary
 from gofer.messaging.url import URL
 from gofer.rmi.exceptions import to_result
 from gofer.targets import Targets
@@ -301,9 +301,7 @@ class EmulatedAgent:
         keys = (ALL, *map(key_of_group, self.groups))
         wanted = DeclareQueue(queue, durable=False, expires=_EXPIRES, bindings=tuple((EXCHANGE, key) for key in keys))
         try:
-            if (yield wanted) == NO_EXPIRY:
-                yield DeleteQueue(queue)
-                yield msgspec.structs.replace(wanted, expires=None, auto_delete=True)
+            yield from declare_temporary(wanted)
         except NotFound:
             self._emulator.has_exchange = False  # somebody has deleted it: the next try makes it again
             raise
