@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from gofer.agent.config import Descriptor, Problem, read_descriptor
 from gofer.agent.failures import Broken
-from gofer.agent.modules import forget
-from gofer.agent.sources import Source, import_source, locate
+from gofer.agent.sources import Source, forget, import_source, locate
 from gofer.root import Root
 from support.plugins import describe, install
 

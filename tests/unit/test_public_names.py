@@ -45,10 +45,9 @@ gofer.agent.config.together: check_together not_trusted
 gofer.agent.container: PluginContainer
 gofer.agent.core_hooks: CoreHooks RequestHooks
 gofer.agent.endpoint: Endpoint
-gofer.agent.endpoints: Endpoints
+gofer.agent.endpoints: Endpoints Gate
 gofer.agent.facts: Facts own_facts
 gofer.agent.failures: Broken Refused blamed not_identified one_line why_not_loaded within
-gofer.agent.gate: Gate
 gofer.agent.helper: main
 gofer.agent.helper_process: HELPER Method greeting import_objects import_problems methods
 gofer.agent.imports: Imports PATIENCE
@@ -62,7 +61,6 @@ gofer.agent.management.server: Management loopback may_manage open_tcp open_unix
 gofer.agent.management.wire: Answer CODES Cancel Channel Drop Error Load MAX_ANSWER MAX_REQUEST Reload Request
     Requests Retry Show Unload Unusable decode decode_request encode proof socket_of token_of
 gofer.agent.membership: Membership
-gofer.agent.modules: Aside FromSource NotAgain drop family forget is_ours mark
 gofer.agent.plugin: Container Plugin State current
 gofer.agent.plugin_code: ask_extensions check_hooks exchange_hooks find_plugin import_code locate_plugin run_load
     run_unload
@@ -74,7 +72,7 @@ gofer.agent.rmi: Context
 gofer.agent.rules: Rules
 gofer.agent.sharing: accepting build_apis check_trust homes may_reach owners
 gofer.agent.sighup: Changes decide descriptors_of
-gofer.agent.sources: GROUP Source import_source locate unused_files
+gofer.agent.sources: Aside GROUP Source forget import_source locate unused_files
 gofer.agent.states: NEXT State
 gofer.aio: Agent AsyncioSession
 gofer.card: Answer Card EXCHANGE PluginCard Question Who key_of_group read_answer read_question

@@ -18,9 +18,8 @@ from gofer import hooks as specifications
 from gofer.agent.config import AgentConfig, Descriptor, Problem, not_trusted, read_agent, read_descriptor
 from gofer.agent.core_hooks import CoreHooks, RequestHooks
 from gofer.agent.endpoint import Endpoint
-from gofer.agent.endpoints import Endpoints
+from gofer.agent.endpoints import Endpoints, Gate
 from gofer.agent.failures import Refused
-from gofer.agent.gate import Gate
 from gofer.agent.links import Links
 from gofer.agent.loader import Loader
 from gofer.agent.membership import Membership

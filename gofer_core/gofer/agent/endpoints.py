@@ -1,12 +1,19 @@
-"""Where the plugins of an agent take their requests: at most one endpoint each, and those that they are leaving."""
+"""Where the plugins of an agent take their requests: at most one endpoint each, and those that they are leaving.
+
+And whether they take any: not while a plugin does not run that its descriptor calls required. An authorizer is such a
+plugin: without its hooks everybody could call everything. While the gate is closed no plugin is attached to its queue,
+so requests wait at the broker; calls that run go on, and what has not started is given back.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from time import monotonic
 
+from gofer.agent.config import Descriptor, asks_to_be_required
 from gofer.agent.core_hooks import RequestHooks
 from gofer.agent.endpoint import Endpoint
 from gofer.agent.failures import Refused, blamed
@@ -16,7 +23,7 @@ from gofer.agent.states import State
 from gofer.errors import PluginError
 from gofer.messaging.url import broker_of
 
-__all__ = ["Endpoints"]
+__all__ = ["Endpoints", "Gate"]
 
 log = logging.getLogger(__name__)
 
@@ -159,11 +166,9 @@ class Endpoints:
             if plugin.state is State.LOADING:
                 plugin.wants_queue = False
                 return
-            self._held.pop(plugin.name, None)
-            endpoint = self._at.pop(plugin.name, None)
-            if endpoint is None:
-                return
-            self._leaving.add(endpoint)
+            endpoint = self._take_out(plugin.name)
+        if endpoint is None:
+            return
         deadline = monotonic() + self._timeout()
 
         def leave(endpoint: Endpoint = endpoint) -> None:
@@ -182,10 +187,7 @@ class Endpoints:
             for_good: what was accepted is finished; else it is given back.
         """
         with self._lock:
-            self._held.pop(plugin.name, None)
-            endpoint = self._at.pop(plugin.name, None)
-            if endpoint is not None:
-                self._leaving.add(endpoint)
+            endpoint = self._take_out(plugin.name)
         if endpoint is None:
             return
         if not for_good:
@@ -214,13 +216,11 @@ class Endpoints:
             present = self._at.get(new.name)
         if new.wants_to_attach:
             self.attach(new)
-        elif present is not None:
-            with self._lock:
-                self._at.pop(new.name, None)
-                self._leaving.add(present)
-            self._retire(present)
         else:
-            self._held.pop(new.name, None)
+            with self._lock:
+                left = self._take_out(new.name)
+            if left is not None:
+                self._retire(left)
         for one in leaving if present is None else [*leaving, present]:
             if one is not self._at.get(new.name):
                 one.follow(new)  # what it has accepted is the new one's, too
@@ -233,6 +233,14 @@ class Endpoints:
             self._at.clear()
             self._leaving.clear()
         return [_in_background(one, lambda one=one: one.stop(deadline)) for one in endpoints]  # type: ignore[misc]  # mypy cannot infer a lambda's default
+
+    def _take_out(self, name: str) -> Endpoint | None:
+        """Have a plugin leave its queue, with the lock held; return its endpoint, if it has one."""
+        self._held.pop(name, None)
+        endpoint = self._at.pop(name, None)
+        if endpoint is not None:
+            self._leaving.add(endpoint)
+        return endpoint
 
     def _refuse_shared(self, plugin: Plugin) -> None:
         """Refuse a queue that another plugin reads: each would get requests that are for the other."""
@@ -261,3 +269,87 @@ def _in_background(endpoint: Endpoint, work: Callable[[], None]) -> threading.Th
     thread = threading.Thread(target=work, name=f"gofer-{endpoint.name}-stop", daemon=True)
     thread.start()
     return thread
+
+
+class Gate:
+    """The gate of one container. All but ``reasons`` is for the thread that loads.
+
+    Args:
+        failed: told of a plugin that cannot be attached when the gate opens.
+    """
+
+    def __init__(
+        self,
+        plugins: Mapping[str, Plugin],
+        endpoints: Endpoints,
+        hooks: RequestHooks,
+        failed: Callable[[Refused], object],
+    ) -> None:
+        self._plugins = plugins
+        self._endpoints = endpoints
+        self._hooks = hooks
+        self._failed = failed
+        self._required: dict[str, Path] = {}  # names of plugins, and their descriptors
+        self._broken: tuple[Path, ...] = ()
+        self._told: list[str] = []
+
+    def expect(self, descriptors: Iterable[Descriptor], broken: Collection[str] = ()) -> None:
+        """Require what all descriptors say that there are now.
+
+        Args:
+            broken: the files of descriptors that cannot be used. What they ask for is found out as far as it can be.
+        """
+        self._required = {}
+        self._broken = tuple(path for path in map(Path, sorted(broken)) if asks_to_be_required(path))
+        for descriptor in descriptors:
+            self.expect_one(descriptor)
+
+    def expect_one(self, descriptor: Descriptor) -> None:
+        """Require, or no longer require, what one descriptor says."""
+        self._required.pop(descriptor.name, None)
+        self._broken = tuple(path for path in self._broken if path != descriptor.file)
+        if descriptor.enabled and descriptor.required:
+            self._required[descriptor.name] = descriptor.file
+            self._hooks.guard()
+
+    def reasons(self) -> list[str]:
+        """Say in words why no requests are taken; empty: they are."""
+        plugins = dict(self._plugins)
+        found = []
+        for name in self._required:
+            plugin = plugins.get(name)
+            if plugin is None:
+                found.append(f"required plugin {name!r} is not loaded")
+            elif not plugin.is_running:
+                why = f" ({plugin.error})" if plugin.error else ""
+                found.append(f"required plugin {name!r} is {plugin.state.value}{why}")
+        running = [plugin.descriptor.file for plugin in plugins.values() if plugin.is_running]
+        found += [f"{path} cannot be used, and has required = 1" for path in self._broken if path not in running]
+        return found
+
+    def pause(self, names: Iterable[str]) -> None:
+        """Close the gate before plugins stop running, if one of them is required. ``review`` follows."""
+        going = set(names)
+        if going & self._required.keys():
+            self._endpoints.close(going)
+
+    def review(self, *, tell: bool = True) -> None:
+        """Close the gate or open it, as the plugins are now.
+
+        Args:
+            tell: False: more is loaded at once, so that there is nothing to complain of yet.
+        """
+        while not self._endpoints.stopping:
+            reasons = self.reasons()
+            if reasons:
+                self._endpoints.close()
+                if tell and reasons != self._told:
+                    self._told = reasons
+                    log.error("no plugin takes requests: %s", "; ".join(reasons))
+                return
+            if not self._endpoints.closed:
+                return
+            attached = self._endpoints.open(self._required, self._failed)  # one that fails may be a required one
+            if self._told and not self.reasons():
+                self._told = []
+                log.info("all required plugins run; requests are taken: %s", ", ".join(one.name for one in attached))

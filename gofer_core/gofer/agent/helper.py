@@ -33,11 +33,10 @@ from gofer.agent.config import AgentConfig, Descriptor, Problem, redescribe
 from gofer.agent.container import PluginContainer
 from gofer.agent.failures import Refused, not_identified, one_line
 from gofer.agent.loader import Loader
-from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
 from gofer.agent.plugin_code import exchange_hooks, find_plugin, import_code, locate_plugin
 from gofer.agent.sharing import accepting, homes
-from gofer.agent.sources import GROUP
+from gofer.agent.sources import GROUP, Aside
 from gofer.agent.states import State
 from gofer.entry_points import load, scan
 from gofer.errors import ConfigError, PluginError

@@ -22,10 +22,10 @@ from gofer.agent.config import Problem
 from gofer.agent.endpoints import Endpoints
 from gofer.agent.failures import Refused, blamed
 from gofer.agent.imports import PATIENCE, Imports
-from gofer.agent.modules import Aside, forget
 from gofer.agent.plugin import Plugin
 from gofer.agent.plugin_code import ask_extensions, exchange_hooks, find_plugin, import_code, run_load, run_unload
 from gofer.agent.sharing import build_apis, check_trust
+from gofer.agent.sources import Aside, forget
 from gofer.agent.states import State
 from gofer.errors import PluginError
 from gofer.rmi.server.hooks import HookCalls

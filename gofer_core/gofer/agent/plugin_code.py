@@ -19,9 +19,8 @@ from gofer import hooks as specifications
 from gofer.agent.config import Descriptor, Problem
 from gofer.agent.core_hooks import CoreHooks
 from gofer.agent.failures import Refused, blamed, within
-from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
-from gofer.agent.sources import Source, import_source, locate, unused_files
+from gofer.agent.sources import Aside, Source, import_source, locate, unused_files
 from gofer.errors import PluginError
 from gofer.messaging.authenticators import make_authenticator
 from gofer.rmi.server.hooks import Only, Raised, call_each, named

@@ -17,9 +17,9 @@ from gofer.agent.actions import Actions
 from gofer.agent.failures import Refused, blamed, within
 from gofer.agent.helper_process import import_problems
 from gofer.agent.loader import Batch, Loader, modules_of
-from gofer.agent.modules import Aside
 from gofer.agent.plugin import Plugin
 from gofer.agent.plugin_code import exchange_hooks, find_plugin, run_load, run_unload
+from gofer.agent.sources import Aside
 from gofer.agent.states import State
 from gofer.rmi.server.workers import Workers
 
