@@ -108,7 +108,7 @@ gofer.messaging.adapters: GROUP find installed
 gofer.messaging.address: Address
 gofer.messaging.asyncio_driver: AsyncioConnection AsyncioWaiter
 gofer.messaging.auth: Authenticator ValidationFailed fault_of sign signer_of text_of verify
-gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator missing_authenticator
+gofer.messaging.authenticators: GROUP caller_authenticator make_authenticator
 gofer.messaging.backoff: Backoff OF_MANY
 gofer.messaging.body: Body
 gofer.messaging.caller_conf: PROFILE_KEYS caller_conf profile profiles read_section

@@ -16,7 +16,6 @@ from gofer.agent.helper_process import Method, import_problems, methods
 from gofer.agent.sources import locate, unused_files
 from gofer.errors import AdapterError, ProcessDied
 from gofer.messaging.adapters import find
-from gofer.messaging.authenticators import missing_authenticator
 from gofer.rmi.server.access import ANONYMOUS, Access, Rule
 from gofer.rmi.server.logins import Logins
 from gofer.root import Root
@@ -24,8 +23,6 @@ from gofer.streams import give_up_output
 from gofer.suggest import did_you_mean
 
 __all__ = ["check"]
-
-_CODE = ("main", "plugin", "error")  # the place of what is wrong with a plugin's code
 
 
 def check(root: Root, config: AgentConfig, problems: Iterable[Problem]) -> int:
@@ -37,13 +34,9 @@ def check(root: Root, config: AgentConfig, problems: Iterable[Problem]) -> int:
     """
     descriptors, more = read_descriptors(root)
     enabled = [descriptor for descriptor in descriptors if descriptor.enabled]
-    missing = [(one, list(_missing(root, config, one))) for one in enabled]
-    found = [*problems, *more, *(problem for _, these in missing for problem in these), *check_together(descriptors)]
-    there = [one for one, these in missing if not any(_place(problem)[1:] == _CODE for problem in these)]
-    known = {_place(problem) for problem in found}
-    unavailable = Logins(config.pam.service).unavailable()
-    imported = import_problems(root, there, unavailable=unavailable)
-    found += [one for one in imported if one.severity == "warning" or _place(one) not in known]
+    found = [*problems, *more, *(problem for one in enabled for problem in _named(root, config, one))]
+    found += check_together(descriptors)
+    found += import_problems(root, enabled, unavailable=Logins(config.pam.service).unavailable())
     found += _access_problems(root, config, enabled)
     errors = sum(problem.severity == "error" for problem in found)
     names = ", ".join(descriptor.name for descriptor in enabled) or "none"
@@ -57,15 +50,11 @@ def check(root: Root, config: AgentConfig, problems: Iterable[Problem]) -> int:
     return 1 if errors else 0
 
 
-def _place(problem: Problem) -> tuple[str, str | None, str | None, str]:
-    return problem.file, problem.section, problem.key, problem.severity
-
-
-def _missing(root: Root, config: AgentConfig, descriptor: Descriptor) -> Iterable[Problem]:
-    """Find what a descriptor names that is not there."""
+def _named(root: Root, config: AgentConfig, descriptor: Descriptor) -> Iterable[Problem]:
+    """Find what is wrong with what a descriptor names, and is not its plugin's code."""
     source = locate(root, descriptor)
     if isinstance(source, Problem):
-        yield source
+        pass  # importing it tells
     elif (unused := unused_files(root, descriptor, source)) is not None:
         yield unused
     elif source.file is None and source.module.partition(".")[0] in sys.stdlib_module_names:
@@ -77,8 +66,6 @@ def _missing(root: Root, config: AgentConfig, descriptor: Descriptor) -> Iterabl
         except AdapterError as error:
             yield Problem("error", str(descriptor.file), "messaging", "url", str(error))
         yield from _tls(config, descriptor)
-    if descriptor.authenticator is not None and (missing := missing_authenticator(descriptor.authenticator)):
-        yield Problem("error", str(descriptor.file), "messaging", "authenticator", missing)
 
 
 def _tls(config: AgentConfig, descriptor: Descriptor) -> Iterable[Problem]:

@@ -16,7 +16,7 @@ from gofer.errors import ConfigError, PluginError
 from gofer.messaging.caller_conf import caller_conf, read_section
 from gofer.suggest import available, did_you_mean
 
-__all__ = ["GROUP", "caller_authenticator", "make_authenticator", "missing_authenticator"]
+__all__ = ["GROUP", "caller_authenticator", "make_authenticator"]
 
 GROUP = "gofer.authenticators"
 
@@ -57,7 +57,7 @@ def make_authenticator(name: str, settings: Mapping[str, Any], folder: Path) -> 
     return made
 
 
-def missing_authenticator(name: str) -> str | None:
+def _missing(name: str) -> str | None:
     """Say that no authenticator of a name is installed, and what to install; None: one is, or it may be a class's path.
 
     Imports nothing.
@@ -99,7 +99,7 @@ def _is_installed(name: str) -> bool:
 
 
 def _imported(name: str) -> Any:
-    missing = missing_authenticator(name)
+    missing = _missing(name)
     if missing is not None:
         raise PluginError(missing)
     module, _, attribute = name.rpartition(".")
