@@ -13,7 +13,6 @@ import inspect
 import json
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -22,8 +21,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from time import monotonic
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from msgspec import Struct
 from msgspec.structs import astuple
@@ -56,11 +56,11 @@ _AT_A_TIME = 4  # imports to see what is wrong with them
 
 
 class _Child(Struct):
-    """A process that imports something. ``value``, ``output``: descriptors of what it returns, and prints."""
+    """A process that imports something. ``value``, ``output``: the files for what it returns, and prints."""
 
     number: int
-    value: int
-    output: int
+    value: IO[bytes]
+    output: IO[bytes]
     deadline: float
     pid: int = 0
 
@@ -235,24 +235,25 @@ def _call_forked(functions: Sequence[Callable[[], Any]], seconds: float) -> list
     """
     found: list[tuple[Any, str]] = [(None, "")] * len(functions)
     waiting = list(enumerate(functions))
-    running: dict[int, _Child] = {}  # by the descriptor that tells its end
+    running: list[_Child] = []
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # which is waited for
     while waiting or running:
         while waiting and len(running) < _AT_A_TIME:
             number, function = waiting.pop(0)
-            child = _Child(number, os.memfd_create("value"), os.memfd_create("output"), monotonic() + seconds)
+            files = TemporaryFile(), TemporaryFile()  # noqa: SIM115 - closed when they are read
+            child = _Child(number, *files, monotonic() + seconds)
             child.pid = os.fork()
             if not child.pid:
                 _become_child(child, function)
-            running[os.pidfd_open(child.pid)] = child
-        first = min(child.deadline for child in running.values())
-        ended = select.select(list(running), [], [], max(0.0, first - monotonic()))[0]
-        for pidfd, child in list(running.items()):
-            if pidfd in ended or monotonic() >= child.deadline:
-                del running[pidfd]
-                os.close(pidfd)
-                value, why = _end(child)
-                late = f"importing it takes longer than {seconds:g} s"
-                found[child.number] = (value, why) if pidfd in ended else (None, late)
+            running.append(child)
+        first = min(child.deadline for child in running)
+        signal.sigtimedwait({signal.SIGCHLD}, max(0.0, first - monotonic()))
+        for child in list(running):
+            ended = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            if ended or monotonic() >= child.deadline:
+                running.remove(child)
+                answer = _end(child)
+                found[child.number] = answer if ended else (None, f"importing it takes longer than {seconds:g} s")
     return found
 
 
@@ -260,12 +261,13 @@ def _become_child(child: _Child, function: Callable[[], Any]) -> NoReturn:
     status = 1
     try:
         end_with_parent(signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.setsid()
-        os.dup2(child.output, 1)
-        os.dup2(child.output, 2)
+        os.dup2(child.output.fileno(), 1)
+        os.dup2(child.output.fileno(), 2)
         value = json.dumps(function()).encode()
-        with open(child.value, "wb") as file:
-            file.write(value)
+        with child.value:
+            child.value.write(value)
         status = 0
     except BaseException:  # noqa: BLE001 - the parent is told its last line
         traceback.print_exc()
@@ -286,8 +288,8 @@ def _end(child: _Child) -> tuple[Any, str]:
     return None, died(status, next(filter(None, map(str.strip, reversed(output.splitlines()))), ""))
 
 
-def _content(memory: int) -> str:
-    with open(memory, "rb") as file:
+def _content(file: IO[bytes]) -> str:
+    with file:
         file.seek(0)
         return file.read().decode("utf-8", "replace")
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gofer.agent.config import Descriptor, Problem
+from gofer.errors import ProcessDied
 from gofer.rmi.model.fork import HelperProcess
 from gofer.root import Root
 from gofer.tracing import slot
@@ -125,7 +126,10 @@ def _check(
     if not checks:
         return []
     told = greeting(root, None, descriptors, checks=checks, seconds=seconds, **asked)
-    found: list[tuple[Any, str]] = _ask(_LONGEST + seconds * len(checks), told)
+    try:
+        found: list[tuple[Any, str]] = _ask(_LONGEST + seconds * len(checks), told)
+    except ProcessDied as died:
+        found = [(None, str(died))] * len(checks)
     return found
 
 
