@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import pytest
 from gofer.errors import NotFound
 from gofer.proxy import Agent
-from support import forkserver
+from support.commands import check_goferd
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.waiting import eventually
@@ -237,14 +235,7 @@ def test_a_hook_in_a_submodule_that_is_not_called_is_reported(farm: Farm) -> Non
         guard=hook.format("gofer_accept"),
         other=hook.format("gofer_finished"),
     )
-    checked = forkserver.run(
-        [sys.executable, "-c", "import sys; from gofer.agent.main import main; sys.exit(main())", "--check"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(farm.site), "GOFER_ROOT": str(farm.goferd.root)},
-    )
+    checked = check_goferd(farm.goferd.root, farm.site)
     assert checked.returncode == 0, checked.stdout
     for said in (farm.goferd.tail(), checked.stdout):
         assert "forms.conf: [main] plugin: hook forms.guard.gofer_accept is not called: import it into forms" in said

@@ -27,7 +27,7 @@ GOFER = str(Path(sys.executable).with_name("gofer"))
 
 _AGENT = ("gofer.agent.main", "gofer.agent.helper", "gofer.messaging.local.server", "gofer.messaging.local.adapter")
 _CALLER = ("gofer.tools.main", "gofer.tools.rmi", "gofer.tools.agent", "gofer.proxy", "gofer.aio", "rich.console")
-_AGENTS = ("gofer.agent", "gofer.messaging.local.server", "gofer.tools.import_check")  # commands that need those
+_AGENTS = ("gofer.agent", "gofer.messaging.local.server")  # commands that need those
 _LONGEST = 100_000  # what a request has room for beside the environment
 _PR_SET_CHILD_SUBREAPER = 36
 _lock = threading.Lock()
