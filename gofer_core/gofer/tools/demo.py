@@ -26,7 +26,6 @@ from gofer.messaging.local import default_path
 from gofer.messaging.local.server import serving
 from gofer.root import Root
 from gofer.testing.agents import AgentProcess
-from gofer.tools.output import complain
 
 __all__ = ["Step", "demo", "read_steps"]
 
@@ -147,9 +146,6 @@ def demo(keep: bool) -> int:
                 _stay(goferd, interrupts)
     except _Interrupted as interrupted:
         return interrupted.status
-    except GoferError as error:
-        complain("gofer demo", error)
-        return 1
     if not keep:
         _say(_NEXT.format(gofer=_command()))
     return 0
