@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from inspect import cleandoc
 from typing import Any
 
 import click
@@ -18,22 +19,6 @@ __all__ = ["agent", "mgt"]
 _STATES = ("waiting", "running", "overdue", "answering", "undeliverable", "interrupted")
 _FAILED, _USAGE, _NO_ANSWER, _NOT_FOUND, _REFUSED, _NO_AGENT = range(1, 7)
 _STATUSES = {"refused": _REFUSED, "not-found": _NOT_FOUND, "malformed": _USAGE}
-_HELP = """Show the agent of this machine, load and unload its plugins, list and cancel its requests.
-
-Only root and the agent's user may do this. The command uses the agent's Unix socket, or TCP if [management] in
-agent.conf enables it. A PATH that does not exist here is searched among the agent's descriptors. A change lasts until
-goferd restarts; then the descriptors count again.
-
-\b
-Exit status:
-  0    done
-  1    the agent could not do it; the message says why
-  2    wrong arguments
-  3    no answer in time; the agent may still be working on it
-  4    no such request
-  5    refused: not root, not the agent's user
-  6    no agent is running
-"""
 
 
 def _criteria(text: str) -> dict[str, Any]:
@@ -98,7 +83,29 @@ def _made(do: str) -> click.Command:
     return click.Command(do, callback=run, params=[*parameters, *_CONNECTION], help=text)
 
 
-agent = click.Group("agent", commands=[_made(do) for do in _COMMANDS], help=_HELP)
+@click.group()
+def agent() -> None:
+    """Show the agent of this machine, load and unload its plugins, list and cancel its requests.
+
+    Only root and the agent's user may do this. The command uses the agent's Unix socket, or TCP if [management] in
+    agent.conf enables it. A PATH that does not exist here is searched among the agent's descriptors. A change lasts
+    until goferd restarts; then the descriptors count again.
+
+    \b
+    Exit status:
+      0    done
+      1    the agent could not do it; the message says why
+      2    wrong arguments
+      3    no answer in time; the agent may still be working on it
+      4    no such request
+      5    refused: not root, not the agent's user
+      6    no agent is running
+    """
+
+
+for _do in _COMMANDS:
+    agent.add_command(_made(_do))
+
 
 _SHORT = {"show": "-s", "load": "-l", "reload": "-r", "unload": "-u"}
 _NONE, _WHICH, _SN = {"is_flag": True}, {"metavar": "PATH|NAME", "type": _place}, {"metavar": "SN"}
@@ -144,7 +151,7 @@ mgt = click.Command(
     "mgt",
     callback=_run_mgt,
     params=[*map(_flag, _FLAGS), _STATE, _PLUGIN, _MOST, *_CONNECTION],
-    help=f'Do what "gofer agent" does, by the flags of gofer 2: one action per command.\n\n{_HELP}',
+    help=cleandoc(f'Do what "gofer agent" does, by the flags of gofer 2: one action per command.\n\n    {agent.help}'),
 )
 
 

@@ -26,32 +26,12 @@ from gofer.messaging.local import default_path
 from gofer.messaging.local.server import serving
 from gofer.root import Root
 from gofer.testing.agents import AgentProcess
+from gofer.tools.output import filled
 
 __all__ = ["Step", "demo", "read_steps"]
 
 _START = 30.0  # seconds until the agent must answer on a busy machine
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-_NEXT = """
-Everything is removed again. What to type next:
-
-  {gofer} demo --keep      the same, and it keeps running for your own calls
-  {gofer} rmi --help       how to call from a shell
-  {gofer} plugins          what is installed
-
-README.md shows how to write a plugin."""
-
-_KEPT = """
-It keeps running until you press Ctrl-C. In a second terminal, type:
-
-  export GOFER_ROOT={root}
-  {gofer} rmi -a demo -t Demo.echo hello
-  {gofer} rmi -a demo -t Demo.bark woof times=2 loud=true
-  {gofer} rmi -a demo -t Demo.progress -p working 10
-  {gofer} rmi -a demo -t Admin.help
-  {python} -c 'from gofer.proxy import Agent; print(Agent("local://", "demo").demo.hello("you"))'
-  tail -f {log}
-"""
 
 
 class _NotAsMeant(GoferError):
@@ -147,7 +127,7 @@ def demo(keep: bool) -> int:
     except _Interrupted as interrupted:
         return interrupted.status
     if not keep:
-        _say(_NEXT.format(gofer=_command()))
+        _say("\n" + filled("demo/next", gofer=_command()).rstrip())
     return 0
 
 
@@ -252,7 +232,8 @@ def _stay(goferd: AgentProcess, interrupts: _Interrupts) -> None:
     root, log = shlex.quote(str(goferd.root)), shlex.quote(str(goferd.log))
     try:
         with interrupts.allowed():
-            _say(_KEPT.format(gofer=_command(anywhere=True), python=shlex.quote(sys.executable), root=root, log=log))
+            gofer, python = _command(anywhere=True), shlex.quote(sys.executable)
+            _say("\n" + filled("demo/kept", gofer=gofer, python=python, root=root, log=log))
             while True:
                 _check(goferd)
                 time.sleep(0.2)
