@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
-from typing import Self
+from typing import Any, ClassVar, Self
 
 __all__ = ["AgentProcess", "Guard"]
 
@@ -37,7 +37,7 @@ class AgentProcess:
         wrapper: a command that becomes it, as ``setpriv`` with its options does.
     """
 
-    _popen = subprocess.Popen  # gofer's own tests have a quicker one
+    _popen: ClassVar[Any] = subprocess.Popen  # gofer's own tests have a quicker one
 
     def __init__(
         self,
