@@ -16,6 +16,9 @@ from support.commands import GOFER, gofer, left_behind, run_gofer
 from support.plugins import describe, install
 from support.waiting import eventually
 
+# What is installed is tried in forked processes, and the one that runs these tests has threads.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
 GOOD = """
 from gofer.decorators import remote
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from gofer.root import Root
-from gofer.tools import service_record
+from gofer.tools import service_files
 from gofer.tools.service_files import Service
 from support.commands import GOFER, gofer, run_gofer
 from support.goferd import AgentProcess
@@ -143,7 +143,7 @@ class TestInstalling:
     ) -> None:
         """It dies at its first write, its second one ..."""
         writes = 0
-        write = service_record._write
+        write = service_files._write
 
         def dying(*arguments: object, **given: object) -> None:
             nonlocal writes
@@ -153,7 +153,7 @@ class TestInstalling:
             write(*arguments, **given)
 
         with monkeypatch.context() as full:
-            full.setattr(service_record, "_write", dying)
+            full.setattr(service_files, "_write", dying)
             status = 0 if at > 2 else 1
             done = service("install", status=status)
             assert ("No space left" in done.stderr) == bool(status)
@@ -202,7 +202,7 @@ class TestInstalling:
 
     def test_two_at_once_do_not_mix(self, top: Path) -> None:
         service("install")
-        with service_record._locked(top / "var/lib/gofer"):
+        with service_files._locked(top / "var/lib/gofer"):
             for what in ("install", "uninstall"):
                 assert "another gofer service command is at work" in refusal(what)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -37,9 +39,36 @@ def hang(path):
 WATCHDOG = 1.0
 
 
+class WatchedAgent(AgentProcess):
+    """A goferd that has a watchdog. What it tells its service manager is kept."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, environ={"WATCHDOG_USEC": str(round(WATCHDOG * 1e6))})
+        self._notices: socket.socket | None = None
+
+    def _is_ready(self, notices: socket.socket, process: subprocess.Popen[bytes]) -> bool:
+        self._notices = notices.dup()
+        return super()._is_ready(notices, process)
+
+    def notified(self) -> list[str]:
+        """Return what it has told since the last look."""
+        assert self._notices is not None
+        self._notices.setblocking(False)
+        told = []
+        with suppress(BlockingIOError):
+            while True:
+                told.append(self._notices.recv(4096).decode())
+        return told
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        if self._notices is not None:
+            self._notices.close()
+
+
 @contextmanager
-def watched(root: Path, url: str) -> Iterator[AgentProcess]:
-    with AgentProcess(root, watchdog=WATCHDOG) as goferd:
+def watched(root: Path, url: str) -> Iterator[WatchedAgent]:
+    with WatchedAgent(root) as goferd:
         goferd.configure("[messaging]\nprobe_interval = 0.4\nreconnect_max = 0.5\n")
         goferd.plugin("probe", PROBE + HANG, descriptor(f"{url}\n        heartbeat = 1", "watched"))
         goferd.start()
@@ -47,7 +76,7 @@ def watched(root: Path, url: str) -> Iterator[AgentProcess]:
 
 
 @pytest.fixture
-def goferd(root: Path, broker: LocalBroker) -> Iterator[AgentProcess]:
+def goferd(root: Path, broker: LocalBroker) -> Iterator[WatchedAgent]:
     with watched(root, broker.url) as goferd:
         yield goferd
 
@@ -58,7 +87,7 @@ def caller(broker: LocalBroker) -> Iterator[Agent]:
         yield agent
 
 
-def until_fed(goferd: AgentProcess, times: int) -> None:
+def until_fed(goferd: WatchedAgent, times: int) -> None:
     """Wait until it has said so many times that it works."""
     fed: list[str] = []
 
@@ -69,7 +98,7 @@ def until_fed(goferd: AgentProcess, times: int) -> None:
     eventually(look, what=goferd.tail())
 
 
-def starves(goferd: AgentProcess) -> bool:
+def starves(goferd: WatchedAgent) -> bool:
     """Tell whether the watchdog would strike now: it was not fed for its whole time, and some more."""
     goferd.notified()
     until = time.monotonic() + 2 * WATCHDOG
@@ -79,7 +108,7 @@ def starves(goferd: AgentProcess) -> bool:
 
 @pytest.mark.slow
 def test_an_agent_that_does_not_read_its_broker_any_more_starves_it(
-    goferd: AgentProcess, caller: Agent, tmp_path: Path
+    goferd: WatchedAgent, caller: Agent, tmp_path: Path
 ) -> None:
     until_it_answers(caller)
     until_fed(goferd, 4)
@@ -94,7 +123,7 @@ def test_an_agent_that_does_not_read_its_broker_any_more_starves_it(
 
 
 @pytest.mark.slow
-def test_an_agent_that_has_lost_its_broker_feeds_it(goferd: AgentProcess, caller: Agent, broker: LocalBroker) -> None:
+def test_an_agent_that_has_lost_its_broker_feeds_it(goferd: WatchedAgent, caller: Agent, broker: LocalBroker) -> None:
     until_it_answers(caller)
     broker.freeze()
     try:
@@ -118,7 +147,7 @@ def test_an_agent_whose_broker_was_never_there_feeds_it(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_agent_whose_workers_are_all_busy_feeds_it(goferd: AgentProcess, caller: Agent, tmp_path: Path) -> None:
+def test_an_agent_whose_workers_are_all_busy_feeds_it(goferd: WatchedAgent, caller: Agent, tmp_path: Path) -> None:
     until_it_answers(caller)
     for _ in range(300):
         caller(wait=0).Probe().until(str(tmp_path / "go on"))

@@ -257,8 +257,7 @@ gofer.tools.pki: Entry Store
 gofer.tools.progress: Bar
 gofer.tools.rmi: answer rmi
 gofer.tools.service: service
-gofer.tools.service_files: Service
-gofer.tools.service_record: Record State install stage uninstall
+gofer.tools.service_files: Record Service State install stage uninstall
 gofer.tools.stubs: stubs write_stubs
 gofer.tracing: Tracer slot use
 gofer_adapter_amqp: AmqpAdapter

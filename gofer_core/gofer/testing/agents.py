@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
+from typing import Any, ClassVar, Self
 
 __all__ = ["AgentProcess", "Guard"]
 
@@ -34,10 +35,9 @@ class AgentProcess:
         path: directories that its Python looks for modules in, first.
         environ: more environment, over this process's own.
         wrapper: a command that becomes it, as ``setpriv`` with its options does.
-        watchdog: the limit of its service manager's watchdog, in seconds; ``notified`` returns what it has sent.
     """
 
-    _popen = subprocess.Popen  # gofer's own tests have a quicker one
+    _popen: ClassVar[Any] = subprocess.Popen  # gofer's own tests have a quicker one
 
     def __init__(
         self,
@@ -46,11 +46,8 @@ class AgentProcess:
         path: tuple[Path, ...] = (),
         environ: Mapping[str, str] | None = None,
         wrapper: tuple[str, ...] = (),
-        watchdog: float | None = None,
     ) -> None:
         self.root = root
-        self._watchdog = watchdog
-        self._notices: socket.socket | None = None
         self._wrapper = wrapper
         self.log = root / "goferd.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -76,58 +73,41 @@ class AgentProcess:
         """Write ``agent.conf``."""
         self._write(self.root / "etc/gofer/agent.conf", text)
 
-    def start(self) -> AgentProcess:
+    def start(self) -> Self:
         """Start it, and wait until it says that it is ready.
 
         Raises:
             RuntimeError: it ended, or was not ready in time; the text holds the end of its log.
         """
-        with self.log.open("ab") as log:
-            self._close_notices()
-            ready = self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with self.log.open("ab") as log, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
             # An abstract address: the root's path may be too long for a socket's.
             address = f"\0gofer-test-{os.getpid()}-{id(self)}"
             ready.bind(address)
-            told = {} if self._watchdog is None else {"WATCHDOG_USEC": str(round(self._watchdog * 1e6))}
             self._release_guard()  # of one that has ended by itself
             self._guard = Guard()
             self.process = self._popen(
                 [*self._wrapper, sys.executable, "-c", _GOFERD, "-f"],
-                env={**self._environ, **told, "NOTIFY_SOCKET": "@" + address[1:]},
+                env={**self._environ, "NOTIFY_SOCKET": "@" + address[1:]},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
             self._guard.watch(self.process.pid)
-            ready.settimeout(0.1)
-            deadline = monotonic() + _READY
-            while monotonic() < deadline and self.process.poll() is None:
-                try:
-                    if ready.recv(4096).startswith(b"READY=1"):
-                        if self._watchdog is None:
-                            self._close_notices()
-                        return self
-                except TimeoutError:
-                    continue
-            self._close_notices()
+            if self._is_ready(ready, self.process):
+                return self
         raise RuntimeError(f"goferd is not ready (exit status {self.process.poll()}):\n{self.tail()}")
 
-    def notified(self) -> list[str]:
-        """Return what it has told the service manager since the last look; with ``watchdog`` only."""
-        if self._notices is None:
-            raise RuntimeError("goferd was started without a watchdog")
-        told = []
-        self._notices.setblocking(False)
-        try:
-            while True:
-                told.append(self._notices.recv(4096).decode())
-        except BlockingIOError:
-            return told
-
-    def _close_notices(self) -> None:
-        if self._notices is not None:
-            self._notices.close()
-            self._notices = None
+    def _is_ready(self, notices: socket.socket, process: subprocess.Popen[bytes]) -> bool:
+        """Wait until it tells its service manager that it is ready; return whether it has in time."""
+        notices.settimeout(0.1)
+        deadline = monotonic() + _READY
+        while monotonic() < deadline and process.poll() is None:
+            try:
+                if notices.recv(4096).startswith(b"READY=1"):
+                    return True
+            except TimeoutError:
+                continue
+        return False
 
     @property
     def pid(self) -> int:
@@ -174,12 +154,11 @@ class AgentProcess:
         path.chmod(0o644)
         return path
 
-    def __enter__(self) -> AgentProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self._close_notices()
 
 
 class Guard:

@@ -74,33 +74,21 @@ def register(**items: Any) -> None:
     mocks.register(items)
 
 
-class _Record:
+class _Record(NamedTuple):
     """What is known of one method: how it was called, and what its next calls end with."""
 
-    def __init__(self) -> None:
-        self.calls: list[Call] = []
-        self.pushed: deque[Any] = deque()
+    calls: list[Call]
+    pushed: deque[Any]
 
 
-class _Own:
-    """What belongs together: of one agent for a class, of all agents for an instance or a module."""
+class _Own(NamedTuple):
+    """What belongs together: of one agent for a class, of all agents for an instance or a module.
 
-    def __init__(self, item: Any) -> None:
-        self._item = item
-        self._objects: dict[bytes, Any] = {}
-        self._records: dict[str, _Record] = {}
+    ``objects``: those of a class, by the arguments of its constructor. ``records``: by method.
+    """
 
-    def record(self, name: str) -> _Record:
-        return self._records.setdefault(name, _Record())
-
-    def target(self, cntr: list[Any] | None) -> Any:
-        if not isinstance(self._item, type):
-            return self._item
-        args, kws = cntr or ([], {})
-        key = encode({"": [args, kws]})
-        if key not in self._objects:
-            self._objects[key] = self._item(*args, **kws)
-        return self._objects[key]
+    objects: dict[bytes, Any]
+    records: dict[str, _Record]
 
 
 class _Registered:
@@ -112,7 +100,7 @@ class _Registered:
 
     def of(self, agent: object) -> _Own:
         owner = agent if isinstance(self.item, type) else self  # all agents share an instance, and a module
-        return self._by_owner.setdefault(owner, _Own(self.item))
+        return self._by_owner.setdefault(owner, _Own({}, {}))
 
 
 class _MockMethod(Method):
@@ -163,7 +151,7 @@ class _Mocks:
 
     def record(self, agent: object, classname: str, method: str) -> _Record:
         with self._lock:
-            return self._own(agent, classname, method).record(method)
+            return self._find(classname, method).of(agent).records.setdefault(method, _Record([], deque()))
 
     def answer(self, agent: object, document: dict[str, Any], options: Options) -> Any:
         request = document["request"]
@@ -190,19 +178,26 @@ class _Mocks:
         return plain(value, "result")
 
     def _call(self, agent: object, request: dict[str, Any]) -> Any:
+        args, kws = request["cntr"] or ([], {})
         with self._lock:
-            target = self._own(agent, request["classname"], request["method"]).target(request["cntr"])
+            registered = self._find(request["classname"], request["method"])
+            target, objects = registered.item, registered.of(agent).objects
+            if isinstance(target, type):
+                key = encode({"": [args, kws]})
+                if key not in objects:
+                    objects[key] = target(*args, **kws)
+                target = objects[key]
         value = getattr(target, request["method"])(*request["args"], **request["kws"])
         if inspect.iscoroutine(value):
             value.close()
             raise TypeError(f"{request['method']} is async, and mocks are called, not awaited")
         return value
 
-    def _own(self, agent: object, classname: str, method: str) -> _Own:
+    def _find(self, classname: str, method: str) -> _Registered:
         found = self._items.get(classname)
         if found is None:
             known = f"registered: {', '.join(sorted(self._items))}" if self._items else "nothing is registered"
             raise NamespaceNotFound(f"no mock for {classname!r}: mock.register({classname}=...) makes one; {known}")
         if method.startswith("_") or not callable(getattr(found.item, method, None)):
             raise MemberNotFound(method, f"what is registered for {classname!r} has no method {method!r}")
-        return found.of(agent)
+        return found

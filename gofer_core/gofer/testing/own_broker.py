@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from gofer.errors import AdapterError, ConnectionLost, MessagingError
+from gofer.errors import ConnectionLost, MessagingError
 from gofer.messaging import adapter as api
 from gofer.messaging.adapter import DeleteExchange, DeleteQueue
 from gofer.messaging.adapters import find
@@ -40,39 +40,20 @@ class Finding:
     why: str
 
 
-def _try_exchanges(driver: Driver) -> str | None:
-    exchange, queue = driver.exchange(), driver.queue()
-    try:
-        driver.bind(queue, exchange, "key")
-    finally:
-        driver.ask(DeleteExchange(exchange))
-        driver.ask(DeleteQueue(queue))
-    return None
-
-
 def _try_queue(driver: Driver, **how: Any) -> str | None:
-    queue = driver.name()
-    differs = driver.ask(api.DeclareQueue(queue, **how))
-    driver.ask(DeleteQueue(queue))
-    return differs
+    return driver.ask(api.DeclareQueue(driver.name(), **how))
 
 
-def _try_condition(driver: Driver) -> str | None:
-    queue = driver.queue()
-    try:
-        return driver.ask(DeleteQueue(queue, if_empty=True))
-    except AdapterError:
-        driver.ask(DeleteQueue(queue))
-        raise
+def _try_deletion(driver: Driver, **how: Any) -> str | None:
+    return driver.ask(DeleteQueue(driver.queue(), **how))
 
 
-def _try_subscription(driver: Driver) -> str | None:
-    queue = driver.queue()
-    try:
-        driver.subscribe(queue, exclusive=True)
-    finally:
-        driver.ask(DeleteQueue(queue))
-    return None
+def _try_exchanges(driver: Driver) -> None:
+    driver.bind(driver.queue(), driver.exchange(), "key")
+
+
+def _try_subscription(driver: Driver) -> None:
+    driver.subscribe(driver.queue(), exclusive=True)
 
 
 def _try_silence(driver: Driver) -> str | None:
@@ -82,12 +63,12 @@ def _try_silence(driver: Driver) -> str | None:
 
 #: Tries each capability that the contract asks about. Each returns or raises the words for what is missing, or None.
 _CAPABILITIES: dict[str, Callable[[Driver], str | None]] = {
-    "has_deletes": _try_queue,
+    "has_deletes": _try_deletion,
     "has_exchanges": _try_exchanges,
     "has_exclusive_queues": partial(_try_queue, exclusive=True),
     "has_auto_delete": partial(_try_queue, auto_delete=True),
     "has_expiring_queues": partial(_try_queue, expires=60.0),
-    "has_conditional_deletes": _try_condition,
+    "has_conditional_deletes": partial(_try_deletion, if_empty=True),
     "has_exclusive_subscriptions": _try_subscription,
     "has_no_heartbeats_of_peers": _try_silence,
 }
@@ -173,11 +154,9 @@ def _find_lacks(connector: Connector) -> dict[str, str]:
             words = attempt(driver)
         except MessagingError as error:
             words = str(error)
-        except KeyboardInterrupt:
-            _delete(connector, driver.names)
-            raise
         finally:
             driver.close()
+            _delete(connector, driver.names)
         if words is not None:
             lacks[capability] = words
     return lacks

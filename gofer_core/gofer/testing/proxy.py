@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from gofer.messaging.local.paths import path_of
@@ -82,7 +83,7 @@ class Proxy:
             self.url = replace(target, host=host, port=self._listener.getsockname()[1])
         self._listener.setblocking(False)
         self._loop = asyncio.new_event_loop()
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[bool]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
 
     def __enter__(self) -> Proxy:
@@ -132,27 +133,31 @@ class Proxy:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = self._loop.create_task(self._serve(near, far))
         self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
+        # Not in the task: one that is cut at once does not even begin.
+        connection.add_done_callback(partial(self._end, near, far))
 
-    async def _serve(self, near: socket.socket, far: socket.socket) -> None:
-        """Pass on what both sides say until one has ended, and all it has said is passed on; or until it is cut."""
+    async def _serve(self, near: socket.socket, far: socket.socket) -> bool:
+        """Pass on what both sides say until one has ended, and all it has said is passed on; tell whether it is so."""
         to_client, to_broker = (None if make is None else make() for make in self._filters)
         flows = [
             self._loop.create_task(_pass_on(near, far, self.to_broker, to_broker)),
             self._loop.create_task(_pass_on(far, near, self.to_client, to_client)),
         ]
-        is_cut = True
         try:
             ended, _ = await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)
-            is_cut = any(flow.exception() for flow in ended)
+            return not any(flow.exception() for flow in ended)
         finally:
             for flow in flows:
                 flow.cancel()
             await asyncio.gather(*flows, return_exceptions=True)
-            for sock in (near, far):
-                if is_cut and sock.family != socket.AF_UNIX:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
-                sock.close()
+
+    def _end(self, near: socket.socket, far: socket.socket, connection: asyncio.Task[bool]) -> None:
+        self._connections.discard(connection)
+        is_cut = connection.cancelled() or not connection.result()
+        for sock in (near, far):
+            if is_cut and sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            sock.close()
 
 
 async def _pass_on(source: socket.socket, target: socket.socket, direction: Direction, filter: Filter | None) -> None:

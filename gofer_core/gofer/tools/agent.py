@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from inspect import cleandoc
 from typing import Any
 
 import click
@@ -18,22 +19,6 @@ __all__ = ["agent", "mgt"]
 _STATES = ("waiting", "running", "overdue", "answering", "undeliverable", "interrupted")
 _FAILED, _USAGE, _NO_ANSWER, _NOT_FOUND, _REFUSED, _NO_AGENT = range(1, 7)
 _STATUSES = {"refused": _REFUSED, "not-found": _NOT_FOUND, "malformed": _USAGE}
-_HELP = """Show the agent of this machine, load and unload its plugins, list and cancel its requests.
-
-Only root and the agent's user may do this. The command uses the agent's Unix socket, or TCP if [management] in
-agent.conf enables it. A PATH that does not exist here is searched among the agent's descriptors. A change lasts until
-goferd restarts; then the descriptors count again.
-
-\b
-Exit status:
-  0    done
-  1    the agent could not do it; the message says why
-  2    wrong arguments
-  3    no answer in time; the agent may still be working on it
-  4    no such request
-  5    refused: not root, not the agent's user
-  6    no agent is running
-"""
 
 
 def _criteria(text: str) -> dict[str, Any]:
@@ -98,65 +83,75 @@ def _made(do: str) -> click.Command:
     return click.Command(do, callback=run, params=[*parameters, *_CONNECTION], help=text)
 
 
-agent = click.Group("agent", commands=[_made(do) for do in _COMMANDS], help=_HELP)
+@click.group()
+def agent() -> None:
+    """Show the agent of this machine, load and unload its plugins, list and cancel its requests.
 
-#: By flag of gofer mgt: the request, the field of the flag's value, and the options that may go with it.
-_FLAGS: Mapping[str, tuple[str, str | None, Sequence[str]]] = {
-    "show": ("show", None, ()),
-    "load": ("load", "path", ()),
-    "reload": ("reload", "which", ()),
-    "unload": ("unload", "which", ()),
-    "requests": ("requests", None, ("states", "plugin", "most")),
-    "cancel": ("cancel", "sn", ()),
-    "cancel_where": ("cancel", "criteria", ("plugin",)),
-    "retry": ("retry", "sn", ()),
-    "drop": ("drop", "sn", ()),
+    Only root and the agent's user may do this. The command uses the agent's Unix socket, or TCP if [management] in
+    agent.conf enables it. A PATH that does not exist here is searched among the agent's descriptors. A change lasts
+    until goferd restarts; then the descriptors count again.
+
+    \b
+    Exit status:
+      0    done
+      1    the agent could not do it; the message says why
+      2    wrong arguments
+      3    no answer in time; the agent may still be working on it
+      4    no such request
+      5    refused: not root, not the agent's user
+      6    no agent is running
+    """
+
+
+for _do in _COMMANDS:
+    agent.add_command(_made(_do))
+
+
+_SHORT = {"show": "-s", "load": "-l", "reload": "-r", "unload": "-u"}
+_NONE, _WHICH, _SN = {"is_flag": True}, {"metavar": "PATH|NAME", "type": _place}, {"metavar": "SN"}
+#: By flag of gofer mgt: the request, the field of the flag's value, the options that may go with it, and how it reads.
+_FLAGS: Mapping[str, tuple[str, str | None, Sequence[str], Mapping[str, Any]]] = {
+    "show": ("show", None, (), _NONE),
+    "load": ("load", "path", (), {"metavar": "PATH", "type": _place}),
+    "reload": ("reload", "which", (), _WHICH),
+    "unload": ("unload", "which", (), _WHICH),
+    "requests": ("requests", None, ("states", "plugin", "most"), _NONE),
+    "cancel": ("cancel", "sn", (), _SN),
+    "cancel-where": ("cancel", "criteria", ("plugin",), {"metavar": "JSON", "type": _criteria}),
+    "retry": ("retry", "sn", (), _SN),
+    "drop": ("drop", "sn", (), _SN),
 }
 
 
 def _run_mgt(**asked: Any) -> int:
     """Make the request that the flags mean, and have it answered."""
     how = {name: asked.pop(name) for name in _HOW}
-    wanted = [name for name in _FLAGS if asked[name] not in (None, False)]
+    given = {name: asked.pop(name.replace("-", "_")) for name in _FLAGS}
+    wanted = [name for name in _FLAGS if given[name] not in (None, False)]
     if len(wanted) != 1:
-        known = ", ".join(f"--{name.replace('_', '-')}" for name in _FLAGS)
-        raise click.UsageError(f"choose exactly one action: {known}")
+        raise click.UsageError(f"choose exactly one action: {', '.join(f'--{name}' for name in _FLAGS)}")
     (name,) = wanted
-    do, field, fits = _FLAGS[name]
-    more = {option: asked[option] for option in ("states", "plugin", "most") if asked[option]}
+    do, field, fits, _ = _FLAGS[name]
+    more = {option: value for option, value in asked.items() if value}
     for option in more:
         if option not in fits:
-            raise click.UsageError(f"--{option.removesuffix('s')} does not go with --{name.replace('_', '-')}")
-    if asked[name] == "":
+            raise click.UsageError(f"--{option.removesuffix('s')} does not go with --{name}")
+    if given[name] == "":
         raise click.UsageError(f"--{name} is empty")
-    request = {"do": do, **more} if field is None else {"do": do, field: asked[name], **more}
-    return _answer(request, **how)
+    return _answer({"do": do, **({} if field is None else {field: given[name]}), **more}, **how)
 
 
-def _flag(name: str, *short: str, **how: Any) -> click.Option:
+def _flag(name: str) -> click.Option:
     text = "Cancel the requests whose data match criteria." if name == "cancel-where" else _COMMANDS[name][0]
-    return click.Option([*short, f"--{name}"], help=text.replace("; or those whose data match criteria", ""), **how)
+    text = text.replace("; or those whose data match criteria", "")
+    return click.Option([*filter(None, [_SHORT.get(name)]), f"--{name}"], help=text, **_FLAGS[name][3])
 
 
 mgt = click.Command(
     "mgt",
     callback=_run_mgt,
-    params=[
-        _flag("show", "-s", is_flag=True),
-        _flag("load", "-l", metavar="PATH", type=_place),
-        _flag("reload", "-r", metavar="PATH|NAME", type=_place),
-        _flag("unload", "-u", metavar="PATH|NAME", type=_place),
-        _flag("requests", is_flag=True),
-        _flag("cancel", metavar="SN"),
-        _flag("cancel-where", metavar="JSON", type=_criteria),
-        _flag("retry", metavar="SN"),
-        _flag("drop", metavar="SN"),
-        _STATE,
-        _PLUGIN,
-        _MOST,
-        *_CONNECTION,
-    ],
-    help=f'Do what "gofer agent" does, by the flags of gofer 2: one action per command.\n\n{_HELP}',
+    params=[*map(_flag, _FLAGS), _STATE, _PLUGIN, _MOST, *_CONNECTION],
+    help=cleandoc(f'Do what "gofer agent" does, by the flags of gofer 2: one action per command.\n\n    {agent.help}'),
 )
 
 

@@ -8,11 +8,13 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
@@ -26,33 +28,12 @@ from gofer.messaging.local import default_path
 from gofer.messaging.local.server import serving
 from gofer.root import Root
 from gofer.testing.agents import AgentProcess
-from gofer.tools.output import complain
+from gofer.tools.output import filled
 
 __all__ = ["Step", "demo", "read_steps"]
 
 _START = 30.0  # seconds until the agent must answer on a busy machine
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-_NEXT = """
-Everything is removed again. What to type next:
-
-  {gofer} demo --keep      the same, and it keeps running for your own calls
-  {gofer} rmi --help       how to call from a shell
-  {gofer} plugins          what is installed
-
-README.md shows how to write a plugin."""
-
-_KEPT = """
-It keeps running until you press Ctrl-C. In a second terminal, type:
-
-  export GOFER_ROOT={root}
-  {gofer} rmi -a demo -t Demo.echo hello
-  {gofer} rmi -a demo -t Demo.bark woof times=2 loud=true
-  {gofer} rmi -a demo -t Demo.progress -p working 10
-  {gofer} rmi -a demo -t Admin.help
-  {python} -c 'from gofer.proxy import Agent; print(Agent("local://", "demo").demo.hello("you"))'
-  tail -f {log}
-"""
 
 
 class _NotAsMeant(GoferError):
@@ -88,6 +69,7 @@ class _Interrupts:
         try:
             self._raise()
             yield
+            self._raise()  # one that struck where Python drops it
         finally:
             self._allowed = False
 
@@ -100,6 +82,12 @@ class _Interrupts:
             for number in _SIGNALS:  # or the next one kills the interpreter at its end, where handlers are gone
                 signal.signal(number, signal.SIG_IGN)
             raise _Interrupted(self._number)
+
+
+class _Goferd(AgentProcess):
+    """In a group of its own: a Ctrl-C in the terminal is for this process, which then ends it in order."""
+
+    _popen = staticmethod(partial(subprocess.Popen, process_group=0))
 
 
 class Step(NamedTuple):
@@ -138,7 +126,7 @@ def demo(keep: bool) -> int:
     """
     interrupts = _Interrupts()
     try:
-        with tempfile.TemporaryDirectory(prefix="gofer-demo-") as folder, _started(Path(folder), interrupts) as goferd:
+        with tempfile.TemporaryDirectory(prefix="gofer-demo-") as folder, _started(Path(folder)) as goferd:
             with interrupts.allowed():
                 _wait_for(goferd)
                 _run_steps()
@@ -147,16 +135,13 @@ def demo(keep: bool) -> int:
                 _stay(goferd, interrupts)
     except _Interrupted as interrupted:
         return interrupted.status
-    except GoferError as error:
-        complain("gofer demo", error)
-        return 1
     if not keep:
-        _say(_NEXT.format(gofer=_command()))
+        _say("\n" + filled("demo/next", gofer=_command()).rstrip())
     return 0
 
 
 @contextmanager
-def _started(folder: Path, interrupts: _Interrupts) -> Iterator[AgentProcess]:
+def _started(folder: Path) -> Iterator[AgentProcess]:
     """Start a broker in a thread, and goferd. At the end the agent is stopped before the broker that it talks to."""
     sample = _sample_descriptor()
     os.environ["GOFER_ROOT"] = str(folder)  # for local:// in the code that is shown
@@ -164,15 +149,14 @@ def _started(folder: Path, interrupts: _Interrupts) -> Iterator[AgentProcess]:
     root = Root(folder)
     root.ensure(root.run)
     # Not the working directory is where its Python looks for modules.
-    with serving(default_path(os.environ)), AgentProcess(folder, environ={"PYTHONSAFEPATH": "1"}) as goferd:
+    with serving(default_path(os.environ)), _Goferd(folder, environ={"PYTHONSAFEPATH": "1"}) as goferd:
         goferd.descriptor("demo", sample.read_text("utf-8"))
         # A short timeout, so that an interrupted demo ends soon although a call runs.
         goferd.configure("[main]\nshutdown_timeout = 2\n")
         try:
             goferd.start()
         except RuntimeError as failed:
-            with interrupts.allowed():  # a Ctrl-C in the terminal ends goferd, too: then that is told
-                raise _NotAsMeant(str(failed)) from failed
+            raise _NotAsMeant(str(failed)) from failed
         yield goferd
 
 
@@ -253,11 +237,13 @@ def _run(step: Step, names: dict[str, Any]) -> bool:
 
 
 def _stay(goferd: AgentProcess, interrupts: _Interrupts) -> None:
+    gofer, python = _command(anywhere=True), shlex.quote(sys.executable)
     root, log = shlex.quote(str(goferd.root)), shlex.quote(str(goferd.log))
     try:
         with interrupts.allowed():
-            _say(_KEPT.format(gofer=_command(anywhere=True), python=shlex.quote(sys.executable), root=root, log=log))
-            while True:
+            _say("\n" + filled("demo/kept", gofer=gofer, python=python, root=root, log=log))
+        while True:
+            with interrupts.allowed():
                 _check(goferd)
                 time.sleep(0.2)
     except _Interrupted:

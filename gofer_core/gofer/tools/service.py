@@ -15,8 +15,7 @@ from gofer.agent.process import AgentLock, AlreadyRunning
 from gofer.errors import ConfigError
 from gofer.root import Root
 from gofer.tools.output import complain, print_json, print_table
-from gofer.tools.service_files import Service
-from gofer.tools.service_record import Record, install, stage, uninstall
+from gofer.tools.service_files import Record, Service, install, stage, uninstall
 
 __all__ = ["service"]
 
