@@ -17,10 +17,10 @@ from typing import Any, cast
 import msgspec
 
 from gofer import errors
-from gofer.messaging.document import Result
+from gofer.messaging.document import Result, encode
 from gofer.messaging.value import plain
 
-__all__ = ["from_result", "sentence", "to_result", "trace_of"]
+__all__ = ["encoded", "from_result", "sentence", "to_result", "trace_of"]
 
 #: Where callers of gofer 2.x look for our classes; all others of ours are new names there.
 _WIRE_MODULES = {"MemberNotFound": "gofer.collation", "InvalidOperator": "gofer.rmi.criteria"}
@@ -58,6 +58,14 @@ def to_result(raised: BaseException) -> dict[str, Any]:
         "xargs": [_plain_or_repr(value) for value in _arguments(raised)],
         "xstate": state,
     }
+
+
+def encoded(raised: BaseException) -> bytes:
+    """Write the ``result`` of a reply for an exception. Never raises."""
+    try:
+        return encode(to_result(raised))
+    except Exception as worse:  # noqa: BLE001 - an integer of 5,000 digits among its arguments, for one
+        return encode(to_result(TypeError(f"a {type(raised).__qualname__} that cannot be sent: {worse}")))
 
 
 def _ordinary(text: str, trace: str) -> dict[str, Any]:

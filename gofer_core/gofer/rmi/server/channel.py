@@ -47,7 +47,7 @@ class Channel:
         run: runs a request, in a worker.
         make_progress: makes what its method reports its progress by.
         give_up: seconds after which a result that no broker takes is given up.
-        exclusive: nobody else may read the queue.
+        exclusive: nobody else may read the queue. (Known before it is read: what the store holds runs before that.)
     """
 
     def __init__(

@@ -13,20 +13,16 @@ from gofer.messaging.address import Address
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.rmi.request import ENDED, Received
 from gofer.rmi.server.channel import Channel
-from gofer.rmi.server.counters import Counters
 from gofer.rmi.server.lifecycle import Lifecycle
 from gofer.rmi.server.nonces import Nonces, Seen
 from gofer.rmi.server.persistence import Persistence
 from gofer.rmi.server.registry import Known, Registry
 from gofer.rmi.server.rejections import Rejections, start_of
 from gofer.rmi.server.reply_encoder import Refusal
-from gofer.rmi.server.reply_publisher import GIVE_UP
-from gofer.rmi.server.service import Service
 from gofer.rmi.server.verification import Refused, Verification, too_late
 
 if TYPE_CHECKING:
     from gofer.messaging.adapter import Delivery
-    from gofer.messaging.thread_driver import ThreadConnection
 
 __all__ = ["Consumer"]
 
@@ -38,41 +34,19 @@ class Consumer:
 
     Args:
         registry, persistence, nonces, lifecycle: those of the agent.
-        give_up: seconds after which a result that no broker takes is given up.
-        exclusive: nobody else may read the queue. (Known before it is read: what the store holds runs before that.)
     """
 
     def __init__(
-        self,
-        service: Service,
-        link: ThreadConnection,
-        *,
-        registry: Registry,
-        persistence: Persistence,
-        nonces: Nonces,
-        lifecycle: Lifecycle,
-        counters: Counters | None = None,
-        prefetch: int = 200,
-        give_up: float = GIVE_UP,
-        exclusive: bool = False,
+        self, channel: Channel, registry: Registry, persistence: Persistence, nonces: Nonces, lifecycle: Lifecycle
     ) -> None:
-        self.channel = Channel(
-            service,
-            link,
-            lifecycle.run,
-            lifecycle.make_progress,
-            counters=counters,
-            prefetch=prefetch,
-            give_up=give_up,
-            exclusive=exclusive,
-        )
-        self._link = link
+        self.channel = channel
+        self._link = channel.link
         self._registry = registry
         self._persistence = persistence
         self._nonces = nonces
         self._lifecycle = lifecycle
-        self._rejections = Rejections(self.channel)
-        self._verification = Verification(service)
+        self._rejections = Rejections(channel)
+        self._verification = Verification(channel.service)
         self._parse = lru_cache(256)(Address.parse)
         self._subscription: Subscription | None = None
         self._closed = False

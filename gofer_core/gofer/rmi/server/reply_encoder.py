@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,15 +12,12 @@ from gofer.errors import ResultTooLarge
 from gofer.messaging.auth import Authenticator, sign
 from gofer.messaging.document import VERSION, encode, timestamp
 from gofer.messaging.value import plain
-from gofer.rmi.exceptions import to_result
+from gofer.rmi.exceptions import encoded
 
 if TYPE_CHECKING:
     from gofer.rmi.request import Received
 
 __all__ = ["CannotSign", "Encoder", "Refusal", "of_error", "of_value"]
-
-#: Where methods are called from: the frames below are the plugin's own.
-_CALLING = ("gofer.rmi.model.direct", "gofer.rmi.model.coroutines", "gofer.rmi.server.dispatch")
 
 # An exception is not asked about itself, as its class may have an answer of its own: this is the real one.
 _TRACEBACK = vars(BaseException)["__traceback__"]
@@ -93,7 +89,7 @@ class Encoder:
         if len(body) <= self._limit:
             return body, result, None
         large = ResultTooLarge(f"the reply has {len(body)} bytes, and {self._limit} is the limit")
-        result = encode(to_result(large))
+        result = encoded(large)
         body = self._result(request, request.data, result)
         if len(body) > self._limit:
             body = self._result(request, None, result)
@@ -147,20 +143,7 @@ def of_error(raised: BaseException, crossed: tuple[BaseException, bytes] | None 
     Args:
         crossed: what a method in a process of its own has raised, and how that process has written it.
     """
-    _TRACEBACK.__set__(raised, _below(_TRACEBACK.__get__(raised)))
     try:
-        return crossed[1] if crossed is not None and crossed[0] is raised else encode(to_result(raised))
-    except Exception as worse:  # noqa: BLE001 - an integer of 5,000 digits among its arguments, for one
-        return encode(to_result(TypeError(f"a {type(raised).__qualname__} that cannot be sent: {worse}")))
+        return crossed[1] if crossed is not None and crossed[0] is raised else encoded(raised)
     finally:
         _TRACEBACK.__set__(raised, None)
-
-
-def _below(trace: TracebackType | None) -> TracebackType | None:
-    """Return the part of a traceback below our own frames and those of hooks; all of it when that is nothing."""
-    below, at = trace, trace
-    while at is not None:
-        if at.tb_frame.f_globals.get("__name__", "") in _CALLING:
-            below = at.tb_next
-        at = at.tb_next
-    return below or trace

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from random import SystemRandom
@@ -42,29 +43,23 @@ class Settled(enum.Enum):
     UNSENT = "unsent"  # the publisher was stopped before either
 
 
+@dataclass(eq=False, slots=True)
 class _Pending:
-    """One reply, until it is settled."""
+    """One reply, until it is settled. ``not_taken``: by a broker, once: what was lost with its connection may be."""
 
-    __slots__ = (
-        "address", "body", "done", "durable", "ended", "isolated", "not_taken", "posted", "reason", "retry_at",
-        "tries", "up_since", "what",
-    )  # fmt: skip
-
-    def __init__(
-        self, address: Address, body: bytes, done: Callable[[Settled, str], object], what: object, durable: bool
-    ) -> None:
-        self.address = address
-        self.body = body
-        self.done = done
-        self.what = what
-        self.durable = durable
-        self.posted = time.monotonic()
-        self.ended = self.isolated = False
-        self.not_taken = False  # by a broker, once: what was lost with its connection most likely will be
-        self.tries = 0
-        self.reason = ""
-        self.retry_at = inf
-        self.up_since: float | None = None
+    address: Address
+    body: bytes
+    done: Callable[[Settled, str], object]
+    what: object
+    durable: bool
+    posted: float = field(default_factory=time.monotonic)
+    ended: bool = False
+    isolated: bool = False
+    not_taken: bool = False
+    tries: int = 0
+    reason: str = ""
+    retry_at: float = inf
+    up_since: float | None = None
 
 
 class Publisher:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from math import inf
 
 from gofer.errors import ExecutionTimeout
@@ -86,6 +87,7 @@ class Sweep:
             return now + _LINGER
 
 
+@dataclass(frozen=True)
 class Due:
     """Does what is due of the requests of an agent. In the sweep's thread.
 
@@ -95,31 +97,20 @@ class Due:
         end: ends a request by an exception.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        persistence: Persistence,
-        window: Window,
-        statuses: Statuses,
-        channels: Iterable[Channel],
-        *,
-        begin: Callable[[Received], object],
-        end: Callable[[Received, BaseException], object],
-    ) -> None:
-        self._registry = registry
-        self._persistence = persistence
-        self._window = window
-        self._statuses = statuses
-        self._channels = channels
-        self._begin = begin
-        self._end = end
+    registry: Registry
+    persistence: Persistence
+    window: Window
+    statuses: Statuses
+    channels: Iterable[Channel]
+    begin: Callable[[Received], object]
+    end: Callable[[Received, BaseException], object]
 
     def look(self, now: float) -> float:
         """Do what is due: statuses, time limits, takeovers, latency, retries. Returns when to look again."""
         due = inf
         taken: list[Received] = []
-        in_flight = self._registry.in_flight()
-        crowded = self._persistence.is_crowded(in_flight, now)
+        in_flight = self.registry.in_flight()
+        crowded = self.persistence.is_crowded(in_flight, now)
         for request in in_flight:
             if crowded and request.keep_at < inf:
                 request.keep_at = request.due = now
@@ -127,30 +118,30 @@ class Due:
                 self._look_at(request, now, taken)
             due = min(due, request.due)
         if taken:
-            self._persistence.take_over(taken)
-        for request in self._registry.overdue():
+            self.persistence.take_over(taken)
+        for request in self.registry.overdue():
             if request.due <= now:
                 request.due = inf
                 text = "%s %s %s. It is still running. %s"
                 log.warning(text, request.sn, request.channel.service.name, request.late, way_out(request))
             due = min(due, request.due)
-        for channel in list(self._channels):
+        for channel in list(self.channels):
             due = min(due, channel.publisher.look(now), channel.asking.look(now), channel.admin.look(now))
             if channel.backlog.count:
-                self._window.pull(channel)
+                self.window.pull(channel)
             if in_flight or channel.backlog.count or channel.publisher.pending:
                 due = min(due, now + _GLANCE)  # something may be due that was not when this has looked
-        self._registry.tidy()
-        self._persistence.look(now)
+        self.registry.tidy()
+        self.persistence.look(now)
         return due
 
     def _look_at(self, request: Received, now: float, taken: list[Received]) -> None:
         if request.tell_at <= now:
             request.tell_at = inf
-            self._statuses.tell(request)
+            self.statuses.tell(request)
         if request.begin_at <= now:
             request.begin_at = inf
-            self._begin(request)
+            self.begin(request)
         if request.keep_at <= now:
             request.keep_at = inf
             if request.state < ANSWERING:
@@ -158,7 +149,7 @@ class Due:
         if request.expires_at <= now:
             request.expires_at = inf
             self._expire(request)
-        with self._registry.lock:
+        with self.registry.lock:
             due = min(request.tell_at, request.begin_at, request.keep_at, request.expires_at)
             request.due = now + _OVERDUE if request.overdue else due
 
@@ -173,5 +164,5 @@ class Due:
         request.cancelled = True
         if stop is not None:
             stop()
-        self._registry.expire(request)
-        self._end(request, ExecutionTimeout(request.late))
+        self.registry.expire(request)
+        self.end(request, ExecutionTimeout(request.late))
