@@ -391,7 +391,7 @@ class TestTransfers:
             deadline = time.monotonic() + WAIT
             while len(back) < size:
                 assert time.monotonic() < deadline
-                if position < size and wire.unsent < 500_000:
+                if position < size and len(wire.buffer) < 500_000:
                     piece = data[position : position + next(pieces)]
                     wire.write(piece)
                     position += len(piece)

@@ -164,7 +164,7 @@ gofer.rmi.client.stub: Invoke Method Stub Trigger fixed new_request
 gofer.rmi.client.unconfirmed: Owner Unconfirmed UnconfirmedRequest
 gofer.rmi.clock: Clock Timer
 gofer.rmi.context: Context
-gofer.rmi.contract: Contract Parameter constructor_of contract_of is_plain
+gofer.rmi.contract: Contract Parameter constructor_of contract_of
 gofer.rmi.criteria: InvalidOperator MAX_BYTES MAX_DEPTH MAX_TERMS OPERATORS check matches
 gofer.rmi.description: of_api
 gofer.rmi.dispatcher: DispatchError MemberNotFound NamespaceNotFound NotAuthenticated NotAuthorized PasswordRequired
@@ -201,7 +201,7 @@ gofer.rmi.server.request_log: RequestLog
 gofer.rmi.server.serial: Outcome SerialThread
 gofer.rmi.server.service: PluginCode Service
 gofer.rmi.server.statuses: MOST_HELD Statuses
-gofer.rmi.server.sweep: Due Sweep
+gofer.rmi.server.sweep: Sweep
 gofer.rmi.server.tombstones: Owner Tombstones
 gofer.rmi.server.verification: ALLOWANCE Refused Verification Verified too_late
 gofer.rmi.server.window: Window

@@ -72,7 +72,7 @@ def test_a_number_that_a_hanging_disk_may_not_keep_is_an_error(serving: Served) 
     serving.store.post(lambda file: go_on.wait(60))
     try:
         answer = serving.requests.by_number(serving.plugin, "not-known")
-        with pytest.raises(RuntimeError, match="no such request is in memory; .*: the ledger has not answered within"):
+        with pytest.raises(RuntimeError, match=r"no such request is in memory; .*: the ledger has not answered within"):
             answer.result(30)
     finally:
         go_on.set()

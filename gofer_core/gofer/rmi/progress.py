@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from gofer.messaging.value import plain
@@ -16,6 +17,17 @@ __all__ = ["INTERVAL", "Progress"]
 INTERVAL = 0.1
 
 _MOMENT = 0.02  # seconds in which a method may set the other attributes, too: one report tells them together
+
+
+def _value(name: str, doc: str, *, reports: bool = True) -> Any:
+    """Make an attribute of :class:`Progress`."""
+
+    def change(progress: Progress, value: Any) -> None:
+        setattr(progress, f"_{name}", plain(value, f"progress.{name}"))
+        if reports:
+            progress._changed()
+
+    return property(attrgetter(f"_{name}"), change, doc=doc)
 
 
 class Progress:
@@ -46,34 +58,9 @@ class Progress:
         self._completed: Any = 0
         self._details: Any = {}
 
-    @property
-    def total(self) -> Any:
-        """How much there is to do."""
-        return self._total
-
-    @total.setter
-    def total(self, value: Any) -> None:
-        self._total = plain(value, "progress.total")
-
-    @property
-    def completed(self) -> Any:
-        """How much is done."""
-        return self._completed
-
-    @completed.setter
-    def completed(self, value: Any) -> None:
-        self._completed = plain(value, "progress.completed")
-        self._changed()
-
-    @property
-    def details(self) -> Any:
-        """Whatever else there is to say."""
-        return self._details
-
-    @details.setter
-    def details(self, value: Any) -> None:
-        self._details = plain(value, "progress.details")
-        self._changed()
+    total = _value("total", "How much there is to do.", reports=False)
+    completed = _value("completed", "How much is done.")
+    details = _value("details", "Whatever else there is to say.")
 
     def report(self) -> None:
         """Report now, however short after the last time.
@@ -82,12 +69,7 @@ class Progress:
             TypeError: ``details`` were changed in place to what is not plain JSON.
         """
         self._details = plain(self._details, "progress.details")
-        with self._lock:
-            send = self._send
-            if send is None:
-                return
-            self._sending()
-        send()
+        self._flush(held=False)
 
     def relay(self, total: Any, completed: Any, details: Any) -> None:
         """Report what the progress in another process has reported, now.
@@ -102,12 +84,7 @@ class Progress:
 
     def finish(self) -> None:
         """Send what was held back; nothing is reported after that."""
-        with self._lock:
-            send, self._send = self._send, None
-            if self._timer is None or send is None:
-                return
-            self._sending()
-        send()
+        self._flush(last=True)
 
     def _changed(self) -> None:
         if self._send is None:
@@ -115,18 +92,18 @@ class Progress:
         with self._lock:
             if self._send is not None and self._timer is None:
                 when = max(self._last + INTERVAL, time.monotonic() + _MOMENT)
-                self._timer = self._clock.call_at(when, self._late)
+                self._timer = self._clock.call_at(when, self._flush)
 
-    def _late(self) -> None:
+    def _flush(self, *, held: bool = True, last: bool = False) -> None:
+        """Send what the progress is now. ``held``: only if something was held back; ``last``: nothing after that."""
         with self._lock:
             send = self._send
-            if send is None or self._timer is None:
+            if last:
+                self._send = None
+            if send is None or (held and self._timer is None):
                 return
-            self._sending()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = None
+            self._last = time.monotonic()
         send()
-
-    def _sending(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None
-        self._last = time.monotonic()

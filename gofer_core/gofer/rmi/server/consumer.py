@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gofer.errors import ConfigError, MessagingError
 from gofer.messaging.address import Address
@@ -48,7 +48,8 @@ class Consumer:
         self._rejections = Rejections(channel)
         self._verification = Verification(channel.service)
         self._parse = lru_cache(256)(Address.parse)
-        self._subscription: Subscription | None = None
+        #: Its place at the queue; None before ``start``.
+        self.subscription: Subscription | None = None
         self._closed = False
 
     # -- deliveries: in the thread that reads the broker -----------------------------------------------------------
@@ -136,22 +137,12 @@ class Consumer:
         on_lost: Callable[[str], None] | None = None,
     ) -> None:
         """Subscribe to the queue; the arguments are those of :class:`Subscription`."""
-        channel = self.channel
-        self._subscription = Subscription(
-            queue,
-            channel.prefetch,
-            self.deliver,
-            prepare,
-            on_lost,
-            exclusive=channel.exclusive,
-            limit=channel.service.max_message,
-        )
-        self._link.subscribe(self._subscription, timeout)
+        self._subscribe(queue, timeout, prepare, on_lost, exclusive=self.channel.exclusive)
 
-    @property
-    def subscription(self) -> Subscription | None:
-        """Its place at the queue; None before ``start``."""
-        return self._subscription
+    def _subscribe(self, queue: str, timeout: float | None, *callbacks: Any, exclusive: bool) -> None:
+        prefetch, limit = self.channel.prefetch, self.channel.service.max_message
+        self.subscription = Subscription(queue, prefetch, self.deliver, *callbacks, exclusive=exclusive, limit=limit)
+        self._link.subscribe(self.subscription, timeout)
 
     def renew(self) -> None:
         """Follow a service whose authenticator or audience has changed."""
@@ -169,7 +160,7 @@ class Consumer:
 
     def catch_up(self, timeout: float) -> None:
         """Wait until the broker says that the queue, which was deleted, delivers no more: that comes last."""
-        subscription = self._subscription
+        subscription = self.subscription
         try:
             self._link.wait(lambda: subscription is None or not subscription.active, time.monotonic() + timeout)
         except MessagingError as gone:
@@ -185,13 +176,11 @@ class Consumer:
         Raises:
             MessagingError: somebody else takes from it, or it cannot be read; nothing is taken then.
         """
-        before, channel = self._subscription, self.channel
+        before = self.subscription
         assert before is not None  # noqa: S101 - it was started
-        channel.refusal, self._closed = refusal, False
-        limit = channel.service.max_message
-        self._subscription = Subscription(before.queue, channel.prefetch, self.deliver, exclusive=True, limit=limit)
+        self.channel.refusal, self._closed = refusal, False
         try:
-            self._link.subscribe(self._subscription, timeout)
+            self._subscribe(before.queue, timeout, exclusive=True)
         except MessagingError:
             self._closed = True
             raise
@@ -243,9 +232,9 @@ class Consumer:
         return left
 
     def _unsubscribe(self, timeout: float) -> bool:
-        if self._subscription is not None:
+        if self.subscription is not None:
             try:
-                self._link.unsubscribe(self._subscription, max(1.0, timeout))
+                self._link.unsubscribe(self.subscription, max(1.0, timeout))
             except MessagingError as gone:
                 name = self.channel.service.name
                 log.debug("plugin %s: its subscription went with the connection: %s", name, gone)

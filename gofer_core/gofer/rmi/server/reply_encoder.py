@@ -58,45 +58,37 @@ class Encoder:
     def reply(
         self, request: Received, result: bytes | None
     ) -> tuple[bytes | CannotSign, bytes | None, ResultTooLarge | None]:
-        """Write a result, or the refusal that the request has: see ``result``. Nothing, where nobody waits for it."""
+        """Write a result, or the refusal that the request has. Nothing, where nobody waits for it.
+
+        Args:
+            result: the value of ``result``, encoded; None: it is refused.
+
+        Returns:
+            The reply; the encoded result in it, which is another one when that was too large; and then why.
+        """
         if request.replyto is None:
             return b"", result, None
+        sn, replyto, data = request.sn, request.document.replyto, request.data
         try:
-            if result is not None:
-                return self.result(request, result)
-            return self.rejected(request.sn, str(request.replyto), request.data, request.refusal), None, None
+            if result is None:
+                return self.rejected(sn, str(request.replyto), data, request.refusal), None, None
+            body = self._write(self._envelope(sn, replyto, data, result=msgspec.Raw(result)))
+            if len(body) <= self._limit:
+                return body, result, None
+            large = ResultTooLarge(f"the reply has {len(body)} bytes, and {self._limit} is the limit")
+            result = encoded(large)
+            return self._write_within(self._envelope(sn, replyto, data, result=msgspec.Raw(result))), result, large
         except CannotSign as failed:
             return failed, result, None
 
     def rejected(self, sn: str | None, replyto: str, data: Any, refusal: Refusal) -> bytes:
         """Write a rejection; without its data where those make it too large."""
         told = msgspec.structs.asdict(refusal)
-        body = self._write(self._envelope(sn, replyto, data, status="rejected", **told))
-        if len(body) > self._limit:
-            body = self._write(self._envelope(sn, replyto, None, status="rejected", **told))
-        return body
+        return self._write_within(self._envelope(sn, replyto, data, status="rejected", **told))
 
-    def result(self, request: Received, result: bytes) -> tuple[bytes, bytes, ResultTooLarge | None]:
-        """Write a result.
-
-        Args:
-            result: the value of ``result``, encoded.
-
-        Returns:
-            The reply; the encoded result in it, which is another one when that was too large; and then why.
-        """
-        body = self._result(request, request.data, result)
-        if len(body) <= self._limit:
-            return body, result, None
-        large = ResultTooLarge(f"the reply has {len(body)} bytes, and {self._limit} is the limit")
-        result = encoded(large)
-        body = self._result(request, request.data, result)
-        if len(body) > self._limit:
-            body = self._result(request, None, result)
-        return body, result, large
-
-    def _result(self, request: Received, data: Any, result: bytes) -> bytes:
-        return self._write(self._envelope(request.sn, request.document.replyto, data, result=msgspec.Raw(result)))
+    def _write_within(self, envelope: dict[str, Any]) -> bytes:
+        body = self._write(envelope)
+        return body if len(body) <= self._limit else self._write({**envelope, "data": None})
 
     def _envelope(self, sn: str | None, replyto: str | None, data: Any, **more: Any) -> dict[str, Any]:
         return {

@@ -87,7 +87,8 @@ class Publisher:
         self._pending: dict[_Pending, None] = {}
         self._unsettled: dict[_Pending, None] = {}  # to be sent again, in this order
         self._waiting = 0  # threads that wait for the end of all
-        self._stopped = False
+        #: Nothing is sent any more.
+        self.stopped = False
         self._hurried = inf  # since when nobody waits for us much longer
 
     def post(
@@ -106,7 +107,7 @@ class Publisher:
             what: names it in the log, if need be.
             durable: it shall survive a restart of the broker.
         """
-        if self._stopped:
+        if self.stopped:
             done(Settled.UNSENT, "")
             return
         reply = _Pending(address, body, done, what, durable)
@@ -117,11 +118,6 @@ class Publisher:
     def pending(self) -> int:
         """How many are not settled."""
         return len(self._pending)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether nothing is sent any more."""
-        return self._stopped
 
     def refused(self) -> list[tuple[str, str]]:
         """Tell the addresses that brokers did not take something for, and why not."""
@@ -142,7 +138,7 @@ class Publisher:
 
     def stop(self) -> None:
         """Send nothing any more. What no broker has taken stays unanswered: its request is delivered again."""
-        self._stopped = True
+        self.stopped = True
         for reply in list(self._pending):
             self._end(reply, Settled.UNSENT)
 

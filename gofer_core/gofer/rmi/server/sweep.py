@@ -18,7 +18,7 @@ from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.statuses import Statuses
 from gofer.rmi.server.window import Window
 
-__all__ = ["Due", "Sweep"]
+__all__ = ["Sweep"]
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +28,25 @@ _GLANCE = 0.25  # seconds between two looks, at most, while something is in flig
 _OVERDUE = 5.0  # seconds that a method has to end when it was told that it takes too long, before the log says so
 
 
+@dataclass(eq=False)
 class Sweep:
-    """Calls ``look`` often while there is something to see, and at the time that it names. Any thread.
+    """Looks for what is due often while there is something to see, and at the time that it knows of. Any thread.
 
     Args:
-        look: is given the time (``time.monotonic()``), and returns when it has to be called again.
+        channels: whose requests they are, as they are now.
+        begin: sends a request to the workers that was held back.
+        end: ends a request by an exception.
     """
 
-    def __init__(self, look: Callable[[float], float]) -> None:
-        self._look = look
+    registry: Registry
+    persistence: Persistence
+    window: Window
+    statuses: Statuses
+    channels: Iterable[Channel]
+    begin: Callable[[Received], object]
+    end: Callable[[Received, BaseException], object]
+
+    def __post_init__(self) -> None:
         self._wakeup = threading.Event()
         self._asleep = False
         self._last = 0.0
@@ -81,29 +91,12 @@ class Sweep:
 
     def _see(self, now: float) -> float:
         try:
-            return self._look(now)
+            return self.look(now)
         except Exception:
             log.exception("looking for what is due failed")
             return now + _LINGER
 
-
-@dataclass(frozen=True)
-class Due:
-    """Does what is due of the requests of an agent. In the sweep's thread.
-
-    Args:
-        channels: whose requests they are, as they are now.
-        begin: sends a request to the workers that was held back.
-        end: ends a request by an exception.
-    """
-
-    registry: Registry
-    persistence: Persistence
-    window: Window
-    statuses: Statuses
-    channels: Iterable[Channel]
-    begin: Callable[[Received], object]
-    end: Callable[[Received, BaseException], object]
+    # -- in its thread ------------------------------------------------------------------------------------------------
 
     def look(self, now: float) -> float:
         """Do what is due: statuses, time limits, takeovers, latency, retries. Returns when to look again."""
