@@ -397,11 +397,11 @@ class TestTransfers:
                     position += len(piece)
                     continue
                 poll = select.poll()
-                poll.register(wire.fileno(), select.POLLIN | (select.POLLOUT if wire.unsent else 0))
+                poll.register(wire.fileno(), select.POLLIN | (select.POLLOUT if wire.buffer else 0))
                 poll.poll(1000)
                 wire.write()
                 back += wire.read()
-            assert wire.unsent == 0
+            assert not wire.buffer
             assert not wire.read()
             wire.close()
         assert bytes(back) == data == bytes(heard)
