@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Any
 
 from gofer.messaging.value import plain
@@ -17,17 +16,6 @@ __all__ = ["INTERVAL", "Progress"]
 INTERVAL = 0.1
 
 _MOMENT = 0.02  # seconds in which a method may set the other attributes, too: one report tells them together
-
-
-def _value(name: str, doc: str, *, reports: bool = True) -> Any:
-    """Make an attribute of :class:`Progress`."""
-
-    def change(progress: Progress, value: Any) -> None:
-        setattr(progress, f"_{name}", plain(value, f"progress.{name}"))
-        if reports:
-            progress._changed()
-
-    return property(attrgetter(f"_{name}"), change, doc=doc)
 
 
 class Progress:
@@ -58,9 +46,34 @@ class Progress:
         self._completed: Any = 0
         self._details: Any = {}
 
-    total = _value("total", "How much there is to do.", reports=False)
-    completed = _value("completed", "How much is done.")
-    details = _value("details", "Whatever else there is to say.")
+    @property
+    def total(self) -> Any:
+        """How much there is to do."""
+        return self._total
+
+    @total.setter
+    def total(self, value: Any) -> None:
+        self._total = plain(value, "progress.total")
+
+    @property
+    def completed(self) -> Any:
+        """How much is done."""
+        return self._completed
+
+    @completed.setter
+    def completed(self, value: Any) -> None:
+        self._completed = plain(value, "progress.completed")
+        self._changed()
+
+    @property
+    def details(self) -> Any:
+        """Whatever else there is to say."""
+        return self._details
+
+    @details.setter
+    def details(self, value: Any) -> None:
+        self._details = plain(value, "progress.details")
+        self._changed()
 
     def report(self) -> None:
         """Report now, however short after the last time.
