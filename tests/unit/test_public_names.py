@@ -193,7 +193,7 @@ gofer.rmi.server.lifecycle: Lifecycle
 gofer.rmi.server.logins: Attempt Logins attempt pam_service
 gofer.rmi.server.nonces: Nonce Nonces Seen
 gofer.rmi.server.persistence: AlreadyStarted Persistence
-gofer.rmi.server.registry: Arrival Known Registry
+gofer.rmi.server.registry: Registry
 gofer.rmi.server.rejections: Rejections start_of
 gofer.rmi.server.reply_encoder: CannotSign Encoder Refusal of_error of_value
 gofer.rmi.server.reply_publisher: GIVE_UP Publisher Settled

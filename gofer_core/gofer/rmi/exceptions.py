@@ -40,13 +40,13 @@ _DICT = vars(BaseException)["__dict__"]
 def to_result(raised: BaseException) -> dict[str, Any]:
     """Make the ``result`` of a reply from an exception; of one that would end a process, RuntimeError. Never raises."""
     trace = _trace(raised)
+    if not issubclass(type(raised), Exception):
+        # A caller of gofer 2.12 would raise it as it is, and be ended by a SystemExit of the agent's method.
+        raised = RuntimeError(_text(f"the method raised {sentence(raised)}"))
     kind = type(raised)
     module = kind.__module__
     if getattr(errors, kind.__name__, None) is kind:
         module = _WIRE_MODULES.get(kind.__name__, _DISPATCHER if issubclass(kind, errors.DispatchError) else module)
-    if not issubclass(kind, Exception):
-        # A caller of gofer 2.12 would raise it as it is, and be ended by a SystemExit of the agent's method.
-        return _ordinary(f"the method raised {sentence(raised)}", trace)
     attributes = list(_DICT.__get__(raised).items())
     state = {_text(key): _plain_or_repr(value) for key, value in attributes if isinstance(key, str)}
     state.pop("__notes__", None)  # they are in the trace, where they belong
@@ -66,16 +66,6 @@ def encoded(raised: BaseException) -> bytes:
         return encode(to_result(raised))
     except Exception as worse:  # noqa: BLE001 - an integer of 5,000 digits among its arguments, for one
         return encode(to_result(TypeError(f"a {type(raised).__qualname__} that cannot be sent: {worse}")))
-
-
-def _ordinary(text: str, trace: str) -> dict[str, Any]:
-    return {
-        "exval": trace,
-        "xmodule": "builtins",
-        "xclass": "RuntimeError",
-        "xargs": [_text(text)],
-        "xstate": {"trace": trace},
-    }
 
 
 def from_result(result: Result, called: str | None = None) -> Exception:

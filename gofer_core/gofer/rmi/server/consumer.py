@@ -16,7 +16,7 @@ from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.lifecycle import Lifecycle
 from gofer.rmi.server.nonces import Nonces, Seen
 from gofer.rmi.server.persistence import Persistence
-from gofer.rmi.server.registry import Known, Registry
+from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.rejections import Rejections, start_of
 from gofer.rmi.server.reply_encoder import Refusal
 from gofer.rmi.server.verification import Refused, Verification, too_late
@@ -86,22 +86,22 @@ class Consumer:
             in_flight = request.sn is not None and self._registry.get(request.sn) is not None
             self._rejections.replayed(request, seen, in_flight=in_flight)
             return
-        kind, result, known = self._registry.arrive(request)
-        if kind is Known.NEW:
+        known = self._registry.arrive(request)
+        if known is request:
             self._admit(request, seen)
-        elif kind is Known.CONFLICT:
+        elif known is None:
             self._lifecycle.conflict(request)
+        elif isinstance(known, bytes):
+            channel.counters.add("repeated")
+            self._lifecycle.answer_again(request, known)
         else:
             channel.counters.add("repeated")
-            if known is not None:
-                if known.channel is not request.channel:
-                    request.channel.leave(known)
-                    known.channel.enter(known)
-                    if known.state == ENDED:  # meanwhile
-                        known.channel.leave(known)
-                self._persistence.adopted(request, known)
-            elif result is not None:
-                self._lifecycle.answer_again(request, result)
+            if known.channel is not request.channel:
+                request.channel.leave(known)
+                known.channel.enter(known)
+                if known.state == ENDED:  # meanwhile
+                    known.channel.leave(known)
+            self._persistence.adopted(request, known)
 
     def _admit(self, request: Received, seen: Seen) -> None:
         if seen in (Seen.BEFORE, Seen.FORGOTTEN):
