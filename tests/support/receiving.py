@@ -26,6 +26,7 @@ from gofer.rmi.clock import Clock
 from gofer.rmi.model.coroutines import Loop
 from gofer.rmi.request import Received
 from gofer.rmi.server.administration import Administration
+from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.consumer import Consumer
 from gofer.rmi.server.hooks import HookCalls
 from gofer.rmi.server.lifecycle import Lifecycle
@@ -230,14 +231,8 @@ class Served:
 
     def another(self) -> Consumer:
         """One more consumer of the same agent, for the same plugin."""
-        return Consumer(
-            self.plugin,
-            self.link,
-            registry=self.registry,
-            persistence=self.persistence,
-            nonces=self.nonces,
-            lifecycle=self.lifecycle,
-        )
+        channel = Channel(self.plugin, self.link, self.lifecycle.run, self.lifecycle.make_progress)
+        return Consumer(channel, self.registry, self.persistence, self.nonces, self.lifecycle)
 
 
 @contextmanager
@@ -282,17 +277,8 @@ def served(
             hooks=hook_calls,
             request_log=request_log,
         )
-        consumer = Consumer(
-            plugin,
-            link,
-            registry=registry,
-            persistence=persistence,
-            nonces=nonces,
-            lifecycle=lifecycle,
-            give_up=give_up,
-            prefetch=prefetch,
-        )
-        channel = consumer.channel
+        channel = Channel(plugin, link, lifecycle.run, lifecycle.make_progress, give_up=give_up, prefetch=prefetch)
+        consumer = Consumer(channel, registry, persistence, nonces, lifecycle)
         administration = Administration(
             registry=registry,
             store=store,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
+import sched
 import subprocess
 import sys
 import threading
@@ -34,22 +34,19 @@ class Clock:
 
     def __init__(self) -> None:
         self.time = 0.0
-        self._timers: list[tuple[float, int, Timer]] = []
+        self._scheduler = sched.scheduler(lambda: self.time)
 
     def now(self) -> Moment:
         return Moment(self.time, datetime(2026, 6, 1, tzinfo=UTC) + timedelta(seconds=self.time))
 
     def call_after(self, delay: float, function: Callable[[], object]) -> Timer:
-        timer = Timer(self.time + delay, function)
-        heapq.heappush(self._timers, (timer.when, id(timer), timer))
-        return timer
+        return Timer(self._scheduler, self._scheduler.enter(delay, 0, function))
 
     def go(self, seconds: float) -> None:
         until = self.time + seconds
-        while self._timers and self._timers[0][0] <= until:
-            self.time, _, timer = heapq.heappop(self._timers)
-            if (function := timer.take()) is not None:
-                function()
+        while self._scheduler.queue and self._scheduler.queue[0].time <= until:
+            self.time = self._scheduler.queue[0].time
+            self._scheduler.run(blocking=False)
         self.time = until
 
 

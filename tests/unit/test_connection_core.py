@@ -491,6 +491,15 @@ def test_closing_waits_for_no_broker_that_is_silent(broker: Broker) -> None:
     assert broker.core.state is State.CLOSED
 
 
+def test_closing_while_it_connects_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    core = Broker().core
+    core.connect()
+    core.connecting()
+    core.close()
+    assert core.state is State.CLOSED
+    assert not caplog.records
+
+
 def test_a_connection_closed_while_idle_comes_back_when_it_is_wanted(broker: Broker) -> None:
     broker.core.suspend()
     broker.put(Closed(None))

@@ -391,17 +391,17 @@ class TestTransfers:
             deadline = time.monotonic() + WAIT
             while len(back) < size:
                 assert time.monotonic() < deadline
-                if position < size and wire.unsent < 500_000:
+                if position < size and len(wire.buffer) < 500_000:
                     piece = data[position : position + next(pieces)]
                     wire.write(piece)
                     position += len(piece)
                     continue
                 poll = select.poll()
-                poll.register(wire.fileno(), select.POLLIN | (select.POLLOUT if wire.unsent else 0))
+                poll.register(wire.fileno(), select.POLLIN | (select.POLLOUT if wire.buffer else 0))
                 poll.poll(1000)
                 wire.write()
                 back += wire.read()
-            assert wire.unsent == 0
+            assert not wire.buffer
             assert not wire.read()
             wire.close()
         assert bytes(back) == data == bytes(heard)

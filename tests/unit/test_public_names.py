@@ -153,20 +153,21 @@ gofer.rmi.api: API Target targets_of
 gofer.rmi.client.agent: Double Lease RemoteAgent seam
 gofer.rmi.client.call: Call Next no_agent
 gofer.rmi.client.options: CallOptions OPTION_NAMES Options Report
-gofer.rmi.client.replies: Accepted Failed Notice Progress Received Rejected Started Succeeded read_reply
+gofer.rmi.client.replies: Accepted Failed Notice Progress Received Rejected Resubscribed Started Succeeded
+    read_reply
 gofer.rmi.client.reply_consumer: Listener ReplyConsumer
-gofer.rmi.client.reply_queue: ReplyQueue Resubscribed
+gofer.rmi.client.reply_queue: ReplyQueue
 gofer.rmi.client.session: Session ThreadSession complete
 gofer.rmi.client.stub: Invoke Method Stub Trigger fixed new_request
 gofer.rmi.client.unconfirmed: Owner Unconfirmed UnconfirmedRequest
 gofer.rmi.clock: Clock Timer
 gofer.rmi.context: Context
-gofer.rmi.contract: Contract Parameter constructor_of contract_of is_plain
+gofer.rmi.contract: Contract Parameter constructor_of contract_of
 gofer.rmi.criteria: InvalidOperator MAX_BYTES MAX_DEPTH MAX_TERMS OPERATORS check matches
 gofer.rmi.description: of_api
 gofer.rmi.dispatcher: DispatchError MemberNotFound NamespaceNotFound NotAuthenticated NotAuthorized PasswordRequired
     RemoteException SecretNotMatched SecretRequired UserNotAuthorized UserRequired
-gofer.rmi.exceptions: from_result sentence to_result trace_of
+gofer.rmi.exceptions: encoded from_result sentence to_result trace_of
 gofer.rmi.model: DIRECT FORK
 gofer.rmi.model.coroutines: Loop Run
 gofer.rmi.model.direct: call
@@ -177,8 +178,7 @@ gofer.rmi.model.pipe: BEGUN CALL EXIT FAILED FORK IMPORT IMPORTED KILL LogHandle
 gofer.rmi.policy: RequestTimeout
 gofer.rmi.progress: INTERVAL Progress
 gofer.rmi.reply: Accepted Failed Listener Notice Progress Rejected ReplyConsumer Started Succeeded
-gofer.rmi.request: ANSWERING BROKER ENDED QUEUED RECEIVED RUNNING Received RequestQueue STATES STORED WRITING
-    digest_of
+gofer.rmi.request: ANSWERING BROKER ENDED QUEUED RECEIVED RUNNING Received STATES STORED WRITING digest_of
 gofer.rmi.server.access: ANONYMOUS ANYBODY Access Denied Rule Verdict why_denied
 gofer.rmi.server.administration: ANSWERING Administration Entry INTERRUPTED Listing OVERDUE STATES UNDELIVERABLE
     WAITING
@@ -186,12 +186,12 @@ gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
 gofer.rmi.server.counters: BOUNDS Counters
 gofer.rmi.server.dispatch: Dispatch Pending Unfit authorize way_out
-gofer.rmi.server.hooks: HookCalls Only Raised call_each named
+gofer.rmi.server.hooks: HookCalls Raised call_each named
 gofer.rmi.server.lifecycle: Lifecycle
 gofer.rmi.server.logins: Attempt Logins attempt pam_service
 gofer.rmi.server.nonces: Nonce Nonces Seen
 gofer.rmi.server.persistence: AlreadyStarted Persistence
-gofer.rmi.server.registry: Arrival Known Registry
+gofer.rmi.server.registry: Registry
 gofer.rmi.server.rejections: Rejections start_of
 gofer.rmi.server.reply_encoder: CannotSign Encoder Refusal of_error of_value
 gofer.rmi.server.reply_publisher: GIVE_UP Publisher Settled
@@ -199,18 +199,17 @@ gofer.rmi.server.request_log: RequestLog
 gofer.rmi.server.serial: Outcome SerialThread
 gofer.rmi.server.service: PluginCode Service
 gofer.rmi.server.statuses: MOST_HELD Statuses
-gofer.rmi.server.sweep: Due Sweep
+gofer.rmi.server.sweep: Sweep
 gofer.rmi.server.tombstones: Owner Tombstones
 gofer.rmi.server.verification: ALLOWANCE Refused Verification Verified too_late
 gofer.rmi.server.window: Window
 gofer.rmi.server.workers: Task Workers
 gofer.rmi.shell: LIMIT Shell
 gofer.rmi.store: Database Unavailable
-gofer.rmi.store.bodies: decode light silenced
 gofer.rmi.store.database: Database Unavailable Work
 gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUEUED RUNNING Record Row UNDELIVERABLE
-    absent begin buried bury claim clean count count_all drop find keep kept known load pull pull_one remove revive
-    rows settle take trim
+    absent begin buried bury claim clean count count_all decode drop find keep kept known light load pull pull_one
+    remove revive rows settle take trim
 gofer.rmi.store.schema: VERSION boot prepare recover version_of
 gofer.root: Root
 gofer.sections: Content Guards Sections Unreadable decode has_comment parse_ini parse_json

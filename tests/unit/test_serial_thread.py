@@ -8,18 +8,24 @@ from collections.abc import Iterator
 
 import pytest
 from gofer.rmi.server.serial import Outcome, SerialThread
-from gofer.rmi.server.sweep import Sweep
 from support.waiting import eventually
 
 
 @pytest.fixture
 def serial() -> Iterator[SerialThread]:
     serial = SerialThread("serial", limit=0.1, most=2)
-    sweep = Sweep(lambda now: min(serial.look(now), now + 0.01))
-    sweep.nudge(time.monotonic())
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.01):
+            serial.look(time.monotonic())
+
+    looking = threading.Thread(target=look)
+    looking.start()
     yield serial
     serial.stop()
-    sweep.stop()
+    ended.set()
+    looking.join()
 
 
 def test_jobs_are_done_in_their_order_whatever_one_raises(

@@ -67,6 +67,17 @@ def test_what_is_no_serial_number_is_refused(serving: Served, sn: object) -> Non
         serving.requests.by_number(serving.plugin, sn)  # type: ignore[arg-type]  # as it may come over the wire
 
 
+def test_a_number_that_a_hanging_disk_may_not_keep_is_an_error(serving: Served) -> None:
+    go_on = threading.Event()
+    serving.store.post(lambda file: go_on.wait(60))
+    try:
+        answer = serving.requests.by_number(serving.plugin, "not-known")
+        with pytest.raises(RuntimeError, match=r"no such request is in memory; .*: the ledger has not answered within"):
+            answer.result(30)
+    finally:
+        go_on.set()
+
+
 def test_another_plugins_requests_are_not_touched(serving: Served) -> None:
     document = request("Dog", "echo", data="mine")
     channel = serving.consumer.channel

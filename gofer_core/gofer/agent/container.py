@@ -289,7 +289,7 @@ class PluginContainer:
 
     def seek(self, name: str) -> Plugin | None:
         """Return a plugin by its name or its module's; load it first if it is still to come. None: there is none."""
-        given, raised = call_each(self.hooks.hook.gofer_find, {"name": name}, first=True)
+        given, raised = call_each(self.hooks.hook.gofer_find.get_hookimpls(), {"name": name}, first=True)
         found: Plugin | None = given[0] if given else None
         if raised and found is None:
             raise raised[0].error

@@ -24,6 +24,7 @@ from gofer.messaging.url import broker_of
 from gofer.rmi.api import API, Target
 from gofer.rmi.model.fork import Forks
 from gofer.rmi.server.access import Access, Denied, why_denied
+from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.consumer import Consumer
 from gofer.rmi.server.reply_encoder import Refusal
 from gofer.rmi.server.reply_publisher import GIVE_UP
@@ -110,17 +111,17 @@ class Endpoint:
         self.link = links.acquire(connector)
         managed, exchange, declared = self._use[1:4]
         self.queue = PluginQueue(plugin.name, declared, exchange, managed, link=self.link, clock=services.clock)
-        self.consumer = Consumer(
+        lifecycle = services.lifecycle
+        channel = Channel(
             self,
             self.link,
-            registry=services.registry,
-            persistence=services.persistence,
-            nonces=services.nonces,
-            lifecycle=services.lifecycle,
+            lifecycle.run,
+            lifecycle.make_progress,
             counters=plugin.counters,
             prefetch=plugin.described.prefetch,
             exclusive=exclusive,
         )
+        self.consumer = Consumer(channel, services.registry, services.persistence, services.nonces, lifecycle)
 
     def _take(self, plugin: Plugin) -> None:
         self.plugin = plugin

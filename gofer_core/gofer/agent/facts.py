@@ -87,7 +87,7 @@ class Facts:
 
     def _look(self) -> None:
         self._own = own_facts()
-        found, raised = call_each(self._hook, {})
+        found, raised = call_each(self._hook.get_hookimpls(), {})
         for one in raised:
             log.error("hook %s failed", one.implementation, exc_info=one.error)
         added: dict[str, Any] = {} if not raised else dict(self._added)

@@ -23,7 +23,7 @@ from gofer.agent.plugin import Plugin
 from gofer.agent.sources import Aside, Source, import_source, locate, unused_files
 from gofer.errors import PluginError
 from gofer.messaging.authenticators import make_authenticator
-from gofer.rmi.server.hooks import Only, Raised, call_each, named
+from gofer.rmi.server.hooks import Raised, call_each, named
 from gofer.root import Root
 from gofer.suggest import nearest
 
@@ -144,7 +144,7 @@ def run_load(hooks: pluggy.PluginManager, plugin: Plugin) -> None:
         Refused: some of it has failed.
     """
     with plugin.entered(), blamed(plugin, "main", "plugin", "its @load or a gofer_load hook failed"):
-        _, raised = call_each(hooks.hook.gofer_load, {"plugin": plugin}, last=CoreHooks)
+        _, raised = call_each(hooks.hook.gofer_load.get_hookimpls(), {"plugin": plugin}, last=CoreHooks)
         _raise_first(raised, plugin)
 
 
@@ -158,7 +158,7 @@ def run_unload(hooks: pluggy.PluginManager, plugin: Plugin, seconds: float) -> N
 
         def unload(one: Any = one) -> None:
             with plugin.entered():
-                _, raised = call_each(Only(one), {"plugin": plugin})
+                _, raised = call_each([one], {"plugin": plugin})
             if raised:
                 raise raised[0].error
 
@@ -182,7 +182,7 @@ def ask_extensions(hooks: pluggy.PluginManager, plugin: Plugin) -> list[Any]:
 
     def ask() -> None:
         with plugin.entered():
-            found, raised = call_each(hooks.hook.gofer_extend, {"plugin": plugin})
+            found, raised = call_each(hooks.hook.gofer_extend.get_hookimpls(), {"plugin": plugin})
         _raise_first(raised, plugin)
         given.extend(found)
 

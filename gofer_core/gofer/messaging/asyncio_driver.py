@@ -221,10 +221,7 @@ class AsyncioConnection(Connection):
             now = self.core.now = monotonic()
             if now - self._read_at > SILENCE:
                 self._read(now, to_end=True)
-            try:
-                command(*arguments)
-            except Exception as error:  # noqa: BLE001 - _fault logs it
-                self._fault(error)
+            self._guard(command, *arguments)
             if not self._scheduled:
                 self._schedule_turn()
         elif not self.loop.is_closed():

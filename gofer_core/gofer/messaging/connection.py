@@ -124,7 +124,7 @@ class Connection(Driver):
     def backlog(self) -> int:
         """How many bytes wait for the socket."""
         wire = self._wire
-        return 0 if wire is None else wire.unsent
+        return 0 if wire is None else len(wire.buffer)
 
     @property
     def waited_for(self) -> bool:

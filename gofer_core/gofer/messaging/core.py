@@ -377,7 +377,7 @@ class Core(Subscriptions):
         if self.state is State.OPEN and not self._final:
             log.warning("%s: connection lost: %s", self.connector.url, error)
         tried = self.state in (State.CONNECTING, State.LOGIN)
-        if tried:
+        if tried and not intended:
             level = logging.INFO if self._backoff.failures else logging.WARNING
             log.log(level, "%s: cannot connect: %s", self.connector.url, error)
         if intended or (self.up_since is not None and self.now - self.up_since >= _STABLE):

@@ -106,11 +106,8 @@ class Driver(ABC):
             except OSError as error:
                 self._guard(self.core.lost, self._why_lost(wire, error), now)
                 return
-            try:
-                if data:
-                    self.core.receive(data, now)
-            except Exception as error:  # noqa: BLE001 - _fault logs it
-                self._fault(error)
+            if data:
+                self._guard(self.core.receive, data, now)
             if not (data and to_end):
                 return
 

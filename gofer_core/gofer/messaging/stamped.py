@@ -51,10 +51,6 @@ class Stamp:
     nonce: bytes
     seal: bytes
 
-    def sealed(self, digest: str) -> bytes:
-        """Return the bytes that the seal covers."""
-        return _sealed(self.head, digest)
-
 
 class StampedAuthenticator(Authenticator):
     """Signs with a time and a nonce, and validates these. Subclasses bring the keys. Any thread.
@@ -100,7 +96,7 @@ class StampedAuthenticator(Authenticator):
     def validate(self, document: Any, digest: str, signature: str | bytes) -> str:
         """See Authenticator."""
         stamp = self.stamp(signature)
-        identity = self.check(stamp.key, stamp.sealed(digest), stamp.seal)
+        identity = self.check(stamp.key, _sealed(stamp.head, digest), stamp.seal)
         if self.peers is not None and identity not in self.peers:
             raise ValidationFailed(f"signed by {identity[:100]!r}, which is not in peers")
         self._check_age(document, stamp.time)
@@ -163,6 +159,7 @@ def read_limits(settings: Mapping[str, Any], allowed: Iterable[str], required: I
 
 
 def _sealed(head: str, digest: str) -> bytes:
+    """Return the bytes that the seal covers."""
     return f"gofer\n{head}\n{digest}".encode()
 
 

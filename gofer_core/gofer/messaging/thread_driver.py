@@ -395,10 +395,7 @@ class ThreadConnection(Connection):
         for queue in (self._commands, self._later):
             for _ in range(len(queue)):
                 command, arguments = queue.popleft()
-                try:
-                    command(*arguments)
-                except Exception as error:  # noqa: BLE001 - _fault logs it
-                    self._fault(error)
+                self._guard(command, *arguments)
         if self._large and not self._commands:
             self._large.clear()  # not one by one: an interrupt may have struck between a size and its command
 

@@ -45,18 +45,13 @@ class Wire:
         """Return the descriptor; -1 when closed."""
         return self.sock.fileno()
 
-    @property
-    def unsent(self) -> int:
-        """How many bytes wait for the socket."""
-        return len(self.buffer)
-
     def progress(self) -> tuple[int, int]:
         """Return how many bytes the peer's system has taken, as far as this one tells, and how many have to wait."""
         try:
             waiting = _COUNT.unpack(fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(_COUNT.size)))[0]
         except (OSError, ValueError):  # not of this kind of socket; closed meanwhile
             waiting = 0
-        return self.taken - waiting, waiting + self.unsent
+        return self.taken - waiting, waiting + len(self.buffer)
 
     def read(self) -> bytes:
         """Return the bytes that have arrived; b"": none for now. The first call is made without a poll.

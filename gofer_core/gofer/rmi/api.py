@@ -24,8 +24,8 @@ class Target:
     """One remote member, ready to be called.
 
     ``cls`` is None for a function of a module. ``member`` is what stands in the class (a function, staticmethod,
-    classmethod) or the function; ``function`` is the plain function below it. ``plugin`` names the plugin whose API it
-    is in, ``namespace`` the class or module as callers write it, ``Dog@2`` for version 2 of a class.
+    classmethod) or the function. ``plugin`` names the plugin whose API it is in, ``namespace`` the class or module as
+    callers write it, ``Dog@2`` for version 2 of a class.
     """
 
     plugin: str
@@ -33,9 +33,18 @@ class Target:
     method: str
     cls: type | None
     member: Any
-    function: Callable[..., Any]
     mark: Mark
-    is_async: bool = False
+
+    @cached_property
+    def function(self) -> Callable[..., Any]:
+        """The plain function below ``member``."""
+        function: Callable[..., Any] = getattr(self.member, "__func__", self.member)
+        return function
+
+    @cached_property
+    def is_async(self) -> bool:
+        """Whether it is ``async def``, also below a decorator's wrapper."""
+        return inspect.iscoroutinefunction(inspect.unwrap(self.function))
 
     @cached_property
     def model(self) -> str:
@@ -294,7 +303,7 @@ def targets_of(plugin: str, name: str, value: Any) -> Iterator[Target]:
     if not isinstance(value, type):
         mark = mark_of(value)
         if mark is not None and mark.remote and not name.startswith("_") and not isinstance(value, property):
-            yield Target(plugin, name, name, None, value, value, mark, _is_async(value))
+            yield Target(plugin, name, name, None, value, mark)
         return
     seen: set[str] = set()
     for cls in value.__mro__:
@@ -303,10 +312,8 @@ def targets_of(plugin: str, name: str, value: Any) -> Iterator[Target]:
                 continue
             seen.add(method)
             mark = None if method.startswith("_") or isinstance(member, (property, type)) else mark_of(member)
-            if mark is None or not mark.remote:
-                continue
-            function = getattr(member, "__func__", member)
-            yield Target(plugin, name, method, value, member, function, mark, _is_async(function))
+            if mark is not None and mark.remote:
+                yield Target(plugin, name, method, value, member, mark)
 
 
 def _own_marked(plugin: str, module: ModuleType, foreign: Iterable[str]) -> Iterator[Target]:
@@ -350,8 +357,7 @@ def _marked_members(plugin: str, cls: type, outer: str = "") -> Iterator[Target]
 def _marked(plugin: str, name: str, member: Any, space: str | None = None, cls: type | None = None) -> Iterator[Target]:
     mark = None if isinstance(member, property) else mark_of(member)
     if mark is not None:
-        function = getattr(member, "__func__", member)
-        yield Target(plugin, space or plugin, name, cls, member, function, mark, _is_async(function))
+        yield Target(plugin, space or plugin, name, cls, member, mark)
 
 
 def _check_marks(target: Target) -> None:
@@ -371,8 +377,3 @@ def _check_marks(target: Target) -> None:
     idle += [f"@{name}" for name in ("read_only", "destructive", "idempotent") if getattr(mark, name)]
     if idle:
         raise PluginError(f"{idle[0]} on {target.name}: it is for remote methods, and this one has no @remote")
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    """Tell ``async def`` also through a decorator's wrapper."""
-    return inspect.iscoroutinefunction(inspect.unwrap(function))

@@ -12,13 +12,16 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import inspect as kinds
 
-__all__ = ["Contract", "Parameter", "constructor_of", "contract_of", "is_plain"]
+from gofer.messaging.value import plain
+
+__all__ = ["Contract", "Parameter", "constructor_of", "contract_of"]
 
 _MARK = "__gofer_contract__"
 _PLAIN = (
@@ -126,8 +129,9 @@ class Contract:
                 told["properties"][one.name] = schema
                 if one.default is _EMPTY:
                     told["required"].append(one.name)
-                elif is_plain(one.default):
-                    schema["default"] = one.default
+                else:
+                    with suppress(TypeError):  # what is not plain JSON is not told
+                        schema["default"] = plain(one.default)
         if self.parameters is not None and self._others is None:
             told["additionalProperties"] = False
         return {**told, "$defs": definitions} if definitions else told
@@ -269,12 +273,3 @@ def _with(value: Any, steps: Sequence[Any], inner: Any) -> Any:
     copy = dict(value) if isinstance(value, dict) else list(value)
     copy[steps[0]] = _with(copy[steps[0]], steps[1:], inner)
     return copy
-
-
-def is_plain(value: Any) -> bool:
-    """Tell whether a value is plain JSON."""
-    if isinstance(value, list | tuple):
-        return all(map(is_plain, value))
-    if isinstance(value, dict):
-        return all(type(key) is str and is_plain(one) for key, one in value.items())
-    return value is None or type(value) in (bool, int, str) or (type(value) is float and value - value == 0)

@@ -17,10 +17,10 @@ from typing import Any, cast
 import msgspec
 
 from gofer import errors
-from gofer.messaging.document import Result
+from gofer.messaging.document import Result, encode
 from gofer.messaging.value import plain
 
-__all__ = ["from_result", "sentence", "to_result", "trace_of"]
+__all__ = ["encoded", "from_result", "sentence", "to_result", "trace_of"]
 
 #: Where callers of gofer 2.x look for our classes; all others of ours are new names there.
 _WIRE_MODULES = {"MemberNotFound": "gofer.collation", "InvalidOperator": "gofer.rmi.criteria"}
@@ -40,13 +40,13 @@ _DICT = vars(BaseException)["__dict__"]
 def to_result(raised: BaseException) -> dict[str, Any]:
     """Make the ``result`` of a reply from an exception; of one that would end a process, RuntimeError. Never raises."""
     trace = _trace(raised)
+    if not issubclass(type(raised), Exception):
+        # A caller of gofer 2.12 would raise it as it is, and be ended by a SystemExit of the agent's method.
+        raised = RuntimeError(_text(f"the method raised {sentence(raised)}"))
     kind = type(raised)
     module = kind.__module__
     if getattr(errors, kind.__name__, None) is kind:
         module = _WIRE_MODULES.get(kind.__name__, _DISPATCHER if issubclass(kind, errors.DispatchError) else module)
-    if not issubclass(kind, Exception):
-        # A caller of gofer 2.12 would raise it as it is, and be ended by a SystemExit of the agent's method.
-        return _ordinary(f"the method raised {sentence(raised)}", trace)
     attributes = list(_DICT.__get__(raised).items())
     state = {_text(key): _plain_or_repr(value) for key, value in attributes if isinstance(key, str)}
     state.pop("__notes__", None)  # they are in the trace, where they belong
@@ -60,14 +60,12 @@ def to_result(raised: BaseException) -> dict[str, Any]:
     }
 
 
-def _ordinary(text: str, trace: str) -> dict[str, Any]:
-    return {
-        "exval": trace,
-        "xmodule": "builtins",
-        "xclass": "RuntimeError",
-        "xargs": [_text(text)],
-        "xstate": {"trace": trace},
-    }
+def encoded(raised: BaseException) -> bytes:
+    """Write the ``result`` of a reply for an exception. Never raises."""
+    try:
+        return encode(to_result(raised))
+    except Exception as worse:  # noqa: BLE001 - an integer of 5,000 digits among its arguments, for one
+        return encode(to_result(TypeError(f"a {type(raised).__qualname__} that cannot be sent: {worse}")))
 
 
 def from_result(result: Result, called: str | None = None) -> Exception:

@@ -82,12 +82,7 @@ class Progress:
             TypeError: ``details`` were changed in place to what is not plain JSON.
         """
         self._details = plain(self._details, "progress.details")
-        with self._lock:
-            send = self._send
-            if send is None:
-                return
-            self._sending()
-        send()
+        self._flush(held=False)
 
     def relay(self, total: Any, completed: Any, details: Any) -> None:
         """Report what the progress in another process has reported, now.
@@ -102,12 +97,7 @@ class Progress:
 
     def finish(self) -> None:
         """Send what was held back; nothing is reported after that."""
-        with self._lock:
-            send, self._send = self._send, None
-            if self._timer is None or send is None:
-                return
-            self._sending()
-        send()
+        self._flush(last=True)
 
     def _changed(self) -> None:
         if self._send is None:
@@ -115,18 +105,18 @@ class Progress:
         with self._lock:
             if self._send is not None and self._timer is None:
                 when = max(self._last + INTERVAL, time.monotonic() + _MOMENT)
-                self._timer = self._clock.call_at(when, self._late)
+                self._timer = self._clock.call_at(when, self._flush)
 
-    def _late(self) -> None:
+    def _flush(self, *, held: bool = True, last: bool = False) -> None:
+        """Send what the progress is now. ``held``: only if something was held back; ``last``: nothing after that."""
         with self._lock:
             send = self._send
-            if send is None or self._timer is None:
+            if last:
+                self._send = None
+            if send is None or (held and self._timer is None):
                 return
-            self._sending()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = None
+            self._last = time.monotonic()
         send()
-
-    def _sending(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None
-        self._last = time.monotonic()

@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,14 +15,12 @@ from gofer.messaging.address import Address
 from gofer.messaging.document import Request, shown
 
 if TYPE_CHECKING:
-    from gofer.limit import LimitedLog
     from gofer.messaging.adapter import Delivery
-    from gofer.messaging.thread_driver import ThreadConnection
     from gofer.rmi.api import Target
 
 __all__ = [
     "ANSWERING", "BROKER", "ENDED", "QUEUED", "RECEIVED", "RUNNING", "STATES", "STORED", "WRITING", "Received",
-    "RequestQueue", "digest_of",
+    "digest_of",
 ]  # fmt: skip
 
 #: The states of a request: it is being accepted; it waits for a worker; its method runs; its result is being sent;
@@ -34,33 +32,6 @@ STATES = ("received", "queued", "running", "answering", "ended")
 BROKER, WRITING, STORED = range(3)
 
 _encode = msgspec.json.Encoder().encode
-
-
-class RequestQueue(Protocol):
-    """The queue that a request came from: what one may ask its ``channel``, which gofer.rmi.server.channel defines."""
-
-    # Any: what belongs to the agent's half alone.
-    service: Any
-    counters: Any
-    encoder: Any
-    publisher: Any
-    backlog: Any
-    admin: Any
-    asking: Any
-    refusal: Any
-    link: ThreadConnection
-    complain: LimitedLog
-    over: bool
-    exclusive: bool
-
-    @property
-    def run(self) -> Callable[[Received], object]: ...
-    @property
-    def make_progress(self) -> Callable[[Received], object]: ...
-    def enter(self, request: Received) -> None: ...
-    def leave(self, request: Received) -> None: ...
-    def notify(self) -> None: ...
-    def time(self, request: Received, outcome: str, seconds: float) -> None: ...
 
 
 class Received:
@@ -95,7 +66,7 @@ class Received:
         self,
         document: Request,
         delivery: Delivery,
-        channel: RequestQueue,
+        channel: Any,
         arrived: float,
         *,
         replyto: Address | None = None,
@@ -105,6 +76,7 @@ class Received:
     ) -> None:
         self.document = document
         self.delivery = delivery
+        #: A gofer.rmi.server.channel.Channel: what the requests of its queue share.
         self.channel = channel
         self.address: str = channel.service.address
         self.replyto = replyto

@@ -12,7 +12,8 @@ from gofer.messaging.auth import Authenticator, verify
 from gofer.messaging.document import Reply, Result, decode_reply, shown, unwrap
 from gofer.rmi.exceptions import from_result
 
-__all__ = ["Accepted", "Failed", "Notice", "Progress", "Received", "Rejected", "Started", "Succeeded", "read_reply"]
+__all__ = ["Accepted", "Failed", "Notice", "Progress", "Received", "Rejected", "Resubscribed", "Started", "Succeeded"]
+__all__ += ["read_reply"]
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +145,12 @@ class Received(NamedTuple):
             DocumentError: it is not signed, or not validly.
         """
         verify(self.body, authenticator)
+
+
+class Resubscribed(NamedTuple):
+    """An event for a waiting call: its reply queue was subscribed to again; replies before that may be lost."""
+
+    number: int
 
 
 def read_reply(body: bytes) -> Received:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import uuid
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 from gofer.errors import DocumentError, MessagingError
 from gofer.limit import LimitedLog
 from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareQueue, DeleteQueue, Delivery
 from gofer.messaging.document import shown
 from gofer.messaging.subscription import Steps, Subscription
-from gofer.rmi.client.replies import Received, read_reply
+from gofer.rmi.client.call import Call
+from gofer.rmi.client.replies import Resubscribed, read_reply
 
 if TYPE_CHECKING:
     from gofer.messaging.connection import Connection
 
-__all__ = ["ReplyQueue", "Resubscribed"]
+__all__ = ["ReplyQueue"]
 
 log = logging.getLogger(__name__)
 
@@ -26,22 +27,6 @@ _QUEUE_EXPIRES = 600.0
 _PREFETCH = 1000
 #: Seconds within which they are acknowledged, many at once. One that is delivered again before ends no other call.
 _ACK_WITHIN = 0.05
-
-
-class Resubscribed(NamedTuple):
-    """An event: the reply queue's subscription was made again; replies before that may be lost."""
-
-    number: int
-
-
-class WaitingCall(Protocol):
-    """What the reply queue knows of a call: the subscription in which it was sent (0: not yet), and its inbox."""
-
-    sent_in: int
-
-    def put(self, event: Received | Resubscribed, /) -> None: ...
-
-    def answered_by(self, received: Received, /) -> int: ...
 
 
 class ReplyQueue:
@@ -63,7 +48,7 @@ class ReplyQueue:
         self._queue = queue or str(uuid.uuid4())
         self._exchange = exchange
         self.address = f"{exchange}/{self._queue}" if exchange else self._queue
-        self.calls: dict[str, WaitingCall] = {}
+        self.calls: dict[str, Call] = {}
         self._declaration = DeclareQueue(self._queue, expires=_QUEUE_EXPIRES)
         self._complain = LimitedLog(log)
         self.subscription = Subscription(

@@ -24,13 +24,11 @@ log = logging.getLogger(__name__)
 _MOST_FAILURES = 1000
 
 
+@dataclass(eq=False, slots=True)
 class Owner:
     """Whose requests they are: an agent and its views. ``gone``: nobody is left to be told of a failure."""
 
-    __slots__ = ("gone",)
-
-    def __init__(self) -> None:
-        self.gone = False
+    gone: bool = False
 
 
 @dataclass(eq=False, slots=True)

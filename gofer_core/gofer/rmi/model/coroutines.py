@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,26 +19,20 @@ log = logging.getLogger(__name__)
 Done = Callable[[Any, BaseException | None], None]
 
 
+@dataclass(eq=False)
 class Run:
     """One coroutine in a loop."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        coroutine: Coroutine[Any, Any, Any],
-        done: Done,
-        dropped: Callable[[], object],
-    ) -> None:
-        self._loop = loop
-        self.coroutine = coroutine
-        self.done = done
-        self.dropped = dropped
-        self.task: asyncio.Task[None] | None = None
+    loop: asyncio.AbstractEventLoop
+    coroutine: Coroutine[Any, Any, Any]
+    done: Done
+    dropped: Callable[[], object]
+    task: asyncio.Task[None] | None = None
 
     def cancel(self) -> None:
         """Have CancelledError raised in it; ``done`` is called with what comes of that. Any thread."""
         with suppress(RuntimeError):  # the loop is closed, and the coroutine has ended with it
-            self._loop.call_soon_threadsafe(lambda: self.task is not None and self.task.cancel())
+            self.loop.call_soon_threadsafe(lambda: self.task is not None and self.task.cancel())
 
 
 class Loop:

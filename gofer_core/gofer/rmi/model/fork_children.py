@@ -32,7 +32,7 @@ from gofer.messaging.value import plain
 from gofer.rmi.api import Target
 from gofer.rmi.clock import Clock
 from gofer.rmi.context import Context
-from gofer.rmi.exceptions import to_result
+from gofer.rmi.exceptions import encoded
 from gofer.rmi.model import pipe
 from gofer.rmi.model.direct import call
 from gofer.rmi.progress import Progress
@@ -320,7 +320,7 @@ def _run(connection: socket.socket, find: Find, entered: Entered) -> NoReturn:
 
 def _rehearse() -> None:
     """Answer a call of nothing: then the code is fast, and the memory that it touches is this process's own."""
-    nothing = Target("", "", "", None, None, lambda: None, Mark())
+    nothing = Target("", "", "", None, lambda: None, Mark())
     asked = dict.fromkeys(("namespace", "method", "cntr", "args", "kws", "sn", "data", "identity"))
     with suppress(OSError), ExitStack() as stack:
         ours, theirs = map(stack.enter_context, pipe.pair())
@@ -404,14 +404,11 @@ def _value(target: Target, asked: dict[str, Any]) -> bytes:
 
 
 def _exception(raised: BaseException, limit: int) -> bytes:
-    try:
-        body = encode(to_result(raised))
-    except Exception as worse:  # noqa: BLE001 - an integer of 5,000 digits among its arguments, for one
-        body = encode(to_result(TypeError(f"a {type(raised).__qualname__} that cannot be sent: {worse}")))
+    body = encoded(raised)
     if len(body) <= limit:
         return body
     text = f"the {type(raised).__qualname__} that it raised has {len(body)} bytes, and {limit} is the limit"
-    return encode(to_result(ResultTooLarge(text)))
+    return encoded(ResultTooLarge(text))
 
 
 def _flush() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.serial import SerialThread
 from gofer.rmi.server.tombstones import Owner, Tombstones
 from gofer.rmi.server.window import Window
-from gofer.rmi.store import Database, Unavailable, bodies, requests
+from gofer.rmi.store import Database, Unavailable, requests
 
 __all__ = [
     "ANSWERING", "INTERRUPTED", "OVERDUE", "STATES", "UNDELIVERABLE", "WAITING",
@@ -81,6 +82,7 @@ class Listing(NamedTuple):
     unavailable: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
 class Administration:
     """The requests of an agent. Any thread; but listing, retrying and dropping wait for the disk.
 
@@ -94,27 +96,15 @@ class Administration:
         find: returns the channel of a plugin, by its name; None: it is not at its queue.
     """
 
-    def __init__(
-        self,
-        *,
-        registry: Registry,
-        store: Database,
-        window: Window,
-        lifecycle: Lifecycle,
-        tombstones: Tombstones,
-        clock: Clock,
-        plugins: Callable[[], Iterable[Any]],
-        find: Callable[[str], Channel | None],
-    ) -> None:
-        self._registry = registry
-        self._store = store
-        self._window = window
-        self._lifecycle = lifecycle
-        self._tombstones = tombstones
-        self._clock = clock
-        self._plugins = plugins
-        self._find = find
-        self._thread = SerialThread("gofer-cancel")
+    registry: Registry
+    store: Database
+    window: Window
+    lifecycle: Lifecycle
+    tombstones: Tombstones
+    clock: Clock
+    plugins: Callable[[], Iterable[Any]]
+    find: Callable[[str], Channel | None]
+    _thread: SerialThread = field(default_factory=lambda: SerialThread("gofer-cancel"), init=False)
 
     def stop(self) -> None:
         """Have the thread end when it has done what it was asked for."""
@@ -135,7 +125,7 @@ class Administration:
             raise ValueError(f"{shown(str(sn))} is not a serial number")
         answer = Pending()
         while True:
-            request = self._registry.get(sn) or self._registry.get_overdue(sn)
+            request = self.registry.get(sn) or self.registry.get_overdue(sn)
             if request is not None:
                 if request.plugin is not plugin:
                     self._answer(answer, [], written=False)
@@ -145,16 +135,16 @@ class Administration:
                     cancelled = self._cancel(request)
                     self._answer(answer, [sn] if cancelled else [], written=cancelled)
                 return answer
-            channel = self._find(plugin.name)
-            if self._registry.has_ended(sn):
+            channel = self.find(plugin.name)
+            if self.registry.has_ended(sn):
                 self._answer(answer, [], written=False)
                 return answer
             if channel is not None and channel.backlog.count:
                 self._thread.put(partial(self._do, answer, partial(self._on_disk, answer, channel, sn, owner)))
                 return answer
-            self._tombstones.expect(plugin.name, sn, owner)
+            self.tombstones.expect(plugin.name, sn, owner)
             # It may have come between these steps, and found nothing then; looked up again, it is there.
-            if self._registry.get(sn) is None:
+            if self.registry.get(sn) is None:
                 self._answer(answer, [])
                 return answer
 
@@ -202,7 +192,7 @@ class Administration:
     def _meeting(self, plugin: Any, criteria: Mapping[str, Any], besides: str | None, owner: Owner | None) -> list[str]:
         """Cancel what meets criteria; return the numbers."""
         # First those on the disk, and then those that wait: the end of one that runs would let the next of them start.
-        channel = self._find(plugin.name)
+        channel = self.find(plugin.name)
         on_disk: list[str] = []
         failed: Unavailable | None = None
         try:
@@ -212,7 +202,7 @@ class Administration:
             failed = unreadable
         met = [
             request
-            for request in dict.fromkeys((*self._registry.in_flight(), *self._registry.overdue()))
+            for request in dict.fromkeys((*self.registry.in_flight(), *self.registry.overdue()))
             if request.plugin is plugin and request.sn is not None and request.sn not in (besides, *on_disk)
             if owner is None or request.identity == owner.identity
             if conditions.matches(criteria, request.data)
@@ -226,7 +216,7 @@ class Administration:
     def _rows_meeting(self, channel: Channel, criteria: Mapping[str, Any], owner: Owner | None) -> list[str]:
         """Cancel the requests on the disk whose data meet criteria, as fast as they can be answered."""
         found, after = list[str](), 0
-        while rows := self._store.call(partial(requests.rows, channel.service.name, [requests.QUEUED], after, _CHUNK)):
+        while rows := self.store.call(partial(requests.rows, channel.service.name, [requests.QUEUED], after, _CHUNK)):
             after = rows[-1].number
             for row in rows:
                 mine = owner is None or row.identity == owner.identity
@@ -240,9 +230,9 @@ class Administration:
         """Cancel a request that may be on the disk; when it is not, it is cancelled when it comes."""
         name = channel.service.name
         try:
-            row = self._store.call(partial(requests.find, sn))
+            row = self.store.call(partial(requests.find, sn))
         except Unavailable as failed:
-            self._tombstones.expect(name, sn, owner)
+            self.tombstones.expect(name, sn, owner)
             raise RuntimeError(f"{_LATER}; those that wait in the ledger cannot be read: {failed}") from None
         waits = row is not None and row.state == requests.QUEUED and row.plugin == name
         if row is not None and waits and owner is not None and row.identity != owner.identity:
@@ -250,25 +240,28 @@ class Administration:
         if self._cancel_row(channel, sn, pull=waits):
             self._answer(answer, [sn])
         else:
-            self._tombstones.expect(name, sn, owner)
+            self.tombstones.expect(name, sn, owner)
             self._answer(answer, [])
 
     def _cancel_row(self, channel: Channel, sn: str, *, pull: bool = True) -> bool:
-        request = self._window.pull_one(sn, channel) if pull else None
-        request = request or self._registry.get(sn)  # it was pulled by another thread meanwhile
+        request = self.window.pull_one(sn, channel) if pull else None
+        request = request or self.registry.get(sn)  # it was pulled by another thread meanwhile
         return request is not None and self._cancel(request)
 
     # -- any thread --------------------------------------------------------------------------------------------------
 
     def _cancel(self, request: Received) -> bool:
-        if not self._lifecycle.cancel(request):
+        if not self.lifecycle.cancel(request):
             return False
         if request.sn is not None:
-            self._tombstones.write(request.plugin.name, request.sn)
+            self.tombstones.write(request.plugin.name, request.sn)
         return True
 
     def _answer(self, answer: Pending, found: list[str], *, written: bool = True) -> None:
-        """Tell what was cancelled when that is on the disk; or after a second, if that takes longer."""
+        """Tell what was cancelled when that is on the disk, or after a second.
+
+        Where nothing was found, and the disk has not answered by then, RuntimeError comes.
+        """
 
         def end(_: object = None, failed: Unavailable | None = None) -> None:
             with suppress(InvalidStateError):  # told already
@@ -278,8 +271,9 @@ class Administration:
                     answer.set_exception(RuntimeError(f"{_LATER}, unless the agent ends before: {failed}"))
 
         if written:
-            self._store.post(lambda file: None, end)
-            self._clock.call_after(_ANSWER, end)
+            self.store.post(lambda file: None, end)
+            silent = Unavailable(f"the ledger has not answered within {_ANSWER:g} s")
+            self.clock.call_after(_ANSWER, partial(end, failed=silent))
         else:
             end()
 
@@ -298,20 +292,20 @@ class Administration:
         wrong = sorted(set(states) - set(STATES))
         if wrong:
             raise ValueError(f"{', '.join(wrong)}: no such state; there are: {', '.join(STATES)}")
-        overdue = self._registry.overdue()
+        overdue = self.registry.overdue()
         in_memory = [
             one
-            for one in (*(one for one in self._registry.in_flight() if not one.overdue), *overdue)
+            for one in (*(one for one in self.registry.in_flight() if not one.overdue), *overdue)
             if (_state_of(one) in states) and plugin in (None, one.channel.service.name)
         ]
         entries, total, unavailable = [_of_memory(one) for one in in_memory[:most]], len(in_memory), None
-        if {*states} - {RUNNING, OVERDUE} and self._store.exists():
+        if {*states} - {RUNNING, OVERDUE} and self.store.exists():
             try:
                 for read in (
                     partial(requests.absent, plugin, _named(states, _WAITS), self._is_away, most - len(entries)),
                     partial(requests.kept, plugin, _named(states, _KEPT), most - len(entries)),
                 ):
-                    more, count = self._store.call(read)
+                    more, count = self.store.call(read)
                     entries = (entries + [_of_row(row) for row in more])[:most]
                     total += count
             except Unavailable as failed:
@@ -328,8 +322,8 @@ class Administration:
             ValueError: this can be no request's serial number.
             RuntimeError: it is not in memory, and the disk cannot be read, or not remember the number.
         """
-        known = self._registry.get(sn) or self._registry.get_overdue(sn)
-        answers = [self.by_number(one, sn) for one in (self._plugins() if known is None else [known.plugin])]
+        known = self.registry.get(sn) or self.registry.get_overdue(sn)
+        answers = [self.by_number(one, sn) for one in (self.plugins() if known is None else [known.plugin])]
         failures = [failed for one in answers if (failed := one.exception(_PATIENCE)) is not None]
         found = any(one.result() for one in answers if one.exception() is None)
         if failures and not found:
@@ -345,7 +339,7 @@ class Administration:
             TimeoutError: there are too many of these to be read within a minute; it goes on.
         """
         found: list[str] = []
-        for one in self._plugins():
+        for one in self.plugins():
             if plugin in (None, one.name):
                 found += self.by_criteria(one, criteria).result(_PATIENCE)
         return found
@@ -359,17 +353,17 @@ class Administration:
             LookupError: no request of that number is undeliverable or interrupted.
             Unavailable: the ledger cannot be used; the text says why.
         """
-        row = self._store.call(partial(requests.revive, sn, bodies.silenced)) if self._store.exists() else None
+        row = self.store.call(partial(requests.revive, sn)) if self.store.exists() else None
         if row is None:
             raise LookupError(self._why_not(sn))
-        channel = self._find(row.plugin)
+        channel = self.find(row.plugin)
         if row.state == requests.QUEUED:
-            self._registry.unlearn(sn)
-            request = None if channel is None else self._window.pull_one(sn, channel)
+            self.registry.unlearn(sn)
+            request = None if channel is None else self.window.pull_one(sn, channel)
         else:
-            request = None if channel is None else self._window.take_up(row, channel)
+            request = None if channel is None else self.window.take_up(row, channel)
         if request is not None:
-            self._lifecycle.resume(request, row)
+            self.lifecycle.resume(request, row)
 
     def drop(self, sn: str) -> None:
         """Drop an undeliverable result, an interrupted request, or one that waits for a plugin that is not loaded.
@@ -380,18 +374,18 @@ class Administration:
             LookupError: no request of that number is undeliverable or interrupted, or waits for an unloaded plugin.
             Unavailable: the ledger cannot be used; the text says why.
         """
-        if not (self._store.exists() and self._store.call(partial(requests.drop, sn, self._is_orphaned))):
+        if not (self.store.exists() and self.store.call(partial(requests.drop, sn, self._is_orphaned))):
             raise LookupError(self._why_not(sn))
 
     def _is_away(self, sn: str) -> bool:
-        return self._registry.get(sn) is None
+        return self.registry.get(sn) is None
 
     def _is_orphaned(self, sn: str, plugin: str) -> bool:
         """Tell whether a request waits for its plugin, which is unloaded, or disabled."""
-        return self._find(plugin) is None and self._is_away(sn)
+        return self.find(plugin) is None and self._is_away(sn)
 
     def _why_not(self, sn: str) -> str:
-        known = self._registry.get(sn)
+        known = self.registry.get(sn)
         what = "no such request is kept" if known is None else f"it is {_OF.get(known.state, 'ended')}"
         return (
             f"request {sn[:128]!r}: only what is undeliverable or interrupted can be retried, and only that, or what"
@@ -405,7 +399,7 @@ def _not_yours(sn: str) -> NotAuthorized:
 
 def _meets(criteria: Mapping[str, Any], body: bytes) -> bool:
     try:
-        return conditions.matches(criteria, bodies.decode(body).data)
+        return conditions.matches(criteria, requests.decode(body).data)
     except DocumentError:
         return False
 
@@ -439,7 +433,7 @@ def _of_memory(request: Received) -> Entry:
 
 def _of_row(row: requests.Row) -> Entry:
     try:
-        document = bodies.decode(row.body)
+        document = requests.decode(row.body)
     except DocumentError:
         target, replyto, data = "?", None, None
     else:

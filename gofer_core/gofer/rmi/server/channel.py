@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gofer.limit import LimitedLog
@@ -23,6 +24,7 @@ __all__ = ["Backlog", "Channel"]
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, slots=True)
 class Backlog:
     """The stored requests of one queue that wait. Belongs to :class:`gofer.rmi.server.persistence.Persistence`.
 
@@ -30,14 +32,12 @@ class Backlog:
     many went there, ever. ``pulling``: some are being read; ``pull_at``: not before that time.
     """
 
-    __slots__ = ("bytes", "count", "evicted", "pull_at", "pulling", "window")
-
-    def __init__(self) -> None:
-        self.window: dict[Received, int] = {}
-        self.bytes = 0
-        self.count = self.evicted = 0
-        self.pulling = False
-        self.pull_at = 0.0
+    window: dict[Received, int] = field(default_factory=dict)
+    bytes: int = 0
+    count: int = 0
+    evicted: int = 0
+    pulling: bool = False
+    pull_at: float = 0.0
 
 
 class Channel:
@@ -47,7 +47,7 @@ class Channel:
         run: runs a request, in a worker.
         make_progress: makes what its method reports its progress by.
         give_up: seconds after which a result that no broker takes is given up.
-        exclusive: nobody else may read the queue.
+        exclusive: nobody else may read the queue. (Known before it is read: what the store holds runs before that.)
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Channel:
         self.prefetch = prefetch
         self.exclusive = exclusive
         self.counters = counters or Counters()
-        self.encoder = Encoder(service.address, service.authenticator, service.max_message)
+        self.renew()
         self.publisher = Publisher(link, self.counters, give_up=give_up, most_waiting=max(1, min(100, prefetch // 2)))
         #: Writes lines that whoever sends requests can cause.
         self.complain = LimitedLog(log)

@@ -6,27 +6,23 @@ import logging
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gofer.errors import ConfigError, MessagingError
 from gofer.messaging.address import Address
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.rmi.request import ENDED, Received
 from gofer.rmi.server.channel import Channel
-from gofer.rmi.server.counters import Counters
 from gofer.rmi.server.lifecycle import Lifecycle
 from gofer.rmi.server.nonces import Nonces, Seen
 from gofer.rmi.server.persistence import Persistence
-from gofer.rmi.server.registry import Known, Registry
+from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.rejections import Rejections, start_of
 from gofer.rmi.server.reply_encoder import Refusal
-from gofer.rmi.server.reply_publisher import GIVE_UP
-from gofer.rmi.server.service import Service
 from gofer.rmi.server.verification import Refused, Verification, too_late
 
 if TYPE_CHECKING:
     from gofer.messaging.adapter import Delivery
-    from gofer.messaging.thread_driver import ThreadConnection
 
 __all__ = ["Consumer"]
 
@@ -38,43 +34,22 @@ class Consumer:
 
     Args:
         registry, persistence, nonces, lifecycle: those of the agent.
-        give_up: seconds after which a result that no broker takes is given up.
-        exclusive: nobody else may read the queue. (Known before it is read: what the store holds runs before that.)
     """
 
     def __init__(
-        self,
-        service: Service,
-        link: ThreadConnection,
-        *,
-        registry: Registry,
-        persistence: Persistence,
-        nonces: Nonces,
-        lifecycle: Lifecycle,
-        counters: Counters | None = None,
-        prefetch: int = 200,
-        give_up: float = GIVE_UP,
-        exclusive: bool = False,
+        self, channel: Channel, registry: Registry, persistence: Persistence, nonces: Nonces, lifecycle: Lifecycle
     ) -> None:
-        self.channel = Channel(
-            service,
-            link,
-            lifecycle.run,
-            lifecycle.make_progress,
-            counters=counters,
-            prefetch=prefetch,
-            give_up=give_up,
-            exclusive=exclusive,
-        )
-        self._link = link
+        self.channel = channel
+        self._link = channel.link
         self._registry = registry
         self._persistence = persistence
         self._nonces = nonces
         self._lifecycle = lifecycle
-        self._rejections = Rejections(self.channel)
-        self._verification = Verification(service)
+        self._rejections = Rejections(channel)
+        self._verification = Verification(channel.service)
         self._parse = lru_cache(256)(Address.parse)
-        self._subscription: Subscription | None = None
+        #: Its place at the queue; None before ``start``.
+        self.subscription: Subscription | None = None
         self._closed = False
 
     # -- deliveries: in the thread that reads the broker -----------------------------------------------------------
@@ -111,22 +86,22 @@ class Consumer:
             in_flight = request.sn is not None and self._registry.get(request.sn) is not None
             self._rejections.replayed(request, seen, in_flight=in_flight)
             return
-        kind, result, known = self._registry.arrive(request)
-        if kind is Known.NEW:
+        known = self._registry.arrive(request)
+        if known is request:
             self._admit(request, seen)
-        elif kind is Known.CONFLICT:
+        elif known is None:
             self._lifecycle.conflict(request)
+        elif isinstance(known, bytes):
+            channel.counters.add("repeated")
+            self._lifecycle.answer_again(request, known)
         else:
             channel.counters.add("repeated")
-            if known is not None:
-                if known.channel is not request.channel:
-                    request.channel.leave(known)
-                    known.channel.enter(known)
-                    if known.state == ENDED:  # meanwhile
-                        known.channel.leave(known)
-                self._persistence.adopted(request, known)
-            elif result is not None:
-                self._lifecycle.answer_again(request, result)
+            if known.channel is not request.channel:
+                request.channel.leave(known)
+                known.channel.enter(known)
+                if known.state == ENDED:  # meanwhile
+                    known.channel.leave(known)
+            self._persistence.adopted(request, known)
 
     def _admit(self, request: Received, seen: Seen) -> None:
         if seen in (Seen.BEFORE, Seen.FORGOTTEN):
@@ -162,22 +137,12 @@ class Consumer:
         on_lost: Callable[[str], None] | None = None,
     ) -> None:
         """Subscribe to the queue; the arguments are those of :class:`Subscription`."""
-        channel = self.channel
-        self._subscription = Subscription(
-            queue,
-            channel.prefetch,
-            self.deliver,
-            prepare,
-            on_lost,
-            exclusive=channel.exclusive,
-            limit=channel.service.max_message,
-        )
-        self._link.subscribe(self._subscription, timeout)
+        self._subscribe(queue, timeout, prepare, on_lost, exclusive=self.channel.exclusive)
 
-    @property
-    def subscription(self) -> Subscription | None:
-        """Its place at the queue; None before ``start``."""
-        return self._subscription
+    def _subscribe(self, queue: str, timeout: float | None, *callbacks: Any, exclusive: bool) -> None:
+        prefetch, limit = self.channel.prefetch, self.channel.service.max_message
+        self.subscription = Subscription(queue, prefetch, self.deliver, *callbacks, exclusive=exclusive, limit=limit)
+        self._link.subscribe(self.subscription, timeout)
 
     def renew(self) -> None:
         """Follow a service whose authenticator or audience has changed."""
@@ -195,7 +160,7 @@ class Consumer:
 
     def catch_up(self, timeout: float) -> None:
         """Wait until the broker says that the queue, which was deleted, delivers no more: that comes last."""
-        subscription = self._subscription
+        subscription = self.subscription
         try:
             self._link.wait(lambda: subscription is None or not subscription.active, time.monotonic() + timeout)
         except MessagingError as gone:
@@ -211,13 +176,11 @@ class Consumer:
         Raises:
             MessagingError: somebody else takes from it, or it cannot be read; nothing is taken then.
         """
-        before, channel = self._subscription, self.channel
+        before = self.subscription
         assert before is not None  # noqa: S101 - it was started
-        channel.refusal, self._closed = refusal, False
-        limit = channel.service.max_message
-        self._subscription = Subscription(before.queue, channel.prefetch, self.deliver, exclusive=True, limit=limit)
+        self.channel.refusal, self._closed = refusal, False
         try:
-            self._link.subscribe(self._subscription, timeout)
+            self._subscribe(before.queue, timeout, exclusive=True)
         except MessagingError:
             self._closed = True
             raise
@@ -269,9 +232,9 @@ class Consumer:
         return left
 
     def _unsubscribe(self, timeout: float) -> bool:
-        if self._subscription is not None:
+        if self.subscription is not None:
             try:
-                self._link.unsubscribe(self._subscription, max(1.0, timeout))
+                self._link.unsubscribe(self.subscription, max(1.0, timeout))
             except MessagingError as gone:
                 name = self.channel.service.name
                 log.debug("plugin %s: its subscription went with the connection: %s", name, gone)

@@ -7,12 +7,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from hmac import compare_digest, digest
 from secrets import token_bytes
 from typing import Any
 
-from gofer.errors import Cancelled, DispatchError, NotAuthenticated, NotAuthorized, SecretNotMatched, SecretRequired
+from gofer.errors import Cancelled, DispatchError, NotAuthorized, SecretNotMatched, SecretRequired
 from gofer.rmi.api import Target
 from gofer.rmi.context import Context
 from gofer.rmi.model import DIRECT
@@ -31,6 +32,7 @@ _PLAIN = frozenset({type(None), bool, int, float, str, list, dict})
 _UNLIMITED = (None, None, None)
 
 
+@dataclass(frozen=True)
 class Dispatch:
     """Calls the methods of requests. In a worker; an ``async def`` goes on in its plugin's event loop.
 
@@ -38,17 +40,10 @@ class Dispatch:
         returned: called with each request, and with what its method has returned, or raised. Any thread.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        persistence: Persistence,
-        logins: Logins,
-        returned: Callable[[Received, Any, BaseException | None], object],
-    ) -> None:
-        self._registry = registry
-        self._persistence = persistence
-        self._logins = logins
-        self._returned = returned
+    registry: Registry
+    persistence: Persistence
+    logins: Logins
+    returned: Callable[[Received, Any, BaseException | None], object]
 
     def call(self, request: Received) -> None:
         """Find the method, and call it; if that needs a password, once it is checked."""
@@ -66,25 +61,25 @@ class Dispatch:
                     service.workers.put(request)
                     return
                 if target.mark.logins and (login := _login_of(target, request)) is not None:
-                    self._logins.check(login, partial(self._logged_in, request, target))
+                    self.logins.check(login, partial(self._logged_in, request, target))
                     return
                 if target.mark.once:
                     _check_once(target, exclusive=request.channel.exclusive)
-                    self._persistence.claim(request, once=True)
+                    self.persistence.claim(request, once=True)
                 self._limit(request, target)
-                self._persistence.begin(request)
+                self.persistence.begin(request)
                 value = _invoke(service, request, target)
                 if type(value) not in _PLAIN:
                     if type(value) is Pending:
-                        value.add_done_callback(lambda done: self._returned(request, *_outcome_of(done)))
+                        value.add_done_callback(lambda done: self.returned(request, *_outcome_of(done)))
                         return
                     if inspect.isawaitable(value):
                         self._await(request, value)
                         return
         except BaseException as raised:  # noqa: BLE001 - SystemExit, too, is a result; its caller waits for one
-            self._returned(request, None, raised)
+            self.returned(request, None, raised)
         else:
-            self._returned(request, value, None)
+            self.returned(request, value, None)
         finally:
             Context.leave(token)
 
@@ -92,13 +87,13 @@ class Dispatch:
         """Go on with a request whose method is found: its password was checked, or it needs a worker after all."""
         request.resolved = False
         if request.cancelled:
-            self._returned(request, None, Cancelled("cancelled before it was started"))
+            self.returned(request, None, Cancelled("cancelled before it was started"))
         else:
             self.call(request)
 
     def _logged_in(self, request: Received, target: Target, refused: NotAuthorized | None) -> None:
         if refused is not None:
-            self._returned(request, None, refused)
+            self.returned(request, None, refused)
             return
         request.authenticated, request.resolved = target, True
         request.channel.service.workers.put(request)
@@ -108,7 +103,7 @@ class Dispatch:
         limits = (target.mark.timeout, request.channel.service.timeout, request.document.timeout)
         if limits != _UNLIMITED:
             seconds = min(one for one in limits if one is not None)
-            with self._registry.lock:
+            with self.registry.lock:
                 request.late = None
                 request.limit = seconds
                 request.expires_at = time.monotonic() + max(0.0, seconds)
@@ -120,12 +115,12 @@ class Dispatch:
         coroutine = request.api.coroutine(value)
 
         def dropped() -> None:
-            self._registry.returned(request)
+            self.registry.returned(request)
             request.on_cancel = None
 
-        run = request.channel.service.loop.run(coroutine, partial(self._returned, request), dropped)
+        run = request.channel.service.loop.run(coroutine, partial(self.returned, request), dropped)
         if run is None:
-            self._registry.returned(request)
+            self.registry.returned(request)
             log.warning("%r: not run, its plugin has stopped; the broker delivers it again", request)
         elif request.limit is not None:
             # One that is only told to stop decides for itself; one that is overdue has been told.
@@ -162,7 +157,7 @@ def _invoke(service: Service, request: Received, target: Target) -> Any:
         BaseException: whatever the method or a hook raised.
     """
     mark = target.mark
-    if mark.secret is not None or mark.logins:
+    if mark.secret is not None:
         authorize(target, request)
     if service.typed and not mark.untyped:
         _check_arguments(target, request)
@@ -274,43 +269,30 @@ class _Once:
         self._raised = None
 
 
-def authorize(target: Target, request: Received) -> None:
-    """Check what the marks on a method ask of its caller.
-
-    Raises:
-        NotAuthorized: it is not given, or wrong. The text tells no secret.
-    """
-    mark = target.mark
-    if mark.secret is not None:
-        _check_secret(target, request.document.secret)
-    if _needs_login(target, request):
-        raise NotAuthenticated(f"{target.name}(): user and password were not checked")
-
-
 def _login_of(target: Target, request: Received) -> Attempt | None:
-    """Return the user and the password that are to be checked before a method is called; None: it asks for none.
+    """Return the user and the password that a method asks for; None: they were checked, or a signature stands for them.
 
     Raises:
         NotAuthorized: what else it asks for is not given, or wrong; or they are not there, or of a user who may not.
     """
     mark = target.mark
-    if not _needs_login(target, request):
+    if request.authenticated is target:
+        return None
+    if request.identity is not None and any(login.identity for login in mark.logins):
         return None
     if mark.secret is not None:
-        _check_secret(target, request.document.secret)
+        authorize(target, request)
     return attempt(target.name, mark.logins, request.document.pam)
 
 
-def _needs_login(target: Target, request: Received) -> bool:
-    """Tell whether a user and a password are still to be checked."""
-    logins = target.mark.logins
-    if not logins or request.authenticated is target:
-        return False
-    return request.identity is None or not any(login.identity for login in logins)
+def authorize(target: Target, request: Received) -> None:
+    """Check the secret that a method asks its caller for.
 
-
-def _check_secret(target: Target, given: Any) -> None:
+    Raises:
+        NotAuthorized: it is not given, or wrong. The text tells no secret.
+    """
     wanted: Any = target.mark.secret
+    given: Any = request.document.secret
     if callable(wanted):
         try:
             wanted = wanted()

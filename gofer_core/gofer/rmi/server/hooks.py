@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gofer.rmi.request import Received
     from gofer.rmi.server.service import Service
 
-__all__ = ["HookCalls", "Only", "Raised", "call_each", "named"]
+__all__ = ["HookCalls", "Raised", "call_each", "named"]
 
 log = logging.getLogger(__name__)
 
@@ -45,17 +45,17 @@ def named(implementation: Any) -> str:
 
 
 def call_each(
-    hook: Any,
+    implementations: Sequence[Any],
     arguments: Mapping[str, Any],
     *,
     first: bool = False,
     last: type | None = None,
     calling: Callable[[str], object] = lambda name: None,
 ) -> tuple[list[Any], list[Raised]]:
-    """Call the implementations of a hook, in pluggy's order, all of them, whatever one raises.
+    """Call implementations of a hook, in pluggy's order, all of them, whatever one raises.
 
     Args:
-        hook: pluggy's caller of the hook.
+        implementations: as ``get_hookimpls`` of pluggy's caller of the hook returns them: the first one comes last.
         first: end with the first that returns something.
         last: the implementations of this class are called only if nothing has raised before.
         calling: told the name of each implementation before its call.
@@ -66,7 +66,7 @@ def call_each(
     found: list[Any] = []
     raised: list[Raised] = []
     wrapping: list[tuple[Any, Any]] = []
-    for one in reversed(hook.get_hookimpls()):
+    for one in reversed(implementations):
         if raised and last is not None and isinstance(one.plugin, last):
             continue
         calling(named(one))
@@ -107,7 +107,7 @@ class _Listener:
     """One implementation of gofer_finished, and the thread that tells it of one end after the other."""
 
     def __init__(self, implementation: Any) -> None:
-        self._hook = Only(implementation)
+        self._implementation = implementation
         self._name = named(implementation)
         self.thread = SerialThread(f"gofer-finished-{self._name}")
         self._sizes: deque[int] = deque()  # of the requests that it is not told of yet
@@ -139,22 +139,12 @@ class _Listener:
         began = time.monotonic()
         try:
             with entered():
-                raised = [one.error for one in call_each(self._hook, arguments)[1]]
+                raised = [one.error for one in call_each([self._implementation], arguments)[1]]
         except BaseException as failed:  # noqa: BLE001 - a plugin's code, and the next end is told all the same
             raised = [failed]
         arguments["request"].channel.counters.time(("hook", "gofer_finished"), time.monotonic() - began)
         for error in raised:
             self._complain(logging.ERROR, "hook %s failed", self._name, error=error)
-
-
-class Only:
-    """A hook that has one implementation."""
-
-    def __init__(self, implementation: Any) -> None:
-        self._implementation = implementation
-
-    def get_hookimpls(self) -> list[Any]:
-        return [self._implementation]
 
 
 class HookCalls:
@@ -203,14 +193,12 @@ class HookCalls:
         raised: list[Raised] = []
 
         def work() -> None:
-            arguments = {"plugin": service.plugin, "request": request}
+            hooks, arguments = service.hook.gofer_accept.get_hookimpls(), {"plugin": service.plugin, "request": request}
             began = time.monotonic()
             with service.entered():
-                _, failed = call_each(
-                    service.hook.gofer_accept, arguments, calling=lambda name: asked.__setitem__(0, name)
-                )
+                _, failed = call_each(hooks, arguments, calling=lambda name: asked.__setitem__(0, name))
             raised.extend(failed)
-            if service.hook.gofer_accept.get_hookimpls():
+            if hooks:
                 request.channel.counters.time(("hook", "gofer_accept"), time.monotonic() - began)
 
         def late() -> None:

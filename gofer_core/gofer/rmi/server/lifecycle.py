@@ -27,7 +27,7 @@ from gofer.rmi.server.reply_publisher import Settled
 from gofer.rmi.server.request_log import RequestLog
 from gofer.rmi.server.serial import Outcome, SerialThread
 from gofer.rmi.server.statuses import Statuses
-from gofer.rmi.server.sweep import Due, Sweep
+from gofer.rmi.server.sweep import Sweep
 from gofer.rmi.server.tombstones import Tombstones
 from gofer.rmi.server.window import Window
 from gofer.rmi.store import Unavailable, requests
@@ -73,8 +73,9 @@ class Lifecycle:
         self._statuses = Statuses()
         self._channels: dict[Channel, None] = {}
         self._dispatch = Dispatch(registry, persistence, logins or Logins(), self._returned)
-        due = Due(registry, persistence, window, self._statuses, self._channels, begin=self._queue, end=self.fail)
-        self._sweep = Sweep(due.look)
+        self._sweep = Sweep(
+            registry, persistence, window, self._statuses, self._channels, begin=self._queue, end=self.fail
+        )
 
     def attach(self, channel: Channel) -> None:
         """Look after the requests of a channel, and take up those that the store holds for it. Waits for the disk.

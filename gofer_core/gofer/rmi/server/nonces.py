@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -77,17 +78,15 @@ _UNSURE = {
 }
 
 
+@dataclass(eq=False, slots=True)
 class _Signer:
     """The signatures of one signer, by the time when they are too old; and the mark below which all count as seen."""
 
-    __slots__ = ("floor", "good_for", "name", "order", "told")
-
-    def __init__(self) -> None:
-        self.order: list[tuple[float, bytes]] = []
-        self.floor = 0.0
-        self.name = "somebody"
-        self.good_for = 0.0
-        self.told = -_QUIET
+    order: list[tuple[float, bytes]] = field(default_factory=list)
+    floor: float = 0.0
+    name: str = "somebody"
+    good_for: float = 0.0
+    told: float = -_QUIET
 
 
 class Nonces:

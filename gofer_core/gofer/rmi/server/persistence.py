@@ -20,7 +20,7 @@ from gofer.rmi.server.nonces import Nonces
 from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.reply_publisher import Settled
 from gofer.rmi.server.window import Window
-from gofer.rmi.store import Database, Unavailable, bodies, requests, schema
+from gofer.rmi.store import Database, Unavailable, requests, schema
 from gofer.rmi.store.requests import Record, Row
 
 if TYPE_CHECKING:
@@ -372,4 +372,4 @@ def _record(request: Received) -> Record:
 
 def _light_record(request: Received) -> Record:
     """Make the record of a request that has ended: of its document, what is needed to answer it."""
-    return _record(request)._replace(body=bodies.light(request.document) or request.delivery.body)
+    return _record(request)._replace(body=requests.light(request.document) or request.delivery.body)

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 import threading
 import time
 from collections import deque
 from math import inf
-from typing import NamedTuple
 
 from gofer.rmi.request import ANSWERING, BROKER, ENDED, QUEUED, RECEIVED, RUNNING, WRITING, Received
 
-__all__ = ["Arrival", "Known", "Registry"]
+__all__ = ["Registry"]
 
 _CLOCK_START = time.monotonic()
-
-
-class Known(enum.Enum):
-    """What a request that arrives is to its agent."""
-
-    NEW = "new"
-    ADOPTED = "adopted"  # it is in flight: the new delivery stands for it from now on
-    ANSWERED = "answered"  # it has ended; its result is at hand
-    CONFLICT = "conflict"  # another request has this serial number
-
-
-class Arrival(NamedTuple):
-    """The answer of :meth:`Registry.arrive`. ``result`` is set for ANSWERED, ``known`` for ADOPTED."""
-
-    kind: Known
-    result: bytes | None = None
-    known: Received | None = None
-
-
-_NEW, _CONFLICT = Arrival(Known.NEW), Arrival(Known.CONFLICT)
 
 
 class Registry:
@@ -58,31 +36,34 @@ class Registry:
         self._order: deque[int] = deque()
         self._bytes = 0
 
-    def arrive(self, request: Received) -> Arrival:
+    def arrive(self, request: Received) -> Received | bytes | None:
         """Enter a request that was delivered, and tell what it is.
 
-        ADOPTED: the delivery and the channel of ``request`` have been put into the one known, and ``request`` holds
-        those that it had until now, to be settled by the caller. ``asked_again`` of the one known is true when its
-        result is to be sent once more: it was published again after its end.
+        Returns:
+            The request itself: it is new. The known one: it is in flight, and the new delivery stands for it from now
+            on. The delivery and the channel of ``request`` have been put into the one known, and ``request`` holds
+            those that it had until now, to be settled by the caller. ``asked_again`` of the one known is true when its
+            result is to be sent once more: it was published again after its end. Bytes: it has ended, and this is its
+            result. None: another request has this serial number.
         """
         with self.lock:
             known = self._in_flight.get(request.key)
             if known is not None:
                 if known.digest != request.digest:
-                    return _CONFLICT
+                    return None
                 published = request.document.again or request.delivery.redelivered is False
                 known.delivery, request.delivery = request.delivery, known.delivery
                 known.channel, request.channel = request.channel, known.channel
                 # The result that is on its way may go to a queue that is gone.
                 known.asked_again = known.asked_again or (known.state == ANSWERING and published)
-                return Arrival(Known.ADOPTED, known=known)
+                return known
             if request.sn is not None and hash(request.sn) in self._ended:
                 self._shrink()
                 ended = self._ended.get(hash(request.sn))
                 if ended is not None:  # it is young enough
-                    return Arrival(Known.ANSWERED, ended[20:]) if ended[4:20] == request.digest else _CONFLICT
+                    return ended[20:] if ended[4:20] == request.digest else None
             self._in_flight[request.key] = request
-            return _NEW
+            return request
 
     def add(self, request: Received) -> bool:
         """Enter a request that came from the store; False: it is in flight already."""

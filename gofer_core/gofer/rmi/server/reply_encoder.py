@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,15 +12,12 @@ from gofer.errors import ResultTooLarge
 from gofer.messaging.auth import Authenticator, sign
 from gofer.messaging.document import VERSION, encode, timestamp
 from gofer.messaging.value import plain
-from gofer.rmi.exceptions import to_result
+from gofer.rmi.exceptions import encoded
 
 if TYPE_CHECKING:
     from gofer.rmi.request import Received
 
 __all__ = ["CannotSign", "Encoder", "Refusal", "of_error", "of_value"]
-
-#: Where methods are called from: the frames below are the plugin's own.
-_CALLING = ("gofer.rmi.model.direct", "gofer.rmi.model.coroutines", "gofer.rmi.server.dispatch")
 
 # An exception is not asked about itself, as its class may have an answer of its own: this is the real one.
 _TRACEBACK = vars(BaseException)["__traceback__"]
@@ -62,45 +58,37 @@ class Encoder:
     def reply(
         self, request: Received, result: bytes | None
     ) -> tuple[bytes | CannotSign, bytes | None, ResultTooLarge | None]:
-        """Write a result, or the refusal that the request has: see ``result``. Nothing, where nobody waits for it."""
+        """Write a result, or the refusal that the request has. Nothing, where nobody waits for it.
+
+        Args:
+            result: the value of ``result``, encoded; None: it is refused.
+
+        Returns:
+            The reply; the encoded result in it, which is another one when that was too large; and then why.
+        """
         if request.replyto is None:
             return b"", result, None
+        sn, replyto, data = request.sn, request.document.replyto, request.data
         try:
-            if result is not None:
-                return self.result(request, result)
-            return self.rejected(request.sn, str(request.replyto), request.data, request.refusal), None, None
+            if result is None:
+                return self.rejected(sn, str(request.replyto), data, request.refusal), None, None
+            body = self._write(self._envelope(sn, replyto, data, result=msgspec.Raw(result)))
+            if len(body) <= self._limit:
+                return body, result, None
+            large = ResultTooLarge(f"the reply has {len(body)} bytes, and {self._limit} is the limit")
+            result = encoded(large)
+            return self._write_within(self._envelope(sn, replyto, data, result=msgspec.Raw(result))), result, large
         except CannotSign as failed:
             return failed, result, None
 
     def rejected(self, sn: str | None, replyto: str, data: Any, refusal: Refusal) -> bytes:
         """Write a rejection; without its data where those make it too large."""
         told = msgspec.structs.asdict(refusal)
-        body = self._write(self._envelope(sn, replyto, data, status="rejected", **told))
-        if len(body) > self._limit:
-            body = self._write(self._envelope(sn, replyto, None, status="rejected", **told))
-        return body
+        return self._write_within(self._envelope(sn, replyto, data, status="rejected", **told))
 
-    def result(self, request: Received, result: bytes) -> tuple[bytes, bytes, ResultTooLarge | None]:
-        """Write a result.
-
-        Args:
-            result: the value of ``result``, encoded.
-
-        Returns:
-            The reply; the encoded result in it, which is another one when that was too large; and then why.
-        """
-        body = self._result(request, request.data, result)
-        if len(body) <= self._limit:
-            return body, result, None
-        large = ResultTooLarge(f"the reply has {len(body)} bytes, and {self._limit} is the limit")
-        result = encode(to_result(large))
-        body = self._result(request, request.data, result)
-        if len(body) > self._limit:
-            body = self._result(request, None, result)
-        return body, result, large
-
-    def _result(self, request: Received, data: Any, result: bytes) -> bytes:
-        return self._write(self._envelope(request.sn, request.document.replyto, data, result=msgspec.Raw(result)))
+    def _write_within(self, envelope: dict[str, Any]) -> bytes:
+        body = self._write(envelope)
+        return body if len(body) <= self._limit else self._write({**envelope, "data": None})
 
     def _envelope(self, sn: str | None, replyto: str | None, data: Any, **more: Any) -> dict[str, Any]:
         return {
@@ -147,20 +135,7 @@ def of_error(raised: BaseException, crossed: tuple[BaseException, bytes] | None 
     Args:
         crossed: what a method in a process of its own has raised, and how that process has written it.
     """
-    _TRACEBACK.__set__(raised, _below(_TRACEBACK.__get__(raised)))
     try:
-        return crossed[1] if crossed is not None and crossed[0] is raised else encode(to_result(raised))
-    except Exception as worse:  # noqa: BLE001 - an integer of 5,000 digits among its arguments, for one
-        return encode(to_result(TypeError(f"a {type(raised).__qualname__} that cannot be sent: {worse}")))
+        return crossed[1] if crossed is not None and crossed[0] is raised else encoded(raised)
     finally:
         _TRACEBACK.__set__(raised, None)
-
-
-def _below(trace: TracebackType | None) -> TracebackType | None:
-    """Return the part of a traceback below our own frames and those of hooks; all of it when that is nothing."""
-    below, at = trace, trace
-    while at is not None:
-        if at.tb_frame.f_globals.get("__name__", "") in _CALLING:
-            below = at.tb_next
-        at = at.tb_next
-    return below or trace

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from random import SystemRandom
@@ -42,29 +43,23 @@ class Settled(enum.Enum):
     UNSENT = "unsent"  # the publisher was stopped before either
 
 
+@dataclass(eq=False, slots=True)
 class _Pending:
-    """One reply, until it is settled."""
+    """One reply, until it is settled. ``not_taken``: by a broker, once: what was lost with its connection may be."""
 
-    __slots__ = (
-        "address", "body", "done", "durable", "ended", "isolated", "not_taken", "posted", "reason", "retry_at",
-        "tries", "up_since", "what",
-    )  # fmt: skip
-
-    def __init__(
-        self, address: Address, body: bytes, done: Callable[[Settled, str], object], what: object, durable: bool
-    ) -> None:
-        self.address = address
-        self.body = body
-        self.done = done
-        self.what = what
-        self.durable = durable
-        self.posted = time.monotonic()
-        self.ended = self.isolated = False
-        self.not_taken = False  # by a broker, once: what was lost with its connection most likely will be
-        self.tries = 0
-        self.reason = ""
-        self.retry_at = inf
-        self.up_since: float | None = None
+    address: Address
+    body: bytes
+    done: Callable[[Settled, str], object]
+    what: object
+    durable: bool
+    posted: float = field(default_factory=time.monotonic)
+    ended: bool = False
+    isolated: bool = False
+    not_taken: bool = False
+    tries: int = 0
+    reason: str = ""
+    retry_at: float = inf
+    up_since: float | None = None
 
 
 class Publisher:
@@ -92,7 +87,8 @@ class Publisher:
         self._pending: dict[_Pending, None] = {}
         self._unsettled: dict[_Pending, None] = {}  # to be sent again, in this order
         self._waiting = 0  # threads that wait for the end of all
-        self._stopped = False
+        #: Nothing is sent any more.
+        self.stopped = False
         self._hurried = inf  # since when nobody waits for us much longer
 
     def post(
@@ -111,7 +107,7 @@ class Publisher:
             what: names it in the log, if need be.
             durable: it shall survive a restart of the broker.
         """
-        if self._stopped:
+        if self.stopped:
             done(Settled.UNSENT, "")
             return
         reply = _Pending(address, body, done, what, durable)
@@ -122,11 +118,6 @@ class Publisher:
     def pending(self) -> int:
         """How many are not settled."""
         return len(self._pending)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether nothing is sent any more."""
-        return self._stopped
 
     def refused(self) -> list[tuple[str, str]]:
         """Tell the addresses that brokers did not take something for, and why not."""
@@ -147,7 +138,7 @@ class Publisher:
 
     def stop(self) -> None:
         """Send nothing any more. What no broker has taken stays unanswered: its request is delivered again."""
-        self._stopped = True
+        self.stopped = True
         for reply in list(self._pending):
             self._end(reply, Settled.UNSENT)
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from math import inf
 
 from gofer.errors import ExecutionTimeout
@@ -17,7 +18,7 @@ from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.statuses import Statuses
 from gofer.rmi.server.window import Window
 
-__all__ = ["Due", "Sweep"]
+__all__ = ["Sweep"]
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +28,25 @@ _GLANCE = 0.25  # seconds between two looks, at most, while something is in flig
 _OVERDUE = 5.0  # seconds that a method has to end when it was told that it takes too long, before the log says so
 
 
+@dataclass(eq=False)
 class Sweep:
-    """Calls ``look`` often while there is something to see, and at the time that it names. Any thread.
+    """Looks for what is due often while there is something to see, and at the time that it knows of. Any thread.
 
     Args:
-        look: is given the time (``time.monotonic()``), and returns when it has to be called again.
+        channels: whose requests they are, as they are now.
+        begin: sends a request to the workers that was held back.
+        end: ends a request by an exception.
     """
 
-    def __init__(self, look: Callable[[float], float]) -> None:
-        self._look = look
+    registry: Registry
+    persistence: Persistence
+    window: Window
+    statuses: Statuses
+    channels: Iterable[Channel]
+    begin: Callable[[Received], object]
+    end: Callable[[Received, BaseException], object]
+
+    def __post_init__(self) -> None:
         self._wakeup = threading.Event()
         self._asleep = False
         self._last = 0.0
@@ -80,46 +91,19 @@ class Sweep:
 
     def _see(self, now: float) -> float:
         try:
-            return self._look(now)
+            return self.look(now)
         except Exception:
             log.exception("looking for what is due failed")
             return now + _LINGER
 
-
-class Due:
-    """Does what is due of the requests of an agent. In the sweep's thread.
-
-    Args:
-        channels: whose requests they are, as they are now.
-        begin: sends a request to the workers that was held back.
-        end: ends a request by an exception.
-    """
-
-    def __init__(
-        self,
-        registry: Registry,
-        persistence: Persistence,
-        window: Window,
-        statuses: Statuses,
-        channels: Iterable[Channel],
-        *,
-        begin: Callable[[Received], object],
-        end: Callable[[Received, BaseException], object],
-    ) -> None:
-        self._registry = registry
-        self._persistence = persistence
-        self._window = window
-        self._statuses = statuses
-        self._channels = channels
-        self._begin = begin
-        self._end = end
+    # -- in its thread ------------------------------------------------------------------------------------------------
 
     def look(self, now: float) -> float:
         """Do what is due: statuses, time limits, takeovers, latency, retries. Returns when to look again."""
         due = inf
         taken: list[Received] = []
-        in_flight = self._registry.in_flight()
-        crowded = self._persistence.is_crowded(in_flight, now)
+        in_flight = self.registry.in_flight()
+        crowded = self.persistence.is_crowded(in_flight, now)
         for request in in_flight:
             if crowded and request.keep_at < inf:
                 request.keep_at = request.due = now
@@ -127,30 +111,30 @@ class Due:
                 self._look_at(request, now, taken)
             due = min(due, request.due)
         if taken:
-            self._persistence.take_over(taken)
-        for request in self._registry.overdue():
+            self.persistence.take_over(taken)
+        for request in self.registry.overdue():
             if request.due <= now:
                 request.due = inf
                 text = "%s %s %s. It is still running. %s"
                 log.warning(text, request.sn, request.channel.service.name, request.late, way_out(request))
             due = min(due, request.due)
-        for channel in list(self._channels):
+        for channel in list(self.channels):
             due = min(due, channel.publisher.look(now), channel.asking.look(now), channel.admin.look(now))
             if channel.backlog.count:
-                self._window.pull(channel)
+                self.window.pull(channel)
             if in_flight or channel.backlog.count or channel.publisher.pending:
                 due = min(due, now + _GLANCE)  # something may be due that was not when this has looked
-        self._registry.tidy()
-        self._persistence.look(now)
+        self.registry.tidy()
+        self.persistence.look(now)
         return due
 
     def _look_at(self, request: Received, now: float, taken: list[Received]) -> None:
         if request.tell_at <= now:
             request.tell_at = inf
-            self._statuses.tell(request)
+            self.statuses.tell(request)
         if request.begin_at <= now:
             request.begin_at = inf
-            self._begin(request)
+            self.begin(request)
         if request.keep_at <= now:
             request.keep_at = inf
             if request.state < ANSWERING:
@@ -158,7 +142,7 @@ class Due:
         if request.expires_at <= now:
             request.expires_at = inf
             self._expire(request)
-        with self._registry.lock:
+        with self.registry.lock:
             due = min(request.tell_at, request.begin_at, request.keep_at, request.expires_at)
             request.due = now + _OVERDUE if request.overdue else due
 
@@ -173,5 +157,5 @@ class Due:
         request.cancelled = True
         if stop is not None:
             stop()
-        self._registry.expire(request)
-        self._end(request, ExecutionTimeout(request.late))
+        self.registry.expire(request)
+        self.end(request, ExecutionTimeout(request.late))

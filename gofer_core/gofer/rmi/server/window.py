@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from gofer.errors import ConfigError, DocumentError
 from gofer.messaging.adapter import Delivery
 from gofer.messaging.address import Address
-from gofer.rmi.request import QUEUED, STORED, Received, RequestQueue
+from gofer.rmi.request import QUEUED, STORED, Received
 from gofer.rmi.server.channel import Backlog, Channel
 from gofer.rmi.server.registry import Registry
-from gofer.rmi.store import Database, Unavailable, bodies, requests
+from gofer.rmi.store import Database, Unavailable, requests
 from gofer.rmi.store.requests import Row
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Window:
             request.behind = False
             request.channel.service.workers.put(request)
 
-    def _leave_to_disk(self, channel: RequestQueue, sn: str) -> None:
+    def _leave_to_disk(self, channel: Channel, sn: str) -> None:
         with self._lock:
             self.mine.discard(sn)
             channel.backlog.count += 1
@@ -93,7 +93,7 @@ class Window:
                 backlog.bytes -= backlog.window.pop(request, 0)
             self.pull(request.channel)
 
-    def pull(self, channel: RequestQueue) -> None:
+    def pull(self, channel: Channel) -> None:
         """Have more of the requests that wait on the disk read, if there is room for them."""
         backlog = channel.backlog
         if not backlog.count or backlog.pulling or channel.over or time.monotonic() < backlog.pull_at:
@@ -135,7 +135,7 @@ class Window:
 
         self._store.post(read, done)
 
-    def take_up(self, row: Row, channel: RequestQueue) -> Received | None:
+    def take_up(self, row: Row, channel: Channel) -> Received | None:
         """Make a request of a row that was pulled; None: it is in flight, or cannot be read."""
         request = self.read(row, channel)
         if request is None:
@@ -179,10 +179,10 @@ class Window:
         channel.notify()
 
     @staticmethod
-    def read(row: Row, channel: RequestQueue) -> Received | None:
+    def read(row: Row, channel: Channel) -> Received | None:
         """Make a request of a row; None: it cannot be read, and the log says so."""
         try:
-            document = bodies.decode(row.body)
+            document = requests.decode(row.body)
             replyto = Address.parse(document.replyto) if document.replyto else None
         except (DocumentError, ConfigError) as bad:
             text = "plugin %s: request %s in the ledger cannot be read, and stays there: %s"

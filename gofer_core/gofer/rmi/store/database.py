@@ -223,31 +223,28 @@ class Database:
         if self._error is not None and time.monotonic() < self._failed + _PAUSE:
             raise self._error
         with self._using:
-            return self._transact_alone(group)
-
-    def _transact_alone(self, group: list[_Piece]) -> list[Any]:
-        for attempt in (1, 2):
-            try:
-                file = self._file = self._file or self._open()
-                file.execute("BEGIN IMMEDIATE")
-                values = [_done(piece.work, file) for piece in group]
-                file.execute("COMMIT")
-                self._committed = time.monotonic()
-            except _Faulty:
-                self._close()
-                raise
-            except Exception as why:  # noqa: BLE001 - told to those who asked, whatever it is; the thread goes on
-                self._close()
-                if _is_corrupt(why) and attempt == 1 and self._set_aside(why):
-                    for tell in self.lost:
-                        tell()
-                    continue
-                self._fail(why)
-            else:
-                if self._error is not None:
-                    log.warning("the ledger %s can be used again", self.path)
-                    self._error = None
-                return values
+            for attempt in (1, 2):
+                try:
+                    file = self._file = self._file or self._open()
+                    file.execute("BEGIN IMMEDIATE")
+                    values = [_done(piece.work, file) for piece in group]
+                    file.execute("COMMIT")
+                    self._committed = time.monotonic()
+                except _Faulty:
+                    self._close()
+                    raise
+                except Exception as why:  # noqa: BLE001 - told to those who asked, whatever it is; the thread goes on
+                    self._close()
+                    if _is_corrupt(why) and attempt == 1 and self._set_aside(why):
+                        for tell in self.lost:
+                            tell()
+                        continue
+                    self._fail(why)
+                else:
+                    if self._error is not None:
+                        log.warning("the ledger %s can be used again", self.path)
+                        self._error = None
+                    return values
         raise AssertionError("not reached")
 
     def _fail(self, why: Exception) -> None:

@@ -1,4 +1,4 @@
-"""The SQL of requests: each function works within a transaction of :class:`gofer.rmi.store.Database`."""
+"""Requests in the store: the SQL, within a transaction of :class:`gofer.rmi.store.Database`; and their bodies."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
+from gofer.messaging.auth import verify
+from gofer.messaging.document import Request, decode_request
+
 if TYPE_CHECKING:
     import sqlite3
 
 __all__ = [
     "ANSWERING", "CANCELLED", "DAY", "DONE", "INTERRUPTED", "MOST_KEPT", "QUEUED", "RUNNING", "UNDELIVERABLE",
-    "Record", "Row", "absent", "begin", "bury", "buried", "claim", "clean", "count", "count_all", "drop", "find",
-    "keep", "known", "kept", "load", "pull", "pull_one", "remove", "revive", "rows", "settle", "take", "trim",
+    "Record", "Row", "absent", "begin", "bury", "buried", "claim", "clean", "count", "count_all", "decode", "drop",
+    "find", "keep", "known", "kept", "light", "load", "pull", "pull_one", "remove", "revive", "rows", "settle", "take",
+    "trim",
 ]  # fmt: skip
 
 DAY = 86_400.0  # seconds
@@ -225,11 +231,10 @@ def absent(
     return [row for sn in found[: max(0, most)] if (row := find(sn, file)) is not None], len(found)
 
 
-def revive(sn: str, quiet: Callable[[bytes], bytes], file: sqlite3.Connection) -> Row | None:
+def revive(sn: str, file: sqlite3.Connection) -> Row | None:
     """Have what is undeliverable sent again, or what was interrupted run again; None: it is neither (any more).
 
-    Args:
-        quiet: makes a body that nobody is answered for: the caller of an interrupted request has its answer.
+    Nobody is answered for what was interrupted: its caller has an answer.
     """
     found = find(sn, file)
     if found is None or found.state not in (UNDELIVERABLE, INTERRUPTED):
@@ -237,7 +242,7 @@ def revive(sn: str, quiet: Callable[[bytes], bytes], file: sqlite3.Connection) -
     if found.state == UNDELIVERABLE:
         found = found._replace(state=ANSWERING)
     else:
-        found = found._replace(state=QUEUED, result=None, body=quiet(found.body), tries=1, once=0)
+        found = found._replace(state=QUEUED, result=None, body=_silenced(found.body), tries=1, once=0)
     file.execute(
         "UPDATE requests SET state = ?, result = ?, body = ?, tries = ?, once = ? WHERE sn = ?",
         (found.state, found.result, found.body, found.tries, found.once, sn),
@@ -321,6 +326,36 @@ def clean(file: sqlite3.Connection) -> None:
     if last is not None:
         file.execute("DELETE FROM requests WHERE state = ? AND number <= ?", (UNDELIVERABLE, last))
     file.execute("PRAGMA incremental_vacuum(20000)").fetchall()
+
+
+# -- bodies: they were verified when they came -----------------------------------------------------------------------
+
+
+def decode(body: bytes) -> Request:
+    """Read a request.
+
+    Raises:
+        DocumentError: it is none.
+    """
+    return decode_request(verify(body, None)[0])
+
+
+def light(document: Request) -> bytes:
+    """Write what is needed of a request to answer it; nothing where that cannot be written."""
+    request = msgspec.structs.replace(document.request, cntr=None, args=None, kws=None, kwargs=None)
+    return _written(msgspec.structs.replace(document, request=request, secret=None, pam=None))
+
+
+def _silenced(body: bytes) -> bytes:
+    """Write a request so that it runs as ever, and is not answered."""
+    return _written(msgspec.structs.replace(decode(body), replyto=None)) or body
+
+
+def _written(document: Request) -> bytes:
+    try:
+        return msgspec.json.encode(document)
+    except (UnicodeEncodeError, msgspec.MsgspecError):  # lone surrogates, which only the original's encoder writes
+        return b""
 
 
 def _marks(values: Sequence[str]) -> str:

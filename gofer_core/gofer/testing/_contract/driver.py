@@ -161,7 +161,7 @@ class Driver(Heard):
         if wire is None:
             return
         poll = select.poll()
-        poll.register(wire, select.POLLIN | (select.POLLOUT if self._out or wire.unsent else 0))
+        poll.register(wire, select.POLLIN | (select.POLLOUT if self._out or wire.buffer else 0))
         ready = sum(mask for _, mask in poll.poll(max(min(timeout, left), 0.0) * 1000))
         if ready & select.POLLOUT:
             self._write(wire)
@@ -197,7 +197,7 @@ class Driver(Heard):
 
     def written(self) -> None:
         """Drive until all is written."""
-        self.until(lambda: not self._out and (self._sock is None or not self._sock.unsent), "all to be written")
+        self.until(lambda: not self._out and (self._sock is None or not self._sock.buffer), "all to be written")
 
     def ended(self, timeout: float = WAIT) -> Closed:
         """Drive until ``Closed``, and return it."""
