@@ -25,8 +25,10 @@ __all__ = ["GOFER", "Popen", "pids", "run"]
 #: The command as it is installed.
 GOFER = str(Path(sys.executable).with_name("gofer"))
 
-_AGENT = ("gofer.agent.main", "gofer.agent.helper", "gofer.messaging.local.server", "gofer.messaging.local.adapter")
-_CALLER = ("gofer.tools.main", "gofer.tools.rmi", "gofer.tools.agent", "gofer.proxy", "gofer.aio", "rich.console")
+_BOTH = ("email.parser", "encodings.ascii", "gofer.messaging.local.adapter", "sqlite3", "stevedore.named")
+_AGENT = (*_BOTH, "gofer.agent.main", "gofer.agent.helper", "gofer.messaging.local.server")
+_CALLER = (*_BOTH, "gofer.tools.main", "gofer.tools.rmi", "gofer.tools.agent", "gofer.tools.fleet", "gofer.fleet.fleet")
+_CALLER += ("gofer.agent.config", "gofer.proxy", "gofer.aio", "rich.console")
 _AGENTS = ("gofer.agent", "gofer.messaging.local.server")  # commands that need those
 _LONGEST = 100_000  # what a request has room for beside the environment
 _PR_SET_CHILD_SUBREAPER = 36

@@ -15,7 +15,7 @@ FIXTURES = {"rabbitmq": "rabbitmq3", "rabbitmq4": "rabbitmq4", "brokerj": "broke
 # Files whose tests of RabbitMQ take as long as those of all files that are not named here.
 _THIRDS = {
     "too": ("contract.py", "_deaf_agents.py", "_goferd_queues.py"),
-    "as-well": ("_fleet.py", "_liveness.py", "_asking_again.py", "_hosts.py", "_reloading.py", "_amqp.py"),
+    "as-well": ("_broken.py", "_fleet.py", "_asking_again.py", "_hosts.py", "_amqp.py"),
 }
 
 
