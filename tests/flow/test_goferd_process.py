@@ -16,7 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 from gofer.errors import NotFound
+from gofer.messaging.url import URL
 from gofer.proxy import Agent
+from gofer.testing.proxy import Proxy
 from support import forkserver
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
@@ -54,6 +56,17 @@ GOFERD = [sys.executable, "-m", "gofer.agent.main"]
 def broker(root: Path) -> Iterator[LocalBroker]:
     with LocalBroker(str(root / "run/gofer/broker.sock")) as broker:
         yield broker
+
+
+def test_it_is_ready_when_its_plugins_take_requests(root: Path, broker: LocalBroker) -> None:
+    """Who has started it calls it at once: that the queue was not there yet showed on busy machines only."""
+    with Proxy(URL.parse(broker.url)) as proxy, AgentProcess(root) as process:
+        proxy.to_broker.piece, proxy.to_broker.pause = 50, 0.02
+        messaging = f"[messaging]\nurl={proxy.url}\n[model]\nqueue=holder\n"
+        process.plugin("holder", HOLDER, f"[main]\nenabled=1\n{messaging}")
+        process.start()
+        with Agent(broker.url, "holder", wait=30) as agent:
+            assert agent.Admin().hello()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,12 @@ from gofer.agent.plugin import Plugin, current
 from gofer.agent.plugin_queue import PluginQueue
 from gofer.agent.request_services import RequestServices
 from gofer.agent.sharing import accepting, homes
-from gofer.errors import MessagingError, NotFound
+from gofer.errors import ConnectionLost, MessagingError, NotFound
 from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.adapters import find
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import shown
+from gofer.messaging.operations import State
 from gofer.messaging.url import broker_of
 from gofer.rmi.api import API, Target
 from gofer.rmi.model.fork import Forks
@@ -227,6 +229,18 @@ class Endpoint:
         self.consumer.start(self.queue.name, 0, prepare=self.queue.prepare, on_lost=self._lost)
         self.queue.keep_bound()
         self._links.watch(self.link)
+
+    def wait(self, deadline: float) -> None:
+        """Wait until the broker has answered or cannot be reached, to a time of ``time.monotonic()`` at most."""
+
+        def has_answered() -> bool:
+            wanted, core = self.consumer.subscription, self.link.core
+            if wanted is None or wanted.active or wanted.error is not None:
+                return True
+            return core.tries > 0 and core.state is not State.OPEN
+
+        with suppress(ConnectionLost):  # the agent is being stopped
+            self.link.wait(has_answered, deadline)
 
     def _lost(self, why: str) -> None:
         log.warning("plugin %s: no requests from queue %r: %s", self.name, self.queue.name, why)

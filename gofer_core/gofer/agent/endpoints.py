@@ -74,6 +74,12 @@ class Endpoints:
             return "its queue waits for required plugins" if name in self._held else "without a queue"
         return f"queue {endpoint.address} at {endpoint.link.connector.url}"
 
+    def wait(self, seconds: float) -> None:
+        """Wait until the broker of each has answered or cannot be reached, so many seconds at most."""
+        deadline = monotonic() + seconds
+        for endpoint in list(self._at.values()):
+            endpoint.wait(deadline)
+
     # -- all at once: while a required plugin does not run ------------------------------------------------------------
 
     def close(self, passing: Collection[str] = ()) -> None:

@@ -46,6 +46,7 @@ signals:
                    gone, reload what has changed
 """
 _ENDING = 5.0  # seconds that the interpreter has to end when all is stopped
+_GREETING = 3.0  # seconds for the brokers to answer before the agent says that it is ready
 _LOOK = 10.0  # seconds between two looks at whether the methods of plugins have changed the logging
 
 
@@ -133,7 +134,7 @@ class _Daemon:
         self.certificates.start()
         if self.operations.phase == "starting":
             self.operations.phase = "running"
-        notify(os.environ, "READY=1")
+        self._tell_ready()
 
     def _read(self) -> tuple[list[Descriptor], set[str]]:
         """Read the descriptors, and tell what is wrong. Returns them, and the files that cannot be used."""
@@ -147,6 +148,11 @@ class _Daemon:
         notify(os.environ, f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         descriptors, wrong = self._read()
         self.container.update(descriptors, kept=wrong)
+        self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        # Who starts it, and calls it then, finds its queues: without a wait that was so nearly always.
+        self.container.endpoints.wait(_GREETING)
         notify(os.environ, "READY=1")
 
     def _stop(self, interrupted: bool) -> int:
