@@ -22,7 +22,7 @@ from gofer.messaging.subscription import Subscription
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
-from gofer.rmi.client.replies import Received, read_reply
+from gofer.rmi.client.notices import Received, read_reply
 from gofer.rmi.reply import Notice, ReplyConsumer
 from hypothesis import given, settings
 from hypothesis import strategies as st

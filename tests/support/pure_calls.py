@@ -6,8 +6,8 @@ from typing import Any
 
 from gofer.messaging.document import VERSION, encode
 from gofer.rmi.client.call import Call
+from gofer.rmi.client.notices import Notice, read_reply
 from gofer.rmi.client.options import Options
-from gofer.rmi.client.replies import Notice, read_reply
 
 __all__ = ["new_call", "notice_of"]
 

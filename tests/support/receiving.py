@@ -28,14 +28,14 @@ from gofer.rmi.request import Received
 from gofer.rmi.server.administration import Administration
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.consumer import Consumer
+from gofer.rmi.server.early_cancels import Tombstones
 from gofer.rmi.server.hooks import HookCalls
+from gofer.rmi.server.in_flight import Registry
 from gofer.rmi.server.lifecycle import Lifecycle
 from gofer.rmi.server.logins import Logins
 from gofer.rmi.server.nonces import Nonces
 from gofer.rmi.server.persistence import Persistence
-from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.request_log import RequestLog
-from gofer.rmi.server.tombstones import Tombstones
 from gofer.rmi.server.window import Window
 from gofer.rmi.server.workers import Workers
 from gofer.rmi.store import Database

@@ -13,7 +13,7 @@ from gofer.errors import AdapterError, Cancelled, DocumentError, NotFound, Rejec
 from gofer.messaging.adapter import Outcome
 from gofer.messaging.document import EXPIRED
 from gofer.rmi.client.call import Call, Next
-from gofer.rmi.client.replies import Notice, Resubscribed, read_reply
+from gofer.rmi.client.notices import Notice, Resubscribed, read_reply
 from gofer.rmi.client.session import complete
 from hypothesis import given
 from hypothesis import strategies as st

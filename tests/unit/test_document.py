@@ -24,7 +24,7 @@ from gofer.messaging.document import (
     unwrap,
 )
 from gofer.rmi.client.call import Call
-from gofer.rmi.client.replies import read_reply
+from gofer.rmi.client.notices import read_reply
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.captured import HexAuthenticator

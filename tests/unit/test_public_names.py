@@ -152,9 +152,9 @@ gofer.proxy: Agent Double agent seam
 gofer.rmi.api: API Target targets_of
 gofer.rmi.client.agent: Double Lease RemoteAgent seam
 gofer.rmi.client.call: Call Next no_agent
-gofer.rmi.client.options: CallOptions OPTION_NAMES Options Report
-gofer.rmi.client.replies: Accepted Failed Notice Progress Received Rejected Resubscribed Started Succeeded
+gofer.rmi.client.notices: Accepted Failed Notice Progress Received Rejected Resubscribed Started Succeeded
     read_reply
+gofer.rmi.client.options: CallOptions OPTION_NAMES Options Report
 gofer.rmi.client.reply_consumer: Listener ReplyConsumer
 gofer.rmi.client.reply_queue: ReplyQueue
 gofer.rmi.client.session: Session ThreadSession complete
@@ -186,12 +186,13 @@ gofer.rmi.server.channel: Backlog Channel
 gofer.rmi.server.consumer: Consumer
 gofer.rmi.server.counters: BOUNDS Counters
 gofer.rmi.server.dispatch: Dispatch Pending Unfit authorize way_out
+gofer.rmi.server.early_cancels: Owner Tombstones
 gofer.rmi.server.hooks: HookCalls Raised call_each named
+gofer.rmi.server.in_flight: Registry
 gofer.rmi.server.lifecycle: Lifecycle
 gofer.rmi.server.logins: Attempt Logins attempt pam_service
 gofer.rmi.server.nonces: Nonce Nonces Seen
 gofer.rmi.server.persistence: AlreadyStarted Persistence
-gofer.rmi.server.registry: Registry
 gofer.rmi.server.rejections: Rejections start_of
 gofer.rmi.server.reply_encoder: CannotSign Encoder Refusal of_error of_value
 gofer.rmi.server.reply_publisher: GIVE_UP Publisher Settled
@@ -200,7 +201,6 @@ gofer.rmi.server.serial: Outcome SerialThread
 gofer.rmi.server.service: PluginCode Service
 gofer.rmi.server.statuses: MOST_HELD Statuses
 gofer.rmi.server.sweep: Sweep
-gofer.rmi.server.tombstones: Owner Tombstones
 gofer.rmi.server.verification: ALLOWANCE Refused Verification Verified too_late
 gofer.rmi.server.window: Window
 gofer.rmi.server.workers: Task Workers

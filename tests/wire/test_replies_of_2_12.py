@@ -12,7 +12,7 @@ from gofer.errors import DocumentError, Rejected, RemoteException
 from gofer.messaging.auth import verify
 from gofer.messaging.document import Reply, decode_reply
 from gofer.rmi.client.call import Call
-from gofer.rmi.client.replies import read_reply
+from gofer.rmi.client.notices import read_reply
 from support.captured import CAPTURED, Captured, HexAuthenticator, captured
 from support.pure_calls import new_call
 

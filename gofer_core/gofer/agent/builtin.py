@@ -18,7 +18,7 @@ from gofer.errors import NotAuthorized
 from gofer.rmi import description
 from gofer.rmi.api import API, Target
 from gofer.rmi.context import Context
-from gofer.rmi.server.tombstones import Owner
+from gofer.rmi.server.early_cancels import Owner
 
 __all__ = ["admin_api", "help_text", "started"]
 

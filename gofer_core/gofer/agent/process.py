@@ -161,7 +161,7 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 def notify(environ: Mapping[str, str], state: str) -> bool:
-    """Send a state such as ``READY=1`` to the socket that ``NOTIFY_SOCKET`` names.
+    """Send a state such as ``READY=1`` to the socket that ``NOTIFY_SOCKET`` names. ``main.py`` decides when.
 
     Returns:
         Whether it was sent; False where no service manager asked for it, or where it does not listen (which must never

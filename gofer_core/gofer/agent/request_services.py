@@ -8,13 +8,13 @@ from gofer.agent.plugin import Plugin
 from gofer.rmi.clock import Clock
 from gofer.rmi.server.administration import Administration
 from gofer.rmi.server.channel import Channel
+from gofer.rmi.server.early_cancels import Tombstones
 from gofer.rmi.server.hooks import HookCalls
+from gofer.rmi.server.in_flight import Registry
 from gofer.rmi.server.lifecycle import Lifecycle
 from gofer.rmi.server.logins import Logins
 from gofer.rmi.server.nonces import Nonces
 from gofer.rmi.server.persistence import Persistence
-from gofer.rmi.server.registry import Registry
-from gofer.rmi.server.tombstones import Tombstones
 from gofer.rmi.server.window import Window
 from gofer.rmi.store import Database
 from gofer.root import Root

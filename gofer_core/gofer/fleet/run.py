@@ -32,8 +32,8 @@ from gofer.messaging.address import Address
 from gofer.messaging.connector import Connector
 from gofer.messaging.document import shown
 from gofer.messaging.pool import pool
+from gofer.rmi.client.notices import Notice, Progress
 from gofer.rmi.client.options import Options
-from gofer.rmi.client.replies import Notice, Progress
 from gofer.rmi.client.stub import new_request
 
 __all__ = ["Confirm", "Outcome", "RecordedRun", "Run", "Summary", "outcome_of"]

@@ -2,6 +2,7 @@
 
 Other threads append commands to a deque and wake the I/O thread. A waiting thread sleeps on a lock of its own, which
 the I/O thread releases. Nothing else is shared: an interrupt may strike anywhere, and signal handlers may call it all.
+While nobody calls, the thread wakes up for what is due (``Core.tick``): heartbeats, deadlines, reconnects.
 
 One short cut: a message may be written by the thread that publishes it, while the I/O thread sleeps and no more than
 one message is in flight. That spares a single call the way to the I/O thread; under load the batches of the I/O thread

@@ -7,7 +7,7 @@ with ReplyConsumer("tasks", "amqp://broker.example.com").start(listener):
     Agent("amqp://broker.example.com", "web-42", reply="tasks").Dog().bark("hello")
 """
 
-from gofer.rmi.client.replies import Accepted, Failed, Notice, Progress, Rejected, Started, Succeeded
+from gofer.rmi.client.notices import Accepted, Failed, Notice, Progress, Rejected, Started, Succeeded
 from gofer.rmi.client.reply_consumer import Listener, ReplyConsumer
 
 __all__ = ["Accepted", "Failed", "Listener", "Notice", "Progress", "Rejected", "ReplyConsumer", "Started", "Succeeded"]

@@ -22,8 +22,8 @@ from gofer.errors import AdapterError, CallError, DocumentError, NotFound, Reque
 from gofer.messaging.adapter import Outcome
 from gofer.messaging.auth import fault_of
 from gofer.messaging.document import EXPIRED, seconds_of, shown
+from gofer.rmi.client.notices import Failed, Notice, Progress, Received, Rejected, Resubscribed, Succeeded
 from gofer.rmi.client.options import Options, Report
-from gofer.rmi.client.replies import Failed, Notice, Progress, Received, Rejected, Resubscribed, Succeeded
 
 __all__ = ["Call", "Next", "no_agent"]
 

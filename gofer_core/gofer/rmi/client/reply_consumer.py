@@ -21,8 +21,7 @@ from gofer.messaging.pool import pool
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.messaging.thread_driver import ThreadConnection, Waiter
 from gofer.messaging.url import URL
-from gofer.rmi.client.options import Options
-from gofer.rmi.client.replies import (
+from gofer.rmi.client.notices import (
     Accepted,
     Failed,
     Notice,
@@ -32,6 +31,7 @@ from gofer.rmi.client.replies import (
     Succeeded,
     read_reply,
 )
+from gofer.rmi.client.options import Options
 
 __all__ = ["Listener", "ReplyConsumer"]
 

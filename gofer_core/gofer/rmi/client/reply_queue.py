@@ -12,7 +12,7 @@ from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareQueue, DeleteQueue, 
 from gofer.messaging.document import shown
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.rmi.client.call import Call
-from gofer.rmi.client.replies import Resubscribed, read_reply
+from gofer.rmi.client.notices import Resubscribed, read_reply
 
 if TYPE_CHECKING:
     from gofer.messaging.connection import Connection

@@ -17,8 +17,8 @@ from gofer.messaging.auth import sign
 from gofer.messaging.document import encode, timestamp
 from gofer.messaging.thread_driver import ThreadConnection, Waiter
 from gofer.rmi.client.call import Call, Next
+from gofer.rmi.client.notices import Notice
 from gofer.rmi.client.options import Options
-from gofer.rmi.client.replies import Notice
 from gofer.rmi.client.reply_queue import ReplyQueue
 from gofer.rmi.client.unconfirmed import Owner, Unconfirmed, UnconfirmedRequest
 

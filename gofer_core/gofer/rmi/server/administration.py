@@ -19,10 +19,10 @@ from gofer.rmi.clock import Clock
 from gofer.rmi.request import QUEUED, Received
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.dispatch import Pending, way_out
+from gofer.rmi.server.early_cancels import Owner, Tombstones
+from gofer.rmi.server.in_flight import Registry
 from gofer.rmi.server.lifecycle import Lifecycle
-from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.serial import SerialThread
-from gofer.rmi.server.tombstones import Owner, Tombstones
 from gofer.rmi.server.window import Window
 from gofer.rmi.store import Database, Unavailable, requests
 

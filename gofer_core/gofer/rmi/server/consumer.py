@@ -13,10 +13,10 @@ from gofer.messaging.address import Address
 from gofer.messaging.subscription import Steps, Subscription
 from gofer.rmi.request import ENDED, Received
 from gofer.rmi.server.channel import Channel
+from gofer.rmi.server.in_flight import Registry
 from gofer.rmi.server.lifecycle import Lifecycle
 from gofer.rmi.server.nonces import Nonces, Seen
 from gofer.rmi.server.persistence import Persistence
-from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.rejections import Rejections, start_of
 from gofer.rmi.server.reply_encoder import Refusal
 from gofer.rmi.server.verification import Refused, Verification, too_late

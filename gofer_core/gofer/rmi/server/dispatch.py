@@ -19,9 +19,9 @@ from gofer.rmi.context import Context
 from gofer.rmi.model import DIRECT
 from gofer.rmi.model.direct import call
 from gofer.rmi.request import Received
+from gofer.rmi.server.in_flight import Registry
 from gofer.rmi.server.logins import Attempt, Logins, attempt
 from gofer.rmi.server.persistence import Persistence
-from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.service import Service
 
 __all__ = ["Dispatch", "Pending", "Unfit", "authorize", "way_out"]

@@ -18,17 +18,17 @@ from gofer.rmi.server import reply_encoder
 from gofer.rmi.server.access import Denied
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.dispatch import Dispatch, Unfit
+from gofer.rmi.server.early_cancels import Tombstones
 from gofer.rmi.server.hooks import HookCalls
+from gofer.rmi.server.in_flight import Registry
 from gofer.rmi.server.logins import Logins
 from gofer.rmi.server.persistence import AlreadyStarted, Persistence
-from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.reply_encoder import CannotSign, Refusal
 from gofer.rmi.server.reply_publisher import Settled
 from gofer.rmi.server.request_log import RequestLog
 from gofer.rmi.server.serial import Outcome, SerialThread
 from gofer.rmi.server.statuses import Statuses
 from gofer.rmi.server.sweep import Sweep
-from gofer.rmi.server.tombstones import Tombstones
 from gofer.rmi.server.window import Window
 from gofer.rmi.store import Unavailable, requests
 from gofer.rmi.store.requests import Row

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from gofer.rmi.request import ANSWERING, BROKER, QUEUED, RUNNING, STORED, WRITING, Received
 from gofer.rmi.server.channel import Channel
+from gofer.rmi.server.in_flight import Registry
 from gofer.rmi.server.nonces import Nonces
-from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.reply_publisher import Settled
 from gofer.rmi.server.window import Window
 from gofer.rmi.store import Database, Unavailable, requests, schema

@@ -13,8 +13,8 @@ from gofer.errors import ExecutionTimeout
 from gofer.rmi.request import ANSWERING, Received
 from gofer.rmi.server.channel import Channel
 from gofer.rmi.server.dispatch import way_out
+from gofer.rmi.server.in_flight import Registry
 from gofer.rmi.server.persistence import Persistence
-from gofer.rmi.server.registry import Registry
 from gofer.rmi.server.statuses import Statuses
 from gofer.rmi.server.window import Window
 

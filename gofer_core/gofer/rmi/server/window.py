@@ -13,7 +13,7 @@ from gofer.messaging.adapter import Delivery
 from gofer.messaging.address import Address
 from gofer.rmi.request import QUEUED, STORED, Received
 from gofer.rmi.server.channel import Backlog, Channel
-from gofer.rmi.server.registry import Registry
+from gofer.rmi.server.in_flight import Registry
 from gofer.rmi.store import Database, Unavailable, requests
 from gofer.rmi.store.requests import Row
 

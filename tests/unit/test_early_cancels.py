@@ -10,7 +10,7 @@ import pytest
 from gofer.messaging.adapter import Delivery
 from gofer.messaging.document import decode_request, encode
 from gofer.rmi.request import QUEUED, Received
-from gofer.rmi.server.tombstones import Owner, Tombstones
+from gofer.rmi.server.early_cancels import Owner, Tombstones
 from gofer.rmi.store import Database
 from support import kennel
 from support.receiving import Served, request, served

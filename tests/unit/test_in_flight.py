@@ -12,7 +12,7 @@ import pytest
 from gofer.messaging.adapter import Delivery
 from gofer.messaging.document import decode_request, encode
 from gofer.rmi.request import QUEUED, RUNNING, Received, digest_of
-from gofer.rmi.server.registry import Registry
+from gofer.rmi.server.in_flight import Registry
 from support.receiving import Served, request, served
 from support.waiting import eventually
 
