@@ -104,7 +104,7 @@ def test_what_waits_there_is_rejected_first(
         until_it_answers(agent, goferd.tail())
         with ThreadPoolExecutor(6) as threads:
             calls = [threads.submit(agent.plain.hello) for _ in range(6)]
-            eventually(lambda: len(manage(root, do="requests")["entries"]) == 1)
+            eventually(lambda: [one["target"] for one in manage(root, do="requests")["entries"]] == ["plain.hello"])
             manage(root, do="unload", which="plain")
             outcomes = [one.exception(20) or one.result() for one in calls]
 

@@ -231,15 +231,19 @@ class RabbitMQ(Server):
         Raises:
             BrokerError: it failed; the text is its output.
         """
-        done = subprocess.run(
-            [self._ctl_program, "-q", "-n", self._node, *arguments],
-            env=dict(self.environment()),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        for _ in range(5):
+            done = subprocess.run(
+                [self._ctl_program, "-q", "-n", self._node, *arguments],
+                env=dict(self.environment()),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+            if "nodistribution" not in done.stderr:
+                break
+            self._ctl_port = free_port()  # somebody else has taken that one meanwhile; nothing was done yet
         if done.returncode != 0:
             raise BrokerError(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
