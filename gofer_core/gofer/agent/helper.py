@@ -74,6 +74,7 @@ def main(argv: Sequence[str]) -> None:
     # Until it listens to the agent, it could not notice the end of that.
     end_with_parent(signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who has started goferd may ignore it: no child could be waited for
     control = socket.socket(fileno=int(argv[0]))
     control.set_inheritable(False)
     kind, words = pipe.receive(control)
