@@ -235,6 +235,27 @@ def test_check_says_by_its_status_whether_anything_is_wrong(
     assert (done.returncode, done.stderr) == (74, "goferd: cannot write the output: No space left on device\n")
 
 
+def test_check_waits_for_imports_where_those_who_start_it_wait_for_no_process(tmp_path: Path) -> None:
+    """As some supervisors do, and what they start ignores SIGCHLD with them."""
+    code = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+        "os.execv(sys.executable, [sys.executable, '-m', 'gofer.agent.main', '--check'])"
+    )
+    environ = Home(tmp_path).environ
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_check_needs_no_disk_that_can_be_written(tmp_path: Path) -> None:
+    """A full one is when people look for what is wrong; and a plugin that is reloaded is tried in the same way."""
+    home = Home(tmp_path)
+    (home.site / "sitecustomize.py").write_text("import tempfile\ntempfile.tempdir = '/proc/nowhere'\n")
+    command = [sys.executable, "-m", "gofer.agent.main", "--check"]
+    done = subprocess.run(command, env=home.environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("code", "says"),
     [

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gofer.messaging.adapter import Bind
+from gofer.messaging.adapter import Bind, Delivery
+from gofer.messaging.address import Address
 from gofer.messaging.auth import Authenticator, ValidationFailed, sign
-from gofer.messaging.document import encode
+from gofer.messaging.document import decode_request, encode
+from gofer.rmi.request import Received
+from gofer.rmi.server.reply_encoder import CannotSign, Encoder, of_value
 from support import kennel
 from support.receiving import QUEUE, Served, request, served
 from support.waiting import eventually
@@ -285,6 +288,25 @@ def test_an_authenticator_that_fails_lets_nobody_in(tmp_path: Path) -> None:
         eventually(lambda: serving.caller.replies)
         assert json.loads(serving.caller.replies[0]["message"])["code"] == "security.authentication"
         assert kennel.ran() == []
+
+
+def test_a_value_stays_what_it_is_when_not_even_that_it_is_too_large_can_be_signed(signed: Served) -> None:
+    """It is kept for who sends it once more: then another authenticator may sign, or more may be sent."""
+
+    class Once(Shared):
+        def sign(self, digest: str) -> str:
+            signature = super().sign(digest)
+            self.broken = True
+            return signature
+
+    document = decode_request(encode(request("Dog", "echo")))
+    asked = Received(
+        document, Delivery(1, b"", None, None, None), signed.consumer.channel, 0.0, replyto=Address.parse("replies")
+    )
+    value = of_value("x" * 2000)
+    body, kept, large = Encoder(QUEUE, Once(), 1000).reply(asked, value)
+    assert isinstance(body, CannotSign)
+    assert (kept, large) == (value, None)
 
 
 def test_what_cannot_be_signed_is_not_sent(signed: Served, caplog: pytest.LogCaptureFixture) -> None:

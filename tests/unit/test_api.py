@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 from gofer.decorators import action, direct, fork, load, once, remote, unload, user
 from gofer.errors import MemberNotFound, NamespaceNotFound, PluginError
+from gofer.messaging.document import decode_request, encode
 from gofer.rmi import description
 from gofer.rmi.api import API
 from gofer.rmi.model import DIRECT, FORK
+from gofer.rmi.model.direct import call
 from support import kennel
+from support.receiving import request
 
 
 def module(name: str, **members: Any) -> types.ModuleType:
@@ -124,6 +127,33 @@ def test_a_method_that_another_decorator_wraps_keeps_its_mark() -> None:
     target = API.of_module(module("zoo", Wolf=Wolf)).find("Wolf", "howl")
     assert target.function is Wolf.__dict__["howl"]
     assert target.is_async
+
+
+def test_a_method_that_a_module_has_of_an_instance_is_called_on_that() -> None:
+    """As those of ``random`` are: what a caller sends never takes the place of the instance."""
+
+    class Counter:
+        def __init__(self) -> None:
+            self.total = 5
+
+        @remote
+        def add(self, number: int) -> int:
+            self.total += number
+            return self.total
+
+        @remote
+        async def later(self) -> int:
+            return self.total
+
+    for one in (Counter.add, Counter.later):
+        one.__module__ = "zoo"
+    counter = Counter()
+    api = API.of_module(module("zoo", add=counter.add, later=counter.later))
+    target = api.find("zoo", "add")
+    assert call(target, decode_request(encode(request("zoo", "add", 2))).request) == 7
+    assert target.contract.fault((2,), {}) is None
+    assert target.contract.fault(("two",), {}) == "number: expected int, got str"
+    assert api.find("zoo", "later").is_async
 
 
 def test_loads_unloads_and_actions_are_those_of_the_module_itself(api: API) -> None:

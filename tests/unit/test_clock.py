@@ -112,6 +112,28 @@ def test_cancelled_timers_whose_time_is_far_away_leave_nothing_behind(clock: Clo
     assert called.wait(30)
 
 
+def test_a_thread_that_computes_does_not_hold_up_each_function_that_is_due(clock: Clock) -> None:
+    """Were the interpreter handed over after each of them, it would come back 5 ms later: after 10 s for all."""
+    ended = threading.Event()
+
+    def compute() -> None:
+        while not ended.is_set():
+            sum(range(1000))
+
+    computing = threading.Thread(target=compute)
+    computing.start()
+    try:
+        called = threading.Event()
+        when = time.monotonic() + 0.05
+        for _ in range(2000):
+            clock.call_at(when, lambda: None)
+        clock.call_at(when, called.set)
+        assert called.wait(5)
+    finally:
+        ended.set()
+        computing.join()
+
+
 @pytest.mark.parametrize("seconds", [1e10, 1e19, 1e300])
 def test_a_time_that_no_lock_can_wait_for_stops_nothing(clock: Clock, seconds: float) -> None:
     clock.call_after(seconds, lambda: None)

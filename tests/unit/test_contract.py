@@ -165,6 +165,21 @@ def test_recursion_protocols_constraints_and_constructors() -> None:
     assert constructor_of(Node).parameters is not None
 
 
+def test_a_default_that_cannot_be_looked_at_is_not_told() -> None:
+    class Key:
+        def __repr__(self) -> str:
+            raise ValueError("not here")
+
+    class Late(dict[str, int]):
+        def items(self) -> Any:
+            raise RuntimeError("not now")
+
+    def call(a: Any = {Key(): 1}, b: Any = Late(a=1), c: Any = (1, 2)) -> None:  # noqa: B006, B008 - what plugins do
+        ...
+
+    assert contract_of(call, bound=False).schema()["properties"] == {"a": {}, "b": {}, "c": {"default": [1, 2]}}
+
+
 def test_it_is_reported_as_json_schema() -> None:
     contract = contract_of(Shop.sell, bound=True)
     schema = contract.schema()

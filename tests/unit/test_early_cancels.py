@@ -78,6 +78,22 @@ def test_a_number_that_a_hanging_disk_may_not_keep_is_an_error(serving: Served) 
         go_on.set()
 
 
+def test_and_the_error_tells_of_those_that_were_cancelled_with_it(serving: Served) -> None:
+    go_on, document = threading.Event(), request("Dog", "wait", data="mine")
+    serving.caller.send(document)
+    assert kennel.gate.entered.acquire(timeout=30)
+    serving.store.post(lambda file: go_on.wait(60))
+    try:
+        number = serving.requests.by_number(serving.plugin, "not-known")
+        answer = serving.requests.by_criteria(serving.plugin, {"eq": "mine"}, after=number)
+        with pytest.raises(RuntimeError, match=r"^1 that meet the criteria are cancelled; no such request"):
+            answer.result(30)
+    finally:
+        go_on.set()
+        kennel.gate.open.set()
+    serving.caller.end(document["sn"])
+
+
 def test_another_plugins_requests_are_not_touched(serving: Served) -> None:
     document = request("Dog", "echo", data="mine")
     channel = serving.consumer.channel

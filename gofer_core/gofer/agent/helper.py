@@ -74,6 +74,7 @@ def main(argv: Sequence[str]) -> None:
     # Until it listens to the agent, it could not notice the end of that.
     end_with_parent(signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who has started goferd may ignore it: no child could be waited for
     control = socket.socket(fileno=int(argv[0]))
     control.set_inheritable(False)
     kind, words = pipe.receive(control)
@@ -240,8 +241,7 @@ def _call_forked(functions: Sequence[Callable[[], Any]], seconds: float) -> list
     while waiting or running:
         while waiting and len(running) < _AT_A_TIME:
             number, function = waiting.pop(0)
-            files = TemporaryFile(), TemporaryFile()  # noqa: SIM115 - closed when they are read
-            child = _Child(number, *files, monotonic() + seconds)
+            child = _Child(number, _file(), _file(), monotonic() + seconds)
             child.pid = os.fork()
             if not child.pid:
                 _become_child(child, function)
@@ -286,6 +286,12 @@ def _end(child: _Child) -> tuple[Any, str]:
     if status == 0 and value:
         return json.loads(value), ""
     return None, died(status, next(filter(None, map(str.strip, reversed(output.splitlines()))), ""))
+
+
+def _file() -> IO[bytes]:
+    """Make a file in memory, where Python can do that: the disk may be full, or only be read."""
+    create = getattr(os, "memfd_create", None)
+    return TemporaryFile() if create is None else open(create("gofer-import"), "w+b")
 
 
 def _content(file: IO[bytes]) -> str:

@@ -37,8 +37,9 @@ class Target:
 
     @cached_property
     def function(self) -> Callable[..., Any]:
-        """The plain function below ``member``."""
-        function: Callable[..., Any] = getattr(self.member, "__func__", self.member)
+        """The plain function below ``member``. What stands in a module is called as it is: it may be a bound method."""
+        function: Callable[..., Any]
+        function = self.member if self.cls is None else getattr(self.member, "__func__", self.member)
         return function
 
     @cached_property

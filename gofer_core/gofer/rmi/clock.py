@@ -40,7 +40,8 @@ class Clock:
     """
 
     def __init__(self, name: str = "gofer-clock") -> None:
-        self._scheduler = sched.scheduler(time.monotonic)
+        # It would sleep for an instant after each call, which hands the interpreter to who computes: 5 ms a call.
+        self._scheduler = sched.scheduler(time.monotonic, lambda seconds: None)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._wakeup = threading.Event()
         self._sleeps_until = inf

@@ -130,7 +130,7 @@ class Contract:
                 if one.default is _EMPTY:
                     told["required"].append(one.name)
                 else:
-                    with suppress(TypeError):  # what is not plain JSON is not told
+                    with suppress(Exception):  # what is not plain JSON, or cannot even be looked at, is not told
                         schema["default"] = plain(one.default)
         if self.parameters is not None and self._others is None:
             told["additionalProperties"] = False

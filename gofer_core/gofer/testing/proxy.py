@@ -166,7 +166,7 @@ async def _pass_on(source: socket.socket, target: socket.socket, direction: Dire
     Raises:
         OSError: one of them is broken, or the limit was reached.
     """
-    while (data := await _read(source, direction)) != b"":
+    while (data := await _read(source, direction, look=filter is not None)) != b"":
         if data is None:
             data = b"" if filter is None else filter(b"")
         elif direction.swallows:
@@ -190,17 +190,19 @@ async def _pass_on(source: socket.socket, target: socket.socket, direction: Dire
                 await asyncio.sleep(direction.pause * len(part) / size)
 
 
-async def _read(source: socket.socket, direction: Direction) -> bytes | None:
-    """Read what there is; None: nothing for a moment, or it is stalled; empty: the end."""
+async def _read(source: socket.socket, direction: Direction, *, look: bool) -> bytes | None:
+    """Read what there is; None: it is stalled, or, with ``look``, there was nothing for a moment; empty: the end."""
     loop = asyncio.get_running_loop()
     looked = asyncio.Event()
-    timer = loop.call_later(_LOOK, looked.set)
+    # Nothing more: a thousand idle connections that look all the time would leave no time to the test.
+    timer = loop.call_later(_LOOK, looked.set) if look or direction.stalled else None
     if not direction.stalled:
         loop.add_reader(source, looked.set)
     try:
         await looked.wait()
     finally:
-        timer.cancel()
+        if timer is not None:
+            timer.cancel()
         loop.remove_reader(source)
     try:
         return None if direction.stalled else source.recv(_AT_A_TIME)

@@ -174,7 +174,10 @@ class Administration:
 
         def work() -> None:
             found = self._meeting(plugin, criteria, besides, owner)
-            found = ([] if after is None else after.result(2 * _ANSWER)) + found
+            try:
+                found = ([] if after is None else after.result(2 * _ANSWER)) + found
+            except RuntimeError as failed:
+                raise RuntimeError(f"{len(found)} that meet the criteria are cancelled; {failed}") from None
             self._answer(answer, found, written=bool(found))
 
         self._thread.put(partial(self._do, answer, work))

@@ -76,8 +76,8 @@ class Encoder:
             if len(body) <= self._limit:
                 return body, result, None
             large = ResultTooLarge(f"the reply has {len(body)} bytes, and {self._limit} is the limit")
-            result = encoded(large)
-            return self._write_within(self._envelope(sn, replyto, data, result=msgspec.Raw(result))), result, large
+            told = encoded(large)
+            return self._write_within(self._envelope(sn, replyto, data, result=msgspec.Raw(told))), told, large
         except CannotSign as failed:
             return failed, result, None
 
