@@ -96,8 +96,11 @@ def main(argv: Sequence[str]) -> None:
     told = json.loads(words)
     sys.path[:] = told["path"]
     os.environ["GOFER_ROOT"] = told["root"]
+    if "checks" in told:
+        _answer(control, _checked(told, control))
+        return
     if told["name"] is None:
-        _answer(control, _checked(told) if "checks" in told else _imports(told, locate_plugin).methods(told["modules"]))
+        _answer(control, _imports(told, locate_plugin).methods(told["modules"]))
         return
     _log_to_agent(pipe.Sender(control), told["levels"])
     try:
@@ -206,13 +209,14 @@ def _imports(told: Mapping[str, Any], find: Callable[[Root, Plugin], object]) ->
     return imports
 
 
-def _checked(told: Mapping[str, Any]) -> list[tuple[Any, str]]:
+def _checked(told: Mapping[str, Any], control: socket.socket) -> list[tuple[Any, str]]:
     """Tell what is wrong with what is to be imported, each in a process of its own: it may end, kill or hang that."""
     group = told.get("group")
     scan(group or GROUP)  # once, for all
+    end_with_parent(0)  # it notices by its connection, and ends what the imports have started
     if group is not None:
-        return _call_forked([partial(_wrong_object, group, name) for name in told["checks"]], told["seconds"])
-    return _call_forked([partial(_wrong_plugin, told, *one) for one in told["checks"]], told["seconds"])
+        return _call_forked([partial(_wrong_object, group, name) for name in told["checks"]], told["seconds"], control)
+    return _call_forked([partial(_wrong_plugin, told, *one) for one in told["checks"]], told["seconds"], control)
 
 
 def _wrong_plugin(told: Mapping[str, Any], file: str, sections: Sections) -> tuple[list[tuple[Any, ...]], list[str]]:
@@ -241,8 +245,12 @@ def _wrong_object(group: str, name: str) -> str | None:
     return f"{found!r} has no method {' and no method '.join(missing)}" if missing else None
 
 
-def _call_forked(functions: Sequence[Callable[[], Any]], seconds: float) -> list[tuple[Any, str]]:
+def _call_forked(
+    functions: Sequence[Callable[[], Any]], seconds: float, control: socket.socket
+) -> list[tuple[Any, str]]:
     """Call each function in a process of its own, some at a time, each for so many seconds.
+
+    Ends all that, and this process, when whoever waits for it has gone.
 
     Returns:
         For each its value, plain JSON; or None, and in words what became of its process.
@@ -258,8 +266,12 @@ def _call_forked(functions: Sequence[Callable[[], Any]], seconds: float) -> list
             running.append(_forked(*waiting.pop(0), seconds))
         first = min(child.deadline for child in running)
         ends = {end: child for child in running for end in child.open}
-        for end in select.select([woken, *ends], [], [], max(0.0, first - monotonic()))[0]:
-            if end == woken:
+        for end in select.select([woken, control.fileno(), *ends], [], [], max(0.0, first - monotonic()))[0]:
+            if end == control.fileno():  # nothing more is said there
+                for child in running:
+                    _end(child)
+                sys.exit()
+            elif end == woken:
                 os.read(woken, _PIPE)
             else:
                 ends[end].read(end)
