@@ -273,6 +273,37 @@ def test_check_outlives_what_an_import_does(tmp_path: Path, code: str, says: str
     assert done.stdout.splitlines()[0] == f"error: {file}: [main] plugin: {says}"
 
 
+def test_check_needs_neither_files_nor_signals_and_no_import_hurts_another(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    install(home.site, "forks", "import os, time\nif os.fork(): time.sleep(1)")
+    install(home.site, "ends", "import os\nprint('woof ' * 200_000, 'bones', sep='\\n', flush=True)\nos._exit(7)")
+    for name in ("forks", "ends"):
+        describe(home.root, name)
+    # A disk that is full, and a starter that has SIGCHLD ignored.
+    limited = ["/bin/sh", "-c", "ulimit -f 0; trap '' CHLD; exec \"$@\"", "sh"]
+    done = subprocess.run(
+        [*limited, sys.executable, "-m", "gofer.agent.main", "--check"],
+        env=home.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == ""
+    ends, last = done.stdout.splitlines()
+    assert ends.endswith("ends.conf: [main] plugin: importing it ends the process with status 7: 'bones'")
+    assert last.endswith("enabled: ends, forks, good; errors: 1")
+
+
+def test_check_tells_of_an_authenticator_whether_the_plugin_is_there_or_not(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    describe(home.root, "absent", "[main]\nenabled = 1\n[messaging]\nauthenticator = nobody\n")
+    done = check_goferd(home.root, home.site)
+    plugin, authenticator, _ = done.stdout.splitlines()
+    assert "absent.conf: [main] plugin: " in plugin
+    assert "absent.conf: [messaging] authenticator: no authenticator 'nobody' is installed" in authenticator
+
+
 def test_check_loads_nothing_and_lets_plugins_find_each_other(tmp_path: Path) -> None:
     home = Home(tmp_path)
     trace = tmp_path / "trace"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -210,6 +211,22 @@ def test_what_a_plugin_starts_while_it_is_tried_is_ended(site: Path, tmp_path: P
     assert "takes longer" in listed("plugins", "--timeout", "1.5")["starter"]["broken"]
     assert time.monotonic() - start < 20
     eventually(lambda: not left_behind(tmp_path / "mark"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_what_a_plugin_starts_while_it_is_tried_is_ended_by_an_interrupt(
+    site: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    mark = tmp_path / "mark"
+    code = f"""
+        import subprocess
+        subprocess.run(["sleep", "600"], env={{"MARK": {str(mark / "x")!r}, "PATH": "/usr/bin:/bin"}})
+    """
+    install(site, "starter", code)
+    with forkserver.Popen([GOFER, "plugins", "--timeout", "60"], stdout=subprocess.DEVNULL) as gofer_plugins:
+        eventually(lambda: left_behind(mark))
+        gofer_plugins.send_signal(number)
+    eventually(lambda: not left_behind(mark))
 
 
 def test_a_table_is_plain_where_it_is_read_by_a_program(site: Path, root: Path) -> None:

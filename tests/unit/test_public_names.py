@@ -62,8 +62,8 @@ gofer.agent.management.wire: Answer CODES Cancel Channel Drop Error Load MAX_ANS
     Requests Retry Show Unload Unusable decode decode_request encode proof socket_of token_of
 gofer.agent.membership: Membership
 gofer.agent.plugin: Container Plugin State current
-gofer.agent.plugin_code: ask_extensions check_hooks exchange_hooks find_plugin import_code locate_plugin run_load
-    run_unload
+gofer.agent.plugin_code: ask_extensions authenticate check_hooks exchange_hooks find_plugin import_code
+    locate_plugin run_load run_unload
 gofer.agent.plugin_queue: PluginQueue
 gofer.agent.process: AgentLock AlreadyRunning Signals give_memory_back notify watchdog_interval
 gofer.agent.reload: Reload dependents

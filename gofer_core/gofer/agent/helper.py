@@ -13,6 +13,7 @@ import inspect
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -21,9 +22,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from time import monotonic
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from msgspec import Struct
 from msgspec.structs import astuple
@@ -34,7 +34,7 @@ from gofer.agent.container import PluginContainer
 from gofer.agent.failures import Refused, not_identified, one_line
 from gofer.agent.loader import Loader
 from gofer.agent.plugin import Plugin
-from gofer.agent.plugin_code import exchange_hooks, find_plugin, import_code, locate_plugin
+from gofer.agent.plugin_code import authenticate, exchange_hooks, find_plugin, import_code, locate_plugin
 from gofer.agent.sharing import accepting, homes
 from gofer.agent.sources import GROUP, Aside
 from gofer.agent.states import State
@@ -53,16 +53,30 @@ __all__ = ["main"]
 
 
 _AT_A_TIME = 4  # imports to see what is wrong with them
+_PIPE = 65536  # bytes that a pipe holds
 
 
 class _Child(Struct):
-    """A process that imports something. ``value``, ``output``: the files for what it returns, and prints."""
+    """A process that imports something. ``value``, ``output``: pipes for what it returns, and prints.
+
+    ``said``: what has come from each; ``open``: those from which more may come.
+    """
 
     number: int
-    value: IO[bytes]
-    output: IO[bytes]
+    pid: int
     deadline: float
-    pid: int = 0
+    value: int
+    output: int
+    said: dict[int, bytes]
+    open: set[int]
+
+    def read(self, end: int) -> None:
+        """Take what a pipe holds now. Of what is printed only the end is kept: it may be without end."""
+        with suppress(BlockingIOError):
+            more = os.read(end, _PIPE)
+            self.said[end] = (self.said[end] + more)[0 if end == self.value else -_PIPE :]
+            if not more:
+                self.open.remove(end)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -74,7 +88,6 @@ def main(argv: Sequence[str]) -> None:
     # Until it listens to the agent, it could not notice the end of that.
     end_with_parent(signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who has started goferd may ignore it: no child could be waited for
     control = socket.socket(fileno=int(argv[0]))
     control.set_inheritable(False)
     kind, words = pipe.receive(control)
@@ -83,8 +96,11 @@ def main(argv: Sequence[str]) -> None:
     told = json.loads(words)
     sys.path[:] = told["path"]
     os.environ["GOFER_ROOT"] = told["root"]
+    if "checks" in told:
+        _answer(control, _checked(told, control))
+        return
     if told["name"] is None:
-        _answer(control, _checked(told) if "checks" in told else _imports(told, locate_plugin).methods(told["modules"]))
+        _answer(control, _imports(told, locate_plugin).methods(told["modules"]))
         return
     _log_to_agent(pipe.Sender(control), told["levels"])
     try:
@@ -141,7 +157,7 @@ class _Imports(Loader):
         def fill(plugin: Plugin) -> None:
             odd.extend(self._fill(plugin))
 
-        for step in (partial(self.find, self.root), fill):
+        for step in (partial(locate_plugin, self.root), authenticate, fill):
             try:
                 step(plugin)
             except Refused as refused:  # perhaps by its authenticator: then its code is looked at, too
@@ -193,13 +209,14 @@ def _imports(told: Mapping[str, Any], find: Callable[[Root, Plugin], object]) ->
     return imports
 
 
-def _checked(told: Mapping[str, Any]) -> list[tuple[Any, str]]:
+def _checked(told: Mapping[str, Any], control: socket.socket) -> list[tuple[Any, str]]:
     """Tell what is wrong with what is to be imported, each in a process of its own: it may end, kill or hang that."""
     group = told.get("group")
     scan(group or GROUP)  # once, for all
+    end_with_parent(0)  # it notices by its connection, and ends what the imports have started
     if group is not None:
-        return _call_forked([partial(_wrong_object, group, name) for name in told["checks"]], told["seconds"])
-    return _call_forked([partial(_wrong_plugin, told, *one) for one in told["checks"]], told["seconds"])
+        return _call_forked([partial(_wrong_object, group, name) for name in told["checks"]], told["seconds"], control)
+    return _call_forked([partial(_wrong_plugin, told, *one) for one in told["checks"]], told["seconds"], control)
 
 
 def _wrong_plugin(told: Mapping[str, Any], file: str, sections: Sections) -> tuple[list[tuple[Any, ...]], list[str]]:
@@ -228,8 +245,12 @@ def _wrong_object(group: str, name: str) -> str | None:
     return f"{found!r} has no method {' and no method '.join(missing)}" if missing else None
 
 
-def _call_forked(functions: Sequence[Callable[[], Any]], seconds: float) -> list[tuple[Any, str]]:
+def _call_forked(
+    functions: Sequence[Callable[[], Any]], seconds: float, control: socket.socket
+) -> list[tuple[Any, str]]:
     """Call each function in a process of its own, some at a time, each for so many seconds.
+
+    Ends all that, and this process, when whoever waits for it has gone.
 
     Returns:
         For each its value, plain JSON; or None, and in words what became of its process.
@@ -237,17 +258,23 @@ def _call_forked(functions: Sequence[Callable[[], Any]], seconds: float) -> list
     found: list[tuple[Any, str]] = [(None, "")] * len(functions)
     waiting = list(enumerate(functions))
     running: list[_Child] = []
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # which is waited for
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)  # whoever has started this may have had it ignored
     while waiting or running:
         while waiting and len(running) < _AT_A_TIME:
-            number, function = waiting.pop(0)
-            child = _Child(number, _file(), _file(), monotonic() + seconds)
-            child.pid = os.fork()
-            if not child.pid:
-                _become_child(child, function)
-            running.append(child)
+            running.append(_forked(*waiting.pop(0), seconds))
         first = min(child.deadline for child in running)
-        signal.sigtimedwait({signal.SIGCHLD}, max(0.0, first - monotonic()))
+        ends = {end: child for child in running for end in child.open}
+        for end in select.select([woken, control.fileno(), *ends], [], [], max(0.0, first - monotonic()))[0]:
+            if end == control.fileno():  # nothing more is said there
+                for child in running:
+                    _end(child)
+                sys.exit()
+            elif end == woken:
+                os.read(woken, _PIPE)
+            else:
+                ends[end].read(end)
         for child in list(running):
             ended = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
             if ended or monotonic() >= child.deadline:
@@ -257,17 +284,35 @@ def _call_forked(functions: Sequence[Callable[[], Any]], seconds: float) -> list
     return found
 
 
-def _become_child(child: _Child, function: Callable[[], Any]) -> NoReturn:
+def _forked(number: int, function: Callable[[], Any], seconds: float) -> _Child:
+    pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
+    (value, value_in), (output, output_in) = pipes
+    pid = os.fork()
+    if not pid:
+        os.close(value)
+        os.close(output)
+        _become_child(function, value_in, output_in)
+    os.close(value_in)
+    os.close(output_in)
+    os.set_blocking(value, False)
+    os.set_blocking(output, False)
+    return _Child(number, pid, monotonic() + seconds, value, output, {value: b"", output: b""}, {value, output})
+
+
+def _become_child(function: Callable[[], Any], value: int, output: int) -> NoReturn:
     status = 1
     try:
+        own = os.getpid()
         end_with_parent(signal.SIGKILL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
-        os.dup2(child.output.fileno(), 1)
-        os.dup2(child.output.fileno(), 2)
-        value = json.dumps(function()).encode()
-        with child.value:
-            child.value.write(value)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        answer = json.dumps(function()).encode()
+        if os.getpid() == own:  # else the import has forked this one
+            with open(value, "wb") as writer:
+                writer.write(answer)
         status = 0
     except BaseException:  # noqa: BLE001 - the parent is told its last line
         traceback.print_exc()
@@ -282,22 +327,14 @@ def _end(child: _Child) -> tuple[Any, str]:
         os.killpg(child.pid, signal.SIGKILL)
     os.kill(child.pid, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
-    value, output = map(_content, (child.value, child.output))
-    if status == 0 and value:
+    for end in list(child.open):
+        child.read(end)
+    for end in (child.value, child.output):
+        os.close(end)
+    if status == 0 and (value := child.said[child.value]):
         return json.loads(value), ""
-    return None, died(status, next(filter(None, map(str.strip, reversed(output.splitlines()))), ""))
-
-
-def _file() -> IO[bytes]:
-    """Make a file in memory, where Python can do that: the disk may be full, or only be read."""
-    create = getattr(os, "memfd_create", None)
-    return TemporaryFile() if create is None else open(create("gofer-import"), "w+b")
-
-
-def _content(file: IO[bytes]) -> str:
-    with file:
-        file.seek(0)
-        return file.read().decode("utf-8", "replace")
+    lines = child.said[child.output].decode("utf-8", "replace").splitlines()
+    return None, died(status, next(filter(None, map(str.strip, reversed(lines))), ""))
 
 
 def _described(told: Sequence[tuple[str, Any]]) -> Iterator[Descriptor]:

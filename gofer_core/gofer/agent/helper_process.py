@@ -127,18 +127,20 @@ def _check(
         return []
     told = greeting(root, None, descriptors, checks=checks, seconds=seconds, **asked)
     try:
-        found: list[tuple[Any, str]] = _ask(_LONGEST + seconds * len(checks), told)
+        found: list[tuple[Any, str]] = _ask(_LONGEST + seconds * len(checks), told, forks=True)
     except ProcessDied as died:
         found = [(None, str(died))] * len(checks)
     return found
 
 
-def _ask(seconds: float, told: bytes) -> Any:
+def _ask(seconds: float, told: bytes, *, forks: bool = False) -> Any:
+    """Return the answer of a process. ``forks``: it ends what it has forked by itself, if it is not killed."""
     process = HelperProcess("all", HELPER)
     try:
         return process.start(told, seconds)
     finally:
-        process.kill()
+        if not forks:
+            process.kill()
         process.end()
 
 

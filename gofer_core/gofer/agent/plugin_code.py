@@ -28,8 +28,8 @@ from gofer.root import Root
 from gofer.suggest import nearest
 
 __all__ = [
-    "ask_extensions", "check_hooks", "exchange_hooks", "find_plugin", "import_code", "locate_plugin", "run_load",
-    "run_unload",
+    "ask_extensions", "authenticate", "check_hooks", "exchange_hooks", "find_plugin", "import_code", "locate_plugin",
+    "run_load", "run_unload",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -44,12 +44,10 @@ def find_plugin(root: Root, plugin: Plugin) -> None:
     Raises:
         Refused: there is none.
     """
-    descriptor = plugin.descriptor
     source = locate_plugin(root, plugin)
-    if (unused := unused_files(root, descriptor, source)) is not None:
+    if (unused := unused_files(root, plugin.descriptor, source)) is not None:
         log.warning("%s", unused)
-    with blamed(plugin, "messaging", "authenticator"):
-        plugin.authenticator = _authenticator(descriptor)
+    authenticate(plugin)
 
 
 def locate_plugin(root: Root, plugin: Plugin) -> Source:
@@ -64,6 +62,16 @@ def locate_plugin(root: Root, plugin: Plugin) -> Source:
         raise Refused(plugin, source)
     plugin.source = source
     return source
+
+
+def authenticate(plugin: Plugin) -> None:
+    """Make a plugin's authenticator alone.
+
+    Raises:
+        Refused: it cannot be made.
+    """
+    with blamed(plugin, "messaging", "authenticator"):
+        plugin.authenticator = _authenticator(plugin.descriptor)
 
 
 def import_code(hooks: pluggy.PluginManager, plugin: Plugin, aside: Aside | None = None) -> list[Problem]:
