@@ -13,6 +13,7 @@ import pytest
 from gofer.messaging.local.adapter import LocalAdapter
 from gofer.messaging.url import URL
 from gofer.testing import AdapterContract
+from support.frozen import freeze
 
 _BROKER = """
 import sys
@@ -58,7 +59,7 @@ class TestLocalAdapter(AdapterContract):
     def frozen(self, process: subprocess.Popen[str]) -> Callable[[], AbstractContextManager[object]]:
         @contextmanager
         def frozen() -> Iterator[None]:
-            process.send_signal(signal.SIGSTOP)
+            freeze(process.pid)
             try:
                 yield
             finally:

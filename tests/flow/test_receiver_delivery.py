@@ -212,7 +212,7 @@ def test_a_reply_without_a_queue_is_retried_counted_and_let_go(
     assert serving.caller.value("Dog", "echo", "meanwhile") == "meanwhile"  # it disturbs nobody
     serving.seen("undeliverable", 3)
     assert serving.counted["retried"] >= 6
-    assert serving.consumer.channel.open == serving.consumer.channel.publisher.pending == 0
+    eventually(lambda: serving.consumer.channel.open == serving.consumer.channel.publisher.pending == 0)
     assert caplog.text.count("cannot be delivered") == 3
     serving.consumer.stop(5)
     assert left_in_queue(serving) == []

@@ -183,7 +183,7 @@ def test_a_stranger_without_a_reply_queue_is_reported_once_and_forgotten(serving
     serving.caller.send(without(request("Dog", "echo", replyto="no-such-queue"), "request"))
     serving.seen("rejected", 1)
     assert_unharmed(serving)
-    assert serving.consumer.channel.publisher.pending == 0
+    eventually(lambda: serving.consumer.channel.publisher.pending == 0)
     assert serving.counted.get("retried") is None
 
 

@@ -8,6 +8,7 @@ import sys
 from types import TracebackType
 
 from support import forkserver
+from support.frozen import freeze
 from support.waiting import eventually
 
 __all__ = ["LocalBroker"]
@@ -48,7 +49,7 @@ class LocalBroker:
 
     def freeze(self) -> None:
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        freeze(self._process.pid)
 
     def thaw(self) -> None:
         assert self._process is not None

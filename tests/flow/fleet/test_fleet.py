@@ -32,6 +32,7 @@ from gofer_authenticator_hmac import HmacAuthenticator
 from support.company import connected, linked
 from support.echo import EchoAgent
 from support.fleets import DESCRIPTOR, DOGS, gofer, kinds, names, sent, started
+from support.frozen import freeze
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.waiting import eventually
@@ -102,7 +103,7 @@ def test_a_machine_that_was_there_and_is_not_is_missing_by_name(
     finally:
         agents[1].start()
         eventually(lambda: len(names(broker)) == 2)
-    os.kill(agents[1].pid, signal.SIGSTOP)
+    freeze(agents[1].pid)
     try:
         command = started("ping", "-w", "60")
         with pytest.raises(subprocess.TimeoutExpired):  # the other one has answered: this one has time, too

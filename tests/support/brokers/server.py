@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 from gofer.testing.agents import Guard
 
+from support.frozen import freeze
 from support.ports import free_port
 
 __all__ = ["BrokerError", "Server", "ServerTLS", "answers", "ask_management", "java_tool", "made_by"]
@@ -157,7 +158,7 @@ class Server(ABC):
 
     def freeze(self) -> None:
         """Stop the broker's process where it stands (SIGSTOP): its sockets stay open and say nothing."""
-        self._signal(signal.SIGSTOP)
+        freeze(self.pid)
 
     def thaw(self) -> None:
         """Let a frozen broker go on."""
