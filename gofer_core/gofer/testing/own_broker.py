@@ -12,7 +12,7 @@ import io
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from math import inf
 from typing import Any, ClassVar
@@ -155,17 +155,21 @@ def _find_lacks(connector: Connector) -> dict[str, str]:
         except MessagingError as error:
             words = str(error)
         finally:
-            driver.close()
-            _delete(connector, driver.names)
+            try:
+                _clean_up(connector, driver)
+            except KeyboardInterrupt:  # the only one: what came after it is noted
+                _clean_up(connector, driver)
+                raise
         if words is not None:
             lacks[capability] = words
     return lacks
 
 
-def _delete(connector: Connector, names: Sequence[str]) -> None:
-    """Delete the queues and exchanges of some names, as far as they are there and the broker can do that."""
+def _clean_up(connector: Connector, used: Driver) -> None:
+    """Close a connection, and delete its queues and exchanges, as far as they are there and the broker can do that."""
+    used.close()
     driver = Driver(find(connector.url, connector.adapter)(connector)).open()
-    for name in names:
+    for name in used.names:
         for operation in (DeleteQueue(name), DeleteExchange(name)):
             with contextlib.suppress(MessagingError):
                 driver.ask(operation)
@@ -219,14 +223,16 @@ def _options(connector: Connector) -> dict[str, object]:
 def _interruptible() -> Iterator[list[int]]:
     """Have SIGTERM and SIGHUP interrupt this process, as SIGINT does, which pytest tidies up after.
 
-    An interrupt may strike where Python drops it, or where another error takes its place. So the signals that came are
-    yielded, and the block ends with KeyboardInterrupt if there was one.
+    The first one does: those that follow do not keep it from tidying up. An interrupt may strike where Python drops it,
+    or where another error takes its place. So the signals that came are yielded, and the block ends with
+    KeyboardInterrupt if there was one.
     """
     signals: list[int] = []
 
     def interrupt(number: int, _: object) -> None:
         signals.append(number)
-        raise KeyboardInterrupt
+        if len(signals) == 1:
+            raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
