@@ -30,6 +30,7 @@ from support.goferd import AgentProcess
 from support.local_clients import connected
 from support.localbroker import LocalBroker
 from support.plugins import install
+from support.signing import SIGNER
 from support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("tools-rmi")  # one process makes what the module shares
@@ -122,22 +123,6 @@ def gofer_accept(request):
     if request.method == "refused":
         raise PermissionError("not on a Sunday")
 '''
-
-SIGNER = """
-import hmac
-
-from gofer.messaging.auth import Authenticator, ValidationFailed
-
-
-class Signer(Authenticator):
-    def sign(self, digest):
-        return hmac.digest(b"key", digest.encode(), "sha256")
-
-    def validate(self, document, digest, signature):
-        if not hmac.compare_digest(self.sign(digest), signature):
-            raise ValidationFailed("signature not matched")
-        return "jane"
-"""
 
 DESCRIPTOR = """
 [main]

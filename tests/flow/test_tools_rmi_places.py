@@ -25,6 +25,7 @@ from support.local_clients import connected
 from support.localbroker import LocalBroker
 from support.plugins import install
 from support.presence import until_it_answers
+from support.signing import SIGNER
 from support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("tools-rmi-places")  # one process makes what the module shares
@@ -57,22 +58,6 @@ class Dog:
 @remote
 def howl():
     return "aooo"
-"""
-
-SIGNER = """
-import hmac
-
-from gofer.messaging.auth import Authenticator, ValidationFailed
-
-
-class Signer(Authenticator):
-    def sign(self, digest):
-        return hmac.digest(b"key", digest.encode(), "sha256")
-
-    def validate(self, document, digest, signature):
-        if not hmac.compare_digest(self.sign(digest), signature):
-            raise ValidationFailed("signature not matched")
-        return "jane"
 """
 
 DESCRIPTOR = "[main]\nenabled = 1\nthreads = 4\n\n[messaging]\nurl = {url}\n\n[model]\nqueue = kennel\n"

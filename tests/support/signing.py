@@ -22,10 +22,27 @@ from support.pki import OWN, SERVER, Authority
 from support.presence import until_it_answers
 from support.probe import PROBE
 
-__all__ = ["ALIAS", "QUEUE", "SCHEMES", "Scheme", "Serving", "hmac_scheme", "serving", "x509_scheme"]
+__all__ = ["ALIAS", "QUEUE", "SCHEMES", "SIGNER", "Scheme", "Serving", "hmac_scheme", "serving", "x509_scheme"]
 
 QUEUE = "signed-probe"
 ALIAS = "signed-probe-too"
+
+#: A module with an authenticator of its own, by which everybody is Jane.
+SIGNER = """
+import hmac
+
+from gofer.messaging.auth import Authenticator, ValidationFailed
+
+
+class Signer(Authenticator):
+    def sign(self, digest):
+        return hmac.digest(b"key", digest.encode(), "sha256")
+
+    def validate(self, document, digest, signature):
+        if not hmac.compare_digest(self.sign(digest), signature):
+            raise ValidationFailed("signature not matched")
+        return "jane"
+"""
 
 WHO = """
 from gofer.agent.rmi import Context

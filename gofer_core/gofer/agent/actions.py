@@ -1,4 +1,4 @@
-"""The actions of one plugin: what it does by itself, again and again, on its own workers; and when each is due.
+"""The actions of one plugin, which its own workers run again and again; and when each is due.
 
 An action is due once, on an interval, or as a line of a crontab says. Two clocks count. Intervals follow the *steady*
 one, which nobody can set and which goes on while the machine sleeps; cron lines follow the *wall* clock in the
@@ -63,7 +63,7 @@ class Schedule(Protocol):
         """
 
     def ran(self, now: Moment) -> None:
-        """Hear that a run of what was due has ended: the next one is later than now."""
+        """Note that a run has ended: the next one is later than now."""
 
 
 def schedule_of(action: Action, now: Moment, zone: tzinfo | None = None) -> Schedule:

@@ -120,7 +120,7 @@ def _access_problems(root: Root, config: AgentConfig, enabled: Sequence[Descript
 
 
 def _unmatched(one: Descriptor, asked: Sequence[Method]) -> Iterator[Problem]:
-    if not asked:  # its code cannot be imported, which is told
+    if not asked:  # its code cannot be imported: that is an error already
         return
     for rule in one.access or ():
         if not any(rule.covers(each.classname, each.method) for each in asked):

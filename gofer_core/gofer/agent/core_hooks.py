@@ -1,7 +1,7 @@
 """What the agent itself does at each hook; and the hooks that requests go through.
 
-Plugins' hooks come before the agent's own, and may do otherwise. Before those that decide about calls is a barrier: it
-is closed, and no call is behind it, when the hooks of a required plugin go, so nobody gets past an authorizer.
+Plugins' hooks come before the agent's own, and may do otherwise. A barrier stands before the hooks that decide about
+calls. When the hooks of a required plugin go, it is closed, and no call is behind it: nobody gets past an authorizer.
 """
 
 from __future__ import annotations

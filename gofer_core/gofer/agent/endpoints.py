@@ -1,8 +1,8 @@
-"""Where the plugins of an agent take their requests: at most one endpoint each, and those that they are leaving.
+"""Where the plugins of an agent take their requests, and whether they take any.
 
-And whether they take any: not while a plugin does not run that its descriptor calls required. An authorizer is such a
-plugin: without its hooks everybody could call everything. While the gate is closed no plugin is attached to its queue,
-so requests wait at the broker; calls that run go on, and what has not started is given back.
+A plugin has at most one endpoint, and others that it is leaving. The gate is closed while a required plugin does not
+run: an authorizer is one, and without its hooks everybody could call everything. Then no plugin is attached to its
+queue, so requests wait at the broker. Calls that run go on; the broker gets back what has not started.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""``python -m gofer.agent.helper``: the process that forks one plugin's calls. Started by the agent alone.
+"""``python -m gofer.agent.helper``: the process that forks one plugin's calls. Started by gofer alone.
 
-It imports the plugin's module, and those of plugins that this one asks for, as the agent has; of ``@load`` functions it
-runs those that say ``fork=True``. It has no queue, no worker and no clock.
+It imports the plugin's module, and the modules of plugins that this one asks for, as the agent has. It runs the
+``@load`` functions that say ``fork=True``. It takes no requests itself.
 
-For ``goferd --check``, ``gofer plugins`` and others it only tells what is wrong with what is installed, or what can be
-called.
+For ``goferd --check``, ``gofer plugins``, reloads and others it tells what is wrong with what is installed, or what can
+be called. Each import has a process of its own for that, and a limit of time.
 """
 
 from __future__ import annotations
