@@ -194,6 +194,7 @@ def test_5000_slow_requests_wait_and_admin_answers_at_once(broker: LocalBroker, 
             agent(wait=0, data=data).Danger().sized(str(tmp_path / "trace"), "x" * n)
             if n % 500 == 499:
                 agent.flush(60)
+                eventually(lambda: open_in(process) >= n - 1000, 60)  # noqa: B023 - asked at once; the queue takes 128 MiB
         assert agent.Admin().echo("here") == "here"  # behind all of them in the broker's queue
         eventually(lambda: open_in(process) >= 5000, 60)
         assert agent.Admin().echo("here") == "here"

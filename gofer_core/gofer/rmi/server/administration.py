@@ -221,10 +221,8 @@ class Administration:
         found, after = list[str](), 0
         while rows := self.store.call(partial(requests.rows, channel.service.name, [requests.QUEUED], after, _CHUNK)):
             after = rows[-1].number
-            for row in rows:
-                mine = owner is None or row.identity == owner.identity
-                if mine and _meets(criteria, row.body) and self._cancel_row(channel, row.sn):
-                    found.append(row.sn)
+            mine = (row for row in rows if owner is None or row.identity == owner.identity)
+            found += self._cancel_rows(channel, [row.sn for row in mine if _meets(criteria, row.body)])
             while channel.publisher.pending > _UNSETTLED:
                 time.sleep(_PAUSE)
         return found
@@ -240,16 +238,17 @@ class Administration:
         waits = row is not None and row.state == requests.QUEUED and row.plugin == name
         if row is not None and waits and owner is not None and row.identity != owner.identity:
             raise _not_yours(sn)
-        if self._cancel_row(channel, sn, pull=waits):
+        if self._cancel_rows(channel, [sn], pull=waits):
             self._answer(answer, [sn])
         else:
             self.tombstones.expect(name, sn, owner)
             self._answer(answer, [])
 
-    def _cancel_row(self, channel: Channel, sn: str, *, pull: bool = True) -> bool:
-        request = self.window.pull_one(sn, channel) if pull else None
-        request = request or self.registry.get(sn)  # it was pulled by another thread meanwhile
-        return request is not None and self._cancel(request)
+    def _cancel_rows(self, channel: Channel, sns: list[str], *, pull: bool = True) -> list[str]:
+        pulled = {one.key: one for one in self.window.pull_these(channel, sns)} if pull and sns else {}
+        # What was not pulled now was pulled by another thread meanwhile.
+        found = ((sn, pulled.get(sn) or self.registry.get(sn)) for sn in sns)
+        return [sn for sn, request in found if request is not None and self._cancel(request)]
 
     # -- any thread --------------------------------------------------------------------------------------------------
 
@@ -362,11 +361,12 @@ class Administration:
         channel = self.find(row.plugin)
         if row.state == requests.QUEUED:
             self.registry.unlearn(sn)
-            request = None if channel is None else self.window.pull_one(sn, channel)
+            found = [] if channel is None else self.window.pull_these(channel, [sn])
         else:
-            request = None if channel is None else self.window.take_up(row, channel)
-        if request is not None:
-            self.lifecycle.resume(request, row)
+            found = [] if channel is None else [self.window.take_up(row, channel)]
+        for request in found:
+            if request is not None:
+                self.lifecycle.resume(request, row)
 
     def drop(self, sn: str) -> None:
         """Drop an undeliverable result, an interrupted request, or one that waits for a plugin that is not loaded.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,8 @@ _CHUNK = 20  # rows read at a time
 
 
 class Window:
-    """Has requests that wait on the disk pulled into memory, in their order. Any thread; ``pull_one`` and ``pull_all``
-    wait.
+    """Has requests that wait on the disk pulled into memory, in their order. Any thread; ``pull_these`` and
+    ``pull_all`` wait.
 
     What is on the disk alone is decided by the store's thread, in the order in which it writes.
 
@@ -146,20 +147,19 @@ class Window:
         channel.enter(request)
         return request
 
-    def pull_one(self, sn: str, channel: Channel) -> Received | None:
-        """Take a request that waits on the disk alone into memory; None: it does not. Waits for the disk.
+    def pull_these(self, channel: Channel, sns: Sequence[str]) -> list[Received]:
+        """Take those requests into memory that wait on the disk alone, with one look at it. Waits for the disk.
 
         Raises:
             Unavailable: the disk cannot be read.
         """
-        mine = sn in self.mine
+        others = set(sns) - self.mine
         try:
-            row = self._store.call(partial(requests.pull_one, sn, self.mine))
+            rows = self._store.call(partial(requests.pull_these, sns, self.mine))
         except Unavailable:
-            if not mine:
-                self.mine.discard(sn)
+            self.mine.difference_update(others)
             raise
-        return None if row is None else self.take_up(row, channel)
+        return [request for row in rows if (request := self.take_up(row, channel)) is not None]
 
     def pull_all(self, channel: Channel) -> list[Received]:
         """Take all requests of a plugin that wait on the disk, to be rejected. Waits for the disk."""

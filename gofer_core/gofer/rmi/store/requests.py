@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ANSWERING", "CANCELLED", "DAY", "DONE", "INTERRUPTED", "MOST_KEPT", "QUEUED", "RUNNING", "UNDELIVERABLE",
     "Record", "Row", "absent", "begin", "bury", "buried", "claim", "clean", "count", "count_all", "decode", "drop",
-    "find", "keep", "known", "kept", "light", "load", "pull", "pull_one", "remove", "revive", "rows", "settle", "take",
-    "trim",
+    "find", "keep", "known", "kept", "light", "load", "pull", "pull_these", "remove", "revive", "rows", "settle",
+    "take", "trim",
 ]  # fmt: skip
 
 DAY = 86_400.0  # seconds
@@ -176,13 +176,11 @@ def pull(plugin: str, most: int, size: int, mine: set[str], file: sqlite3.Connec
     return found
 
 
-def pull_one(sn: str, mine: set[str], file: sqlite3.Connection) -> Row | None:
-    """Read one request, if it waits, and no one has it in memory; it is added to ``mine`` then."""
-    row = None if sn in mine else find(sn, file)
-    if row is None or row.state != QUEUED:
-        return None
-    mine.add(sn)
-    return row
+def pull_these(sns: Sequence[str], mine: set[str], file: sqlite3.Connection) -> list[Row]:
+    """Read those requests that wait, and that no one has in memory; their numbers are added to ``mine``."""
+    found = [row for sn in sns if sn not in mine and (row := find(sn, file)) is not None and row.state == QUEUED]
+    mine.update(row.sn for row in found)
+    return found
 
 
 def count(plugin: str, file: sqlite3.Connection) -> int:
