@@ -361,12 +361,14 @@ class Administration:
         channel = self.find(row.plugin)
         if row.state == requests.QUEUED:
             self.registry.unlearn(sn)
-            found = [] if channel is None else self.window.pull_these(channel, [sn])
-        else:
-            found = [] if channel is None else [self.window.take_up(row, channel)]
-        for request in found:
-            if request is not None:
-                self.lifecycle.resume(request, row)
+        if channel is None:
+            return
+        waits = row.state == requests.QUEUED
+        request = (
+            next(iter(self.window.pull_these(channel, [sn])), None) if waits else self.window.take_up(row, channel)
+        )
+        if request is not None:
+            self.lifecycle.resume(request, row)
 
     def drop(self, sn: str) -> None:
         """Drop an undeliverable result, an interrupted request, or one that waits for a plugin that is not loaded.
