@@ -65,7 +65,7 @@ async def caller(url: str, directory: str, jitter: float) -> None:
             begun = monotonic()
             if command == "ask":
                 found = await fleet.ask(wait=30.0, jitter=jitter)
-                answer(seconds=monotonic() - begun, found=len(found.cards), refused=dict(found.refused))
+                answer(seconds=found.seconds, found=len(found.cards), refused=dict(found.refused))
                 del found
             elif command == "usage":
                 answer()

@@ -92,8 +92,9 @@ def machines(broker: LocalBroker, top: Path) -> Iterator[list[AgentProcess]]:
 
 
 def names(broker: LocalBroker, targets: str = "all", **how: Any) -> list[str]:
-    """Return the names of the machines that answer."""
-    found = asyncio.run(discover(Connector.of(broker.url), Targets(targets), wait=10, jitter=0.0, **how))
+    """Return the names of the machines that answer, until none has for half a second."""
+    how = {"wait": 10, "jitter": 0.0, "expected": (), **how}
+    found = asyncio.run(discover(Connector.of(broker.url), Targets(targets), **how))
     return sorted(card.name for card in found.cards.values())
 
 

@@ -14,6 +14,7 @@ from gofer.fleet import discovery
 from gofer.messaging.adapter import Delivery, Outcome
 from gofer.messaging.document import VERSION, encode
 from gofer.targets import Targets
+from gofer.tools.fleet_output import tell_unfinished
 
 
 class ScriptedConnection:
@@ -59,11 +60,14 @@ class ScriptedConnection:
 @pytest.mark.parametrize(
     ("confirmed", "answers", "expected", "ends"),
     [
-        (0.0, [0.1, 1.9], (), (2, 4.5)),  # jitter, and half of it again
-        (0.0, [0.1, 4.4, 5.8], (), (3, 7.3)),  # each answer has it wait for the next
-        (0.0, [0.1, 4.6], (), (1, 4.5)),
-        (8.0, [8.1, 12.4], (), (2, 13.9)),  # the time begins when the broker has the question
-        (8.0, [7.0, 12.6], (), (1, 12.5)),  # one came before the confirm
+        (0.0, [0.1, 9.0, 29.4], None, (3, 30.0)),  # nobody knows how many there are
+        (0.0, [0.1, 9.0, 29.6], None, (3, 30.0, True)),
+        (0.0, [0.1, 30.1], None, (1, 30.0)),
+        (0.0, [0.1, 1.9], (), (2, 3.5)),  # jitter, and half a second
+        (0.0, [0.1, 3.4, 3.8], (), (3, 4.3)),  # each answer has it wait for the next
+        (0.0, [0.1, 3.6], (), (1, 3.5)),
+        (8.0, [8.1, 11.4], (), (2, 11.9)),  # the time begins when the broker has the question
+        (8.0, [7.0, 11.6], (), (1, 11.5)),  # one came before the confirm
         (0.0, [0.1, 0.2], ("m0", "m1"), (2, 3.5)),  # all that are known are there: others have the jitter
         (0.0, [0.1, 3.4, 3.8], ("m0",), (3, 4.3)),
         (8.0, [8.1, 11.4], ("m0",), (2, 11.9)),
@@ -76,17 +80,30 @@ def test_the_wait_ends_after_a_silence(
     monkeypatch: pytest.MonkeyPatch,
     confirmed: float,
     answers: list[float],
-    expected: tuple[str, ...],
-    ends: tuple[int, float],
+    expected: tuple[str, ...] | None,
+    ends: tuple[int, float] | tuple[int, float, bool],
 ) -> None:
-    """``ends``: how many machines are found, and after how many seconds."""
+    """``ends``: how many machines are found, after how many seconds, and whether more may be coming."""
 
-    async def go() -> tuple[int, float]:
+    async def go() -> tuple[int, float, bool]:
         connection = ScriptedConnection(asyncio.get_running_loop(), confirmed, answers)
         monkeypatch.setattr(discovery, "monotonic", lambda: connection.now)
         begun = connection.now
         asking = discovery._Asking(connection, None, expected)  # type: ignore[arg-type] # it has what is used here
-        cards = (await asking.ask(Targets(), 30.0, 3.0)).cards
-        return len(cards), connection.now - begun
+        found = await asking.ask(Targets(), 30.0, 3.0)
+        assert found.seconds == pytest.approx(max(at for at in answers if at <= ends[1]))
+        return len(found.cards), connection.now - begun, found.still_coming
 
-    assert asyncio.run(go()) == (ends[0], pytest.approx(ends[1]))
+    assert asyncio.run(go()) == (ends[0], pytest.approx(ends[1]), ends[2:] == (True,))
+
+
+def test_whoever_asked_hears_that_more_were_answering(capsys: pytest.CaptureFixture[str]) -> None:
+    found = discovery.Found()
+    tell_unfinished(found, "all")
+    assert capsys.readouterr().err == ""
+    found.still_coming, found.seconds = True, 4.9
+    tell_unfinished(found, "group=web and name=a*")
+    assert capsys.readouterr().err == (
+        "gofer fleet: 0 machines answered, and more were answering when the time was over, which are not known yet;"
+        " to give them longer, type: gofer fleet ping 'group=web and name=a*' --wait 10s\n"
+    )

@@ -246,7 +246,7 @@ gofer.tools.fleet_completion: fleet_methods fleet_names fleet_outcomes fleet_run
 gofer.tools.fleet_do: FAILED STOPPED fleet_command with_fleet
 gofer.tools.fleet_machines: COMMANDS
 gofer.tools.fleet_output: histogram live_line machines plain print_groups print_plan print_report summary_line
-    tell_of_care
+    tell_of_care tell_unfinished
 gofer.tools.fleet_runs: COMMANDS
 gofer.tools.listing: adapters authenticators plugins
 gofer.tools.main: main

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 _card = msgspec.json.Decoder(Card)
 
 _EXPIRES = 60.0  # seconds after which the broker deletes the queue of a caller that was killed
-_QUIET = 0.5  # seconds without an answer, when all that are known have answered, that end the wait early
+_QUIET = 0.5  # seconds without an answer that end the wait early, where it may end so
 _MOST = 100_000  # answers
 
 
@@ -67,6 +67,8 @@ class Found:
         signers: who has signed each of these; None: nobody, or there is no authenticator.
         asked: whether any machine has heard the question, as far as the broker knows.
         refused: how many answers were not believed, by the reason; and doubles.
+        seconds: after how many the last answer came.
+        still_coming: answers came until the end of the wait: there may be more machines.
     """
 
     def __init__(self) -> None:
@@ -74,6 +76,8 @@ class Found:
         self.signers: dict[str, str | None] = {}
         self.asked = True
         self.refused: Counter[str] = Counter()
+        self.seconds = 0.0
+        self.still_coming = False
 
 
 async def discover(
@@ -83,15 +87,17 @@ async def discover(
     wait: float = 5.0,
     jitter: float = 1.0,
     authenticator: Any = None,
-    expected: Iterable[str] = (),
+    expected: Iterable[str] | None = None,
 ) -> Found:
     """Ask who is there.
 
     Args:
-        wait: seconds to wait for answers; it may end earlier, when none has come for a while.
+        wait: seconds to wait for answers.
         jitter: seconds over which the machines spread their answers: some 3 for ten thousand.
         authenticator: signs the question, and validates the answers.
-        expected: addresses: while one of them has not answered the wait does not end earlier.
+        expected: addresses. When all of these have answered, and then no answer has come for half a second, the wait
+            ends. None: nobody knows who is there, and all of the time is waited: a broker that is busy may well be
+            silent for seconds before three quarters of the answers come.
 
     Raises:
         MessagingError: no connection, or the broker does not take the question.
@@ -108,14 +114,15 @@ async def discover(
 class _Asking:
     """One question."""
 
-    def __init__(self, connection: AsyncioConnection, authenticator: Any, expected: Iterable[str] = ()) -> None:
+    def __init__(self, connection: AsyncioConnection, authenticator: Any, expected: Iterable[str] | None) -> None:
         self._connection = connection
         self._authenticator = authenticator
-        self._expected = set(expected)
+        self._expected = None if expected is None else set(expected)
         self._queue = f"fleet.{uuid.uuid4()}"
         self._sn = str(uuid.uuid4())
         self._found = Found()
-        self._last = 0.0  # when the last answer came, or the last one should
+        self._heard = 0.0  # when the last answer came
+        self._last = 0.0  # the same; or when the last one should, if that is later
         self._settled: tuple[Outcome, str] | None = None
         self._complain = LimitedLog(log, rate=1.0, burst=3)
         self._waiter = AsyncioWaiter(connection.loop)
@@ -130,7 +137,8 @@ class _Asking:
         )
 
     async def ask(self, targets: Targets, wait: float, jitter: float) -> Found:
-        connection, deadline = self._connection, monotonic() + wait
+        connection, begun, found = self._connection, monotonic(), self._found
+        deadline = begun + wait
         await connection.subscribe(self._subscription, wait)
         group = targets.group
         key = ALL if group is None else key_of_group(group)
@@ -151,17 +159,17 @@ class _Asking:
         connection.publish_nowait(
             Address(EXCHANGE, key), body, ttl=wait, durable=False, isolated=True, settled=self._on_settled
         )
-        spread = min(jitter, wait / 2)
-        # Nobody knows how many there are: a busy broker may well be silent for half a second between two answers.
-        quiet = _QUIET if self._expected else max(_QUIET, spread / 2)
         await connection.wait(lambda: self._settled is not None, deadline, self._waiter)
-        self._last = monotonic() + spread  # a broker takes seconds to copy it into ten thousand queues
-        await connection.wait(lambda: not (self._found.asked and self._expected), deadline, self._waiter)
-        while self._found.asked and monotonic() < (end := min(deadline, self._last + quiet)):
-            await connection.wait(lambda: not self._found.asked, end, self._waiter)
+        # A broker takes seconds to copy it into ten thousand queues.
+        self._last = monotonic() + min(jitter, wait / 2)
+        await connection.wait(lambda: not found.asked or self._expected == set(), deadline, self._waiter)
+        while found.asked and monotonic() < (end := min(deadline, self._last + _QUIET)):
+            await connection.wait(lambda: not found.asked, end, self._waiter)
         if self._settled is not None and self._settled[0] is Outcome.REFUSED:
             raise AdapterError(f"the broker refused a question to the fleet: {self._settled[1]}")
-        return self._found
+        found.seconds = max(0.0, self._heard - begun)
+        found.still_coming = self._heard > deadline - _QUIET
+        return found
 
     def stop(self) -> None:
         self._connection.unsubscribe_nowait(self._subscription, dispose=True)
@@ -200,8 +208,9 @@ class _Asking:
                 found.cards.pop(card.address, None)
             return
         found.cards[card.address], found.signers[card.address] = card, signer
-        self._last = max(self._last, monotonic())
-        if card.address in self._expected:
+        self._heard = monotonic()
+        self._last = max(self._last, self._heard)
+        if self._expected and card.address in self._expected:
             self._expected.remove(card.address)
             if not self._expected:
                 self._waiter.wake()

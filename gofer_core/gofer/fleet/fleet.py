@@ -92,14 +92,15 @@ class Fleet:
         *,
         wait: float = 5.0,
         jitter: float | None = None,
-        expected: Iterable[str] = (),
+        expected: Iterable[str] | None = None,
     ) -> Found:
         """Ask who is there, and remember the answers.
 
         Args:
-            wait: seconds to wait for answers, at most; less if none has come for half a second.
+            wait: seconds to wait for answers.
             jitter: seconds over which the machines spread them; None: the more there are, the longer.
-            expected: addresses: while one of these has not answered, all of the time is waited.
+            expected: addresses. When all of these have answered, and then no answer has come for half a second, the
+                wait ends. None: those that are remembered and meant; if there are none, all of the time is waited.
 
         Raises:
             ConfigError: the expression cannot be read.
@@ -109,6 +110,8 @@ class Fleet:
         if jitter is None:
             jitter = min(wait / 2, 0.2 + len(self.members) / 4000)
         authenticator = self._options.authenticator
+        if expected is None:
+            expected = [one.card.address for one in self.members.select(meant) if one.answers] or None
         found = await discover(
             self._connector, meant, wait=wait, jitter=jitter, authenticator=authenticator, expected=expected
         )

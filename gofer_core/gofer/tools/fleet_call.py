@@ -16,11 +16,20 @@ import click
 
 from gofer.errors import AdapterError, ConfigError
 from gofer.sections import Unreadable, decode
+from gofer.targets import Targets
 from gofer.tools.arguments import call_arguments, duration, input_option, option_group, target
 from gofer.tools.connecting import proof_options, proofs
 from gofer.tools.fleet_completion import fleet_methods, fleet_outcomes, fleet_runs, fleet_targets
 from gofer.tools.fleet_do import FAILED, STOPPED, fleet_command, with_fleet
-from gofer.tools.fleet_output import live_line, machines, print_plan, print_report, summary_line, tell_of_care
+from gofer.tools.fleet_output import (
+    live_line,
+    machines,
+    print_plan,
+    print_report,
+    summary_line,
+    tell_of_care,
+    tell_unfinished,
+)
 from gofer.tools.output import complain
 
 if TYPE_CHECKING:
@@ -186,8 +195,10 @@ async def _select(fleet: Fleet, targets: str, *, ask: bool) -> Selection:
     if targets == "-" or targets.startswith("@"):
         return fleet.at(_cards(fleet, _lines(targets)), targets)
     if ask:
+        # Those that are remembered are called, whether they answer now or not: it need not wait for each of them.
+        expected = () if fleet.members.select(Targets(targets)) else None
         try:
-            await fleet.ask(targets)
+            tell_unfinished(await fleet.ask(targets, expected=expected), targets)
         except AdapterError as cannot:  # some brokers have no exchanges
             complain("gofer fleet", f"nobody was asked who is there: {cannot}; those that are remembered are called")
     return fleet.where(targets)

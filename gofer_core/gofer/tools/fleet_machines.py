@@ -13,12 +13,11 @@ from gofer.targets import Targets
 from gofer.tools.arguments import duration
 from gofer.tools.fleet_completion import fleet_targets
 from gofer.tools.fleet_do import FAILED, fleet_command
-from gofer.tools.fleet_output import machines
+from gofer.tools.fleet_output import machines, tell_unfinished
 from gofer.tools.output import complain, harmless, print_json, print_table
 
 if TYPE_CHECKING:
     from gofer.fleet import Fleet
-    from gofer.fleet.discovery import Found
 
 __all__ = ["COMMANDS"]
 
@@ -42,8 +41,9 @@ async def _ls(fleet: Fleet, targets: str, wait: float, *, no_ask: bool, as_json:
     """List machines: those that answer, and those that were there before and do not."""
     answered, refused = set(), Counter[str]()
     if not no_ask:
-        found = await _ask(fleet, targets, wait)
+        found = await fleet.ask(targets, wait=wait)
         answered, refused = set(found.cards), found.refused
+        tell_unfinished(found, targets)
     rows, missing = [], 0
     for member in fleet.members.select(Targets(targets)):
         here = member.card.address in answered
@@ -72,19 +72,14 @@ def _row(member: Any, state: str) -> list[str]:
 @_waiting
 async def _ping(fleet: Fleet, targets: str, wait: float) -> int:
     """Count the machines that answer, and name those that do not."""
-    found = await _ask(fleet, targets, wait)
+    found = await fleet.ask(targets, wait=wait)
+    tell_unfinished(found, targets)
     known = fleet.members.select(Targets(targets))
     missing = [one.name for one in known if one.answers and one.card.address not in found.cards]
     print(f"{machines(len(found.cards))} answered, {len(missing)} missing")
     for name in missing:
         print(f"missing: {harmless(name)}")
     return FAILED if missing else 0
-
-
-async def _ask(fleet: Fleet, targets: str, wait: float) -> Found:
-    """Ask, and wait for all that are known, if need be to the end: who is called missing then has had the time."""
-    known = fleet.members.select(Targets(targets))
-    return await fleet.ask(targets, wait=wait, expected=[one.card.address for one in known if one.answers])
 
 
 @fleet_command("add")

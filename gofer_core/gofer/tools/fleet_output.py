@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 import sys
 from collections import Counter
@@ -17,11 +18,11 @@ from gofer.tools.describe import at_address, method_lines
 from gofer.tools.output import complain, harmless, print_json, text_of
 
 if TYPE_CHECKING:
-    from gofer.fleet import Fleet, Outcome, Plan, Run, Selection, Watch
+    from gofer.fleet import Fleet, Found, Outcome, Plan, Run, Selection, Watch
 
 __all__ = [
     "histogram", "live_line", "machines", "plain", "print_groups", "print_plan", "print_report", "summary_line",
-    "tell_of_care",
+    "tell_of_care", "tell_unfinished",
 ]  # fmt: skip
 
 #: The order in which outcomes are shown: what somebody has to look after comes first.
@@ -40,6 +41,17 @@ _LONG = 2000  # characters of one answer
 def machines(count: int) -> str:
     """Return ``1 machine``, ``2 machines``."""
     return f"{count} machine{'' if count == 1 else 's'}"
+
+
+def tell_unfinished(found: Found, targets: str) -> None:
+    """Say so on standard error if machines were still answering when the time to answer was over."""
+    if found.still_coming:
+        longer = f"gofer fleet ping {shlex.quote(targets)} --wait {math.ceil(2 * found.seconds)}s"
+        complain(
+            "gofer fleet",
+            f"{machines(len(found.cards))} answered, and more were answering when the time was over, which are not"
+            f" known yet; to give them longer, type: {longer}",
+        )
 
 
 def summary_line(counts: Mapping[str, int]) -> str:

@@ -41,7 +41,7 @@ def remembered(broker: LocalBroker, agents: list[AgentProcess], tmp_path_factory
     with pytest.MonkeyPatch.context() as environ:
         environ.setenv("XDG_STATE_HOME", str(top))
         environ.setenv("GOFER_URL", broker.url)
-        eventually(lambda: len(json.loads(gofer("ls", "--json").stdout)) == 2)
+        eventually(lambda: len(json.loads(gofer("ls", "-w", "1", "--json").stdout)) == 2)
     return top / "gofer"
 
 

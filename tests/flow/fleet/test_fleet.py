@@ -62,7 +62,8 @@ def test_machines_answer_that_are_meant(
 
 
 def test_the_card_says_what_a_machine_is(broker: LocalBroker, agents: list[AgentProcess]) -> None:
-    found = asyncio.run(discover(Connector.of(broker.url), Targets("name=web-0"), wait=10, jitter=0.0))
+    meant, expected = Targets("name=web-0"), ["kennel-0"]
+    found = asyncio.run(discover(Connector.of(broker.url), meant, wait=60, jitter=0.0, expected=expected))
     (card,) = found.cards.values()
     assert (card.name, card.address, card.groups) == ("web-0", "kennel-0", ["web", "g0"])
     assert card.plugins["dogs"].address == "kennel-0"
@@ -86,9 +87,8 @@ def test_a_machine_whose_binding_or_exchange_was_removed_is_found_again(root: Pa
 
 
 def test_a_machine_that_was_there_and_is_not_is_missing_by_name(
-    broker: LocalBroker, agents: list[AgentProcess], state: Path
+    broker: LocalBroker, agents: list[AgentProcess], state: Path, web: None
 ) -> None:
-    eventually(lambda: len(json.loads(gofer("ls", "--json").stdout)) == 2)
     agents[1].stop()
     try:
         listed = gofer("ls", "-w", "2", "--json")
@@ -113,6 +113,19 @@ def test_a_machine_that_was_there_and_is_not_is_missing_by_name(
     assert command.communicate(timeout=120)[0] == "2 machines answered, 0 missing\n"
     assert gofer("forget", "--machine", "name=web-1").stdout == "1 machine forgotten\n"
     assert "web-1" not in gofer("ls", "--no-ask").stdout
+
+
+def test_a_caller_that_knows_nobody_gives_a_slow_machine_all_of_the_time(
+    state: Path, broker: LocalBroker, agents: list[AgentProcess]
+) -> None:
+    freeze(agents[1].pid)
+    try:
+        command = started("ping", "-w", "8")
+        with pytest.raises(subprocess.TimeoutExpired):  # the silence after the first answer says nothing
+            command.communicate(timeout=3)
+    finally:
+        os.kill(agents[1].pid, signal.SIGCONT)
+    assert command.communicate(timeout=120)[0] == "2 machines answered, 0 missing\n"
 
 
 def test_machines_without_fleet_are_added_by_address(state: Path, agents: list[AgentProcess], tmp_path: Path) -> None:
@@ -170,7 +183,7 @@ def test_what_is_forged_doubled_or_too_large_is_refused_and_counted(broker: Loca
         from gofer.messaging.pool import pool
 
         connection = pool.acquire_asyncio(connector, asyncio.get_running_loop())
-        asking = _Asking(connection, None)
+        asking = _Asking(connection, None, ())
         await connection.subscribe(asking._subscription, 10.0)
         card = Card(name="a", address="a")
 
@@ -209,7 +222,7 @@ def test_the_time_for_answers_begins_when_the_broker_has_the_question(broker: Lo
         async with Emulator(broker.url, 1, Script(groups=("slow",)), prefix="slow"):
             with proxy:
                 asking = asyncio.create_task(
-                    discover(Connector.of(proxy.url), Targets("group=slow"), wait=60.0, jitter=0.0)
+                    discover(Connector.of(proxy.url), Targets("group=slow"), wait=60.0, jitter=0.0, expected=())
                 )
                 await asyncio.to_thread(eventually, lambda: proxy.to_client.stalled)
                 ended, _ = await asyncio.wait({asking}, timeout=1.5)  # three times the silence that ends it
@@ -334,10 +347,12 @@ def test_the_sum_of_outcomes_is_the_fleet(state: Path, broker: LocalBroker) -> N
 
     async def go() -> None:
         script = Script(fail=0.05, frozen=0.05, gone=0.05, seed=7, groups=("sum",), version="2.0")
-        async with Emulator(broker.url, 200, script, prefix="sum"):
+        async with Emulator(broker.url, 200, script, prefix="sum") as emulator:
             for wait in (3, 12, 48):  # on a busy machine all 200 take longer
                 async with Fleet(broker.url, wait=wait) as fleet:
-                    found = await fleet.ask("group=sum", wait=30, jitter=0.2)
+                    found = await fleet.ask(
+                        "group=sum", wait=30, jitter=0.2, expected=[one.name for one in emulator.agents]
+                    )
                     assert len(found.cards) == 200
                     summary = await fleet.where("group=sum and gofer=2.0").Emulated().work(1)
                 if set(summary.counts) == {"value", "exception", "unreachable"}:
@@ -353,8 +368,8 @@ def test_a_run_stops_at_its_budget_the_same_way_each_time(state: Path, broker: L
         untouched = []
         for _ in range(2):
             script = Script(fail=0.05, seed=3, groups=("budget",))
-            async with Emulator(broker.url, 100, script, prefix="budget"), Fleet(broker.url, wait=20) as fleet:
-                await fleet.ask("group=budget", wait=30, jitter=0.2)
+            async with Emulator(broker.url, 100, script, prefix="budget") as many, Fleet(broker.url, wait=20) as fleet:
+                await fleet.ask("group=budget", wait=30, jitter=0.2, expected=[one.name for one in many.agents])
                 meant = fleet.where("group=budget")
                 summary = await meant(ramp="1,10%,100%", stop_after="2%", batch="1").Emulated().work(1)
                 assert summary.counts["exception"] == 2
@@ -477,9 +492,8 @@ def test_a_card_tells_a_caller_what_that_caller_may_call(broker: LocalBroker, tm
 
         def told(name: str) -> tuple[list[str], ...] | None:
             caller = HmacAuthenticator.from_settings({"keys": str(keys), "key": name}, tmp_path)
-            found = asyncio.run(
-                discover(Connector.of(broker.url), Targets("name=rules"), wait=10, jitter=0.0, authenticator=caller)
-            )
+            how = {"wait": 10, "jitter": 0.0, "authenticator": caller, "expected": ()}
+            found = asyncio.run(discover(Connector.of(broker.url), Targets("name=rules"), **how))
             if "rules" not in found.cards:
                 return None
             dogs = found.cards["rules"].plugins["dogs"]
@@ -502,7 +516,8 @@ def test_a_machine_with_more_methods_than_a_card_names_is_found(broker: LocalBro
         agent.plugin("small", DOGS, described.replace("many", "few"))
         agent.start()
         eventually(lambda: names(broker, "name=many and class=Large and class=Dog") == ["many"])
-        found = asyncio.run(discover(Connector.of(broker.url), Targets("name=many"), wait=10, jitter=0.0))
+        meant, expected = Targets("name=many"), ["many"]
+        found = asyncio.run(discover(Connector.of(broker.url), meant, wait=60, jitter=0.0, expected=expected))
         named = {name: one.methods for name, one in found.cards["many"].plugins.items()}
         count = NAMED_METHODS // len("Large.method_0000")
         assert named == {"large": [f"Large.method_{n:04}" for n in range(count)], "small": ["Dog.bark"]}  # just fits
@@ -552,7 +567,7 @@ def test_another_signer_does_not_take_the_address_of_a_machine(broker: LocalBrok
         from gofer.messaging.pool import pool
 
         connection = pool.acquire_asyncio(Connector.of(broker.url), asyncio.get_running_loop())
-        asking = _Asking(connection, signers["first"])
+        asking = _Asking(connection, signers["first"], ())
         answer = Answer(
             sn=asking._sn, version=VERSION, routing=[None, "x"], origin="a", card=Card(name="a", address="a")
         )

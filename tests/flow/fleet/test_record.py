@@ -137,7 +137,7 @@ def test_a_run_is_cancelled_in_the_pause_between_two_waves(state: Path, broker: 
 def test_a_run_that_its_own_process_stops_in_the_pause_ends(state: Path, broker: LocalBroker) -> None:
     async def go() -> None:
         async with Emulator(broker.url, 4, prefix="own"), Fleet(broker.url, wait=20) as fleet:
-            await fleet.ask("name=own-*", wait=30, jitter=0.0)
+            await fleet.ask("name=own-*", wait=30, jitter=0.0, expected=[f"own-{n:05}" for n in range(4)])
             run = fleet.where("name=own-*")(ramp="1,100%", soak=3600, health="Emulated.well").Emulated().work(1)
             async for outcome in run:
                 if outcome.kind == "value":
