@@ -15,7 +15,7 @@ from pathlib import Path
 from gofer.errors import ConfigError
 from gofer.ownership import OTHERS_WRITE, refusal
 
-__all__ = ["Root"]
+__all__ = ["Root", "sync"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,3 +145,16 @@ def _check(directory: Path, *, private: bool) -> None:
         raise ConfigError(
             f"directory {directory}: not writable by user {user}; allowed: one that this user may write to"
         )
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a directory, on the disk.
+
+    Raises:
+        OSError: it cannot be read, or the disk fails.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -189,7 +189,7 @@ def test_a_killed_agent_leaves_a_log_that_fits_and_knows_all_that_ran(house: Hou
         try:
             for _ in range(5):
                 seen = sent["bark"]
-                eventually(lambda seen=seen: sent["bark"] > seen + 30, what=house.process.tail())  # type: ignore[misc]  # as everywhere
+                eventually(lambda seen=seen: sent["bark"] > seen + 30, what=lambda: f"{sent}\n{house.process.tail()}")  # type: ignore[misc]  # as everywhere
                 house.process.kill()
                 file = files_in(house.logs)[-1]
                 data = file.read_bytes()

@@ -26,7 +26,6 @@ def leave(path, text):
     with open(path, "a") as file:
         file.write(text + chr(10))
         file.flush()
-        os.fsync(file.fileno())
 
 
 class Danger:

@@ -35,11 +35,10 @@ class Probe:
 
     @remote
     def note(self, path, text, seconds=0, until=None):
-        """Leave a line in a file, synced, and stay for a while, or until another file is there."""
+        """Leave a line in a file, and stay for a while, or until another file is there."""
         with open(path, "a") as file:
             file.write(text + "\\\\n")
             file.flush()
-            os.fsync(file.fileno())
         time.sleep(seconds)
         if until is not None:
             self.until(until)

@@ -211,7 +211,7 @@ gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUE
     absent begin buried bury claim clean count count_all decode drop find keep kept known light load pull pull_these
     remove revive rows settle take trim
 gofer.rmi.store.schema: VERSION boot prepare recover version_of
-gofer.root: Root
+gofer.root: Root sync
 gofer.sections: Content Guards Sections Unreadable decode has_comment parse_ini parse_json
 gofer.streams: UNWRITABLE give_up_output open_missing
 gofer.suggest: available did_you_mean nearest

@@ -77,8 +77,9 @@ def test_requests_come_back_in_their_order_with_what_became_of_them(store: Datab
     ]  # fmt: skip
     mine = {"k0", "k8"}
     assert store.call(partial(requests.count, "dog")) == 55
-    assert store.call(partial(requests.pull_one, "k7", mine)) is not None
-    assert [store.call(partial(requests.pull_one, sn, mine)) for sn in ("k7", "k8", "k1", "none")] == [None] * 4
+    some = ("k7", "k8", "k1", "none")
+    assert [row.sn for row in store.call(partial(requests.pull_these, some, mine))] == ["k7"]
+    assert store.call(partial(requests.pull_these, some, mine)) == []
     assert [row.sn for row in store.call(partial(requests.pull, "dog", 3, 1000, mine))] == ["k6", "k9", "k10"]
     assert [row.sn for row in store.call(partial(requests.pull, "dog", 100, 5, mine))] == [
         "k11",
@@ -357,6 +358,31 @@ def test_a_ledger_that_cannot_be_moved_over_is_as_it_was(tmp_path: Path) -> None
     assert file.execute("PRAGMA user_version").fetchone() == (2,)
     file.close()
     assert (tmp_path / "begun").exists()
+
+
+@pytest.mark.parametrize(
+    "step", ["gofer.rmi.store.schema.prepare", "pathlib.Path.rename", "gofer.rmi.store.database.sync"]
+)
+def test_a_file_whose_maker_was_killed_is_not_a_corrupt_one(
+    tmp_path: Path, step: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What an agent finds then would else have it refuse all that was signed up to a minute later."""
+    module, _, name = step.rpartition(".")
+    killed = f"""
+import os, pkgutil
+from pathlib import Path
+from gofer.rmi.store import Database
+setattr(pkgutil.resolve_name({module!r}), {name!r}, lambda *_: os._exit(9))
+Database(Path({str(tmp_path)!r}), lambda: None).call(lambda file: None)
+"""
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == 9
+    assert list(tmp_path.iterdir())  # it had begun
+    store = Database(tmp_path, lambda: None)
+    assert store.call(partial(requests.load, record("a"))) is None
+    assert store.call(partial(requests.find, "a")) is not None
+    assert {path.name for path in tmp_path.iterdir()} <= {"ledger.db", "ledger.db-wal", "ledger.db-shm"}
+    store.stop()
+    assert not caplog.records
 
 
 def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gofer.errors import ConfigError
+from gofer.root import sync
 
 from gofer_plugin_audit.chain import GENESIS, RECOVERED, line_of, lines_of, read_line, torn_digest
 
@@ -181,11 +182,7 @@ class AuditLog:
         name = f"audit-{self._seq + 1:012}.jsonl"
         self._use(self._directory / name, os.O_APPEND | os.O_CREAT | os.O_EXCL)
         self._fresh = True
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync(self._directory)
 
     def _use(self, path: Path, flags: int) -> None:
         file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)

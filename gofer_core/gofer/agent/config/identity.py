@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from gofer.agent.config.problem import shown
 from gofer.errors import ConfigError
-from gofer.root import Root
+from gofer.root import Root, sync
 
 __all__ = ["Machine", "made_elsewhere", "stable_uuid"]
 
@@ -110,8 +110,4 @@ def _make(path: Path, text: str) -> None:
             pass  # the other's stands, and is read next
     finally:
         os.unlink(draft)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync(path.parent)

@@ -8,10 +8,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gofer.rmi.store import schema
+from gofer.root import sync
 
 if TYPE_CHECKING:
     import sqlite3
@@ -262,13 +264,14 @@ class Database:
         import sqlite3
 
         self._prepare()
-        if os.path.lexists(self.path) and os.path.getsize(self.path) == 0 and not os.path.lexists(f"{self.path}-wal"):
+        if not os.path.lexists(self.path):
+            self._make()
+        if os.path.getsize(self.path) == 0 and not os.path.lexists(f"{self.path}-wal"):
             raise _Corrupt("it is empty")  # what some file systems leave of it after a power failure
         file = sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
         try:
             os.chmod(self.path, 0o600)
-            if schema.version_of(file) == 0:
-                file.execute("PRAGMA auto_vacuum = INCREMENTAL")  # what many large requests took is given back
+            schema.version_of(file)  # first: a later version's file is not touched
             file.execute("PRAGMA journal_mode = WAL")
             file.execute("PRAGMA synchronous = FULL")
             file.execute("PRAGMA cache_size = -512")
@@ -284,6 +287,23 @@ class Database:
             file.close()
             raise
         return file
+
+    def _make(self) -> None:
+        """Make a new file under another name: of one that is not whole nobody could tell whether it is corrupt."""
+        import sqlite3
+
+        new = self.path.with_name("new.db")
+        for end in ("", "-wal", "-shm"):
+            new.with_name(new.name + end).unlink(missing_ok=True)
+        with closing(sqlite3.connect(new, isolation_level=None)) as file:
+            os.chmod(new, 0o600)
+            file.execute("PRAGMA synchronous = OFF")  # it is synced below, as a whole
+            file.execute("PRAGMA auto_vacuum = INCREMENTAL")  # what many large requests took is given back
+            file.execute("PRAGMA journal_mode = WAL")
+            schema.prepare(file, self.path)
+        sync(new)
+        new.rename(self.path)
+        sync(self.path.parent)
 
     def _close(self) -> None:
         file, self._file = self._file, None
