@@ -361,7 +361,7 @@ def test_a_ledger_that_cannot_be_moved_over_is_as_it_was(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "step", ["gofer.rmi.store.schema.prepare", "pathlib.Path.rename", "gofer.rmi.store.database.sync"]
+    "step", ["os.chmod", "gofer.rmi.store.schema.prepare", "pathlib.Path.rename", "gofer.rmi.store.database.sync"]
 )
 def test_a_file_whose_maker_was_killed_is_not_a_corrupt_one(
     tmp_path: Path, step: str, caplog: pytest.LogCaptureFixture
