@@ -385,6 +385,58 @@ Database(Path({str(tmp_path)!r}), lambda: None).call(lambda file: None)
     assert not caplog.records
 
 
+def test_a_ledger_that_was_deleted_does_not_come_back(store: Database, tmp_path: Path) -> None:
+    """Of one that was in use when its agent was killed there is more than one file."""
+    killed = f"""
+import os, sys
+from functools import partial
+from pathlib import Path
+from gofer.rmi.store import Database, requests
+store = Database(Path({str(tmp_path)!r}), lambda: None)
+store.call(partial(requests.take, [requests.Record("gone", "dog", b"", None, b"")]))
+os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == 9
+    assert (tmp_path / "ledger.db-wal").exists()
+    (tmp_path / "ledger.db").unlink()
+    assert rows(store) == []
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-Urm", "true"], check=False, capture_output=True).returncode != 0,
+    reason="needs a file system of its own, which may be made here",
+)
+def test_a_ledger_that_did_not_fit_on_the_disk_is_made_when_there_is_room(tmp_path: Path) -> None:
+    """What of it did fit is no corrupt one, after which all that was signed up to a minute later would be refused."""
+    code = textwrap.dedent("""
+        from functools import partial
+        from pathlib import Path
+        from gofer.rmi.store import Database, Unavailable, database, requests
+        database._PAUSE = 0.0
+        take, most = partial(requests.take, [requests.Record("a", "dog", b"", None, b"")]), 64
+        for free in range(most):
+            rest = Path("rest")
+            rest.write_bytes(bytes(4096 * (most - free)))
+            store = Database(Path("."), lambda: None)
+            try:
+                store.call(take)
+                full = "no"
+            except Unavailable:
+                full = "yes"
+            rest.unlink()
+            store.call(take)
+            store.stop()
+            print(full, *sorted(path.name for path in Path(".").iterdir()))
+            store.path.unlink()
+    """)
+    where = 'mount -t tmpfs -o size=256k none "$0" && cd "$0" && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", where, tmp_path, sys.executable, "-c", code],
+        check=True, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert set(done.stdout.splitlines()) == {"yes ledger.db", "no ledger.db"}, done.stderr
+
+
 def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "ledger.db") as file:
         file.execute("PRAGMA user_version = 99")

@@ -293,15 +293,16 @@ class Database:
         import sqlite3
 
         new = self.path.with_name("new.db")
-        for end in ("", "-wal", "-shm"):
-            new.with_name(new.name + end).unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         with closing(sqlite3.connect(new, isolation_level=None)) as file:
             os.chmod(new, 0o600)
+            file.execute("PRAGMA journal_mode = MEMORY")  # no second file: to close one says nothing of a full disk
             file.execute("PRAGMA synchronous = OFF")  # it is synced below, as a whole
             file.execute("PRAGMA auto_vacuum = INCREMENTAL")  # what many large requests took is given back
-            file.execute("PRAGMA journal_mode = WAL")
             schema.prepare(file, self.path)
         sync(new)
+        for end in ("-wal", "-shm", "-journal"):  # of a file that is gone: SQLite would read them into this one
+            self.path.with_name(self.path.name + end).unlink(missing_ok=True)
         new.rename(self.path)
         sync(self.path.parent)
 
