@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+import click
 import msgspec
 import pytest
 from gofer.card import Answer, Card
+from gofer.errors import MessagingError
 from gofer.fleet import discovery
 from gofer.messaging.adapter import Delivery, Outcome
 from gofer.messaging.document import VERSION, encode
 from gofer.targets import Targets
+from gofer.tools.fleet import fleet
 from gofer.tools.fleet_output import tell_unfinished
 
 
 class ScriptedConnection:
-    """Stands for a connection whose broker confirms, and delivers answers, at given seconds after the question."""
+    """Stands for a connection whose broker confirms, and delivers answers, at given seconds after the question.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, confirmed: float, answers: list[float]) -> None:
+    ``lost``: when it is lost, for good.
+    """
+
+    state = "no connection"
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, confirmed: float, answers: list[float], lost: float | None = None
+    ) -> None:
         self.loop = loop
         self.now = 1000.0
-        self._confirmed, self._answers = confirmed, answers
+        self._confirmed, self._answers, self._lost = confirmed, answers, lost
         self._events: list[tuple[float, Callable[[], None]]] = []
 
     async def subscribe(self, subscription: Any, seconds: float) -> None:
-        self._deliver = subscription.on_delivery
+        self._deliver, self._subscription = subscription.on_delivery, subscription
+        subscription.number = 1
 
     async def wait_sendable(self, deadline: float) -> None:
         pass
@@ -45,6 +57,8 @@ class ScriptedConnection:
             answer = Answer(sn=sn, version=VERSION, routing=[None, "x"], origin=card.address, card=card)
             delivery = Delivery(0, encode(msgspec.to_builtins(answer)), False, None, None)
             self._events.append((self.now + at, partial(self._deliver, delivery)))
+        if self._lost is not None:
+            self._events.append((self.now + self._lost, partial(setattr, self._subscription, "number", None)))
         self._events.sort(key=lambda event: event[0])
 
     async def wait(self, ready: Callable[[], object], deadline: float, waiter: object = None) -> bool:
@@ -73,7 +87,9 @@ class ScriptedConnection:
         (8.0, [8.1, 11.4], ("m0",), (2, 11.9)),
         (0.0, [0.1, 25.0], ("m1",), (2, 25.5)),  # one that is known has all of the time
         (0.0, [0.1], ("m1",), (1, 30.0)),
-        (40.0, [0.1], (), (1, 30.0)),  # a broker that never confirms
+        (26.0, [], ("m0",), (0, 30.0)),
+        (27.0, [], ("m0",), (0, 30.0, True)),  # the jitter is not over, or has just been
+        (40.0, [0.1], (), (1, 30.0, True)),  # a broker that never confirms
     ],
 )
 def test_the_wait_ends_after_a_silence(
@@ -91,19 +107,48 @@ def test_the_wait_ends_after_a_silence(
         begun = connection.now
         asking = discovery._Asking(connection, None, expected)  # type: ignore[arg-type] # it has what is used here
         found = await asking.ask(Targets(), 30.0, 3.0)
-        assert found.seconds == pytest.approx(max(at for at in answers if at <= ends[1]))
+        assert found.seconds == pytest.approx(max((at for at in answers if at <= ends[1]), default=0.0))
         return len(found.cards), connection.now - begun, found.still_coming
 
     assert asyncio.run(go()) == (ends[0], pytest.approx(ends[1]), ends[2:] == (True,))
 
 
-def test_whoever_asked_hears_that_more_were_answering(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("when", "expected", "told"),
+    [
+        ((40.0, [], None), ("m0",), "the broker has not confirmed that it has the question"),
+        ((0.0, [0.1], 20.0), None, "the connection was lost while machines answered"),
+        ((0.0, [0.1], 20.0), ("m0", "m1"), "the connection was lost while machines answered"),
+        ((0.0, [0.1], 2.0), ("m0",), None),  # all that are known have answered
+    ],
+)
+def test_nobody_is_missing_when_it_is_the_broker_that_is(
+    monkeypatch: pytest.MonkeyPatch,
+    when: tuple[float, list[float], float | None],
+    expected: tuple[str, ...] | None,
+    told: str | None,
+) -> None:
+    """``when``: it confirms, machines answer, and it goes."""
+
+    async def go() -> None:
+        connection = ScriptedConnection(asyncio.get_running_loop(), *when)
+        monkeypatch.setattr(discovery, "monotonic", lambda: connection.now)
+        asking = discovery._Asking(connection, None, expected)  # type: ignore[arg-type] # it has what is used here
+        with pytest.raises(MessagingError, match=f"{told}.*: no connection") if told else nullcontext():
+            await asking.ask(Targets(), 30.0, 3.0)
+
+    asyncio.run(go())
+
+
+def test_whoever_asked_hears_that_there_may_be_more(capsys: pytest.CaptureFixture[str]) -> None:
+    typed = fleet.make_context("fleet", ["-u", "amqp://jane:secret@h", "--profile", "my own", "ping"])
     found = discovery.Found()
-    tell_unfinished(found, "all")
-    assert capsys.readouterr().err == ""
-    found.still_coming, found.seconds = True, 4.9
-    tell_unfinished(found, "group=web and name=a*")
+    with click.Context(fleet.commands["ping"], parent=typed):
+        tell_unfinished(found, "all", 5.0)
+        assert capsys.readouterr().err == ""
+        found.still_coming = True
+        tell_unfinished(found, "group=web and name=a*", 5.0)
     assert capsys.readouterr().err == (
-        "gofer fleet: 0 machines answered, and more were answering when the time was over, which are not known yet;"
-        " to give them longer, type: gofer fleet ping 'group=web and name=a*' --wait 10s\n"
+        "gofer fleet: 0 machines answered until the time was over, and there may be more; to give them longer, type:"
+        " gofer fleet -u 'amqp://jane:***@h:5672' --profile 'my own' ping 'group=web and name=a*' --wait 10s\n"
     )

@@ -243,7 +243,7 @@ gofer.tools.emulate: emulate
 gofer.tools.fleet: fleet
 gofer.tools.fleet_call: COMMANDS
 gofer.tools.fleet_completion: fleet_methods fleet_names fleet_outcomes fleet_runs fleet_targets
-gofer.tools.fleet_do: FAILED STOPPED fleet_command with_fleet
+gofer.tools.fleet_do: FAILED STOPPED fleet_command fleet_words with_fleet
 gofer.tools.fleet_machines: COMMANDS
 gofer.tools.fleet_output: histogram live_line machines plain print_groups print_plan print_report summary_line
     tell_of_care tell_unfinished

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from gofer.card import ALL, EXCHANGE, MAX_CARD, Card, Question, Who, key_of_group, read_answer
-from gofer.errors import AdapterError, DocumentError
+from gofer.errors import AdapterError, ConnectionLost, DocumentError
 from gofer.limit import LimitedLog
 from gofer.messaging.adapter import DeclareQueue, DeleteQueue, Delivery, Outcome
 from gofer.messaging.address import Address
@@ -68,7 +68,7 @@ class Found:
         asked: whether any machine has heard the question, as far as the broker knows.
         refused: how many answers were not believed, by the reason; and doubles.
         seconds: after how many the last answer came.
-        still_coming: answers came until the end of the wait: there may be more machines.
+        still_coming: answers came, or were due, until the end of the wait: there may be more machines.
     """
 
     def __init__(self) -> None:
@@ -100,7 +100,8 @@ async def discover(
             silent for seconds before three quarters of the answers come.
 
     Raises:
-        MessagingError: no connection, or the broker does not take the question.
+        MessagingError: no connection, or the broker does not take the question. ConnectionLost also: there is none at
+            the end of the wait, in which more might have come.
     """
     connection = pool.acquire_asyncio(connector, asyncio.get_running_loop())
     asking = _Asking(connection, authenticator, expected)
@@ -165,10 +166,15 @@ class _Asking:
         await connection.wait(lambda: not found.asked or self._expected == set(), deadline, self._waiter)
         while found.asked and monotonic() < (end := min(deadline, self._last + _QUIET)):
             await connection.wait(lambda: not found.asked, end, self._waiter)
-        if self._settled is not None and self._settled[0] is Outcome.REFUSED:
-            raise AdapterError(f"the broker refused a question to the fleet: {self._settled[1]}")
+        outcome, reason = self._settled or (Outcome.UNKNOWN, connection.state)
+        if outcome is Outcome.REFUSED:
+            raise AdapterError(f"the broker refused a question to the fleet: {reason}")
+        if outcome is Outcome.UNKNOWN and not (found.cards or found.refused):
+            raise AdapterError(f"the broker has not confirmed that it has the question to the fleet: {reason}")
+        if found.asked and self._expected != set() and not self._subscription.active:
+            raise ConnectionLost(f"the connection was lost while machines answered: {connection.state}")
         found.seconds = max(0.0, self._heard - begun)
-        found.still_coming = self._heard > deadline - _QUIET
+        found.still_coming = found.asked and self._last > deadline - _QUIET
         return found
 
     def stop(self) -> None:

@@ -20,7 +20,7 @@ from gofer.targets import Targets
 from gofer.tools.arguments import call_arguments, duration, input_option, option_group, target
 from gofer.tools.connecting import proof_options, proofs
 from gofer.tools.fleet_completion import fleet_methods, fleet_outcomes, fleet_runs, fleet_targets
-from gofer.tools.fleet_do import FAILED, STOPPED, fleet_command, with_fleet
+from gofer.tools.fleet_do import FAILED, STOPPED, fleet_command, fleet_words, with_fleet
 from gofer.tools.fleet_output import (
     live_line,
     machines,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 _WAVES = ("limit", "batch", "ramp", "soak", "health", "stop_after", "max_unreachable")
+_ASKING = 5.0  # seconds to wait for answers to who is there
 
 _limit = click.option("--limit", metavar="N|%", help="Call no more machines than these, the first by name.")
 _ramp = click.option("--ramp", metavar="N|%,...", help="Waves: 1,10%,100% is one machine, then a tenth, then all.")
@@ -198,7 +199,7 @@ async def _select(fleet: Fleet, targets: str, *, ask: bool) -> Selection:
         # Those that are remembered are called, whether they answer now or not: it need not wait for each of them.
         expected = () if fleet.members.select(Targets(targets)) else None
         try:
-            tell_unfinished(await fleet.ask(targets, expected=expected), targets)
+            tell_unfinished(await fleet.ask(targets, wait=_ASKING, expected=expected), targets, _ASKING)
         except AdapterError as cannot:  # some brokers have no exchanges
             complain("gofer fleet", f"nobody was asked who is there: {cannot}; those that are remembered are called")
     return fleet.where(targets)
@@ -263,7 +264,7 @@ async def _show(run: Run | Watch, given: dict[str, Any]) -> int:
     from gofer.fleet import Run
 
     require = _required(given).of(len(run))
-    resume = shlex.join(["gofer", "fleet", "resume", run.id])
+    resume, cancel = (shlex.join([*fleet_words(), word, run.id]) for word in ("resume", "cancel"))
     try:
         with live_line(run, quiet=given["jsonl"] or given["as_json"]) as show:
             async for outcome in run:
@@ -272,7 +273,7 @@ async def _show(run: Run | Watch, given: dict[str, Any]) -> int:
                     print(json.dumps(outcome._asdict(), ensure_ascii=False), flush=True)
     except (asyncio.CancelledError, KeyboardInterrupt):
         if isinstance(run, Run):
-            complain("gofer fleet", f"interrupted; to go on: {resume}; to stop it: gofer fleet cancel {run.id}")
+            complain("gofer fleet", f"interrupted; to go on: {resume}; to stop it: {cancel}")
         raise
     print_report(run, given)
     if run.stopped is not None:

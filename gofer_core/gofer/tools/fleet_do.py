@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from gofer.errors import CallError, ConfigError, MessagingError
 from gofer.messaging.caller_conf import profile
@@ -18,7 +19,7 @@ from gofer.tools.output import complain, harmless
 if TYPE_CHECKING:
     from gofer.fleet import Fleet
 
-__all__ = ["FAILED", "STOPPED", "fleet_command", "with_fleet"]
+__all__ = ["FAILED", "STOPPED", "fleet_command", "fleet_words", "with_fleet"]
 
 #: Exit statuses: some machines are missing or have no value; a run was stopped.
 FAILED, STOPPED = 1, 3
@@ -36,6 +37,18 @@ def fleet_command(name: str) -> Callable[[Callable[..., Awaitable[int]]], click.
         return click.command(name)(run)
 
     return made
+
+
+def fleet_words() -> list[str]:
+    """Return how a command begins that is printed: ``gofer fleet``, and the options that were typed for this one."""
+    from gofer.messaging.url import URL
+
+    words, context = ["gofer", "fleet"], click.get_current_context().parent
+    for option, name in (("-u", "url"), ("--profile", "profile_name"), ("-A", "authenticator")):
+        if context is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            value = context.params[name]
+            words += [option, str(URL.parse(value)) if name == "url" else value]  # without its password
+    return words
 
 
 def with_fleet(how: dict[str, Any], work: Callable[[Fleet], Awaitable[int]], **options: Any) -> int:

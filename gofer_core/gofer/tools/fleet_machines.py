@@ -43,7 +43,7 @@ async def _ls(fleet: Fleet, targets: str, wait: float, *, no_ask: bool, as_json:
     if not no_ask:
         found = await fleet.ask(targets, wait=wait)
         answered, refused = set(found.cards), found.refused
-        tell_unfinished(found, targets)
+        tell_unfinished(found, targets, wait)
     rows, missing = [], 0
     for member in fleet.members.select(Targets(targets)):
         here = member.card.address in answered
@@ -73,7 +73,7 @@ def _row(member: Any, state: str) -> list[str]:
 async def _ping(fleet: Fleet, targets: str, wait: float) -> int:
     """Count the machines that answer, and name those that do not."""
     found = await fleet.ask(targets, wait=wait)
-    tell_unfinished(found, targets)
+    tell_unfinished(found, targets, wait)
     known = fleet.members.select(Targets(targets))
     missing = [one.name for one in known if one.answers and one.card.address not in found.cards]
     print(f"{machines(len(found.cards))} answered, {len(missing)} missing")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gofer.errors import CallError, MessagingError
 from gofer.tools.describe import at_address, method_lines
+from gofer.tools.fleet_do import fleet_words
 from gofer.tools.output import complain, harmless, print_json, text_of
 
 if TYPE_CHECKING:
@@ -43,14 +44,14 @@ def machines(count: int) -> str:
     return f"{count} machine{'' if count == 1 else 's'}"
 
 
-def tell_unfinished(found: Found, targets: str) -> None:
-    """Say so on standard error if machines were still answering when the time to answer was over."""
+def tell_unfinished(found: Found, targets: str, wait: float) -> None:
+    """Say so on standard error if machines may still have been answering when the time to answer was over."""
     if found.still_coming:
-        longer = f"gofer fleet ping {shlex.quote(targets)} --wait {math.ceil(2 * found.seconds)}s"
+        longer = shlex.join([*fleet_words(), "ping", targets, "--wait", f"{math.ceil(2 * wait)}s"])
         complain(
             "gofer fleet",
-            f"{machines(len(found.cards))} answered, and more were answering when the time was over, which are not"
-            f" known yet; to give them longer, type: {longer}",
+            f"{machines(len(found.cards))} answered until the time was over, and there may be more; to give them"
+            f" longer, type: {longer}",
         )
 
 
