@@ -24,17 +24,21 @@ from gofer.tools.fleet_output import tell_unfinished
 class ScriptedConnection:
     """Stands for a connection whose broker confirms, and delivers answers, at given seconds after the question.
 
-    ``lost``: when it is lost, for good.
+    ``then``: after so many seconds the subscription gets another ``number`` (None: it is lost), or was ``made`` again.
     """
 
     state = "no connection"
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, confirmed: float, answers: list[float], lost: float | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        confirmed: float,
+        answers: list[float],
+        then: tuple[float, str, int | None] = (0.0, "made", 1),
     ) -> None:
         self.loop = loop
         self.now = 1000.0
-        self._confirmed, self._answers, self._lost = confirmed, answers, lost
+        self._confirmed, self._answers, self._then = confirmed, answers, then
         self._events: list[tuple[float, Callable[[], None]]] = []
 
     async def subscribe(self, subscription: Any, seconds: float) -> None:
@@ -57,8 +61,8 @@ class ScriptedConnection:
             answer = Answer(sn=sn, version=VERSION, routing=[None, "x"], origin=card.address, card=card)
             delivery = Delivery(0, encode(msgspec.to_builtins(answer)), False, None, None)
             self._events.append((self.now + at, partial(self._deliver, delivery)))
-        if self._lost is not None:
-            self._events.append((self.now + self._lost, partial(setattr, self._subscription, "number", None)))
+        at, attribute, value = self._then
+        self._events.append((self.now + at, partial(setattr, self._subscription, attribute, value)))
         self._events.sort(key=lambda event: event[0])
 
     async def wait(self, ready: Callable[[], object], deadline: float, waiter: object = None) -> bool:
@@ -113,29 +117,35 @@ def test_the_wait_ends_after_a_silence(
     assert asyncio.run(go()) == (ends[0], pytest.approx(ends[1]), ends[2:] == (True,))
 
 
+LOST, MADE_AGAIN = (20.0, "number", None), (20.0, "made", 2)
+
+
 @pytest.mark.parametrize(
-    ("when", "expected", "told"),
+    ("broker", "expected", "told"),
     [
-        ((40.0, [], None), ("m0",), "the broker has not confirmed that it has the question"),
-        ((0.0, [0.1], 20.0), None, "the connection was lost while machines answered"),
-        ((0.0, [0.1], 20.0), ("m0", "m1"), "the connection was lost while machines answered"),
-        ((0.0, [0.1], 2.0), ("m0",), None),  # all that are known have answered
+        ((40.0, []), ("m0",), "the broker has not confirmed that it has the question .*: no connection"),
+        ((0.0, [0.1], LOST), None, "the connection was lost while machines answered: no connection"),
+        ((0.0, [0.1], LOST), ("m0", "m1"), "the connection was lost while machines answered: no connection"),
+        ((0.0, [0.1], (2.0, "number", None)), ("m0",), False),  # all that are known have answered
+        ((0.0, [0.1], MADE_AGAIN), ("m0", "m1"), "the connection was lost for a while"),
+        ((0.0, [0.1, 25.0], MADE_AGAIN), ("m0", "m1"), False),
+        ((0.0, [0.1], MADE_AGAIN), None, True),
     ],
 )
 def test_nobody_is_missing_when_it_is_the_broker_that_is(
     monkeypatch: pytest.MonkeyPatch,
-    when: tuple[float, list[float], float | None],
+    broker: tuple[Any, ...],
     expected: tuple[str, ...] | None,
-    told: str | None,
+    told: str | bool,
 ) -> None:
-    """``when``: it confirms, machines answer, and it goes."""
+    """``told``: an error; or whether more may be coming."""
 
     async def go() -> None:
-        connection = ScriptedConnection(asyncio.get_running_loop(), *when)
+        connection = ScriptedConnection(asyncio.get_running_loop(), *broker)
         monkeypatch.setattr(discovery, "monotonic", lambda: connection.now)
         asking = discovery._Asking(connection, None, expected)  # type: ignore[arg-type] # it has what is used here
-        with pytest.raises(MessagingError, match=f"{told}.*: no connection") if told else nullcontext():
-            await asking.ask(Targets(), 30.0, 3.0)
+        with pytest.raises(MessagingError, match=told) if isinstance(told, str) else nullcontext():
+            assert (await asking.ask(Targets(), 30.0, 3.0)).still_coming is told
 
     asyncio.run(go())
 

@@ -100,8 +100,8 @@ async def discover(
             silent for seconds before three quarters of the answers come.
 
     Raises:
-        MessagingError: no connection, or the broker does not take the question. ConnectionLost also: there is none at
-            the end of the wait, in which more might have come.
+        MessagingError: no connection, or the broker does not take the question. ConnectionLost also: it was lost
+            in the wait, and answers that are expected are missing; or there is none at the end, and nobody is expected.
     """
     connection = pool.acquire_asyncio(connector, asyncio.get_running_loop())
     asking = _Asking(connection, authenticator, expected)
@@ -171,10 +171,15 @@ class _Asking:
             raise AdapterError(f"the broker refused a question to the fleet: {reason}")
         if outcome is Outcome.UNKNOWN and not (found.cards or found.refused):
             raise AdapterError(f"the broker has not confirmed that it has the question to the fleet: {reason}")
-        if found.asked and self._expected != set() and not self._subscription.active:
+        subscription = self._subscription
+        if found.asked and self._expected != set() and not subscription.active:
             raise ConnectionLost(f"the connection was lost while machines answered: {connection.state}")
+        # One that was made again may have missed answers; and a broker that has started anew has lost the question.
+        missed = found.asked and subscription.made > 1
+        if missed and self._expected:
+            raise ConnectionLost("the connection was lost for a while, and perhaps answers, or the question, with it")
         found.seconds = max(0.0, self._heard - begun)
-        found.still_coming = found.asked and self._last > deadline - _QUIET
+        found.still_coming = found.asked and (self._last > deadline - _QUIET or (missed and self._expected is None))
         return found
 
     def stop(self) -> None:
