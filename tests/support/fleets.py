@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from gofer.fleet import Outcome
 from gofer.fleet.discovery import discover
 from gofer.messaging.connector import Connector
@@ -114,8 +115,7 @@ def _command(*arguments: str) -> list[str]:
 
 def watches(command: subprocess.Popen[str], state: Path) -> bool:
     """Tell whether a command has opened the record of runs."""
-    files = f"/proc/{command.pid}/fd"
-    return any(os.path.realpath(f"{files}/{one}") == str(state / "runs.db") for one in os.listdir(files))
+    return any(file.path == str(state / "runs.db") for file in psutil.Process(command.pid).open_files())
 
 
 def kinds(outcomes: Iterable[Outcome]) -> dict[str, str]:
