@@ -307,8 +307,8 @@ class Lifecycle:
         self.reject(request, Refusal("sn.conflict", "another request with this serial number is known", request.sn))
 
     def _not_kept(self, request: Received, failed: Unavailable) -> None:
-        text = "the agent cannot record the request"
-        self.reject(request, Refusal("ledger.unavailable", text, str(failed)))
+        refusal = Refusal("ledger.unavailable", "the agent cannot record the request", str(failed))
+        self._persistence.revoke(request, partial(self.reject, request, refusal))
 
     def _end(
         self,

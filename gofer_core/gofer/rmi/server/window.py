@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -153,20 +153,25 @@ class Window:
         Raises:
             Unavailable: the disk cannot be read.
         """
-        others = set(sns) - self.mine
-        try:
-            rows = self._store.call(partial(requests.pull_these, sns, self.mine))
-        except Unavailable:
-            self.mine.difference_update(others)
-            raise
+        rows = self._read(partial(requests.pull_these, sns, self.mine))
         return [request for row in rows if (request := self.take_up(row, channel)) is not None]
+
+    def _read(self, pull: Callable[[sqlite3.Connection], list[Row]]) -> list[Row]:
+        rows: list[Row] = []
+        try:
+            self._store.call(lambda file: rows.extend(pull(file)))
+        except Unavailable:
+            # A store that has not answered in time may read them yet; nobody takes them up then.
+            self._store.post(lambda file: None, lambda *_: self.mine.difference_update(row.sn for row in rows))
+            raise
+        return rows
 
     def pull_all(self, channel: Channel) -> list[Received]:
         """Take all requests of a plugin that wait on the disk, to be rejected. Waits for the disk."""
         found: list[Received] = []
         try:
             work = partial(requests.pull, channel.service.name, _CHUNK, self._bytes, self.mine)
-            while channel.backlog.count and (rows := self._store.call(work)):
+            while channel.backlog.count and (rows := self._read(work)):
                 found += [request for row in rows if (request := self.take_up(row, channel)) is not None]
         except Unavailable as failed:
             log.error("plugin %s: its requests in the ledger stay there: %s", channel.service.name, failed)

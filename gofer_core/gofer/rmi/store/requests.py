@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ANSWERING", "CANCELLED", "DAY", "DONE", "INTERRUPTED", "MOST_KEPT", "QUEUED", "RUNNING", "UNDELIVERABLE",
     "Record", "Row", "absent", "begin", "bury", "buried", "claim", "clean", "count", "count_all", "decode", "drop",
-    "find", "keep", "known", "kept", "light", "load", "pull", "pull_these", "remove", "revive", "rows", "settle",
-    "take", "trim",
+    "find", "keep", "known", "kept", "light", "load", "pull", "pull_these", "remove", "revive", "revoke", "rows",
+    "settle", "take", "trim",
 ]  # fmt: skip
 
 DAY = 86_400.0  # seconds
@@ -139,6 +139,12 @@ def settle(sn: str, result: bytes, file: sqlite3.Connection, *, whole: bool = Fa
         " WHERE sn = ? AND state <> ?",
         (INTERRUPTED if whole else DONE, result, time.time(), sn, INTERRUPTED),
     )
+
+
+def revoke(sn: str, digest: bytes, file: sqlite3.Connection) -> None:
+    """Forget a request that was rejected: it must not run. Another one of its number, and what has ended, stay."""
+    which = "sn = ? AND digest = ? AND state IN (?, ?)"
+    file.execute(f"DELETE FROM requests WHERE {which}", (sn, digest, QUEUED, RUNNING))  # noqa: S608 - our own words
 
 
 def remove(sn: str, file: sqlite3.Connection) -> None:
