@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from gofer.errors import Cancelled, Rejected
+from gofer.errors import Cancelled, Interrupted, Rejected
 from gofer.proxy import Agent
 from gofer.rmi.store import requests
 from support import kennel, receiving
 from support.baddisk import BadDisk
-from support.danger import counted_in, ledger_of, open_in, served, there
+from support.danger import counted_in, died, ledger_of, open_in, served, there
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.probe import runs
@@ -117,6 +117,20 @@ def test_a_cancel_that_a_full_disk_cannot_keep_says_so(broker: LocalBroker, root
         with pytest.raises(Cancelled):
             later()
         assert not (tmp_path / "note").exists()
+
+
+@pytest.mark.slow
+def test_what_may_have_run_before_is_not_said_to_be_rejected(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    disk = BadDisk(tmp_path, "ledger")
+    with served(broker, root, "before", wrapper=disk.wrapper) as (process, agent), ThreadPoolExecutor(1) as threads:
+        assert asked(agent, tmp_path / "first") == "done"
+        killer = threads.submit(agent.Danger().kill, str(tmp_path / "kill"))
+        died(process)
+        disk.fail()
+        process.start()
+        with pytest.raises(Interrupted, match=r"may have been started before, .* cannot be used"):
+            killer.result(60)
+        assert runs(tmp_path / "kill") == {"kill": 1}
 
 
 @pytest.mark.slow
