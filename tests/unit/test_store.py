@@ -14,12 +14,9 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from gofer.rmi.server.channel import Channel
-from gofer.rmi.server.in_flight import Registry
-from gofer.rmi.server.window import Window
 from gofer.rmi.store import Database, Unavailable, requests, schema
 from support.waiting import eventually
 
@@ -270,25 +267,6 @@ def test_what_has_begun_may_still_be_done(store: Database, monkeypatch: pytest.M
         store.call(slow)
     held.set()
     assert [row[0] for row in rows(store)] == ["late"]
-
-
-def test_what_is_read_too_late_is_read_again(store: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gofer.rmi.store.database._WAIT", 1)
-    held, window = threading.Event(), Window(Registry(), store)
-    store.call(partial(requests.take, [record("waits")]))
-    pull = requests.pull_these
-
-    def slow(*args: Any) -> Any:
-        found = pull(*args)
-        held.wait(30)
-        return found
-
-    monkeypatch.setattr("gofer.rmi.store.requests.pull_these", slow)
-    with pytest.raises(Unavailable):
-        window.pull_these(cast("Channel", None), ["waits"])
-    assert window.mine == {"waits"}
-    held.set()
-    eventually(lambda: not window.mine)
 
 
 def test_an_entry_that_cannot_be_written_costs_no_other(store: Database, caplog: pytest.LogCaptureFixture) -> None:

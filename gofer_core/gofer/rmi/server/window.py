@@ -153,16 +153,27 @@ class Window:
         Raises:
             Unavailable: the disk cannot be read.
         """
-        rows = self._read(partial(requests.pull_these, sns, self.mine))
+        rows = self._pulled(channel, partial(requests.pull_these, sns, self.mine))
         return [request for row in rows if (request := self.take_up(row, channel)) is not None]
 
-    def _read(self, pull: Callable[[sqlite3.Connection], list[Row]]) -> list[Row]:
+    def _pulled(self, channel: Channel, work: Callable[[sqlite3.Connection], list[Row]]) -> list[Row]:
+        """Wait for rows that are pulled. Those for which that cannot be waited go back to the disk."""
         rows: list[Row] = []
+
+        def pull(file: sqlite3.Connection) -> None:
+            rows[:] = work(file)
+
+        def give_back(*_: object) -> None:
+            for row in rows:
+                if channel.over:
+                    self.mine.discard(row.sn)
+                else:
+                    self._leave_to_disk(channel, row.sn)
+
         try:
-            self._store.call(lambda file: rows.extend(pull(file)))
+            self._store.call(pull)
         except Unavailable:
-            # A store that has not answered in time may read them yet; nobody takes them up then.
-            self._store.post(lambda file: None, lambda *_: self.mine.difference_update(row.sn for row in rows))
+            self._store.post(lambda file: None, give_back)  # behind that: it may be done yet
             raise
         return rows
 
@@ -171,7 +182,7 @@ class Window:
         found: list[Received] = []
         try:
             work = partial(requests.pull, channel.service.name, _CHUNK, self._bytes, self.mine)
-            while channel.backlog.count and (rows := self._read(work)):
+            while channel.backlog.count and (rows := self._pulled(channel, work)):
                 found += [request for row in rows if (request := self.take_up(row, channel)) is not None]
         except Unavailable as failed:
             log.error("plugin %s: its requests in the ledger stay there: %s", channel.service.name, failed)

@@ -176,9 +176,9 @@ def pull(plugin: str, most: int, size: int, mine: set[str], file: sqlite3.Connec
         if len(found) >= most or left <= 0:
             break
         if sn not in mine:
-            mine.add(sn)
             found.append(Row(*file.execute(f"{_SELECT} WHERE number = ?", (number,)).fetchone()))
             left -= len(found[-1].body)
+    mine.update(row.sn for row in found)
     return found
 
 
