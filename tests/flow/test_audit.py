@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from gofer.errors import GoferError, NotAuthorized, Rejected, SecretNotMatched
 from gofer_plugin_audit.chain import Verification, read_line
 from gofer_plugin_audit.log import files_in
+from support.baddisk import BadDisk
 from support.goferd import AgentProcess
 from support.guarded import Guarded
 from support.localbroker import LocalBroker
@@ -79,15 +81,21 @@ class House(Guarded):
         return looked
 
 
-@pytest.fixture
-def house(root: Path, tmp_path: Path) -> Iterator[House]:
+@contextmanager
+def housed(root: Path, tmp_path: Path, wrapper: tuple[str, ...] = ()) -> Iterator[House]:
     with (
         LocalBroker(str(tmp_path / "broker.sock")) as broker,
-        AgentProcess(root, path=(tmp_path,)) as process,
+        AgentProcess(root, path=(tmp_path,), wrapper=wrapper) as process,
     ):
         one = House(process, broker, tmp_path)
         one.code("dog", DOG)
         one.describe("dog", "Admin.* = *\nDog.* = alice")
+        yield one
+
+
+@pytest.fixture
+def house(root: Path, tmp_path: Path) -> Iterator[House]:
+    with housed(root, tmp_path) as one:
         yield one
 
 
@@ -253,6 +261,31 @@ def test_on_a_full_disk_nothing_runs_or_the_log_says_how_much_it_lacks(
     assert lost() >= asked
     house.process.stop()
     assert len(house.verified().notes) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sync", ["0", "1h"])  # before each call; or when a new file is begun
+def test_a_log_that_the_disk_has_failed_to_sync_is_not_continued(root: Path, tmp_path: Path, sync: str) -> None:
+    disk = BadDisk(tmp_path, "/audit/")
+    with housed(root, tmp_path, disk.wrapper) as house:
+        house.audit(f"sync = {sync}\nmax_size = 64K")
+        started(house)
+        with house.agent("alice") as alice:
+
+            def refused() -> bool:
+                try:
+                    alice.Dog().bark()
+                except NotAuthorized as error:
+                    return "Input/output error when it was synced; reload the plugin" in str(error)
+                return False
+
+            disk.fail()
+            eventually(refused)
+            disk.heal()
+            assert refused()
+            manage(house.root, do="reload", which="audit")
+            assert alice.Dog().bark() == "bark"
+        house.verified()
 
 
 @pytest.mark.slow

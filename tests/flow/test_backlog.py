@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -124,6 +125,29 @@ def test_when_the_disk_cannot_be_read_the_rest_is_cancelled_and_that_is_said(ser
     criteria = serving.requests.by_criteria(serving.plugin, {"match": {"n": 2}}, after=both)
     assert criteria.exception(30) is not None
     assert both.exception(30) is not None
+
+
+@pytest.mark.parametrize("how", ["criteria", "number"])
+def test_what_a_disk_reads_for_nobody_any_more_still_runs(
+    serving: Served, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    _, *documents = waiting(serving, *range(8))
+    read, goes_on = requests.pull_these, threading.Event()
+
+    def hang(*given: Any) -> Any:
+        goes_on.wait()
+        return read(*given)
+
+    monkeypatch.setattr(requests, "pull_these", hang)
+    monkeypatch.setattr("gofer.rmi.store.database._WAIT", 1)
+    cancel = serving.requests.cancel_those if how == "criteria" else serving.requests.cancel
+    with pytest.raises(RuntimeError, match=r"in the ledger cannot be read: .* within 1 s"):
+        cancel({"in": [5, 6]} if how == "criteria" else documents[5]["sn"])
+    goes_on.set()
+    kennel.gate.open.set()
+    for n, document in enumerate(documents):
+        assert serving.caller.end(document["sn"])["result"] == {"retval": [n, LARGE]}
+    serving.idle()
 
 
 def test_what_cannot_be_read_again_stays_and_costs_no_other(serving: Served, caplog: pytest.LogCaptureFixture) -> None:

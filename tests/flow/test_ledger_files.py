@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from gofer.errors import Cancelled, Rejected
+from gofer.errors import Cancelled, Interrupted, Rejected
 from gofer.proxy import Agent
 from gofer.rmi.store import requests
 from support import kennel, receiving
-from support.danger import counted_in, ledger_of, served, there
+from support.baddisk import BadDisk
+from support.danger import counted_in, died, ledger_of, open_in, served, there
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
 from support.probe import runs
@@ -116,6 +117,48 @@ def test_a_cancel_that_a_full_disk_cannot_keep_says_so(broker: LocalBroker, root
         with pytest.raises(Cancelled):
             later()
         assert not (tmp_path / "note").exists()
+
+
+@pytest.mark.slow
+def test_what_may_have_run_before_is_not_said_to_be_rejected(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    disk = BadDisk(tmp_path, "ledger")
+    with served(broker, root, "before", wrapper=disk.wrapper) as (process, agent), ThreadPoolExecutor(1) as threads:
+        assert asked(agent, tmp_path / "first") == "done"
+        killer = threads.submit(agent.Danger().kill, str(tmp_path / "kill"))
+        died(process)
+        disk.fail()
+        process.start()
+        with pytest.raises(Interrupted, match=r"may have been started before, .* cannot be used"):
+            killer.result(60)
+        assert runs(tmp_path / "kill") == {"kill": 1}
+
+
+@pytest.mark.slow
+def test_what_a_disk_has_failed_to_sync_neither_runs_after_its_rejection_nor_again(
+    broker: LocalBroker, root: Path, tmp_path: Path
+) -> None:
+    disk = BadDisk(tmp_path, "ledger")
+    with served(broker, root, "syncs", threads=2, wrapper=disk.wrapper) as (process, agent):
+        assert asked(agent, tmp_path / "first") == "done"
+        with ThreadPoolExecutor(1) as threads:
+            slow = threads.submit(agent.Probe().note, str(tmp_path / "slow"), "slow", until=str(tmp_path / "go"))
+            eventually((tmp_path / "slow").exists)
+            disk.fail()
+            assert asked(agent, tmp_path / "refused") == "ledger.unavailable"
+            agent(wait=0, ttl=600).Probe().note(str(tmp_path / "refused"), "posted")
+            agent.flush(30)
+            # Its broker goes on holding it, and the agent tries to take it over.
+            eventually(lambda: counted_in(process, "state = 'running'") == 1)
+            (tmp_path / "go").touch()
+            assert slow.result(30) == "slow"
+        disk.heal()
+        is_used_again(process, agent, tmp_path)
+        eventually(lambda: open_in(process) == 0)
+        process.stop()
+        process.start()
+        eventually(lambda: there(agent))
+        assert runs(tmp_path / "slow") == {"slow": 1}
+        assert not (tmp_path / "refused").exists()
 
 
 def test_a_place_where_something_else_is(broker: LocalBroker, root: Path, tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ gofer.rmi.store: Database Unavailable
 gofer.rmi.store.database: Database Unavailable Work
 gofer.rmi.store.requests: ANSWERING CANCELLED DAY DONE INTERRUPTED MOST_KEPT QUEUED RUNNING Record Row UNDELIVERABLE
     absent begin buried bury claim clean count count_all decode drop find keep kept known light load pull pull_these
-    remove revive rows settle take trim
+    remove revive revoke rows settle take trim
 gofer.rmi.store.schema: VERSION boot prepare recover version_of
 gofer.root: Root sync
 gofer.sections: Content Guards Sections Unreadable decode has_comment parse_ini parse_json

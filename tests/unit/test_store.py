@@ -245,6 +245,30 @@ def test_a_locked_file_fails_what_is_asked_and_is_tried_again(
     assert "can be used again" in caplog.text
 
 
+def test_what_nobody_waits_for_any_more_is_not_done(store: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gofer.rmi.store.database._WAIT", 1)
+    held = threading.Event()
+    store.post(lambda file: held.wait(30))
+    with pytest.raises(Unavailable, match=r"has not answered within 1 s$"):
+        store.call(partial(requests.take, [record("late")]))
+    held.set()
+    assert rows(store) == []
+
+
+def test_what_has_begun_may_still_be_done(store: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gofer.rmi.store.database._WAIT", 1)
+    held = threading.Event()
+
+    def slow(file: sqlite3.Connection) -> None:
+        requests.take([record("late")], file)
+        held.wait(30)
+
+    with pytest.raises(Unavailable, match="may still be done"):
+        store.call(slow)
+    held.set()
+    assert [row[0] for row in rows(store)] == ["late"]
+
+
 def test_an_entry_that_cannot_be_written_costs_no_other(store: Database, caplog: pytest.LogCaptureFixture) -> None:
     held, told = threading.Event(), []
     store.post(lambda file: held.wait(10))  # what comes meanwhile is one group
@@ -371,6 +395,9 @@ def test_a_file_whose_maker_was_killed_is_not_a_corrupt_one(
     killed = f"""
 import os, pkgutil
 from pathlib import Path
+from gofer.rmi.server.channel import Channel
+from gofer.rmi.server.in_flight import Registry
+from gofer.rmi.server.window import Window
 from gofer.rmi.store import Database
 setattr(pkgutil.resolve_name({module!r}), {name!r}, lambda *_: os._exit(9))
 Database(Path({str(tmp_path)!r}), lambda: None).call(lambda file: None)

@@ -262,6 +262,7 @@ def _required(given: dict[str, Any]) -> Any:
 async def _show(run: Run | Watch, given: dict[str, Any]) -> int:
     """Run it, or follow it; print what comes, and return the exit status."""
     from gofer.fleet import Run
+    from gofer.fleet.state import StateError
 
     require = _required(given).of(len(run))
     resume, cancel = (shlex.join([*fleet_words(), word, run.id]) for word in ("resume", "cancel"))
@@ -275,6 +276,11 @@ async def _show(run: Run | Watch, given: dict[str, Any]) -> int:
         if isinstance(run, Run):
             complain("gofer fleet", f"interrupted; to go on: {resume}; to stop it: {cancel}")
         raise
+    except StateError as failed:
+        if not isinstance(run, Run):
+            raise
+        complain("gofer fleet", f"{failed}; run {run.id} has not ended; to go on when the file can be used: {resume}")
+        return 2
     print_report(run, given)
     if run.stopped is not None:
         complain("gofer fleet", f"run {run.id} was stopped: {run.stopped}; to go on: {resume}")

@@ -133,7 +133,7 @@ class AuditLog:
                 self._append(RECOVERED, told, b"\n")
                 self._torn = b""
             if self._size >= self._max_size and not self._fresh:
-                os.fdatasync(self._file)
+                self._sync_file(self._file)
                 self._create()
             if self._fresh and not begin:
                 dropped = [] if self._keep is None else files_in(self._directory)[: -self._keep]
@@ -198,13 +198,19 @@ class AuditLog:
             with self._lock:
                 file, written = os.dup(self._file), self._seq
             try:
-                os.fdatasync(file)
-            except OSError as failed:
-                self._broken = failed  # the kernel does not try again: nobody knows what of it is on the disk
-                raise
+                self._sync_file(file)
             finally:
                 os.close(file)
             self._synced = written
+
+    def _sync_file(self, file: int) -> None:
+        try:
+            os.fdatasync(file)
+        except OSError as failed:
+            # The kernel does not try again: nobody knows what of it is on the disk.
+            text = f"{failed.strerror} when it was synced; reload the plugin, or restart the agent, when the disk works"
+            self._broken = OSError(failed.errno, text)
+            raise self._broken from failed
 
     def _sync_again(self) -> None:
         while not self._stopping.wait(self._sync):

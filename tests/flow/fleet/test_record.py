@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -257,6 +258,7 @@ def test_damage_in_the_middle_of_a_run_is_reported_and_nothing_runs_twice(
         if damage == "full":
             assert (command.returncode, "/runs.db: cannot be used: " in told) == (2, True), told
             assert "Traceback" not in told
+            assert re.search(r"; run (\S+) has not ended; to go on .*: gofer fleet resume \1$", told), told
         resumed = gofer("resume", "last")
         ran = Counter((tmp_path / "runs").read_text().split())
     assert max(ran.values()) == 1

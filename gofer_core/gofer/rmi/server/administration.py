@@ -222,7 +222,9 @@ class Administration:
         while rows := self.store.call(partial(requests.rows, channel.service.name, [requests.QUEUED], after, _CHUNK)):
             after = rows[-1].number
             mine = (row for row in rows if owner is None or row.identity == owner.identity)
-            found += self._cancel_rows(channel, [row.sn for row in mine if _meets(criteria, row.body)])
+            meant = [row.sn for row in mine if _meets(criteria, row.body)]
+            rows.clear()  # those that are meant are read again, and may be large
+            found += self._cancel_rows(channel, meant)
             while channel.publisher.pending > _UNSETTLED:
                 time.sleep(_PAUSE)
         return found
@@ -232,13 +234,14 @@ class Administration:
         name = channel.service.name
         try:
             row = self.store.call(partial(requests.find, sn))
+            waits = row is not None and row.state == requests.QUEUED and row.plugin == name
+            if row is not None and waits and owner is not None and row.identity != owner.identity:
+                raise _not_yours(sn)
+            cancelled = self._cancel_rows(channel, [sn], pull=waits)
         except Unavailable as failed:
             self.tombstones.expect(name, sn, owner)
             raise RuntimeError(f"{_LATER}; those that wait in the ledger cannot be read: {failed}") from None
-        waits = row is not None and row.state == requests.QUEUED and row.plugin == name
-        if row is not None and waits and owner is not None and row.identity != owner.identity:
-            raise _not_yours(sn)
-        if self._cancel_rows(channel, [sn], pull=waits):
+        if cancelled:
             self._answer(answer, [sn])
         else:
             self.tombstones.expect(name, sn, owner)

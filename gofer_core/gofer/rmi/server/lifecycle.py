@@ -307,8 +307,14 @@ class Lifecycle:
         self.reject(request, Refusal("sn.conflict", "another request with this serial number is known", request.sn))
 
     def _not_kept(self, request: Received, failed: Unavailable) -> None:
-        text = "the agent cannot record the request"
-        self.reject(request, Refusal("ledger.unavailable", text, str(failed)))
+        end: Callable[[], object]
+        if request.tries:  # a rejection would say that it did not run
+            text = f"{request.target}() may have been started before, and cannot be recorded to be run again: {failed}"
+            end = partial(self.fail, request, Interrupted(text))
+        else:
+            refusal = Refusal("ledger.unavailable", "the agent cannot record the request", str(failed))
+            end = partial(self.reject, request, refusal)
+        self._persistence.revoke(request, end)
 
     def _end(
         self,

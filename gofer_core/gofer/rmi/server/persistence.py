@@ -145,6 +145,7 @@ class Persistence:
                 continue
             self._mine.discard(request.key)
             request.kept = BROKER  # which goes on holding it
+            self._remember(request.key)  # what a disk has failed to write may be there all the same
             self._take_over_later(request)
             self._window.go_on(request)
 
@@ -201,6 +202,24 @@ class Persistence:
             request.kept = STORED
             raise AlreadyStarted(before.result)
         self._is_stored(request)
+
+    def revoke(self, request: Received, then: Callable[[], object]) -> None:
+        """Have a request not in the store that could not be recorded: what a disk has failed to write may be there.
+
+        Args:
+            then: called when it is not, or when the store cannot be used: then it is taken out as soon as that can be.
+        """
+        work = partial(requests.revoke, request.key, request.digest)
+
+        def done(_: None, failed: Unavailable | None) -> None:
+            if failed is None:
+                self._mine.discard(request.key)
+            else:
+                self._write_end(request.key, work)
+            then()
+
+        self._mine.add(request.key)  # first: it is not pulled before this is written
+        self._store.post(work, done)
 
     def begin(self, request: Received) -> None:
         """Write that a request begins now, if it was claimed: else the next agent takes the claim for no run.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -153,20 +153,36 @@ class Window:
         Raises:
             Unavailable: the disk cannot be read.
         """
-        others = set(sns) - self.mine
-        try:
-            rows = self._store.call(partial(requests.pull_these, sns, self.mine))
-        except Unavailable:
-            self.mine.difference_update(others)
-            raise
+        rows = self._pulled(channel, partial(requests.pull_these, sns, self.mine))
         return [request for row in rows if (request := self.take_up(row, channel)) is not None]
+
+    def _pulled(self, channel: Channel, work: Callable[[sqlite3.Connection], list[Row]]) -> list[Row]:
+        """Wait for rows that are pulled. Those for which that cannot be waited go back to the disk."""
+        rows: list[Row] = []
+
+        def pull(file: sqlite3.Connection) -> None:
+            rows[:] = work(file)
+
+        def give_back(*_: object) -> None:
+            for row in rows:
+                if channel.over:
+                    self.mine.discard(row.sn)
+                else:
+                    self._leave_to_disk(channel, row.sn)
+
+        try:
+            self._store.call(pull)
+        except Unavailable:
+            self._store.post(lambda file: None, give_back)  # behind that: it may be done yet
+            raise
+        return rows
 
     def pull_all(self, channel: Channel) -> list[Received]:
         """Take all requests of a plugin that wait on the disk, to be rejected. Waits for the disk."""
         found: list[Received] = []
         try:
             work = partial(requests.pull, channel.service.name, _CHUNK, self._bytes, self.mine)
-            while channel.backlog.count and (rows := self._store.call(work)):
+            while channel.backlog.count and (rows := self._pulled(channel, work)):
                 found += [request for row in rows if (request := self.take_up(row, channel)) is not None]
         except Unavailable as failed:
             log.error("plugin %s: its requests in the ledger stay there: %s", channel.service.name, failed)

@@ -121,19 +121,25 @@ class Database:
         """Have work done, and wait for it.
 
         Raises:
-            Unavailable: it was not done.
+            Unavailable: it was not done, as far as anybody can tell: what a disk has failed to write, or has not
+                answered for, may be there later. What is posted after this finds out.
         """
         ended = threading.Event()
         found: list[Any] = []
+        owner: dict[None, str] = {}  # of the work: who is first begins it, or gives it up
+
+        def begin(file: sqlite3.Connection) -> _T | None:
+            return work(file) if owner.setdefault(None, "store") == "store" else None
 
         def done(value: Any, failed: Unavailable | None) -> None:
             found[:] = [value, failed]
             ended.set()
 
-        self.post(work, done)
+        self.post(begin, done)
         # Second by second: one in which the whole process stood still (SIGSTOP, a suspended machine) counts as one.
         if not any(ended.wait(1.0) for _ in range(_WAIT)):
-            raise Unavailable(f"{self.path}: no answer within {_WAIT} s")
+            later = "; it may still be done" if owner.setdefault(None, "caller") == "store" else ""
+            raise Unavailable(f"the ledger {self.path} has not answered within {_WAIT} s{later}")
         if found[1] is not None:
             raise found[1]
         value: _T = found[0]
@@ -174,9 +180,11 @@ class Database:
             with self._changed:
                 self._wait_for_work()
                 group: list[_Piece] = []
-                # Work that somebody waits for goes first where all work is likely to fail.
-                for pieces in (self._kept, self._waiting) if self._error is None else (self._waiting, self._kept):
-                    group += [pieces.popleft() for _ in range(min(_GROUP - len(group), len(pieces)))]
+                # There is room first for what somebody waits for, where all work is likely to fail. What was kept is
+                # older, and done first.
+                room = _GROUP if self._error is None else max(0, _GROUP - len(self._waiting))
+                group += [self._kept.popleft() for _ in range(min(room, len(self._kept)))]
+                group += [self._waiting.popleft() for _ in range(min(_GROUP - len(group), len(self._waiting)))]
                 self._urgent = bool(self._waiting)
                 stopping = self._stopping and not self._waiting and not self._kept
             done = self._commit(group) if group else True
@@ -228,6 +236,7 @@ class Database:
             for attempt in (1, 2):
                 try:
                     file = self._file = self._file or self._open()
+                    before = file.total_changes
                     file.execute("BEGIN IMMEDIATE")
                     values = [_done(piece.work, file) for piece in group]
                     file.execute("COMMIT")
@@ -243,11 +252,21 @@ class Database:
                         continue
                     self._fail(why)
                 else:
-                    if self._error is not None:
+                    if self._error is not None and (file.total_changes > before or self._can_write(file)):
                         log.warning("the ledger %s can be used again", self.path)
                         self._error = None
                     return values
         raise AssertionError("not reached")
+
+    def _can_write(self, file: sqlite3.Connection) -> bool:
+        """Try to write: work that had nothing to write tells nothing of a full disk."""
+        try:
+            file.execute(f"PRAGMA user_version = {schema.VERSION}")
+        except Exception:  # noqa: BLE001 - as above; the work itself was done
+            self._close()
+            self._failed = time.monotonic()
+            return False
+        return True
 
     def _fail(self, why: Exception) -> None:
         text = f"the ledger {self.path} cannot be used: {why}"

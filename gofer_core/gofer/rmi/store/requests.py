@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ANSWERING", "CANCELLED", "DAY", "DONE", "INTERRUPTED", "MOST_KEPT", "QUEUED", "RUNNING", "UNDELIVERABLE",
     "Record", "Row", "absent", "begin", "bury", "buried", "claim", "clean", "count", "count_all", "decode", "drop",
-    "find", "keep", "known", "kept", "light", "load", "pull", "pull_these", "remove", "revive", "rows", "settle",
-    "take", "trim",
+    "find", "keep", "known", "kept", "light", "load", "pull", "pull_these", "remove", "revive", "revoke", "rows",
+    "settle", "take", "trim",
 ]  # fmt: skip
 
 DAY = 86_400.0  # seconds
@@ -141,6 +141,12 @@ def settle(sn: str, result: bytes, file: sqlite3.Connection, *, whole: bool = Fa
     )
 
 
+def revoke(sn: str, digest: bytes, file: sqlite3.Connection) -> None:
+    """Forget a request that was rejected: it must not run. Another one of its number, and what has ended, stay."""
+    which = "sn = ? AND digest = ? AND state IN (?, ?)"
+    file.execute(f"DELETE FROM requests WHERE {which}", (sn, digest, QUEUED, RUNNING))  # noqa: S608 - our own words
+
+
 def remove(sn: str, file: sqlite3.Connection) -> None:
     """Forget a request."""
     file.execute("DELETE FROM requests WHERE sn = ?", (sn,))
@@ -170,9 +176,9 @@ def pull(plugin: str, most: int, size: int, mine: set[str], file: sqlite3.Connec
         if len(found) >= most or left <= 0:
             break
         if sn not in mine:
-            mine.add(sn)
             found.append(Row(*file.execute(f"{_SELECT} WHERE number = ?", (number,)).fetchone()))
             left -= len(found[-1].body)
+    mine.update(row.sn for row in found)
     return found
 
 
