@@ -258,6 +258,21 @@ def test_a_request_that_nobody_takes_or_the_broker_refuses_ends_the_call() -> No
         sent().take((Outcome.REFUSED, "too large"))
 
 
+@pytest.mark.parametrize("heard", [[], [OURS % b"started"]])
+def test_one_that_the_agent_may_have_waits_on_when_the_broker_refuses_it(heard: list[bytes]) -> None:
+    call = sent(wait=30)
+    for body in heard:
+        call.take(read_reply(body))
+    call.take(LOST)
+    call.sent_before = True  # by the session: in another connection
+    call.sent()
+    assert call.take((Outcome.REFUSED, "ACCESS_REFUSED")) is Next.WAIT
+    assert str(call.timeout("open")).endswith("Since then, the broker has refused: ACCESS_REFUSED (request a)")
+    assert call.take(None) is Next.SEND
+    assert call.take(read_reply(OURS % b"started")) is Next.WAIT
+    assert "refused" not in str(call.timeout("open"))
+
+
 def test_a_repeated_request_that_is_returned_is_sent_again_after_a_pause() -> None:
     """A restarted broker does not know the agent's queue at once."""
     call = sent()
