@@ -14,6 +14,7 @@ from gofer.messaging.adapter import Outcome
 from gofer.messaging.document import EXPIRED
 from gofer.rmi.client.call import Call, Next
 from gofer.rmi.client.notices import Notice, Resubscribed, read_reply
+from gofer.rmi.client.options import Options
 from gofer.rmi.client.session import complete
 from hypothesis import given
 from hypothesis import strategies as st
@@ -271,6 +272,12 @@ def test_one_that_the_agent_may_have_waits_on_when_the_broker_refuses_it(heard: 
     assert call.take(None) is Next.SEND
     assert call.take(read_reply(OURS % b"started")) is Next.WAIT
     assert "refused" not in str(call.timeout("open"))
+
+
+def test_one_that_an_earlier_process_has_sent_waits_on_when_the_broker_refuses_it() -> None:
+    call = Call({"sn": "a", "again": True, "routing": [None, "queue"]}, Options(), lambda: None)
+    call.sent()
+    assert call.take((Outcome.REFUSED, "ACCESS_REFUSED")) is Next.WAIT
 
 
 def test_a_repeated_request_that_is_returned_is_sent_again_after_a_pause() -> None:

@@ -82,8 +82,9 @@ class Call:
         #: The session's notes: the message's token at the connection, in which subscription it was sent, and the token
         #: that the connection has forgotten, as its reply has come.
         self.token = self.sent_in = self.forgotten = 0
-        #: Whether it was sent over a connection, or for a reply queue, that is gone: the agent may have it.
-        self.sent_before = False
+        #: Whether it was sent by an earlier process, over a connection, or for a reply queue, that is gone: the agent
+        #: may have it.
+        self.sent_before = "again" in document
         self._refusal = ""  # why the broker has not taken it again, or our reply queue
         self._disbelieved: dict[str, int] = {}  # why replies were not believed, and how many of these
         #: Told of each believed reply.
