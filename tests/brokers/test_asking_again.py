@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from gofer.errors import AdapterError
 from gofer.messaging.adapter import DeleteQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.thread_driver import ThreadConnection
@@ -21,6 +22,7 @@ from support.brokers.rabbitmq import RabbitMQ
 from support.goferd import AgentProcess
 from support.presence import answers
 from support.probe import PROBE, descriptor, runs
+from support.relays import Relay
 from support.waiting import eventually
 
 QUEUE = "probe-asked-again"
@@ -97,6 +99,33 @@ def test_a_reply_queue_deleted_under_a_caller_costs_no_answer(
         link.ask(DeleteQueue(queue))
         assert [call.result(30) for call in calls] == [f"n{n}" for n in range(4)]
     assert set(runs(trace).values()) == {1}
+
+
+@pytest.mark.parametrize("right", ["write", "configure"])
+def test_a_caller_whose_rights_are_taken_while_its_request_runs_gets_the_value_when_they_are_back(
+    rabbitmq: RabbitMQ, agent: Agent, tmp_path: Path, right: str
+) -> None:
+    """It waits on: an error that says "not run" would not be true. Another request is refused, and did not run."""
+    trace, over = tmp_path / "trace", tmp_path / "over"
+    rabbitmq.add_user("waiting", "secret")
+    with Relay(rabbitmq.port) as relay, ThreadPoolExecutor(1) as threads:
+        url = URL.parse(f"amqp://waiting:secret@127.0.0.1:{relay.port}")
+        with Agent(Connector(url, reconnect_max=0.5), QUEUE, wait=60) as caller:
+            runs_on = threads.submit(caller.Probe().note, str(trace), "first", 0, str(over))
+            eventually(lambda: runs(trace))
+            rights = {"configure": ".*", "write": ".*", "read": ".*"}
+            rabbitmq.api("PUT", "/permissions/%2F/waiting", rights | {right: ""})
+            before = relay.connections
+            relay.cut()
+            eventually(lambda: relay.connections > before)  # what is sent now is not sent over the old one
+            for _ in range(2):
+                with pytest.raises(AdapterError, match="ACCESS_REFUSED"):
+                    caller.Probe().note(str(trace), "second")
+            rabbitmq.api("PUT", "/permissions/%2F/waiting", rights)
+            over.touch()
+            assert runs_on.result(60) == "first"
+    rabbitmq.delete_user("waiting")
+    assert dict(runs(trace)) == {"first": 1}
 
 
 def test_a_request_over_the_brokers_limit_is_refused_alone(

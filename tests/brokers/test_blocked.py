@@ -73,3 +73,23 @@ def test_a_run_of_a_fleet_stops_and_names_whom_it_did_not_call(rabbitmq: RabbitM
             assert set(emulator.runs.values()) == {1}
 
     asyncio.run(go())
+
+
+@pytest.mark.parametrize("right", ["write", "configure"])
+def test_a_run_that_the_broker_refuses_has_reached_nobody(rabbitmq: RabbitMQ, tmp_path: Path, right: str) -> None:
+    """An outcome ``exception`` would say that the methods ran."""
+    rabbitmq.add_user("refused", "secret")
+    rights = {"configure": ".*", "write": ".*", "read": ".*"}
+    rabbitmq.api("PUT", "/permissions/%2F/refused", rights | {right: ""})
+
+    async def go() -> None:
+        async with Emulator(Connector(URL.parse(rabbitmq.url())), 4, Script(), prefix="refused") as emulator:
+            async with Fleet(rabbitmq.url("refused", "secret"), directory=tmp_path, wait=60) as fleet:
+                fleet.add(agent.card() for agent in emulator.agents)
+                summary = await fleet.where("all").Emulated().work(1)
+            assert summary.counts == {"unreachable": 4}
+            assert all("ACCESS_REFUSED" in one.value for one in summary.outcomes)
+            assert not emulator.runs
+
+    asyncio.run(go())
+    rabbitmq.delete_user("refused")

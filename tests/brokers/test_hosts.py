@@ -207,6 +207,28 @@ def test_certificates_are_read_at_each_try(
 
 
 @pytest.mark.usefixtures("served")
+def test_an_address_of_a_name_that_hangs_up_does_not_keep_from_the_next(
+    rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A balancer in front of nobody takes connections, too."""
+    resolve = socket.getaddrinfo
+    with Relay() as balancer:
+        ports = [balancer.port, rabbitmq.port]
+
+        def look_up(host: str, port: int, *how: Any, **options: Any) -> Any:
+            if host != "two.example" or options.get("flags"):
+                return resolve(host, port, *how, **options)
+            return [found for port in ports for found in resolve("127.0.0.1", port, *how, **options)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        with Agent(connector("two.example"), QUEUE, wait=20) as agent:
+            with pytest.raises(ConnectionLost):
+                agent.Probe().echo("nobody")
+            assert agent.Probe().echo("the other one") == "the other one"
+        assert balancer.connections == 1
+
+
+@pytest.mark.usefixtures("served")
 def test_names_are_resolved_at_each_try(first: Relay, second: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name moves to another machine: the next connection goes there."""
     resolve, ports = socket.getaddrinfo, [first.port]

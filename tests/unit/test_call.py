@@ -14,6 +14,7 @@ from gofer.messaging.adapter import Outcome
 from gofer.messaging.document import EXPIRED
 from gofer.rmi.client.call import Call, Next
 from gofer.rmi.client.notices import Notice, Resubscribed, read_reply
+from gofer.rmi.client.options import Options
 from gofer.rmi.client.session import complete
 from hypothesis import given
 from hypothesis import strategies as st
@@ -256,6 +257,27 @@ def test_a_request_that_nobody_takes_or_the_broker_refuses_ends_the_call() -> No
         sent().take((Outcome.RETURNED, "NO_ROUTE"))
     with pytest.raises(AdapterError, match=r"Dog\.bark\(\) at 'queue': the broker refused the request: too large"):
         sent().take((Outcome.REFUSED, "too large"))
+
+
+@pytest.mark.parametrize("heard", [[], [OURS % b"started"]])
+def test_one_that_the_agent_may_have_waits_on_when_the_broker_refuses_it(heard: list[bytes]) -> None:
+    call = sent(wait=30)
+    for body in heard:
+        call.take(read_reply(body))
+    call.take(LOST)
+    call.sent_before = True  # by the session: in another connection
+    call.sent()
+    assert call.take((Outcome.REFUSED, "ACCESS_REFUSED")) is Next.WAIT
+    assert str(call.timeout("open")).endswith("Since then, the broker has refused: ACCESS_REFUSED (request a)")
+    assert call.take(None) is Next.SEND
+    assert call.take(read_reply(OURS % b"started")) is Next.WAIT
+    assert "refused" not in str(call.timeout("open"))
+
+
+def test_one_that_an_earlier_process_has_sent_waits_on_when_the_broker_refuses_it() -> None:
+    call = Call({"sn": "a", "again": True, "routing": [None, "queue"]}, Options(), lambda: None)
+    call.sent()
+    assert call.take((Outcome.REFUSED, "ACCESS_REFUSED")) is Next.WAIT
 
 
 def test_a_repeated_request_that_is_returned_is_sent_again_after_a_pause() -> None:

@@ -145,6 +145,26 @@ class TestTcp:
             with open_wire(connector(1, "many.example"), 1.5) as sock:
                 assert sock.sock.getpeername()[:2] == ("::1", port)
 
+    def test_each_try_begins_at_another_address(self, resolver: Resolver) -> None:
+        """One that takes connections and then says nothing is not the first of all tries."""
+        with listening() as (_, one), listening("::1") as (_, two):
+            resolver(("127.0.0.1", one), ("::1", two))
+            ports = []
+            for tried in range(4):
+                with open_wire(connector(1, "many.example"), WAIT, tried) as wire:
+                    ports.append(wire.sock.getpeername()[1])
+            assert ports == [one, two, one, two]
+
+    def test_each_address_of_each_host_is_the_first_of_some_try(self, resolver: Resolver) -> None:
+        with listening() as (_, one), listening("::1") as (_, two), listening() as (_, three):
+            resolver(("127.0.0.1", one), ("::1", two))
+            url = URL.parse(f"amqp://many.example:1,127.0.0.1:{three}")
+            ports = []
+            for tried in range(4):
+                with open_wire(Connector(url), WAIT, tried) as wire:
+                    ports.append(wire.sock.getpeername()[1])
+            assert ports == [one, three, two, three]
+
     def test_the_reasons_of_all_addresses_are_reported(self, resolver: Resolver) -> None:
         with listening() as (_, refusing):
             pass
@@ -278,6 +298,24 @@ class TestTls:
             pytest.raises(ConnectionLost, match=f"127.0.0.1:{port}"),
         ):
             open_wire(connector(port, scheme="amqps"), WAIT)
+
+    def test_an_address_that_says_nothing_to_the_handshake_leaves_time_for_the_next(
+        self, resolver: Resolver, certificates: Certificates
+    ) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificates.server, certificates.server_key)
+
+        def serve(sock: socket.socket) -> None:
+            threading.Event().wait(0.2)  # a far one
+            with context.wrap_socket(sock, server_side=True) as secure:
+                secure.sendall(b"hello")
+                secure.recv(1)
+
+        with listening() as (_, silent), served(serve) as port:
+            resolver(("127.0.0.1", silent), ("127.0.0.1", port))
+            at = connector(1, "localhost", "amqps", cacert=str(certificates.authority))
+            with open_wire(at, 2.0) as wire:
+                assert greeting(wire) == b"hello"
 
     def test_a_handshake_that_does_not_end_is_given_up_in_time(self) -> None:
         with listening() as (_, port):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from gofer.aio import AsyncioSession
 from gofer.errors import (
+    AdapterError,
     Cancelled,
     ConnectionLost,
     DispatchError,
@@ -48,7 +49,7 @@ _LOOK_FOR_CANCEL = 0.5
 
 #: The outcomes that exceptions of a call are; the first that fits counts.
 _MEANINGS = (
-    ((NotFound, ConnectionLost), "unreachable"),
+    ((NotFound, ConnectionLost, AdapterError), "unreachable"),
     ((Interrupted,), "interrupted"),
     ((Cancelled,), "cancelled"),
     ((Rejected, DispatchError), "refused"),
@@ -63,9 +64,9 @@ class Outcome(NamedTuple):
     """How the request of one machine has ended, or stands.
 
     ``kind``: ``value``; ``exception`` (the method raised); ``refused`` (by the agent); ``interrupted`` (started, and
-    how far it got is not known); ``cancelled``; ``unreachable`` (nobody listens there, or no word in time); ``queued``
-    (the broker holds it until its ttl is over); ``running`` (the agent has it); ``untouched`` (the run was stopped
-    before). ``value``: the value, else a sentence.
+    how far it got is not known); ``cancelled``; ``unreachable`` (nobody listens there, the broker refused the request,
+    or no word in time); ``queued`` (the broker holds it until its ttl is over); ``running`` (the agent has it);
+    ``untouched`` (the run was stopped before). ``value``: the value, else a sentence.
     """
 
     name: str

@@ -34,7 +34,9 @@ def open_wire(connector: Connector, timeout: float, tried: int = 0) -> Wire:
 
     Args:
         timeout: seconds for all of it: resolving the name, connecting, and the TLS handshake.
-        tried: how many connections were tried before: with several hosts each begins at the next one.
+        tried: how many connections were tried before: with several hosts each begins at the next one, and when all
+            were first, at the next address of each. One that takes connections and then says nothing must not be the
+            first of all tries.
 
     Returns:
         A connection whose socket has TCP_NODELAY and keepalive set. It is the caller's to close.
@@ -61,7 +63,7 @@ def open_wire(connector: Connector, timeout: float, tried: int = 0) -> Wire:
         # One that swallows everything must leave time for those after it.
         share = _share(deadline, len(hosts) - position)
         try:
-            return _open_host(connector, at, context, time.monotonic() + share, timeout)
+            return _open_host(connector, at, context, time.monotonic() + share, timeout, tried // len(hosts))
         except (AdapterError, ConnectionLost) as error:  # another host may be as it should
             failures.append(error)
     kind = AdapterError if any(isinstance(error, AdapterError) for error in failures) else ConnectionLost
@@ -133,28 +135,37 @@ def _share(deadline: float, left: int) -> float:
     return max(0.001, (deadline - time.monotonic()) / left)
 
 
-def _open_host(
-    connector: Connector, at: tuple[str, int], context: ssl.SSLContext | None, deadline: float, timeout: float
+def _open_host(  # noqa: PLR0917 - all that is known of one try
+    connector: Connector,
+    at: tuple[str, int],
+    context: ssl.SSLContext | None,
+    deadline: float,
+    timeout: float,
+    tried: int,
 ) -> Wire:
     where = place(*at)
     proxy = find_proxy(connector, at[0])
     target = at if proxy is None else (proxy.host, proxy.port or 0)
-    addresses = _resolve(*target, place(*target), deadline)
+    found = _resolve(*target, place(*target), deadline)
+    first = tried % len(found)
+    addresses = found[first:] + found[:first]
     refusals: list[str] = []
     for position, (family, kind, protocol, _, address) in enumerate(addresses):
         sock = None
         try:
             sock = socket.socket(family, kind, protocol)  # an OSError for a family this machine does not have
             _set_options(sock)
-            sock.settimeout(_share(deadline, len(addresses) - position))
+            share = _share(deadline, len(addresses) - position)
+            until = time.monotonic() + share
+            sock.settimeout(share)
             sock.connect(address)
             if proxy is not None:
-                tunnel(sock, proxy, where, deadline)
+                tunnel(sock, proxy, where, until)
             if context is None:
                 return Wire(sock)
             from gofer.messaging.tls import shake_hands
 
-            return Wire(sock, shake_hands(sock, context, connector, at, deadline))
+            return Wire(sock, shake_hands(sock, context, connector, at, until))
         except BaseException as error:
             if sock is not None:
                 sock.close()

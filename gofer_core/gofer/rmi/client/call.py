@@ -33,6 +33,8 @@ _E = TypeVar("_E", bound=Exception)
 
 #: Seconds between two tries to reach an agent's queue that a restarted broker does not know yet.
 _RETRY = 0.2
+#: The same where the broker has refused a request that may be running: a person must change something.
+_RETRY_REFUSED = 1.0
 #: How many different reasons for disbelieving replies are kept for the error.
 _MOST_REASONS = 3
 _ORDER = {"not sent": 0, "sent": 1, "accepted": 2, "started": 3, "progress": 4}
@@ -80,6 +82,10 @@ class Call:
         #: The session's notes: the message's token at the connection, in which subscription it was sent, and the token
         #: that the connection has forgotten, as its reply has come.
         self.token = self.sent_in = self.forgotten = 0
+        #: Whether it was sent by an earlier process, over a connection, or for a reply queue, that is gone: the agent
+        #: may have it.
+        self.sent_before = "again" in document
+        self._refusal = ""  # why the broker has not taken it again, or our reply queue
         self._disbelieved: dict[str, int] = {}  # why replies were not believed, and how many of these
         #: Told of each believed reply.
         self.on_reply: Callable[[Notice], object] | None = None
@@ -140,7 +146,7 @@ class Call:
 
         Raises:
             NotFound: there is no agent at the address.
-            AdapterError: the broker refused the request.
+            AdapterError: the broker refused the request, which the agent cannot have.
         """
         if event is None:
             return self._send_again()
@@ -152,6 +158,8 @@ class Call:
         if not isinstance(event, Resubscribed):
             outcome, reason = event
             if outcome is Outcome.REFUSED:
+                if self.sent_before or self.state != "sent":
+                    return self.refused(reason)
                 raise AdapterError(f"{self.called}: the broker refused the request: {reason}")
             if outcome is Outcome.RETURNED:
                 if "again" not in self.document:
@@ -161,15 +169,21 @@ class Call:
             self.isolated = True  # it may have been the fault of this request: then the broker refuses it alone
         return self._send_again()
 
-    def retry(self) -> Next:
+    def retry(self, pause: float = _RETRY) -> Next:
         """Have the request sent again in a moment."""
-        self.resend_at = monotonic() + _RETRY
+        self.resend_at = monotonic() + pause
         return Next.WAIT
+
+    def refused(self, reason: str) -> Next:
+        """Wait on although the broker has refused to go on: the request was sent before, and may be running."""
+        self._refusal = reason
+        return self.retry(_RETRY_REFUSED)
 
     def feed(self, notice: Notice) -> Next:
         """Take a believed notice; they may come in any order and any number of times. The first end counts."""
         if self.end is not None:
             return Next.END
+        self._refusal = ""
         if self.on_reply is not None:
             self.on_reply(notice)
         if notice.done:
@@ -217,6 +231,8 @@ class Call:
             detail = f"it was started; last progress: {done}, details {details}; it may still end"
         else:
             detail = f"it was {self.state} by the agent; it may still run"
+        if self._refusal:
+            detail += f". Since then, the broker has refused: {self._refusal}"
         if self._disbelieved:
             reasons = "; ".join(f"{count} for {shown(why)}" for why, count in self._disbelieved.items())
             detail += f". Replies arrived that could not be verified: {reasons}"

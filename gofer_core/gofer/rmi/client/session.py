@@ -11,7 +11,7 @@ from functools import partial
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gofer.errors import ConnectionLost, NotFound
+from gofer.errors import AdapterError, ConnectionLost, NotFound
 from gofer.messaging.address import Address
 from gofer.messaging.auth import sign
 from gofer.messaging.document import encode, timestamp
@@ -79,12 +79,13 @@ class Session:
                     if step is Next.SEND:
                         await self._send(call, address)
                     heard = await self._done(self.connection.wait(call.inbox.__len__, call.due, waiter))
-                except (ConnectionLost, NotFound) as lost:
+                except (AdapterError, ConnectionLost, NotFound) as lost:
                     if not call.late:
                         # A restarted broker may need some tries until it has the reply queue again.
                         if call.state == "not sent" or self.connection.closed or self.connection.abandoned:
                             raise
-                        step = call.retry()  # it may be running: its caller waits on, as long as it wanted to
+                        # It may be running: its caller waits on, as long as it wanted to.
+                        step = call.refused(str(lost)) if isinstance(lost, AdapterError) else call.retry()
                         continue
                     why = str(lost) if call.state == "not sent" else self.connection.state
                     raise call.timeout(why) from lost
@@ -112,6 +113,8 @@ class Session:
             body = self._encode(call.document, call.options, ttl, call.ahead)
             if call.token:
                 connection.forget(call.token)
+            if call.state != "not sent" and call.sent_in != subscription.made:
+                call.sent_before = True
             call.sent_in = subscription.made
             # Its result is all the confirmation that a waiting caller needs; not asking for one spares the broker a
             # synchronous write for each request. But it must not overtake what was sent before without waiting.
