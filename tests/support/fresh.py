@@ -38,7 +38,7 @@ class Fresh:
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_ROOT_USER_ACTION": "ignore",
             "PIP_PYTHON": str(folder / "bin/python"),
-            "PYTEST_DEBUG_TEMPROOT": str(folder),  # those that tidy up in one directory at a time stumble over each other
+            "PYTEST_DEBUG_TEMPROOT": str(folder),  # several that tidy up one directory stumble
         }
 
     def pip_install(self, *what: str | Path, cwd: Path | None = None) -> None:
