@@ -102,6 +102,15 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 class TestStarting:
+    def test_it_works_where_no_file_can_be_written(self, root: Path, broker: LocalBroker) -> None:
+        """So that somebody can call what makes room on a full disk."""
+        with AgentProcess(root, wrapper=("bash", "-c", 'ulimit -f 0; exec "$@"', "bash")) as process:
+            process.plugin("probe", PROBE, descriptor(broker.url, "full"))
+            process.start()
+            with Agent(broker.url, "full", wait=30) as agent:
+                assert agent.Probe().echo("room") == "room"
+            assert process.stop() == 0
+
     def test_a_second_one_ends_at_once_and_says_who_is_there(self, goferd: AgentProcess, root: Path) -> None:
         goferd.start()
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from time import monotonic
 from types import FrameType
 
@@ -63,18 +64,24 @@ class AgentLock:
         except OSError as error:
             os.close(fd)
             raise ConfigError(f"{path}: cannot be locked: {error.strerror}") from error
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd
+        self._tell(f"{os.getpid()}\n")
         os.register_at_fork(after_in_child=self._leave_it)
         return self
 
     def __exit__(self, *raised: object) -> None:
         """Give the lock back."""
         if self._fd is not None:
-            os.ftruncate(self._fd, 0)
+            self._tell("")
             os.close(self._fd)
             self._fd = None
+
+    def _tell(self, holder: str) -> None:
+        assert self._fd is not None  # noqa: S101 - it is open
+        # It is for people: an agent on a full disk is still wanted, to make room there.
+        with suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, holder.encode(), 0)
 
     def _leave_it(self) -> None:
         # What a plugin has forked would hold the lock, too, when goferd is gone.
