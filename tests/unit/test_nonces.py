@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -244,6 +245,27 @@ def test_many_signatures_share_a_commit_and_what_waits_for_it_goes_on_together(s
     nonces.secured(nonce(500), told.extend, 500)
     nonces.flush(10)
     assert told[-1] == 500
+
+
+def test_nothing_waits_for_a_ledger_that_does_not_answer(store: Database, caplog: pytest.LogCaptureFixture) -> None:
+    nonces, held, told = Nonces(store), threading.Event(), list[int]()
+    assert nonces.look(time.monotonic()) == inf  # nobody waits for it
+    store.post(lambda file: held.wait(30))
+    nonces.note(nonce(1))
+    nonces.secured(nonce(1), told.extend, 1)
+    now = time.monotonic() + 3600  # the process stood still: that is one second
+    looks = 0
+    while (now := nonces.look(now)) < inf:
+        looks += 1
+        assert told == []
+    assert (looks, told) == (4, [1])
+    nonces.note(nonce(2))
+    nonces.secured(nonce(2), told.extend, 2)  # it still hangs
+    assert told == [1, 2]
+    assert caplog.text.count("cannot be recognised after a restart: the ledger has not answered for 5 s") == 1
+    held.set()
+    eventually(lambda: written(store) == 2)
+    assert {Seen.EARLIER} == {restored(store).note(nonce(n)) for n in (1, 2)}
 
 
 def test_an_agent_that_stops_says_so_to_whoever_waits(store: Database) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gofer.limit import Limit
@@ -25,6 +26,7 @@ __all__ = ["Nonce", "Nonces", "Seen"]
 
 log = logging.getLogger(__name__)
 
+_HANGS = 5  # seconds after which a ledger that has not answered counts as one that cannot be used
 _QUIET = 3600.0  # seconds between two lines that say that not all signatures of a signer are remembered
 _LOST = b"lost"  # the row that says until when signatures may have been seen by a ledger that was lost
 _FAR = 10 * 365 * 86400.0  # seconds that such a row outlives that time: longer than any age limit
@@ -100,7 +102,7 @@ class Nonces:
     With a ledger they survive the end of the process, and of the machine: a signed request is acknowledged after its
     signature is on the disk (``secured``). Until then the broker holds it; what is lost with the power is delivered
     again, and a copy is that one's second try at most. Nothing waits for the disk before it runs or is answered.
-    While the ledger cannot be used, memory alone serves, and the log says so.
+    While the ledger cannot be used, or has not answered for some seconds, memory alone serves, and the log says so.
     """
 
     def __init__(self, store: Database | None = None, *, most: int = 100_000) -> None:
@@ -113,6 +115,8 @@ class Nonces:
         self._restored = False
         self._lost = 0.0  # what was signed before that may have been seen
         self._unwritten: dict[bytes, list[tuple[Done, Any]]] = {}  # nonces to be written, and what waits for that
+        self._silent = 0  # seconds for which the ledger has not answered; one is over at ``_next``
+        self._next = 0.0
         self._batch: list[_Row] | None = None  # rows that are written together; None: the next row begins with them
         self._complaints = Limit(0.1, 1)
         if store is not None:
@@ -155,6 +159,8 @@ class Nonces:
                 return Seen.LOST
             rows: list[_Row] = []
             if self._store is not None:
+                if not self._unwritten:
+                    self._answered()
                 self._unwritten[nonce.value] = []
                 rows, self._batch = self._batch or rows, self._batch or rows
                 rows.append((realm, nonce.value, nonce.expires))
@@ -182,13 +188,50 @@ class Nonces:
         Args:
             then: called with a list of what was given here together with it: that for which nothing is left to wait.
         """
-        if nonce is not None and nonce.value in self._unwritten:
+        if nonce is not None and nonce.value in self._unwritten and self._silent < _HANGS:
             with self._lock:
                 waiting = self._unwritten.get(nonce.value)
                 if waiting is not None:
                     waiting.append((then, what))
                     return
         then([what])
+
+    def look(self, now: float) -> float:
+        """Go on with what waits for a ledger that does not answer. Returns when to look again.
+
+        Else the window of what is not acknowledged would be full, and nothing more would come.
+        """
+        if not self._unwritten:
+            return inf
+        with self._lock:
+            if not self._unwritten or self._silent == _HANGS:
+                return inf
+            if now >= self._next:  # one in which the whole process stood still counts as one
+                self._silent, self._next = self._silent + 1, now + 1.0
+            if self._silent < _HANGS:
+                return self._next
+            ready = self._let_go(self._unwritten)
+        self._complain(f"the ledger has not answered for {_HANGS} s")
+        for then, all_of_it in ready.items():
+            then(all_of_it)
+        return inf
+
+    def _answered(self) -> None:
+        self._silent, self._next = 0, time.monotonic() + 1.0
+
+    def _let_go(self, values: Iterable[bytes]) -> dict[Done, list[Any]]:
+        """Take what waits for signatures to be on the disk. Under the lock."""
+        ready: dict[Done, list[Any]] = {}
+        for value in values:
+            for then, what in self._unwritten.get(value, ()):
+                ready.setdefault(then, []).append(what)
+            if value in self._unwritten:
+                self._unwritten[value] = []
+        return ready
+
+    def _complain(self, why: object) -> None:
+        if self._complaints.allows():
+            log.error("copies of signed requests cannot be recognised after a restart: %s", why)
 
     def flush(self, timeout: float) -> None:
         """Have all on the disk now, and go on with what waits for that. Waits, at most so many seconds."""
@@ -258,16 +301,16 @@ class Nonces:
         _write(rows, file)
 
     def _written(self, rows: list[_Row], _: object, failed: Unavailable | None) -> None:
-        ready: dict[Done, list[Any]] = {}
+        values = [nonce for _, nonce, _ in rows]
         with self._lock:
             if self._batch is rows:  # it was not even tried
                 self._batch = None
-            for _, nonce, _ in rows:
-                for then, what in self._unwritten.pop(nonce, ()):
-                    ready.setdefault(then, []).append(what)
+            ready = self._let_go(values)
+            for value in values:
+                self._unwritten.pop(value, None)
+            self._answered()
         if failed is not None and self._store is not None:
-            if self._complaints.allows():
-                log.error("copies of signed requests cannot be recognised after a restart: %s", failed)
+            self._complain(failed)
             # Later, unless they shall pass once more by then.
             self._store.post(lambda file: _write([row for row in rows if row[1] in self._known], file), kept=True)
         for then, all_of_it in ready.items():

@@ -176,12 +176,13 @@ class Persistence:
             return False
         return len(held) * (now - max(self._registry.ended_at, held[0])) > self._patience
 
-    def look(self, now: float) -> None:
-        """Remove old entries from the store, from time to time."""
+    def look(self, now: float) -> float:
+        """Remove old entries from the store at times, and see whether it answers. Returns when to look again."""
         if now - self._tidied > _TIDY:
             self._tidied = now
             if self._store.exists():
                 self._store.post(requests.clean)
+        return self._nonces.look(now)
 
     # -- a request runs --------------------------------------------------------------------------------------------
 

@@ -125,8 +125,7 @@ class Sweep:
             if in_flight or channel.backlog.count or channel.publisher.pending:
                 due = min(due, now + _GLANCE)  # something may be due that was not when this has looked
         self.registry.tidy()
-        self.persistence.look(now)
-        return due
+        return min(due, self.persistence.look(now))
 
     def _look_at(self, request: Received, now: float, taken: list[Received]) -> None:
         if request.tell_at <= now:
