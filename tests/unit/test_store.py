@@ -245,6 +245,27 @@ def test_a_locked_file_fails_what_is_asked_and_is_tried_again(
     assert "can be used again" in caplog.text
 
 
+@pytest.mark.parametrize("in_time", [True, False])
+def test_what_could_not_be_written_is_tried_once_more_at_the_end(
+    store: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, in_time: bool
+) -> None:
+    monkeypatch.setattr("gofer.rmi.store.database._PAUSE", 60.0)
+    store.call(partial(requests.take, [record("a")]))
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    store.post(partial(requests.settle, "a", b""), kept=True)
+    with pytest.raises(Unavailable, match="locked"):
+        store.call(partial(requests.take, [record("b")]))
+    if in_time:
+        other.execute("ROLLBACK")
+    store.stop()
+    other.close()
+    assert ("1 entries could not be written before the end" in caplog.text) is not in_time
+    again = Database(store.path.parent, lambda: None)
+    assert [row[0] for row in rows(again)] == ([] if in_time else ["a"])
+    again.stop()
+
+
 def test_what_nobody_waits_for_any_more_is_not_done(store: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gofer.rmi.store.database._WAIT", 1)
     held = threading.Event()

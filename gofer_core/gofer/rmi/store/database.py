@@ -190,6 +190,9 @@ class Database:
             done = self._commit(group) if group else True
             if stopping or (self._stopping and not done):
                 break
+        if self._kept:
+            text = "%s: %d entries could not be written before the end: what has ended, or was rejected, may run again"
+            log.error(text, self.path, len(self._kept))
         with self._using:
             self._close()
 
@@ -230,7 +233,7 @@ class Database:
         return failed is None
 
     def _transact(self, group: list[_Piece]) -> list[Any]:
-        if self._error is not None and time.monotonic() < self._failed + _PAUSE:
+        if self._error is not None and time.monotonic() < self._failed + _PAUSE and not self._stopping:
             raise self._error
         with self._using:
             for attempt in (1, 2):
