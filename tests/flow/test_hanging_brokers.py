@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -148,6 +149,19 @@ def test_closing_does_not_wait_for_whoever_is_connecting(root: Path) -> None:
         with pytest.raises(ConnectionLost, match="closed"):
             call.result(30)
         assert time.monotonic() - start < 15  # not the 30 seconds of its wait
+
+
+def test_a_call_to_a_broker_that_says_nothing_names_the_login(root: Path) -> None:
+    with silent_broker(str(root / "silent.sock")) as url, Agent(url, "agent") as agent:
+        said = r"it was not sent: no connection to .* in time: no answer to the login yet"
+        eventually(lambda: says(said, agent(wait=0.3)))
+
+
+def says(text: str, agent: Agent) -> bool:
+    """Whether a call that is not sent says so: a busy machine may have no socket yet."""
+    with pytest.raises(RequestTimeout) as late:
+        agent.Dog().bark(1)
+    return re.search(text, str(late.value)) is not None
 
 
 def refuse_from(first: int, monkeypatch: pytest.MonkeyPatch) -> None:

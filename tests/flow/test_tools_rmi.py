@@ -23,6 +23,7 @@ from gofer.messaging.adapter import DeclareQueue
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
 from gofer.testing._contract.driver import Driver
+from gofer.testing.proxy import Filter, Proxy
 from support import forkserver
 from support.certificates import Certificates
 from support.commands import GOFER, gofer
@@ -448,6 +449,22 @@ def test_3_no_value_in_time(url: str, tmp_path: Path) -> None:
     line = only_line(rmi(url, "-t", "Dog.wait_for", "-w", "0.7", str(tmp_path / "x")), 3)
     (tmp_path / "x").touch()
     assert line.startswith("gofer rmi: Dog.wait_for() at 'kennel': no result after 0.7 s: it was started by the agent")
+
+
+def test_3_no_word_of_a_request_that_nobody_waits_for(url: str) -> None:
+    """The connection ends before it is confirmed: it may have arrived, and "nobody listens there" would not be true."""
+
+    def end_with_the_request() -> Filter:
+        def look(data: bytes) -> bytes:
+            if b'"bark"' in data:
+                proxy.to_client.limit = 1
+            return data
+
+        return look
+
+    with Proxy(URL.parse(url), to_broker=end_with_the_request) as proxy:
+        line = only_line(rmi(str(proxy.url), "-t", "Dog.bark", "-w", "0", "x"), 3)
+    assert "Dog.bark() at 'kennel': unknown" in line
 
 
 def test_4_nobody_listens_there(url: str) -> None:

@@ -315,7 +315,8 @@ class Connection(Driver):
             error = core.error
             if error is not None and not core.opened_before:
                 raise copy_error(error)
-            raise ConnectionLost(f"no connection to {self.connector.url} in time" + (f": {error}" if error else ""))
+            why = error or ("no answer to the login yet" if core.state is State.LOGIN else "nobody has answered yet")
+            raise ConnectionLost(f"no connection to {self.connector.url} in time: {why}")
 
     def _becoming_sendable(self) -> Flow:
         while not self.sendable:

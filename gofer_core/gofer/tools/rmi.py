@@ -35,7 +35,7 @@ _ANSWERED: _Meanings = (
 )
 _UNANSWERED: _Meanings = (
     ((errors.RequestTimeout,), _TIMEOUT),
-    ((errors.NotFound, errors.NotTaken), _NOT_FOUND),
+    ((errors.NotFound,), _NOT_FOUND),
     ((errors.Rejected,), _REFUSED),
     ((errors.ConnectionLost, errors.AdapterError), _NO_CONNECTION),
     ((errors.CallError,), _RAISED),
@@ -101,7 +101,7 @@ def rmi(*, arguments: tuple[str, ...], verbose: bool, as_json: bool, **how: Any)
       0    the method's value was printed, or the request was sent
       1    the method raised: the remote trace is on standard error
       2    wrong arguments; a file that cannot be read is one
-      3    no value in time; the message says how far the request got
+      3    no value, or no confirmation, in time; the message says how far the request got
       4    no agent at the address, or no such class or method there
       5    rejected, or not authorized
       6    no connection to the broker: it is not there, refuses it, or one of the certificates will not do
@@ -201,6 +201,11 @@ def _status(error: Exception) -> int | None:
     answered = _trace(error) != ""
     if not answered and isinstance(error, errors.RequestTimeout) and error.state == "not sent":
         return _NO_CONNECTION
+    if not answered and isinstance(error, errors.NotTaken):
+        reason = next(iter(error.reasons.values()))
+        known = {": no agent at this address": _NOT_FOUND, ": refused": _NO_CONNECTION}
+        # Without a word of the broker it may have arrived, and run.
+        return next((status for words, status in known.items() if words in reason), _TIMEOUT)
     meanings = _ANSWERED if answered else _UNANSWERED
     return next((status for kinds, status in meanings if isinstance(error, kinds)), None)
 
