@@ -11,6 +11,7 @@ _CODE = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,8 @@ static int fails(int fd) {
     if (size < 0) return 0;
     path[size] = 0;
     if (!strstr(path, getenv("BAD_DISK_OF")) || access(getenv("BAD_DISK"), F_OK)) return 0;
+    int flag = open(getenv("BAD_DISK"), O_WRONLY | O_APPEND);
+    if (flag >= 0 && write(flag, "x", 1) == 1) close(flag);
     errno = EIO;
     return 1;
 }
@@ -51,6 +54,10 @@ class BadDisk:
     def fail(self) -> None:
         """Have it fail from now on."""
         self._flag.touch()
+
+    def failures(self) -> int:
+        """How often it has failed since it is bad."""
+        return self._flag.stat().st_size
 
     def heal(self) -> None:
         """Have it work again."""

@@ -13,7 +13,7 @@ from gofer.errors import Cancelled, DispatchError, ExecutionTimeout, Interrupted
 from gofer.messaging.document import shown
 from gofer.rmi.exceptions import sentence
 from gofer.rmi.progress import Progress
-from gofer.rmi.request import ANSWERING, QUEUED, Received
+from gofer.rmi.request import ANSWERING, BROKER, QUEUED, Received
 from gofer.rmi.server import reply_encoder
 from gofer.rmi.server.access import Denied
 from gofer.rmi.server.channel import Channel
@@ -314,7 +314,10 @@ class Lifecycle:
         else:
             refusal = Refusal("ledger.unavailable", "the agent cannot record the request", str(failed))
             end = partial(self.reject, request, refusal)
-        self._persistence.revoke(request, end)
+        if failed.unsure or request.claimed or request.kept != BROKER:  # it is in the store, or may be
+            self._persistence.revoke(request, end)
+        else:
+            end()
 
     def _end(
         self,

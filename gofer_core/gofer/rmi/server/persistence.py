@@ -205,22 +205,19 @@ class Persistence:
         self._is_stored(request)
 
     def revoke(self, request: Received, then: Callable[[], object]) -> None:
-        """Have a request not in the store that could not be recorded: what a disk has failed to write may be there.
+        """Have a request not in the store that could not be recorded there, but may be there all the same.
 
         Args:
-            then: called when it is not, or when the store cannot be used: then it is taken out as soon as that can be.
+            then: called when it is not. If this process ends before, it is taken up after the next start.
         """
-        work = partial(requests.revoke, request.key, request.digest)
 
         def done(_: None, failed: Unavailable | None) -> None:
+            self._mine.discard(request.key)
             if failed is None:
-                self._mine.discard(request.key)
-            else:
-                self._write_end(request.key, work)
-            then()
+                then()
 
         self._mine.add(request.key)  # first: it is not pulled before this is written
-        self._store.post(work, done)
+        self._store.post(partial(requests.revoke, request.key, request.digest), done, kept=True)
 
     def begin(self, request: Received) -> None:
         """Write that a request begins now, if it was claimed: else the next agent takes the claim for no run.

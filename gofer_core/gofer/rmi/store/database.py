@@ -37,7 +37,14 @@ _MOST_KEPT = 20_000  # pieces of work that wait for a file that cannot be writte
 
 
 class Unavailable(Exception):
-    """The store cannot be read or written at the moment; the text says why."""
+    """The store cannot be read or written at the moment; the text says why.
+
+    ``unsure``: what was to be written may be there, now or after the next start.
+    """
+
+    def __init__(self, why: str, *, unsure: bool = False) -> None:
+        super().__init__(why)
+        self.unsure = unsure
 
 
 class _Piece(NamedTuple):
@@ -138,8 +145,9 @@ class Database:
         self.post(begin, done)
         # Second by second: one in which the whole process stood still (SIGSTOP, a suspended machine) counts as one.
         if not any(ended.wait(1.0) for _ in range(_WAIT)):
-            later = "; it may still be done" if owner.setdefault(None, "caller") == "store" else ""
-            raise Unavailable(f"the ledger {self.path} has not answered within {_WAIT} s{later}")
+            unsure = owner.setdefault(None, "caller") == "store"
+            later = "; it may still be done" if unsure else ""
+            raise Unavailable(f"the ledger {self.path} has not answered within {_WAIT} s{later}", unsure=unsure)
         if found[1] is not None:
             raise found[1]
         value: _T = found[0]
@@ -280,7 +288,7 @@ class Database:
             self._said = now
         self._failed = now
         self._error = Unavailable(text)
-        raise self._error from why
+        raise Unavailable(text, unsure=_is_unsynced(why)) from why
 
     def _open(self) -> sqlite3.Connection:
         import sqlite3
@@ -365,6 +373,11 @@ def _done(work: Work, file: sqlite3.Connection) -> Any:
         raise
     except Exception as why:
         raise _Faulty(f"{type(why).__name__}: {why}") from why
+
+
+def _is_unsynced(why: Exception) -> bool:
+    # SQLITE_IOERR_FSYNC and SQLITE_IOERR_DIR_FSYNC: all is written then, and is found when the file is opened anew.
+    return getattr(why, "sqlite_errorcode", 0) in (1034, 1290)
 
 
 def _is_corrupt(why: Exception) -> bool:
