@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from gofer.errors import AdapterError
-from gofer.messaging.adapter import DeleteQueue
+from gofer.errors import AdapterError, NotFound, RequestTimeout
+from gofer.messaging.adapter import DeclareExchange, DeleteExchange, DeleteQueue
 from gofer.messaging.connector import Connector
 from gofer.messaging.thread_driver import ThreadConnection
 from gofer.messaging.url import URL
@@ -126,6 +126,31 @@ def test_a_caller_whose_rights_are_taken_while_its_request_runs_gets_the_value_w
             assert runs_on.result(60) == "first"
     rabbitmq.delete_user("waiting")
     assert dict(runs(trace)) == {"first": 1}
+
+
+def test_replies_come_again_through_an_exchange_that_was_deleted_and_made_anew(
+    goferd: AgentProcess, agent: Agent
+) -> None:
+    """The broker tells nobody that a binding has gone. The error of a call names the exchange while there is none."""
+    exchange, link = DeclareExchange("for-replies", "direct"), link_of(agent)
+
+    def ended(kind: type[Exception] | None) -> bool:
+        try:
+            return agent(exchange=exchange.name, wait=1).Probe().echo(True) is True and kind is None
+        except (NotFound, RequestTimeout) as error:
+            return type(error) is kind and (kind is RequestTimeout or exchange.name in str(error))
+
+    link.ask(exchange)
+    eventually(lambda: ended(None))
+    link.ask(DeleteExchange(exchange.name))
+    eventually(lambda: ended(RequestTimeout) or ended(NotFound))
+    eventually(lambda: ended(NotFound))
+    link.ask(exchange)
+    eventually(lambda: ended(None))
+    link.ask(DeleteExchange(exchange.name))  # and where it is back before anybody has missed it
+    link.ask(exchange)
+    eventually(lambda: ended(None))
+    link.ask(DeleteExchange(exchange.name))
 
 
 def test_a_request_over_the_brokers_limit_is_refused_alone(

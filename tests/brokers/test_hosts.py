@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from gofer import aio
-from gofer.errors import ConnectionLost
+from gofer.errors import ConnectionLost, RequestTimeout
 from gofer.messaging.connector import Connector
 from gofer.messaging.url import URL
 from gofer.proxy import Agent
+from gofer.testing.proxy import Proxy
 from support.brokers.rabbitmq import RabbitMQ
 from support.certificates import Certificates
 from support.goferd import AgentProcess
@@ -226,6 +227,25 @@ def test_an_address_of_a_name_that_hangs_up_does_not_keep_from_the_next(
                 agent.Probe().echo("nobody")
             assert agent.Probe().echo("the other one") == "the other one"
         assert balancer.connections == 1
+
+
+@pytest.mark.usefixtures("served")
+def test_a_port_that_has_served_before_is_not_suspected_of_tls(rabbitmq: RabbitMQ) -> None:
+    """The broker restarts behind a balancer, which takes connections and hangs up."""
+    with Proxy(URL.parse(rabbitmq.url())) as balancer:
+        hosts = f"{balancer.url.host}:{balancer.url.port}"
+        with Agent(connector(hosts), QUEUE, wait=40) as agent:
+            assert agent.Probe().echo("served") == "served"
+            balancer.refuses = True
+            balancer.cut()
+
+            def told() -> bool:
+                with pytest.raises(RequestTimeout) as late:
+                    agent(wait=0.5).Probe().echo("nobody")
+                assert "TLS" not in str(late.value)
+                return "before it said anything" in str(late.value)
+
+            eventually(told)
 
 
 @pytest.mark.usefixtures("served")

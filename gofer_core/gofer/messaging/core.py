@@ -176,7 +176,7 @@ class Core(Subscriptions):
         text = f"no answer to the login within {self.now - self._login_since:.0f} s"
         if not self._silent or self.connector.url.protocol == "local":
             return text
-        hint = "" if self.connector.url.tls else ". Does the port expect TLS? Then write amqps://"
+        hint = "" if self.connector.url.tls or self.opened_before else ". Does the port expect TLS? Then write amqps://"
         return f"{text}, not a byte{hint}"
 
     def take(self, now: float) -> bytes:

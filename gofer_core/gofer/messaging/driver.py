@@ -119,7 +119,9 @@ class Driver(ABC):
             return explain(error, self.connector)
         reason = words(error)
         if not wire.heard and self.connector.url.protocol != "local":
-            reason += " before it said anything. Does the port expect TLS? Then write amqps://"
+            reason += " before it said anything"
+            if not self.core.opened_before:  # else it is a broker that restarts behind a balancer
+                reason += ". Does the port expect TLS? Then write amqps://"
         return reason
 
     def _write(self, now: float) -> None:

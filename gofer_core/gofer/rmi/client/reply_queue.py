@@ -6,7 +6,7 @@ import logging
 import uuid
 from typing import TYPE_CHECKING
 
-from gofer.errors import DocumentError, MessagingError
+from gofer.errors import DocumentError, MessagingError, NotFound
 from gofer.limit import LimitedLog
 from gofer.messaging.adapter import NO_EXPIRY, Bind, DeclareQueue, DeleteQueue, Delivery
 from gofer.messaging.document import shown
@@ -50,6 +50,7 @@ class ReplyQueue:
         self.address = f"{exchange}/{self._queue}" if exchange else self._queue
         self.calls: dict[str, Call] = {}
         self._declaration = DeclareQueue(self._queue, expires=_QUEUE_EXPIRES)
+        self._binding = Bind(self._queue, exchange or "", self._queue)
         self._complain = LimitedLog(log)
         self.subscription = Subscription(
             self._queue,
@@ -93,7 +94,16 @@ class ReplyQueue:
                 self._declaration = DeclareQueue(self._queue, auto_delete=True)
                 yield self._declaration
         if self._exchange:
-            yield Bind(self._queue, self._exchange, self._queue)
+            yield self._binding
+
+    def check_binding(self) -> None:
+        """Bind the queue again, as no reply has come: nobody is told when an exchange is deleted and made anew."""
+        if self._exchange and self.subscription.active:
+            self._connection.ask_nowait(self._binding, self._on_bound)
+
+    def _on_bound(self, _: object, error: Exception | None) -> None:
+        if isinstance(error, NotFound):  # the next call tries it, too, and is told
+            self._connection.resubscribe(self.subscription, str(error))
 
     def _dispose(self) -> Steps:
         yield DeleteQueue(self._queue)

@@ -90,6 +90,8 @@ class Session:
                     why = str(lost) if call.state == "not sent" else self.connection.state
                     raise call.timeout(why) from lost
                 if not heard and call.late:
+                    if call.state == "sent":
+                        self.replies.check_binding()
                     raise call.timeout(self.connection.state)
                 step = call.take(call.inbox.popleft() if heard else None)
         finally:
