@@ -92,7 +92,8 @@ def test_neither_str_nor_repr_shows_the_password(url: URL, password: str) -> Non
         assert ":***@" in str(url)
     for text in (str(url), repr(url), repr(Connector(url)), f"{url}", f"{url!r}"):
         assert password not in text
-        assert "%3C" not in text.partition("@")[0]
+        # Of a local broker the path may have such a character, and there is no password.
+        assert url.password is None or "%3C" not in text.partition("@")[0]
 
 
 @pytest.mark.parametrize(
