@@ -7,6 +7,7 @@ import resource
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from gofer.proxy import Agent
 from gofer.rmi.store import requests
 from support import kennel, receiving
 from support.baddisk import BadDisk
-from support.danger import counted_in, died, ledger_of, open_in, served, there
+from support.danger import DANGER, counted_in, died, ledger_of, open_in, served, there
 from support.goferd import AgentProcess
 from support.localbroker import LocalBroker
-from support.probe import runs
+from support.probe import descriptor, runs
 from support.receiving import request
 from support.waiting import eventually
 
@@ -181,6 +182,50 @@ def test_what_a_disk_has_failed_to_sync_neither_runs_after_its_rejection_nor_aga
         eventually(lambda: there(agent))
         assert runs(tmp_path / "slow") == {"slow": 1}
         assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.slow
+def test_what_a_disk_has_failed_to_take_over_does_not_run_after_another_rejection(
+    broker: LocalBroker, root: Path, tmp_path: Path
+) -> None:
+    disk = BadDisk(tmp_path, "ledger")
+    with served(broker, root, "others", wrapper=disk.wrapper) as (process, agent):
+        with ThreadPoolExecutor(2) as threads:
+            slow = threads.submit(agent.Probe().note, str(tmp_path / "slow"), "slow", until=str(tmp_path / "go"))
+            eventually(lambda: counted_in(process, "state = 'running'") == 1)
+            disk.fail()
+            refused = threads.submit(agent.Danger().counted, str(tmp_path / "refused"), "one")
+            eventually(lambda: "cannot be used" in process.log.read_text())  # it has waited for a second
+            (tmp_path / "go").touch()
+            with pytest.raises(Rejected, match=r"arguments\.invalid"):
+                refused.result(30)
+            disk.heal()
+            assert slow.result(30) == "slow"
+        process.stop()
+        process.plugin("danger", DANGER.replace("count: int", "count: str"), descriptor(broker.url, "others"))
+        process.start()
+        eventually(lambda: there(agent))
+        assert asked(agent, tmp_path / "next") == "done"  # behind all that the ledger had
+        assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.slow
+def test_a_rejection_that_nobody_takes_loses_no_request(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
+    with served(broker, root, "untaken") as (process, agent), ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(agent.Probe().note, str(tmp_path / "slow"), "slow", until=str(tmp_path / "go"))
+        eventually(lambda: counted_in(process, "state = 'running'") == 1)
+        agent(wait=0, ttl=600, reply="nowhere").Danger().single(str(tmp_path / "single"))
+        eventually(lambda: counted_in(process, "state = 'queued'") == 1)
+        with closing(sqlite3.connect(ledger_of(process), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            (tmp_path / "go").touch()
+            eventually(lambda: "cannot be used" in process.log.read_text())
+        assert slow.result(30) == "slow"
+        eventually(lambda: open_in(process) == 0)  # it is to be rejected, and so out of the ledger
+        process.stop()
+        assert not (tmp_path / "single").exists()
+        process.start()
+        eventually(lambda: runs(tmp_path / "single") == {"single": 1})
 
 
 def test_a_place_where_something_else_is(broker: LocalBroker, root: Path, tmp_path: Path) -> None:

@@ -57,6 +57,10 @@ class Danger:
         leave(path, str(len(text)))
 
     @remote
+    def counted(self, path, count: int):
+        leave(path, str(count))
+
+    @remote
     def stay(self, path, text):
         leave(path, text)
         while not Context.current().cancelled():

@@ -254,12 +254,17 @@ class Persistence:
                 sent is kept, too, to be sent when its plugin is at its queue again.
         """
         if result is None:
-            if settled is Settled.UNSENT:  # the broker delivers it again
-                self._nonces.forget(request.nonce)
+            if settled is Settled.UNSENT:  # it waits for its plugin again
+                if request.kept == STORED:  # no broker has it any more, and it may have been revoked
+                    self._write_end(request.key, partial(requests.take, [_record(request)]))
+                else:  # the broker delivers it again
+                    self._nonces.forget(request.nonce)
                 self._registry.forget(request)
                 return
             if request.kept != BROKER:
                 self._write_end(request.key, partial(requests.remove, request.key))
+            elif hash(request.key) in self._known and self._registry.get(request.key) is request:
+                self._write_end(request.key, partial(requests.revoke, request.key, request.digest))
             self._registry.forget(request)
             self.acknowledge(request)
         elif settled is Settled.CONFIRMED:
