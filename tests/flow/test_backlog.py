@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from gofer.errors import InvalidOperator
+from gofer.rmi.server.reply_encoder import Refusal
 from gofer.rmi.store import requests
 from support import kennel
-from support.receiving import Served, request, served
+from support.receiving import QUEUE, Served, request, served
 from support.waiting import eventually
 
 LARGE = "y" * 3000
@@ -148,6 +149,47 @@ def test_what_a_disk_reads_for_nobody_any_more_still_runs(
     for n, document in enumerate(documents):
         assert serving.caller.end(document["sn"])["result"] == {"retval": [n, LARGE]}
     serving.idle()
+
+
+def test_a_cancel_takes_what_was_read_beside_an_entry_that_cannot_be_written(
+    serving: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, *documents = waiting(serving, *range(8))
+    find, store, once = requests.find, serving.store, iter([True])
+
+    def faulty(file: Any) -> None:
+        raise ValueError("not a word of SQLite")
+
+    def join(file: Any) -> None:
+        eventually(lambda: store._waiting)  # for the rows: they are read together with this
+        store.post(faulty)
+
+    def found(*given: Any) -> Any:
+        if next(once, False):
+            store.post(join)
+        return find(*given)
+
+    monkeypatch.setattr(requests, "find", found)
+    serving.requests.cancel(documents[5]["sn"])
+    assert serving.caller.end(documents[5]["sn"])["result"]["xclass"] == "Cancelled"
+
+
+def test_what_nobody_heard_rejected_waits_for_its_plugin_again(tmp_path: Path) -> None:
+    with served(tmp_path, threads=1, patience=0.0, give_up=60.0) as serving:
+        serving.caller.send(request("Dog", "wait", "first"))
+        assert kennel.gate.entered.acquire(timeout=30)
+        document = request("Dog", "echo", "second", replyto="nobody reads it yet")
+        serving.caller.send(document)
+        eventually(lambda: serving.consumer.channel.backlog.window)
+        serving.consumer.leave(Refusal("plugin.unloaded", "the plugin is being unloaded"))
+        kennel.gate.open.set()
+        serving.consumer.stop(2.0)
+        serving.caller.listen("nobody reads it yet")
+        again = serving.another()
+        again.recover()
+        again.start(QUEUE, 10.0)
+        assert serving.caller.end(document["sn"])["result"] == {"retval": "second"}
+        again.stop(5.0)
 
 
 def test_what_cannot_be_read_again_stays_and_costs_no_other(serving: Served, caplog: pytest.LogCaptureFixture) -> None:

@@ -161,7 +161,7 @@ class Window:
         rows: list[Row] = []
 
         def pull(file: sqlite3.Connection) -> None:
-            rows[:] = work(file)
+            rows.extend(work(file))  # perhaps once more: it does not read again what it has read
 
         def give_back(*_: object) -> None:
             for row in rows:
