@@ -51,6 +51,7 @@ class ReplyQueue:
         self.calls: dict[str, Call] = {}
         self._declaration = DeclareQueue(self._queue, expires=_QUEUE_EXPIRES)
         self._binding = Bind(self._queue, exchange or "", self._queue)
+        self._checking = False
         self._complain = LimitedLog(log)
         self.subscription = Subscription(
             self._queue,
@@ -98,10 +99,13 @@ class ReplyQueue:
 
     def check_binding(self) -> None:
         """Bind the queue again, as no reply has come: nobody is told when an exchange is deleted and made anew."""
-        if self._exchange and self.subscription.active:
+        # Once for all calls that time out together: other operations would wait for thousands of these.
+        if self._exchange and self.subscription.active and not self._checking:
+            self._checking = True
             self._connection.ask_nowait(self._binding, self._on_bound)
 
     def _on_bound(self, _: object, error: Exception | None) -> None:
+        self._checking = False
         if isinstance(error, NotFound):  # the next call tries it, too, and is told
             self._connection.resubscribe(self.subscription, str(error))
 
