@@ -36,6 +36,7 @@ DOGS = """
 import os
 import time
 
+from gofer import errors
 from gofer.decorators import destructive, remote
 from gofer.hooks import hookimpl
 
@@ -48,6 +49,10 @@ class Dog:
     @remote
     def fail(self):
         raise ValueError("no")
+
+    @remote
+    def fetch(self, error, given):
+        raise getattr(errors, error)(*given)
 
     @remote
     def sleep(self, until):

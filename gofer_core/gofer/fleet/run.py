@@ -54,6 +54,8 @@ _MEANINGS = (
     ((Cancelled,), "cancelled"),
     ((Rejected, DispatchError), "refused"),
 )
+#: Those of exceptions that came as a reply: the others are the method's own, which may make calls itself.
+_ANSWERED = (((Interrupted,), "interrupted"), ((Cancelled,), "cancelled"), ((DispatchError,), "refused"))
 
 #: Asked between two waves, with how many machines come next and the counts so far; true: go on. What is no coroutine
 #: function is called in a thread of its own.
@@ -385,13 +387,15 @@ class Run(RecordedRun):
 
     def _kind(self, raised: BaseException) -> str:
         """Name the outcome that an exception of a call is."""
-        if isinstance(raised, RequestTimeout):
+        answered = bool(getattr(raised, "trace", ""))
+        if isinstance(raised, RequestTimeout) and not answered:
             if raised.state in ("accepted", "started", "progress"):
                 return "running"
             ttl, wait = self._options.ttl, self._options.wait
             stays = raised.state == "sent" and (ttl is not None and ttl > (wait or 0.0))
             return "queued" if stays else "unreachable"
-        return next((outcome for kinds, outcome in _MEANINGS if isinstance(raised, kinds)), "exception")
+        meanings = _ANSWERED if answered else _MEANINGS
+        return next((outcome for kinds, outcome in meanings if isinstance(raised, kinds)), "exception")
 
     def _heard(self, target: TargetRow, notice: Notice) -> None:
         details = None

@@ -237,6 +237,30 @@ def test_the_time_for_answers_begins_when_the_broker_has_the_question(broker: Lo
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("error", "given"),
+    [
+        ("AdapterError", ["login refused"]),
+        ("ConnectionLost", ["no connection"]),
+        ("NotFound", ["no such queue"]),
+        ("Rejected", ["a", "access.denied", "not you"]),
+        ("RequestTimeout", ["a", 1.0, "started", "it may still run"]),
+    ],
+)
+def test_what_a_method_has_raised_is_not_told_of_the_way_to_it(
+    state: Path, broker: LocalBroker, web: None, error: str, given: list[Any]
+) -> None:
+    """A method that makes calls itself raises what a call raises. It ran: the run stops at its budget."""
+
+    async def go() -> None:
+        async with Fleet(broker.url, wait=10) as fleet:
+            await fleet.ask()
+            summary = await fleet.where("group=web")(batch=1, stop_after=1).Dog().fetch(error, given)
+            assert summary.counts == {"exception": 1, "untouched": 1}
+
+    asyncio.run(go())
+
+
 def test_each_machine_has_one_outcome(state: Path, broker: LocalBroker, web: None) -> None:
     async def go() -> None:
         async with Fleet(broker.url, wait=10) as fleet:
