@@ -47,12 +47,8 @@ class Dog:
         return "w" * n
 
     @remote
-    def fail(self):
-        raise ValueError("no")
-
-    @remote
-    def fetch(self, error, given):
-        raise getattr(errors, error)(*given)
+    def fail(self, error="ValueError", given=("no",)):
+        raise getattr(errors, error, ValueError)(*given)
 
     @remote
     def sleep(self, until):

@@ -255,7 +255,7 @@ def test_what_a_method_has_raised_is_not_told_of_the_way_to_it(
     async def go() -> None:
         async with Fleet(broker.url, wait=10) as fleet:
             await fleet.ask()
-            summary = await fleet.where("group=web")(batch=1, stop_after=1).Dog().fetch(error, given)
+            summary = await fleet.where("group=web")(batch=1, stop_after=1).Dog().fail(error, given)
             assert summary.counts == {"exception": 1, "untouched": 1}
 
     asyncio.run(go())
