@@ -228,6 +228,29 @@ def test_a_rejection_that_nobody_takes_loses_no_request(broker: LocalBroker, roo
         eventually(lambda: runs(tmp_path / "single") == {"single": 1})
 
 
+@pytest.mark.slow
+def test_nothing_is_taken_out_of_the_ledger_to_be_rejected_when_the_agent_has_stopped(
+    broker: LocalBroker, root: Path, tmp_path: Path
+) -> None:
+    with served(broker, root, "stops") as (process, agent), ThreadPoolExecutor(1) as threads:
+        process.configure("[main]\nshutdown_timeout = 0.1\n")
+        process.stop()
+        process.start()
+        slow = threads.submit(agent.Probe().note, str(tmp_path / "slow"), "slow", until=str(tmp_path / "go"))
+        eventually(lambda: counted_in(process, "state = 'running'") == 1)
+        agent(wait=0, ttl=600, reply="nowhere").Danger().single(str(tmp_path / "single"))
+        eventually(lambda: counted_in(process, "state = 'queued'") == 1)
+        with closing(sqlite3.connect(ledger_of(process), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            (tmp_path / "go").touch()
+            eventually(lambda: "cannot be used" in process.log.read_text())
+        process.stop()  # it tries to write once more
+        assert not (tmp_path / "single").exists()
+        process.start()
+        assert slow.result(30) == "slow"
+        eventually(lambda: runs(tmp_path / "single") == {"single": 1})
+
+
 def test_a_place_where_something_else_is(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
     place = root / "var/lib/gofer/ledger"
     place.parent.mkdir(parents=True, exist_ok=True)

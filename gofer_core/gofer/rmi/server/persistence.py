@@ -211,13 +211,19 @@ class Persistence:
             then: called when it is not. If this process ends before, it is taken up after the next start.
         """
 
-        def done(_: None, failed: Unavailable | None) -> None:
+        def work(file: sqlite3.Connection) -> bool:
+            if self._store.stopping:  # nobody could be told any more
+                return False
+            requests.revoke(request.key, request.digest, file)
+            return True
+
+        def done(revoked: bool | None, _: Unavailable | None) -> None:
             self._mine.discard(request.key)
-            if failed is None:
+            if revoked:
                 then()
 
         self._mine.add(request.key)  # first: it is not pulled before this is written
-        self._store.post(partial(requests.revoke, request.key, request.digest), done, kept=True)
+        self._store.post(work, done, kept=True)
 
     def begin(self, request: Received) -> None:
         """Write that a request begins now, if it was claimed: else the next agent takes the claim for no run.

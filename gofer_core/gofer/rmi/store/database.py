@@ -92,6 +92,11 @@ class Database:
         """Why the store cannot be used; None: it can, as far as is known."""
         return None if self._error is None else str(self._error)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether what is left is done, and nothing more is taken."""
+        return self._stopping
+
     def exists(self) -> bool:
         """Tell whether there is a file; one in a directory that may not be read is not seen."""
         return os.path.lexists(self.path)
