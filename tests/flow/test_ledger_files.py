@@ -6,7 +6,7 @@ import os
 import resource
 import sqlite3
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -70,6 +70,23 @@ def is_used_again(process: AgentProcess, agent: Agent, folder: Path) -> None:
     assert runs(folder / "again") == {"single": 1}
     assert "can be used again" in process.log.read_text()
     assert said(process) == 1
+
+
+def runs_long(process: AgentProcess, agent: Agent, folder: Path, threads: ThreadPoolExecutor) -> Future[str]:
+    """Start a call that runs until ``go`` is there, and wait until the ledger has it."""
+    call = threads.submit(agent.Probe().note, str(folder / "slow"), "slow", until=str(folder / "go"))
+    eventually(lambda: counted_in(process, "state = 'running'") == 1)
+    return call
+
+
+def cannot_record_the_next(process: AgentProcess, agent: Agent, folder: Path) -> None:
+    """Have the ledger locked when the running call ends and the next one, which runs only once, is to start."""
+    agent(wait=0, ttl=600, reply="nowhere").Danger().single(str(folder / "single"))
+    eventually(lambda: counted_in(process, "state = 'queued'") == 1)
+    with closing(sqlite3.connect(ledger_of(process), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        (folder / "go").touch()
+        eventually(lambda: "cannot be used" in process.log.read_text())
 
 
 @pytest.mark.slow
@@ -191,8 +208,7 @@ def test_what_a_disk_has_failed_to_take_over_does_not_run_after_another_rejectio
     disk = BadDisk(tmp_path, "ledger")
     with served(broker, root, "others", wrapper=disk.wrapper) as (process, agent):
         with ThreadPoolExecutor(2) as threads:
-            slow = threads.submit(agent.Probe().note, str(tmp_path / "slow"), "slow", until=str(tmp_path / "go"))
-            eventually(lambda: counted_in(process, "state = 'running'") == 1)
+            slow = runs_long(process, agent, tmp_path, threads)
             disk.fail()
             refused = threads.submit(agent.Danger().counted, str(tmp_path / "refused"), "one")
             eventually(lambda: "cannot be used" in process.log.read_text())  # it has waited for a second
@@ -212,14 +228,8 @@ def test_what_a_disk_has_failed_to_take_over_does_not_run_after_another_rejectio
 @pytest.mark.slow
 def test_a_rejection_that_nobody_takes_loses_no_request(broker: LocalBroker, root: Path, tmp_path: Path) -> None:
     with served(broker, root, "untaken") as (process, agent), ThreadPoolExecutor(1) as threads:
-        slow = threads.submit(agent.Probe().note, str(tmp_path / "slow"), "slow", until=str(tmp_path / "go"))
-        eventually(lambda: counted_in(process, "state = 'running'") == 1)
-        agent(wait=0, ttl=600, reply="nowhere").Danger().single(str(tmp_path / "single"))
-        eventually(lambda: counted_in(process, "state = 'queued'") == 1)
-        with closing(sqlite3.connect(ledger_of(process), isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            (tmp_path / "go").touch()
-            eventually(lambda: "cannot be used" in process.log.read_text())
+        slow = runs_long(process, agent, tmp_path, threads)
+        cannot_record_the_next(process, agent, tmp_path)
         assert slow.result(30) == "slow"
         eventually(lambda: open_in(process) == 0)  # it is to be rejected, and so out of the ledger
         process.stop()
@@ -236,14 +246,8 @@ def test_nothing_is_taken_out_of_the_ledger_to_be_rejected_when_the_agent_has_st
         process.configure("[main]\nshutdown_timeout = 0.1\n")
         process.stop()
         process.start()
-        slow = threads.submit(agent.Probe().note, str(tmp_path / "slow"), "slow", until=str(tmp_path / "go"))
-        eventually(lambda: counted_in(process, "state = 'running'") == 1)
-        agent(wait=0, ttl=600, reply="nowhere").Danger().single(str(tmp_path / "single"))
-        eventually(lambda: counted_in(process, "state = 'queued'") == 1)
-        with closing(sqlite3.connect(ledger_of(process), isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            (tmp_path / "go").touch()
-            eventually(lambda: "cannot be used" in process.log.read_text())
+        slow = runs_long(process, agent, tmp_path, threads)
+        cannot_record_the_next(process, agent, tmp_path)
         process.stop()  # it tries to write once more
         assert not (tmp_path / "single").exists()
         process.start()

@@ -174,7 +174,7 @@ class _Asking:
         subscription = self._subscription
         if found.asked and self._expected != set() and not subscription.active:
             raise ConnectionLost(f"the connection was lost while machines answered: {connection.state}")
-        # One that was made again may have missed answers; and a broker that has started anew has lost the question.
+        # A subscription that was made again may have missed answers, and a restarted broker has lost the question.
         missed = found.asked and subscription.made > 1
         if missed and self._expected:
             raise ConnectionLost("the connection was lost for a while, and perhaps answers, or the question, with it")

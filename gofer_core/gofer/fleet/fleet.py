@@ -100,7 +100,8 @@ class Fleet:
             wait: seconds to wait for answers.
             jitter: seconds over which the machines spread them; None: the more there are, the longer.
             expected: addresses. When all of these have answered, and then no answer has come for half a second, the
-                wait ends. None: those that are remembered and meant; if there are none, all of the time is waited.
+                wait ends. None: those of the remembered machines that ``targets`` selects; if it selects none, the wait
+                takes the whole time.
 
         Raises:
             ConfigError: the expression cannot be read.

@@ -98,7 +98,7 @@ class ReplyQueue:
             yield self._binding
 
     def check_binding(self) -> None:
-        """Bind the queue again, as no reply has come: nobody is told when an exchange is deleted and made anew."""
+        """Bind the queue again, since no reply came: no broker tells that an exchange was deleted and declared anew."""
         # Once for all calls that time out together: other operations would wait for thousands of these.
         if self._exchange and self.subscription.active and not self._checking:
             self._checking = True
